@@ -1,0 +1,43 @@
+# The two commands a newcomer needs are `make demo` and `make test`; both set up .venv first.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+STACK ?= auto
+OUT ?= runs/demo
+# The first Python that is new enough; override with `make PYTHON=/path/to/python demo`.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+BIN := .venv/bin
+STAMP := .venv/installed-$(STACK)
+
+.PHONY: help demo test lint setup clean
+help:  ## Show this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@echo "Settings: STACK=auto|cpu|cuda (auto: cuda if nvidia-smi lists a GPU), OUT=$(OUT), PYTHON=python3.x"
+
+demo: $(STAMP)  ## Set up if needed, then run the main job on the built-in synthetic data set
+	$(BIN)/seo-rec demo --out $(OUT)
+
+test: $(STAMP)  ## Set up if needed, then run the tests
+	$(BIN)/python -m pytest -q
+
+lint: $(STAMP)  ## Style, types and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+setup: $(STAMP)  ## Create .venv and install the pinned stack into it
+
+$(STAMP): pyproject.toml setup.py $(wildcard packaging/*.py packaging/*/pyproject.toml)
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and none was found; name one with make PYTHON=/path/to/python" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	rm -f .venv/installed-*
+	$(BIN)/python packaging/install.py $(STACK)
+	touch $@
+
+clean:  ## Remove .venv, caches and builds; runs/ and data/ stay
+	rm -rf .venv build dist *.egg-info packaging/*/build packaging/*/*.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

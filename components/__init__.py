@@ -1,0 +1,1 @@
+"""TorchX components; in an installed package this folder is ``seo_rec_components``."""

@@ -1,0 +1,100 @@
+"""Install the pinned stack and this project into the interpreter that runs this file.
+
+    .venv/bin/python packaging/install.py [auto|cpu|cuda]
+
+Needs the standard library only. ``auto`` is ``cuda`` where ``nvidia-smi -L`` lists a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TORCH = "torch==2.13.0"
+WHEELS = {
+    "cpu": "https://download.pytorch.org/whl/cpu",
+    "cuda": "https://download.pytorch.org/whl/cu130",
+}
+
+
+def detect() -> str:
+    """``cuda`` where an NVIDIA GPU answers, else ``cpu``."""
+    if shutil.which("nvidia-smi") is None:
+        return "cpu"
+    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
+    return "cuda" if listing.returncode == 0 and "GPU" in listing.stdout else "cpu"
+
+
+def reachable(url: str) -> bool:
+    """Whether the wheel index answers within five seconds."""
+    request = urllib.request.Request(f"{url}/torch/", method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def misfits(stack: str) -> list[str]:
+    """What an earlier set-up for the other kind of machine left behind. The two FBGEMM wheels
+    own the same files, and pip takes any build of torch 2.13.0 for the wanted one."""
+    fbgemm = {name: installed(name) for name in ("fbgemm-gpu", "fbgemm-gpu-cpu")}
+    torch = installed("torch") or ""
+    if stack == "cpu":
+        wrong = fbgemm["fbgemm-gpu"] is not None and not fbgemm["fbgemm-gpu"].endswith("+cpu")
+    else:
+        wrong = fbgemm["fbgemm-gpu-cpu"] is not None
+    names = [name for name, found in fbgemm.items() if wrong and found]
+    if stack == "cuda" and torch.endswith("+cpu"):
+        names.append("torch")
+    return names
+
+
+def pip(*args: str) -> None:
+    command = [sys.executable, "-m", "pip", *args]
+    print("+", *command, flush=True)
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PIP_NO_INPUT": "1"})
+    if done.returncode:
+        sys.exit(f"pip failed with exit status {done.returncode}; its message is above")
+
+
+def main() -> None:
+    wish = sys.argv[1] if len(sys.argv) > 1 else "auto"
+    if wish not in ("auto", *WHEELS):
+        sys.exit(f"the stack is {wish!r}; allowed: auto, cpu, cuda")
+    stack = detect() if wish == "auto" else wish
+    print(f"installing the {stack} build of the stack", flush=True)
+
+    if remove := misfits(stack):
+        pip("uninstall", "-y", *remove)
+    index = WHEELS[stack]
+    if reachable(index):
+        extra = ["--extra-index-url", index]
+    else:
+        print(f"{index} is out of reach, taking torch from pip's own index", flush=True)
+        extra = []
+    pip("install", TORCH, *extra)
+    shim = ["./packaging/fbgemm-gpu-cpu-shim"] if stack == "cpu" else []
+    pip("install", *shim, "-e", ".[dev]")
+
+    # Read the versions first: a wrong triple then ends in a sentence, not in a trace.
+    code = "from seo_rec import stack; stack.check(); import torchrec"
+    if subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode:
+        sys.exit("the stack was installed but does not load; its message is above")
+
+
+if __name__ == "__main__":
+    main()

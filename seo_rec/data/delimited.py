@@ -1,0 +1,216 @@
+"""Delimited text to Arrow tables: fast in whole blocks, exact about the first bad line.
+
+A block of lines is parsed by Arrow. Only when that fails is the block read again line by line
+in Python, to name (or, with ``--on-bad-row skip``, to drop) exactly the rows that are wrong.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+
+from seo_rec.data.rawfile import Intake, Problem, TextBlock
+from seo_rec.schema import DataError
+
+FIELD_KINDS = ("label", "integer", "number", "token", "ignored")
+LABELS = {
+    b"0": 0.0, b"0.0": 0.0, b"false": 0.0, b"False": 0.0, b"FALSE": 0.0,
+    b"1": 1.0, b"1.0": 1.0, b"true": 1.0, b"True": 1.0, b"TRUE": 1.0,
+}  # fmt: skip
+LABEL_FIX = "labels are 0 or 1 (or true/false): turn them into 0 and 1 first"
+
+_ARROW_TYPES = {
+    "label": pa.dictionary(pa.int32(), pa.binary()),
+    "token": pa.dictionary(pa.int32(), pa.binary()),
+    "integer": pa.int64(),
+    "number": pa.float64(),
+}
+_INTEGER = re.compile(r"\s*-?\d{1,18}\s*\Z", re.ASCII)
+_NUMBER = re.compile(r"\s*-?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*\Z|\s*-?nan\s*\Z", re.I)
+
+
+class BlockError(Exception):
+    """A block does not hold what its layout says; the caller looks for the line."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column of a text file; ``kind`` is one of :data:`FIELD_KINDS`."""
+
+    name: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns of a delimited file in file order.
+
+    Args:
+        check: looks at the cells of a row that is otherwise good and returns None or
+            (column, value, why, fix).
+    """
+
+    fields: tuple[Field, ...]
+    delimiter: str
+    quoting: bool
+    column_count_fix: str
+    check: Callable[[Sequence[str]], tuple[str, str, str, str] | None] | None = None
+
+
+Encode = Callable[[Any], Any]
+
+
+def read_blocks(
+    blocks: Iterator[TextBlock], layout: Layout, encode: Encode, intake: Intake
+) -> Iterator[Any]:
+    """Encoded tables of ``blocks``; rows that cannot be read go to ``intake.reject``."""
+    for block in blocks:
+        table = _encoded(block, layout, encode, intake)
+        if table is not None and table.num_rows:
+            yield table
+
+
+def labels(column: Any) -> npt.NDArray[np.float32]:
+    """0.0 or 1.0 per row of a parsed label column; BlockError if there is anything else."""
+    array = column.combine_chunks()
+    values = array.dictionary.to_pylist()
+    if array.null_count or any(v not in LABELS for v in values):
+        raise BlockError("a label outside {0, 1}")
+    return np.array([LABELS[v] for v in values], np.float32)[array.indices.to_numpy()]
+
+
+def numbers(column: Any) -> npt.NDArray[np.float64]:
+    """Finite numbers per row of a parsed column; NaN where missing; BlockError on infinity."""
+    array = column.combine_chunks().cast(pa.float64())
+    values: npt.NDArray[np.float64] = pc.fill_null(array, np.nan).to_numpy(zero_copy_only=False)
+    if np.isinf(values).any():
+        raise BlockError("a number that is not finite")
+    return values
+
+
+def parse(data: bytes, layout: Layout) -> Any:
+    """Parse whole lines into a table of raw columns; ArrowInvalid if any cell is wrong."""
+    used = {f.name: _ARROW_TYPES[f.kind] for f in layout.fields if f.kind != "ignored"}
+    return pacsv.read_csv(
+        pa.py_buffer(data),
+        read_options=pacsv.ReadOptions(
+            column_names=[f.name for f in layout.fields], block_size=len(data) + 1
+        ),
+        parse_options=pacsv.ParseOptions(
+            delimiter=layout.delimiter,
+            quote_char='"' if layout.quoting else False,
+            newlines_in_values=layout.quoting and b'"' in data,
+            ignore_empty_lines=False,
+        ),
+        convert_options=pacsv.ConvertOptions(
+            column_types=used,
+            include_columns=list(used),
+            null_values=[""],
+            strings_can_be_null=True,
+            check_utf8=False,
+        ),
+    )
+
+
+def split_header(
+    blocks: Iterator[TextBlock], path: Path, delimiter: str
+) -> tuple[tuple[str, ...], Iterator[TextBlock]]:
+    """Take the header line off the first block; DataError on repeated or empty names."""
+    first = next(blocks)
+    line, _, rest = first.data.partition(b"\n")
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: line 1: the header is not UTF-8; convert the file") from error
+    names = tuple(name.strip() for name in next(csv.reader([text], delimiter=delimiter)))
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise DataError(
+            f"{path}: line 1: duplicate column names {twice} in the header; rename one of each"
+        )
+
+    def remaining() -> Iterator[TextBlock]:
+        if rest:
+            yield replace(first, line=first.line + 1, data=rest)
+        yield from blocks
+
+    return names, remaining()
+
+
+def _encoded(block: TextBlock, layout: Layout, encode: Encode, intake: Intake) -> Any:
+    try:
+        return encode(parse(block.data, layout))
+    except (pa.ArrowInvalid, BlockError) as error:
+        problems, good = _scan(block, layout)
+        if not problems:
+            last = block.line + block.data.count(b"\n") - 1
+            raise DataError(
+                f"{block.path}: lines {block.line} to {last}: {error}; correct the file"
+            ) from error
+    for problem in problems:
+        intake.reject(problem)
+    return encode(parse(good, layout)) if good else None
+
+
+def _scan(block: TextBlock, layout: Layout) -> tuple[list[Problem], bytes]:
+    """The bad rows of a block, and the lines of the good ones."""
+    text = io.StringIO(block.data.decode("utf-8", "surrogateescape"), newline="\n")
+    reader = csv.reader(
+        text,
+        delimiter=layout.delimiter,
+        quoting=csv.QUOTE_MINIMAL if layout.quoting else csv.QUOTE_NONE,
+    )
+    physical = block.data.split(b"\n")
+    problems: list[Problem] = []
+    good: list[bytes] = []
+    done = 0
+    while True:
+        try:
+            row = next(reader)
+            fault = _fault(row, layout)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            fault = (None, None, f"not readable as delimited text ({error})", "correct the line")
+        end = reader.line_num
+        if fault is None:
+            good.extend(physical[done:end])
+        else:
+            problems.append(Problem(block.path, block.line + done, *fault))
+        done = end
+    return problems, b"".join(line + b"\n" for line in good)
+
+
+Fault = tuple[str | None, str | None, str, str]
+
+
+def _fault(row: Sequence[str], layout: Layout) -> Fault | None:
+    fields = layout.fields
+    if len(row) != len(fields):
+        got = "is blank" if not row else f"has {len(row)} columns"
+        return None, None, f"the line {got}, {len(fields)} are needed", layout.column_count_fix
+    for cell, column in zip(row, fields, strict=True):
+        kind = column.kind
+        if kind == "label" and cell.encode("utf-8", "surrogateescape") not in LABELS:
+            return column.name, cell, "a label outside {0, 1}", LABEL_FIX
+        if kind == "integer" and cell and not _INTEGER.match(cell):
+            return column.name, cell, "not an integer", "correct the cell or leave it empty"
+        if kind == "number" and cell and not _is_number(cell):
+            return column.name, cell, "not a finite number", "correct the cell or leave it empty"
+    return layout.check(row) if layout.check is not None else None
+
+
+def _is_number(cell: str) -> bool:
+    return _NUMBER.match(cell) is not None and not math.isinf(float(cell))

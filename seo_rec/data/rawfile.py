@@ -1,0 +1,240 @@
+"""Raw text files as blocks of whole lines; what was read, checksums and bad rows on the way."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from seo_rec.schema import DataError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer as Buffer
+
+BLOCK_BYTES = 8 << 20
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class BadRows:
+    """What to do with rows that cannot be read: stop (``error``) or count and go on (``skip``).
+
+    ``max_bad`` is the number of skipped rows after which preparing stops anyway.
+    """
+
+    action: str = "error"
+    max_bad: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.action not in ("error", "skip"):
+            raise DataError(f"on-bad-row is {self.action!r}; allowed: error, skip")
+        if self.max_bad < 0:
+            raise DataError(f"max-bad is {self.max_bad}; allowed: 0 or more rows")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One bad row: where it is, what is wrong and how to mend it. Lines count from 1."""
+
+    path: Path
+    line: int
+    column: str | None
+    value: str | None
+    why: str
+    fix: str
+    unit: str = "line"
+
+    def __str__(self) -> str:
+        where = f"{self.path}: {self.unit} {self.line}"
+        if self.column is not None:
+            where += f", column {self.column!r}"
+        got = "" if self.value is None else f", got {_short(self.value)}"
+        return f"{where}: {self.why}{got}; {self.fix}"
+
+
+@dataclass
+class Intake:
+    """The running account of one prepare: bytes and files read, bad rows met."""
+
+    bad_rows: BadRows = field(default_factory=BadRows)
+    bytes_read: int = 0
+    num_bad: int = 0
+    examples: list[str] = field(default_factory=list)
+    sources: list[dict[str, str | int]] = field(default_factory=list)
+
+    def reject(self, problem: Problem) -> None:
+        """Count a bad row, or raise DataError if the rule is ``error`` or the limit is passed."""
+        if self.bad_rows.action == "error":
+            raise DataError(f"{problem}, or skip such rows with --on-bad-row skip --max-bad N")
+        self.num_bad += 1
+        if len(self.examples) < 5:
+            self.examples.append(str(problem))
+        if self.num_bad > self.bad_rows.max_bad:
+            raise DataError(
+                f"more than {self.bad_rows.max_bad} bad rows; the last one: {problem}, or raise "
+                "--max-bad"
+            )
+
+    def add_source(self, path: Path, num_bytes: int, sha256: str) -> None:
+        self.sources.append({"name": path.name, "bytes": num_bytes, "sha256": sha256})
+
+
+@dataclass(frozen=True)
+class TextBlock:
+    """Whole lines of one file; ``line`` is the physical number of the first one (from 1)."""
+
+    path: Path
+    line: int
+    data: bytes
+
+
+def existing_file(path: Path | str) -> Path:
+    """``path`` if it is a file that is not empty; DataError otherwise."""
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such file; check the path given as --raw")
+    if not path.is_file():
+        raise DataError(f"{path}: is a folder, a file is needed; name the file as --raw")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty; download it again")
+    return path
+
+
+def file_sha256(path: Path, intake: Intake) -> None:
+    """Read a binary file once for its checksum and add it to the sources."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as stream:
+        while data := stream.read(_READ_BYTES):
+            digest.update(data)
+            size += len(data)
+    intake.bytes_read += size
+    intake.add_source(path, size, digest.hexdigest())
+
+
+def text_blocks(
+    path: Path, intake: Intake, *, quoting: bool = False, block_bytes: int = BLOCK_BYTES
+) -> Iterator[TextBlock]:
+    """Read a plain or gzip file as blocks of whole lines.
+
+    A byte-order mark and blank lines at the end of the file are dropped; blank lines in the
+    middle stay, so that the parser can complain about them. The last line gets a line end.
+
+    Args:
+        quoting: a line end inside double quotes does not end a row.
+
+    Raises:
+        DataError: the file is missing, empty, truncated, corrupt or in UTF-16.
+    """
+    path = existing_file(path)
+    pieces: list[bytes] = []
+    pending, line, found = 0, 1, False
+    for piece in _decoded(path, intake):
+        if not found and not pieces:
+            piece = _without_byte_order_mark(path, piece)
+        pieces.append(piece)
+        pending += len(piece)
+        if pending < block_bytes:
+            continue
+        data = b"".join(pieces)
+        end = _last_row_end(data, quoting)
+        whole = _without_blank_tail(data[:end])
+        pieces = [data[len(whole) :]]
+        pending = len(pieces[0])
+        if whole:
+            found = True
+            yield TextBlock(path, line, whole)
+            line += whole.count(b"\n")
+    rest = b"".join(pieces)
+    if rest and not rest.endswith(b"\n"):
+        rest += b"\n"
+    rest = _without_blank_tail(rest)
+    if rest:
+        yield TextBlock(path, line, rest)
+    elif not found:
+        raise DataError(f"{path}: the file holds no rows; download it again")
+
+
+class _HashingReader(io.RawIOBase):
+    """A binary file that counts and hashes what is read from it."""
+
+    def __init__(self, stream: BinaryIO, intake: Intake) -> None:
+        self._stream = stream
+        self._intake = intake
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer) -> int:
+        view = memoryview(buffer)
+        data = self._stream.read(len(view))
+        view[: len(data)] = data
+        self.digest.update(data)
+        self.size += len(data)
+        self._intake.bytes_read += len(data)
+        return len(data)
+
+
+def _decoded(path: Path, intake: Intake) -> Iterator[bytes]:
+    with path.open("rb", buffering=0) as stream:
+        zipped = stream.read(2) == b"\x1f\x8b"
+        stream.seek(0)
+        hashing = _HashingReader(stream, intake)
+        raw = io.BufferedReader(hashing, _READ_BYTES)
+        if not zipped:
+            while data := raw.read(_READ_BYTES):
+                yield data
+        else:
+            yield from _unzipped(path, raw)
+        intake.add_source(path, hashing.size, hashing.digest.hexdigest())
+
+
+def _unzipped(path: Path, raw: io.BufferedReader) -> Iterator[bytes]:
+    lines = 0
+    with gzip.GzipFile(fileobj=raw, mode="rb") as unzipped:
+        while True:
+            try:
+                data = unzipped.read1(_READ_BYTES)
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                raise DataError(
+                    f"{path}: line {lines + 1}: the gzip file is truncated or corrupt here "
+                    f"({error}); download it again and compare its size with the publisher's"
+                ) from error
+            if not data:
+                return
+            lines += data.count(b"\n")
+            yield data
+
+
+def _without_byte_order_mark(path: Path, data: bytes) -> bytes:
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError(f"{path}: line 1: the file is UTF-16; convert it to UTF-8 first")
+    return data.removeprefix(b"\xef\xbb\xbf")
+
+
+def _without_blank_tail(data: bytes) -> bytes:
+    """``data``, which ends with a line end, up to the end of its last line that is not blank."""
+    text = len(data.rstrip(b"\r\n"))
+    return data[: data.index(b"\n", text) + 1] if text else b""
+
+
+def _last_row_end(data: bytes, quoting: bool) -> int:
+    """Length of the longest start of ``data`` that ends with a row; 0 if there is none."""
+    end = data.rfind(b"\n") + 1
+    if quoting and b'"' in data:
+        quotes = data.count(b'"', 0, end)
+        while end and quotes % 2:
+            shorter = data.rfind(b"\n", 0, end - 1) + 1
+            quotes -= data.count(b'"', shorter, end)
+            end = shorter
+    return end
+
+
+def _short(value: str) -> str:
+    return repr(value if len(value) <= 60 else value[:57] + "...")

@@ -1,0 +1,20 @@
+"""Embedding modules: ``build(policy)`` gives a module ``KJT[features] -> x_BE``."""
+
+from __future__ import annotations
+
+import torch
+
+from seo_rec.embed.rows import INIT_SCALE, Gate, RowEmbedding
+from seo_rec.policy import Policy
+
+__all__ = ["INIT_SCALE", "Gate", "RowEmbedding", "build"]
+
+
+def build(
+    policy: Policy,
+    gate: Gate | None = None,
+    init_scale: float = INIT_SCALE,
+    device: torch.device | None = None,
+) -> RowEmbedding:
+    """The embedding module of ``policy``; ``gate`` is what a search puts before ``Combine``."""
+    return RowEmbedding(policy, gate, init_scale, device)

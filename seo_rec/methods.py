@@ -1,0 +1,130 @@
+"""Published ways to give features their embeddings: functions from a schema to a policy.
+
+Every function takes the columns of a data set and an exact budget in parameters (floats of all
+tables together), never exceeds it, and wastes less than one row of its widest table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import seo_rec
+from seo_rec.policy import Feature, Ids, Lookup, Policy, PolicyError, Table, split_rows
+from seo_rec.schema import Schema
+
+ROW_RULES = ("even", "cardinality")
+
+
+def lookup_seed(seed: int, *names: object) -> int:
+    """A 63-bit seed that is a fixed function of ``seed`` and ``names``."""
+    text = "\x1f".join(str(n) for n in (seed, *names))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+def provenance(schema: Schema, method: str, **arguments: Any) -> dict[str, Any]:
+    """What a policy records about its origin."""
+    return {
+        "method": method,
+        "arguments": arguments,
+        "dataset": schema.dataset,
+        "data_fingerprint": schema.fingerprint,
+        "code_version": seo_rec.__version__,
+    }
+
+
+def collisionless(schema: Schema, dim: int, vocabularies: Mapping[str, Ids]) -> Policy:
+    """One table per feature, one row per training id and one (row 0) for ids never trained.
+
+    The reference without collisions; its size is what the data needs, not a budget.
+
+    Args:
+        schema: the data set.
+        dim: width of every table.
+        vocabularies: sorted distinct training ids of every feature
+            (:func:`seo_rec.data.vocabulary.read_vocabulary`).
+    """
+    tables = tuple(Table(c.name, len(vocabularies[c.name]) + 1, dim) for c in schema.features)
+    features = tuple(Feature(c.name, (Lookup(c.name, "id"),)) for c in schema.features)
+    used = {c.name: vocabularies[c.name] for c in schema.features}
+    return Policy(tables, features, (), used, provenance(schema, "collisionless", dim=dim))
+
+
+def separate(
+    schema: Schema, params: int, dim: int, *, rows: str = "even", seed: int = 0
+) -> Policy:
+    """One hashed table per feature: SEO's ``Separate`` and Unified Embedding's hashing trick.
+
+    Args:
+        schema: the data set.
+        params: floats of all tables together.
+        dim: width of every table.
+        rows: ``even`` gives each feature the same number of rows (SEO, section 4.2);
+            ``cardinality`` splits them in proportion to the vocabulary (Unified Embedding).
+        seed: salt of the hash functions.
+
+    Raises:
+        PolicyError: the budget is below one row per feature, or ``rows`` is unknown.
+    """
+    if rows not in ROW_RULES:
+        raise PolicyError(f"rows={rows!r}; allowed: {', '.join(ROW_RULES)}")
+    names = [c.name for c in schema.features]
+    weights = [1.0 if rows == "even" else max(1, c.vocab_size or 0) for c in schema.features]
+    num_rows = split_rows(params, [dim] * len(names), weights)
+    tables = tuple(Table(n, r, dim) for n, r in zip(names, num_rows, strict=True))
+    features = tuple(Feature(n, (Lookup(n, "hash", lookup_seed(seed, n, 0)),)) for n in names)
+    origin = provenance(schema, "separate", params=params, dim=dim, rows=rows, seed=seed)
+    return Policy(tables, features, provenance=origin)
+
+
+def monolithic(schema: Schema, params: int, dim: int, *, seed: int = 0) -> Policy:
+    """One hashed table for all features (SEO's MSE): ``params / dim`` rows, a seed per feature."""
+    table = Table("shared", split_rows(params, [dim], [1.0])[0], dim)
+    features = tuple(
+        Feature(c.name, (Lookup("shared", "hash", lookup_seed(seed, c.name, 0)),))
+        for c in schema.features
+    )
+    origin = provenance(schema, "monolithic", params=params, dim=dim, seed=seed)
+    return Policy((table,), features, provenance=origin)
+
+
+def multi_size(
+    schema: Schema, params: int, dim: int, *, lookups: int = 2, shared: bool = False, seed: int = 0
+) -> Policy:
+    """``lookups`` shared tables of width ``dim / lookups``; every feature reads one row of each.
+
+    Unified Embedding's multi-size form: the rows of one id are hashed independently, so two ids
+    rarely collide in all of them. It is also SEO's trivial policy: every feature, every chunk.
+
+    Args:
+        schema: the data set.
+        params: floats of all tables together.
+        dim: width of a feature's embedding, a multiple of ``lookups``.
+        lookups: number of tables, and of rows read per id.
+        shared: one seed per feature for all its lookups (then it computes what ``monolithic``
+            computes: SEO, Theorem 1) in place of independent ones.
+        seed: salt of the hash functions.
+
+    Raises:
+        PolicyError: ``dim`` is not a multiple of ``lookups``, or the budget is too small.
+    """
+    if lookups < 1 or dim % lookups:
+        raise PolicyError(f"dim {dim} is not a multiple of lookups {lookups}")
+    width = dim // lookups
+    num_rows = split_rows(params, [width] * lookups, [1.0] * lookups)
+    tables = tuple(Table(f"chunk{i}", r, width) for i, r in enumerate(num_rows))
+    features = tuple(
+        Feature(
+            c.name,
+            tuple(
+                Lookup(t.name, "hash", lookup_seed(seed, c.name, 0 if shared else i))
+                for i, t in enumerate(tables)
+            ),
+        )
+        for c in schema.features
+    )
+    origin = provenance(
+        schema, "multi-size", params=params, dim=dim, lookups=lookups, shared=shared, seed=seed
+    )
+    return Policy(tables, features, provenance=origin)

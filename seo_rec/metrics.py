@@ -1,0 +1,50 @@
+"""Metrics of binary click prediction, computed exactly from all scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import roc_auc_score
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """AUC; mean log loss in nats; log loss over the base rate's entropy; mean score over rate."""
+
+    auc: float
+    log_loss: float
+    normalized_entropy: float
+    calibration: float
+    num_rows: int
+
+
+def binary_metrics(
+    logits: npt.NDArray[np.floating], labels: npt.NDArray[np.floating]
+) -> Metrics:
+    """Exact metrics; values that are undefined (one class only) are NaN.
+
+    ``log_loss = mean(log(1 + exp(z)) - y z)``, ``normalized_entropy = log_loss / H(mean(y))``
+    (He et al., Practical Lessons from Predicting Clicks on Ads), ``calibration =
+    mean(sigmoid(z)) / mean(y)``.
+
+    Args:
+        logits, labels: shape (rows,).
+    """
+    if logits.size == 0:
+        return Metrics(*(float("nan"),) * 4, num_rows=0)
+    z, y = logits.astype(np.float64), labels.astype(np.float64)
+    log_loss = float(np.mean(np.logaddexp(0.0, z) - y * z))
+    rate = float(y.mean())
+    if not 0.0 < rate < 1.0:
+        return Metrics(float("nan"), log_loss, float("nan"), float("nan"), int(z.size))
+    entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
+    scores = np.exp(-np.logaddexp(0.0, -z))
+    return Metrics(
+        auc=float(roc_auc_score(y, z)),
+        log_loss=log_loss,
+        normalized_entropy=float(log_loss / entropy),
+        calibration=float(scores.mean() / rate),
+        num_rows=int(z.size),
+    )

@@ -1,0 +1,134 @@
+"""What a wheel holds, that it works away from the clone, and that the version pins agree."""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from seo_rec import __version__, stack
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_the_pins_are_the_ones_the_stack_check_expects():
+    expected = {f"torch=={stack.TORCH}", f"torchrec=={stack.TORCHREC}"}
+    expected.add(f"fbgemm-gpu=={stack.FBGEMM}")
+    assert expected <= set(PROJECT["dependencies"])
+    shim = tomllib.loads((ROOT / "packaging/fbgemm-gpu-cpu-shim/pyproject.toml").read_text())
+    assert shim["project"]["version"] == f"{stack.FBGEMM}+cpu"
+    assert shim["project"]["dependencies"] == [f"fbgemm-gpu-cpu=={stack.FBGEMM}"]
+    installer = load_installer()
+    assert installer.TORCH in expected
+
+
+def test_the_version_is_written_once_more_and_agrees():
+    assert PROJECT["version"] == __version__
+
+
+def load_installer():
+    spec = importlib.util.spec_from_file_location("installer", ROOT / "packaging/install.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    "kind, versions, removed",
+    [
+        ("cpu", {}, []),
+        ("cpu", {"fbgemm-gpu": "1.8.0+cpu", "fbgemm-gpu-cpu": "1.8.0"}, []),
+        ("cpu", {"fbgemm-gpu": "1.8.0"}, ["fbgemm-gpu"]),
+        ("cpu", {"fbgemm-gpu": "1.8.0", "fbgemm-gpu-cpu": "1.8.0"}, "both"),
+        ("cuda", {}, []),
+        ("cuda", {"fbgemm-gpu": "1.8.0", "torch": "2.13.0"}, []),
+        ("cuda", {"fbgemm-gpu": "1.8.0+cpu", "fbgemm-gpu-cpu": "1.8.0"}, "both"),
+        ("cuda", {"torch": "2.13.0+cpu"}, ["torch"]),
+    ],
+)
+def test_a_set_up_for_the_other_kind_of_machine_is_removed_first(kind, versions, removed):
+    installer = load_installer()
+    installer.installed = versions.get
+    both = ["fbgemm-gpu", "fbgemm-gpu-cpu"]
+    assert installer.misfits(kind) == (both if removed == "both" else removed)
+
+
+def test_folders_named_like_well_known_packages_do_not_hide_them():
+    for name in ("packaging", "kernels"):
+        assert not (ROOT / name / "__init__.py").exists()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel of this tree, built in a copy so that no build/ folder appears in the tree."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
+    for name in ("seo_rec", "kernels", "components"):
+        shutil.copytree(ROOT / name, source / name, ignore=ignore)
+    for name in ("pyproject.toml", "setup.py", "LICENSE", "README.md"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--wheel-dir", str(folder), str(source)], check=True)
+    return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_holds_every_module_under_a_name_of_its_own(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    packages = {name.split("/")[0] for name in names if not name.startswith("seo_rec-")}
+    assert packages == {"seo_rec", "seo_kernels", "seo_rec_components"}
+    for path in (ROOT / "seo_rec").rglob("*.py"):
+        assert path.relative_to(ROOT).as_posix() in names
+    for path in (ROOT / "kernels/seo_kernels").rglob("*.py"):
+        assert path.relative_to(ROOT / "kernels").as_posix() in names
+    assert {"seo_rec_components/seo.py", "seo_rec/py.typed", "seo_kernels/py.typed"} <= names
+    assert any(re.fullmatch(r"seo_rec-.*\.dist-info/licenses/LICENSE", name) for name in names)
+    assert not any("test" in name.split("/")[0] for name in names)
+
+
+@pytest.mark.timeout(600)
+def test_the_wheel_works_away_from_the_clone(wheel, tmp_path):
+    """In an environment of its own, which sees this one's libraries but not the clone."""
+    venv.create(tmp_path / "env", with_pip=False, symlinks=True)
+    python = tmp_path / "env/bin/python"
+    site = Path(
+        subprocess.run(
+            [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    )
+    (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    pip = ["-m", "pip", "install", "--quiet", "--no-deps", "--ignore-installed", str(wheel)]
+    subprocess.run([python, *pip], check=True, cwd=tmp_path)
+
+    def run(*command: str) -> str:
+        done = subprocess.run(
+            [tmp_path / "env/bin" / command[0], *command[1:]],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    where = run("python", "-c", "import seo_rec, seo_kernels; print(seo_rec.__file__)")
+    assert Path(where.strip()).is_relative_to(tmp_path)
+    assert "doctor" in run("seo-rec", "--help")
+    assert "doctor" in run("python", "-m", "seo_rec", "--help")
+    builtins = run("python", "-m", "torchx.cli.main", "builtins")
+    for name in ("seo.search", "seo.applier", "dist.ddp", "utils.echo"):
+        assert name in builtins
+    torchx_run = ["python", "-m", "torchx.cli.main", "run", "-s", "local_cwd"]
+    assert "job-search" in run(*torchx_run, "--dryrun", "seo.search")
