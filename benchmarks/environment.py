@@ -1,75 +1,18 @@
-"""Where a number was measured: a stamp for every benchmark record."""
+"""The stamp of a benchmark record, and the file it is appended to."""
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from seo_rec.environment import stamp
+from seo_rec.files import append_line
 
-PACKAGES = {
-    "torch": ("torch",),
-    "torchrec": ("torchrec",),
-    "fbgemm": ("fbgemm-gpu-cpu", "fbgemm-gpu"),
-    "numpy": ("numpy",),
-    "pyarrow": ("pyarrow",),
-}
-
-
-def stamp() -> dict[str, Any]:
-    """Git sha and dirty flag, machine, versions, threads, UTC date; None where unknown."""
-    status = _git("status", "--porcelain")
-    return {
-        "git_sha": _git("rev-parse", "HEAD"),
-        "git_dirty": None if status is None else bool(status),
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
-        "ram_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-        **{name: _version(wheels) for name, wheels in PACKAGES.items()},
-        "threads": torch.get_num_threads(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
+__all__ = ["append_jsonl", "stamp"]
 
 
 def append_jsonl(path: Path | str, record: Mapping[str, Any]) -> None:
     """Append ``record`` as one JSON line; the folder is made if needed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record, sort_keys=True) + "\n")
-
-
-def _git(*arguments: str) -> str | None:
-    command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-def _cpu_model() -> str | None:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or None
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or None
-
-
-def _version(wheels: tuple[str, ...]) -> str | None:
-    for wheel in wheels:
-        try:
-            return importlib.metadata.version(wheel)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None
+    append_line(path, json.dumps(record, sort_keys=True))

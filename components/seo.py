@@ -10,14 +10,15 @@ TorchX runs this file inside one of its own modules and reads the signatures its
 
 import os
 import sys
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Union
 
 import torchx.specs as specs
 
 
-def _options(values: Dict[str, Optional[str]]) -> List[str]:
+def _options(values: Dict[str, Union[str, int, None]]) -> List[str]:
     """``--name value`` for each value that is given."""
-    return [part for name, value in values.items() if value for part in (f"--{name}", value)]
+    given = [(name, value) for name, value in values.items() if value is not None]
+    return [part for name, value in given for part in (f"--{name}", str(value))]
 
 
 def _role(name: str, args: List[str], nproc: int = 1) -> specs.Role:
@@ -57,7 +58,7 @@ def search(
     *script_args: str,
     data: Optional[str] = None,
     out: Optional[str] = None,
-    seed: int = 0,
+    seed: Optional[int] = None,
     j: str = "1x1",
 ) -> specs.AppDef:
     """Searches which tables each feature reads; on the synthetic data set by default.
@@ -66,10 +67,10 @@ def search(
         script_args: further options of `seo-rec job-search`
         data: prepared data set; default: the synthetic one, made if absent
         out: folder of the search; default: runs/torchx/search
-        seed: seed of the data set and of the search
+        seed: seed of the search; default: 0
         j: {nnodes}x{nproc_per_node}
     """
-    options = _options({"data": data, "out": out, "seed": str(seed)})
+    options = _options({"data": data, "out": out, "seed": seed})
     role = _torchrun(j, "job-search", *options, *script_args)
     return specs.AppDef(name="seo-search", roles=[role])
 
@@ -79,7 +80,7 @@ def applier(
     data: Optional[str] = None,
     search: Optional[str] = None,
     out: Optional[str] = None,
-    seed: int = 0,
+    seed: Optional[int] = None,
 ) -> specs.AppDef:
     """Applies the policy of a search; searches first where there is none.
 
@@ -88,9 +89,9 @@ def applier(
         data: prepared data set, for the search; default: the synthetic one, made if absent
         search: folder of the search; default: runs/torchx/search
         out: folder of the applied policy; default: runs/torchx/applied
-        seed: seed of the data set and of the search
+        seed: seed of the search; default: 0
     """
-    options = _options({"data": data, "search": search, "out": out, "seed": str(seed)})
+    options = _options({"data": data, "search": search, "out": out, "seed": seed})
     role = _role("job-applier", _command("job-applier", *options, *script_args))
     return specs.AppDef(name="seo-applier", roles=[role])
 
@@ -104,7 +105,8 @@ def prepare(*script_args: str, data_set: str, out: str, raw: Optional[str] = Non
         out: folder of the prepared data set
         raw: the raw files; not needed for synthetic
     """
-    command = _command("prepare", data_set, *([raw] if raw else []), "--out", out, *script_args)
+    options = _options({"raw": raw, "out": out})
+    command = _command("prepare", data_set, *options, *script_args)
     return specs.AppDef(name="seo-prepare", roles=[_role("prepare", command)])
 
 
@@ -121,7 +123,7 @@ def train(
         seed: seed of the run
         j: {nnodes}x{nproc_per_node}
     """
-    options = _options({"policy": policy, "out": out, "seed": str(seed)})
+    options = _options({"policy": policy, "out": out, "seed": seed})
     role = _torchrun(j, "train", data, *options, *script_args)
     return specs.AppDef(name="seo-train", roles=[role])
 

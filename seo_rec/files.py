@@ -34,6 +34,20 @@ def write_json(path: Path | str, document: Any) -> None:
     write_text(path, json.dumps(document, indent=2, sort_keys=True) + "\n")
 
 
+def append_line(path: Path | str, line: str) -> None:
+    """Append one line, on disk before this returns; a line cut short by a kill is closed first."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as stream:
+        if stream.tell():
+            stream.seek(-1, os.SEEK_END)
+            if stream.read(1) != b"\n":
+                stream.write(b"\n")
+        stream.write(line.encode() + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
 @contextmanager
 def new_folder(path: Path | str) -> Iterator[Path]:
     """A folder to fill that appears at ``path`` only if the block ends without an error.

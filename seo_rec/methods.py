@@ -51,9 +51,7 @@ def collisionless(schema: Schema, dim: int, vocabularies: Mapping[str, Ids]) -> 
     return Policy(tables, features, (), used, provenance(schema, "collisionless", dim=dim))
 
 
-def separate(
-    schema: Schema, params: int, dim: int, *, rows: str = "even", seed: int = 0
-) -> Policy:
+def separate(schema: Schema, params: int, dim: int, *, rows: str = "even", seed: int = 0) -> Policy:
     """One hashed table per feature: SEO's ``Separate`` and Unified Embedding's hashing trick.
 
     Args:

@@ -92,7 +92,7 @@ def problem(stack: Stack) -> str | None:
 
     def expect(name: str, found: str | None, version: str) -> None:
         if found is None or _public(found) != version:
-            faults.append(f"{name} {found or 'not installed'}")
+            faults.append(f"{name} {found}" if found else f"no {name}")
             install.append(f"{name}=={version}")
 
     expect("torch", stack.torch, TORCH)
@@ -104,15 +104,15 @@ def problem(stack: Stack) -> str | None:
     library, cpu_build = stack.fbgemm_gpu, stack.fbgemm_gpu_cpu
     if library and cpu_build:
         faults.append(
-            f"fbgemm-gpu {library} and fbgemm-gpu-cpu {cpu_build} are both installed and "
-            "overwrite each other's files"
+            f"both fbgemm-gpu {library} and fbgemm-gpu-cpu {cpu_build}, which overwrite each "
+            "other's files"
         )
         uninstall += ["fbgemm-gpu", "fbgemm-gpu-cpu"]
         install.append(f"{wanted}=={FBGEMM}")
     elif library and not library.endswith("+cpu") and stack.torch and not stack.torch_is_cuda:
         faults.append(
-            f"fbgemm-gpu {library} is the CUDA build and needs libtorch_cuda.so, which "
-            f"torch {stack.torch} (a CPU build) does not have"
+            f"fbgemm-gpu {library}, a CUDA build that needs libtorch_cuda.so, beside "
+            f"torch {stack.torch}, a CPU build that has none"
         )
         uninstall.append("fbgemm-gpu")
         install.append(f"fbgemm-gpu-cpu=={FBGEMM}")
@@ -121,7 +121,7 @@ def problem(stack: Stack) -> str | None:
     elif cpu_build:
         expect("fbgemm-gpu-cpu", cpu_build, FBGEMM)
     else:
-        faults.append("neither fbgemm-gpu nor fbgemm-gpu-cpu is installed")
+        faults.append("neither fbgemm-gpu nor fbgemm-gpu-cpu")
         if stack.shim:  # pip would take the shim for the library
             uninstall.append("fbgemm-gpu")
         install.append(f"{wanted}=={FBGEMM}")

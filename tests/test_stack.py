@@ -112,7 +112,7 @@ WRONG = [
         {**RIGHT_CUDA, "fbgemm-gpu-cpu": "1.8.0"},
         {"cuda_torch": True, "shim": False},
         [
-            "both installed",
+            "both fbgemm-gpu 1.8.0 and fbgemm-gpu-cpu 1.8.0",
             "uninstall -y fbgemm-gpu fbgemm-gpu-cpu &&",
             "--no-deps fbgemm-gpu==1.8.0",
         ],
@@ -133,7 +133,7 @@ WRONG = [
     pytest.param(
         {},
         {},
-        ["torch not installed", "torchrec not installed", "install torch==2.13.0", "tensordict"],
+        ["no torch;", "no torchrec;", "install torch==2.13.0", "tensordict"],
         id="nothing",
     ),
 ]
@@ -168,6 +168,14 @@ def run_with(path: list[str], code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def command_line(*args: str) -> str:
+    return f"""
+        sys.argv = {["seo-rec", *args]!r}
+        from seo_rec.cli.main import main
+        main()
+        """
+
+
 @pytest.mark.parametrize("library", stack.GUARDED)
 def test_a_wrong_stack_fails_where_a_library_is_first_needed(tmp_path, library):
     path = site_packages(tmp_path, {**RIGHT_CPU, "torchrec": "1.7.0"})
@@ -187,18 +195,32 @@ def test_a_wrong_stack_fails_where_a_library_is_first_needed(tmp_path, library):
 
 def test_doctor_says_so_and_exits_with_1(tmp_path):
     path = site_packages(tmp_path, {**RIGHT_CPU, "torchrec": "1.7.0"})
-    done = run_with(
-        path,
-        """
-        import typer
-        from seo_rec.cli.doctor import doctor
-        typer.run(doctor)
-        """,
-    )
+    done = run_with(path, command_line("doctor"))
     assert done.returncode == 1, done.stderr
     assert "found torchrec 1.7.0" in done.stdout
     assert "install --no-deps torchrec==1.8.0" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_a_command_on_a_wrong_stack_prints_the_sentence_and_no_trace(tmp_path):
+    path = site_packages(tmp_path, {**RIGHT_CPU, "torchrec": "1.7.0"})
+    done = run_with(path, command_line("search", "DATA", "--out", "RUN"))
+    assert done.returncode != 0
+    assert "found torchrec 1.7.0" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_does_not_wait_for_torch():
+    done = run_with(
+        [],
+        """
+        import atexit
+        atexit.register(lambda: print("torch" in sys.modules))
+        """
+        + command_line("--help"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "False"
 
 
 def test_doctor_on_this_machine():

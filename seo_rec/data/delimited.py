@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ LABELS = {
     b"1": 1.0, b"1.0": 1.0, b"true": 1.0, b"True": 1.0, b"TRUE": 1.0,
 }  # fmt: skip
 LABEL_FIX = "labels are 0 or 1 (or true/false): turn them into 0 and 1 first"
+LARGEST = float(np.finfo(np.float32).max)
 
 _ARROW_TYPES = {
     "label": pa.dictionary(pa.int32(), pa.binary()),
@@ -92,11 +92,11 @@ def labels(column: Any) -> npt.NDArray[np.float32]:
 
 
 def numbers(column: Any) -> npt.NDArray[np.float64]:
-    """Finite numbers per row of a parsed column; NaN where missing; BlockError on infinity."""
+    """Numbers per row of a parsed column, NaN where missing; BlockError beyond float32."""
     array = column.combine_chunks().cast(pa.float64())
     values: npt.NDArray[np.float64] = pc.fill_null(array, np.nan).to_numpy(zero_copy_only=False)
-    if np.isinf(values).any():
-        raise BlockError("a number that is not finite")
+    if (np.abs(values) > LARGEST).any():
+        raise BlockError("a number that is not finite in float32")
     return values
 
 
@@ -213,4 +213,4 @@ def _fault(row: Sequence[str], layout: Layout) -> Fault | None:
 
 
 def _is_number(cell: str) -> bool:
-    return _NUMBER.match(cell) is not None and not math.isinf(float(cell))
+    return _NUMBER.match(cell) is not None and not abs(float(cell)) > LARGEST

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 8 << 20
 _READ_BYTES = 1 << 20
+_LONGEST_ROW_BLOCKS = 8  # then a quote is open for good; memory stays bounded
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,11 @@ def text_blocks(
             continue
         data = b"".join(pieces)
         end = _last_row_end(data, quoting)
+        if not end and pending > _LONGEST_ROW_BLOCKS * block_bytes:
+            raise DataError(
+                f"{path}: line {line}: no row ends within {pending:,} bytes; close the quoted cell "
+                "or check that this is a text file"
+            )
         whole = _without_blank_tail(data[:end])
         pieces = [data[len(whole) :]]
         pending = len(pieces[0])
@@ -195,7 +201,7 @@ def _decoded(path: Path, intake: Intake) -> Iterator[bytes]:
         intake.add_source(path, hashing.size, hashing.digest.hexdigest())
 
 
-def _unzipped(path: Path, raw: io.BufferedReader) -> Iterator[bytes]:
+def _unzipped(path: Path, raw: BinaryIO) -> Iterator[bytes]:
     lines = 0
     with gzip.GzipFile(fileobj=raw, mode="rb") as unzipped:
         while True:

@@ -37,9 +37,8 @@ class ShardWriter:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is None:
-            if self._num_pending or not self._num_shards:
-                self._write(self._take_pending())  # an empty split still has one readable shard
+        if kind is None and (self._num_pending or not self._num_shards):
+            self._write(self._take_pending())  # an empty split still has one readable shard
         if self._writer is not None:
             self._writer.close()
 

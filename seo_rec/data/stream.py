@@ -23,7 +23,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -267,13 +267,13 @@ class Stream:
         dense_BN, labels_B = torch.from_numpy(rows.dense_BN), torch.from_numpy(rows.labels_B)
         ids_FB = None if rows.ids_FB is None else torch.from_numpy(rows.ids_FB)
         values = [torch.from_numpy(bags.values) for bags in rows.bags]
-        bounds = np.cumsum([0, *sizes])
+        bounds = list(accumulate(sizes, initial=0))
         if ids_FB is None:
-            lengths_FB = torch.from_numpy(rows.lengths_FB())
-            ends_FB = np.zeros((len(values), rows.num_rows + 1), dtype=np.int64)
-            np.cumsum(lengths_FB.numpy(), axis=1, out=ends_FB[:, 1:])
-            cuts = ends_FB[:, bounds].T.tolist()
-        for k, (start, size) in enumerate(zip(bounds.tolist(), sizes, strict=False)):
+            assert rows.lengths_FB is not None
+            lengths_FB = torch.from_numpy(rows.lengths_FB)
+            ids = [rows.lengths_FB[:, a:b].sum(axis=1) for a, b in pairwise(bounds)]
+            cuts = np.cumsum([np.zeros(len(keys), np.int64), *ids], axis=0).tolist()
+        for k, (start, size) in enumerate(zip(bounds, sizes, strict=False)):
             stop = start + size
             if ids_FB is not None:
                 values_V = ids_FB[:, start:stop].reshape(-1)
@@ -412,12 +412,17 @@ class _Bags(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Some decoded rows. ``ids_FB`` is set if it holds all the bags' values as one matrix."""
+    """Some decoded rows.
+
+    Gathered rows also hold, over the same memory as ``bags``, all ids as one matrix if every
+    bag has one id, else all lengths as one matrix: a batch is then cut from it in one slice.
+    """
 
     bags: list[_Bags]
     dense_BN: Floats
     labels_B: Floats
     ids_FB: Ints | None = None
+    lengths_FB: npt.NDArray[np.int32] | None = None
 
     @classmethod
     def none(cls, num_features: int, num_dense: int) -> _Rows:
@@ -431,16 +436,13 @@ class _Rows:
         return len(self.labels_B)
 
     def after(self, start: int) -> _Rows:
-        bags = [b.after(start) for b in self.bags]
-        ids_FB = None if self.ids_FB is None else self.ids_FB[:, start:]
-        return _Rows(bags, self.dense_BN[start:], self.labels_B[start:], ids_FB)
-
-    def lengths_FB(self) -> npt.NDArray[np.int32]:
-        return np.stack([_lengths(bags) for bags in self.bags])
-
-
-def _lengths(bags: _Bags) -> npt.NDArray[np.int32]:
-    return np.ones(len(bags.values), np.int32) if bags.lengths is None else bags.lengths
+        return _Rows(
+            [b.after(start) for b in self.bags],
+            self.dense_BN[start:],
+            self.labels_B[start:],
+            None if self.ids_FB is None else self.ids_FB[:, start:],
+            None if self.lengths_FB is None else self.lengths_FB[:, start:],
+        )
 
 
 def _gather(parts: Sequence[_Rows], index: Ints) -> _Rows:
@@ -450,33 +452,45 @@ def _gather(parts: Sequence[_Rows], index: Ints) -> _Rows:
     do not compete with the training step for torch's thread pool.
     """
     features = range(len(parts[0].bags))
+    shape = (len(features), len(index))
     single = all(bags.lengths is None for part in parts for bags in part.bags)
-    ids_FB = np.empty((len(features), len(index)), np.int64) if single else None
+    ids_FB = np.empty(shape, np.int64) if single else None
+    lengths_FB = None if single else np.ones(shape, np.int32)
     out: list[_Bags] = []
     for f in features:
         bags = [part.bags[f] for part in parts]
-        values = np.concatenate([b.values for b in bags])
         if ids_FB is not None:
             # "clip" only because "raise" makes take() copy through a buffer
+            values = np.concatenate([b.values for b in bags])
             np.take(values, index, out=ids_FB[f], mode="clip")
             out.append(_Bags(ids_FB[f], None))
-        elif all(b.lengths is None for b in bags):
-            out.append(_Bags(np.take(values, index), None))
         else:
-            lengths = np.concatenate([_lengths(b) for b in bags])
-            starts = np.cumsum(lengths, dtype=np.int64) - lengths
-            picked = np.take(lengths, index)
-            source = np.take(starts, index)
-            if picked.max(initial=0) <= 1:
-                source = source[picked.astype(bool)]
-            else:
-                ends = np.cumsum(picked, dtype=np.int64)
-                source = np.repeat(source - ends + picked, picked)
-                source += np.arange(len(source))
-            out.append(_Bags(np.take(values, source), picked))
+            assert lengths_FB is not None
+            out.append(_gather_bags(bags, index, lengths_FB[f]))
     dense_BN = np.take(np.concatenate([p.dense_BN for p in parts]), index, axis=0)
     labels_B = np.take(np.concatenate([p.labels_B for p in parts]), index)
-    return _Rows(out, dense_BN, labels_B, ids_FB)
+    return _Rows(out, dense_BN, labels_B, ids_FB, lengths_FB)
+
+
+def _gather_bags(bags: Sequence[_Bags], index: Ints, picked: npt.NDArray[np.int32]) -> _Bags:
+    """The bags ``index`` of one feature; their lengths are written to ``picked`` (full of 1)."""
+    values = np.concatenate([b.values for b in bags])
+    if all(b.lengths is None for b in bags):
+        return _Bags(np.take(values, index), None)
+    lengths = np.concatenate(
+        [np.ones(len(b.values), np.int32) if b.lengths is None else b.lengths for b in bags]
+    )
+    starts = np.cumsum(lengths, dtype=np.int64)
+    starts -= lengths
+    np.take(lengths, index, out=picked, mode="clip")
+    source = np.take(starts, index)
+    if lengths.max(initial=0) <= 1:
+        source = source[picked.astype(bool)]
+    else:
+        source -= np.cumsum(picked, dtype=np.int64) - picked
+        source = np.repeat(source, picked)
+        source += np.arange(len(source))
+    return _Bags(np.take(values, source), picked)
 
 
 # ---- parquet -------------------------------------------------------------------------------
@@ -656,7 +670,7 @@ def _pump(items: Iterator[_Window], out: _Queue, stop: threading.Event) -> None:
             if stop.is_set():
                 return
         out.put(None)
-    except BaseException as error:  # noqa: BLE001 - raised again where the batches are asked for
+    except BaseException as error:  # raised again where the batches are asked for
         out.put(error)
 
 

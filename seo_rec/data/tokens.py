@@ -142,9 +142,9 @@ def bags_of_ids(column: Any, name: str, separator: str | None) -> Any:
     if pa.types.is_dictionary(array.type):
         # Split each distinct text once, then copy the bags to the rows.
         if len(array.dictionary) == 0:
-            return _bags(np.zeros(len(array) + 1, np.int32), np.zeros(0, np.int64))
-        bags = bags_of_ids(array.dictionary, name, separator)
-        return _bags(*_flat_bags(bags.take(array.indices), name))
+            return _bags(np.zeros(len(array) + 1, np.int64), np.zeros(0, np.int64))
+        bags = bags_of_ids(array.dictionary, name, separator).take(array.indices)
+        return _bags(_offsets(bags), bags.flatten().to_numpy())
     if _is_text(array.type):
         if separator is None:
             raise DataError(f"multivalent column {name!r} is text and needs a separator to split")
@@ -157,20 +157,24 @@ def bags_of_ids(column: Any, name: str, separator: str | None) -> Any:
     return _bags(*_flat_bags(array, name))
 
 
-def _bags(offsets: npt.NDArray[np.int32], values: Ids) -> Any:
+def _bags(offsets: npt.NDArray[np.int64], values: Ids) -> Any:
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, pa.int64()))
 
 
-def _flat_bags(lists: Any, name: str) -> tuple[npt.NDArray[np.int32], Ids]:
+def _flat_bags(lists: Any, name: str) -> tuple[npt.NDArray[np.int64], Ids]:
     """Offsets and ids of a list array, without null or empty elements."""
-    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    flat = lists.flatten()
-    ids, drop = _plain_ids(flat, name)
+    offsets = _offsets(lists)
+    ids, drop = _plain_ids(lists.flatten(), name)
     if drop.any():
         kept_before = np.concatenate([[0], np.cumsum(~drop)])
         offsets, ids = kept_before[offsets], ids[~drop]
-    return offsets.astype(np.int32), ids
+    return offsets, ids
+
+
+def _offsets(lists: Any) -> npt.NDArray[np.int64]:
+    """Where each bag starts in ``lists.flatten()``; a null list is an empty bag."""
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
 def _is_text(type_: Any) -> bool:

@@ -15,7 +15,10 @@ import pyarrow.parquet as pq
 from seo_rec.data.tokens import OUT_OF_VOCABULARY, Ids
 from seo_rec.schema import DataError
 
+Counts = npt.NDArray[Any]  # uint32 or int64
+
 VOCABULARY_FOLDER = "vocabulary"
+_PIECE = 1 << 19  # ids merged at a time
 
 # Unified Embedding (Coleman et al., NeurIPS 2023), tables 3 and 4 of appendix B: per-field
 # vocabulary sizes, the out-of-vocabulary id included. The paper's Criteo fields 14..39 are the
@@ -111,17 +114,26 @@ def prune(ids: Ids, kept: Ids) -> Ids:
 class IdCounter:
     """Counts of distinct ids, as sorted runs that are merged when sizes are alike.
 
-    Runs shrink geometrically, so each id takes part in O(log V) merges and memory is at most
-    about four times 16 bytes per distinct id, independent of the number of rows.
+    Each run is more than four times as long as the next, so an id takes part in O(log V) merges
+    and all runs together hold at most 4/3 V entries of 12 bytes, whatever the number of rows.
     """
 
     def __init__(self) -> None:
-        self._runs: list[tuple[Ids, Ids]] = []
+        self._runs: list[tuple[Ids, Counts]] = []
+        self._total = 0
 
     def add(self, ids: Ids) -> None:
         """Count the values of one block."""
-        if len(ids):
-            self._push(*_distinct(np.sort(ids), None))
+        if not len(ids):
+            return
+        ids = np.sort(ids)
+        first = np.flatnonzero(_starts(ids))
+        counts: Counts = np.diff(first, append=len(ids))
+        self._total += len(ids)
+        # No count exceeds the total: four bytes are enough until there are 2^32 values.
+        self._runs.append((ids[first], counts.astype(np.uint32) if self._total < 2**32 else counts))
+        while len(self._runs) > 1 and len(self._runs[-2][0]) <= 4 * len(self._runs[-1][0]):
+            self._merge_last()
 
     def result(self) -> tuple[Ids, Ids]:
         """All distinct ids, ascending, and their counts."""
@@ -129,30 +141,48 @@ class IdCounter:
             self._merge_last()
         if not self._runs:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        return self._runs[0]
-
-    def _push(self, ids: Ids, counts: Ids) -> None:
-        self._runs.append((ids, counts))
-        while len(self._runs) > 1 and len(self._runs[-2][0]) <= 2 * len(self._runs[-1][0]):
-            self._merge_last()
+        ids, counts = self._runs[0]
+        return ids, counts.astype(np.int64)
 
     def _merge_last(self) -> None:
-        (ids_a, counts_a), (ids_b, counts_b) = self._runs.pop(), self._runs.pop()
-        ids = np.concatenate([ids_a, ids_b])
-        order = np.argsort(ids, kind="stable")  # two sorted runs: one linear merge
-        counts = np.concatenate([counts_a, counts_b])[order]
-        self._runs.append(_distinct(ids[order], counts))
+        right, left = self._runs.pop(), self._runs.pop()
+        dtype = np.uint32 if self._total < 2**32 else np.int64
+        self._runs.append(_merged(left, right, dtype))
 
 
-def _distinct(ids: Ids, counts: Ids | None) -> tuple[Ids, Ids]:
-    """Collapse equal neighbours of sorted ``ids``, adding their counts (default: 1 each)."""
+def _merged(
+    left: tuple[Ids, Counts], right: tuple[Ids, Counts], dtype: type[np.uint32 | np.int64]
+) -> tuple[Ids, Counts]:
+    """Merge two runs piece by piece, so that only the result takes new memory."""
+    ids_left, ids_right = left[0], right[0]
+    ids = np.empty(len(ids_left) + len(ids_right), np.int64)
+    counts: Counts = np.empty(len(ids), dtype)
+    pivots = ids_left[_PIECE::_PIECE]
+    ends_left = [*range(_PIECE, len(ids_left), _PIECE), len(ids_left)]
+    ends_right = [*np.searchsorted(ids_right, pivots).tolist(), len(ids_right)]
+    done = start_left = start_right = 0
+    for end_left, end_right in zip(ends_left, ends_right, strict=True):
+        piece_left, piece_right = slice(start_left, end_left), slice(start_right, end_right)
+        both = np.concatenate([ids_left[piece_left], ids_right[piece_right]])
+        order = np.argsort(both, kind="stable")  # two sorted pieces: one linear merge
+        both = both[order]
+        first = np.flatnonzero(_starts(both))
+        sums = np.concatenate([left[1][piece_left], right[1][piece_right]]).astype(dtype)[order]
+        ids[done : done + len(first)] = both[first]
+        counts[done : done + len(first)] = np.add.reduceat(sums, first, dtype=dtype)
+        done += len(first)
+        start_left, start_right = end_left, end_right
+    ids.resize(done, refcheck=False)
+    counts.resize(done, refcheck=False)
+    return ids, counts
+
+
+def _starts(ids: Ids) -> npt.NDArray[np.bool_]:
+    """Where a new value starts in sorted ``ids``, which are not empty."""
     new = np.empty(len(ids), bool)
     new[0] = True
     np.not_equal(ids[1:], ids[:-1], out=new[1:])
-    first = np.flatnonzero(new)
-    if counts is None:
-        return ids[first], np.diff(first, append=len(ids))
-    return ids[first], np.add.reduceat(counts, first)
+    return new
 
 
 def write_vocabulary(data: Path, column: str, ids: Ids, counts: Ids) -> None:

@@ -19,7 +19,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from seo_rec.embed.remap import Remap, lookup_key
 from seo_rec.policy import Policy
 
-INIT_SCALE = 0.05
+INIT_SCALE = 0.01
 
 
 class Gate(Protocol):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,7 +34,9 @@ class FitSettings:
     ``warmup_steps``: the learning rates rise linearly over so many steps;
     ``checkpoint_every``: steps between checkpoints (0: at epoch ends only); ``keep``: checkpoints
     kept; ``log_every``: steps between lines of ``metrics.jsonl``; ``max_steps``: end after so many
-    steps, whatever the epoch (0: no limit).
+    steps, whatever the epoch (0: no limit); ``average``: decay of the running mean of the weights
+    that is evaluated and kept, ``a_t = min(average, (1 + t) / (10 + t))`` at step t (0: the weights
+    themselves, and no second copy of them in memory).
     """
 
     epochs: int = 20
@@ -47,6 +50,7 @@ class FitSettings:
     keep: int = 2
     log_every: int = 100
     max_steps: int = 0
+    average: float = 0.998
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -56,6 +60,8 @@ class FitSettings:
         for name in ("row_lr", "dense_lr"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: above 0")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average is {self.average}; allowed: 0 <= average < 1")
         for name in ("warmup_steps", "checkpoint_every", "max_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
@@ -87,6 +93,43 @@ class FitResult:
     epochs: int
     steps: int
     seconds_per_epoch: float
+
+
+class WeightAverage:
+    """The running mean of a model's parameters, ``m <- a_t m + (1 - a_t) w`` after step t.
+
+    Args:
+        model: its parameters at the start are the first mean.
+        decay: upper limit of a_t; 0 keeps no mean and costs nothing.
+    """
+
+    def __init__(self, model: RecModel, decay: float) -> None:
+        self.decay = decay
+        self.values = [p.detach().clone() for p in model.parameters()] if decay else []
+
+    def load(self, values: list[torch.Tensor]) -> None:
+        for mine, saved in zip(self.values, values, strict=True):
+            mine.copy_(saved)
+
+    def update(self, model: RecModel, step: int) -> None:
+        if self.decay:
+            share = 1 - min(self.decay, (1 + step) / (10 + step))
+            weights = [p.detach() for p in model.parameters()]
+            torch._foreach_lerp_(self.values, weights, share)
+
+    @contextmanager
+    def applied(self, model: RecModel) -> Iterator[None]:
+        """Within the block the model holds the mean; after it, its own weights again."""
+        self._swap(model)
+        try:
+            yield
+        finally:
+            self._swap(model)
+
+    def _swap(self, model: RecModel) -> None:
+        if self.decay:
+            for i, p in enumerate(model.parameters()):
+                self.values[i], p.data = p.data, self.values[i]
 
 
 class AfterStep(Protocol):
@@ -129,28 +172,35 @@ def fit(
     torch.manual_seed(settings.seed)
     run = _RunFolder(out, settings.keep) if out else None
     state, best = Progress(), None
+    mean = WeightAverage(model, settings.average)
     if run and (saved := run.checkpoints.latest()):
-        state = _restore(saved, model, train, optimizers, after_step)
+        state = _restore(saved, model, train, optimizers, mean, after_step)
         run.drop_events_after(state.step)
         log.info("resumed %s at epoch %d, step %d", out, state.epoch, state.step)
 
     def checkpoint() -> None:
         if run:
             run.checkpoints.save(
-                state.step, _snapshot(state, model, train, optimizers, after_step)
+                state.step, _snapshot(state, model, train, optimizers, mean, after_step)
             )
 
     while not _finished(state, settings):
         model.train()
         bar = tqdm(
-            total=train.num_rows, unit="ex", unit_scale=True, disable=None, leave=False,
-            desc=f"{title} epoch {state.epoch + 1}/{settings.epochs}", initial=state.loss_rows,
+            total=train.num_rows,
+            unit="ex",
+            unit_scale=True,
+            disable=None,
+            leave=False,
+            desc=f"{title} epoch {state.epoch + 1}/{settings.epochs}",
+            initial=state.loss_rows,
         )
         started = time.perf_counter() - state.epoch_seconds
         for batch in train:
             _set_learning_rates(optimizers, state.step, settings.warmup_steps)
             loss = _step(model, batch, optimizers)
             state.step += 1
+            mean.update(model, state.step)
             state.loss_sum += loss * batch.num_rows
             state.loss_rows += batch.num_rows
             if after_step:
@@ -167,7 +217,11 @@ def fit(
         bar.close()
         seconds = time.perf_counter() - started
         state.seconds_per_epoch.append(seconds)
-        metrics, _, _ = evaluate(model, val)
+        with mean.applied(model):
+            metrics, _, _ = evaluate(model, val)
+            improved = metrics.auc > state.best_auc or state.best_epoch < 0
+            if improved:
+                best = {"model": _copy(model.state_dict()), "val": asdict(metrics)}
         record = {
             "event": "epoch",
             "epoch": state.epoch,
@@ -179,10 +233,9 @@ def fit(
         }
         log.info("%s epoch %d: %s", title, state.epoch + 1, _one_line(record))
         state.epoch += 1
-        if metrics.auc > state.best_auc or state.best_epoch < 0:
+        if improved:
             state.best_auc, state.best_epoch = metrics.auc, state.epoch - 1
-            best = {"model": _copy(model.state_dict()), "val": asdict(metrics)}
-            if run:
+            if run and best:
                 save_tensors(run.best, best)
                 best = None
         state.loss_sum, state.loss_rows, state.epoch_seconds = 0.0, 0, 0.0
@@ -217,9 +270,7 @@ def evaluate(
     return binary_metrics(z, y), z, y
 
 
-def _step(
-    model: RecModel, batch: Batch, optimizers: Mapping[str, torch.optim.Optimizer]
-) -> float:
+def _step(model: RecModel, batch: Batch, optimizers: Mapping[str, torch.optim.Optimizer]) -> float:
     for optimizer in optimizers.values():
         optimizer.zero_grad(set_to_none=True)
     loss, _ = model(batch)
@@ -257,12 +308,14 @@ def _snapshot(
     model: RecModel,
     train: Stream,
     optimizers: Mapping[str, torch.optim.Optimizer],
+    mean: WeightAverage,
     after_step: AfterStep | None,
 ) -> dict[str, Any]:
     return {
         "progress": asdict(state),
         "model": model.state_dict(),
         "optimizers": {name: o.state_dict() for name, o in optimizers.items()},
+        "average": mean.values,
         "stream": train.state_dict(),
         "rng": torch.get_rng_state(),
         "after_step": after_step.state_dict() if after_step else {},
@@ -274,11 +327,13 @@ def _restore(
     model: RecModel,
     train: Stream,
     optimizers: Mapping[str, torch.optim.Optimizer],
+    mean: WeightAverage,
     after_step: AfterStep | None,
 ) -> Progress:
     model.load_state_dict(saved["model"])
     for name, optimizer in optimizers.items():
         optimizer.load_state_dict(saved["optimizers"][name])
+    mean.load(saved["average"])
     train.load_state_dict(saved["stream"])
     torch.set_rng_state(saved["rng"])
     if after_step:
@@ -331,4 +386,3 @@ def _step_of(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError):  # a line cut short by a kill
         return float("inf")
-

@@ -1,0 +1,346 @@
+"""``seo-rec``: prepare | search | apply | train | eval | compare | report | demo | doctor."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seo_rec.cli import options as opt
+from seo_rec.cli.doctor import doctor
+from seo_rec.cli.jobs import job_applier, job_search
+from seo_rec.cli.prepare import app as prepare_app
+
+app = typer.Typer(
+    name="seo-rec",
+    help="Share and divide one embedding budget among categorical features.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(prepare_app, name="prepare")
+
+
+@app.callback()
+def _main(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every epoch.")] = False,
+) -> None:
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    quiet_libraries()
+
+
+@app.command()
+def search(
+    data: opt.Data,
+    out: opt.Out,
+    budget_rows: opt.BudgetRows = 6000,
+    dim: opt.Dim = 16,
+    chunk_dim: opt.ChunkDim = 8,
+    search_dim: opt.SearchDim = 32,
+    total_chunks: Annotated[
+        int, typer.Option(help="Chunks chosen over all features (0: F x dim / chunk-dim).")
+    ] = 0,
+    min_chunks: opt.MinChunks = 1,
+    chunk_hashing: opt.ChunkHashing = "independent",
+    use_down_projection: opt.DownProjection = False,
+    adjust_hash_buckets: opt.AdjustBuckets = False,
+    temperature: Annotated[float, typer.Option(help="tau of the attention's softmax.")] = 1.0,
+    temperature_end: Annotated[
+        float, typer.Option(help="tau at the end, reached geometrically (0: constant).")
+    ] = 0.0,
+    attention_scale: Annotated[
+        str, typer.Option(help="mean-one: attention times F x C; paper: as in equation 1.")
+    ] = "mean-one",
+    search_split: opt.SearchSplit = "train",
+    warmup_epochs: Annotated[int, typer.Option(help="Epochs before held-out steps begin.")] = 1,
+    logit_lr: Annotated[float, typer.Option(help="Learning rate of the logits.")] = 5e-3,
+    run_off: Annotated[
+        bool, typer.Option(help="Choose among candidates on validation rows; else the top chunks.")
+    ] = True,
+    run_off_epochs: Annotated[int, typer.Option(help="Epochs per candidate at most.")] = 20,
+    hidden: opt.Hidden = "256,128",
+    dropout: opt.Dropout = 0.0,
+    epochs: opt.Epochs = 20,
+    patience: opt.Patience = 2,
+    batch_size: opt.BatchSize = 2048,
+    lr: opt.Lr = 2e-3,
+    optimizer: opt.Optimizer = "adam",
+    average: opt.Average = 0.998,
+    checkpoint_every: opt.CheckpointEvery = 0,
+    seed: opt.Seed = 0,
+    threads: opt.Threads = 0,
+    resume: opt.Resume = False,
+) -> None:
+    """Learn which chunks of a shared table each feature reads (SEO stage 1): OUT/policy.json."""
+    opt.set_threads(threads)
+    from seo_rec import recipes
+    from seo_rec.search.seo import SeoSettings
+
+    policy = recipes.search(
+        data,
+        out,
+        SeoSettings(
+            budget_rows=budget_rows,
+            dim=dim,
+            chunk_dim=chunk_dim,
+            search_dim=search_dim,
+            total_chunks=total_chunks or None,
+            min_chunks=min_chunks,
+            use_down_projection=use_down_projection,
+            adjust_hash_buckets=adjust_hash_buckets,
+            chunk_hashing=chunk_hashing,
+            temperature=temperature,
+            temperature_end=temperature_end or None,
+            attention_scale=attention_scale,
+            search_split=search_split,
+            warmup_epochs=warmup_epochs,
+            logit_lr=logit_lr,
+        ),
+        opt.model_settings(hidden, dropout),
+        opt.fit_settings(
+            epochs,
+            patience,
+            batch_size,
+            lr,
+            optimizer,
+            average,
+            seed,
+            checkpoint_every=checkpoint_every,
+        ),
+        recipes.RunOff(epochs=run_off_epochs) if run_off else None,
+        resume=resume,
+    )
+    typer.echo(f"{out / 'policy.json'}: {policy.provenance['winner']}, {recipes.describe(policy)}")
+    if policy.dropped:
+        typer.echo(f"dropped features: {', '.join(policy.dropped)}")
+
+
+@app.command()
+def apply(
+    policy: Annotated[Path, typer.Argument(help="Policy of a search.")],
+    strategy: Annotated[
+        str, typer.Option(help="exact: the searched slots; round-robin: slots dealt in turn.")
+    ],
+    out: Annotated[Path, typer.Option(help="The applied policy, a .json file.")],
+    params: Annotated[
+        int, typer.Option(help="Budget in parameters (0: the budget of the search).")
+    ] = 0,
+) -> None:
+    """Turn a searched policy into the compact model of SEO stage 2, at an exact budget."""
+    from seo_rec import recipes
+    from seo_rec.apply import STRATEGIES
+    from seo_rec.policy import Policy
+
+    if strategy not in STRATEGIES:
+        raise ValueError(f"--strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
+    if out.exists():
+        raise FileExistsError(f"{out} exists; choose another --out")
+    searched = Policy.load(policy)
+    applied = STRATEGIES[strategy](searched, params or recipes.budget_of(searched))
+    applied.save(out)
+    typer.echo(f"{out}: {applied.num_params} parameters, {recipes.describe(applied)}")
+
+
+@app.command()
+def train(
+    data: opt.Data,
+    out: opt.Out,
+    policy: Annotated[Path | None, typer.Option(help="Policy to train.")] = None,
+    method: Annotated[
+        str, typer.Option(help="Or a method by name, at --params: monolithic, separate, ...")
+    ] = "",
+    params: Annotated[int, typer.Option(help="Budget of --method, in parameters.")] = 96_000,
+    dim: opt.Dim = 16,
+    chunk_dim: opt.ChunkDim = 8,
+    hidden: opt.Hidden = "256,128",
+    dropout: opt.Dropout = 0.0,
+    epochs: opt.Epochs = 20,
+    patience: opt.Patience = 2,
+    batch_size: opt.BatchSize = 2048,
+    lr: opt.Lr = 2e-3,
+    optimizer: opt.Optimizer = "adam",
+    average: opt.Average = 0.998,
+    warmup_steps: opt.Warmup = 0,
+    checkpoint_every: opt.CheckpointEvery = 0,
+    seed: opt.Seed = 0,
+    threads: opt.Threads = 0,
+    resume: opt.Resume = False,
+) -> None:
+    """Train a policy (or a plain method) from scratch; OUT/result.json holds the outcome."""
+    opt.set_threads(threads)
+    from seo_rec import recipes
+    from seo_rec.policy import Policy
+
+    if (policy is None) == (not method):
+        raise ValueError("give either --policy FILE or --method NAME")
+    chosen = (
+        Policy.load(policy)
+        if policy
+        else recipes.method_policy(method, data, params, dim, chunk_dim, seed)
+    )
+    run = recipes.train(
+        data,
+        chosen,
+        out,
+        opt.model_settings(hidden, dropout),
+        opt.fit_settings(
+            epochs,
+            patience,
+            batch_size,
+            lr,
+            optimizer,
+            average,
+            seed,
+            warmup_steps,
+            checkpoint_every,
+        ),
+        method=method or "policy",
+        resume=resume,
+    )
+    typer.echo(
+        f"{out}: {run.embedding_params} parameters, validation AUC {run.val_auc:.5f}, "
+        f"test AUC {run.test_auc:.5f}, log loss {run.test_logloss:.5f}, {run.epochs} epochs of "
+        f"{run.seconds_per_epoch:.1f} s"
+    )
+
+
+@app.command(name="eval")
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Finished training run.")],
+    data: opt.Data,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    threads: opt.Threads = 0,
+) -> None:
+    """Evaluate a trained model on a split: AUC, log loss, normalised entropy, calibration."""
+    opt.set_threads(threads)
+    import json
+
+    from seo_rec import recipes
+
+    typer.echo(json.dumps(asdict(recipes.evaluate_run(run, data, split)), indent=1))
+
+
+@app.command()
+def compare(
+    data: Annotated[list[Path], typer.Argument(help="Prepared data set, or one for each seed.")],
+    out: opt.Out,
+    methods: Annotated[str, typer.Option(help="Comma-separated names; see docs/methods.md.")] = (
+        "separate,monolithic,multi-size,seo-exact,seo-rr,seo"
+    ),
+    params: Annotated[int, typer.Option(help="Budget in parameters, a multiple of --dim.")] = (
+        96_000
+    ),
+    seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 5,
+    first_seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
+    dim: opt.Dim = 16,
+    chunk_dim: opt.ChunkDim = 8,
+    search_dim: opt.SearchDim = 32,
+    min_chunks: opt.MinChunks = 1,
+    chunk_hashing: opt.ChunkHashing = "independent",
+    search_split: opt.SearchSplit = "train",
+    use_down_projection: opt.DownProjection = False,
+    adjust_hash_buckets: opt.AdjustBuckets = False,
+    hidden: opt.Hidden = "256,128",
+    dropout: opt.Dropout = 0.0,
+    epochs: opt.Epochs = 20,
+    patience: opt.Patience = 2,
+    batch_size: opt.BatchSize = 2048,
+    lr: opt.Lr = 2e-3,
+    optimizer: opt.Optimizer = "adam",
+    average: opt.Average = 0.998,
+    threads: opt.Threads = 0,
+) -> None:
+    """Train methods at one exact budget with several seeds; run again to go on where it stopped."""
+    opt.set_threads(threads)
+    from seo_rec import recipes, report
+    from seo_rec.search.seo import SeoSettings
+
+    comparison = recipes.Comparison(
+        data=tuple(data),
+        methods=tuple(name.strip() for name in methods.split(",") if name.strip()),
+        settings=SeoSettings(
+            budget_rows=opt.budget_rows(params, dim),
+            dim=dim,
+            chunk_dim=chunk_dim,
+            search_dim=search_dim,
+            min_chunks=min_chunks,
+            chunk_hashing=chunk_hashing,
+            search_split=search_split,
+            use_down_projection=use_down_projection,
+            adjust_hash_buckets=adjust_hash_buckets,
+        ),
+        seeds=seeds,
+        first_seed=first_seed,
+        model=opt.model_settings(hidden, dropout),
+        fit=opt.fit_settings(epochs, patience, batch_size, lr, optimizer, average, 0),
+    )
+    recipes.compare(comparison, out)
+    report.print_comparison([out])
+
+
+@app.command(name="report")
+def make_report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of searches, trainings, compares.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Write one self-contained HTML page about runs."""
+    from seo_rec import report
+
+    report.build(runs, out)
+    typer.echo(f"report: {out}")
+
+
+@app.command()
+def demo(
+    out: opt.Out = Path("runs/demo"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Small data, two epochs: only checks that all works.")
+    ] = False,
+    seed: opt.Seed = 0,
+    threads: opt.Threads = 0,
+) -> None:
+    """The main job on synthetic data: prepare, search, apply, train, compare, report."""
+    opt.set_threads(threads)
+    from seo_rec import recipes, report
+
+    recipes.demo(out, quick=quick, seed=seed)
+    report.print_comparison([out / "compare"])
+    report.build([out / "compare"], out / "report.html")
+    typer.echo(f"report: {out / 'report.html'}")
+
+
+app.command()(doctor)
+app.command(hidden=True)(job_search)
+app.command(hidden=True)(job_applier)
+
+
+def quiet_libraries() -> None:
+    """Silence notices of the libraries that a user can do nothing about."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch(rec)?\.")
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.autograd\.graph")
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake gives one message and exit status 2."""
+    from seo_rec.errors import USER_ERRORS
+
+    try:
+        app()
+    except USER_ERRORS as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""The mistakes a user can make: the command line shows their message without a traceback."""
+
+from __future__ import annotations
+
+from seo_rec.policy import PolicyError
+from seo_rec.recipes import RunError
+from seo_rec.schema import DataError
+from seo_rec.train import CheckpointError
+
+USER_ERRORS = (
+    DataError,
+    PolicyError,
+    RunError,
+    CheckpointError,
+    FileExistsError,
+    FileNotFoundError,
+    FloatingPointError,
+    ValueError,
+)

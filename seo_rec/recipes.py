@@ -1,0 +1,610 @@
+"""The named runs: train one model, search a policy, compare methods.
+
+Every run is a folder. ``run.json`` says what was asked, ``result.json`` what came out; a folder
+without ``result.json`` is unfinished and is resumed by the same call with ``resume=True``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from seo_rec import apply, methods
+from seo_rec.data.stream import Stream
+from seo_rec.data.vocabulary import read_vocabulary
+from seo_rec.environment import stamp
+from seo_rec.files import append_line, write_json
+from seo_rec.metrics import Metrics, auc_gain
+from seo_rec.model import ModelSettings, RecModel, build_model
+from seo_rec.policy import Policy
+from seo_rec.schema import Schema, read_schema
+from seo_rec.search import seo
+from seo_rec.train import FitResult, FitSettings, evaluate, fit, make_optimizers
+from seo_rec.train.checkpoint import load_tensors
+
+log = logging.getLogger(__name__)
+
+RESULT_FILE = "result.json"
+RUN_FILE = "run.json"
+POLICY_FILE = "policy.json"
+SEARCH_FILE = "search.json"
+BEST_FILE = "best.pt"
+EVAL_BATCH = 8192
+
+
+class RunError(RuntimeError):
+    """A run folder that cannot be used as asked; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one trained model came to; one line of ``results.jsonl``."""
+
+    data: str
+    data_fingerprint: str
+    method: str
+    seed: int
+    embedding_params: int
+    val_auc: float
+    val_logloss: float
+    test_auc: float
+    test_logloss: float
+    test_normalized_entropy: float
+    test_calibration: float
+    epochs: int
+    steps: int
+    seconds_per_epoch: float
+    seconds: float
+    search_seconds: float
+    policy: str
+    command: str
+    environment: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model in memory, with its validation outcome and its cost in seconds."""
+
+    model: RecModel
+    result: FitResult
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunOff:
+    """How a search chooses between its candidates, on validation data.
+
+    ``epochs``: each candidate is trained for at most this many; ``standard_errors``: a searched
+    candidate must beat the best trivial policy by so many standard errors of the paired
+    difference of AUC; ``chunk_dims``: widths of chunks to search; ``trivial_lookups``: the trivial
+    policies, every feature reading so many chunks.
+    """
+
+    epochs: int = 20
+    standard_errors: float = 1.0
+    chunk_dims: tuple[int, ...] = (8, 4)
+    trivial_lookups: tuple[int, ...] = (2, 4, 8)
+
+
+# ---- one model ---------------------------------------------------------------------------
+
+
+def train_model(
+    data: Path,
+    policy: Policy,
+    model_settings: ModelSettings,
+    settings: FitSettings,
+    out: Path | None = None,
+    title: str = "train",
+) -> Trained:
+    """Train the model of ``policy`` on ``data``; the returned model has its best weights."""
+    started = time.perf_counter()
+    train, val = _streams(data, policy, settings)
+    _check_features(train.schema, policy)
+    model = build_model(policy, len(train.schema.numeric), model_settings, settings.seed)
+    optimizers = make_optimizers(model, settings.row_optimizer, settings.row_lr, settings.dense_lr)
+    result = fit(model, train, val, optimizers, settings, out, title=title)
+    return Trained(model, result, time.perf_counter() - started)
+
+
+def train(
+    data: Path,
+    policy: Policy,
+    out: Path,
+    model_settings: ModelSettings,
+    settings: FitSettings,
+    *,
+    method: str = "policy",
+    resume: bool = False,
+    search_seconds: float = 0.0,
+) -> Run:
+    """Train ``policy`` in the run folder ``out`` and read the test split once.
+
+    Raises:
+        RunError: ``out`` holds another run, or a run and ``resume`` is False.
+    """
+    schema = read_schema(data)
+    asked = {
+        "kind": "train",
+        "data": str(data),
+        "data_fingerprint": schema.fingerprint,
+        "num_dense": len(schema.numeric),
+        "method": method,
+        "policy": policy.to_json(),
+        "model": asdict(model_settings),
+        "fit": asdict(settings),
+    }
+    open_run(out, asked, resume)
+    if (out / RESULT_FILE).exists():
+        return Run(**json.loads((out / RESULT_FILE).read_text()))
+    policy.save(out / POLICY_FILE)
+    trained = train_model(data, policy, model_settings, settings, out, title=method)
+    test = Stream(data, "test", batch_size=EVAL_BATCH, columns=[f.name for f in policy.features])
+    metrics, _, _ = evaluate(trained.model, test)
+    run = Run(
+        data=schema.dataset,
+        data_fingerprint=schema.fingerprint,
+        method=method,
+        seed=settings.seed,
+        embedding_params=policy.num_params,
+        val_auc=trained.result.val.auc,
+        val_logloss=trained.result.val.log_loss,
+        test_auc=metrics.auc,
+        test_logloss=metrics.log_loss,
+        test_normalized_entropy=metrics.normalized_entropy,
+        test_calibration=metrics.calibration,
+        epochs=trained.result.epochs,
+        steps=trained.result.steps,
+        seconds_per_epoch=trained.result.seconds_per_epoch,
+        seconds=trained.seconds,
+        search_seconds=search_seconds,
+        policy=describe(policy),
+        command=command_line(),
+        environment=stamp(),
+    )
+    write_json(out / RESULT_FILE, asdict(run))
+    return run
+
+
+def load_trained(run: Path) -> RecModel:
+    """The model of a finished training run, with its best weights.
+
+    Raises:
+        RunError: the folder is not a finished training run.
+    """
+    if not (run / RESULT_FILE).exists() or not (run / BEST_FILE).exists():
+        raise RunError(f"{run}: not a finished training run; `seo-rec train --resume` finishes it")
+    asked = json.loads((run / RUN_FILE).read_text())
+    settings = ModelSettings(**{**asked["model"], "hidden": tuple(asked["model"]["hidden"])})
+    model = build_model(Policy.load(run / POLICY_FILE), asked["num_dense"], settings, seed=0)
+    model.load_state_dict(load_tensors(run / BEST_FILE)["model"])
+    return model
+
+
+def evaluate_run(run: Path, data: Path, split: str) -> Metrics:
+    """Metrics of a finished training run on a split of ``data``."""
+    model = load_trained(run)
+    columns = [f.name for f in model.embedding.policy.features]
+    return evaluate(model, Stream(data, split, batch_size=EVAL_BATCH, columns=columns))[0]
+
+
+# ---- search ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A searched attention and its search model's quality."""
+
+    space: Policy
+    alpha: torch.Tensor
+    val_auc: float
+    test_auc: float
+    seconds: float
+    seconds_per_epoch: float
+
+
+def search_attention(
+    data: Path,
+    settings: seo.SeoSettings,
+    model_settings: ModelSettings,
+    fit_settings: FitSettings,
+    out: Path | None = None,
+) -> Searched:
+    """SEO stage 1: train the search model; its attention and its own AUC."""
+    started = time.perf_counter()
+    schema = read_schema(data)
+    space = seo.search_space(schema, settings, fit_settings.seed)
+    gate = seo.make_gate(schema, settings)
+    model = build_model(space, len(schema.numeric), model_settings, fit_settings.seed, gate)
+    train, val = _streams(data, space, fit_settings)
+    optimizers = make_optimizers(
+        model, fit_settings.row_optimizer, fit_settings.row_lr, fit_settings.dense_lr
+    )
+    optimizers |= seo.gate_optimizers(gate, settings, fit_settings.dense_lr)
+    held_out = None
+    if settings.search_split == "held-out":
+        held_out = Stream(
+            data, "val", batch_size=fit_settings.batch_size, shuffle=True, seed=fit_settings.seed
+        )
+    logit_step = seo.LogitStep(
+        gate,
+        settings,
+        held_out,
+        total_steps=fit_settings.epochs * len(train),
+        warmup_steps=settings.warmup_epochs * len(train),
+    )
+    result = fit(model, train, val, optimizers, fit_settings, out, logit_step, title="search")
+    test, _, _ = evaluate(model, Stream(data, "test", batch_size=EVAL_BATCH))
+    seconds = time.perf_counter() - started
+    return Searched(
+        space, gate.alpha().detach(), result.val.auc, test.auc, seconds, result.seconds_per_epoch
+    )
+
+
+def paper_policy(searched: Searched, settings: seo.SeoSettings, strategy: str) -> Policy:
+    """The paper's applier: select from the attention, then ``exact`` or ``round-robin``."""
+    total = settings.chosen(searched.alpha.shape[0])
+    chosen = seo.select(searched.space, searched.alpha, total, settings.min_chunks)
+    return apply.STRATEGIES[strategy](chosen, settings.params)
+
+
+def candidates(
+    data: Path,
+    settings: seo.SeoSettings,
+    run_off: RunOff,
+    model_settings: ModelSettings,
+    fit_settings: FitSettings,
+    out: Path | None = None,
+) -> tuple[dict[str, Policy], dict[int, Searched]]:
+    """The policies of the run-off: trivial ones, and those selected from searches."""
+    schema = read_schema(data)
+    policies: dict[str, Policy] = {}
+    for k in run_off.trivial_lookups:
+        if settings.dim % k == 0:
+            policies[f"trivial-{k}x{settings.dim // k}"] = methods.multi_size(
+                schema, settings.params, settings.dim, lookups=k, seed=fit_settings.seed
+            )
+    searches: dict[int, Searched] = {}
+    for width in run_off.chunk_dims:
+        if settings.dim % width or settings.search_dim % width:
+            continue
+        of_width = replace(settings, chunk_dim=width, total_chunks=None)
+        folder = out / f"search-{width}" if out else None
+        found = search_attention(data, of_width, model_settings, fit_settings, folder)
+        searches[width] = found
+        total = of_width.chosen(len(schema.features))
+        for least in (0, 1):
+            chosen = seo.select(found.space, found.alpha, total, least)
+            for name, strategy in apply.STRATEGIES.items():
+                policies[f"seo-{width}-min{least}-{name}"] = strategy(chosen, settings.params)
+    return policies, searches
+
+
+def search(
+    data: Path,
+    out: Path,
+    settings: seo.SeoSettings,
+    model_settings: ModelSettings,
+    fit_settings: FitSettings,
+    run_off: RunOff | None = None,
+    *,
+    resume: bool = False,
+) -> Policy:
+    """Search a policy and write it to ``out/policy.json``.
+
+    Without ``run_off`` it is the paper's raw policy: the top chunks of the attention, not yet
+    applied. With it, candidates and trivial policies are trained and the best on validation data
+    is taken (already at the budget), so that a search never hands over a policy that is worse
+    than doing nothing.
+
+    Raises:
+        RunError: ``out`` holds another run, or a run and ``resume`` is False.
+    """
+    asked = {
+        "kind": "search",
+        "data": str(data),
+        "data_fingerprint": read_schema(data).fingerprint,
+        "seo": asdict(settings),
+        "model": asdict(model_settings),
+        "fit": asdict(fit_settings),
+        "run_off": asdict(run_off) if run_off else None,
+    }
+    open_run(out, asked, resume)
+    if (out / POLICY_FILE).exists() and (out / SEARCH_FILE).exists():
+        return Policy.load(out / POLICY_FILE)
+    started = time.perf_counter()
+    scores: dict[str, dict[str, float]] = {}
+    if run_off is None:
+        found = search_attention(data, settings, model_settings, fit_settings, out / "search")
+        total = settings.chosen(found.alpha.shape[0])
+        policy = seo.select(found.space, found.alpha, total, settings.min_chunks)
+        searches, winner = {settings.chunk_dim: found}, "seo"
+    else:
+        policies, searches = candidates(data, settings, run_off, model_settings, fit_settings, out)
+        winner, scores = _run_off(
+            data, policies, run_off, model_settings, fit_settings, out / "candidates"
+        )
+        policy = policies[winner]
+    if policy.dropped:
+        log.warning("the policy drops %s", ", ".join(policy.dropped))
+    policy = replace(policy, provenance={**policy.provenance, "winner": winner})
+    policy.save(out / POLICY_FILE)
+    write_json(
+        out / SEARCH_FILE,
+        {
+            "winner": winner,
+            "run_off": scores,
+            "seconds": time.perf_counter() - started,
+            "searches": {
+                str(width): {
+                    "features": [f.name for f in s.space.features],
+                    "attention": s.alpha.tolist(),
+                    "val_auc": s.val_auc,
+                    "test_auc": s.test_auc,
+                    "seconds": s.seconds,
+                    "seconds_per_epoch": s.seconds_per_epoch,
+                }
+                for width, s in searches.items()
+            },
+            "environment": stamp(),
+            "command": command_line(),
+        },
+    )
+    return policy
+
+
+def budget_of(policy: Policy) -> int:
+    """The budget a policy was searched for: its own size, unless it is a raw search result."""
+    arguments = policy.provenance.get("arguments", {})
+    if policy.provenance.get("method") == "seo-search" and "apply" not in policy.provenance:
+        return int(arguments["budget_rows"]) * int(arguments["dim"])
+    return policy.num_params
+
+
+def _run_off(
+    data: Path,
+    policies: Mapping[str, Policy],
+    run_off: RunOff,
+    model_settings: ModelSettings,
+    fit_settings: FitSettings,
+    out: Path,
+) -> tuple[str, dict[str, dict[str, float]]]:
+    """Train every candidate, score it on validation rows, and name the winner.
+
+    Equal policies are trained once. The best trivial policy wins unless a searched one beats it by
+    ``standard_errors`` of the paired difference.
+    """
+    short = replace(fit_settings, epochs=min(run_off.epochs, fit_settings.epochs))
+    scores: dict[str, dict[str, float]] = {}
+    outcomes: dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], float, float]] = {}
+    seen: dict[Policy, str] = {}
+    for name, policy in policies.items():
+        if policy in seen:
+            log.info("%s is the same policy as %s", name, seen[policy])
+            continue
+        seen[policy] = name
+        policy.save(out / f"{name}.json")
+        trained = train_model(data, policy, model_settings, short, title=name)
+        columns = [f.name for f in policy.features]
+        metrics, z, y = evaluate(
+            trained.model, Stream(data, "val", batch_size=EVAL_BATCH, columns=columns)
+        )
+        outcomes[name] = (z, y, metrics.auc, trained.seconds)
+        log.info("candidate %s: validation AUC %.5f", name, metrics.auc)
+    trivial = max((n for n in outcomes if n.startswith("trivial")), key=lambda n: outcomes[n][2])
+    winner, best = trivial, 0.0
+    for name, (z, y, auc, seconds) in outcomes.items():
+        gain, error = auc_gain(z, outcomes[trivial][0], y)
+        scores[name] = {
+            "val_auc": auc,
+            "gain": gain,
+            "standard_error": error,
+            "params": policies[name].num_params,
+            "seconds": seconds,
+        }
+        if gain > max(best, run_off.standard_errors * error):
+            winner, best = name, gain
+    log.info("the run-off chose %s", winner)
+    return winner, scores
+
+
+# ---- comparison --------------------------------------------------------------------------
+
+
+def method_policy(
+    method: str, data: Path, params: int, dim: int, chunk_dim: int, seed: int
+) -> Policy:
+    """The policy of a plain method by its ``compare`` name.
+
+    ``separate``, ``separate-cardinality``, ``monolithic``, ``multi-size`` (``dim / chunk_dim``
+    lookups), ``multi-size-K`` (K lookups), ``collisionless`` (its size is its own).
+
+    Raises:
+        ValueError: unknown name.
+    """
+    schema = read_schema(data)
+    if method == "separate":
+        return methods.separate(schema, params, dim, seed=seed)
+    if method == "separate-cardinality":
+        return methods.separate(schema, params, dim, rows="cardinality", seed=seed)
+    if method == "monolithic":
+        return methods.monolithic(schema, params, dim, seed=seed)
+    if method == "multi-size":
+        return methods.multi_size(schema, params, dim, lookups=dim // chunk_dim, seed=seed)
+    if method.startswith("multi-size-") and method.removeprefix("multi-size-").isdigit():
+        k = int(method.removeprefix("multi-size-"))
+        return methods.multi_size(schema, params, dim, lookups=k, seed=seed)
+    if method == "collisionless":
+        vocabularies = {c.name: read_vocabulary(data, c.name)[0] for c in schema.features}
+        return methods.collisionless(schema, dim, vocabularies)
+    raise ValueError(f"method {method!r}; allowed: {', '.join(METHODS)}")
+
+
+PLAIN_METHODS = (
+    "separate",
+    "separate-cardinality",
+    "monolithic",
+    "multi-size",
+    "multi-size-K",
+    "collisionless",
+)
+SEO_METHODS = {"seo-exact": "exact", "seo-rr": "round-robin"}
+METHODS = (*PLAIN_METHODS, *SEO_METHODS, "seo")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What ``compare`` runs: methods at one budget, each with every seed.
+
+    ``data``: one prepared data set, or one per seed (random splits); ``seeds``: number of seeds,
+    counted from ``first_seed``.
+    """
+
+    data: tuple[Path, ...]
+    methods: tuple[str, ...]
+    settings: seo.SeoSettings
+    seeds: int = 5
+    first_seed: int = 0
+    model: ModelSettings = ModelSettings()
+    fit: FitSettings = FitSettings()
+    run_off: RunOff = RunOff()
+
+
+def compare(comparison: Comparison, out: Path) -> list[Run]:
+    """Run what is not yet in ``out/results.jsonl``, and return all its lines.
+
+    Resumable: called again with the same ``out`` it goes on where it stopped.
+    """
+    results = out / "results.jsonl"
+    done = {(r.method, r.seed): r for r in read_runs(results)} if results.exists() else {}
+    runs: list[Run] = []
+    for i in range(comparison.seeds):
+        seed = comparison.first_seed + i
+        data = comparison.data[i % len(comparison.data)]
+        for method in comparison.methods:
+            run = done.get((method, seed))
+            if run is None:
+                run = _compare_one(comparison, method, data, seed, out)
+                append_line(results, json.dumps(asdict(run), sort_keys=True))
+            runs.append(run)
+            log.info("%s seed %d: test AUC %.5f", method, seed, run.test_auc)
+    return runs
+
+
+def _compare_one(comparison: Comparison, method: str, data: Path, seed: int, out: Path) -> Run:
+    settings, fit_settings = comparison.settings, replace(comparison.fit, seed=seed)
+    searched = 0.0
+    if method == "seo" or method in SEO_METHODS:
+        raw = method in SEO_METHODS
+        folder = out / "searches" / f"{'seo-raw' if raw else 'seo'}-seed{seed}"
+        policy = search(
+            data,
+            folder,
+            settings,
+            comparison.model,
+            fit_settings,
+            None if raw else comparison.run_off,
+            resume=True,
+        )
+        if raw:
+            policy = apply.STRATEGIES[SEO_METHODS[method]](policy, settings.params)
+        searched = float(json.loads((folder / SEARCH_FILE).read_text())["seconds"])
+    else:
+        policy = method_policy(
+            method, data, settings.params, settings.dim, settings.chunk_dim, seed
+        )
+    return train(
+        data,
+        policy,
+        out / "runs" / f"{method}-seed{seed}",
+        comparison.model,
+        fit_settings,
+        method=method,
+        resume=True,
+        search_seconds=searched,
+    )
+
+
+# ---- run folders -------------------------------------------------------------------------
+
+
+def open_run(out: Path, asked: Mapping[str, Any], resume: bool) -> None:
+    """Claim ``out`` for the run described by ``asked``, or find that run there again.
+
+    Raises:
+        RunError: the folder holds something else, or the same run and ``resume`` is False.
+    """
+    path = out / RUN_FILE
+    wanted = json.loads(json.dumps(asked))
+    if path.exists():
+        found = json.loads(path.read_text())
+        if differing := sorted(k for k in wanted if found.get(k) != wanted[k]):
+            raise RunError(
+                f"{out} holds another run (it differs in {', '.join(differing)}); choose another "
+                "--out, or call it as before"
+            )
+        if not resume:
+            raise RunError(f"{out} already holds this run; give --resume, or another --out")
+    elif out.exists() and any(out.iterdir()):
+        raise RunError(f"{out} exists and is not a run folder; choose another --out")
+    write_json(path, wanted)
+
+
+def read_runs(path: Path) -> list[Run]:
+    """The complete lines of a ``results.jsonl``; a line cut short by a kill is left out."""
+    runs = []
+    for line in path.read_text().splitlines():
+        try:
+            runs.append(Run(**json.loads(line)))
+        except (ValueError, TypeError):
+            log.warning("%s: an unreadable line was left out", path)
+    return runs
+
+
+def describe(policy: Policy) -> str:
+    """A policy in a few words: tables, and lookups per feature."""
+    counts: dict[int, int] = {}
+    for f in policy.features:
+        counts[len(f.lookups)] = counts.get(len(f.lookups), 0) + 1
+    lookups = ", ".join(f"{n} features x {k}" for k, n in sorted(counts.items(), reverse=True))
+    sizes = sorted({(t.num_rows, t.dim) for t in policy.tables})
+    tables = ", ".join(f"{r}x{d}" for r, d in sizes[:3]) + (", ..." if len(sizes) > 3 else "")
+    return f"{len(policy.tables)} tables ({tables}); {lookups}"
+
+
+def command_line() -> str:
+    """The command that started this process, without machine paths."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def _streams(data: Path, policy: Policy, settings: FitSettings) -> tuple[Stream, Stream]:
+    columns = [f.name for f in policy.features]
+    train = Stream(
+        data,
+        "train",
+        batch_size=settings.batch_size,
+        shuffle=True,
+        seed=settings.seed,
+        columns=columns,
+    )
+    return train, Stream(data, "val", batch_size=EVAL_BATCH, columns=columns)
+
+
+def _check_features(schema: Schema, policy: Policy) -> None:
+    known = {c.name for c in schema.features}
+    accounted = {f.name for f in policy.features} | set(policy.dropped)
+    if unknown := sorted({f.name for f in policy.features} - known):
+        raise RunError(f"the policy serves features {unknown} that the data lacks: {sorted(known)}")
+    if silent := sorted(known - accounted):
+        raise RunError(
+            f"the policy says nothing about features {silent}; serve them or list them as dropped"
+        )

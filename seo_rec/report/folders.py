@@ -1,0 +1,406 @@
+"""Run folders read back: comparisons, training runs and searches, as plain records.
+
+The layouts are those that :mod:`seo_rec.recipes` writes::
+
+    COMPARISON/results.jsonl  runs/<method>-seed<k>/  searches/<seo|seo-raw>-seed<k>/
+    TRAINING/run.json (kind train)   result.json  policy.json  metrics.jsonl
+    SEARCH/run.json   (kind search)  search.json  policy.json  candidates/<name>.json
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from seo_rec.policy import Policy, PolicyError
+
+RESULTS_FILE = "results.jsonl"
+RUN_FILE = "run.json"
+RESULT_FILE = "result.json"
+POLICY_FILE = "policy.json"
+SEARCH_FILE = "search.json"
+METRICS_FILE = "metrics.jsonl"
+ALLOWED = (
+    "a folder of `seo-rec compare` (results.jsonl), `seo-rec train` or `seo-rec search` (run.json)"
+)
+UNBUDGETED = ("collisionless",)  # methods whose size follows the data, not the budget
+
+
+class ReportError(ValueError):
+    """A folder that no report can be made of; the message says what it holds and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One finished epoch of a training; ``number`` counts from 1."""
+
+    number: int
+    train_loss: float
+    val_auc: float
+
+
+@dataclass(frozen=True)
+class Training:
+    """One finished training: its outcome, and what is left of its folder.
+
+    ``given`` is the folder the caller named; ``budget`` is None for a method that has none;
+    ``data``, ``policy`` and ``curve`` are None or empty where the folder lacks them.
+    """
+
+    given: Path
+    folder: Path
+    dataset: str
+    fingerprint: str
+    method: str
+    seed: int
+    params: int
+    budget: int | None
+    val_auc: float
+    test_auc: float
+    test_logloss: float
+    epochs: int
+    seconds_per_epoch: float
+    search_seconds: float
+    description: str
+    command: str
+    environment: Mapping[str, Any] = field(hash=False)
+    settings: Mapping[str, Any] = field(hash=False)
+    data: Path | None = None
+    policy: Policy | None = field(default=None, hash=False)
+    curve: tuple[Epoch, ...] = ()
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One line of a run-off: the validation AUC after a short training, and its gain."""
+
+    name: str
+    val_auc: float
+    gain: float
+    standard_error: float
+    params: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The attention a search ended with: ``values[f][c]`` of feature f and chunk c, sum 1."""
+
+    chunk_dim: int
+    features: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]
+    val_auc: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Search:
+    """One finished search: attentions, the run-off's candidates and the policy it chose."""
+
+    given: Path
+    folder: Path
+    fingerprint: str
+    seed: int
+    budget: int
+    winner: str
+    candidates: tuple[Candidate, ...]
+    attentions: tuple[Attention, ...]
+    seconds: float
+    command: str
+    environment: Mapping[str, Any] = field(hash=False)
+    settings: Mapping[str, Any] = field(hash=False)
+    data: Path | None = None
+    policy: Policy | None = field(default=None, hash=False)
+    policies: Mapping[str, Policy] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class Records:
+    """What was found in the folders, and remarks for the reader on what was not."""
+
+    trainings: tuple[Training, ...]
+    searches: tuple[Search, ...]
+    notes: tuple[str, ...]
+
+
+def read(runs: Sequence[Path]) -> Records:
+    """Everything finished in ``runs``, each run once, in the order given.
+
+    Raises:
+        ReportError: no folder is given, one is no run folder, a file in it is damaged, or none
+            holds a finished run.
+    """
+    if not runs:
+        raise ReportError(f"no folder is given; give {ALLOWED}")
+    trainings: dict[Path, Training] = {}
+    searches: dict[Path, Search] = {}
+    notes: list[str] = []
+    for given in map(Path, runs):
+        for run in _read_one(given, notes):
+            if isinstance(run, Training):
+                trainings.setdefault(run.folder.resolve(), run)
+            else:
+                searches.setdefault(run.folder.resolve(), run)
+    if not trainings and not searches:
+        raise ReportError(
+            f"{', '.join(map(str, runs))}: no finished run here ({'; '.join(notes) or 'empty'}); "
+            "the same command, with --resume for train and search, goes on with it"
+        )
+    return Records(tuple(trainings.values()), tuple(searches.values()), tuple(notes))
+
+
+def _read_one(given: Path, notes: list[str]) -> Iterator[Training | Search]:
+    if not given.exists():
+        raise ReportError(f"{given}: no such folder; give {ALLOWED}")
+    if not given.is_dir():
+        raise ReportError(f"{given}: a file, not a folder; give {ALLOWED}")
+    if _is_comparison(given):
+        yield from _read_comparison(given, notes)
+    elif (given / RUN_FILE).is_file():
+        asked = _document(given / RUN_FILE)
+        kind = asked.get("kind")
+        if kind == "train":
+            run = _read_training(given, given, notes)
+        elif kind == "search":
+            run = _read_search(given, given, notes)
+        else:
+            raise ReportError(
+                f"{given / RUN_FILE}: a run of kind {kind!r}; allowed: train, search"
+            )
+        if run:
+            yield run
+    else:
+        there = sorted(p.name for p in given.iterdir())
+        listed = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "") or "nothing"
+        inner = [
+            p for p in sorted(given.iterdir()) if p.is_dir() and (_is_comparison(p) or _is_run(p))
+        ]
+        hint = f"; did you mean {', '.join(map(str, inner[:4]))}?" if inner else ""
+        raise ReportError(f"{given}: no run folder, it holds {listed}; give {ALLOWED}{hint}")
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / RUN_FILE).is_file()
+
+
+def _is_comparison(folder: Path) -> bool:
+    return (folder / RESULTS_FILE).is_file() or any(
+        _is_run(run)
+        for part in ("runs", "searches")
+        if (folder / part).is_dir()
+        for run in (folder / part).iterdir()
+    )
+
+
+def _read_comparison(given: Path, notes: list[str]) -> Iterator[Training | Search]:
+    """Finished runs of a comparison: lines of results.jsonl, and folders that have none yet."""
+    seen: set[Path] = set()
+    lines = given / RESULTS_FILE
+    results: dict[Path, Mapping[str, Any]] = {}
+    for document in _lines(lines, notes):
+        method, seed = _text(document, "method", lines), _whole(document, "seed", lines)
+        results[given / "runs" / f"{method}-seed{seed}"] = document  # a later line wins
+    for folder, document in results.items():
+        seen.add(folder)
+        yield _training(given, folder, document, lines, notes)
+    for part in ("runs", "searches"):
+        for folder in sorted(given.glob(f"{part}/*")):
+            if folder in seen or not _is_run(folder):
+                continue
+            reader = _read_training if part == "runs" else _read_search
+            if run := reader(given, folder, notes):
+                yield run
+
+
+# ---- trainings ---------------------------------------------------------------------------
+
+
+def _read_training(given: Path, folder: Path, notes: list[str]) -> Training | None:
+    path = folder / RESULT_FILE
+    if not path.is_file():
+        notes.append(f"{folder}: the training is not finished and is left out")
+        return None
+    return _training(given, folder, _document(path), path, notes)
+
+
+def _training(
+    given: Path, folder: Path, result: Mapping[str, Any], where: Path, notes: list[str]
+) -> Training:
+    asked = _document(folder / RUN_FILE) if _is_run(folder) else {}
+    policy = _policy(folder / POLICY_FILE, notes)
+    method = _text(result, "method", where)
+    params = _whole(result, "embedding_params", where)
+    return Training(
+        given=given,
+        folder=folder,
+        dataset=_text(result, "data", where),
+        fingerprint=_text(result, "data_fingerprint", where),
+        method=method,
+        seed=_whole(result, "seed", where),
+        params=params,
+        budget=None if method in UNBUDGETED else _budget(policy, params),
+        val_auc=_number(result, "val_auc", where),
+        test_auc=_number(result, "test_auc", where),
+        test_logloss=_number(result, "test_logloss", where),
+        epochs=_whole(result, "epochs", where),
+        seconds_per_epoch=_number(result, "seconds_per_epoch", where),
+        search_seconds=_number(result, "search_seconds", where),
+        description=_text(result, "policy", where),
+        command=_text(result, "command", where),
+        environment=_mapping(result, "environment", where),
+        settings={key: asked[key] for key in ("model", "fit") if key in asked},
+        data=Path(asked["data"]) if "data" in asked else None,
+        policy=policy,
+        curve=tuple(_curve(folder / METRICS_FILE, notes)),
+    )
+
+
+def _budget(policy: Policy | None, params: int) -> int:
+    """The budget asked for, which may exceed ``params`` by less than a row; else ``params``."""
+    if policy is None:
+        return params
+    origin = policy.provenance
+    arguments = origin.get("arguments")
+    asked = origin.get("params", arguments.get("params") if isinstance(arguments, dict) else None)
+    widest = max(t.dim for t in policy.tables)
+    return asked if isinstance(asked, int) and params <= asked < params + widest else params
+
+
+def _curve(path: Path, notes: list[str]) -> Iterator[Epoch]:
+    for document in _lines(path, notes):
+        if document.get("event") == "epoch":
+            yield Epoch(
+                _whole(document, "epoch", path) + 1,
+                _number(document, "train_loss", path),
+                _number(document, "val_auc", path),
+            )
+
+
+# ---- searches ----------------------------------------------------------------------------
+
+
+def _read_search(given: Path, folder: Path, notes: list[str]) -> Search | None:
+    path, run = folder / SEARCH_FILE, folder / RUN_FILE
+    if not path.is_file():
+        notes.append(f"{folder}: the search is not finished and is left out")
+        return None
+    found, asked = _document(path), _document(run)
+    seo = _mapping(asked, "seo", run)
+    candidates = [
+        Candidate(
+            name,
+            _number(scores, "val_auc", path),
+            _number(scores, "gain", path),
+            _number(scores, "standard_error", path),
+            _whole(scores, "params", path),
+            _number(scores, "seconds", path),
+        )
+        for name, scores in _mapping(found, "run_off", path).items()
+    ]
+    policies = {
+        file.stem: policy
+        for file in sorted(folder.glob("candidates/*.json"))
+        if (policy := _policy(file, notes))
+    }
+    return Search(
+        given=given,
+        folder=folder,
+        fingerprint=_text(asked, "data_fingerprint", run),
+        seed=_whole(_mapping(asked, "fit", run), "seed", run),
+        budget=_whole(seo, "budget_rows", run) * _whole(seo, "dim", run),
+        winner=_text(found, "winner", path),
+        candidates=tuple(sorted(candidates, key=lambda c: -c.val_auc)),
+        attentions=tuple(
+            _attention(width, entry, path)
+            for width, entry in _mapping(found, "searches", path).items()
+        ),
+        seconds=_number(found, "seconds", path),
+        command=_text(found, "command", path),
+        environment=_mapping(found, "environment", path),
+        settings={k: asked[k] for k in ("seo", "run_off", "model", "fit") if asked.get(k)},
+        data=Path(asked["data"]) if "data" in asked else None,
+        policy=_policy(folder / POLICY_FILE, notes),
+        policies=policies,
+    )
+
+
+def _attention(width: str, entry: Mapping[str, Any], where: Path) -> Attention:
+    try:
+        features = tuple(str(name) for name in entry["features"])
+        values = tuple(tuple(float(a) for a in row) for row in entry["attention"])
+        if len(values) != len(features) or len({len(row) for row in values}) != 1:
+            raise ValueError(f"{len(features)} features, {len(values)} rows of attention")
+        return Attention(
+            int(width), features, values, float(entry["val_auc"]), float(entry["seconds"])
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ReportError(f"{where}: searches[{width!r}] is no attention ({error!r})") from error
+
+
+# ---- files -------------------------------------------------------------------------------
+
+
+def _policy(path: Path, notes: list[str]) -> Policy | None:
+    if not path.is_file():
+        return None
+    try:
+        return Policy.load(path)
+    except PolicyError as error:
+        notes.append(f"the policy is left out: {error}")
+        return None
+
+
+def _document(path: Path) -> Mapping[str, Any]:
+    try:
+        document = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ReportError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReportError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(document, dict):
+        raise ReportError(f"{path}: a JSON {type(document).__name__}; allowed: an object")
+    return document
+
+
+def _lines(path: Path, notes: list[str]) -> Iterator[Mapping[str, Any]]:
+    """The objects in a file of JSON lines; none if it is absent, damaged lines are noted."""
+    if not path.is_file():
+        return
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+        try:
+            document = json.loads(line)
+        except json.JSONDecodeError:
+            document = None
+        if isinstance(document, dict):
+            yield document
+        elif line.strip():
+            notes.append(f"{path}:{number}: an unreadable line is left out")
+
+
+def _get(document: Mapping[str, Any], key: str, where: Path, kind: type, called: str) -> Any:
+    if key not in document:
+        raise ReportError(f"{where}: no {key!r} here; the file is of another release, or cut short")
+    value = document[key]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ReportError(f"{where}: {key} is {value!r:.60}; allowed: {called}")
+    return value
+
+
+def _text(document: Mapping[str, Any], key: str, where: Path) -> str:
+    return str(_get(document, key, where, str, "a string"))
+
+
+def _whole(document: Mapping[str, Any], key: str, where: Path) -> int:
+    return int(_get(document, key, where, int, "a whole number"))
+
+
+def _number(document: Mapping[str, Any], key: str, where: Path) -> float:
+    return float(_get(document, key, where, int | float, "a number"))  # type: ignore[arg-type]
+
+
+def _mapping(document: Mapping[str, Any], key: str, where: Path) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = _get(document, key, where, dict, "an object")
+    return found
