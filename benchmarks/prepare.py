@@ -4,9 +4,9 @@
 
 A made-up file in Criteo's format (Zipf tokens, the set's own numbers of distinct values, missing
 cells) is written to a temporary folder. Each variant prepares it in a process of its own;
-printed are rows/s over the whole command, the peak resident memory of that process, the size on
-disk, and how fast one thread decodes the shards. The goal is 60,000 rows/s on two cores and
-under 2 GB.
+printed are rows/s over the whole preparation (imports left out), the peak resident memory of that
+process, the size on disk, and how fast Arrow, with its threads, decodes the training shards. The
+goal is 60,000 rows/s on two cores and under 2 GB.
 """
 
 from __future__ import annotations

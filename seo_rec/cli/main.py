@@ -16,6 +16,7 @@ from seo_rec.cli import options as opt
 from seo_rec.cli.doctor import doctor
 from seo_rec.cli.jobs import job_applier, job_search
 from seo_rec.cli.prepare import app as prepare_app
+from seo_rec.stack import StackError
 
 app = typer.Typer(
     name="seo-rec",
@@ -330,16 +331,21 @@ def quiet_libraries() -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake gives one message and exit status 2."""
-    from seo_rec.errors import USER_ERRORS
-
     try:
         app()
-    except USER_ERRORS as error:
+    except StackError as error:
         typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        sys.exit(1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except Exception as error:
+        from seo_rec.errors import USER_ERRORS  # imports torch: only once something went wrong
+
+        if not isinstance(error, USER_ERRORS):
+            raise
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

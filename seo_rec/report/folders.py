@@ -30,7 +30,7 @@ UNBUDGETED = ("collisionless",)  # methods whose size follows the data, not the 
 
 
 class ReportError(ValueError):
-    """A folder that no report can be made of; the message says what it holds and what is allowed."""
+    """A folder that gives no report; the message says what it holds and what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ class Training:
     search_seconds: float
     description: str
     command: str
-    environment: Mapping[str, Any] = field(hash=False)
-    settings: Mapping[str, Any] = field(hash=False)
+    environment: Mapping[str, Any]
+    settings: Mapping[str, Any]
     data: Path | None = None
-    policy: Policy | None = field(default=None, hash=False)
+    policy: Policy | None = None
     curve: tuple[Epoch, ...] = ()
 
 
@@ -110,11 +110,11 @@ class Search:
     attentions: tuple[Attention, ...]
     seconds: float
     command: str
-    environment: Mapping[str, Any] = field(hash=False)
-    settings: Mapping[str, Any] = field(hash=False)
+    environment: Mapping[str, Any]
+    settings: Mapping[str, Any]
     data: Path | None = None
-    policy: Policy | None = field(default=None, hash=False)
-    policies: Mapping[str, Policy] = field(default_factory=dict, hash=False)
+    policy: Policy | None = None
+    policies: Mapping[str, Policy] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -162,14 +162,13 @@ def _read_one(given: Path, notes: list[str]) -> Iterator[Training | Search]:
     elif (given / RUN_FILE).is_file():
         asked = _document(given / RUN_FILE)
         kind = asked.get("kind")
+        run: Training | Search | None
         if kind == "train":
             run = _read_training(given, given, notes)
         elif kind == "search":
             run = _read_search(given, given, notes)
         else:
-            raise ReportError(
-                f"{given / RUN_FILE}: a run of kind {kind!r}; allowed: train, search"
-            )
+            raise ReportError(f"{given / RUN_FILE}: a run of kind {kind!r}; allowed: train, search")
         if run:
             yield run
     else:
@@ -210,8 +209,12 @@ def _read_comparison(given: Path, notes: list[str]) -> Iterator[Training | Searc
         for folder in sorted(given.glob(f"{part}/*")):
             if folder in seen or not _is_run(folder):
                 continue
-            reader = _read_training if part == "runs" else _read_search
-            if run := reader(given, folder, notes):
+            run: Training | Search | None
+            if part == "runs":
+                run = _read_training(given, folder, notes)
+            else:
+                run = _read_search(given, folder, notes)
+            if run:
                 yield run
 
 

@@ -1,0 +1,269 @@
+"""Which runs may be compared, and what the comparison says: means, spreads, paired differences."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import scipy.stats
+
+from seo_rec.policy import Policy
+from seo_rec.report.folders import Records, Search, Training
+
+SAME_BUDGET = 0.01  # budgets this close, relatively, are one budget: methods waste part of a row
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation (n - 1; NaN for one value) of ``n`` values."""
+
+    mean: float
+    sd: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of ``n`` paired differences, its standard error sd / sqrt(n), and the t-test's p."""
+
+    mean: float
+    standard_error: float
+    p: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method of a comparison; ``at_budget`` is False for a method that has none."""
+
+    method: str
+    at_budget: bool
+    searched: bool
+    params: Spread
+    test_auc: Spread
+    val_auc: Spread
+    test_logloss: Spread
+    seconds_per_epoch: Spread
+    epochs: Spread
+    search_seconds: Spread
+    difference: Difference | None
+    description: str
+    runs: tuple[Training, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that share data set, budget and training settings, and the searches behind them.
+
+    ``rows`` are sorted by mean test AUC, best first; ``reference`` is the method that the
+    differences are taken against, or None if there is no plain one.
+    """
+
+    title: str
+    dataset: str
+    budget: int
+    rows: tuple[Row, ...]
+    reference: Row | None
+    searches: tuple[Search, ...]
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean and sample standard deviation of at least one value."""
+    array = np.asarray(values, dtype=np.float64)
+    sd = float(array.std(ddof=1)) if len(array) > 1 else NAN
+    return Spread(float(array.mean()), sd, len(array))
+
+
+def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Difference:
+    """Paired comparison: ``d_i = values_i - reference_i``.
+
+    ``mean(d)``, ``sd(d) / sqrt(n)`` and the two-sided p-value of the paired t-test; the last two
+    are NaN for one pair, and p is NaN if all d_i are equal.
+    """
+    d = np.asarray(values, dtype=np.float64) - np.asarray(reference, dtype=np.float64)
+    if len(d) < 2:
+        return Difference(float(d.mean()), NAN, NAN, len(d))
+    error = float(d.std(ddof=1) / math.sqrt(len(d)))
+    equal = bool(np.ptp(d) <= 1e-12)
+    p = NAN if equal else float(scipy.stats.ttest_rel(values, reference).pvalue)
+    return Difference(float(d.mean()), error, p, len(d))
+
+
+def is_searched(run: Training) -> bool:
+    """Whether a search decided the run's policy; the others are plain methods."""
+    origin = run.policy.provenance if run.policy else {}
+    named = run.method == "seo" or run.method.startswith("seo-")
+    return named or "apply" in origin or "winner" in origin or origin.get("method") == "seo-search"
+
+
+def group(records: Records) -> tuple[Group, ...]:
+    """Runs sorted into comparisons: same data set, same budget, same training settings.
+
+    Data sets are the same if their fingerprints are equal, or if one comparison folder used both
+    (one random split per seed). Runs without a budget join every comparison of their data set.
+    """
+    world = _worlds(records)
+    names = {world[t.fingerprint]: t.dataset for t in reversed(records.trainings) if t.fingerprint}
+    trainings = _name_policies(records.trainings)
+    budgets = _budgets(trainings, records.searches, world)
+    keys: dict[tuple[str, int, str], list[Training]] = {}
+    for t in trainings:
+        if t.budget is not None:
+            key = (world[t.fingerprint], budgets[world[t.fingerprint], t.budget], _setup(t))
+            keys.setdefault(key, []).append(t)
+    for t in trainings:
+        if t.budget is None:
+            at = [k for k in keys if k[0] == world[t.fingerprint] and k[2] == _setup(t)]
+            for key in at or [(world[t.fingerprint], t.params, _setup(t))]:
+                keys.setdefault(key, []).append(t)
+    searches: dict[tuple[str, int, str], list[Search]] = {}
+    for s in records.searches:
+        place = (world[s.fingerprint], budgets[world[s.fingerprint], s.budget])
+        key = (*place, _setup(s))
+        if key not in keys:
+            key = next((k for k in keys if k[:2] == place), key)
+        keys.setdefault(key, [])
+        searches.setdefault(key, []).append(s)
+    groups = []
+    for key in sorted(keys, key=lambda k: (names.get(k[0], ""), k[0], k[1])):
+        alike = [k for k in keys if k[:2] == key[:2]]
+        dataset = names.get(key[0], f"data {key[0]}")
+        title = f"{dataset}, {key[1]:,} parameters"
+        if len(alike) > 1:
+            title += f" (training settings {alike.index(key) + 1} of {len(alike)})"
+        rows, reference = _rows(_unique_labels(keys[key]))
+        groups.append(Group(title, dataset, key[1], rows, reference, tuple(searches.get(key, ()))))
+    return tuple(groups)
+
+
+def _worlds(records: Records) -> dict[str, str]:
+    """Fingerprint -> the first fingerprint that stands for the same data set."""
+    world: dict[str, str] = {}
+    runs: list[Training | Search] = [*records.trainings, *records.searches]
+    first: dict[tuple[Path, str], str] = {}
+    names = {t.fingerprint: t.dataset for t in records.trainings}
+    for run in runs:
+        here = world.setdefault(run.fingerprint, run.fingerprint)
+        there = first.setdefault((run.given, names.get(run.fingerprint, "")), run.fingerprint)
+        for fingerprint, stands_for in world.items():
+            if stands_for == here:
+                world[fingerprint] = world[there]
+    return world
+
+
+def _budgets(
+    trainings: Sequence[Training], searches: Sequence[Search], world: dict[str, str]
+) -> dict[tuple[str, int], int]:
+    """(world, budget) -> the largest budget within 1% that is found there."""
+    found = {(world[t.fingerprint], t.budget) for t in trainings if t.budget is not None}
+    found |= {(world[s.fingerprint], s.budget) for s in searches}
+    stands_for: dict[tuple[str, int], int] = {}
+    last: tuple[str, int] | None = None
+    for place, budget in sorted(found, reverse=True):
+        if last is None or last[0] != place or budget < last[1] * (1 - SAME_BUDGET):
+            last = (place, budget)
+        stands_for[place, budget] = last[1]
+    return stands_for
+
+
+def _setup(run: Training | Search) -> str:
+    settings = {k: dict(v) for k, v in run.settings.items() if k in ("model", "fit")}
+    settings.get("fit", {}).pop("seed", None)
+    return json.dumps(settings, sort_keys=True)
+
+
+def _name_policies(trainings: Sequence[Training]) -> list[Training]:
+    """Runs of ``train --policy``, all called ``policy``, are named by their policy's origin."""
+    seen: dict[str, list[Policy | None]] = {}
+    named = []
+    for t in trainings:
+        if t.method == "policy":
+            origin = t.policy.provenance if t.policy else {}
+            label = f"policy ({origin.get('apply') or origin.get('method') or t.folder.name})"
+            known = seen.setdefault(label, [])
+            if t.policy not in known:
+                known.append(t.policy)
+            number = known.index(t.policy) + 1
+            t = replace(t, method=label if number == 1 else f"{label} #{number}")
+        named.append(t)
+    return named
+
+
+def _unique_labels(trainings: Sequence[Training]) -> list[Training]:
+    """Where two folders hold the same method and seed, their folder becomes part of the name."""
+    places: dict[tuple[str, int, str], set[Path]] = {}
+    for t in trainings:
+        places.setdefault((t.method, t.seed, t.fingerprint), set()).add(t.folder)
+    twice = {method for (method, _, _), folders in places.items() if len(folders) > 1}
+    names = {t.given for t in trainings if t.method in twice}
+    short = len({p.name for p in names}) == len(names)
+    return [
+        replace(t, method=f"{t.method} [{t.given.name if short else t.given}]")
+        if t.method in twice
+        else t
+        for t in trainings
+    ]
+
+
+def _rows(trainings: Sequence[Training]) -> tuple[tuple[Row, ...], Row | None]:
+    methods: dict[str, list[Training]] = {}
+    for t in sorted(trainings, key=lambda t: t.seed):
+        methods.setdefault(t.method, []).append(t)
+    rows = [_row(method, runs) for method, runs in methods.items()]
+    plain = [r for r in rows if not r.searched and r.at_budget and not math.isnan(r.val_auc.mean)]
+    reference = max(plain, key=lambda r: r.val_auc.mean, default=None)
+    if reference:
+        rows = [replace(r, difference=_difference(r, reference)) for r in rows]
+        reference = next(r for r in rows if r.method == reference.method)
+    rows.sort(key=lambda r: (math.isnan(r.test_auc.mean), -r.test_auc.mean, r.method))
+    return tuple(rows), reference
+
+
+def _row(method: str, runs: Sequence[Training]) -> Row:
+    return Row(
+        method=method,
+        at_budget=runs[0].budget is not None,
+        searched=is_searched(runs[0]),
+        params=spread([t.params for t in runs]),
+        test_auc=spread([t.test_auc for t in runs]),
+        val_auc=spread([t.val_auc for t in runs]),
+        test_logloss=spread([t.test_logloss for t in runs]),
+        seconds_per_epoch=spread([t.seconds_per_epoch for t in runs]),
+        epochs=spread([t.epochs for t in runs]),
+        search_seconds=spread([t.search_seconds for t in runs]),
+        difference=None,
+        description=_description(runs),
+        runs=tuple(runs),
+    )
+
+
+def _description(runs: Sequence[Training]) -> str:
+    """The policy in words; of a search that chose differently by seed, every choice."""
+    said: dict[str, list[int]] = {}
+    for t in runs:
+        winner = t.policy.provenance.get("winner") if t.policy else None
+        text = f"{winner}: {t.description}" if winner else t.description
+        said.setdefault(text, []).append(t.seed)
+    if len(said) == 1:
+        return next(iter(said))
+    texts = [f"{text} (seed {', '.join(map(str, seeds))})" for text, seeds in said.items()]
+    more = [f"and {len(texts) - 3} more"] if len(texts) > 4 else []
+    return "; or ".join([*texts[: 3 if more else 4], *more])
+
+
+def _difference(row: Row, reference: Row) -> Difference | None:
+    """Paired by seed and data; None for the reference itself and without a common seed."""
+    if row.method == reference.method:
+        return None
+    base = {(t.seed, t.fingerprint): t.test_auc for t in reference.runs}
+    pairs = [
+        (t.test_auc, base[t.seed, t.fingerprint])
+        for t in row.runs
+        if (t.seed, t.fingerprint) in base
+    ]
+    return paired_difference(*zip(*pairs, strict=True)) if pairs else None

@@ -1,0 +1,422 @@
+"""One self-contained HTML page: what the runs say, as an engineer wants to read it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+import seo_rec
+from seo_rec.data.vocabulary import read_vocabulary
+from seo_rec.files import write_text
+from seo_rec.policy import Ids, Policy
+from seo_rec.report import charts, folders, formats
+from seo_rec.report.collisions import Collisions, collisions
+from seo_rec.report.comparison import Group, group
+from seo_rec.report.folders import Attention, Records, Search, Training
+from seo_rec.schema import DataError, read_schema
+
+TEMPLATE = "page.html.j2"
+MAX_SLOTS = 32  # tables in a slot picture
+LOW, HIGH = (86, 180, 233), (230, 159, 0)  # below and above uniform; dark text reads on both
+FULL_COLOUR = 1.5  # attention this many times uniform, at least, has the full colour
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """One search's attention relative to uniform (1 = uniform), and the chunks it chose.
+
+    ``cells[f][c]`` is (text, CSS colour, chosen); ``sums`` is each feature's mean over its chunks.
+    """
+
+    title: str
+    note: str
+    features: tuple[str, ...]
+    chunks: tuple[str, ...]
+    cells: tuple[tuple[tuple[str, str, bool], ...], ...]
+    sums: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Which lookup of a feature reads which table: ``cells[f][t]`` is '' or lookup numbers."""
+
+    title: str
+    tables: tuple[tuple[str, str], ...]
+    features: tuple[tuple[str, int, int], ...]
+    cells: tuple[tuple[str, ...], ...]
+    dropped: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The collisions of one method's policy."""
+
+    method: str
+    seed: int
+    collisions: Collisions
+
+
+@dataclass(frozen=True)
+class Section:
+    """Everything the page shows about one group."""
+
+    anchor: str
+    group: Group
+    headline: str
+    budget_line: str
+    best: Mapping[str, float]
+    auc_chart: str
+    curves: str
+    heatmaps: tuple[tuple[int, tuple[Heatmap, ...]], ...]
+    slots: tuple[Slots, ...]
+    counted: tuple[Counted, ...]
+    collision_notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where numbers came from: a heading, and (name, value) lines."""
+
+    title: str
+    lines: tuple[tuple[str, str], ...]
+
+
+def build(runs: Sequence[Path], out: Path) -> None:
+    """Write one HTML page about ``runs``; it loads nothing, and equal runs give equal bytes.
+
+    Args:
+        runs: folders of comparisons, trainings and searches.
+        out: the page; an existing file is replaced.
+
+    Raises:
+        ReportError: see :func:`seo_rec.report.folders.read`.
+    """
+    records = folders.read(runs)
+    write_text(out, render(records, [str(run) for run in runs]))
+
+
+def render(records: Records, given: Sequence[str]) -> str:
+    """The page as text."""
+    groups = group(records)
+    mark = charts.marks(sorted({row.method for g in groups for row in g.rows}))
+    sections = [_section(i, g, mark) for i, g in enumerate(groups, 1)]
+    over_budgets = []
+    for dataset in dict.fromkeys(g.dataset for g in groups if g.rows):
+        same = [g for g in groups if g.dataset == dataset and g.rows]
+        if len({g.budget for g in same}) > 1:
+            methods = sorted({row.method for g in same for row in g.rows})
+            chart = charts.auc_against_params(same, mark)
+            over_budgets.append((dataset, chart, methods))
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(TEMPLATE).render(
+        version=seo_rec.__version__,
+        given=given,
+        records=records,
+        sections=sections,
+        over_budgets=over_budgets,
+        mark=mark,
+        origins=_origins(records),
+        f=formats,
+        isnan=math.isnan,
+    )
+
+
+def _section(number: int, found: Group, mark: Mapping[str, charts.Mark]) -> Section:
+    counted, notes = _collisions(found)
+    return Section(
+        anchor=f"g{number}",
+        group=found,
+        headline=_headline(found),
+        budget_line=_budget_line(found),
+        best=_best(found),
+        auc_chart=charts.auc_by_method(found, mark) if found.rows else "",
+        curves=charts.training_curves(found, mark),
+        heatmaps=tuple((i, _heatmaps(s)) for i, s in enumerate(found.searches)),
+        slots=tuple(_slots(title, p) for title, p in _slot_policies(found)),
+        counted=counted,
+        collision_notes=notes,
+    )
+
+
+# ---- sentences ---------------------------------------------------------------------------
+
+
+def _headline(found: Group) -> str:
+    rows = [r for r in found.rows if r.at_budget]
+    if not rows:
+        return "No method was trained at a budget here."
+    top = rows[0]
+    text = (
+        f"Best mean test AUC at the budget: {top.method}, "
+        f"{formats.plus_minus(top.test_auc.mean, top.test_auc.sd)} ({_seeds(top.test_auc.n)})"
+    )
+    if found.reference is None:
+        return text + "; there is no plain method to compare it with."
+    if top.method == found.reference.method:
+        return text + ", which is also the reference: no other method is ahead of it."
+    d = top.difference
+    if d is None:
+        return text + f"; it shares no seed with the reference {found.reference.method}."
+    if math.isnan(d.p):
+        tail = "with one seed there is no test of it" if d.n < 2 else "no test is possible"
+    elif d.p < 0.05:
+        tail = f"p {_equals(d.p)}"
+    else:
+        tail = f"p {_equals(d.p)}: within the noise of {_seeds(d.n)}"
+    gain = formats.difference(d.mean, d.standard_error)
+    return f"{text}; {gain} over the reference {found.reference.method} ({tail})."
+
+
+def _equals(p: float) -> str:
+    text = formats.p_value(p)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def _seeds(n: int) -> str:
+    return f"{n} seed" if n == 1 else f"{n} seeds"
+
+
+def _budget_line(found: Group) -> str:
+    sizes = {t.params for row in found.rows if row.at_budget for t in row.runs}
+    beside = [row.method for row in found.rows if not row.at_budget]
+    text = ""
+    if len(sizes) == 1:
+        text = f"Every method holds exactly {sizes.pop():,} embedding parameters (floats)."
+    elif sizes:
+        text = (
+            f"The budget is {found.budget:,} embedding parameters (floats); the methods hold "
+            f"{min(sizes):,} to {max(sizes):,}."
+        )
+    if beside:
+        text += f" Not at the budget, its size follows from the data: {', '.join(beside)} (†)."
+    return text.strip()
+
+
+def _best(found: Group) -> dict[str, float]:
+    """The best mean of each quality among methods at the budget; two or more methods needed."""
+    rows = [r for r in found.rows if r.at_budget]
+    if len(rows) < 2:
+        return {}
+    return {
+        "test_auc": max(r.test_auc.mean for r in rows),
+        "val_auc": max(r.val_auc.mean for r in rows),
+        "test_logloss": min(r.test_logloss.mean for r in rows),
+    }
+
+
+# ---- searches ----------------------------------------------------------------------------
+
+
+def _heatmaps(search: Search) -> tuple[Heatmap, ...]:
+    return tuple(_heatmap(search, a) for a in search.attentions)
+
+
+def _heatmap(search: Search, attention: Attention) -> Heatmap:
+    """Attention times F C, so that 1 is uniform."""
+    F, C = len(attention.features), len(attention.values[0])
+    relative = [[a * F * C for a in row] for row in attention.values]
+    logs = [abs(math.log2(r)) for row in relative for r in row if r > 0]
+    most = max([*logs, math.log2(FULL_COLOUR)])
+    chosen, note = _chosen(search, attention)
+    tables = [f"chunk{c}" for c in range(C)]
+    cells = tuple(
+        tuple(
+            (f"{r:.2f}", _shade(r, most), (name, t) in chosen)
+            for r, t in zip(row, tables, strict=True)
+        )
+        for name, row in zip(attention.features, relative, strict=True)
+    )
+    means = [sum(row) / C for row in relative]
+    return Heatmap(
+        f"chunks of {attention.chunk_dim} floats; search model: validation AUC "
+        f"{formats.number(attention.val_auc, 5)}, {formats.seconds(attention.seconds)} s",
+        note,
+        attention.features,
+        tuple(tables),
+        cells,
+        tuple((f"{m:.2f}", _shade(m, most)) for m in means),
+    )
+
+
+def _chosen(search: Search, attention: Attention) -> tuple[set[tuple[str, str]], str]:
+    """(feature, table) pairs taken from this attention, and which policy took them."""
+    prefix = f"seo-{attention.chunk_dim}-"
+    if not search.candidates:
+        policy, note = search.policy, "outlined: chosen by the search"
+    elif search.winner.startswith(prefix) and search.winner.endswith("-exact"):
+        policy, note = search.policies.get(search.winner), f"outlined: chosen, {search.winner}"
+    else:
+        names = [n for n in search.policies if n.startswith(prefix) and n.endswith("-exact")]
+        score = {c.name: c.val_auc for c in search.candidates}
+        name = max(names, key=lambda n: score.get(n, 0.0), default="")
+        policy, note = search.policies.get(name), f"outlined: the chunks of candidate {name}"
+    if policy is None:
+        return set(), ""
+    return {(f.name, k.table) for f in policy.features for k in f.lookups}, note
+
+
+def _shade(relative: float, most: float) -> str:
+    """White at 1, orange above, blue below, on a logarithmic scale that ends at 2^most."""
+    level = -1.0 if relative <= 0 else max(-1.0, min(1.0, math.log2(relative) / most))
+    colour = HIGH if level > 0 else LOW
+    red, green, blue = (round(255 + abs(level) * (c - 255)) for c in colour)
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _slot_policies(found: Group) -> list[tuple[str, Policy]]:
+    """The searched policies worth a picture: of trained methods, else of the searches."""
+    pictures = []
+    for row in found.rows:
+        first = row.runs[0]
+        if row.searched and first.policy:
+            winner = first.policy.provenance.get("winner")
+            note = f", which is candidate {winner}" if winner and winner != "seo" else ""
+            pictures.append((f"{row.method}, seed {first.seed}{note}", first.policy))
+    if pictures:
+        return [(t, p) for t, p in pictures if len(p.tables) <= MAX_SLOTS]
+    for search in found.searches:
+        score = {c.name: c.val_auc for c in search.candidates}
+        if search.policy:
+            pictures.append((f"seed {search.seed}: winner, {search.winner}", search.policy))
+        for ending, called in (("-exact", "exact"), ("-round-robin", "round-robin")):
+            names = [n for n in search.policies if n.endswith(ending) and n != search.winner]
+            if names:
+                name = max(names, key=lambda n: score.get(n, 0.0))
+                title = f"seed {search.seed}: best {called} candidate, {name}"
+                pictures.append((title, search.policies[name]))
+    return [(t, p) for t, p in pictures if len(p.tables) <= MAX_SLOTS]
+
+
+def _slots(title: str, policy: Policy) -> Slots:
+    cells = tuple(
+        tuple(
+            ", ".join(str(j) for j, k in enumerate(f.lookups, 1) if k.table == t.name)
+            for t in policy.tables
+        )
+        for f in policy.features
+    )
+    return Slots(
+        title,
+        tuple((t.name, f"{t.num_rows:,} × {t.dim}") for t in policy.tables),
+        tuple((f.name, len(f.lookups), policy.width(f)) for f in policy.features),
+        cells,
+        policy.dropped,
+    )
+
+
+# ---- collisions --------------------------------------------------------------------------
+
+
+def _collisions(found: Group) -> tuple[tuple[Counted, ...], tuple[str, ...]]:
+    """Of the first seed of every method whose policy and data set are still there."""
+    counted, notes = [], []
+    vocabularies: dict[Path, dict[str, Ids]] = {}
+    for row in found.rows:
+        run = next((t for t in row.runs if t.policy and t.data), None)
+        if run is None or run.policy is None or run.data is None:
+            notes.append(f"{row.method}: its policy.json or run.json is not there")
+            continue
+        try:
+            _check_data(run)
+            known = vocabularies.setdefault(run.data, {})
+            for f in run.policy.features:
+                if f.name not in known:
+                    known[f.name] = read_vocabulary(run.data, f.name)[0]
+            counted.append(Counted(row.method, run.seed, collisions(run.policy, known)))
+        except (DataError, ValueError, OSError) as error:
+            notes.append(f"{row.method}: {error}")
+    return tuple(counted), tuple(notes)
+
+
+def _check_data(run: Training) -> None:
+    assert run.data is not None
+    if not run.data.is_dir():
+        raise DataError(f"the data set {run.data} is not there any more")
+    if (now := read_schema(run.data).fingerprint) != run.fingerprint:
+        raise DataError(
+            f"the data set {run.data} has changed since: fingerprint {now}, trained on "
+            f"{run.fingerprint}"
+        )
+
+
+# ---- provenance --------------------------------------------------------------------------
+
+
+def _origins(records: Records) -> list[Origin]:
+    """Per folder given: commands, data, environments and settings, each said once."""
+    places: dict[Path, list[Training | Search]] = {}
+    runs: list[Training | Search] = [*records.trainings, *records.searches]
+    for run in runs:
+        places.setdefault(run.given, []).append(run)
+    origins = []
+    for given, members in places.items():
+        lines: list[tuple[str, str]] = []
+        trained = sum(isinstance(m, Training) for m in members)
+        lines.append(("runs", f"{trained} trainings, {len(members) - trained} searches"))
+        lines += [("command", text) for text in dict.fromkeys(m.command for m in members)]
+        lines += [("data", text) for text in dict.fromkeys(_data_line(m) for m in members)]
+        lines += _environment_lines(members)
+        lines += _settings_lines(members)
+        origins.append(Origin(str(given), tuple(lines)))
+    return origins
+
+
+def _data_line(run: Training | Search) -> str:
+    text = f"fingerprint {run.fingerprint}"
+    if isinstance(run, Training):
+        text = f"{run.dataset}, {text}"
+    if run.data is None:
+        return text
+    text += f", {run.data}"
+    try:
+        schema = read_schema(run.data)
+    except (DataError, OSError):
+        return text + " (not there any more)"
+    if schema.fingerprint != run.fingerprint:
+        return text + f" (changed since: now {schema.fingerprint})"
+    rows = ", ".join(f"{split} {n:,}" for split, n in schema.num_rows.items())
+    ids = sum(c.vocab_size or 0 for c in schema.features)
+    return (
+        f"{schema.dataset}, fingerprint {run.fingerprint}, {run.data}: rows {rows}; "
+        f"{len(schema.features)} features with {ids:,} training ids, "
+        f"{len(schema.numeric)} numeric columns"
+    )
+
+
+def _environment_lines(members: Sequence[Training | Search]) -> list[tuple[str, str]]:
+    """One line per distinct machine and code state; dates as a range."""
+    dates: dict[str, list[str]] = {}
+    for run in members:
+        stamp = dict(run.environment)
+        date = str(stamp.pop("date", "unknown date"))
+        dates.setdefault(_plain(stamp), []).append(date)
+    return [
+        ("environment", f"{text}; {min(seen)}" + (f" to {max(seen)}" if len(set(seen)) > 1 else ""))
+        for text, seen in dates.items()
+    ]
+
+
+def _settings_lines(members: Sequence[Training | Search]) -> list[tuple[str, str]]:
+    lines: dict[tuple[str, str], None] = {}
+    for run in members:
+        for part, values in run.settings.items():
+            shown = {k: v for k, v in values.items() if not (part == "fit" and k == "seed")}
+            lines[f"settings: {part}", _plain(shown)] = None
+    seeds = sorted({run.seed for run in members})
+    return [("seeds", ", ".join(map(str, seeds))), *lines]
+
+
+def _plain(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {v if isinstance(v, str) else json.dumps(v)}" for k, v in values.items())
