@@ -2,7 +2,7 @@
 
 From a clone: ``torchx run components/seo.py:search``; from an installed package:
 ``torchx run seo.search``. Arguments after ``--`` are appended to the job's own command, so
-``torchx run components/seo.py:search -- --seed 1`` reaches ``seo-rec job-search --seed 1``.
+``torchx run components/seo.py:search -- --dim 32`` reaches ``seo-rec search --dim 32``.
 
 TorchX runs this file inside one of its own modules and reads the signatures itself: it knows
 ``typing.Optional`` and plain types, and neither ``X | None`` nor postponed annotations.
@@ -10,7 +10,7 @@ TorchX runs this file inside one of its own modules and reads the signatures its
 
 import os
 import sys
-from typing import Dict, List, Optional, Union
+from typing import List, Optional, Union
 
 import torchx.specs as specs
 
@@ -58,20 +58,17 @@ def search(
     *script_args: str,
     data: Optional[str] = None,
     out: Optional[str] = None,
-    seed: Optional[int] = None,
     j: str = "1x1",
 ) -> specs.AppDef:
     """Searches which tables each feature reads; on the synthetic data set by default.
 
     Args:
-        script_args: further options of `seo-rec job-search`
+        script_args: further options of `seo-rec search`
         data: prepared data set; default: the synthetic one, made if absent
         out: folder of the search; default: runs/torchx/search
-        seed: seed of the search; default: 0
         j: {nnodes}x{nproc_per_node}
     """
-    options = _options({"data": data, "out": out, "seed": seed})
-    role = _torchrun(j, "job-search", *options, *script_args)
+    role = _torchrun(j, "job-search", *_options({"data": data, "out": out}), *script_args)
     return specs.AppDef(name="seo-search", roles=[role])
 
 
@@ -80,19 +77,21 @@ def applier(
     data: Optional[str] = None,
     search: Optional[str] = None,
     out: Optional[str] = None,
-    seed: Optional[int] = None,
+    strategy: str = "exact",
+    j: str = "1x1",
 ) -> specs.AppDef:
-    """Applies the policy of a search; searches first where there is none.
+    """Applies the policy of a search and trains it from scratch; searches first if need be.
 
     Args:
-        script_args: further options of `seo-rec job-applier`
-        data: prepared data set, for the search; default: the synthetic one, made if absent
+        script_args: further options of `seo-rec train`
+        data: prepared data set; default: that of the search
         search: folder of the search; default: runs/torchx/search
-        out: folder of the applied policy; default: runs/torchx/applied
-        seed: seed of the search; default: 0
+        out: folder of the applier's run; default: runs/torchx/applier
+        strategy: exact or round-robin
+        j: {nnodes}x{nproc_per_node}
     """
-    options = _options({"data": data, "search": search, "out": out, "seed": seed})
-    role = _role("job-applier", _command("job-applier", *options, *script_args))
+    given = {"data": data, "search": search, "out": out, "strategy": strategy}
+    role = _torchrun(j, "job-applier", *_options(given), *script_args)
     return specs.AppDef(name="seo-applier", roles=[role])
 
 

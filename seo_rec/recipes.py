@@ -20,13 +20,14 @@ import torch
 
 from seo_rec import apply, methods
 from seo_rec.data.stream import Stream
+from seo_rec.data.synthetic import synthetic
 from seo_rec.data.vocabulary import read_vocabulary
 from seo_rec.environment import stamp
 from seo_rec.files import append_line, write_json
 from seo_rec.metrics import Metrics, auc_gain
 from seo_rec.model import ModelSettings, RecModel, build_model
 from seo_rec.policy import Policy
-from seo_rec.schema import Schema, read_schema
+from seo_rec.schema import SCHEMA_FILE, Schema, read_schema
 from seo_rec.search import seo
 from seo_rec.train import FitResult, FitSettings, evaluate, fit, make_optimizers
 from seo_rec.train.checkpoint import load_tensors
@@ -532,6 +533,34 @@ def _compare_one(comparison: Comparison, method: str, data: Path, seed: int, out
         resume=True,
         search_seconds=searched,
     )
+
+
+# ---- the main job on made-up data ----------------------------------------------------------
+
+DEMO_METHODS = ("separate", "monolithic", "multi-size", "seo-exact", "seo-rr", "seo")
+
+
+def demo(out: Path, *, quick: bool = False, seed: int = 0) -> list[Run]:
+    """Prepare synthetic data, search, apply, train the applier and its rivals at one budget.
+
+    The data have features of very different worth, so that how they share the budget matters.
+    Called again it goes on where it stopped. ``quick`` only shows that everything works.
+    """
+    data = out / "data"
+    if not (data / SCHEMA_FILE).exists():
+        synthetic(data, rows=8_000 if quick else 150_000, seed=seed + 1, progress=True)
+    comparison = Comparison(
+        data=(data,),
+        methods=DEMO_METHODS,
+        settings=seo.SeoSettings(budget_rows=500 if quick else 4000),
+        seeds=1 if quick else 2,
+        first_seed=seed,
+        fit=FitSettings(
+            epochs=2 if quick else 12, batch_size=512, row_lr=1e-3, dense_lr=1e-3, log_every=50
+        ),
+        run_off=RunOff(epochs=1 if quick else 6, chunk_dims=(8,), trivial_lookups=(2, 4)),
+    )
+    return compare(comparison, out / "compare")
 
 
 # ---- run folders -------------------------------------------------------------------------

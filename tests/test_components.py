@@ -22,13 +22,13 @@ FILE = ROOT / "components" / "seo.py"
 CASES = {
     "search": ([], "job-search"),
     "search all": (
-        ["--data", "D", "--out", "R", "--seed", "3", "--", "--rows", "500"],
-        "job-search --data D --out R --seed 3 --rows 500",
+        ["--data", "D", "--out", "R", "--", "--seed", "3"],
+        "job-search --data D --out R --seed 3",
     ),
-    "applier": ([], "job-applier"),
+    "applier": ([], "job-applier --strategy exact"),
     "applier all": (
         ["--data", "D", "--search", "R", "--out", "O"],
-        "job-applier --data D --search R --out O",
+        "job-applier --data D --search R --out O --strategy exact",
     ),
     "prepare": (["--data_set", "synthetic", "--out", "D"], "prepare synthetic --out D"),
     "prepare raw": (

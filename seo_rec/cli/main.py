@@ -14,7 +14,7 @@ import typer
 
 from seo_rec.cli import options as opt
 from seo_rec.cli.doctor import doctor
-from seo_rec.cli.jobs import job_applier, job_search
+from seo_rec.cli.jobs import FURTHER_OPTIONS, job_applier, job_search
 from seo_rec.cli.prepare import app as prepare_app
 from seo_rec.stack import StackError
 
@@ -318,8 +318,8 @@ def demo(
 
 
 app.command()(doctor)
-app.command(hidden=True)(job_search)
-app.command(hidden=True)(job_applier)
+app.command(hidden=True, context_settings=FURTHER_OPTIONS)(job_search)
+app.command(hidden=True, context_settings=FURTHER_OPTIONS)(job_applier)
 
 
 def quiet_libraries() -> None:

@@ -14,7 +14,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_common import PoolingMode
 from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from seo_rec.embed.remap import Remap, lookup_key
 from seo_rec.policy import Policy
@@ -73,10 +73,7 @@ class RowEmbedding(nn.Module):
         super().__init__()
         self.policy = policy
         self.remap = Remap(policy)
-        weighted = False
-        self.ebc = EmbeddingBagCollection(
-            tables=table_configs(policy), is_weighted=weighted, device=device
-        )
+        self.ebc = EmbeddingBagCollection(tables=table_configs(policy), device=device)
         if device is None or device.type != "meta":
             for bag in self.ebc.embedding_bags.values():
                 nn.init.uniform_(bag.weight, -init_scale, init_scale)
@@ -192,7 +189,7 @@ def _running_sum(values: Sequence[int]) -> list[int]:
 
 
 @torch.fx.wrap  # type: ignore[untyped-decorator]
-def _in_order(pooled: torch.Tensor, keys: list[str]) -> torch.Tensor:
+def _in_order(pooled: KeyedTensor, keys: list[str]) -> torch.Tensor:
     starts = dict(zip(pooled.keys(), pooled.offset_per_key(), strict=False))
     sizes = dict(zip(pooled.keys(), pooled.length_per_key(), strict=True))
     columns = torch.cat([torch.arange(starts[k], starts[k] + sizes[k]) for k in keys])

@@ -122,7 +122,7 @@ def group(records: Records) -> tuple[Group, ...]:
             for key in at or [(world[t.fingerprint], t.params, _setup(t))]:
                 keys.setdefault(key, []).append(t)
     searches: dict[tuple[str, int, str], list[Search]] = {}
-    for s in records.searches:
+    for s in sorted(records.searches, key=lambda s: (not s.candidates, s.seed)):
         place = (world[s.fingerprint], budgets[world[s.fingerprint], s.budget])
         key = (*place, _setup(s))
         if key not in keys:

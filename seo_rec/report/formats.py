@@ -49,8 +49,8 @@ def percent(share: float) -> str:
         return MISSING
     if 0 < share < 0.00005:
         return "< 0.01 %"
-    if 0.99995 <= share < 1:
-        return "> 99.99 %"
+    if 0.9995 <= share < 1:
+        return "> 99.9 %"
     return f"{100 * share:.2f} %" if share < 0.1 else f"{100 * share:.1f} %"
 
 

@@ -19,7 +19,7 @@ from seo_rec.report import charts, folders, formats
 from seo_rec.report.collisions import Collisions, collisions
 from seo_rec.report.comparison import Group, group
 from seo_rec.report.folders import Attention, Records, Search, Training
-from seo_rec.schema import DataError, read_schema
+from seo_rec.schema import SPLITS, DataError, read_schema
 
 TEMPLATE = "page.html.j2"
 MAX_SLOTS = 32  # tables in a slot picture
@@ -172,7 +172,7 @@ def _headline(found: Group) -> str:
     if math.isnan(d.p):
         tail = "with one seed there is no test of it" if d.n < 2 else "no test is possible"
     elif d.p < 0.05:
-        tail = f"p {_equals(d.p)}"
+        tail = f"p {_equals(d.p)}, not corrected for choosing the best of {len(rows)}"
     else:
         tail = f"p {_equals(d.p)}: within the noise of {_seeds(d.n)}"
     gain = formats.difference(d.mean, d.standard_error)
@@ -205,10 +205,10 @@ def _budget_line(found: Group) -> str:
 
 
 def _best(found: Group) -> dict[str, float]:
-    """The best mean of each quality among methods at the budget; two or more methods needed."""
+    """The best mean of each quality among methods at the budget; NaN for a single method."""
     rows = [r for r in found.rows if r.at_budget]
     if len(rows) < 2:
-        return {}
+        return dict.fromkeys(("test_auc", "val_auc", "test_logloss"), math.nan)
     return {
         "test_auc": max(r.test_auc.mean for r in rows),
         "val_auc": max(r.val_auc.mean for r in rows),
@@ -386,7 +386,7 @@ def _data_line(run: Training | Search) -> str:
         return text + " (not there any more)"
     if schema.fingerprint != run.fingerprint:
         return text + f" (changed since: now {schema.fingerprint})"
-    rows = ", ".join(f"{split} {n:,}" for split, n in schema.num_rows.items())
+    rows = ", ".join(f"{s} {schema.num_rows[s]:,}" for s in SPLITS if s in schema.num_rows)
     ids = sum(c.vocab_size or 0 for c in schema.features)
     return (
         f"{schema.dataset}, fingerprint {run.fingerprint}, {run.data}: rows {rows}; "
@@ -396,16 +396,21 @@ def _data_line(run: Training | Search) -> str:
 
 
 def _environment_lines(members: Sequence[Training | Search]) -> list[tuple[str, str]]:
-    """One line per distinct machine and code state; dates as a range."""
+    """One line per state of the code and one per machine; dates as a range."""
+    codes: dict[str, None] = {}
     dates: dict[str, list[str]] = {}
     for run in members:
         stamp = dict(run.environment)
+        sha, dirty = stamp.pop("git_sha", None), stamp.pop("git_dirty", None)
+        state = {True: ", with uncommitted changes", False: ""}.get(dirty, ", state unknown")
+        codes[f"git {sha}{state}" if sha else "git sha unknown"] = None
         date = str(stamp.pop("date", "unknown date"))
         dates.setdefault(_plain(stamp), []).append(date)
-    return [
-        ("environment", f"{text}; {min(seen)}" + (f" to {max(seen)}" if len(set(seen)) > 1 else ""))
-        for text, seen in dates.items()
-    ]
+    lines = [("code", text) for text in codes]
+    for text, seen in dates.items():
+        first, last = min(seen), max(seen)
+        lines += [("environment", text), ("date", first if first == last else f"{first} to {last}")]
+    return lines
 
 
 def _settings_lines(members: Sequence[Training | Search]) -> list[tuple[str, str]]:
