@@ -10,12 +10,12 @@ TorchX runs this file inside one of its own modules and reads the signatures its
 
 import os
 import sys
-from typing import List, Optional, Union
+from typing import List, Mapping, Optional, Union
 
 import torchx.specs as specs
 
 
-def _options(values: Dict[str, Union[str, int, None]]) -> List[str]:
+def _options(values: Mapping[str, Union[str, int, None]]) -> List[str]:
     """``--name value`` for each value that is given."""
     given = [(name, value) for name, value in values.items() if value is not None]
     return [part for name, value in given for part in (f"--{name}", str(value))]
