@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +157,10 @@ class Policy:
         try:
             text = path.read_text(encoding="utf-8")
             document = json.loads(
-                text, object_pairs_hook=_no_duplicate_keys, parse_constant=_no_constant
+                text,
+                object_pairs_hook=_no_duplicate_keys,
+                parse_constant=_no_constant,
+                parse_float=_finite,
             )
         except json.JSONDecodeError as error:
             raise PolicyError(
@@ -172,7 +177,7 @@ class Policy:
         """Build a policy from its JSON form; unknown keys and versions are refused."""
         keys = {"format", "version", "tables", "features", "dropped", "vocabularies", "provenance"}
         doc = _object(document, keys, where)
-        if doc["format"] != FORMAT or doc["version"] != VERSION or doc["version"] is True:
+        if doc["format"] != FORMAT or type(doc["version"]) is not int or doc["version"] != VERSION:
             raise PolicyError(
                 f"{where}: format {doc['format']!r} version {doc['version']!r}; "
                 f"this release reads {FORMAT!r} version {VERSION}"
@@ -211,8 +216,9 @@ class Policy:
         for key in ("vocabularies", "provenance"):
             if not isinstance(doc[key], dict):
                 raise PolicyError(f"{where}: {key} must be an object, got {_kind(doc[key])}")
+        most_ids = max((t.num_rows - 1 for t in tables), default=0)
         vocabularies = {
-            name: _unpack_ids(packed, f"{where}: vocabularies[{name!r}]")
+            name: _unpack_ids(packed, most_ids, f"{where}: vocabularies[{name!r}]")
             for name, packed in doc["vocabularies"].items()
         }
         try:
@@ -226,10 +232,11 @@ def split_rows(budget: int, dims: Sequence[int], weights: Sequence[float]) -> li
 
     Each table first gets ``max(1, floor(budget * w_i / sum(w) / dim_i))`` rows; what is left
     over goes row by row to the tables furthest below their share, so that less than one row of
-    the narrowest table (hence of the widest) is wasted.
+    the narrowest table (hence of the widest) is wasted. Where the floors of one row overdraw the
+    budget, the tables above them divide what is left in proportion to their weights.
 
     Raises:
-        PolicyError: the budget is smaller than one row of every table.
+        PolicyError: the budget is smaller than one row of every table, or a weight is negative.
     """
     smallest = sum(dims)
     if budget < smallest:
@@ -237,24 +244,39 @@ def split_rows(budget: int, dims: Sequence[int], weights: Sequence[float]) -> li
             f"a budget of {budget} parameters is less than one row of each of {len(dims)} tables; "
             f"the smallest feasible budget is {smallest}"
         )
-    total = float(sum(weights))
-    shares = [budget * w / total for w in weights]
+    exact = [Fraction(w) for w in weights]
+    if min(exact, default=0) < 0 or (exact and not any(exact)):
+        raise PolicyError(f"weights {list(weights)}; allowed: 0 or more, and one above 0")
+    total = sum(exact)
+    shares = [budget * w / total for w in exact]
     rows = [max(1, int(s // d)) for s, d in zip(shares, dims, strict=True)]
-    spent = sum(r * d for r, d in zip(rows, dims, strict=True))
-    while spent > budget:  # the floors of one row overdrew the budget: take from the largest
-        i = max(range(len(dims)), key=lambda j: (rows[j] * dims[j] - shares[j], rows[j] > 1))
-        if rows[i] == 1:
-            i = max(range(len(dims)), key=lambda j: rows[j])
-        take = min(rows[i] - 1, max(1, (spent - budget) // dims[i]))
-        rows[i] -= take
-        spent -= take * dims[i]
-    while True:
-        room = [j for j in range(len(dims)) if spent + dims[j] <= budget]
-        if not room:
-            return rows
+    if sum(r * d for r, d in zip(rows, dims, strict=True)) > budget:
+        shares = _shares_of_a_row_or_more(budget, dims, exact)
+        rows = [int(s // d) for s, d in zip(shares, dims, strict=True)]
+    left = budget - sum(r * d for r, d in zip(rows, dims, strict=True))
+    while room := [j for j, d in enumerate(dims) if d <= left]:
         i = max(room, key=lambda j: (shares[j] - rows[j] * dims[j], -j))
         rows[i] += 1
-        spent += dims[i]
+        left -= dims[i]
+    return rows
+
+
+def _shares_of_a_row_or_more(
+    budget: int, dims: Sequence[int], weights: Sequence[Fraction]
+) -> list[Fraction]:
+    """Tables whose share is below one row get one row; the others divide the rest by weight."""
+    shares = [Fraction(d) for d in dims]
+    above, left = list(range(len(dims))), budget
+    while True:
+        total = sum(weights[j] for j in above)
+        below = [j for j in above if left * weights[j] < dims[j] * total]
+        if not below:
+            break
+        above = [j for j in above if j not in below]
+        left -= sum(dims[j] for j in below)
+    for j in above:
+        shares[j] = left * weights[j] / total
+    return shares
 
 
 def _check(policy: Policy) -> None:
@@ -303,6 +325,8 @@ def _check(policy: Policy) -> None:
         raise PolicyError(f"tables {unread} are read by no feature; remove them")
     if twice := sorted(names & set(policy.dropped)):
         raise PolicyError(f"features {twice} are both served and dropped")
+    if len(set(policy.dropped)) < len(policy.dropped):
+        raise PolicyError(f"dropped names a feature twice: {list(policy.dropped)}")
     if not policy.features:
         raise PolicyError("the policy serves no feature")
 
@@ -311,7 +335,7 @@ def _check_vocabulary(policy: Policy, feature: Feature, table: Table) -> None:
     ids = policy.vocabularies.get(feature.name)
     if ids is None:
         raise PolicyError(f"feature {feature.name!r} uses the id address and has no vocabulary")
-    if ids.size and not bool(np.all(np.diff(ids) > 0)):
+    if ids.size and not bool(np.all(ids[1:] > ids[:-1])):
         raise PolicyError(f"the vocabulary of feature {feature.name!r} is not sorted and distinct")
     if ids.size + 1 > table.num_rows:
         raise PolicyError(
@@ -325,12 +349,18 @@ def _pack_ids(ids: Ids) -> str:
     return base64.b64encode(zlib.compress(deltas.tobytes(), 6)).decode("ascii")
 
 
-def _unpack_ids(packed: Any, where: str) -> Ids:
+def _unpack_ids(packed: Any, most_ids: int, where: str) -> Ids:
+    """Unpack at most ``most_ids`` ids, so that a small file cannot claim all the memory."""
+    most_bytes = 8 * min(max(most_ids, 1), MAX_ROWS)
     try:
         raw = zlib.decompressobj()
-        data = raw.decompress(base64.b64decode(_string(packed, where), validate=True), 2**32)
-        if raw.unconsumed_tail or not raw.eof:
-            raise ValueError("more than 2^32 bytes, or cut short")
+        packed = base64.b64decode(_string(packed, where), validate=True)
+        data = raw.decompress(packed, most_bytes + 1)
+        if not raw.eof or raw.unused_data or len(data) > most_bytes:
+            raise ValueError(
+                f"cut short, followed by other bytes, or more than {most_bytes // 8} ids, "
+                "the rows of the largest table less one"
+            )
         ids: Ids = np.cumsum(np.frombuffer(data, dtype="<i8"), dtype=np.int64)
     except (ValueError, zlib.error) as error:
         raise PolicyError(f"{where}: not packed ids ({error})") from error
@@ -347,6 +377,13 @@ def _no_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"the number {name} is not allowed")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text} is not allowed")
+    return value
 
 
 def _kind(value: Any) -> str:

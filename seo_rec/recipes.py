@@ -6,6 +6,7 @@ without ``result.json`` is unfinished and is resumed by the same call with ``res
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from seo_rec import apply, methods
@@ -33,6 +35,8 @@ from seo_rec.train import FitResult, FitSettings, evaluate, fit, make_optimizers
 from seo_rec.train.checkpoint import load_tensors
 
 log = logging.getLogger(__name__)
+
+Floats = npt.NDArray[np.float32]
 
 RESULT_FILE = "result.json"
 RUN_FILE = "run.json"
@@ -54,6 +58,7 @@ class Run:
     data_fingerprint: str
     method: str
     seed: int
+    budget: int
     embedding_params: int
     val_auc: float
     val_logloss: float
@@ -126,6 +131,7 @@ def train(
     *,
     method: str = "policy",
     resume: bool = False,
+    budget: int = 0,
     search_seconds: float = 0.0,
 ) -> Run:
     """Train ``policy`` in the run folder ``out`` and read the test split once.
@@ -156,6 +162,7 @@ def train(
         data_fingerprint=schema.fingerprint,
         method=method,
         seed=settings.seed,
+        budget=budget or policy.num_params,
         embedding_params=policy.num_params,
         val_auc=trained.result.val.auc,
         val_logloss=trained.result.val.log_loss,
@@ -218,12 +225,30 @@ def search_attention(
     settings: seo.SeoSettings,
     model_settings: ModelSettings,
     fit_settings: FitSettings,
-    out: Path | None = None,
+    out: Path,
 ) -> Searched:
-    """SEO stage 1: train the search model; its attention and its own AUC."""
-    started = time.perf_counter()
+    """SEO stage 1: train the search model; its attention and its own AUC.
+
+    Works in a folder of ``out`` named after what is asked; a result found there is taken, an
+    unfinished search is resumed.
+    """
     schema = read_schema(data)
+    asked = {
+        "kind": "attention",
+        "data": str(data),
+        "data_fingerprint": schema.fingerprint,
+        "seo": asdict(settings),
+        "model": asdict(model_settings),
+        "fit": asdict(fit_settings),
+    }
+    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+    folder = out / f"attention-{settings.chunk_dim}-seed{fit_settings.seed}-{key}"
+    open_run(folder, asked, resume=True)
     space = seo.search_space(schema, settings, fit_settings.seed)
+    if (folder / RESULT_FILE).exists():
+        found = json.loads((folder / RESULT_FILE).read_text())
+        return Searched(space, **{**found, "alpha": torch.tensor(found["alpha"])})
+    started = time.perf_counter()
     gate = seo.make_gate(schema, settings)
     model = build_model(space, len(schema.numeric), model_settings, fit_settings.seed, gate)
     train, val = _streams(data, space, fit_settings)
@@ -243,12 +268,19 @@ def search_attention(
         total_steps=fit_settings.epochs * len(train),
         warmup_steps=settings.warmup_epochs * len(train),
     )
-    result = fit(model, train, val, optimizers, fit_settings, out, logit_step, title="search")
+    result = fit(model, train, val, optimizers, fit_settings, folder, logit_step, title="search")
     test, _, _ = evaluate(model, Stream(data, "test", batch_size=EVAL_BATCH))
-    seconds = time.perf_counter() - started
-    return Searched(
-        space, gate.alpha().detach(), result.val.auc, test.auc, seconds, result.seconds_per_epoch
+    searched = Searched(
+        space,
+        gate.alpha().detach(),
+        result.val.auc,
+        test.auc,
+        time.perf_counter() - started,
+        result.seconds_per_epoch,
     )
+    record = {k: getattr(searched, k) for k in Searched.__dataclass_fields__ if k != "space"}
+    write_json(folder / RESULT_FILE, {**record, "alpha": searched.alpha.tolist()})
+    return searched
 
 
 def paper_policy(searched: Searched, settings: seo.SeoSettings, strategy: str) -> Policy:
@@ -264,7 +296,7 @@ def candidates(
     run_off: RunOff,
     model_settings: ModelSettings,
     fit_settings: FitSettings,
-    out: Path | None = None,
+    out: Path,
 ) -> tuple[dict[str, Policy], dict[int, Searched]]:
     """The policies of the run-off: trivial ones, and those selected from searches."""
     schema = read_schema(data)
@@ -279,8 +311,7 @@ def candidates(
         if settings.dim % width or settings.search_dim % width:
             continue
         of_width = replace(settings, chunk_dim=width, total_chunks=None)
-        folder = out / f"search-{width}" if out else None
-        found = search_attention(data, of_width, model_settings, fit_settings, folder)
+        found = search_attention(data, of_width, model_settings, fit_settings, out)
         searches[width] = found
         total = of_width.chosen(len(schema.features))
         for least in (0, 1):
@@ -299,17 +330,20 @@ def search(
     run_off: RunOff | None = None,
     *,
     resume: bool = False,
+    attentions: Path | None = None,
 ) -> Policy:
     """Search a policy and write it to ``out/policy.json``.
 
     Without ``run_off`` it is the paper's raw policy: the top chunks of the attention, not yet
     applied. With it, candidates and trivial policies are trained and the best on validation data
     is taken (already at the budget), so that a search never hands over a policy that is worse
-    than doing nothing.
+    than doing nothing. ``attentions`` is where searches of attention are kept, for several callers
+    to share (default: a folder in ``out``).
 
     Raises:
         RunError: ``out`` holds another run, or a run and ``resume`` is False.
     """
+    attentions = attentions or out / "attentions"
     asked = {
         "kind": "search",
         "data": str(data),
@@ -322,10 +356,9 @@ def search(
     open_run(out, asked, resume)
     if (out / POLICY_FILE).exists() and (out / SEARCH_FILE).exists():
         return Policy.load(out / POLICY_FILE)
-    started = time.perf_counter()
-    scores: dict[str, dict[str, float]] = {}
+    scores: dict[str, dict[str, Any]] = {}
     if run_off is None:
-        found = search_attention(data, settings, model_settings, fit_settings, out / "search")
+        found = search_attention(data, settings, model_settings, fit_settings, attentions)
         total = settings.chosen(found.alpha.shape[0])
         policy = seo.select(found.space, found.alpha, total, settings.min_chunks)
         searches, winner = {settings.chunk_dim: found}, "seo"
@@ -344,7 +377,9 @@ def search(
         {
             "winner": winner,
             "run_off": scores,
-            "seconds": time.perf_counter() - started,
+            "seconds": sum(s.seconds for s in searches.values())
+            + sum(s.get("seconds", 0.0) for s in scores.values()),
+            "dataset": read_schema(data).dataset,
             "searches": {
                 str(width): {
                     "features": [f.name for f in s.space.features],
@@ -378,44 +413,64 @@ def _run_off(
     model_settings: ModelSettings,
     fit_settings: FitSettings,
     out: Path,
-) -> tuple[str, dict[str, dict[str, float]]]:
+) -> tuple[str, dict[str, dict[str, Any]]]:
     """Train every candidate, score it on validation rows, and name the winner.
 
     Equal policies are trained once. The best trivial policy wins unless a searched one beats it by
-    ``standard_errors`` of the paired difference.
+    ``standard_errors`` of the paired difference. A candidate already scored in ``out`` is not
+    trained again.
     """
+    scored = out.parent / "scores"
+    scored.mkdir(parents=True, exist_ok=True)
     short = replace(fit_settings, epochs=min(run_off.epochs, fit_settings.epochs))
-    scores: dict[str, dict[str, float]] = {}
-    outcomes: dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], float, float]] = {}
+    scores: dict[str, dict[str, Any]] = {}
+    logits: dict[str, Floats] = {}
+    labels = labels_of(data, "val")
     seen: dict[Policy, str] = {}
     for name, policy in policies.items():
         if policy in seen:
-            log.info("%s is the same policy as %s", name, seen[policy])
+            scores[name] = {"same_as": seen[policy], "params": policy.num_params}
             continue
         seen[policy] = name
-        policy.save(out / f"{name}.json")
-        trained = train_model(data, policy, model_settings, short, title=name)
-        columns = [f.name for f in policy.features]
-        metrics, z, y = evaluate(
-            trained.model, Stream(data, "val", batch_size=EVAL_BATCH, columns=columns)
-        )
-        outcomes[name] = (z, y, metrics.auc, trained.seconds)
-        log.info("candidate %s: validation AUC %.5f", name, metrics.auc)
-    trivial = max((n for n in outcomes if n.startswith("trivial")), key=lambda n: outcomes[n][2])
+        score, saved = scored / f"{name}.json", scored / f"{name}.npy"
+        if not score.exists():
+            policy.save(out / f"{name}.json")
+            trained = train_model(data, policy, model_settings, short, title=name)
+            columns = [f.name for f in policy.features]
+            stream = Stream(data, "val", batch_size=EVAL_BATCH, columns=columns)
+            metrics, z, _ = evaluate(trained.model, stream)
+            np.save(saved, z, allow_pickle=False)
+            write_json(
+                score,
+                {
+                    "val_auc": metrics.auc,
+                    "params": policy.num_params,
+                    "seconds": trained.seconds,
+                },
+            )
+        scores[name] = json.loads(score.read_text())
+        logits[name] = np.load(saved, allow_pickle=False)
+        log.info("candidate %s: validation AUC %.5f", name, scores[name]["val_auc"])
+    trivial = max((n for n in logits if n.startswith("trivial")), key=lambda n: _auc(scores[n]))
     winner, best = trivial, 0.0
-    for name, (z, y, auc, seconds) in outcomes.items():
-        gain, error = auc_gain(z, outcomes[trivial][0], y)
-        scores[name] = {
-            "val_auc": auc,
-            "gain": gain,
-            "standard_error": error,
-            "params": policies[name].num_params,
-            "seconds": seconds,
-        }
+    for name, z in logits.items():
+        gain, error = auc_gain(z, logits[trivial], labels)
+        scores[name] |= {"gain": gain, "standard_error": error}
         if gain > max(best, run_off.standard_errors * error):
             winner, best = name, gain
     log.info("the run-off chose %s", winner)
     return winner, scores
+
+
+def _auc(score: Mapping[str, Any]) -> float:
+    return float(score["val_auc"])
+
+
+def labels_of(data: Path, split: str) -> Floats:
+    """Labels of a split in file order, float32 (rows,)."""
+    any_feature = read_schema(data).features[0].name
+    stream = Stream(data, split, batch_size=EVAL_BATCH, columns=[any_feature])
+    return np.concatenate([batch.labels_B.numpy() for batch in stream])
 
 
 # ---- comparison --------------------------------------------------------------------------
@@ -424,7 +479,7 @@ def _run_off(
 def method_policy(
     method: str, data: Path, params: int, dim: int, chunk_dim: int, seed: int
 ) -> Policy:
-    """The policy of a plain method by its ``compare`` name.
+    """The policy of a plain method by its ``compare`` name; the budget is in parameters.
 
     ``separate``, ``separate-cardinality``, ``monolithic``, ``multi-size`` (``dim / chunk_dim``
     lookups), ``multi-size-K`` (K lookups), ``collisionless`` (its size is its own).
@@ -441,13 +496,17 @@ def method_policy(
         return methods.monolithic(schema, params, dim, seed=seed)
     if method == "multi-size":
         return methods.multi_size(schema, params, dim, lookups=dim // chunk_dim, seed=seed)
-    if method.startswith("multi-size-") and method.removeprefix("multi-size-").isdigit():
+    if _is_multi_size(method):
         k = int(method.removeprefix("multi-size-"))
         return methods.multi_size(schema, params, dim, lookups=k, seed=seed)
     if method == "collisionless":
         vocabularies = {c.name: read_vocabulary(data, c.name)[0] for c in schema.features}
         return methods.collisionless(schema, dim, vocabularies)
     raise ValueError(f"method {method!r}; allowed: {', '.join(METHODS)}")
+
+
+def _is_multi_size(method: str) -> bool:
+    return method.startswith("multi-size-") and method.removeprefix("multi-size-").isdigit()
 
 
 PLAIN_METHODS = (
@@ -483,8 +542,21 @@ class Comparison:
 def compare(comparison: Comparison, out: Path) -> list[Run]:
     """Run what is not yet in ``out/results.jsonl``, and return all its lines.
 
-    Resumable: called again with the same ``out`` it goes on where it stopped.
+    Resumable: called again with the same ``out`` it goes on where it stopped; more methods and
+    seeds may be asked for.
+
+    Raises:
+        RunError: ``out`` holds a comparison with other data or settings.
+        ValueError: an unknown method.
     """
+    for method in comparison.methods:
+        if method not in METHODS and not _is_multi_size(method):
+            raise ValueError(f"method {method!r}; allowed: {', '.join(METHODS)}")
+    asked = asdict(comparison)
+    for growing in ("methods", "seeds", "first_seed"):
+        asked.pop(growing)
+    asked |= {"kind": "compare", "data": [str(d) for d in comparison.data]}
+    open_run(out, asked, resume=True)
     results = out / "results.jsonl"
     done = {(r.method, r.seed): r for r in read_runs(results)} if results.exists() else {}
     runs: list[Run] = []
@@ -515,6 +587,7 @@ def _compare_one(comparison: Comparison, method: str, data: Path, seed: int, out
             fit_settings,
             None if raw else comparison.run_off,
             resume=True,
+            attentions=out / "attentions",
         )
         if raw:
             policy = apply.STRATEGIES[SEO_METHODS[method]](policy, settings.params)
@@ -531,6 +604,7 @@ def _compare_one(comparison: Comparison, method: str, data: Path, seed: int, out
         fit_settings,
         method=method,
         resume=True,
+        budget=settings.params,
         search_seconds=searched,
     )
 
@@ -607,12 +681,15 @@ def describe(policy: Policy) -> str:
     lookups = ", ".join(f"{n} features x {k}" for k, n in sorted(counts.items(), reverse=True))
     sizes = sorted({(t.num_rows, t.dim) for t in policy.tables})
     tables = ", ".join(f"{r}x{d}" for r, d in sizes[:3]) + (", ..." if len(sizes) > 3 else "")
-    return f"{len(policy.tables)} tables ({tables}); {lookups}"
+    noun = "table" if len(policy.tables) == 1 else "tables"
+    return f"{len(policy.tables)} {noun} ({tables}); {lookups}"
 
 
 def command_line() -> str:
-    """The command that started this process, without machine paths."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command that started this process, as a user would type it."""
+    program = Path(sys.argv[0])
+    name = "seo-rec" if program.name in ("seo-rec", "__main__.py") else program.name
+    return " ".join([name, *sys.argv[1:]])
 
 
 def _streams(data: Path, policy: Policy, settings: FitSettings) -> tuple[Stream, Stream]:

@@ -39,11 +39,19 @@ from seo_rec.schema import SCHEMA_FILE, DataError, Schema, read_schema
 
 CACHES = ("auto", "memory", "none")
 CACHE_LIMIT_BYTES = 1 << 30
+WINDOW_BYTES = 1 << 28
+ROW_GROUP_ROWS = 16_384
 STATE_VERSION = 1
 THREAD_NAME = "seo-rec-stream"
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+
+
+def _default_window(schema: Schema) -> int:
+    """Row groups of ``WINDOW_BYTES`` together, 1 to 64: a function of the columns alone."""
+    per_row = sum(8 * max(1.0, c.lookups_per_row) for c in schema.columns) + 4
+    return int(min(64, max(1, WINDOW_BYTES // (per_row * ROW_GROUP_ROWS))))
 
 
 class Stream:
@@ -71,7 +79,9 @@ class Stream:
         batch_size: rows per batch and rank.
         shuffle: file order if False.
         seed: of the order, >= 0.
-        window: row groups shuffled together (prepared row groups have 16,384 rows); also the
+        window: row groups shuffled together (prepared row groups have 16,384 rows; None: as many
+            as hold ``WINDOW_BYTES`` of ids, 64 at most). Files are often sorted, by user or by
+            time, so a small window trains on one part of the users after the other. Also the
             unit of decoding.
         rank: this process's number, in [0, world_size).
         world_size: number of processes that share the split.
@@ -95,7 +105,7 @@ class Stream:
         batch_size: int,
         shuffle: bool = False,
         seed: int = 0,
-        window: int = 16,
+        window: int | None = None,
         rank: int = 0,
         world_size: int = 1,
         drop_last: bool = False,
@@ -106,7 +116,7 @@ class Stream:
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("seed", seed, 0),
-            ("window", window, 1),
+            ("window", 1 if window is None else window, 1),
             ("world_size", world_size, 1),
             ("read_ahead", read_ahead, 0),
         ):
@@ -124,7 +134,8 @@ class Stream:
         self.split = split
         self.features = _chosen_features(self.schema, columns, str(Path(data) / SCHEMA_FILE))
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
-        self.shuffle, self.seed, self.window = shuffle, seed, window
+        self.shuffle, self.seed = shuffle, seed
+        self.window = _default_window(self.schema) if window is None else window
         self.read_ahead = read_ahead
 
         self._groups = _row_groups(Path(data), self.schema, split)

@@ -15,9 +15,10 @@ _LOW_32 = 0xFFFFFFFF
 
 
 def mix_(x: torch.Tensor) -> torch.Tensor:
-    """Scramble int64 values in place, one to one, so that every output bit depends on every input.
+    """Scramble int64 values in place, so that every low output bit depends on every input bit.
 
-    Two rounds of xor-shift-multiply modulo 2^64; equal on every device and machine.
+    Two rounds of xor-shift-multiply modulo 2^64; equal on every device and machine. The shifts
+    repeat the sign bit, so x and ~x give the same: ids and seeds must not be negative.
     """
     x.bitwise_xor_(x >> 33).mul_(-0x00AE502812AA7333)
     x.bitwise_xor_(x >> 29).mul_(-0x3B314601E57A13AD)

@@ -20,6 +20,7 @@ from seo_rec.embed.remap import Remap, lookup_key
 from seo_rec.policy import Policy
 
 INIT_SCALE = 0.01
+_MODULES = nn.ModuleDict()  # only to ask which names it takes
 
 
 class Gate(Protocol):
@@ -32,6 +33,17 @@ class Gate(Protocol):
     def __call__(self, lookups_BE: torch.Tensor) -> torch.Tensor: ...
 
 
+def table_key(table: str) -> str:
+    """The name of a table's module: its own, unless ``nn.ModuleDict`` refuses that one.
+
+    Column names such as ``type``, ``items`` and ``user.id`` are good table names and no module
+    names; they are quoted after a prefix, one to one.
+    """
+    if "." not in table and not table.startswith("quoted-") and not hasattr(_MODULES, table):
+        return table
+    return "quoted-" + table.replace("%", "%25").replace(".", "%2E")
+
+
 def table_configs(policy: Policy) -> list[EmbeddingBagConfig]:
     """The policy's tables as TorchRec configs; the features of a table are lookup keys."""
     readers: dict[str, list[str]] = {t.name: [] for t in policy.tables}
@@ -40,7 +52,7 @@ def table_configs(policy: Policy) -> list[EmbeddingBagConfig]:
             readers[lookup.table].append(lookup_key(f, j))
     return [
         EmbeddingBagConfig(
-            name=t.name,
+            name=table_key(t.name),
             num_embeddings=t.num_rows,
             embedding_dim=t.dim,
             feature_names=readers[t.name],
@@ -73,6 +85,7 @@ class RowEmbedding(nn.Module):
         super().__init__()
         self.policy = policy
         self.remap = Remap(policy)
+        self.table_keys = [table_key(t.name) for t in policy.tables]
         self.ebc = EmbeddingBagCollection(tables=table_configs(policy), device=device)
         if device is None or device.type != "meta":
             for bag in self.ebc.embedding_bags.values():
@@ -91,7 +104,7 @@ class RowEmbedding(nn.Module):
         lookups = self.remap(features)
         if type(self.ebc) is EmbeddingBagCollection:
             bags = self.ebc.embedding_bags
-            weights = [bags[t.name].weight for t in self.policy.tables]
+            weights = [bags[key].weight for key in self.table_keys]
             x_BE = self.batched(weights, lookups)
         else:  # sharded by TorchRec: keys come back in the order of the plan
             x_BE = _in_order(self.ebc(lookups), self.remap.keys)

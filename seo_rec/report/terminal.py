@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -43,7 +42,11 @@ def print_comparison(runs: Sequence[Path]) -> None:
 
 def _table(found: Group, plain: bool) -> Table:
     table = Table(
-        title=Text(found.title), title_justify="left", box=None if plain else box.SIMPLE_HEAD
+        title=Text(found.title),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        collapse_padding=not plain,
     )
     for heading in HEADINGS:
         table.add_column(

@@ -1,0 +1,211 @@
+"""The rows: everything the laws of ``laws.py`` are stated about. A new thing adds one row here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from seo_rec import apply, methods
+from seo_rec.model import ModelSettings
+from seo_rec.policy import Feature, Lookup, Policy, Table
+from seo_rec.schema import Column, Schema
+from seo_rec.search import seo
+
+
+def schema(*columns: Column) -> Schema:
+    return Schema("cases", columns, "label", {"train": 8, "val": 1, "test": 1}, {"train": 0.5})
+
+
+# ---- data sets ---------------------------------------------------------------------------
+
+SCHEMAS = {
+    "three": schema(
+        Column("user", "categorical", 40),
+        Column("item", "categorical", 400),
+        Column("hour", "categorical", 24),
+    ),
+    "one": schema(Column("only", "categorical", 9)),
+    # A numeric column between features, a bag, a feature never seen and one of a single value.
+    "mixed": schema(
+        Column("user", "categorical", 1000),
+        Column("age", "numeric"),
+        Column("tags", "multivalent", 12, 2.5),
+        Column("never", "categorical", 0),
+        Column("constant", "categorical", 1),
+    ),
+    # Names that nn.ModuleDict, file systems and JSON treat specially.
+    "names": schema(
+        Column("type", "categorical", 5),
+        Column("user.id", "categorical", 5),
+        Column("user%2Eid", "categorical", 5),
+        Column("quoted-type", "categorical", 5),
+        Column("größe: 5/6 \N{SNOWMAN}", "categorical", 5),
+    ),
+    "forty": schema(*(Column(f"C{i}", "categorical", 1 + i**3) for i in range(40))),
+}
+
+
+def vocabularies(of: Schema) -> dict[str, np.ndarray]:
+    """Sorted ids of every feature, small numbers and hashed tokens (from 2^62 on) mixed."""
+    found = {}
+    for i, c in enumerate(of.features):
+        rng = np.random.default_rng(i)
+        size = c.vocab_size or 0
+        ids = np.concatenate([np.arange(size), 2**62 + rng.integers(0, 2**62, size)])
+        found[c.name] = np.sort(rng.permutation(ids)[:size])
+    return found
+
+
+# ---- methods -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Method:
+    """``make(schema, params, seed)``; ``exact``: fills the budget; ``seeded``: hashes."""
+
+    make: Callable[[Schema, int, int], Policy]
+    exact: bool = True
+    seeded: bool = True
+
+
+def searched(of: Schema, seed: int, hashing: str = "independent") -> Policy:
+    """What a search hands over: chunks chosen by a made-up attention, every feature has some."""
+    settings = seo.SeoSettings(dim=8, chunk_dim=2, search_dim=16, chunk_hashing=hashing)
+    space = seo.search_space(of, settings, seed)
+    F, C = len(space.features), settings.num_chunks
+    alpha = torch.rand(F, C, generator=torch.Generator().manual_seed(seed + 1))
+    return seo.select(space, alpha, settings.chosen(F), min_chunks=1)
+
+
+METHODS = {
+    "separate": Method(lambda s, p, seed: methods.separate(s, p, 8, seed=seed)),
+    "separate-cardinality": Method(
+        lambda s, p, seed: methods.separate(s, p, 8, rows="cardinality", seed=seed)
+    ),
+    "monolithic": Method(lambda s, p, seed: methods.monolithic(s, p, 8, seed=seed)),
+    "multi-size-2": Method(lambda s, p, seed: methods.multi_size(s, p, 8, seed=seed)),
+    "multi-size-4": Method(lambda s, p, seed: methods.multi_size(s, p, 8, lookups=4, seed=seed)),
+    "multi-size-shared": Method(
+        lambda s, p, seed: methods.multi_size(s, p, 8, shared=True, seed=seed)
+    ),
+    "collisionless": Method(
+        lambda s, p, seed: methods.collisionless(s, 8, vocabularies(s)), exact=False, seeded=False
+    ),
+    "seo-exact": Method(lambda s, p, seed: apply.exact(searched(s, seed), p)),
+    "seo-rr": Method(lambda s, p, seed: apply.round_robin(searched(s, seed), p)),
+}
+
+# ---- policies that methods do not make -----------------------------------------------------
+
+VOCABULARY = np.array([0, 3, 7, 2**62 - 2, 2**62, 2**63 - 1])
+
+POLICIES = {
+    # Widths differ between tables; lookups are not in the order of the tables.
+    "mixed-dims": Policy(
+        (Table("a", 5, 3), Table("b", 700, 8), Table("c", 11, 1)),
+        (
+            Feature("user", (Lookup("c", seed=3), Lookup("a", seed=2**63 - 1))),
+            Feature("item", (Lookup("b", seed=2**62), Lookup("a"), Lookup("c", seed=9))),
+        ),
+    ),
+    "sum": Policy(
+        (Table("a", 6, 4), Table("b", 9, 4), Table("c", 5, 2)),
+        (
+            Feature("user", (Lookup("b", seed=1), Lookup("a", seed=2)), "sum"),
+            Feature("item", (Lookup("c", seed=3), Lookup("b", seed=4))),
+            Feature("hour", (Lookup("c", seed=5),), "sum"),
+        ),
+    ),
+    # One table read twice by one feature, with equal and with different seeds.
+    "twice": Policy(
+        (Table("a", 13, 2),),
+        (
+            Feature("user", (Lookup("a", seed=1), Lookup("a", seed=1), Lookup("a", seed=2))),
+            Feature("item", (Lookup("a", seed=1),)),
+        ),
+    ),
+    "id-and-hash": Policy(
+        (Table("a", 7, 2), Table("b", 4, 3), Table("c", 20, 2)),
+        (
+            Feature("user", (Lookup("b", seed=8), Lookup("a", "id"))),
+            Feature("item", (Lookup("c", "id"), Lookup("a", seed=8)), "sum"),
+        ),
+        vocabularies={"user": VOCABULARY, "item": np.empty(0, np.int64)},
+    ),
+    "one-row": Policy((Table("a", 1, 1),), (Feature("user", (Lookup("a", seed=5),)),)),
+    "dropped": Policy(
+        (Table("a", 8, 4),), (Feature("hour", (Lookup("a"),)),), dropped=("user", "item")
+    ),
+}
+
+# Every policy the embedding laws are stated about: those above, and every method's.
+BUILDABLE = {
+    **POLICIES,
+    **{name: m.make(SCHEMAS["three"], 5_003, 0) for name, m in METHODS.items()},
+    "names": methods.separate(SCHEMAS["names"], 400, 4),
+    "search-space": searched(SCHEMAS["three"], 5, "shared"),
+}
+
+# ---- batches -------------------------------------------------------------------------------
+
+ROWS = 9  # rows of a batch
+
+
+@dataclass(frozen=True)
+class Bags:
+    """How many ids a bag holds, from 0 to ``most``, and whether each comes with a weight."""
+
+    least: int
+    most: int
+    weighted: bool = False
+
+
+BAGS = {
+    "single": Bags(1, 1),
+    "single-weighted": Bags(1, 1, weighted=True),
+    "optional": Bags(0, 1),
+    "bags": Bags(0, 4),
+    "bags-weighted": Bags(0, 4, weighted=True),
+    "empty": Bags(0, 0),
+}
+
+
+def batch(names: tuple[str, ...], bags: Bags, rows: int = ROWS, seed: int = 0) -> KeyedJaggedTensor:
+    """Ids of every kind: small, just below and above 2^62, the largest, and known ones."""
+    rng = np.random.default_rng([seed, rows, bags.most])
+    lengths = rng.integers(bags.least, bags.most + 1, len(names) * rows)
+    total = int(lengths.sum())
+    kinds = np.stack(
+        [
+            rng.integers(0, 30, total),
+            2**62 + rng.integers(-2, 3, total),
+            rng.integers(0, 2**63 - 1, total, endpoint=True),
+            rng.choice(VOCABULARY, total),
+        ]
+    )
+    ids = kinds[rng.integers(0, 4, total), np.arange(total)]
+    weights = torch.from_numpy(rng.normal(size=total).astype(np.float32))
+    return KeyedJaggedTensor(
+        keys=list(names),
+        values=torch.from_numpy(ids),
+        lengths=torch.from_numpy(lengths.astype(np.int32)),
+        weights=weights if bags.weighted else None,
+    )
+
+
+# ---- hash tables ---------------------------------------------------------------------------
+
+ROW_COUNTS = (1, 2, 3, 100, 6000, 2**31 - 1)
+SEEDS = (0, 1, 0x0123456789ABCDEF, 2**62, 2**63 - 1)
+
+# ---- backbones -----------------------------------------------------------------------------
+
+BACKBONES = {
+    "mlp": ModelSettings("mlp", hidden=(16, 8)),
+    "mlp-linear": ModelSettings("mlp", hidden=()),
+    "mlp-dropout": ModelSettings("mlp", hidden=(16,), dropout=0.5),
+}

@@ -1,0 +1,489 @@
+"""The laws: what must hold for every row of ``cases.py``.
+
+Each function states one law in its docstring and fails if the case given breaks it. The references
+are written anew here, in Python's own integers or in float64, and share no code with the product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from cases import BAGS, SCHEMAS, Bags, Method, batch, vocabularies
+from torch import nn
+from torch.nn import functional as F
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from seo_rec import apply, embed
+from seo_rec.embed.remap import hash_rows, vocabulary_rows
+from seo_rec.model import ModelSettings
+from seo_rec.policy import Lookup, Policy, PolicyError
+from seo_rec.schema import Schema
+
+# ---- the hash, in Python's own integers ----------------------------------------------------
+
+MULTIPLIERS = (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53)
+
+
+def signed(x: int) -> int:
+    """The int64 with the low 64 bits of ``x``."""
+    x &= 2**64 - 1
+    return x - 2**64 if x >= 2**63 else x
+
+
+def reference_mix(x: int) -> int:
+    """``x ^= x >> 33; x *= A; x ^= x >> 29; x *= B; x ^= x >> 32`` on int64."""
+    for shift, multiplier in zip((33, 29), MULTIPLIERS, strict=True):
+        x = signed((x ^ (x >> shift)) * multiplier)
+    return x ^ (x >> 32)
+
+
+def reference_hash(value: int, seed: int, num_rows: int) -> int:
+    return ((reference_mix(value ^ seed) % 2**32) * num_rows) // 2**32
+
+
+# ---- policy --------------------------------------------------------------------------------
+
+
+def round_trip(policy: Policy, folder: Path) -> None:
+    """Saved and loaded it is the same policy, and saved again the same bytes."""
+    policy.save(folder / "a.json")
+    loaded = Policy.load(folder / "a.json")
+    assert loaded == policy
+    assert dict(loaded.provenance) == dict(policy.provenance)
+    assert set(loaded.vocabularies) == set(policy.vocabularies)
+    for name, ids in policy.vocabularies.items():
+        assert loaded.vocabularies[name].dtype == np.int64
+        np.testing.assert_array_equal(loaded.vocabularies[name], ids)
+    loaded.save(folder / "b.json")
+    assert (folder / "a.json").read_bytes() == (folder / "b.json").read_bytes()
+
+
+def counts_what_is_built(policy: Policy) -> None:
+    """``num_params`` is the number of floats the embedding module trains, to the last one."""
+    module = embed.build(policy)
+    assert policy.num_params == sum(p.numel() for p in module.parameters())
+    shapes = sorted(tuple(bag.weight.shape) for bag in module.ebc.embedding_bags.values())
+    assert shapes == sorted((t.num_rows, t.dim) for t in policy.tables)
+    assert policy.num_lookups == len(module.remap.keys)
+    assert module.dims == policy.widths
+
+
+# ---- methods -------------------------------------------------------------------------------
+
+
+def serves_every_column(method: Method, schema: Schema) -> None:
+    """Every feature of the data set is served or named as dropped, once and in order."""
+    policy = method.make(schema, 10_007, 0)
+    served = [f.name for f in policy.features]
+    assert sorted([*served, *policy.dropped]) == sorted(c.name for c in schema.features)
+    assert served == [c.name for c in schema.features if c.name in served]
+
+
+def fills_the_budget(method: Method, schema: Schema, params: int) -> None:
+    """Never a float above the budget, and less than one row of any table below it."""
+    policy = method.make(schema, params, 0)
+    assert 0 <= params - policy.num_params < min(t.dim for t in policy.tables)
+
+
+def names_the_smallest_budget(method: Method, schema: Schema) -> None:
+    """A budget that is too small is refused with the smallest feasible one, which works."""
+    try:
+        method.make(schema, 0, 0)
+    except PolicyError as error:
+        smallest = int(str(error).rsplit(maxsplit=1)[1])
+    else:
+        raise AssertionError("a budget of nothing was accepted")
+    policy = method.make(schema, smallest, 0)
+    assert policy.num_params == smallest
+    assert {t.num_rows for t in policy.tables} == {1}
+    try:
+        method.make(schema, smallest - 1, 0)
+    except PolicyError:
+        return
+    raise AssertionError(f"a budget of {smallest - 1} was accepted")
+
+
+def is_deterministic(method: Method, schema: Schema, folder: Path) -> None:
+    """The same arguments give the same bytes."""
+    for name in ("a.json", "b.json"):
+        method.make(schema, 10_007, 3).save(folder / name)
+    assert (folder / "a.json").read_bytes() == (folder / "b.json").read_bytes()
+
+
+def seeds_follow_the_seed(method: Method, schema: Schema) -> None:
+    """Another seed gives other hash functions; no two features hash alike."""
+    seeds = []
+    for seed in (0, 1):
+        policy = method.make(schema, 10_007, seed)
+        by_feature = [{k.seed for k in f.lookups} for f in policy.features]
+        assert sum(len(s) for s in by_feature) == len(set().union(*by_feature))
+        seeds.append(set().union(*by_feature))
+    assert not seeds[0] & seeds[1]
+
+
+# ---- split_rows ----------------------------------------------------------------------------
+
+
+def splits_fairly(budget: int, dims: Sequence[int], weights: Sequence[float], rows: list[int]):
+    """Every table has a row, the budget is filled, and rows follow the weights.
+
+    Where every table's share is worth a row, each gets its share within one row of the widest
+    table. Otherwise the ratio of rows to weight of any two tables with more than one row, and of
+    one width, is the same within one row.
+    """
+    floats = [r * d for r, d in zip(rows, dims, strict=True)]
+    assert min(rows) >= 1
+    assert 0 <= budget - sum(floats) < min(dims)
+    shares = [budget * w / sum(weights) for w in weights]
+    if all(s >= d for s, d in zip(shares, dims, strict=True)):
+        for got, share in zip(floats, shares, strict=True):
+            assert abs(got - share) <= max(dims) + 1e-6 * share, (got, share)
+    if len(set(dims)) == 1:
+        for i, j in np.ndindex(len(rows), len(rows)):
+            if rows[i] > 1 and weights[i] > 0:
+                assert rows[j] + 1 >= (rows[i] - 1) * weights[j] / weights[i] - 1e-6, (i, j)
+
+
+# ---- apply ---------------------------------------------------------------------------------
+
+
+def keeps_what_was_chosen(searched: Policy, applied: Policy) -> None:
+    """Features, their number of chunks, widths and seeds are those of the search."""
+    assert applied.dropped == searched.dropped
+    assert applied.widths == searched.widths
+    for before, after in zip(searched.features, applied.features, strict=True):
+        assert (before.name, before.combine) == (after.name, after.combine)
+        assert [k.seed for k in before.lookups] == [k.seed for k in after.lookups]
+
+
+def balances_slots(policy: Policy) -> None:
+    """No feature reads a slot twice; the slots' numbers of readers differ by at most one."""
+    load = {t.name: 0 for t in policy.tables}
+    for f in policy.features:
+        assert len({k.table for k in f.lookups}) == len(f.lookups)
+        for k in f.lookups:
+            load[k.table] += 1
+    assert max(load.values()) - min(load.values()) <= 1
+    rows = [t.num_rows for t in policy.tables]
+    assert max(rows) - min(rows) <= 1
+
+
+def applying_twice_changes_nothing(searched: Policy, strategy: str, params: int) -> None:
+    """An applied policy, applied again at the same budget, is itself."""
+    once = apply.STRATEGIES[strategy](searched, params)
+    assert apply.STRATEGIES[strategy](once, params) == once
+
+
+# ---- remap ---------------------------------------------------------------------------------
+
+
+def hashes_as_written(seed: int, num_rows: int, ids: Sequence[int]) -> None:
+    """``hash_rows`` is the written formula, bit by bit, for numbers and for tensors."""
+    wanted = [reference_hash(i, seed, num_rows) for i in ids]
+    values = torch.tensor(ids)
+    assert hash_rows(values, seed, num_rows).tolist() == wanted
+    seeds, rows = torch.full_like(values, seed), torch.full_like(values, num_rows)
+    assert hash_rows(values, seeds, rows).tolist() == wanted
+    assert values.tolist() == list(ids), "the ids were changed in place"
+    assert all(0 <= w < num_rows for w in wanted)
+
+
+def spreads_evenly(ids: torch.Tensor, seed: int, num_rows: int) -> None:
+    """Distinct ids fill the rows like balls thrown at random: chi square within five sigma."""
+    rows = hash_rows(ids, seed, num_rows)
+    assert int(rows.min()) >= 0
+    assert int(rows.max()) < num_rows
+    cells = min(num_rows, 1000)
+    cell = rows * cells // num_rows
+    edges = (np.arange(cells + 1) * num_rows + cells - 1) // cells  # rows of cell c: [e_c, e_c+1)
+    expected = np.diff(edges) / num_rows * ids.numel()
+    counts = np.bincount(cell.numpy(), minlength=cells)
+    chi_square = float(((counts - expected) ** 2 / expected).sum())
+    assert abs(chi_square - (cells - 1)) <= 5 * math.sqrt(2 * (cells - 1)) + 1e-9, chi_square
+
+
+def collides_afresh(ids: torch.Tensor, seed: int, other: int, num_rows: int) -> None:
+    """Ids that share a row under one seed share one under another as rarely as any two ids."""
+    first, second = hash_rows(ids, seed, num_rows), hash_rows(ids, other, num_rows)
+
+    def pairs(groups: torch.Tensor) -> int:
+        counts = torch.bincount(groups)
+        return int((counts * (counts - 1) // 2).sum())
+
+    together, both = pairs(first), pairs(first * num_rows + second)
+    expected = together / num_rows
+    assert abs(both - expected) <= 5 * math.sqrt(expected), (both, expected)
+
+
+def reference_rows(policy: Policy, lookup: Lookup, feature: str, ids: Sequence[int]) -> list[int]:
+    """Rows of a lookup in Python: the formula of the hash, or a search from the front."""
+    if lookup.address == "id":
+        known = policy.vocabularies[feature].tolist()
+        return [known.index(i) + 1 if i in known else 0 for i in ids]
+    num_rows = next(t.num_rows for t in policy.tables if t.name == lookup.table)
+    return [reference_hash(i, lookup.seed, num_rows) for i in ids]
+
+
+def remaps_as_written(policy: Policy, bags: Bags) -> None:
+    """One key per lookup in the policy's order, with the bags and weights of its feature."""
+    features = batch(tuple(f.name for f in policy.features), bags)
+    lookups = embed.build(policy).remap(features)
+    assert lookups.keys() == [f"{f.name}:{j}" for f in policy.features for j in _range(f.lookups)]
+    for f in policy.features:
+        bag = features[f.name]
+        for j, lookup in enumerate(f.lookups):
+            got = lookups[f"{f.name}:{j}"]
+            wanted = reference_rows(policy, lookup, f.name, bag.values().tolist())
+            assert got.values().tolist() == wanted
+            assert got.lengths().tolist() == bag.lengths().tolist()
+            if bags.weighted:
+                assert got.weights().tolist() == bag.weights().tolist()
+            else:
+                assert got.weights_or_none() is None
+
+
+def fast_path_equals_general_path(policy: Policy, bags: Bags) -> None:
+    """``_single`` and ``_bags`` give one answer where both apply."""
+    features = batch(tuple(f.name for f in policy.features), bags)
+    remap = embed.build(policy).remap
+    fast, general = remap(features), remap._bags(features)
+    single = remap._single(features.values().view(len(policy.features), -1))
+    assert torch.equal(single.view(-1), general.values())
+    assert torch.equal(fast.values(), general.values())
+    assert torch.equal(fast.lengths(), general.lengths())
+    assert fast.keys() == general.keys()
+    if bags.weighted:
+        assert torch.equal(fast.weights(), general.weights())
+
+
+def numbers_the_vocabulary(vocabulary: Sequence[int], ids: Sequence[int]) -> None:
+    """1 + rank for the ids of the vocabulary, 0 for all others."""
+    wanted = [vocabulary.index(i) + 1 if i in vocabulary else 0 for i in ids]
+    known = torch.tensor(vocabulary, dtype=torch.int64)
+    assert vocabulary_rows(torch.tensor(ids, dtype=torch.int64), known).tolist() == wanted
+
+
+# ---- embedding -----------------------------------------------------------------------------
+
+
+def built(policy: Policy) -> embed.RowEmbedding:
+    """The module of ``policy`` with weights that differ everywhere."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return embed.build(policy, init_scale=1.0)
+
+
+def reference_embedding(
+    policy: Policy, features: KeyedJaggedTensor, weights: list[torch.Tensor]
+) -> torch.Tensor:
+    """``x_BE`` by ``torch.nn.functional.embedding_bag`` in the dtype of ``weights``."""
+    table_of = {t.name: w for t, w in zip(policy.tables, weights, strict=True)}
+    parts = []
+    for f in policy.features:
+        bag = features[f.name]
+        offsets = F.pad(bag.lengths().long().cumsum(0), (1, 0))
+        factors = bag.weights_or_none()
+        pooled = [
+            F.embedding_bag(
+                torch.tensor(reference_rows(policy, k, f.name, bag.values().tolist())).long(),
+                table_of[k.table],
+                offsets,
+                mode="sum",
+                per_sample_weights=None if factors is None else factors.to(weights[0].dtype),
+                include_last_offset=True,
+            )
+            for k in f.lookups
+        ]
+        parts += [sum(pooled[1:], pooled[0])] if f.combine == "sum" else pooled
+    return torch.cat(parts, dim=1)
+
+
+def table_weights(module: embed.RowEmbedding) -> list[torch.Tensor]:
+    """The weights in the order of the policy's tables, found by the order of the collection."""
+    return [bag.weight for bag in module.ebc.embedding_bags.values()]
+
+
+def equals_the_reference(policy: Policy, bags: Bags) -> None:
+    """Forward and every table's gradient are those of ``embedding_bag`` in float64."""
+    module = built(policy)
+    features = batch(tuple(f.name for f in policy.features), bags)
+    weights = table_weights(module)
+    doubles = [w.detach().double().requires_grad_() for w in weights]
+    x_BE = module(features)
+    wanted = reference_embedding(policy, features, doubles)
+    assert x_BE.dtype == torch.float32
+    assert x_BE.shape == (features.stride(), sum(policy.widths))
+    torch.testing.assert_close(x_BE.double(), wanted, rtol=1e-5, atol=1e-5)
+    upstream = torch.randn(x_BE.shape, generator=torch.Generator().manual_seed(2))
+    x_BE.backward(upstream)
+    wanted.backward(upstream.double())
+    for w, d in zip(weights, doubles, strict=True):
+        assert w.grad is not None
+        torch.testing.assert_close(w.grad.double(), d.grad, rtol=1e-5, atol=1e-5)
+
+
+def equals_torchrec(policy: Policy, bags: Bags) -> None:
+    """Our one call computes what TorchRec's own collection computes from the same lookups."""
+    module = built(policy)
+    assert type(module.ebc) is EmbeddingBagCollection
+    features = batch(tuple(f.name for f in policy.features), bags)
+    pooled = module.ebc(module.remap(features))
+    lookups_BE = torch.cat([pooled[key] for key in module.remap.keys], dim=1)
+    theirs = lookups_BE if module.combine is None else module.combine(lookups_BE)
+    ours = module(features)
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+    upstream = torch.randn(ours.shape, generator=torch.Generator().manual_seed(2))
+    weights = table_weights(module)
+    for got, wanted in zip(
+        torch.autograd.grad(ours, weights, upstream),
+        torch.autograd.grad(theirs, weights, upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+def rows(features: KeyedJaggedTensor, order: Sequence[int]) -> KeyedJaggedTensor:
+    """The batch with its rows in another order (or fewer, or repeated)."""
+    values, lengths, weights = [], [], []
+    for key in features.keys():
+        bag = features[key]
+        starts = [0, *bag.lengths().cumsum(0).tolist()]
+        for b in order:
+            values.append(bag.values()[starts[b] : starts[b + 1]])
+            lengths.append(starts[b + 1] - starts[b])
+            if bag.weights_or_none() is not None:
+                weights.append(bag.weights()[starts[b] : starts[b + 1]])
+    return KeyedJaggedTensor(
+        keys=features.keys(),
+        values=torch.cat(values),
+        lengths=torch.tensor(lengths, dtype=torch.int32),
+        weights=torch.cat(weights) if weights else None,
+    )
+
+
+def permuting_the_batch_permutes_rows(policy: Policy, bags: Bags) -> None:
+    """``x[order] = forward(batch[order])``, bit for bit, also when rows repeat or go away."""
+    module = built(policy)
+    features = batch(tuple(f.name for f in policy.features), bags)
+    x_BE = module(features)
+    for order in ([8, 7, 6, 5, 4, 3, 2, 1, 0], [4], [1, 1, 5, 0, 8, 3, 3]):
+        assert torch.equal(module(rows(features, order)), x_BE[order])
+
+
+def empty_bag_gives_zeros(policy: Policy) -> None:
+    """Where a bag is empty the feature's slice is zero; elsewhere it is not."""
+    features = batch(tuple(f.name for f in policy.features), BAGS["optional"])
+    parts = built(policy)(features).split(policy.widths, dim=1)
+    for f, part in zip(policy.features, parts, strict=True):
+        empty = features[f.name].lengths() == 0
+        assert not part[empty].any()
+        assert part[~empty].abs().sum(1).gt(0).all()
+
+
+def ids_move_only_their_slice(policy: Policy, bags: Bags) -> None:
+    """Other ids for one feature change no other feature's slice, in no row."""
+    names = tuple(f.name for f in policy.features)
+    module = built(policy)
+    for i, name in enumerate(names):
+        before = batch(names, bags)
+        other = before.values().clone()
+        a, b = before.offset_per_key()[i : i + 2]
+        other[a:b] = torch.arange(100, 100 + b - a)
+        after = KeyedJaggedTensor(
+            list(names), other, before.weights_or_none(), lengths=before.lengths()
+        )
+        pairs = zip(
+            module(before).split(policy.widths, 1), module(after).split(policy.widths, 1), strict=True
+        )
+        for j, (x, y) in enumerate(pairs):
+            assert i == j or torch.equal(x, y), (name, names[j])
+
+
+def every_table_gets_gradient(policy: Policy) -> None:
+    """A batch with ids for every feature moves every table, and only rows it read."""
+    module = built(policy)
+    features = batch(tuple(f.name for f in policy.features), BAGS["bags"], rows=40)
+    module(features).sum().backward()
+    for t, w in zip(policy.tables, table_weights(module), strict=True):
+        read = {
+            row
+            for f in policy.features
+            for k in f.lookups
+            if k.table == t.name
+            for row in reference_rows(policy, k, f.name, features[f.name].values().tolist())
+        }
+        assert set(w.grad.abs().sum(1).nonzero().flatten().tolist()) == read, t
+
+
+def key_order_does_not_matter(policy: Policy, bags: Bags) -> None:
+    """Features in another order, or among others, give the same ``x_BE``."""
+    names = tuple(f.name for f in policy.features)
+    module = built(policy)
+    features = batch(names, bags)
+    more = batch(("other",), bags, seed=7)
+    order = [*reversed(names), "other"]
+    parts = [(more if n == "other" else features)[n] for n in order]
+    shuffled = KeyedJaggedTensor(
+        keys=order,
+        values=torch.cat([p.values() for p in parts]),
+        lengths=torch.cat([p.lengths() for p in parts]).to(torch.int32),
+        weights=torch.cat([p.weights() for p in parts]) if bags.weighted else None,
+    )
+    assert torch.equal(module(shuffled), module(features))
+
+
+# ---- backbones -----------------------------------------------------------------------------
+
+DIMS = (3, 1, 4)
+
+
+def backbone(
+    make: Callable[..., nn.Module], settings: ModelSettings, num_dense: int
+) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """The backbone and inputs for it, all from a fixed seed; inputs need no random generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = make(num_dense, DIMS, settings.hidden, settings.dropout)
+    steps = torch.arange(6.0)[:, None]
+    dense_BN = torch.cos(steps + torch.arange(num_dense))
+    x_BE = torch.sin(steps * 3 + torch.arange(float(sum(DIMS))))
+    return module, dense_BN, x_BE
+
+
+def rows_never_mix(make: Callable[..., nn.Module], settings: ModelSettings, num_dense: int):
+    """Permuting the batch permutes the logits; a row alone has the logit it has among others."""
+    module, dense_BN, x_BE = backbone(make, settings, num_dense)
+    module.eval()
+    logits_B = module(dense_BN, x_BE)
+    assert logits_B.shape == (6,)
+    for order in ([5, 4, 3, 2, 1, 0], [2], [0, 0, 3]):
+        torch.testing.assert_close(module(dense_BN[order], x_BE[order]), logits_B[order])
+
+
+def every_parameter_gets_gradient(
+    make: Callable[..., nn.Module], settings: ModelSettings, num_dense: int
+) -> None:
+    """Every parameter, and every input column, moves the logits."""
+    module, dense_BN, x_BE = backbone(make, settings, num_dense)
+    module.eval()
+    dense_BN.requires_grad_()
+    x_BE.requires_grad_()
+    (module(dense_BN, x_BE) * torch.arange(1.0, 7.0)).sum().backward()
+    for name, p in module.named_parameters():
+        assert p.grad is not None, name
+        assert p.grad.abs().sum() > 0, name
+    for column in (*(dense_BN.grad.unbind(1) if num_dense else ()), *x_BE.grad.unbind(1)):
+        assert column.abs().sum() > 0
+
+
+def _range(items: Sequence[object]) -> range:
+    return range(len(items))
+
+
+__all__ = [name for name in dir() if not name.startswith("_")]
+__all__ += ["SCHEMAS", "vocabularies"]
