@@ -9,7 +9,8 @@ JSON with the seconds of one more training epoch. It can be used by hand as well
 The ways: ``npz-W``, FuxiCTR's in-memory ``NpzDataLoader`` with W worker processes (its default is
 1, its model zoo's is 3); ``parquet-W``, its ``ParquetDataLoader`` on Ray, W batches ahead;
 ``ready``, a list of shuffled batches made beforehand, which leaves out all loading and so is a
-lower limit of what FuxiCTR could cost.
+lower limit of what FuxiCTR could cost. ``@T`` after a way sets the number of torch threads of its
+epochs, as in ``npz-1@1``: a worker process and all torch threads may get in each other's way.
 
 Timed: ``BaseModel.train_epoch`` over the whole training split, shuffled, as ``BaseModel.fit`` calls
 it: loading, forward, loss, backward, gradient clipping, Adam. Not timed: reading the parquet
@@ -84,7 +85,12 @@ def encode(data: Path, folder: Path, dim: int) -> FeatureMap:
     for name in names:
         codes, values = pd.factorize(frame[name])
         encoded[name] = (codes + 1).astype(np.int64)  # 0 is padding, the last id is unknown
-        spec = {"source": "", "type": "categorical", "padding_idx": 0, "vocab_size": len(values) + 2}
+        spec = {
+            "source": "",
+            "type": "categorical",
+            "padding_idx": 0,
+            "vocab_size": len(values) + 2,
+        }
         features.append({name: spec})
     encoded["label"] = frame[schema["label"]].to_numpy(np.float64)
     np.savez(folder / "train.npz", **encoded)
@@ -109,7 +115,7 @@ class Trainer:
 
     def __init__(self, data: Path, folder: Path, batch: int, dim: int, hidden: list[int]) -> None:
         seed_everything(0)
-        self.folder, self.batch = folder, batch
+        self.folder, self.batch, self.threads = folder, batch, torch.get_num_threads()
         self.feature_map = encode(data, folder, dim)
         self.model = DNN(self.feature_map, folder, dim, hidden)
         (folder / "data").mkdir()
@@ -128,7 +134,9 @@ class Trainer:
         return train
 
     def epoch(self, way: str) -> dict[str, Any]:
-        kind, _, workers = way.partition("-")
+        feed, _, threads = way.partition("@")
+        kind, _, workers = feed.partition("-")
+        torch.set_num_threads(int(threads or self.threads))
         batches = self.loader("npz" if kind == "ready" else kind, int(workers or 0))
         if kind == "ready":
             batches = list(batches)

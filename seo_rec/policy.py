@@ -355,8 +355,8 @@ def _unpack_ids(packed: Any, most_ids: int, where: str) -> Ids:
     try:
         raw = zlib.decompressobj()
         packed = base64.b64decode(_string(packed, where), validate=True)
-        data = raw.decompress(packed, most_bytes + 1)
-        if not raw.eof or raw.unused_data or len(data) > most_bytes:
+        data = raw.decompress(packed, most_bytes + 1)  # one more, to reach the end of the stream
+        if not raw.eof or raw.unused_data:
             raise ValueError(
                 f"cut short, followed by other bytes, or more than {most_bytes // 8} ids, "
                 "the rows of the largest table less one"

@@ -117,7 +117,7 @@ def train_model(
     train, val = _streams(data, policy, settings)
     _check_features(train.schema, policy)
     model = build_model(policy, len(train.schema.numeric), model_settings, settings.seed)
-    optimizers = make_optimizers(model, settings.row_optimizer, settings.row_lr, settings.dense_lr)
+    optimizers = _optimizers(model, settings)
     result = fit(model, train, val, optimizers, settings, out, title=title)
     return Trained(model, result, time.perf_counter() - started)
 
@@ -249,12 +249,10 @@ def search_attention(
         found = json.loads((folder / RESULT_FILE).read_text())
         return Searched(space, **{**found, "alpha": torch.tensor(found["alpha"])})
     started = time.perf_counter()
-    gate = seo.make_gate(schema, settings)
+    gate = seo.make_gate(schema, settings, fit_settings.seed)
     model = build_model(space, len(schema.numeric), model_settings, fit_settings.seed, gate)
     train, val = _streams(data, space, fit_settings)
-    optimizers = make_optimizers(
-        model, fit_settings.row_optimizer, fit_settings.row_lr, fit_settings.dense_lr
-    )
+    optimizers = _optimizers(model, fit_settings)
     optimizers |= seo.gate_optimizers(gate, settings, fit_settings.dense_lr)
     held_out = None
     if settings.search_split == "held-out":
@@ -363,7 +361,9 @@ def search(
         policy = seo.select(found.space, found.alpha, total, settings.min_chunks)
         searches, winner = {settings.chunk_dim: found}, "seo"
     else:
-        policies, searches = candidates(data, settings, run_off, model_settings, fit_settings, out)
+        policies, searches = candidates(
+            data, settings, run_off, model_settings, fit_settings, attentions
+        )
         winner, scores = _run_off(
             data, policies, run_off, model_settings, fit_settings, out / "candidates"
         )
@@ -657,7 +657,7 @@ def open_run(out: Path, asked: Mapping[str, Any], resume: bool) -> None:
             )
         if not resume:
             raise RunError(f"{out} already holds this run; give --resume, or another --out")
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and any(not p.name.startswith(f".{RUN_FILE}.") for p in out.iterdir()):
         raise RunError(f"{out} exists and is not a run folder; choose another --out")
     write_json(path, wanted)
 
@@ -690,6 +690,12 @@ def command_line() -> str:
     program = Path(sys.argv[0])
     name = "seo-rec" if program.name in ("seo-rec", "__main__.py") else program.name
     return " ".join([name, *sys.argv[1:]])
+
+
+def _optimizers(model: RecModel, settings: FitSettings) -> dict[str, torch.optim.Optimizer]:
+    return make_optimizers(
+        model, settings.row_optimizer, settings.row_lr, settings.dense_lr, settings.row_l2
+    )
 
 
 def _streams(data: Path, policy: Policy, settings: FitSettings) -> tuple[Stream, Stream]:

@@ -108,6 +108,8 @@ class Schema:
     @classmethod
     def from_json(cls, doc: Mapping[str, Any], where: str = "schema") -> Schema:
         """Parse a ``schema.json`` document; DataError names the bad key or version."""
+        if not isinstance(doc, Mapping):
+            raise DataError(f"{where}: must be an object, got {type(doc).__name__}")
         doc = dict(doc)
         version = doc.pop("version", None)
         if version != SCHEMA_VERSION:
@@ -139,7 +141,9 @@ def read_schema(data: Path | str) -> Schema:
             "make one with `seo-rec prepare`"
         )
     try:
-        doc = json.loads(path.read_text())
+        doc = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a schema file ({error.reason})") from error
     return Schema.from_json(doc, where=str(path))

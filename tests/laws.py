@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cases import BAGS, SCHEMAS, Bags, Method, batch, vocabularies
 from torch import nn
 from torch.nn import functional as F
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from cases import BAGS, Bags, Method, batch
 from seo_rec import apply, embed
+from seo_rec.backbones import BACKBONES
 from seo_rec.embed.remap import hash_rows, vocabulary_rows
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Lookup, Policy, PolicyError
@@ -179,6 +180,40 @@ def applying_twice_changes_nothing(searched: Policy, strategy: str, params: int)
     assert apply.STRATEGIES[strategy](once, params) == once
 
 
+# ---- Theorem 1 of SEO ----------------------------------------------------------------------
+
+
+def cut_by_columns(monolithic: Policy, trivial: Policy) -> tuple[nn.Module, nn.Module]:
+    """A monolithic embedding and a trivial one that holds its table cut into chunks."""
+    whole, chunks = built(monolithic), built(trivial)
+    (W,) = table_weights(whole)
+    with torch.no_grad():
+        for bag, columns in zip(
+            chunks.ebc.embedding_bags.values(),
+            W.split([t.dim for t in trivial.tables], dim=1),
+            strict=True,
+        ):
+            bag.weight.copy_(columns)
+    return whole, chunks
+
+
+def monolithic_is_a_trivial_policy(monolithic: Policy, trivial: Policy, bags: Bags) -> None:
+    """Theorem 1, inclusion: for any weights of the monolithic model there are weights of the
+    trivial policy, its columns, that compute the same embeddings and logits to the bit.
+    """
+    assert monolithic.num_params == trivial.num_params
+    assert monolithic.widths == trivial.widths
+    whole, chunks = cut_by_columns(monolithic, trivial)
+    features = batch(tuple(f.name for f in monolithic.features), bags)
+    x_BE = whole(features)
+    assert torch.equal(chunks(features), x_BE)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        backbone = BACKBONES["mlp"](2, monolithic.widths, (16, 8), 0.0)
+    dense_BN = torch.ones(features.stride(), 2)
+    assert torch.equal(backbone(dense_BN, chunks(features)), backbone(dense_BN, x_BE))
+
+
 # ---- remap ---------------------------------------------------------------------------------
 
 
@@ -233,7 +268,9 @@ def remaps_as_written(policy: Policy, bags: Bags) -> None:
     """One key per lookup in the policy's order, with the bags and weights of its feature."""
     features = batch(tuple(f.name for f in policy.features), bags)
     lookups = embed.build(policy).remap(features)
-    assert lookups.keys() == [f"{f.name}:{j}" for f in policy.features for j in _range(f.lookups)]
+    assert lookups.keys() == [
+        f"{f.name}:{j}" for f in policy.features for j, _ in enumerate(f.lookups)
+    ]
     for f in policy.features:
         bag = features[f.name]
         for j, lookup in enumerate(f.lookups):
@@ -397,10 +434,9 @@ def ids_move_only_their_slice(policy: Policy, bags: Bags) -> None:
         after = KeyedJaggedTensor(
             list(names), other, before.weights_or_none(), lengths=before.lengths()
         )
-        pairs = zip(
-            module(before).split(policy.widths, 1), module(after).split(policy.widths, 1), strict=True
-        )
-        for j, (x, y) in enumerate(pairs):
+        parts = module(before).split(policy.widths, 1)
+        moved = module(after).split(policy.widths, 1)
+        for j, (x, y) in enumerate(zip(parts, moved, strict=True)):
             assert i == j or torch.equal(x, y), (name, names[j])
 
 
@@ -479,11 +515,3 @@ def every_parameter_gets_gradient(
         assert p.grad.abs().sum() > 0, name
     for column in (*(dense_BN.grad.unbind(1) if num_dense else ()), *x_BE.grad.unbind(1)):
         assert column.abs().sum() > 0
-
-
-def _range(items: Sequence[object]) -> range:
-    return range(len(items))
-
-
-__all__ = [name for name in dir() if not name.startswith("_")]
-__all__ += ["SCHEMAS", "vocabularies"]

@@ -74,6 +74,7 @@ def search(
     lr: opt.Lr = 2e-3,
     optimizer: opt.Optimizer = "adam",
     average: opt.Average = 0.998,
+    l2: opt.L2 = 0.0,
     checkpoint_every: opt.CheckpointEvery = 0,
     seed: opt.Seed = 0,
     threads: opt.Threads = 0,
@@ -112,6 +113,7 @@ def search(
             lr,
             optimizer,
             average,
+            l2,
             seed,
             checkpoint_every=checkpoint_every,
         ),
@@ -168,6 +170,7 @@ def train(
     lr: opt.Lr = 2e-3,
     optimizer: opt.Optimizer = "adam",
     average: opt.Average = 0.998,
+    l2: opt.L2 = 0.0,
     warmup_steps: opt.Warmup = 0,
     checkpoint_every: opt.CheckpointEvery = 0,
     seed: opt.Seed = 0,
@@ -198,6 +201,7 @@ def train(
             lr,
             optimizer,
             average,
+            l2,
             seed,
             warmup_steps,
             checkpoint_every,
@@ -256,6 +260,7 @@ def compare(
     lr: opt.Lr = 2e-3,
     optimizer: opt.Optimizer = "adam",
     average: opt.Average = 0.998,
+    l2: opt.L2 = 0.0,
     threads: opt.Threads = 0,
 ) -> None:
     """Train methods at one exact budget with several seeds; run again to go on where it stopped."""
@@ -280,7 +285,7 @@ def compare(
         seeds=seeds,
         first_seed=first_seed,
         model=opt.model_settings(hidden, dropout),
-        fit=opt.fit_settings(epochs, patience, batch_size, lr, optimizer, average, 0),
+        fit=opt.fit_settings(epochs, patience, batch_size, lr, optimizer, average, l2, 0),
     )
     recipes.compare(comparison, out)
     report.print_comparison([out])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,6 @@ import typer
 
 if TYPE_CHECKING:
     from seo_rec.model import ModelSettings
-    from seo_rec.search.seo import SeoSettings
     from seo_rec.train import FitSettings
 
 Data = Annotated[Path, typer.Argument(help="Prepared data set (a folder with schema.json).")]
@@ -27,6 +25,9 @@ BatchSize = Annotated[int, typer.Option(help="Rows in a batch.")]
 Lr = Annotated[float, typer.Option(help="Learning rate of tables and dense layers.")]
 Optimizer = Annotated[
     str, typer.Option(help="Optimizer of the tables: adam, adagrad, rowwise_adagrad or sgd.")
+]
+L2 = Annotated[
+    float, typer.Option("--l2", help="Weight of half the squared norm of the tables in the loss.")
 ]
 Average = Annotated[
     float, typer.Option(help="Decay of the running mean of weights that is kept (0: none).")
@@ -89,6 +90,7 @@ def fit_settings(
     lr: float,
     optimizer: str,
     average: float,
+    l2: float,
     seed: int,
     warmup: int = 0,
     checkpoint_every: int = 0,
@@ -103,6 +105,7 @@ def fit_settings(
         row_lr=lr,
         dense_lr=lr,
         average=average,
+        row_l2=l2,
         seed=seed,
         warmup_steps=warmup,
         checkpoint_every=checkpoint_every,
@@ -114,7 +117,3 @@ def budget_rows(params: int, dim: int) -> int:
     if params < dim or params % dim:
         raise ValueError(f"--params {params}; allowed: a multiple of --dim {dim}")
     return params // dim
-
-
-def field_names(settings: type[SeoSettings]) -> list[str]:
-    return [f.name for f in fields(settings)]

@@ -182,17 +182,19 @@ class Attention(nn.Module):
         return mixed.flatten(1)
 
 
-def make_gate(schema: Schema, settings: SeoSettings) -> Attention:
-    """The attention over ``search_space(schema, settings)``."""
+def make_gate(schema: Schema, settings: SeoSettings, seed: int = 0) -> Attention:
+    """The attention over ``search_space(schema, settings)``; the same seed, the same projection."""
     F = len(schema.features)
-    return Attention(
-        F,
-        settings.num_chunks,
-        settings.chunk_dim,
-        settings.attention_scale == "mean-one",
-        settings.chosen(F) if settings.use_down_projection else None,
-        settings.temperature,
-    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 2_000_003)
+        return Attention(
+            F,
+            settings.num_chunks,
+            settings.chunk_dim,
+            settings.attention_scale == "mean-one",
+            settings.chosen(F) if settings.use_down_projection else None,
+            settings.temperature,
+        )
 
 
 def gate_optimizers(

@@ -31,6 +31,7 @@ class FitSettings:
 
     ``epochs``: at most this many; ``patience``: stop after so many epochs without a better
     validation AUC; ``batch_size``: rows; ``row_lr``/``dense_lr``: learning rates;
+    ``row_l2``: weight of ``|T|^2 / 2`` of the tables in the loss;
     ``warmup_steps``: the learning rates rise linearly over so many steps;
     ``checkpoint_every``: steps between checkpoints (0: at epoch ends only); ``keep``: checkpoints
     kept; ``log_every``: steps between lines of ``metrics.jsonl``; ``max_steps``: end after so many
@@ -45,6 +46,7 @@ class FitSettings:
     row_optimizer: str = "adam"
     row_lr: float = 2e-3
     dense_lr: float = 2e-3
+    row_l2: float = 0.0
     warmup_steps: int = 0
     checkpoint_every: int = 0
     keep: int = 2
@@ -62,6 +64,8 @@ class FitSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: above 0")
         if not 0 <= self.average < 1:
             raise ValueError(f"average is {self.average}; allowed: 0 <= average < 1")
+        if self.row_l2 < 0:
+            raise ValueError(f"row_l2 is {self.row_l2}; allowed: 0 or more")
         for name in ("warmup_steps", "checkpoint_every", "max_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
@@ -173,10 +177,11 @@ def fit(
     run = _RunFolder(out, settings.keep) if out else None
     state, best = Progress(), None
     mean = WeightAverage(model, settings.average)
-    if run and (saved := run.checkpoints.latest()):
-        state = _restore(saved, model, train, optimizers, mean, after_step)
+    if run:
+        if saved := run.checkpoints.latest():
+            state = _restore(saved, model, train, optimizers, mean, after_step)
+            log.info("resumed %s at epoch %d, step %d", out, state.epoch, state.step)
         run.drop_events_after(state.step)
-        log.info("resumed %s at epoch %d, step %d", out, state.epoch, state.step)
 
     def checkpoint() -> None:
         if run:
@@ -208,12 +213,12 @@ def fit(
             bar.update(batch.num_rows)
             if run and state.step % settings.log_every == 0:
                 run.log({"event": "step", "step": state.step, "train_loss": loss})
+            if state.step == settings.max_steps:
+                break
             due = settings.checkpoint_every and state.step % settings.checkpoint_every == 0
             if due and train.step:  # the last step of an epoch is saved after its evaluation
                 state.epoch_seconds = time.perf_counter() - started
                 checkpoint()
-            if state.step == settings.max_steps:
-                break
         bar.close()
         seconds = time.perf_counter() - started
         state.seconds_per_epoch.append(seconds)
@@ -257,7 +262,11 @@ def fit(
 def evaluate(
     model: RecModel, stream: Stream
 ) -> tuple[Metrics, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Metrics, logits and labels of the rows that are left in ``stream``, in stream order."""
+    """Metrics, logits and labels of the rows that are left in ``stream``, in stream order.
+
+    Raises:
+        FloatingPointError: a logit is not finite.
+    """
     model.eval()
     logits: list[torch.Tensor] = []
     labels: list[torch.Tensor] = []
@@ -267,6 +276,11 @@ def evaluate(
             labels.append(batch.labels_B)
     z = torch.cat(logits).numpy() if logits else np.zeros(0, np.float32)
     y = torch.cat(labels).numpy() if labels else np.zeros(0, np.float32)
+    if not np.isfinite(z).all():
+        raise FloatingPointError(
+            f"{int((~np.isfinite(z)).sum())} of {z.size} logits are not finite; lower row_lr or "
+            "dense_lr, or use warmup_steps"
+        )
     return binary_metrics(z, y), z, y
 
 

@@ -19,33 +19,34 @@ from seo_rec.model import RecModel
 log = logging.getLogger(__name__)
 
 Optimizer = torch.optim.Optimizer
-_Make = Callable[[Iterable[nn.Parameter], float], Optimizer]
+_Make = Callable[[Iterable[nn.Parameter], float, float], Optimizer]
 
 ROW_OPTIMIZERS: dict[str, tuple[_Make, str]] = {
     "adam": (
-        lambda p, lr: torch.optim.Adam(p, lr=lr, fused=True),
+        lambda p, lr, l2: torch.optim.Adam(p, lr=lr, weight_decay=l2, fused=True),
         "torch.optim.Adam on dense gradients (FBGEMM has no fused Adam on CPU)",
     ),
     "adagrad": (
-        lambda p, lr: torch.optim.Adagrad(p, lr=lr, eps=1e-8),
+        lambda p, lr, l2: torch.optim.Adagrad(p, lr=lr, weight_decay=l2, eps=1e-8),
         "torch.optim.Adagrad on dense gradients",
     ),
     "rowwise_adagrad": (
-        lambda p, lr: RowWiseAdagrad(p, lr=lr, eps=1e-8),
+        lambda p, lr, l2: RowWiseAdagrad(p, lr=lr, weight_decay=l2, eps=1e-8),
         "torchrec RowWiseAdagrad on dense gradients: one accumulator per row",
     ),
     "sgd": (
-        lambda p, lr: torch.optim.SGD(p, lr=lr),
+        lambda p, lr, l2: torch.optim.SGD(p, lr=lr, weight_decay=l2),
         "torch.optim.SGD on dense gradients",
     ),
 }
 
 
 def make_optimizers(
-    model: RecModel, row_optimizer: str, row_lr: float, dense_lr: float
+    model: RecModel, row_optimizer: str, row_lr: float, dense_lr: float, row_l2: float = 0.0
 ) -> dict[str, Optimizer]:
     """``{"rows": ..., "dense": ...}``: tables by ``row_optimizer``, all else by Adam.
 
+    ``row_l2`` adds ``row_l2 / 2 * |T|^2`` of every whole table T to the loss, through its gradient.
     The parameters of a gate belong to the search that made it and are left out.
 
     Raises:
@@ -58,6 +59,6 @@ def make_optimizers(
     tables = list(model.embedding.ebc.parameters())
     dense = list(model.backbone.parameters())
     return {
-        "rows": make(tables, row_lr),
+        "rows": make(tables, row_lr, row_l2),
         "dense": torch.optim.Adam(dense, lr=dense_lr, fused=True),
     }

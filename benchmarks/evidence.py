@@ -1,0 +1,156 @@
+"""The studies behind the results in the README: run or resume them, collect their lines.
+
+    python -m benchmarks.evidence movielens --data data/ml-1m
+    python -m benchmarks.evidence criteo --data data/criteo-0 ... data/criteo-4
+    python -m benchmarks.evidence synthetic --data data/synthetic-0 ... data/synthetic-4
+
+Each study is one or more comparisons (``seo-rec compare``) in ``--out``, and can be stopped and
+started again. ``--record`` writes one JSON object per run to
+``benchmarks/results/<study>.jsonl`` and one per search model to ``<study>-searches.jsonl`` there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seo_rec import recipes, report
+from seo_rec.cli.main import quiet_libraries
+from seo_rec.files import write_text
+from seo_rec.search.seo import SeoSettings
+from seo_rec.train import FitSettings
+
+RESULTS = Path(__file__).parent / "results"
+PLAIN = ("separate", "monolithic", "multi-size", "multi-size-4")
+APPLIERS = ("seo-exact", "seo-rr")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One comparison of a study: a folder name, its methods, and how the search is set."""
+
+    name: str
+    methods: tuple[str, ...]
+    settings: SeoSettings
+    fit: FitSettings
+    run_off: recipes.RunOff
+    seeds: int = 5
+
+
+def movielens() -> list[Part]:
+    """B_base 6,000: the main table, SEO's Table 2, and the readings of the paper beside it."""
+    fit = FitSettings(row_l2=2e-4)
+    run_off = recipes.RunOff(epochs=8)
+    base = SeoSettings(budget_rows=6000)
+    shared = replace(base, chunk_hashing="shared")
+    parts = [Part("ml-1m", (*PLAIN, *APPLIERS, "seo"), base, fit, run_off)]
+    for project, adjust in ((False, True), (True, False), (True, True)):
+        settings = replace(base, use_down_projection=project, adjust_hash_buckets=adjust)
+        name = f"ml-1m-dp{int(project)}-ah{int(adjust)}"
+        parts.append(Part(name, APPLIERS, settings, fit, run_off))
+    held_out = replace(base, search_split="held-out")
+    return [
+        *parts,
+        Part("ml-1m-shared", APPLIERS, shared, fit, run_off),
+        Part("ml-1m-collisionless", ("collisionless",), base, fit, run_off),
+        Part("ml-1m-shared-min0", APPLIERS, replace(shared, min_chunks=0), fit, run_off, 3),
+        Part("ml-1m-held-out", APPLIERS, held_out, fit, run_off, 3),
+    ]
+
+
+def criteo() -> list[Part]:
+    """The 137,139-row sample with all 39 columns embedded, at three budgets."""
+    fit = FitSettings(batch_size=512, row_lr=1e-3, dense_lr=1e-3, row_l2=3e-3)
+    run_off = recipes.RunOff(epochs=6)
+    parts = []
+    for rows in (2000, 20000, 5000):
+        settings = SeoSettings(budget_rows=rows)
+        methods = (*PLAIN, *APPLIERS, "seo")
+        parts.append(Part(f"criteo-{rows * 16}", methods, settings, fit, run_off))
+    for rows in (2000, 20000):
+        settings = SeoSettings(budget_rows=rows, search_split="held-out")
+        parts.append(Part(f"criteo-{rows * 16}-held-out", APPLIERS, settings, fit, run_off))
+    return parts
+
+
+def synthetic() -> list[Part]:
+    """Planted structure: features of very different worth, at one budget."""
+    fit = FitSettings(batch_size=512, row_lr=1e-3, dense_lr=1e-3)
+    run_off = recipes.RunOff(epochs=6)
+    settings = SeoSettings(budget_rows=4000)
+    return [Part("synthetic-64000", (*PLAIN, "seo"), settings, fit, run_off)]
+
+
+STUDIES = {"movielens": movielens, "criteo": criteo, "synthetic": synthetic}
+
+
+def run(study: str, data: list[Path], out: Path, only: list[str], record: bool) -> None:
+    """Run the parts of a study that are not finished, print their tables, collect the lines."""
+    runs: list[str] = []
+    searches: list[str] = []
+    for part in STUDIES[study]():
+        folder = out / part.name
+        if not only or part.name in only:
+            comparison = recipes.Comparison(
+                data=tuple(data),
+                methods=part.methods,
+                settings=part.settings,
+                seeds=part.seeds,
+                fit=part.fit,
+                run_off=part.run_off,
+            )
+            recipes.compare(comparison, folder)
+            report.print_comparison([folder])
+        if (folder / "results.jsonl").exists():
+            for done in recipes.read_runs(folder / "results.jsonl"):
+                line = {"study": part.name, "search": _differences(part.settings), **asdict(done)}
+                runs.append(json.dumps(line, sort_keys=True))
+        for path in sorted(folder.glob("attentions/*/result.json")):
+            searches.append(json.dumps(_search_line(part, path), sort_keys=True))
+    if record:
+        write_text(RESULTS / f"{study}.jsonl", "".join(f"{line}\n" for line in runs))
+        write_text(RESULTS / f"{study}-searches.jsonl", "".join(f"{line}\n" for line in searches))
+
+
+def _differences(settings: SeoSettings) -> dict[str, Any]:
+    """What differs from the default search, budget aside."""
+    default = asdict(SeoSettings())
+    return {k: v for k, v in asdict(settings).items() if v != default[k] and k != "budget_rows"}
+
+
+def _search_line(part: Part, path: Path) -> dict[str, Any]:
+    asked = json.loads((path.parent / "run.json").read_text())
+    found = json.loads(path.read_text())
+    return {
+        "study": part.name,
+        "search": _differences(part.settings),
+        "chunk_dim": asked["seo"]["chunk_dim"],
+        "budget": asked["seo"]["budget_rows"] * asked["seo"]["dim"],
+        "seed": asked["fit"]["seed"],
+        "data_fingerprint": asked["data_fingerprint"],
+        **{k: found[k] for k in ("val_auc", "test_auc", "seconds", "seconds_per_epoch")},
+        "attention": found["alpha"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="prepared data sets")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the comparisons")
+    parser.add_argument("--only", nargs="*", default=[], help="names of parts to run")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of one process")
+    parser.add_argument("--record", action="store_true", help="write benchmarks/results")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    quiet_libraries()
+    run(options.study, options.data, options.out, options.only, options.record)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""What several test files share: one small prepared data set, and the command line in-process."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from seo_rec.data.synthetic import synthetic
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared synthetic data set, about 970 / 110 / 120 rows; read-only for every test."""
+    out = tmp_path_factory.mktemp("data") / "tiny"
+    synthetic(
+        out,
+        rows=1200,
+        strong=2,
+        weak=2,
+        noise=2,
+        numeric=1,
+        multivalent=1,
+        strong_vocab=30,
+        weak_vocab=12,
+        noise_vocab=100,
+        missing_rate=0.05,
+        signal=3.0,
+    )
+    return out
+
+
+@pytest.fixture
+def one_thread():
+    """One thread within the test: bits are promised for a fixed number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command's exit status and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def seo_rec(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Finished]:
+    """``seo_rec("train", data, "--out", out)`` runs the command line's ``main`` in this process."""
+    from seo_rec.cli.main import main
+
+    def run(*arguments: object) -> Finished:
+        monkeypatch.setattr(sys, "argv", ["seo-rec", *map(str, arguments)])
+        out, err = io.StringIO(), io.StringIO()
+        code = 0
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                main()
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        return Finished(code, out.getvalue(), err.getvalue())
+
+    return run

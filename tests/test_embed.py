@@ -1,0 +1,128 @@
+"""Laws of the embedding module, for every policy of the cases and every kind of bag."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import laws
+from cases import BAGS, BUILDABLE, POLICIES, SCHEMAS, batch
+from seo_rec import embed, methods
+from seo_rec.embed.rows import table_key
+
+policies = pytest.mark.parametrize("policy", BUILDABLE)
+all_bags = pytest.mark.parametrize("bags", BAGS)
+unweighted = pytest.mark.parametrize("bags", [n for n, b in BAGS.items() if not b.weighted])
+
+
+@policies
+def test_num_params_is_what_is_built(policy):
+    laws.counts_what_is_built(BUILDABLE[policy])
+
+
+@all_bags
+@policies
+def test_forward_and_gradients_equal_the_reference(policy, bags):
+    laws.equals_the_reference(BUILDABLE[policy], BAGS[bags])
+
+
+@unweighted
+@policies
+def test_forward_and_gradients_equal_torchrec(policy, bags):
+    laws.equals_torchrec(BUILDABLE[policy], BAGS[bags])
+
+
+@all_bags
+@policies
+def test_permuting_the_batch_permutes_rows(policy, bags):
+    laws.permuting_the_batch_permutes_rows(BUILDABLE[policy], BAGS[bags])
+
+
+@policies
+def test_empty_bag_gives_zeros(policy):
+    laws.empty_bag_gives_zeros(BUILDABLE[policy])
+
+
+@pytest.mark.parametrize("bags", ["single", "bags-weighted"])
+@policies
+def test_ids_move_only_their_slice(policy, bags):
+    laws.ids_move_only_their_slice(BUILDABLE[policy], BAGS[bags])
+
+
+@policies
+def test_every_table_gets_gradient(policy):
+    laws.every_table_gets_gradient(BUILDABLE[policy])
+
+
+@all_bags
+@policies
+def test_key_order_does_not_matter(policy, bags):
+    laws.key_order_does_not_matter(BUILDABLE[policy], BAGS[bags])
+
+
+def test_a_batch_of_no_rows():
+    policy = BUILDABLE["mixed-dims"]
+    features = laws.KeyedJaggedTensor(
+        ["user", "item"], torch.empty(0).long(), lengths=torch.empty(0).int(), stride=0
+    )
+    assert laws.built(policy)(features).shape == (0, sum(policy.widths))
+
+
+def test_one_module_serves_batches_of_any_kind_in_turn():
+    """The buffers it keeps between calls never leak into the next batch."""
+    module = laws.built(BUILDABLE["mixed-dims"])
+    for rows in (9, 3, 9, 20):
+        for bags in BAGS.values():
+            features = batch(("user", "item"), bags, rows=rows)
+            assert torch.equal(module(features), laws.built(module.policy)(features))
+
+
+def test_embeddings_start_within_the_scale():
+    for scale in (0.5, 0.01):
+        for w in laws.table_weights(embed.build(BUILDABLE["separate"], init_scale=scale)):
+            assert w.abs().max() <= scale
+            assert w.abs().max() > 0.9 * scale
+            assert abs(float(w.detach().mean())) < 0.2 * scale
+
+
+def test_on_the_meta_device_nothing_is_allocated():
+    module = embed.build(
+        methods.monolithic(SCHEMAS["three"], 2**33, 8), device=torch.device("meta")
+    )
+    assert [w.device.type for w in laws.table_weights(module)] == ["meta"]
+
+
+class Doubles:
+    """A gate: every lookup twice as large."""
+
+    def widths(self, policy):
+        return (*policy.widths, 1)
+
+    def __call__(self, lookups_BE):
+        return torch.nn.functional.pad(lookups_BE * 2, (0, 1))
+
+
+def test_a_gate_sees_the_lookups_and_names_the_widths():
+    policy = BUILDABLE["mixed-dims"]
+    features = batch(("user", "item"), BAGS["bags"])
+    module = embed.build(policy, Doubles())
+    plain = embed.build(policy)
+    plain.load_state_dict(module.state_dict())
+    assert module.dims == (*policy.widths, 1)
+    assert torch.equal(module(features)[:, :-1], plain(features) * 2)
+
+
+def test_table_names_become_module_names_one_to_one():
+    names = ["C1", "type", "user.id", "user%2Eid", "quoted-type", "quoted-user%2Eid", "%"]
+    keys = [table_key(n) for n in names]
+    assert len(set(keys)) == len(names)
+    assert keys[0] == "C1"
+    modules = torch.nn.ModuleDict({k: torch.nn.Identity() for k in keys})
+    assert len(modules) == len(names)
+
+
+def test_state_holds_the_tables_and_nothing_else():
+    """Seeds, row counts and vocabularies come from the policy, never from a checkpoint."""
+    for policy in POLICIES.values():
+        state = embed.build(policy).state_dict()
+        assert sum(v.numel() for v in state.values()) == policy.num_params

@@ -1,0 +1,382 @@
+"""Any run, killed anywhere and resumed, ends as the run that was never killed, bit for bit.
+
+In process a run is killed at *every* place where it reads a batch or writes a file; then real
+processes of the command line are killed by SIGKILL at random moments.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from seo_rec import recipes
+from seo_rec.data.stream import Stream
+from seo_rec.model import ModelSettings
+from seo_rec.search.seo import SeoSettings
+from seo_rec.train import FitSettings, checkpoint, loop
+
+CLOCKS = {"seconds", "seconds_per_epoch", "search_seconds", "examples_per_s", "command"}
+CLOCKS |= {"environment"}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: not an Exception, so that no handler takes it for a mistake."""
+
+
+class Fuse:
+    """Counts the places where a run can be killed, and kills it at place ``at``."""
+
+    def __init__(self) -> None:
+        self.count, self.at = 0, 0
+        self.places: list[str] = []
+
+    def burn(self, place: str) -> None:
+        self.count += 1
+        self.places.append(place)
+        if self.count == self.at:
+            raise Killed(place)
+
+    def light(self, at: int) -> None:
+        """Kill at the ``at``-th place from now on; 0: never."""
+        self.count, self.at, self.places = 0, at, []
+
+
+@pytest.fixture
+def fuse(monkeypatch: pytest.MonkeyPatch) -> Fuse:
+    """Every batch handed out, and every file before and after it is written, is a place."""
+    made = Fuse()
+    batches_of = Stream.__iter__
+
+    def iterate(self: Stream) -> Iterator[Any]:
+        batches = batches_of(self)
+
+        def handed_out() -> Iterator[Any]:
+            for batch in batches:
+                made.burn(f"{self.split} batch {self.epoch}.{self.step}")
+                yield batch
+
+        return handed_out()
+
+    def around(module: Any, name: str) -> None:
+        write = getattr(module, name)
+
+        def written(path: Path, *rest: Any) -> None:
+            made.burn(f"before {path.name}")
+            write(path, *rest)
+            made.burn(f"after {path.name}")
+
+        monkeypatch.setattr(module, name, written)
+
+    monkeypatch.setattr(Stream, "__iter__", iterate)
+    around(checkpoint, "save_tensors")
+    around(loop, "save_tensors")
+    around(recipes, "write_json")
+    around(recipes, "append_line")
+    monkeypatch.setattr(recipes, "stamp", dict)
+    return made
+
+
+def outcome(out: Path) -> dict[str, Any]:
+    """Everything a run left that must not depend on how often it was killed."""
+    found: dict[str, Any] = {}
+    for path in sorted(out.rglob("*")):
+        name = str(path.relative_to(out))
+        if path.name == "metrics.jsonl" or path.name == "results.jsonl":
+            found[name] = [_timeless(json.loads(line)) for line in path.read_text().splitlines()]
+        elif path.suffix == ".json":
+            found[name] = _timeless(json.loads(path.read_text()))
+        elif path.name == "best.pt":
+            found[name] = checkpoint.load_tensors(path)
+    assert found, f"{out} holds no outcome"
+    return found
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _timeless(v) for k, v in value.items() if k not in CLOCKS}
+    return [_timeless(v) for v in value] if isinstance(value, list) else value
+
+
+def differences(a: Any, b: Any, where: str = "") -> list[str]:
+    """Places in which two outcomes differ; tensors must be equal to the bit."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        found = [f"{where}/{k} is in one only" for k in sorted(set(a) ^ set(b))]
+        for k in sorted(set(a) & set(b)):
+            found += differences(a[k], b[k], f"{where}/{k}")
+        return found
+    if isinstance(a, list) and isinstance(b, list):
+        if len(a) != len(b):
+            return [f"{where}: {len(a)} and {len(b)} entries"]
+        return [d for i in range(len(a)) for d in differences(a[i], b[i], f"{where}[{i}]")]
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        same = a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
+        return [] if same else [f"{where}: tensors differ"]
+    return [] if a == b or (a != a and b != b) else [f"{where}: {a!r} and {b!r}"]
+
+
+# ---- killed in process, everywhere -------------------------------------------------------
+
+SMALL = ModelSettings(hidden=(8,), dropout=0.3)
+
+
+def fit_settings(**other: Any) -> FitSettings:
+    rates = {"row_lr": 0.02, "dense_lr": 0.02}
+    sizes = {"epochs": 3, "patience": 3, "batch_size": 200, "checkpoint_every": 2, "log_every": 1}
+    return FitSettings(**{**rates, **sizes, **other})
+
+
+def trains(data: Path, model: ModelSettings = SMALL, **settings: Any) -> Callable[[Path], None]:
+    policy = recipes.method_policy("multi-size", data, 1600, 16, 8, 0)
+
+    def run(out: Path) -> None:
+        recipes.train(data, policy, out, model, fit_settings(**settings), resume=True)
+
+    return run
+
+
+def searches(data: Path, run_off: bool = False, **settings: Any) -> Callable[[Path], None]:
+    space = SeoSettings(budget_rows=100, temperature_end=0.5, logit_lr=0.05, **settings)
+    off = recipes.RunOff(epochs=1, chunk_dims=(8,), trivial_lookups=(2, 4)) if run_off else None
+
+    def run(out: Path) -> None:
+        recipes.search(data, out, space, SMALL, fit_settings(epochs=2), off, resume=True)
+
+    return run
+
+
+def compares(data: Path) -> Callable[[Path], None]:
+    comparison = recipes.Comparison(
+        data=(data,),
+        methods=("monolithic", "seo-rr"),
+        settings=SeoSettings(budget_rows=100),
+        seeds=2,
+        model=SMALL,
+        fit=fit_settings(epochs=1),
+    )
+    return lambda out: void(recipes.compare(comparison, out))
+
+
+def void(_: object) -> None: ...
+
+
+def places_of(run: Callable[[Path], None], out: Path, fuse: Fuse) -> list[str]:
+    """Run to the end, and name the places at which it could have been killed."""
+    fuse.light(0)
+    run(out)
+    return fuse.places
+
+
+def killed_and_resumed(
+    run: Callable[[Path], None], out: Path, fuse: Fuse, kills: list[int]
+) -> list[str]:
+    """Kill ``run`` at each of ``kills`` in turn (counted from its last start), then let it end."""
+    where = []
+    for at in kills:
+        fuse.light(at)
+        try:
+            run(out)
+        except Killed as killed:
+            where.append(str(killed))
+    fuse.light(0)
+    run(out)
+    return where
+
+
+def assert_survives_every_kill(
+    run: Callable[[Path], None], tmp_path: Path, fuse: Fuse, every: int = 1
+) -> None:
+    """Kill at every place, or at every ``every``-th of them."""
+    places = places_of(run, tmp_path / "whole", fuse)
+    wanted = outcome(tmp_path / "whole")
+    for at in range(1, len(places) + 1, every):
+        out = tmp_path / "killed"
+        where = killed_and_resumed(run, out, fuse, [at])
+        assert where == [places[at - 1]]
+        wrong = differences(wanted, outcome(out))
+        assert not wrong, f"killed at {places[at - 1]} (place {at}): {wrong[:5]}"
+        shutil.rmtree(out)
+
+
+def test_training_killed_anywhere_ends_the_same(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
+    assert_survives_every_kill(trains(tiny, warmup_steps=7, epochs=2), tmp_path, fuse)
+
+
+def test_the_places_include_the_interesting_ones(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
+    places = places_of(trains(tiny), tmp_path / "whole", fuse)
+    assert "train batch 0.3" in places  # within an epoch
+    assert "train batch 1.0" in places  # the last batch of the first epoch: the next one begins
+    assert "val batch 1.0" in places  # within the evaluation
+    best, saved = places.index("after best.pt"), places.index("before step-000000005.pt")
+    assert best < saved  # best.pt is written, the checkpoint of the epoch is not
+    assert places[-1] == "after result.json"
+
+
+@pytest.mark.parametrize("average", [0.0, 0.998])
+@pytest.mark.parametrize("optimizer", ["adam", "adagrad", "rowwise_adagrad", "sgd"])
+def test_optimizers_and_averages_resume(
+    tiny: Path, tmp_path: Path, fuse: Fuse, optimizer: str, average: float
+) -> None:
+    run = trains(tiny, row_optimizer=optimizer, average=average, warmup_steps=3, row_lr=0.05)
+    places = places_of(run, tmp_path / "whole", fuse)
+    wanted = outcome(tmp_path / "whole")
+    rng = random.Random(f"{optimizer} {average}")
+    for attempt in range(2):
+        kills = [rng.randint(1, len(places)) for _ in range(4)]
+        where = killed_and_resumed(run, tmp_path / f"killed{attempt}", fuse, kills)
+        wrong = differences(wanted, outcome(tmp_path / f"killed{attempt}"))
+        assert not wrong, f"killed at {where}: {wrong[:5]}"
+
+
+def test_without_checkpoints_within_an_epoch(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
+    """``checkpoint_every=0``: an epoch that was cut short is trained anew, its lines written once."""
+    assert_survives_every_kill(trains(tiny, checkpoint_every=0, epochs=2), tmp_path, fuse, every=2)
+
+
+@pytest.mark.parametrize("max_steps", [4, 5, 7])
+def test_an_end_within_an_epoch_resumes(
+    tiny: Path, tmp_path: Path, fuse: Fuse, max_steps: int
+) -> None:
+    """Also where the last step is due for a checkpoint of its own, before the evaluation."""
+    assert_survives_every_kill(trains(tiny, max_steps=max_steps), tmp_path, fuse)
+
+
+@pytest.mark.parametrize("split", ["train", "held-out"])
+def test_search_killed_anywhere_ends_the_same(
+    tiny: Path, tmp_path: Path, fuse: Fuse, split: str
+) -> None:
+    run = searches(tiny, search_split=split, use_down_projection=split == "held-out")
+    assert_survives_every_kill(run, tmp_path, fuse, every=2)
+
+
+def test_a_run_off_killed_anywhere_ends_the_same(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
+    assert_survives_every_kill(searches(tiny, run_off=True), tmp_path, fuse, every=13)
+
+
+def test_a_comparison_killed_anywhere_goes_on(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
+    assert_survives_every_kill(compares(tiny), tmp_path, fuse, every=17)
+
+
+def test_leftovers_of_a_kill_are_in_nobodys_way(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
+    """SIGKILL leaves half-written temporary files; they are neither read nor stumbled over."""
+    run = trains(tiny)
+    places = places_of(run, tmp_path / "whole", fuse)
+    out = tmp_path / "killed"
+    out.mkdir()
+    (out / ".run.json.k1l3d").write_text('{"kind": "tr')
+    killed_at = places.index("before step-000000004.pt") + 1
+    fuse.light(killed_at)
+    with pytest.raises(Killed):
+        run(out)
+    (out / "checkpoints" / ".step-000000004.pt.k1l3d").write_bytes(b"PK\x03\x04 half")
+    (out / ".best.pt.k1l3d").write_bytes(b"")
+    fuse.light(0)
+    run(out)
+    assert not differences(outcome(tmp_path / "whole"), outcome(out))
+
+
+def test_a_line_cut_short_by_a_kill_is_dropped(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
+    run = trains(tiny)
+    places_of(run, tmp_path / "whole", fuse)
+    out = tmp_path / "killed"
+    fuse.light(9)
+    with pytest.raises(Killed):
+        run(out)
+    with (out / "metrics.jsonl").open("a") as stream:
+        stream.write('{"event": "step", "st')
+    fuse.light(0)
+    run(out)
+    assert not differences(outcome(tmp_path / "whole"), outcome(out))
+
+
+def test_a_finished_run_is_not_trained_again(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
+    for name, run in (("train", trains(tiny)), ("search", searches(tiny))):
+        places_of(run, tmp_path / name, fuse)
+        times = {p: p.stat().st_mtime_ns for p in (tmp_path / name).rglob("*.pt")}
+        again = places_of(run, tmp_path / name, fuse)
+        assert [p for p in again if "batch" in p] == []
+        assert {p: p.stat().st_mtime_ns for p in (tmp_path / name).rglob("*.pt")} == times
+
+
+# ---- killed for real -----------------------------------------------------------------------
+
+TRAIN = ["--method", "multi-size", "--params", "1600", "--hidden", "8", "--dropout", "0.2"]
+TRAIN += ["--epochs", "6", "--patience", "6", "--batch-size", "10", "--lr", "0.01"]
+TRAIN += ["--checkpoint-every", "5", "--threads", "1"]
+SEARCH = ["--budget-rows", "100", "--hidden", "8", "--no-run-off", "--search-split", "held-out"]
+SEARCH += ["--temperature-end", "0.5", "--epochs", "4", "--patience", "4", "--batch-size", "10"]
+SEARCH += ["--lr", "0.01", "--checkpoint-every", "5", "--threads", "1"]
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "seo_rec", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def kill_within(process: subprocess.Popen[str], out: Path, delay: float) -> bool:
+    """SIGKILL ``delay`` seconds after the process first writes below ``out``; True if it hit."""
+    before = newest(out)
+    while process.poll() is None and newest(out) == before:
+        time.sleep(0.01)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return process.returncode == -signal.SIGKILL
+
+
+def newest(out: Path) -> int:
+    """When a file of the training below ``out`` last changed."""
+    files = [*out.rglob("metrics.jsonl"), *out.rglob("step-*.pt")]
+    times = []
+    for path in files:
+        try:
+            times.append(path.stat().st_mtime_ns)
+        except FileNotFoundError:  # an old checkpoint, removed meanwhile
+            continue
+    return max(times, default=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command, options, kills", [("train", TRAIN, 3), ("search", SEARCH, 2)], ids=["train", "search"]
+)
+def test_sigkill(
+    command: str,
+    options: list[str],
+    kills: int,
+    tiny: Path,
+    tmp_path: Path,
+    one_thread: None,
+    seo_rec: Callable[..., Any],
+) -> None:
+    """A process killed at random moments, each time resumed, against one that ran in peace."""
+    started = time.perf_counter()
+    whole = seo_rec(command, tiny, "--out", tmp_path / "whole", *options)
+    duration = time.perf_counter() - started
+    assert whole.code == 0, whole.err
+    seed = random.SystemRandom().randrange(10**6)
+    rng, hits = random.Random(seed), 0
+    print(f"seed of the kills: {seed}; an undisturbed run took {duration:.1f} s")
+    out = tmp_path / "killed"
+    for _ in range(kills):
+        delay = rng.uniform(0, duration / kills)
+        hits += kill_within(start(command, tiny, "--out", out, *options, "--resume"), out, delay)
+    last = start(command, tiny, "--out", out, *options, "--resume")
+    _, errors = last.communicate(timeout=120)
+    assert last.returncode == 0, f"seed {seed}: {errors}"
+    assert hits, f"seed {seed}: the run ended before the first kill"
+    assert not differences(outcome(tmp_path / "whole"), outcome(out)), f"seed {seed}"

@@ -1,0 +1,547 @@
+"""``fit``: seeds, early stopping, limits, learning rates, optimizers, averages, checkpoints."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
+
+from seo_rec import methods
+from seo_rec.data.stream import Stream
+from seo_rec.metrics import Metrics
+from seo_rec.model import ModelSettings, RecModel, build_model
+from seo_rec.policy import Policy
+from seo_rec.schema import read_schema
+from seo_rec.train import (
+    ROW_OPTIMIZERS,
+    CheckpointError,
+    Checkpoints,
+    FitResult,
+    FitSettings,
+    evaluate,
+    fit,
+    loop,
+    make_optimizers,
+)
+from seo_rec.train.checkpoint import load_tensors, save_tensors
+from seo_rec.train.loop import WeightAverage
+
+SMALL = ModelSettings(hidden=(8,))
+
+
+def settings(**other: Any) -> FitSettings:
+    given = {"epochs": 2, "batch_size": 200, "row_lr": 0.02, "dense_lr": 0.02, "log_every": 1}
+    return FitSettings(**{**given, **other})
+
+
+def policy_of(data: Path) -> Policy:
+    return methods.multi_size(read_schema(data), 800, 8, lookups=2, seed=1)
+
+
+def model_of(data: Path, seed: int = 0, model: ModelSettings = SMALL) -> RecModel:
+    return build_model(policy_of(data), len(read_schema(data).numeric), model, seed)
+
+
+def fitted(
+    data: Path,
+    wanted: FitSettings,
+    out: Path | None = None,
+    model: ModelSettings = SMALL,
+) -> tuple[RecModel, FitResult]:
+    """A small model after ``fit`` with ``wanted``."""
+    made = model_of(data, wanted.seed, model)
+    train = Stream(data, "train", batch_size=wanted.batch_size, shuffle=True, seed=wanted.seed)
+    val = Stream(data, "val", batch_size=64)
+    optimizers = make_optimizers(made, wanted.row_optimizer, wanted.row_lr, wanted.dense_lr)
+    return made, fit(made, train, val, optimizers, wanted, out)
+
+
+def weights(model: RecModel) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def events(out: Path, kind: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == kind]
+
+
+# ---- seeds -------------------------------------------------------------------------------
+
+
+def test_same_seed_same_weights_and_another_seed_others(tiny: Path) -> None:
+    dropped = ModelSettings(hidden=(8,), dropout=0.5)
+    first, a = fitted(tiny, settings(seed=3), model=dropped)
+    torch.manual_seed(12345)  # what a caller did to the global generator does not matter
+    torch.rand(7)
+    second, b = fitted(tiny, settings(seed=3), model=dropped)
+    other, c = fitted(tiny, settings(seed=4), model=dropped)
+    assert equal(weights(first), weights(second))
+    assert replace(a, seconds_per_epoch=0) == replace(b, seconds_per_epoch=0)
+    assert not equal(weights(first), weights(other))
+    assert a.val != c.val
+
+
+def test_a_folder_does_not_change_the_result(tiny: Path, tmp_path: Path) -> None:
+    """Writing metrics, checkpoints and best.pt takes nothing from the arithmetic."""
+    without, a = fitted(tiny, settings())
+    within, b = fitted(tiny, settings(checkpoint_every=2), tmp_path / "run")
+    assert equal(weights(without), weights(within))
+    assert a.val == b.val
+
+
+def test_the_backbone_starts_alike_whatever_the_tables(tiny: Path) -> None:
+    schema = read_schema(tiny)
+    models = [
+        build_model(p, len(schema.numeric), SMALL, seed=5)
+        for p in (methods.monolithic(schema, 800, 8), methods.separate(schema, 1600, 8))
+    ]
+    assert equal(*([p.detach() for p in m.backbone.parameters()] for m in models))
+
+
+# ---- what is learnt ----------------------------------------------------------------------
+
+
+def test_training_learns(tiny: Path) -> None:
+    _, result = fitted(tiny, settings(epochs=8, patience=8, batch_size=32))
+    assert result.val.auc > 0.7
+    assert result.val.log_loss < 0.55
+
+
+def test_metrics_jsonl_holds_every_step_and_epoch(tiny: Path, tmp_path: Path) -> None:
+    model, result = fitted(tiny, settings(average=0.0), tmp_path)
+    train = Stream(tiny, "train", batch_size=200)
+    steps, epochs = events(tmp_path, "step"), events(tmp_path, "epoch")
+    assert [s["step"] for s in steps] == list(range(1, 2 * len(train) + 1))
+    assert [e["step"] for e in epochs] == [len(train), 2 * len(train)] and result.steps == 10
+    sizes = [200, 200, 200, 200, train.num_rows - 800]
+    losses = [s["train_loss"] for s in steps]
+    for number, epoch in enumerate(epochs):
+        of_epoch = losses[5 * number : 5 * number + 5]
+        assert epoch["train_loss"] == pytest.approx(np.average(of_epoch, weights=sizes))
+        assert epoch["epoch"] == number and epoch["val_num_rows"] == 102
+    again, _, _ = evaluate(model, Stream(tiny, "val", batch_size=7))
+    assert again.auc == pytest.approx(result.val.auc, abs=1e-12)
+    assert result.val.auc == max(e["val_auc"] for e in epochs)
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+# ---- early stopping and limits -----------------------------------------------------------
+
+
+class Scripted:
+    """Stands for ``evaluate``: gives the scripted AUCs and keeps the weights it was shown."""
+
+    def __init__(self, aucs: list[float]) -> None:
+        self.aucs, self.seen = aucs, list[list[torch.Tensor]]()
+
+    def __call__(self, model: RecModel, stream: Stream) -> tuple[Metrics, None, None]:
+        self.seen.append(weights(model))
+        return Metrics(self.aucs[len(self.seen) - 1], 0.5, 0.9, 1.0, 10), None, None
+
+
+@pytest.mark.parametrize(
+    "aucs, patience, epochs, best",
+    [
+        ([0.5, 0.6, 0.55, 0.58, 0.9], 2, 4, 1),  # two epochs without a better one
+        ([0.5, 0.6, 0.55, 0.61, 0.6, 0.6, 0.9], 2, 6, 3),  # a better one starts the count again
+        ([0.5, 0.6, 0.6, 0.6], 2, 4, 1),  # an equal one is not better
+        ([0.7, 0.6], 1, 2, 0),
+        ([0.4, 0.3, 0.2, 0.1, 0.2], 9, 5, 0),  # patience beyond the last epoch
+        ([0.1, 0.2, 0.3], 1, 3, 2),  # ever better: the last
+        ([float("nan")] * 4, 2, 3, 0),  # undefined AUC (one class): the first
+    ],
+)
+@pytest.mark.parametrize("on_disk", [True, False])
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_patience_and_best_weights(
+    monkeypatch: pytest.MonkeyPatch,
+    tiny: Path,
+    tmp_path: Path,
+    aucs: list[float],
+    patience: int,
+    epochs: int,
+    best: int,
+    on_disk: bool,
+    average: float,
+) -> None:
+    scripted = Scripted(aucs)
+    monkeypatch.setattr(loop, "evaluate", scripted)
+    wanted = settings(epochs=len(aucs), patience=patience, batch_size=980, average=average)
+    model, result = fitted(tiny, wanted, tmp_path if on_disk else None)
+    assert (result.epochs, result.best_epoch, len(scripted.seen)) == (epochs, best, epochs)
+    assert equal(weights(model), scripted.seen[best])
+    assert best == epochs - 1 or not equal(weights(model), scripted.seen[-1])
+    assert result.val.auc == aucs[best] or np.isnan(aucs[best])
+
+
+@pytest.mark.parametrize("max_steps, epochs", [(1, 1), (5, 1), (7, 2), (10, 2), (99, 3)])
+def test_max_steps(tiny: Path, max_steps: int, epochs: int) -> None:
+    _, result = fitted(tiny, settings(epochs=3, patience=3, max_steps=max_steps))
+    assert (result.steps, result.epochs) == (min(max_steps, 15), epochs)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match=r"loss became .*lower row_lr"):
+        fitted(tiny, settings(row_lr=1e30, row_optimizer="sgd", dense_lr=1e30), tmp_path)
+
+
+def test_weights_that_overflow_at_the_last_step_stop_the_run(tiny: Path) -> None:
+    """The loss of the only step is finite; what the step left is not, and evaluation tells."""
+    with pytest.raises(FloatingPointError, match="not finite"):
+        fitted(tiny, settings(dense_lr=1e30, row_lr=1e30, batch_size=980, average=0.0))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"patience": 0},
+        {"batch_size": 0},
+        {"keep": 0},
+        {"log_every": 0},
+        {"row_lr": 0.0},
+        {"row_lr": float("nan")},
+        {"dense_lr": -1.0},
+        {"warmup_steps": -1},
+        {"checkpoint_every": -1},
+        {"max_steps": -1},
+        {"average": 1.0},
+        {"average": -0.1},
+    ],
+    ids=str,
+)
+def test_settings_out_of_range(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is .*allowed"):
+        FitSettings(**wrong)
+
+
+# ---- learning rates and optimizers --------------------------------------------------------
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 4])
+def test_learning_rates_rise_linearly(
+    monkeypatch: pytest.MonkeyPatch, tiny: Path, warmup: int
+) -> None:
+    seen: list[tuple[float, float]] = []
+    step = loop._step
+
+    def watched(model: RecModel, batch: Any, optimizers: Any) -> float:
+        seen.append(tuple(optimizers[n].param_groups[0]["lr"] for n in ("rows", "dense")))
+        return step(model, batch, optimizers)
+
+    monkeypatch.setattr(loop, "_step", watched)
+    fitted(tiny, settings(row_lr=0.5, dense_lr=0.1, warmup_steps=warmup))
+    factors = [min(1.0, (t + 1) / (warmup + 1)) for t in range(10)]
+    np.testing.assert_allclose(seen, [(0.5 * f, 0.1 * f) for f in factors], rtol=1e-12)
+
+
+def reference_step(name: str, w: Any, g: Any, state: Any, lr: float, t: int) -> Any:
+    """One step of a row optimizer in float64, from its paper; returns the new weights."""
+    if name == "sgd":
+        return w - lr * g
+    if name == "adagrad":
+        state["sum"] = state.get("sum", 0.0) + g**2
+        return w - lr * g / (np.sqrt(state["sum"]) + 1e-8)
+    if name == "rowwise_adagrad":
+        state["sum"] = state.get("sum", 0.0) + (g**2).mean(1, keepdims=True)
+        return w - lr * g / (np.sqrt(state["sum"]) + 1e-8)
+    state["m"] = 0.9 * state.get("m", 0.0) + 0.1 * g
+    state["v"] = 0.999 * state.get("v", 0.0) + 0.001 * g**2
+    corrected = state["m"] / (1 - 0.9**t), state["v"] / (1 - 0.999**t)
+    return w - lr * corrected[0] / (np.sqrt(corrected[1]) + 1e-8)
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.3])
+@pytest.mark.parametrize("name", ROW_OPTIMIZERS)
+def test_row_optimizers_do_what_their_papers_say(tiny: Path, name: str, l2: float) -> None:
+    """Three steps on a table against float64; the gradient is the loss's plus ``l2 * w``."""
+    model = model_of(tiny)
+    optimizer = make_optimizers(model, name, 0.1, 0.1, l2)["rows"]
+    table = next(model.embedding.ebc.parameters())
+    w, state = table.detach().double().numpy(), dict[str, Any]()
+    rng = np.random.default_rng(0)
+    for t in (1, 2, 3):
+        g = rng.normal(size=w.shape)
+        g[: len(g) // 2 if t > 1 else 0] = 0.0
+        for p in model.embedding.ebc.parameters():
+            p.grad = torch.zeros_like(p)
+        table.grad = torch.from_numpy(g).float()
+        optimizer.step()
+        w = reference_step(name, w, table.grad.double().numpy() + l2 * w, state, 0.1, t)
+        np.testing.assert_allclose(table.detach().numpy(), w, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ROW_OPTIMIZERS)
+def test_row_optimizers_equal_their_libraries(tiny: Path, name: str) -> None:
+    """One whole training step of a model, to the bit, against the library's plain optimizer."""
+    batch = next(iter(Stream(tiny, "train", batch_size=50)))
+    ours, theirs = model_of(tiny), model_of(tiny)
+    make = {
+        "adam": torch.optim.Adam,
+        "adagrad": lambda p, lr: torch.optim.Adagrad(p, lr=lr, eps=1e-8),
+        "rowwise_adagrad": lambda p, lr: RowWiseAdagrad(p, lr=lr, eps=1e-8),
+        "sgd": torch.optim.SGD,
+    }[name]
+    pairs = [
+        (ours, list(make_optimizers(ours, name, 0.1, 0.01).values())),
+        (
+            theirs,
+            [
+                make(list(theirs.embedding.ebc.parameters()), lr=0.1),
+                torch.optim.Adam(theirs.backbone.parameters(), lr=0.01),
+            ],
+        ),
+    ]
+    for model, optimizers in pairs:
+        for _ in range(2):
+            loss, _ = model(batch)
+            model.zero_grad()
+            loss.backward()
+            for optimizer in optimizers:
+                optimizer.step()
+    for a, b in zip(weights(ours), weights(theirs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_every_parameter_belongs_to_one_optimizer(tiny: Path) -> None:
+    model = model_of(tiny)
+    held = [
+        p
+        for o in make_optimizers(model, "adam", 0.1, 0.1).values()
+        for group in o.param_groups
+        for p in group["params"]
+    ]
+    assert {id(p) for p in held} == {id(p) for p in model.parameters()}
+    assert len(held) == len(list(model.parameters()))
+
+
+def test_an_unknown_optimizer_is_named(tiny: Path) -> None:
+    with pytest.raises(ValueError, match=r"'lamb'; allowed: adam, adagrad, rowwise_adagrad, sgd"):
+        make_optimizers(model_of(tiny), "lamb", 0.1, 0.1)
+
+
+# ---- the running mean of the weights ------------------------------------------------------
+
+
+class Journal:
+    """Stands after each step and keeps the weights."""
+
+    def __init__(self, model: RecModel) -> None:
+        self.weights = [weights(model)]
+
+    def __call__(self, model: RecModel, step: int) -> None:
+        self.weights.append(weights(model))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.998])
+def test_the_mean_is_the_recursion(monkeypatch: pytest.MonkeyPatch, tiny: Path, decay: float) -> None:
+    """What is evaluated after T steps is ``m_T``, ``m_t = a_t m_{t-1} + (1 - a_t) w_t``."""
+    scripted = Scripted([0.5, 0.6])
+    monkeypatch.setattr(loop, "evaluate", scripted)
+    model, wanted = model_of(tiny), settings(average=decay)
+    journal = Journal(model)
+    train = Stream(tiny, "train", batch_size=200, shuffle=True)
+    val = Stream(tiny, "val", batch_size=64)
+    fit(model, train, val, make_optimizers(model, "adam", 0.02, 0.02), wanted, None, journal)
+    for i in range(len(journal.weights[0])):
+        m = journal.weights[0][i].double().numpy()
+        for t in range(1, 11):
+            a = min(decay, (1 + t) / (10 + t)) if decay else 0.0
+            m = a * m + (1 - a) * journal.weights[t][i].double().numpy()
+            if t % 5 == 0:
+                seen = scripted.seen[t // 5 - 1][i].numpy()
+                np.testing.assert_allclose(seen, m, rtol=1e-5, atol=1e-7)
+
+
+def test_the_mean_is_put_back_even_after_an_error(tiny: Path) -> None:
+    model = model_of(tiny)
+    mean, before = WeightAverage(model, 0.5), weights(model)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(1.0)
+    own = weights(model)
+    with pytest.raises(KeyError), mean.applied(model):
+        assert equal(weights(model), before)
+        raise KeyError
+    assert equal(weights(model), own)
+    assert equal(mean.values, before)
+
+
+def test_no_mean_costs_no_memory(tiny: Path) -> None:
+    model = model_of(tiny)
+    mean = WeightAverage(model, 0.0)
+    assert mean.values == []
+    own = [p.data_ptr() for p in model.parameters()]
+    with mean.applied(model):
+        assert [p.data_ptr() for p in model.parameters()] == own
+    mean.update(model, 1)
+    assert mean.values == []
+
+
+# ---- checkpoints ---------------------------------------------------------------------------
+
+
+def state(number: int) -> dict[str, Any]:
+    return {"w": torch.full((300,), float(number)), "step": number, "names": ["a", "b"]}
+
+
+def test_the_newest_are_kept(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path / "checkpoints", keep=3)
+    assert kept.latest() is None
+    for step in (5, 10, 15, 1000, 2_000_000_000):
+        kept.save(step, state(step))
+    assert kept.steps() == [15, 1000, 2_000_000_000]
+    assert kept.latest()["step"] == 2_000_000_000
+    assert sorted(p.name for p in kept.folder.iterdir()) == [
+        "step-000000015.pt",
+        "step-000001000.pt",
+        "step-2000000000.pt",
+    ]
+
+
+def test_fit_keeps_as_many_as_asked(tiny: Path, tmp_path: Path) -> None:
+    fitted(tiny, settings(checkpoint_every=1, keep=4), tmp_path)
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [7, 8, 9, 10]
+
+
+def test_keep_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="keep 0; allowed: 1 or more"):
+        Checkpoints(tmp_path, keep=0)
+
+
+def test_half_written_files_are_ignored(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path)
+    kept.save(5, state(5))
+    (tmp_path / ".step-000000010.pt.x7").write_bytes(b"PK half")
+    assert kept.steps() == [5]
+    assert kept.latest()["step"] == 5
+
+
+def test_a_failed_write_leaves_the_old_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "best.pt"
+    save_tensors(path, state(1))
+
+    def full_disk(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        save_tensors(path, state(2))
+    assert load_tensors(path)["step"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["best.pt"]
+
+
+def damaged(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Bytes of a checkpoint, spoilt in many ways."""
+    whole = path.read_bytes()
+    yield "empty", b""
+    yield "text", b"hello\n"
+    for size in (1, 3, 64, len(whole) // 2, len(whole) - 1, len(whole) - 30):
+        yield f"cut at {size}", whole[:size]
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        yield f"noise {i}", rng.bytes(int(rng.integers(1, 400)))
+    with zipfile.ZipFile(path) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    pickled = next(n for n in content if n.endswith("data.pkl"))
+    for i in range(60):
+        spoilt = bytearray(content[pickled])
+        spoilt[int(rng.integers(len(spoilt)))] ^= 1 << int(rng.integers(8))
+        yield f"pickle {i}", repacked({**content, pickled: bytes(spoilt)})
+    without = {name: data for name, data in content.items() if not name.endswith("data/0")}
+    yield "a tensor is missing", repacked(without)
+
+
+def repacked(content: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    return stream.getvalue()
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "step-000000005.pt"
+    save_tensors(path, state(5))
+    refused = 0
+    for what, data in list(damaged(path)):
+        path.write_bytes(data)
+        try:
+            load_tensors(path)
+        except CheckpointError as error:
+            assert str(path) in str(error) and "remove this file" in str(error), what
+            refused += 1
+        except Exception as error:
+            pytest.fail(f"{what}: {type(error).__name__}: {error}")
+    assert refused > 40  # a flipped bit of the pickle may give another number or name
+
+
+def test_a_flipped_bit_of_a_tensor_is_found(tmp_path: Path) -> None:
+    """The file's checksums are checked, so that silent damage does not become a weight."""
+    path = tmp_path / "step-000000005.pt"
+    save_tensors(path, state(5))
+    data = bytearray(path.read_bytes())
+    at = data.find(np.full(300, 5.0, np.float32).tobytes())
+    data[at + 77] ^= 0x40
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"step-000000005\.pt"):
+        load_tensors(path)
+
+
+class Evil:
+    def __init__(self, call: Any, *arguments: Any) -> None:
+        self.parts = (call, arguments)
+
+    def __reduce__(self) -> Any:
+        return self.parts
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "plain-pickle"])
+def test_a_strangers_checkpoint_runs_no_code(tmp_path: Path, legacy: bool) -> None:
+    mark, path = tmp_path / "owned", tmp_path / "step-000000001.pt"
+    for call in (
+        Evil(os.system, f"touch {mark}"),
+        Evil(builtins.eval, f"open({str(mark)!r}, 'w')"),
+        Evil(Path.touch, mark),
+    ):
+        content = {"model": {}, "progress": call}
+        path.write_bytes(pickle.dumps(content)) if legacy else torch.save(content, path)
+        with pytest.raises(CheckpointError, match=r"step-000000001\.pt"):
+            Checkpoints(tmp_path).latest()
+    assert not mark.exists()
+
+
+def test_a_damaged_checkpoint_stops_the_resume(tiny: Path, tmp_path: Path) -> None:
+    """And as the message says: without the damaged file the run goes on from the one before."""
+    fitted(tiny, settings(checkpoint_every=2), tmp_path / "whole")
+    fitted(tiny, settings(checkpoint_every=2, max_steps=8), tmp_path / "run")
+    newest = tmp_path / "run/checkpoints/step-000000008.pt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"step-000000008\.pt: cannot be read"):
+        fitted(tiny, settings(checkpoint_every=2), tmp_path / "run")
+    newest.unlink()
+    fitted(tiny, settings(checkpoint_every=2), tmp_path / "run")
+    best = [load_tensors(tmp_path / name / "best.pt") for name in ("whole", "run")]
+    for name in best[0]["model"]:
+        assert torch.equal(best[0]["model"][name], best[1]["model"][name]), name
