@@ -12,9 +12,9 @@ epoch's time by its number of steps is one measurement. The step includes:
                     forward, backward, Adam, the running mean of the weights, the loop's checks
     fit, no mean    the same with ``average=0``
     plain, *        about twenty lines of PyTorch on row numbers hashed before and held in memory:
-                    permutation of the rows, gather, ``F.embedding``, forward, backward, Adam; no
-                    mean. Either all chunk tables in one weight, or a weight per chunk table; the
-                    faster one counts
+                    permutation of the rows, gather, lookup, forward, backward, Adam; no mean.
+                    All chunk tables in one weight, read by ``index_select`` or ``F.embedding``, or
+                    a weight per chunk table (``index_select``); the fastest one counts
     TorchRec        the plain loop with an unsharded ``EmbeddingBagCollection`` for the lookup
     FuxiCTR, *      FuxiCTR's DNN (one table of width 16 per feature, no hashing) with its trainer;
                     see ``benchmarks/fuxictr_dnn.py`` for the ways to feed it. The fastest real
@@ -22,7 +22,7 @@ epoch's time by its number of steps is one measurement. The step includes:
 
 Never included: decoding parquet for the first time (warm-up rounds; the stream then reads its cache
 in memory), hashing for the plain loops, evaluation, checkpoints. Goals: ``fit`` at most 1.5 times
-the faster plain loop, and at least 2 times faster than FuxiCTR.
+the fastest plain loop, and at least 2 times faster than FuxiCTR.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def weight(rows: int, dim: int) -> nn.Parameter:
 
 
 class Plain:
-    """The loop a user might write by hand; ``lookup`` is left to the three kinds below."""
+    """The loop a user might write by hand; ``lookup`` is left to the kinds below."""
 
     name: str
 
@@ -253,6 +253,14 @@ class OneTable(Plain):
         self.start()
 
     def lookup(self, rows_B: torch.Tensor) -> torch.Tensor:
+        rows = self.rows_NK[rows_B].view(-1)
+        return self.weights[0].index_select(0, rows).view(len(rows_B), -1)
+
+
+class Embedding(OneTable):
+    name = "plain, F.embedding"
+
+    def lookup(self, rows_B: torch.Tensor) -> torch.Tensor:
         return F.embedding(self.rows_NK[rows_B], self.weights[0]).flatten(1)
 
 
@@ -271,7 +279,8 @@ class TablePerChunk(Plain):
 
     def lookup(self, rows_B: torch.Tensor) -> torch.Tensor:
         pairs = zip(self.rows_NT, self.weights, strict=True)
-        return torch.cat([F.embedding(rows[rows_B], w).flatten(1) for rows, w in pairs], dim=1)
+        parts = [w.index_select(0, rows[rows_B].view(-1)) for rows, w in pairs]
+        return torch.cat([x.view(len(rows_B), -1) for x in parts], dim=1)
 
 
 class TorchRec(Plain):
@@ -429,6 +438,7 @@ def main() -> None:
         contestants: list[Contestant] = [
             ours,
             OneTable(hashed, policy, args.batch),
+            Embedding(hashed, policy, args.batch),
             TablePerChunk(hashed, policy, args.batch),
             TorchRec(hashed, policy, args.batch),
             Fit("fit, no mean", data, policy, FitSettings(**common, average=0.0)),

@@ -267,6 +267,8 @@ def search_attention(
         warmup_steps=settings.warmup_epochs * len(train),
     )
     result = fit(model, train, val, optimizers, fit_settings, folder, logit_step, title="search")
+    best_step = min(result.steps, (result.best_epoch + 1) * len(train))
+    gate.temperature = logit_step.temperature_at(best_step)  # that of the best weights
     test, _, _ = evaluate(model, Stream(data, "test", batch_size=EVAL_BATCH))
     searched = Searched(
         space,
@@ -342,6 +344,7 @@ def search(
         RunError: ``out`` holds another run, or a run and ``resume`` is False.
     """
     attentions = attentions or out / "attentions"
+    _check_search(read_schema(data), settings, fit_settings, run_off)
     asked = {
         "kind": "search",
         "data": str(data),
@@ -396,6 +399,22 @@ def search(
         },
     )
     return policy
+
+
+def _check_search(
+    schema: Schema, settings: seo.SeoSettings, fit_settings: FitSettings, run_off: RunOff | None
+) -> None:
+    """Refuse before the training what would fail, or be ignored, after it."""
+    if settings.search_split == "held-out" and settings.warmup_epochs >= fit_settings.epochs:
+        raise ValueError(
+            f"warmup_epochs {settings.warmup_epochs} of {fit_settings.epochs} epochs: the logits "
+            f"would never be trained; allowed with held-out: 0 to {fit_settings.epochs - 1}"
+        )
+    F = len(schema.features)
+    if run_off is None:
+        seo.check_total(F, settings.num_chunks, settings.chosen(F), settings.min_chunks)
+    elif settings.total_chunks is not None:
+        raise ValueError("total_chunks is for a search without run-off (--no-run-off)")
 
 
 def budget_of(policy: Policy) -> int:

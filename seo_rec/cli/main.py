@@ -65,7 +65,7 @@ def search(
     run_off: Annotated[
         bool, typer.Option(help="Choose among candidates on validation rows; else the top chunks.")
     ] = True,
-    run_off_epochs: Annotated[int, typer.Option(help="Epochs per candidate at most.")] = 20,
+    run_off_epochs: opt.RunOffEpochs = 20,
     hidden: opt.Hidden = "256,128",
     dropout: opt.Dropout = 0.0,
     epochs: opt.Epochs = 20,
@@ -252,6 +252,7 @@ def compare(
     search_split: opt.SearchSplit = "train",
     use_down_projection: opt.DownProjection = False,
     adjust_hash_buckets: opt.AdjustBuckets = False,
+    run_off_epochs: opt.RunOffEpochs = 20,
     hidden: opt.Hidden = "256,128",
     dropout: opt.Dropout = 0.0,
     epochs: opt.Epochs = 20,
@@ -285,6 +286,7 @@ def compare(
         seeds=seeds,
         first_seed=first_seed,
         model=opt.model_settings(hidden, dropout),
+        run_off=recipes.RunOff(epochs=run_off_epochs),
         fit=opt.fit_settings(epochs, patience, batch_size, lr, optimizer, average, l2, 0),
     )
     recipes.compare(comparison, out)

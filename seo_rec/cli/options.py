@@ -50,6 +50,7 @@ ChunkHashing = Annotated[
 SearchSplit = Annotated[
     str, typer.Option(help="Rows that train the logits: train, or held-out (validation rows).")
 ]
+RunOffEpochs = Annotated[int, typer.Option(help="Epochs of a candidate in the run-off at most.")]
 DownProjection = Annotated[
     bool, typer.Option("--use-down-projection", help="Project the pool of chunks to M vectors.")
 ]

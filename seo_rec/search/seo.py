@@ -66,6 +66,9 @@ class SeoSettings:
     logit_lr: float = 5e-3
 
     def __post_init__(self) -> None:
+        for name in ("budget_rows", "dim", "chunk_dim", "search_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: 1 or more")
         if self.dim % self.chunk_dim or self.search_dim % self.chunk_dim:
             raise ValueError(
                 f"dim {self.dim} and search_dim {self.search_dim} must be multiples of "
@@ -78,16 +81,22 @@ class SeoSettings:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {allowed}")
-        for name in ("budget_rows", "dim", "chunk_dim", "search_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed: 1 or more")
         if not 0 <= self.min_chunks <= self.num_chunks:
             raise ValueError(
                 f"min_chunks is {self.min_chunks}; allowed: 0 to {self.num_chunks}, the chunks of "
                 "the search table"
             )
-        if self.temperature <= 0 or (self.temperature_end or 1.0) <= 0:
-            raise ValueError("temperature and temperature_end must be above 0")
+        end = 1.0 if self.temperature_end is None else self.temperature_end
+        if not (0 < self.temperature < math.inf and 0 < end < math.inf):
+            raise ValueError(
+                f"temperature {self.temperature} and temperature_end {end}; allowed: above 0"
+            )
+        if self.total_chunks is not None and self.total_chunks < 1:
+            raise ValueError(f"total_chunks is {self.total_chunks}; allowed: 1 or more, or None")
+        if self.warmup_epochs < 0:
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs}; allowed: 0 or more")
+        if not self.logit_lr > 0:
+            raise ValueError(f"logit_lr is {self.logit_lr}; allowed: above 0")
 
     @property
     def num_chunks(self) -> int:
@@ -237,16 +246,20 @@ class LogitStep:
         self._batches: Iterator[Batch] = iter(())
 
     def __call__(self, model: RecModel, step: int) -> None:
-        end = self.settings.temperature_end
-        if end is not None:
-            start = self.settings.temperature
-            self.gate.temperature = start * (end / start) ** min(1.0, step / self.total_steps)
+        self.gate.temperature = self.temperature_at(step)
         if self.held_out is None or step <= self.warmup_steps:
             return
         loss, _ = model(self._next())
         (self.gate.logits.grad,) = torch.autograd.grad(loss, [self.gate.logits])
         self.optimizer.step()
         self.gate.logits.grad = None
+
+    def temperature_at(self, step: int) -> float:
+        """tau after ``step`` steps: from ``temperature`` geometrically to ``temperature_end``."""
+        start, end = self.settings.temperature, self.settings.temperature_end
+        if end is None:
+            return start
+        return start * (end / start) ** min(1.0, step / self.total_steps)
 
     def _next(self) -> Batch:
         assert self.held_out is not None
@@ -271,6 +284,15 @@ class LogitStep:
             self._batches = iter(self.held_out)
 
 
+def check_total(F: int, C: int, total: int, min_chunks: int) -> None:
+    """PolicyError unless ``total`` of F x C chunks can be chosen, ``min_chunks`` of each feature."""
+    if not max(1, F * min_chunks) <= total <= F * C:
+        raise PolicyError(
+            f"total_chunks {total}: with {F} features of {C} chunks and min_chunks {min_chunks} "
+            f"allowed: {max(1, F * min_chunks)} to {F * C}"
+        )
+
+
 def select(space: Policy, alpha: torch.Tensor, total: int, min_chunks: int = 0) -> Policy:
     """The discrete policy: the ``total`` largest attentions, ties to the lower index.
 
@@ -288,11 +310,7 @@ def select(space: Policy, alpha: torch.Tensor, total: int, min_chunks: int = 0) 
         PolicyError: ``total`` is out of range.
     """
     F, C = alpha.shape
-    if not max(1, F * min_chunks) <= total <= F * C:
-        raise PolicyError(
-            f"total_chunks {total}: with {F} features of {C} chunks and min_chunks {min_chunks} "
-            f"allowed: {max(1, F * min_chunks)} to {F * C}"
-        )
+    check_total(F, C, total, min_chunks)
     order = torch.argsort(alpha.flatten(), descending=True, stable=True).tolist()
     best = torch.argsort(alpha, dim=1, descending=True, stable=True)[:, :min_chunks]
     chosen = {f * C + int(i) for f in range(F) for i in best[f]}

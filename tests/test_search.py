@@ -1,0 +1,418 @@
+"""The search of SEO: its gate is the paper's equations, its steps move what they should, and it
+finds structure that was planted."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from seo_rec import recipes
+from seo_rec.batch import Batch
+from seo_rec.data.stream import Stream
+from seo_rec.data.synthetic import synthetic
+from seo_rec.model import ModelSettings, RecModel, build_model
+from seo_rec.policy import PolicyError
+from seo_rec.schema import read_schema
+from seo_rec.search.seo import (
+    Attention,
+    LogitStep,
+    SeoSettings,
+    gate_optimizers,
+    make_gate,
+    search_space,
+)
+from seo_rec.train import FitSettings, evaluate, make_optimizers
+
+SMALL = ModelSettings(hidden=(8,))
+FIT = FitSettings(epochs=2, batch_size=200, row_lr=0.02, dense_lr=0.02, log_every=1)
+SEO = SeoSettings(budget_rows=100, logit_lr=0.05)
+
+
+# ---- the gate ----------------------------------------------------------------------------
+
+F, C, D, B = 3, 4, 5, 7
+
+
+def gate_with_logits(temperature: float = 0.7, **options: Any) -> Attention:
+    torch.manual_seed(0)
+    gate = Attention(F, C, D, temperature=temperature, **options)
+    with torch.no_grad():
+        gate.logits.copy_(3 * torch.randn(F, C))
+    return gate
+
+
+def alpha_of_the_paper(logits: torch.Tensor, tau: float) -> np.ndarray:
+    """Equation 1, with loops, in float64."""
+    values = logits.detach().double().numpy()
+    total = sum(math.exp(values[g, j] / tau) for g in range(F) for j in range(C))
+    return np.array([[math.exp(values[f, i] / tau) / total for i in range(C)] for f in range(F)])
+
+
+@pytest.mark.parametrize("tau", [0.3, 1.0, 2.5])
+def test_alpha_is_equation_1(tau: float) -> None:
+    gate = gate_with_logits(tau)
+    assert gate.alpha().sum().item() == pytest.approx(1, abs=1e-6)
+    expected = alpha_of_the_paper(gate.logits, tau)
+    np.testing.assert_allclose(gate.alpha().detach().numpy(), expected, rtol=2e-6)
+
+
+def test_alpha_stays_finite_for_large_logits() -> None:
+    gate = gate_with_logits(0.01)
+    with torch.no_grad():
+        gate.logits.mul_(1e4)
+    alpha = gate.alpha()
+    assert bool(torch.isfinite(alpha).all()) and alpha.sum().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("mean_one", [False, True])
+def test_forward_is_equation_2(mean_one: bool) -> None:
+    """``Concat_i(alpha_{f,i} C_i(x_f))`` feature after feature; times F C with mean-one."""
+    gate = gate_with_logits(scale_to_mean_one=mean_one)
+    x_BE = torch.randn(B, F * C * D)
+    out = gate(x_BE).detach().double().numpy()
+    assert out.shape == (B, F * C * D)
+    alpha = alpha_of_the_paper(gate.logits, 0.7) * (F * C if mean_one else 1)
+    at = 0
+    for f in range(F):
+        for i in range(C):
+            chunk = x_BE[:, at : at + D].double().numpy()
+            np.testing.assert_allclose(out[:, at : at + D], alpha[f, i] * chunk, rtol=1e-5)
+            at += D
+
+
+@pytest.mark.parametrize("mean_one", [False, True])
+@pytest.mark.parametrize("M", [1, 6])
+def test_the_down_projection_is_P_transposed_times_the_pool(M: int, mean_one: bool) -> None:
+    gate = gate_with_logits(scale_to_mean_one=mean_one, projected=M)
+    assert gate.projection is not None and gate.projection.shape == (F * C, M)
+    x_BE = torch.randn(B, F * C * D)
+    out = gate(x_BE).detach().double().numpy()
+    P = gate.projection.detach().double().numpy()
+    alpha = alpha_of_the_paper(gate.logits, 0.7).ravel() * (F * C if mean_one else 1)
+    expected = np.zeros((B, M, D))
+    for b in range(B):
+        for m in range(M):
+            for k in range(F * C):
+                pool = alpha[k] * x_BE[b, k * D : (k + 1) * D].double().numpy()
+                expected[b, m] += P[k, m] * pool
+    np.testing.assert_allclose(out, expected.reshape(B, M * D), rtol=1e-4, atol=1e-6)
+
+
+def test_mean_one_starts_as_a_model_without_attention(tiny: Path) -> None:
+    gate = make_gate(read_schema(tiny), SEO)
+    x_BE = torch.randn(B, 7 * 4 * 8)
+    torch.testing.assert_close(gate(x_BE), x_BE)
+    paper = make_gate(read_schema(tiny), replace(SEO, attention_scale="paper"))
+    torch.testing.assert_close(paper(x_BE), x_BE / (7 * 4))
+
+
+def test_the_gate_knows_its_widths(tiny: Path) -> None:
+    schema = read_schema(tiny)
+    batch = next(iter(Stream(tiny, "train", batch_size=5)))
+    for projected in (False, True):
+        settings = replace(SEO, use_down_projection=projected, total_chunks=9)
+        space, gate = search_space(schema, settings), make_gate(schema, settings)
+        model = build_model(space, 1, SMALL, 0, gate)
+        assert model.embedding.dims == ((8,) * 9 if projected else (32,) * 7)
+        assert model.embedding(batch.sparse).shape == (5, sum(model.embedding.dims))
+
+
+def test_the_same_seed_gives_the_same_projection(tiny: Path) -> None:
+    """Whatever was drawn before, and drawing it moves no one else's numbers."""
+    schema, settings = read_schema(tiny), replace(SEO, use_down_projection=True)
+    torch.manual_seed(1)
+    first = make_gate(schema, settings, 3)
+    after = torch.rand(1)
+    second, other = make_gate(schema, settings, 3), make_gate(schema, settings, 4)
+    assert torch.equal(first.projection, second.projection)
+    assert not torch.equal(first.projection, other.projection)
+    torch.manual_seed(1)
+    assert torch.equal(after, torch.rand(1))
+
+
+def search_model(data: Path, settings: SeoSettings) -> tuple[RecModel, Attention]:
+    schema = read_schema(data)
+    gate = make_gate(schema, settings)
+    space = search_space(schema, settings)
+    return build_model(space, len(schema.numeric), replace(SMALL, init_scale=0.5), 0, gate), gate
+
+
+@pytest.mark.parametrize("projected", [False, True])
+def test_every_parameter_of_the_search_gets_gradient(tiny: Path, projected: bool) -> None:
+    model, gate = search_model(tiny, replace(SEO, use_down_projection=projected))
+    loss, _ = model(next(iter(Stream(tiny, "train", batch_size=300))))
+    loss.backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None and bool(p.grad.abs().sum() > 0), name
+    assert bool((gate.logits.grad != 0).all())
+    # softmax does not see a shift of all logits, so their gradients sum to zero
+    assert gate.logits.grad.sum().item() == pytest.approx(0, abs=1e-6)
+
+
+# ---- what trains what --------------------------------------------------------------------
+
+
+def snapshot(model: RecModel) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def moved(model: RecModel, before: dict[str, torch.Tensor]) -> set[str]:
+    return {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+
+
+@pytest.mark.parametrize("projected", [False, True])
+def test_a_held_out_step_changes_the_logits_alone(tiny: Path, projected: bool) -> None:
+    settings = replace(SEO, search_split="held-out", use_down_projection=projected)
+    model, _ = search_model(tiny, settings)
+    held_out = Stream(tiny, "val", batch_size=50)
+    step = LogitStep(model.embedding.gate, settings, held_out, total_steps=10, warmup_steps=0)
+    before = snapshot(model)
+    step(model, 1)
+    assert moved(model, before) == {"embedding.gate.logits"}
+    assert all(p.grad is None for p in model.parameters())  # and leaves no gradient to others
+
+
+def test_the_train_split_trains_the_logits_with_the_rest(tiny: Path) -> None:
+    model, gate = search_model(tiny, SEO)
+    optimizers = make_optimizers(model, "sgd", 0.1, 0.1) | gate_optimizers(gate, SEO, 0.1)
+    assert any(p is gate.logits for g in optimizers["gate"].param_groups for p in g["params"])
+    before = snapshot(model)
+    LogitStep(gate, SEO, None, total_steps=10, warmup_steps=0)(model, 1)
+    assert moved(model, before) == set()
+
+
+@pytest.mark.parametrize("projected", [False, True])
+def test_held_out_training_rows_never_move_the_logits(tiny: Path, projected: bool) -> None:
+    settings = replace(SEO, search_split="held-out", use_down_projection=projected)
+    model, gate = search_model(tiny, settings)
+    optimizers = make_optimizers(model, "adam", 0.1, 0.1) | gate_optimizers(gate, settings, 0.1)
+    held = [p for o in optimizers.values() for g in o.param_groups for p in g["params"]]
+    assert not any(p is gate.logits for p in held)
+    assert {id(p) for p in held} == {id(p) for p in model.parameters() if p is not gate.logits}
+
+
+def rows(batch: Batch) -> list[tuple[Any, ...]]:
+    return [
+        (*dense, label)
+        for dense, label in zip(batch.dense_BN.tolist(), batch.labels_B.tolist(), strict=True)
+    ]
+
+
+def test_held_out_steps_read_validation_rows_only_after_the_warm_up(
+    monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path
+) -> None:
+    """Through the recipe: which rows reach the model with which step, whole epochs of each split.
+
+    The rows of the data set are told apart by their numeric column.
+    """
+    split_of = {
+        row: split
+        for split in ("train", "val", "test")
+        for batch in Stream(tiny, split, batch_size=500)
+        for row in rows(batch)
+    }
+    assert len(split_of) == 1200
+    seen: list[tuple[str, tuple[Any, ...]]] = []
+    forward = RecModel.forward
+
+    def watched(self: RecModel, batch: Batch) -> Any:
+        if self.training:
+            seen.append((split_of[rows(batch)[0]], tuple(rows(batch))))
+        return forward(self, batch)
+
+    monkeypatch.setattr(RecModel, "forward", watched)
+    settings = replace(SEO, search_split="held-out", warmup_epochs=1)
+    recipes.search_attention(tiny, settings, SMALL, replace(FIT, batch_size=100), tmp_path)
+    for split, batch in seen:
+        assert {split_of[row] for row in batch} == {split}
+    # 10 batches of training rows alone, then one of validation rows after each
+    assert [split for split, _ in seen] == ["train"] * 10 + ["train", "val"] * 10
+    held_out = [row for split, batch in seen if split == "val" for row in batch]
+    every = {row for row, split in split_of.items() if split == "val"}
+    assert set(held_out[: len(every)]) == every  # endless, epoch after epoch
+
+
+def test_the_warm_up_is_respected_to_the_step(tiny: Path) -> None:
+    settings = replace(SEO, search_split="held-out")
+    model, _ = search_model(tiny, settings)
+    held_out = Stream(tiny, "val", batch_size=50)
+    step = LogitStep(model.embedding.gate, settings, held_out, total_steps=9, warmup_steps=3)
+    for number, expected in [(1, set()), (3, set()), (4, {"embedding.gate.logits"})]:
+        before = snapshot(model)
+        step(model, number)
+        assert moved(model, before) == expected
+
+
+# ---- the temperature ---------------------------------------------------------------------
+
+
+def test_the_temperature_falls_geometrically_to_its_end(tiny: Path) -> None:
+    settings = replace(SEO, temperature=2.0, temperature_end=0.5)
+    model, gate = search_model(tiny, settings)
+    step = LogitStep(gate, settings, None, total_steps=4, warmup_steps=0)
+    assert gate.temperature == 2.0
+    seen = []
+    for number in range(1, 7):
+        step(model, number)
+        seen.append(gate.temperature)
+    assert seen == pytest.approx([2**0.5, 1.0, 2**-0.5, 0.5, 0.5, 0.5])
+
+
+def test_without_an_end_the_temperature_stays(tiny: Path) -> None:
+    settings = replace(SEO, temperature=0.3)
+    model, gate = search_model(tiny, settings)
+    LogitStep(gate, settings, None, total_steps=4, warmup_steps=0)(model, 2)
+    assert gate.temperature == 0.3
+
+
+def test_a_search_reports_its_best_epoch_at_that_epochs_temperature(
+    monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path
+) -> None:
+    """The weights are those of the best epoch, and so is tau, when the attention is read."""
+    settings = replace(SEO, temperature_end=0.05, logit_lr=0.3)
+    fit_settings = replace(FIT, epochs=4, patience=4, row_lr=0.1, average=0.0)
+    models: list[RecModel] = []
+    build = recipes.build_model
+    monkeypatch.setattr(recipes, "build_model", lambda *a: models.append(build(*a)) or models[-1])
+    found = recipes.search_attention(tiny, settings, SMALL, fit_settings, tmp_path)
+    lines = [json.loads(line) for p in tmp_path.rglob("metrics.jsonl") for line in p.open()]
+    aucs = [line["val_auc"] for line in lines if line["event"] == "epoch"]
+    assert max(aucs) > aucs[-1]  # else this test says nothing
+    metrics, _, _ = evaluate(models[0], Stream(tiny, "val", batch_size=500))
+    assert metrics.auc == pytest.approx(found.val_auc, abs=1e-12)
+    assert torch.equal(found.alpha, models[0].embedding.gate.alpha())
+
+
+# ---- settings ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        ({"dim": 12}, "multiples of chunk_dim 8"),
+        ({"search_dim": 20}, "multiples of chunk_dim 8"),
+        ({"chunk_dim": 0}, "chunk_dim is 0; allowed: 1 or more"),
+        ({"budget_rows": 0}, "budget_rows is 0"),
+        ({"dim": -16}, "dim is -16"),
+        ({"chunk_hashing": "same"}, "chunk_hashing is 'same'; allowed: ('shared', 'independent')"),
+        ({"attention_scale": "one"}, "attention_scale is 'one'; allowed"),
+        ({"search_split": "val"}, "search_split is 'val'; allowed: ('train', 'held-out')"),
+        ({"min_chunks": -1}, "min_chunks is -1; allowed: 0 to 4"),
+        ({"min_chunks": 5}, "min_chunks is 5; allowed: 0 to 4"),
+        ({"temperature": 0.0}, "allowed: above 0"),
+        ({"temperature": float("nan")}, "allowed: above 0"),
+        ({"temperature_end": 0.0}, "allowed: above 0"),
+        ({"temperature_end": -1.0}, "allowed: above 0"),
+        ({"total_chunks": 0}, "total_chunks is 0; allowed: 1 or more"),
+        ({"warmup_epochs": -1}, "warmup_epochs is -1; allowed: 0 or more"),
+        ({"logit_lr": 0.0}, "logit_lr is 0.0; allowed: above 0"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_settings_out_of_range(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        SeoSettings(**wrong)
+
+
+@pytest.mark.parametrize(
+    "settings, run_off, error, says",
+    [
+        (replace(SEO, total_chunks=29), None, PolicyError, "total_chunks 29.*allowed: 7 to 28"),
+        (replace(SEO, min_chunks=3), None, PolicyError, "total_chunks 14.*allowed: 21 to 28"),
+        (replace(SEO, dim=64), None, PolicyError, "total_chunks 56"),
+        (replace(SEO, total_chunks=9), recipes.RunOff(), ValueError, "without run-off"),
+        (
+            replace(SEO, search_split="held-out", warmup_epochs=2),
+            None,
+            ValueError,
+            "warmup_epochs 2 of 2 epochs.*never be trained",
+        ),
+    ],
+)
+def test_a_search_that_cannot_end_does_not_begin(
+    tiny: Path, tmp_path: Path, settings: SeoSettings, run_off: Any, error: Any, says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        recipes.search(tiny, tmp_path / "out", settings, SMALL, FIT, run_off)
+    assert not (tmp_path / "out").exists()
+
+
+# ---- the search space --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("search_dim", [8, 16, 32, 48])
+@pytest.mark.parametrize("budget_rows", [3, 100, 6001])
+def test_the_size_of_the_search_space(tiny: Path, search_dim: int, budget_rows: int) -> None:
+    """``B_base * D_search`` floats; with adjusted buckets the final model's ``B_base * D``."""
+    schema = read_schema(tiny)
+    settings = replace(SEO, search_dim=search_dim, budget_rows=budget_rows, min_chunks=0)
+    assert search_space(schema, settings).num_params == budget_rows * search_dim
+    adjusted = search_space(schema, replace(settings, adjust_hash_buckets=True))
+    assert settings.params - 8 < adjusted.num_params <= settings.params == budget_rows * 16
+    assert len({t.num_rows for t in adjusted.tables}) <= 2  # as even as whole rows allow
+
+
+def test_chunks_hash_alike_or_each_on_its_own(tiny: Path) -> None:
+    schema = read_schema(tiny)
+    for hashing, seeds in (("shared", 1), ("independent", 4)):
+        space = search_space(schema, replace(SEO, chunk_hashing=hashing), seed=5)
+        assert [f.name for f in space.features] == [c.name for c in schema.features]
+        for f in space.features:
+            assert [k.table for k in f.lookups] == [f"chunk{i}" for i in range(4)]
+            assert len({k.seed for k in f.lookups}) == seeds
+        every = [k.seed for f in space.features for k in f.lookups]
+        assert len(set(every)) == 7 * seeds  # features never share a hash function
+        other = search_space(schema, replace(SEO, chunk_hashing=hashing), seed=6)
+        assert not set(every) & {k.seed for f in other.features for k in f.lookups}
+
+
+# ---- planted structure -------------------------------------------------------------------
+
+
+def chunks_by_role(tmp_path: Path, seed: int) -> dict[str, float]:
+    """Search on a made-up world; mean number of chunks of its strong, weak and noise features."""
+    data = tmp_path / f"data{seed}"
+    synthetic(
+        data,
+        rows=12_000,
+        seed=seed,
+        strong=4,
+        weak=2,
+        noise=4,
+        numeric=0,
+        strong_vocab=40,
+        weak_vocab=20,
+        noise_vocab=2000,
+        signal=3.0,
+    )
+    settings = SeoSettings(
+        budget_rows=1500, dim=8, chunk_dim=4, search_dim=16, min_chunks=0, logit_lr=2e-2
+    )
+    fit_settings = FitSettings(
+        epochs=3, batch_size=256, row_lr=5e-3, dense_lr=5e-3, seed=seed, average=0.9
+    )
+    model_settings = ModelSettings(hidden=(32,))
+    policy = recipes.search(data, tmp_path / f"out{seed}", settings, model_settings, fit_settings)
+    assert policy.num_lookups == settings.chosen(10)
+    chunks = {f.name: len(f.lookups) for f in policy.features} | dict.fromkeys(policy.dropped, 0)
+    return {
+        role: float(np.mean([n for name, n in chunks.items() if name.startswith(role)]))
+        for role in ("strong", "weak", "noise")
+    }
+
+
+def test_planted_structure_is_found(tmp_path: Path, one_thread: None) -> None:
+    """Features that need many dimensions get more of the budget than those that carry nothing."""
+    found = [chunks_by_role(tmp_path, seed) for seed in range(10)]
+    print(found)
+    assert sum(c["strong"] > c["noise"] for c in found) >= 9
+    assert sum(c["strong"] > 2 * c["noise"] for c in found) >= 9
+    assert sum(c["weak"] > c["noise"] for c in found) >= 9
