@@ -124,8 +124,8 @@ def movielens(lines: list[Line], searches: list[Line]) -> list[str]:
         "",
         "### Beside the paper's Table 2 (test AUC)",
         "",
-        "Independent hashes per chunk, `min_chunks` 1, logits trained on the training rows. DP: down "
-        "projection; AH: adjusted hash buckets.",
+        "Independent hashes per chunk, `min_chunks` 1, logits trained on the training rows. DP: "
+        "down projection; AH: adjusted hash buckets.",
         "",
         "| DP, AH | search model: paper | here | exact: paper | here | round robin: paper | here |",
         "|---|---|---|---|---|---|---|",

@@ -1,0 +1,493 @@
+"""The named runs: what a folder holds, what is refused, what is not done twice, what is chosen."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from seo_rec import apply, methods, recipes
+from seo_rec.data.synthetic import synthetic
+from seo_rec.metrics import Metrics, binary_metrics
+from seo_rec.model import ModelSettings
+from seo_rec.policy import Feature, Lookup, Policy, Table
+from seo_rec.recipes import Comparison, Run, RunError, RunOff
+from seo_rec.schema import DataError, read_schema
+from seo_rec.search.seo import SeoSettings
+from seo_rec.train import FitSettings
+
+SMALL = ModelSettings(hidden=(8,))
+FIT = FitSettings(epochs=2, batch_size=200, row_lr=0.02, dense_lr=0.02)
+SEO = SeoSettings(budget_rows=100, logit_lr=0.05)
+OFF = RunOff(epochs=1, chunk_dims=(8,), trivial_lookups=(2, 4))
+
+
+def policy_of(data: Path, params: int = 1600) -> Policy:
+    return recipes.method_policy("multi-size", data, params, 16, 8, 0)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished training run; read-only."""
+    out = tmp_path_factory.mktemp("run") / "trained"
+    recipes.train(tiny, policy_of(tiny), out, SMALL, FIT, method="multi-size")
+    return out
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The titles of the models that are trained from now on."""
+    titles: list[str] = []
+    fit = recipes.fit
+
+    def watched(*arguments: Any, title: str, **more: Any) -> Any:
+        titles.append(title)
+        return fit(*arguments, title=title, **more)
+
+    monkeypatch.setattr(recipes, "fit", watched)
+    return titles
+
+
+# ---- one training run --------------------------------------------------------------------
+
+
+def test_a_training_run_leaves_its_whole_story(tiny: Path, trained: Path) -> None:
+    names = {p.name for p in trained.iterdir()}
+    assert names >= {"run.json", "policy.json", "result.json", "metrics.jsonl", "best.pt"}
+    asked = json.loads((trained / "run.json").read_text())
+    assert asked["fit"] == asdict(FIT) and asked["model"]["hidden"] == [8]
+    assert asked["data_fingerprint"] == read_schema(tiny).fingerprint
+    assert Policy.load(trained / "policy.json") == policy_of(tiny)
+    result = json.loads((trained / "result.json").read_text())
+    assert set(result) == {f.name for f in fields(Run)}
+    assert result["embedding_params"] == result["budget"] == 1600
+    assert {"git_sha", "cpu", "threads", "torch", "date"} <= set(result["environment"])
+
+
+def test_evaluation_repeats_the_result(tiny: Path, trained: Path) -> None:
+    """The stored model gives the stored numbers again, on the splits they were taken from."""
+    run = json.loads((trained / "result.json").read_text())
+    test = recipes.evaluate_run(trained, tiny, "test")
+    assert (test.auc, test.log_loss, test.normalized_entropy, test.calibration) == (
+        run["test_auc"],
+        run["test_logloss"],
+        run["test_normalized_entropy"],
+        run["test_calibration"],
+    )
+    val = recipes.evaluate_run(trained, tiny, "val")
+    assert (val.auc, val.log_loss) == (run["val_auc"], run["val_logloss"])
+    assert test.num_rows == read_schema(tiny).num_rows["test"]
+
+
+def test_an_unfinished_run_is_not_evaluated(tiny: Path, tmp_path: Path, trained: Path) -> None:
+    for name in ("result.json", "best.pt"):
+        out = tmp_path / name
+        out.mkdir()
+        for path in trained.iterdir():
+            if path.is_file() and path.name != name:
+                (out / path.name).write_bytes(path.read_bytes())
+        with pytest.raises(RunError, match="not a finished training run"):
+            recipes.evaluate_run(out, tiny, "test")
+
+
+def test_data_of_another_shape_is_refused(trained: Path, tmp_path: Path) -> None:
+    """A model is evaluated on data with its columns; one numeric column more is an error too."""
+    other = {"strong": 2, "weak": 2, "noise": 2, "strong_vocab": 9, "noise_vocab": 9}
+    synthetic(tmp_path / "without-bag", rows=300, numeric=1, **other)
+    with pytest.raises(DataError, match="bag_0"):
+        recipes.evaluate_run(trained, tmp_path / "without-bag", "test")
+    synthetic(tmp_path / "numbers", rows=300, numeric=3, multivalent=1, **other)
+    with pytest.raises(RunError, match="1 numeric columns.* has 3"):
+        recipes.evaluate_run(trained, tmp_path / "numbers", "test")
+
+
+# ---- whose folder is it ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change, differs",
+    [
+        ({"settings": replace(FIT, seed=1)}, "differs in fit"),
+        ({"model_settings": ModelSettings(hidden=(9,))}, "differs in model"),
+        ({"method": "other"}, "differs in method"),
+        ({"policy": 800}, "differs in policy"),
+        (
+            {"settings": replace(FIT, epochs=3), "method": "other"},
+            r"differs in fit, method\)",
+        ),
+    ],
+    ids=["seed", "model", "method", "policy", "two"],
+)
+@pytest.mark.parametrize("resume", [False, True])
+def test_another_run_in_the_folder_is_named(
+    tiny: Path, trained: Path, change: dict[str, Any], differs: str, resume: bool
+) -> None:
+    change = {**change, "policy": policy_of(tiny, change.get("policy", 1600))}
+    asked = {
+        "data": tiny,
+        "out": trained,
+        "model_settings": SMALL,
+        "settings": FIT,
+        "method": "multi-size",
+    }
+    before = {p: p.stat().st_mtime_ns for p in trained.rglob("*")}
+    with pytest.raises(RunError, match=differs):
+        recipes.train(**{**asked, **change}, resume=resume)
+    assert {p: p.stat().st_mtime_ns for p in trained.rglob("*")} == before
+
+
+def test_the_same_run_needs_resume(tiny: Path, trained: Path, trainings: list[str]) -> None:
+    asked = (tiny, policy_of(tiny), trained, SMALL, FIT)
+    with pytest.raises(RunError, match="already holds this run; give --resume"):
+        recipes.train(*asked, method="multi-size")
+    run = recipes.train(*asked, method="multi-size", resume=True)
+    assert json.loads((trained / "result.json").read_text()) == json.loads(json.dumps(asdict(run)))
+    assert trainings == []
+
+
+def test_a_folder_of_something_else_is_left_alone(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunError, match="is not a run folder"):
+        recipes.train(tiny, policy_of(tiny), tmp_path, SMALL, FIT)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_search_folder_is_no_training_folder(tiny: Path, tmp_path: Path) -> None:
+    recipes.search(tiny, tmp_path / "s", SEO, SMALL, replace(FIT, epochs=1))
+    with pytest.raises(RunError, match="holds another run"):
+        recipes.train(tiny, policy_of(tiny), tmp_path / "s", SMALL, FIT, resume=True)
+
+
+# ---- features ----------------------------------------------------------------------------
+
+
+def test_a_policy_that_ignores_a_column_is_refused(tiny: Path, tmp_path: Path) -> None:
+    """Every column is served or named as dropped; silence is refused before anything is trained."""
+    whole = policy_of(tiny)
+    silent = replace(whole, features=whole.features[1:])
+    with pytest.raises(RunError, match=r"says nothing about features \['strong_0'\]"):
+        recipes.train(tiny, silent, tmp_path / "a", SMALL, FIT)
+    told = replace(silent, dropped=("strong_0",))
+    run = recipes.train(tiny, told, tmp_path / "b", SMALL, FIT)
+    assert run.policy.endswith("6 features x 2")
+    foreign = Feature("weather", (Lookup(whole.tables[0].name),))
+    with pytest.raises(RunError, match=r"serves features \['weather'\] that the data lacks"):
+        recipes.train(
+            tiny, replace(whole, features=(*whole.features, foreign)), tmp_path / "c", SMALL, FIT
+        )
+
+
+def test_dropped_features_are_warned_about(
+    tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = replace(SEO, min_chunks=0, total_chunks=5)
+    with caplog.at_level(logging.WARNING, "seo_rec"):
+        policy = recipes.search(tiny, tmp_path / "s", settings, SMALL, replace(FIT, epochs=1))
+    assert policy.dropped and policy.num_lookups == 5
+    (warning,) = [r.getMessage() for r in caplog.records if r.name == "seo_rec.recipes"]
+    assert warning == f"the policy drops {', '.join(policy.dropped)}"
+    assert {f.name for f in policy.features} | set(policy.dropped) == {
+        c.name for c in read_schema(tiny).features
+    }
+
+
+# ---- search ------------------------------------------------------------------------------
+
+
+def test_a_raw_search_is_the_selection_of_its_attention(tiny: Path, tmp_path: Path) -> None:
+    policy = recipes.search(tiny, tmp_path / "s", SEO, SMALL, FIT)
+    record = json.loads((tmp_path / "s/search.json").read_text())
+    found = record["searches"]["8"]
+    alpha = torch.tensor(found["attention"])
+    assert alpha.sum().item() == pytest.approx(1) and alpha.shape == (7, 4)
+    counts = {f.name: len(f.lookups) for f in policy.features}
+    assert sum(counts.values()) == 14 and min(counts.values()) >= 1
+    top = found["features"][int(alpha.flatten().argmax()) // 4]
+    assert counts[top] >= 1 and record["winner"] == policy.provenance["winner"] == "seo"
+    assert recipes.budget_of(policy) == 1600 != policy.num_params
+    for strategy in apply.STRATEGIES.values():
+        applied = strategy(policy, recipes.budget_of(policy))
+        assert 1592 < applied.num_params <= 1600 == recipes.budget_of(policy)
+        assert recipes.budget_of(applied) == applied.num_params
+
+
+def test_a_search_in_another_place_is_shared(
+    tiny: Path, tmp_path: Path, trainings: list[str]
+) -> None:
+    """The raw search and the run-off ask for the same attention; it is trained once."""
+    fit_settings = replace(FIT, epochs=1)
+    shared = tmp_path / "attentions"
+    recipes.search(tiny, tmp_path / "raw", SEO, SMALL, fit_settings, attentions=shared)
+    recipes.search(tiny, tmp_path / "off", SEO, SMALL, fit_settings, OFF, attentions=shared)
+    assert trainings.count("search") == 1
+    other = replace(SEO, logit_lr=0.5)  # another question is another search, in its own folder
+    recipes.search(tiny, tmp_path / "other", other, SMALL, fit_settings, attentions=shared)
+    assert trainings.count("search") == 2
+
+
+def test_a_run_off_scores_its_candidates(tiny: Path, tmp_path: Path) -> None:
+    policy = recipes.search(tiny, tmp_path / "s", SEO, SMALL, FIT, OFF)
+    record = json.loads((tmp_path / "s/search.json").read_text())
+    scores, winner = record["run_off"], record["winner"]
+    assert {"trivial-2x8", "trivial-4x4", "seo-8-min0-exact", "seo-8-min1-round-robin"} <= set(
+        scores
+    )
+    assert all(s["params"] <= 1600 for s in scores.values())
+    real = {n: s for n, s in scores.items() if "same_as" not in s}
+    best_trivial = max(s["val_auc"] for n, s in real.items() if n.startswith("trivial"))
+    assert real[winner]["val_auc"] >= best_trivial
+    assert policy.provenance["winner"] == winner
+    saved = Policy.load(tmp_path / "s/candidates" / f"{winner}.json")
+    assert saved == policy == Policy.load(tmp_path / "s/policy.json")
+
+
+def scripted_run_off(
+    monkeypatch: pytest.MonkeyPatch,
+    data: Path,
+    out: Path,
+    quality: dict[str, float],
+    standard_errors: float,
+    seed: int,
+) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The real run-off over made-up models: candidate n's logits are labels plus noise."""
+    schema = read_schema(data)
+    labels = recipes.labels_of(data, "val")
+    rng = np.random.default_rng(seed)
+    logits = {n: (q * labels + rng.normal(size=labels.size)) for n, q in quality.items()}
+    monkeypatch.setattr(
+        recipes, "train_model", lambda *_, title: recipes.Trained(title, None, 1.0)
+    )
+
+    def evaluate(model: str, stream: Any) -> tuple[Metrics, Any, Any]:
+        return binary_metrics(logits[model], labels), logits[model], labels
+
+    monkeypatch.setattr(recipes, "evaluate", evaluate)
+    policies = {n: methods.monolithic(schema, 16 * (i + 1), 16) for i, n in enumerate(quality)}
+    rules = RunOff(epochs=1, standard_errors=standard_errors)
+    return recipes._run_off(data, policies, rules, SMALL, FIT, out / "candidates")
+
+
+@pytest.mark.parametrize("standard_errors", [0.0, 1.0, 3.0])
+def test_a_run_off_never_hands_over_less_than_doing_nothing(
+    monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path, standard_errors: float
+) -> None:
+    for seed in range(20):
+        rng = random.Random(seed)
+        names = ["seo-a", "trivial-2", "seo-b", "trivial-4", "seo-c"]
+        rng.shuffle(names)
+        quality = {n: rng.uniform(0, 1.5) for n in names}
+        winner, scores = scripted_run_off(
+            monkeypatch, tiny, tmp_path / str(seed), quality, standard_errors, seed
+        )
+        trivial = max(
+            (n for n in names if n.startswith("trivial")), key=lambda n: scores[n]["val_auc"]
+        )
+        won = scores[winner]
+        assert won["val_auc"] >= scores[trivial]["val_auc"]
+        assert won["gain"] == pytest.approx(won["val_auc"] - scores[trivial]["val_auc"])
+        if winner != trivial:
+            assert winner.startswith("seo")
+            assert won["gain"] > standard_errors * won["standard_error"]
+            beaten = [n for n in names if n.startswith("seo") and n != winner]
+            for n in beaten:  # the best of those that are sure enough
+                sure = scores[n]["gain"] > standard_errors * scores[n]["standard_error"]
+                assert not sure or scores[n]["gain"] <= won["gain"]
+
+
+def test_equal_candidates_are_trained_once(
+    monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path, trainings: list[str]
+) -> None:
+    policy = policy_of(tiny)
+    policies = {"trivial-2x8": policy, "seo-x": policy_of(tiny, 800), "seo-y": replace(policy)}
+    winner, scores = recipes._run_off(tiny, policies, OFF, SMALL, FIT, tmp_path / "candidates")
+    assert sorted(trainings) == ["seo-x", "trivial-2x8"]
+    assert scores["seo-y"] == {"same_as": "trivial-2x8", "params": 1600}
+    assert winner in ("trivial-2x8", "seo-x")
+
+
+# ---- methods by name ---------------------------------------------------------------------
+
+
+def test_methods_by_name(tiny: Path) -> None:
+    lookups = {"separate": 1, "separate-cardinality": 1, "monolithic": 1, "multi-size": 2}
+    lookups |= {"multi-size-1": 1, "multi-size-4": 4, "multi-size-16": 16}
+    for name, k in lookups.items():
+        policy = recipes.method_policy(name, tiny, 1600, 16, 8, 0)
+        assert {len(f.lookups) for f in policy.features} == {k}, name
+        assert 1600 - 16 < policy.num_params <= 1600
+        assert set(policy.widths) == {16}
+    free = recipes.method_policy("collisionless", tiny, 1600, 16, 8, 0)
+    sizes = {c.name: c.vocab_size for c in read_schema(tiny).features}
+    assert {t.name: t.num_rows for t in free.tables} == {n: v + 1 for n, v in sizes.items()}
+    for name in ("", "SEO", "multi-size-", "multi-size-x", "seo"):
+        with pytest.raises(ValueError, match="allowed: separate, "):
+            recipes.method_policy(name, tiny, 1600, 16, 8, 0)
+
+
+# ---- comparison --------------------------------------------------------------------------
+
+
+def comparison(data: Path, **other: Any) -> Comparison:
+    given = {"methods": ("separate", "monolithic"), "settings": SEO, "seeds": 2, "model": SMALL}
+    return Comparison(data=(data,), fit=replace(FIT, epochs=1), run_off=OFF, **{**given, **other})
+
+
+SPECIFIED = {"data", "method", "embedding_params", "seed", "val_auc", "test_auc", "test_logloss"}
+SPECIFIED |= {"seconds_per_epoch", "command", "environment"}
+
+
+def test_a_comparison_is_done_once_and_can_grow(
+    tiny: Path, tmp_path: Path, trainings: list[str]
+) -> None:
+    first = recipes.compare(comparison(tiny), tmp_path / "c")
+    assert trainings == ["separate", "monolithic"] * 2
+    lines = (tmp_path / "c/results.jsonl").read_text().splitlines()
+    assert len(lines) == 4
+    for line, run in zip(map(json.loads, lines), first, strict=True):
+        assert set(line) >= SPECIFIED and set(line) == {f.name for f in fields(Run)}
+        assert line["test_auc"] == run.test_auc and line["embedding_params"] <= 1600
+        assert line["data"] == "synthetic" and line["environment"]["threads"] >= 1
+    assert [(r.method, r.seed) for r in first] == [
+        (m, s) for s in (0, 1) for m in ("separate", "monolithic")
+    ]
+    trainings.clear()
+    assert recipes.compare(comparison(tiny), tmp_path / "c") == first
+    assert trainings == []
+    more = comparison(tiny, methods=("monolithic", "multi-size-4"), seeds=1)
+    runs = recipes.compare(more, tmp_path / "c")
+    assert trainings == ["multi-size-4"]
+    assert [r.method for r in runs] == ["monolithic", "multi-size-4"]
+    assert len((tmp_path / "c/results.jsonl").read_text().splitlines()) == 5
+
+
+def test_a_killed_comparison_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path, trainings: list[str]
+) -> None:
+    train, calls = recipes.train, 0
+
+    def dies(*arguments: Any, **more: Any) -> Run:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return train(*arguments, **more)
+
+    monkeypatch.setattr(recipes, "train", dies)
+    with pytest.raises(KeyboardInterrupt):
+        recipes.compare(comparison(tiny), tmp_path / "c")
+    with (tmp_path / "c/results.jsonl").open("a") as stream:
+        stream.write('{"method": "separate", "seed": 1, "val')  # a line cut short
+    runs = recipes.compare(comparison(tiny), tmp_path / "c")
+    assert len(trainings) == 4
+    whole = recipes.compare(comparison(tiny), tmp_path / "whole")
+    assert [(r.method, r.seed, r.val_auc, r.test_auc) for r in runs] == [
+        (r.method, r.seed, r.val_auc, r.test_auc) for r in whole
+    ]
+    again = recipes.read_runs(tmp_path / "c/results.jsonl")
+    assert sorted((r.method, r.seed) for r in again) == sorted((r.method, r.seed) for r in runs)
+
+
+@pytest.mark.parametrize(
+    "change, differs",
+    [
+        ({"settings": replace(SEO, budget_rows=50)}, "settings"),
+        ({"model": ModelSettings(hidden=(9,))}, "model"),
+        ({"fit": replace(FIT, epochs=3)}, "fit"),
+        ({"data": ()}, "data"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_a_comparison_with_other_settings_is_refused(
+    tiny: Path, tmp_path: Path, trainings: list[str], change: dict[str, Any], differs: str
+) -> None:
+    asked = comparison(tiny, seeds=1, methods=("monolithic",))
+    recipes.compare(asked, tmp_path / "c")
+    trainings.clear()
+    with pytest.raises(RunError, match=f"differs in {differs}"):
+        recipes.compare(replace(asked, **change), tmp_path / "c")
+    assert trainings == []
+
+
+def test_an_unknown_method_stops_before_the_first_training(
+    tiny: Path, tmp_path: Path, trainings: list[str]
+) -> None:
+    with pytest.raises(ValueError, match=r"method 'magic'; allowed: separate,.*seo-exact"):
+        recipes.compare(comparison(tiny, methods=("separate", "magic")), tmp_path / "c")
+    assert trainings == [] and not (tmp_path / "c").exists()
+
+
+def test_every_seo_method_compares_at_the_budget(
+    tiny: Path, tmp_path: Path, trainings: list[str]
+) -> None:
+    asked = comparison(tiny, methods=("seo-exact", "seo-rr", "seo"), seeds=1)
+    runs = recipes.compare(asked, tmp_path / "c")
+    assert trainings.count("search") == 1  # one attention serves all three
+    for run in runs:
+        assert 1600 - 16 < run.embedding_params <= run.budget == 1600
+        assert run.search_seconds > 0
+    searched = Policy.load(tmp_path / "c/searches/seo-raw-seed0/policy.json")
+    for run, strategy in zip(runs, ("exact", "round-robin"), strict=False):
+        trained_policy = Policy.load(tmp_path / "c/runs" / f"{run.method}-seed0" / "policy.json")
+        assert trained_policy == apply.STRATEGIES[strategy](searched, 1600)
+
+
+def test_data_sets_take_turns_with_the_seeds(tiny: Path, tmp_path: Path) -> None:
+    synthetic(tmp_path / "other", rows=400, seed=9, strong=2, weak=2, noise=2, numeric=1)
+    asked = comparison(tiny, data=(), methods=("monolithic",), seeds=3, first_seed=4)
+    runs = recipes.compare(replace(asked, data=(tiny, tmp_path / "other")), tmp_path / "c")
+    prints = [read_schema(d).fingerprint for d in (tiny, tmp_path / "other", tiny)]
+    assert [(r.seed, r.data_fingerprint) for r in runs] == list(zip((4, 5, 6), prints, strict=True))
+
+
+def test_the_demo_works_quickly(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trainings: list[str]
+) -> None:
+    runs = recipes.demo(tmp_path / "demo", quick=True)
+    assert [r.method for r in runs] == list(recipes.DEMO_METHODS)
+    assert all(r.embedding_params <= r.budget == 8000 for r in runs)
+    trainings.clear()
+    assert recipes.demo(tmp_path / "demo", quick=True) == runs
+    assert trainings == []
+
+
+# ---- small things ------------------------------------------------------------------------
+
+
+def test_a_policy_in_a_few_words() -> None:
+    tables = (Table("a", 10, 4), Table("b", 20, 4))
+    two = (Lookup("a"), Lookup("b"))
+    features = (Feature("x", two), Feature("y", two), Feature("z", (Lookup("a"),)))
+    assert recipes.describe(Policy(tables, features)) == (
+        "2 tables (10x4, 20x4); 2 features x 2, 1 features x 1"
+    )
+
+
+def test_labels_come_in_file_order(tiny: Path) -> None:
+    import pyarrow.parquet as pq
+
+    stored = pq.read_table(tiny / "val").column("label").to_numpy()
+    assert recipes.labels_of(tiny, "val").tolist() == stored.tolist()
+
+
+@pytest.mark.parametrize(
+    "argv, shown",
+    [
+        (["/home/me/.venv/bin/seo-rec", "train", "d"], "seo-rec train d"),
+        (["/x/seo_rec/__main__.py", "search"], "seo-rec search"),
+        (["bench.py", "--quick"], "bench.py --quick"),
+    ],
+)
+def test_the_command_as_typed(
+    monkeypatch: pytest.MonkeyPatch, argv: list[str], shown: str
+) -> None:
+    monkeypatch.setattr("sys.argv", argv)
+    assert recipes.command_line() == shown
+
+
