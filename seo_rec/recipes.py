@@ -89,14 +89,15 @@ class Trained:
 class RunOff:
     """How a search chooses between its candidates, on validation data.
 
-    ``epochs``: each candidate is trained for at most this many; ``standard_errors``: a searched
-    candidate must beat the best trivial policy by so many standard errors of the paired
-    difference of AUC; ``chunk_dims``: widths of chunks to search; ``trivial_lookups``: the trivial
-    policies, every feature reading so many chunks.
+    ``epochs``: each candidate is trained for at most this many; ``standard_errors``: a candidate
+    must beat the policy it would replace by so many standard errors of the paired difference of
+    AUC, because the best of many candidates is partly the luckiest; ``chunk_dims``: widths of
+    chunks to search; ``trivial_lookups``: the trivial policies, every feature reading so many
+    chunks, the first of them being the one to beat.
     """
 
     epochs: int = 20
-    standard_errors: float = 1.0
+    standard_errors: float = 2.0
     chunk_dims: tuple[int, ...] = (8, 4)
     trivial_lookups: tuple[int, ...] = (2, 4, 8)
 
@@ -114,8 +115,8 @@ def train_model(
 ) -> Trained:
     """Train the model of ``policy`` on ``data``; the returned model has its best weights."""
     started = time.perf_counter()
+    _check_features(read_schema(data), policy)
     train, val = _streams(data, policy, settings)
-    _check_features(train.schema, policy)
     model = build_model(policy, len(train.schema.numeric), model_settings, settings.seed)
     optimizers = _optimizers(model, settings)
     result = fit(model, train, val, optimizers, settings, out, title=title)
@@ -140,6 +141,7 @@ def train(
         RunError: ``out`` holds another run, or a run and ``resume`` is False.
     """
     schema = read_schema(data)
+    _check_features(schema, policy)
     asked = {
         "kind": "train",
         "data": str(data),
@@ -199,10 +201,18 @@ def load_trained(run: Path) -> RecModel:
 
 
 def evaluate_run(run: Path, data: Path, split: str) -> Metrics:
-    """Metrics of a finished training run on a split of ``data``."""
+    """Metrics of a finished training run on a split of ``data``.
+
+    Raises:
+        RunError: the folder is not a finished training run, or ``data`` has other numeric columns.
+    """
     model = load_trained(run)
     columns = [f.name for f in model.embedding.policy.features]
-    return evaluate(model, Stream(data, split, batch_size=EVAL_BATCH, columns=columns))[0]
+    stream = Stream(data, split, batch_size=EVAL_BATCH, columns=columns)
+    wanted, found = json.loads((run / RUN_FILE).read_text())["num_dense"], stream.schema.numeric
+    if wanted != len(found):
+        raise RunError(f"{run} was trained on {wanted} numeric columns and {data} has {len(found)}")
+    return evaluate(model, stream)[0]
 
 
 # ---- search ------------------------------------------------------------------------------
@@ -435,9 +445,9 @@ def _run_off(
 ) -> tuple[str, dict[str, dict[str, Any]]]:
     """Train every candidate, score it on validation rows, and name the winner.
 
-    Equal policies are trained once. The best trivial policy wins unless a searched one beats it by
-    ``standard_errors`` of the paired difference. A candidate already scored in ``out`` is not
-    trained again.
+    Equal policies are trained once, and a candidate already scored in ``out`` is not trained again.
+    The first trivial policy wins unless another trivial one, and then a searched one, beats the
+    winner so far by ``standard_errors`` of the paired difference.
     """
     scored = out.parent / "scores"
     scored.mkdir(parents=True, exist_ok=True)
@@ -470,19 +480,20 @@ def _run_off(
         scores[name] = json.loads(score.read_text())
         logits[name] = np.load(saved, allow_pickle=False)
         log.info("candidate %s: validation AUC %.5f", name, scores[name]["val_auc"])
-    trivial = max((n for n in logits if n.startswith("trivial")), key=lambda n: _auc(scores[n]))
-    winner, best = trivial, 0.0
-    for name, z in logits.items():
-        gain, error = auc_gain(z, logits[trivial], labels)
-        scores[name] |= {"gain": gain, "standard_error": error}
-        if gain > max(best, run_off.standard_errors * error):
-            winner, best = name, gain
+    names = list(logits)
+    winner = names[0]
+    for rivals in (
+        [n for n in names if n.startswith("trivial")],
+        [n for n in names if not n.startswith("trivial")],
+    ):
+        incumbent, best = winner, 0.0
+        for name in rivals:
+            gain, error = auc_gain(logits[name], logits[incumbent], labels)
+            scores[name] |= {"against": incumbent, "gain": gain, "standard_error": error}
+            if gain > max(best, run_off.standard_errors * error):
+                winner, best = name, gain
     log.info("the run-off chose %s", winner)
     return winner, scores
-
-
-def _auc(score: Mapping[str, Any]) -> float:
-    return float(score["val_auc"])
 
 
 def labels_of(data: Path, split: str) -> Floats:

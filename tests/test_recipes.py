@@ -261,9 +261,7 @@ def scripted_run_off(
     labels = recipes.labels_of(data, "val")
     rng = np.random.default_rng(seed)
     logits = {n: (q * labels + rng.normal(size=labels.size)) for n, q in quality.items()}
-    monkeypatch.setattr(
-        recipes, "train_model", lambda *_, title: recipes.Trained(title, None, 1.0)
-    )
+    monkeypatch.setattr(recipes, "train_model", lambda *_, title: recipes.Trained(title, None, 1.0))
 
     def evaluate(model: str, stream: Any) -> tuple[Metrics, Any, Any]:
         return binary_metrics(logits[model], labels), logits[model], labels
@@ -484,10 +482,6 @@ def test_labels_come_in_file_order(tiny: Path) -> None:
         (["bench.py", "--quick"], "bench.py --quick"),
     ],
 )
-def test_the_command_as_typed(
-    monkeypatch: pytest.MonkeyPatch, argv: list[str], shown: str
-) -> None:
+def test_the_command_as_typed(monkeypatch: pytest.MonkeyPatch, argv: list[str], shown: str) -> None:
     monkeypatch.setattr("sys.argv", argv)
     assert recipes.command_line() == shown
-
-

@@ -360,7 +360,6 @@ def test_sigkill(
     kills: int,
     tiny: Path,
     tmp_path: Path,
-    one_thread: None,
     seo_rec: Callable[..., Any],
 ) -> None:
     """A process killed at random moments, each time resumed, against one that ran in peace."""

@@ -409,7 +409,7 @@ def chunks_by_role(tmp_path: Path, seed: int) -> dict[str, float]:
     }
 
 
-def test_planted_structure_is_found(tmp_path: Path, one_thread: None) -> None:
+def test_planted_structure_is_found(tmp_path: Path) -> None:
     """Features that need many dimensions get more of the budget than those that carry nothing."""
     found = [chunks_by_role(tmp_path, seed) for seed in range(10)]
     print(found)

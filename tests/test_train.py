@@ -355,7 +355,9 @@ class Journal:
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.998])
-def test_the_mean_is_the_recursion(monkeypatch: pytest.MonkeyPatch, tiny: Path, decay: float) -> None:
+def test_the_mean_is_the_recursion(
+    monkeypatch: pytest.MonkeyPatch, tiny: Path, decay: float
+) -> None:
     """What is evaluated after T steps is ``m_T``, ``m_t = a_t m_{t-1} + (1 - a_t) w_t``."""
     scripted = Scripted([0.5, 0.6])
     monkeypatch.setattr(loop, "evaluate", scripted)
@@ -438,7 +440,9 @@ def test_half_written_files_are_ignored(tmp_path: Path) -> None:
     assert kept.latest()["step"] == 5
 
 
-def test_a_failed_write_leaves_the_old_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     path = tmp_path / "best.pt"
     save_tensors(path, state(1))
 

@@ -285,7 +285,7 @@ class LogitStep:
 
 
 def check_total(F: int, C: int, total: int, min_chunks: int) -> None:
-    """PolicyError unless ``total`` of F x C chunks can be chosen, ``min_chunks`` of each feature."""
+    """PolicyError unless ``total`` of F x C chunks can be chosen, ``min_chunks`` of each."""
     if not max(1, F * min_chunks) <= total <= F * C:
         raise PolicyError(
             f"total_chunks {total}: with {F} features of {C} chunks and min_chunks {min_chunks} "
