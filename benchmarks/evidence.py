@@ -26,7 +26,7 @@ from seo_rec.search.seo import SeoSettings
 from seo_rec.train import FitSettings
 
 RESULTS = Path(__file__).parent / "results"
-PLAIN = ("separate", "monolithic", "multi-size", "multi-size-4")
+PLAIN = ("separate", "monolithic", "multi-size", "multi-size-4", "multi-size-8")
 APPLIERS = ("seo-exact", "seo-rr")
 
 
@@ -91,6 +91,7 @@ STUDIES = {"movielens": movielens, "criteo": criteo, "synthetic": synthetic}
 
 def run(study: str, data: list[Path], out: Path, only: list[str], record: bool) -> None:
     """Run the parts of a study that are not finished, print their tables, collect the lines."""
+    command = f"python -m benchmarks.evidence {study} --data {' '.join(str(d) for d in data)}"
     runs: list[str] = []
     searches: list[str] = []
     for part in STUDIES[study]():
@@ -109,6 +110,7 @@ def run(study: str, data: list[Path], out: Path, only: list[str], record: bool) 
         if (folder / "results.jsonl").exists():
             for done in recipes.read_runs(folder / "results.jsonl"):
                 line = {"study": part.name, "search": _differences(part.settings), **asdict(done)}
+                line["command"] = f"{command} --only {part.name}"
                 runs.append(json.dumps(line, sort_keys=True))
         for path in sorted(folder.glob("attentions/*/result.json")):
             searches.append(json.dumps(_search_line(part, path), sort_keys=True))

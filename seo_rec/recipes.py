@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -92,8 +93,8 @@ class RunOff:
     ``epochs``: each candidate is trained for at most this many; ``standard_errors``: a candidate
     must beat the policy it would replace by so many standard errors of the paired difference of
     AUC, because the best of many candidates is partly the luckiest; ``chunk_dims``: widths of
-    chunks to search; ``trivial_lookups``: the trivial policies, every feature reading so many
-    chunks, the first of them being the one to beat.
+    chunks to search besides the settings' own; ``trivial_lookups``: the trivial policies besides
+    the one of ``dim / chunk_dim`` lookups per feature, which is the first to beat.
     """
 
     epochs: int = 20
@@ -311,20 +312,18 @@ def candidates(
     """The policies of the run-off: trivial ones, and those selected from searches."""
     schema = read_schema(data)
     policies: dict[str, Policy] = {}
-    for k in run_off.trivial_lookups:
+    for k in dict.fromkeys((settings.dim // settings.chunk_dim, *run_off.trivial_lookups)):
         if settings.dim % k == 0:
             policies[f"trivial-{k}x{settings.dim // k}"] = methods.multi_size(
                 schema, settings.params, settings.dim, lookups=k, seed=fit_settings.seed
             )
     searches: dict[int, Searched] = {}
-    for width in run_off.chunk_dims:
-        if settings.dim % width or settings.search_dim % width:
-            continue
+    for width in _widths(settings, run_off):
         of_width = replace(settings, chunk_dim=width, total_chunks=None)
         found = search_attention(data, of_width, model_settings, fit_settings, out)
         searches[width] = found
         total = of_width.chosen(len(schema.features))
-        for least in (0, 1):
+        for least in sorted({0, settings.min_chunks}):
             chosen = seo.select(found.space, found.alpha, total, least)
             for name, strategy in apply.STRATEGIES.items():
                 policies[f"seo-{width}-min{least}-{name}"] = strategy(chosen, settings.params)
@@ -346,9 +345,9 @@ def search(
 
     Without ``run_off`` it is the paper's raw policy: the top chunks of the attention, not yet
     applied. With it, candidates and trivial policies are trained and the best on validation data
-    is taken (already at the budget), so that a search never hands over a policy that is worse
-    than doing nothing. ``attentions`` is where searches of attention are kept, for several callers
-    to share (default: a folder in ``out``).
+    is taken (already at the budget): a trivial one, unless a searched one is clearly better
+    there. ``attentions`` is where searches of attention are kept, for several callers to share
+    (default: a folder in ``out``).
 
     Raises:
         RunError: ``out`` holds another run, or a run and ``resume`` is False.
@@ -423,8 +422,18 @@ def _check_search(
     F = len(schema.features)
     if run_off is None:
         seo.check_total(F, settings.num_chunks, settings.chosen(F), settings.min_chunks)
-    elif settings.total_chunks is not None:
+        return
+    if settings.total_chunks is not None:
         raise ValueError("total_chunks is for a search without run-off (--no-run-off)")
+    for width in _widths(settings, run_off):
+        of_width = replace(settings, chunk_dim=width)
+        seo.check_total(F, of_width.num_chunks, of_width.chosen(F), settings.min_chunks)
+
+
+def _widths(settings: seo.SeoSettings, run_off: RunOff) -> list[int]:
+    """Chunk widths that a run-off searches: the settings' own first, then those that divide."""
+    widths = dict.fromkeys((settings.chunk_dim, *run_off.chunk_dims))
+    return [w for w in widths if settings.dim % w == 0 and settings.search_dim % w == 0]
 
 
 def budget_of(policy: Policy) -> int:
@@ -532,7 +541,7 @@ def method_policy(
     if method == "collisionless":
         vocabularies = {c.name: read_vocabulary(data, c.name)[0] for c in schema.features}
         return methods.collisionless(schema, dim, vocabularies)
-    raise ValueError(f"method {method!r}; allowed: {', '.join(METHODS)}")
+    raise ValueError(f"method {method!r}; allowed: {', '.join(PLAIN_METHODS)}")
 
 
 def _is_multi_size(method: str) -> bool:
@@ -555,8 +564,8 @@ METHODS = (*PLAIN_METHODS, *SEO_METHODS, "seo")
 class Comparison:
     """What ``compare`` runs: methods at one budget, each with every seed.
 
-    ``data``: one prepared data set, or one per seed (random splits); ``seeds``: number of seeds,
-    counted from ``first_seed``.
+    ``data``: one prepared data set, or several (random splits): seed s uses number s modulo their
+    count; ``seeds``: number of seeds, counted from ``first_seed``.
     """
 
     data: tuple[Path, ...]
@@ -585,14 +594,18 @@ def compare(comparison: Comparison, out: Path) -> list[Run]:
     asked = asdict(comparison)
     for growing in ("methods", "seeds", "first_seed"):
         asked.pop(growing)
-    asked |= {"kind": "compare", "data": [str(d) for d in comparison.data]}
+    asked |= {
+        "kind": "compare",
+        "data": [str(d) for d in comparison.data],
+        "data_fingerprints": [read_schema(d).fingerprint for d in comparison.data],
+    }
     open_run(out, asked, resume=True)
     results = out / "results.jsonl"
     done = {(r.method, r.seed): r for r in read_runs(results)} if results.exists() else {}
     runs: list[Run] = []
     for i in range(comparison.seeds):
         seed = comparison.first_seed + i
-        data = comparison.data[i % len(comparison.data)]
+        data = comparison.data[seed % len(comparison.data)]
         for method in comparison.methods:
             run = done.get((method, seed))
             if run is None:
@@ -650,7 +663,7 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0) -> list[Run]:
     The data have features of very different worth, so that how they share the budget matters.
     Called again it goes on where it stopped. ``quick`` only shows that everything works.
     """
-    data = out / "data"
+    data = out / f"data-seed{seed}"
     if not (data / SCHEMA_FILE).exists():
         synthetic(data, rows=8_000 if quick else 150_000, seed=seed + 1, progress=True)
     comparison = Comparison(
@@ -717,9 +730,13 @@ def describe(policy: Policy) -> str:
 
 def command_line() -> str:
     """The command that started this process, as a user would type it."""
-    program = Path(sys.argv[0])
-    name = "seo-rec" if program.name in ("seo-rec", "__main__.py") else program.name
-    return " ".join([name, *sys.argv[1:]])
+    spec = sys.modules["__main__"].__spec__
+    program = Path(sys.argv[0]).name
+    if program in ("seo-rec", "__main__.py"):
+        program = "seo-rec"
+    elif spec is not None:
+        program = f"python -m {spec.name}"
+    return " ".join([program, *(shlex.quote(a) for a in sys.argv[1:])])
 
 
 def _optimizers(model: RecModel, settings: FitSettings) -> dict[str, torch.optim.Optimizer]:

@@ -240,7 +240,7 @@ def test_optimizers_and_averages_resume(
 
 
 def test_without_checkpoints_within_an_epoch(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
-    """``checkpoint_every=0``: an epoch that was cut short is trained anew, its lines written once."""
+    """``checkpoint_every=0``: an epoch cut short is trained anew, its lines written once."""
     assert_survives_every_kill(trains(tiny, checkpoint_every=0, epochs=2), tmp_path, fuse, every=2)
 
 

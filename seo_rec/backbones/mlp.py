@@ -29,7 +29,7 @@ class MLP(nn.Module):
         layers: list[nn.Module] = []
         width = num_dense + sum(dims)
         for units in hidden:
-            layers += [nn.Linear(width, units), nn.ReLU()]
+            layers += [nn.Linear(width, units), nn.ReLU(inplace=True)]
             if dropout:
                 layers.append(nn.Dropout(dropout))
             width = units

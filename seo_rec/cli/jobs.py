@@ -8,12 +8,12 @@ success. Further options are those of ``seo-rec search`` and ``seo-rec train``.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from seo_rec.cli.options import one_process
 from seo_rec.schema import SCHEMA_FILE
 
 ROOT = Path("runs/torchx")
@@ -31,7 +31,7 @@ def job_search(
     rows: Rows = SYNTHETIC_ROWS,
 ) -> None:
     """Search a policy, on synthetic data unless told otherwise; run again to resume."""
-    _one_process()
+    one_process()
     _run(["search", str(data or _synthetic(rows)), "--out", str(out), "--resume", *context.args])
 
 
@@ -44,7 +44,7 @@ def job_applier(
     rows: Rows = SYNTHETIC_ROWS,
 ) -> None:
     """Apply a search's policy and train it from scratch; search first if there is none."""
-    _one_process()
+    one_process()
     from seo_rec import recipes
     from seo_rec.apply import STRATEGIES
     from seo_rec.policy import Policy
@@ -62,12 +62,6 @@ def job_applier(
     typer.echo(f"applied policy: {applied}")
     command = ["train", str(data), "--policy", str(applied), "--out", str(out), "--resume"]
     _run([*command, *context.args])
-
-
-def _one_process() -> None:
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world > 1:
-        raise ValueError(f"{world} processes were started and this job runs in one: -j 1x1")
 
 
 def _synthetic(rows: int) -> Path:

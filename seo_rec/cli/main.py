@@ -146,6 +146,12 @@ def apply(
     if out.exists():
         raise FileExistsError(f"{out} exists; choose another --out")
     searched = Policy.load(policy)
+    if strategy == "round-robin" and searched.provenance.get("winner", "seo") != "seo":
+        typer.echo(
+            "note: this policy won a run-off as it is; dealing its slots anew gives one that was "
+            "not validated (--strategy exact keeps it)",
+            err=True,
+        )
     applied = STRATEGIES[strategy](searched, params or recipes.budget_of(searched))
     applied.save(out)
     typer.echo(f"{out}: {applied.num_params} parameters, {recipes.describe(applied)}")
@@ -297,10 +303,13 @@ def compare(
 def make_report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of searches, trainings, compares.")],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a page that exists.")] = False,
 ) -> None:
     """Write one self-contained HTML page about runs."""
     from seo_rec import report
 
+    if out.exists() and not force:
+        raise FileExistsError(f"{out} exists; give --force to replace it, or another --out")
     report.build(runs, out)
     typer.echo(f"report: {out}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,7 +60,15 @@ AdjustBuckets = Annotated[
 ]
 
 
+def one_process() -> None:
+    """ValueError where a launcher started several processes: each run folder has one writer."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1:
+        raise ValueError(f"{world} processes were started and this command runs in one: -j 1x1")
+
+
 def set_threads(threads: int) -> None:
+    one_process()
     if threads < 0:
         raise ValueError(f"--threads {threads}; allowed: 0 or more")
     if threads:

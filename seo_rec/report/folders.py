@@ -302,6 +302,7 @@ def _read_search(given: Path, folder: Path, notes: list[str]) -> Search | None:
             _number(scores, "seconds", path),
         )
         for name, scores in _mapping(found, "run_off", path).items()
+        if "same_as" not in scores  # an equal policy, trained under another name
     ]
     policies = {
         file.stem: policy

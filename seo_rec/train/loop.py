@@ -224,6 +224,11 @@ def fit(
         state.seconds_per_epoch.append(seconds)
         with mean.applied(model):
             metrics, _, _ = evaluate(model, val)
+            if np.isnan(metrics.auc):
+                raise ValueError(
+                    f"the {val.split} split has {val.num_rows} rows of one label only, so it has "
+                    "no AUC to stop at; prepare the data with a larger share of validation rows"
+                )
             improved = metrics.auc > state.best_auc or state.best_epoch < 0
             if improved:
                 best = {"model": _copy(model.state_dict()), "val": asdict(metrics)}
@@ -270,7 +275,7 @@ def evaluate(
     model.eval()
     logits: list[torch.Tensor] = []
     labels: list[torch.Tensor] = []
-    with torch.inference_mode():
+    with torch.no_grad():
         for batch in stream:
             logits.append(model(batch)[1])
             labels.append(batch.labels_B)

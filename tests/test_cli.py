@@ -1,0 +1,355 @@
+"""The command line: the whole chain on small data, one message per mistake, quiet in a pipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import typer
+
+from seo_rec.cli.main import app
+from seo_rec.policy import Policy
+
+Command = Callable[..., Any]
+QUICK = ["--hidden", "8", "--epochs", "1", "--batch-size", "200", "--lr", "0.02", "--threads", "1"]
+GROUP = typer.main.get_command(app)
+
+
+@pytest.fixture(scope="module")
+def chain(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a raw search, its applied policy and its training; read-only."""
+    place = tmp_path_factory.mktemp("chain")
+    python = [sys.executable, "-m", "seo_rec"]
+    for arguments in (
+        ["search", tiny, "--out", place / "s", "--budget-rows", "100", "--no-run-off", *QUICK],
+        ["apply", place / "s/policy.json", "--strategy", "exact", "--out", place / "a.json"],
+        ["train", tiny, "--policy", place / "a.json", "--out", place / "t", *QUICK],
+    ):
+        done = subprocess.run(
+            [*python, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""  # neither a progress bar nor a library's notice in a pipe
+        assert len(done.stdout.splitlines()) == 1 and str(place) in done.stdout
+    return place
+
+
+# ---- the chain ---------------------------------------------------------------------------
+
+
+def test_search_apply_train(chain: Path) -> None:
+    searched, applied = Policy.load(chain / "s/policy.json"), Policy.load(chain / "a.json")
+    assert {f.name: len(f.lookups) for f in searched.features} == {
+        f.name: len(f.lookups) for f in applied.features
+    }
+    assert 1592 < applied.num_params <= 1600
+    result = json.loads((chain / "t/result.json").read_text())
+    assert result["embedding_params"] == applied.num_params
+    assert result["command"].startswith("seo-rec train ") and result["epochs"] == 1
+
+
+def test_eval_prints_the_result(seo_rec: Command, chain: Path, tiny: Path) -> None:
+    done = seo_rec("eval", chain / "t", tiny)
+    assert done.code == 0
+    shown, result = json.loads(done.out), json.loads((chain / "t/result.json").read_text())
+    assert shown["auc"] == result["test_auc"] and shown["log_loss"] == result["test_logloss"]
+    val = json.loads(seo_rec("eval", chain / "t", tiny, "--split", "val").out)
+    assert val["auc"] == result["val_auc"]
+
+
+def test_round_robin_and_another_budget(seo_rec: Command, chain: Path, tmp_path: Path) -> None:
+    out = tmp_path / "rr.json"
+    done = seo_rec(
+        "apply", chain / "s/policy.json", "--strategy", "round-robin", "--out", out, "--params", 800
+    )
+    assert done.code == 0 and f"{Policy.load(out).num_params} parameters" in done.out
+    assert 792 < Policy.load(out).num_params <= 800
+
+
+def test_compare_and_report(seo_rec: Command, tiny: Path, tmp_path: Path) -> None:
+    out, page = tmp_path / "c", tmp_path / "r.html"
+    methods = ["--methods", "monolithic, multi-size-4,seo-rr", "--params", "1600", "--seeds", "1"]
+    done = seo_rec("compare", tiny, "--out", out, *methods, *QUICK)
+    assert done.code == 0, done.err
+    for name in ("monolithic", "multi-size-4", "seo-rr"):
+        assert name in done.out
+    lines = (out / "results.jsonl").read_text()
+    again = seo_rec("compare", tiny, "--out", out, *methods, *QUICK)
+    assert again.out == done.out and (out / "results.jsonl").read_text() == lines
+    done = seo_rec("report", out, "--out", page)
+    assert done.code == 0 and done.out == f"report: {page}\n"
+    assert page.read_text().lstrip().lower().startswith("<!doctype html>")
+
+
+def test_a_search_with_a_run_off(seo_rec: Command, tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "s"
+    options = ["--budget-rows", "100", "--run-off-epochs", "1", *QUICK]
+    done = seo_rec("search", tiny, "--out", out, *options)
+    assert done.code == 0, done.err
+    winner = json.loads((out / "search.json").read_text())["winner"]
+    assert done.out.startswith(f"{out / 'policy.json'}: {winner}, ")
+    assert Policy.load(out / "policy.json").num_params <= 1600
+
+
+def test_dropped_features_are_named(seo_rec: Command, tiny: Path, tmp_path: Path) -> None:
+    options = ["--budget-rows", "100", "--no-run-off", "--min-chunks", "0", "--total-chunks", "3"]
+    done = seo_rec("search", tiny, "--out", tmp_path / "s", *options, *QUICK)
+    dropped = Policy.load(tmp_path / "s/policy.json").dropped
+    assert len(dropped) >= 4
+    assert f"dropped features: {', '.join(dropped)}" in done.out
+
+
+def test_every_training_option_arrives(seo_rec: Command, tiny: Path, tmp_path: Path) -> None:
+    options = {
+        "--hidden": ("9,7", "model", "hidden", [9, 7]),
+        "--dropout": ("0.25", "model", "dropout", 0.25),
+        "--epochs": ("2", "fit", "epochs", 2),
+        "--patience": ("5", "fit", "patience", 5),
+        "--batch-size": ("333", "fit", "batch_size", 333),
+        "--lr": ("0.004", "fit", "dense_lr", 0.004),
+        "--optimizer": ("rowwise_adagrad", "fit", "row_optimizer", "rowwise_adagrad"),
+        "--average": ("0.5", "fit", "average", 0.5),
+        "--warmup-steps": ("3", "fit", "warmup_steps", 3),
+        "--checkpoint-every": ("2", "fit", "checkpoint_every", 2),
+        "--seed": ("11", "fit", "seed", 11),
+    }
+    given = [part for name, (text, *_) in options.items() for part in (name, text)]
+    method = ["--method", "multi-size", "--params", "1000", "--dim", "10", "--chunk-dim", "5"]
+    done = seo_rec("train", tiny, "--out", tmp_path / "t", *method, *given)
+    assert done.code == 0, done.err
+    asked = json.loads((tmp_path / "t/run.json").read_text())
+    for name, (_, part, key, value) in options.items():
+        assert asked[part][key] == value, name
+    assert asked["fit"]["row_lr"] == 0.004
+    assert asked["method"] == "multi-size" and asked["policy"]["tables"][0]["dim"] == 5
+
+
+def test_every_search_option_arrives(seo_rec: Command, tiny: Path, tmp_path: Path) -> None:
+    options = {
+        "--budget-rows": ("50", "budget_rows", 50),
+        "--dim": ("8", "dim", 8),
+        "--chunk-dim": ("4", "chunk_dim", 4),
+        "--search-dim": ("16", "search_dim", 16),
+        "--total-chunks": ("9", "total_chunks", 9),
+        "--min-chunks": ("0", "min_chunks", 0),
+        "--chunk-hashing": ("shared", "chunk_hashing", "shared"),
+        "--temperature": ("2", "temperature", 2.0),
+        "--temperature-end": ("0.5", "temperature_end", 0.5),
+        "--attention-scale": ("paper", "attention_scale", "paper"),
+        "--search-split": ("held-out", "search_split", "held-out"),
+        "--warmup-epochs": ("0", "warmup_epochs", 0),
+        "--logit-lr": ("0.03", "logit_lr", 0.03),
+    }
+    given = [part for name, (text, *_) in options.items() for part in (name, text)]
+    flags = ["--use-down-projection", "--adjust-hash-buckets", "--no-run-off"]
+    done = seo_rec("search", tiny, "--out", tmp_path / "s", *flags, *given, *QUICK)
+    assert done.code == 0, done.err
+    asked = json.loads((tmp_path / "s/run.json").read_text())
+    assert asked["run_off"] is None
+    expected = {key: value for _, key, value in options.values()}
+    assert asked["seo"] == {
+        **expected,
+        "use_down_projection": True,
+        "adjust_hash_buckets": True,
+    }
+
+
+# ---- help --------------------------------------------------------------------------------
+
+
+def commands(group: click.Group = GROUP, path: tuple[str, ...] = ()) -> Iterator[Any]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+@pytest.mark.parametrize(
+    "path, command", list(commands()), ids=lambda v: " ".join(v) if isinstance(v, tuple) else ""
+)
+def test_help_says_what_every_option_does_and_its_default(
+    monkeypatch: pytest.MonkeyPatch, seo_rec: Command, path: tuple[str, ...], command: Any
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    done = seo_rec(*path, "--help")
+    assert done.code == 0 and done.err == ""
+    assert command.help and command.help.split("\n")[0].rstrip(".") in done.out.replace("\n", " ")
+    for parameter in command.params:
+        if getattr(parameter, "hidden", False) or parameter.name == "help":
+            continue
+        assert parameter.help, f"{parameter.name} has no help"
+        if isinstance(parameter, click.Option):
+            assert parameter.opts[0] in done.out
+            given = parameter.default not in (None, "", False) and not callable(parameter.default)
+            if given and parameter.show_default:
+                assert f"default: {parameter.default}" in done.out.replace("[", "").replace(
+                    "]", ""
+                ), f"{parameter.opts[0]} does not show its default"
+
+
+def test_help_needs_no_torch() -> None:
+    """``--help`` answers at once: none of the heavy libraries is imported for it."""
+    code = (
+        "import sys\n"
+        "from seo_rec.cli.main import main\n"
+        "sys.argv = ['seo-rec', 'train', '--help']\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print(sorted({'torch', 'torchrec', 'sklearn', 'matplotlib'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_version_of_the_commands() -> None:
+    """The commands there are: a new one is a decision, and is written down here."""
+    shown = {path for path, command in commands() if not command.hidden}
+    assert {p for p in shown if p[0] != "prepare"} == {
+        (n,) for n in ("search", "apply", "train", "eval", "compare", "report", "demo", "doctor")
+    }
+    assert {p[1] for p in shown if p[0] == "prepare"} >= {"movielens-1m", "criteo", "avazu"}
+
+
+# ---- mistakes ----------------------------------------------------------------------------
+
+NO_DATA = "no-such-folder"
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["train", NO_DATA, "--out", "o", "--method", "monolithic"], "no-such-folder"),
+        (["search", NO_DATA, "--out", "o"], "no-such-folder"),
+        (["compare", NO_DATA, "--out", "o"], "no-such-folder"),
+        (["eval", "no-run", "DATA"], "no-run: not a finished training run"),
+        (["report", "no-run", "--out", "o.html"], "no-run"),
+        (["train", "DATA", "--out", "o"], "either --policy FILE or --method NAME"),
+        (
+            ["train", "DATA", "--out", "o", "--method", "separate", "--policy", "p.json"],
+            "either --policy FILE or --method NAME",
+        ),
+        (["train", "DATA", "--out", "o", "--method", "magic"], "method 'magic'; allowed: separate"),
+        (["train", "DATA", "--out", "o", "--method", "seo"], "method 'seo'; allowed"),
+        (["train", "DATA", "--out", "o", "--policy", "p.json"], "p.json: no such policy file"),
+        (["train", "DATA", "--out", "o", "--policy", "bad.json"], "bad.json:1:2: not valid JSON"),
+        (["train", "DATA", "--out", "o", "--method", "separate", "--params", "3"], "smallest feas"),
+        (["train", "DATA", "--out", "o", "--method", "separate", "--epochs", "0"], "epochs is 0"),
+        (["train", "DATA", "--out", "o", "--method", "separate", "--epochs", "x"], "'x' is not a"),
+        (["train", "DATA", "--out", "o", "--method", "separate", "--lr", "nan"], "lr is nan"),
+        (["train", "DATA", "--out", "o", "--method", "separate", "--seed", "-1"], "seed is -1"),
+        (["train", "DATA", "--out", "o", "--method", "separate", "--threads", "-1"], "--threads"),
+        (["train", "DATA", "--out", "o", "--method", "separate", "--hidden", "9,x"], "--hidden is"),
+        (["train", "DATA", "--out", "o", "--method", "separate", "--hidden", "0"], "1 or more"),
+        (["train", "DATA", "--out", "o", "--method", "separate", "--dropout", "1"], "dropout 1.0"),
+        (["train", "DATA", "--out", "o", "--method", "separate", "--optimizer", "lamb"], "'lamb'"),
+        (["train", "DATA", "--out", "o", "--method", "multi-size-3"], "not a multiple of lookups"),
+        (["train", "DATA", "--out", "o", "--method", "multi-size", "--chunk-dim", "0"], "chunk"),
+        (["train", "DATA", "--out", "o", "--method", "multi-size", "--dim", "0"], "dim"),
+        (["train", "DATA", "--out", "o", "--speed", "9"], "No such option: --speed"),
+        (["train", "DATA", "--method", "separate"], "Missing option '--out'"),
+        (["search", "DATA", "--out", "o", "--dim", "12"], "multiples of chunk_dim 8"),
+        (["search", "DATA", "--out", "o", "--search-split", "val"], "search_split is 'val'"),
+        (["search", "DATA", "--out", "o", "--temperature", "0"], "temperature"),
+        (["search", "DATA", "--out", "o", "--total-chunks", "5"], "--no-run-off"),
+        (
+            ["search", "DATA", "--out", "o", "--no-run-off", "--total-chunks", "500"],
+            "total_chunks 500",
+        ),
+        (["search", "DATA", "--out", "o", "--run-off-epochs", "0"], "epochs is 0"),
+        (["apply", "p.json", "--strategy", "exact", "--out", "a.json"], "p.json: no such policy"),
+        (["apply", "POLICY", "--strategy", "fair", "--out", "a.json"], "allowed: exact, round-r"),
+        (["apply", "POLICY", "--strategy", "exact", "--out", "a.json", "--params", "5"], "budget"),
+        (["apply", "POLICY", "--strategy", "exact", "--out", "bad.json"], "bad.json exists"),
+        (["eval", "RUN", "DATA", "--split", "dev"], "no split 'dev'"),
+        (["compare", "DATA", "--out", "o", "--methods", "separate,magic"], "'magic'; allowed"),
+        (["compare", "DATA", "--out", "o", "--methods", ","], "methods"),
+        (["compare", "DATA", "--out", "o", "--params", "100"], "a multiple of --dim 16"),
+        (["compare", "DATA", "--out", "o", "--seeds", "0"], "seeds"),
+        (["explain"], "No such command 'explain'"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_a_mistake_gives_one_message_and_status_2(
+    monkeypatch: pytest.MonkeyPatch,
+    seo_rec: Command,
+    chain: Path,
+    tiny: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    says: str,
+) -> None:
+    """It names what was wrong, prints nothing else, leaves no traceback and no folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "bad.json").write_text("{")
+    places = {"DATA": tiny, "POLICY": chain / "s/policy.json", "RUN": chain / "t"}
+    done = seo_rec(*(places.get(a, a) for a in arguments))
+    assert done.code == 2, done.err
+    message = re.sub(r"[\s│]+", " ", done.err)
+    assert says in message
+    assert "Traceback" not in done.err and done.out == ""
+    assert done.err.count("error: ") + done.err.count("─ Error ─") == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.json"]
+
+
+def test_folders_are_never_overwritten(
+    seo_rec: Command, chain: Path, tiny: Path, tmp_path: Path
+) -> None:
+    before = {p: p.stat().st_mtime_ns for p in chain.rglob("*")}
+    train = ["train", tiny, "--policy", chain / "a.json", "--out", chain / "t", *QUICK]
+    search = ["search", tiny, "--out", chain / "s", "--budget-rows", "100", "--no-run-off", *QUICK]
+    for arguments, says in (
+        (train, "already holds this run; give --resume"),
+        ([*train, "--seed", "5"], "holds another run (it differs in fit)"),
+        ([*train, "--seed", "5", "--resume"], "holds another run (it differs in fit)"),
+        (search, "already holds this run"),
+        ([*search, "--logit-lr", "1"], "differs in seo"),
+        (["compare", tiny, "--out", chain, *QUICK], "is not a run folder"),
+    ):
+        done = seo_rec(*arguments)
+        assert done.code == 2 and says in done.err, done.err
+    assert {p: p.stat().st_mtime_ns for p in chain.rglob("*")} == before
+    assert seo_rec(*train, "--resume").code == 0
+
+
+def test_a_bug_is_not_called_a_mistake(
+    monkeypatch: pytest.MonkeyPatch, seo_rec: Command, tiny: Path, tmp_path: Path
+) -> None:
+    """An error of ours keeps its traceback."""
+    from seo_rec import recipes
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise AssertionError("ours")
+
+    monkeypatch.setattr(recipes, "train", broken)
+    with pytest.raises(AssertionError, match="ours"):
+        seo_rec("train", tiny, "--out", tmp_path / "o", "--method", "separate")
+
+
+def test_a_closed_pipe_is_no_traceback() -> None:
+    command = f"{sys.executable} -m seo_rec train --help | head -c 10"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+
+
+def test_the_demo(monkeypatch: pytest.MonkeyPatch, seo_rec: Command, tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    done = seo_rec("demo", "--quick", "--out", out, "--threads", "1")
+    assert done.code == 0, done.err
+    for method in ("separate", "monolithic", "multi-size", "seo-exact", "seo-rr"):
+        assert method in done.out
+    assert done.out.endswith(f"report: {out / 'report.html'}\n")
+    assert (out / "report.html").stat().st_size > 10_000
