@@ -51,20 +51,22 @@ class Finished:
     err: str
 
 
-@pytest.fixture
-def seo_rec(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Finished]:
+@pytest.fixture(scope="session")
+def seo_rec() -> Callable[..., Finished]:
     """``seo_rec("train", data, "--out", out)`` runs the command line's ``main`` in this process."""
     from seo_rec.cli.main import main
 
     def run(*arguments: object) -> Finished:
-        monkeypatch.setattr(sys, "argv", ["seo-rec", *map(str, arguments)])
+        before, code = sys.argv, 0
+        sys.argv = ["seo-rec", *map(str, arguments)]
         out, err = io.StringIO(), io.StringIO()
-        code = 0
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 main()
-            except SystemExit as end:
-                code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        finally:
+            sys.argv = before
         return Finished(code, out.getvalue(), err.getvalue())
 
     return run

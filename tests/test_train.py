@@ -164,7 +164,6 @@ class Scripted:
         ([0.7, 0.6], 1, 2, 0),
         ([0.4, 0.3, 0.2, 0.1, 0.2], 9, 5, 0),  # patience beyond the last epoch
         ([0.1, 0.2, 0.3], 1, 3, 2),  # ever better: the last
-        ([float("nan")] * 4, 2, 3, 0),  # undefined AUC (one class): the first
     ],
 )
 @pytest.mark.parametrize("on_disk", [True, False])
@@ -187,7 +186,16 @@ def test_patience_and_best_weights(
     assert (result.epochs, result.best_epoch, len(scripted.seen)) == (epochs, best, epochs)
     assert equal(weights(model), scripted.seen[best])
     assert best == epochs - 1 or not equal(weights(model), scripted.seen[-1])
-    assert result.val.auc == aucs[best] or np.isnan(aucs[best])
+    assert result.val.auc == aucs[best]
+
+
+def test_validation_rows_of_one_label_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tiny: Path
+) -> None:
+    """They have no AUC, and early stopping would keep the first epoch in silence."""
+    monkeypatch.setattr(loop, "evaluate", Scripted([float("nan")]))
+    with pytest.raises(ValueError, match="the val split has 102 rows of one label only"):
+        fitted(tiny, settings())
 
 
 @pytest.mark.parametrize("max_steps, epochs", [(1, 1), (5, 1), (7, 2), (10, 2), (99, 3)])
@@ -223,6 +231,9 @@ def test_weights_that_overflow_at_the_last_step_stop_the_run(tiny: Path) -> None
         {"max_steps": -1},
         {"average": 1.0},
         {"average": -0.1},
+        {"row_l2": -1.0},
+        {"row_optimizer": "lamb"},
+        {"seed": -1},
     ],
     ids=str,
 )

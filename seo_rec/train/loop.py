@@ -21,6 +21,7 @@ from seo_rec.files import write_text
 from seo_rec.metrics import Metrics, binary_metrics
 from seo_rec.model import RecModel
 from seo_rec.train.checkpoint import Checkpoints, load_tensors, save_tensors
+from seo_rec.train.optimizers import ROW_OPTIMIZERS
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +65,13 @@ class FitSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: above 0")
         if not 0 <= self.average < 1:
             raise ValueError(f"average is {self.average}; allowed: 0 <= average < 1")
+        if self.row_optimizer not in ROW_OPTIMIZERS:
+            raise ValueError(
+                f"row_optimizer is {self.row_optimizer!r}; allowed: {', '.join(ROW_OPTIMIZERS)}"
+            )
         if self.row_l2 < 0:
             raise ValueError(f"row_l2 is {self.row_l2}; allowed: 0 or more")
-        for name in ("warmup_steps", "checkpoint_every", "max_steps"):
+        for name in ("warmup_steps", "checkpoint_every", "max_steps", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
 
