@@ -89,7 +89,9 @@ def synthetic() -> list[Part]:
 STUDIES = {"movielens": movielens, "criteo": criteo, "synthetic": synthetic}
 
 
-def run(study: str, data: list[Path], out: Path, only: list[str], record: bool) -> None:
+def run(
+    study: str, data: list[Path], out: Path, only: list[str], seeds: range | None, record: bool
+) -> None:
     """Run the parts of a study that are not finished, print their tables, collect the lines."""
     command = f"python -m benchmarks.evidence {study} --data {' '.join(str(d) for d in data)}"
     runs: list[str] = []
@@ -101,7 +103,8 @@ def run(study: str, data: list[Path], out: Path, only: list[str], record: bool) 
                 data=tuple(data),
                 methods=part.methods,
                 settings=part.settings,
-                seeds=part.seeds,
+                seeds=len(seeds) if seeds else part.seeds,
+                first_seed=seeds.start if seeds else 0,
                 fit=part.fit,
                 run_off=part.run_off,
             )
@@ -146,12 +149,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="prepared data sets")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the comparisons")
     parser.add_argument("--only", nargs="*", default=[], help="names of parts to run")
+    parser.add_argument("--seeds", type=int, nargs=2, metavar=("FIRST", "COUNT"), help="some only")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of one process")
     parser.add_argument("--record", action="store_true", help="write benchmarks/results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     quiet_libraries()
-    run(options.study, options.data, options.out, options.only, options.record)
+    seeds = range(options.seeds[0], sum(options.seeds)) if options.seeds else None
+    run(options.study, options.data, options.out, options.only, seeds, options.record)
 
 
 if __name__ == "__main__":

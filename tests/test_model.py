@@ -17,7 +17,11 @@ from cases import BACKBONES as CASES
 from cases import BAGS, BUILDABLE, METHODS, SCHEMAS, batch
 from seo_rec.backbones import BACKBONES
 from seo_rec.batch import Batch
+from seo_rec.data.stream import Stream
+from seo_rec.methods import multi_size
 from seo_rec.model import ModelSettings, RecModel, build_model
+from seo_rec.schema import read_schema
+from seo_rec.train import evaluate
 
 GOLDEN = Path(__file__).parent / "golden" / "backbones.json"
 cases = pytest.mark.parametrize("case", CASES)
@@ -157,6 +161,17 @@ def test_steps_on_one_batch_lower_the_loss():
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         ModelSettings(**settings)
+
+
+def test_training_goes_on_after_an_evaluation_of_the_same_batch_size(tiny: Path):
+    """Tensors that the embedding keeps from an evaluation must be usable for gradients."""
+    schema = read_schema(tiny)
+    model = build_model(multi_size(schema, 640, 16), len(schema.numeric), ModelSettings(), 0)
+    val = Stream(tiny, "val", batch_size=50)
+    evaluate(model, val)
+    loss, _ = model(next(iter(val)))
+    loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
 
 
 if __name__ == "__main__":

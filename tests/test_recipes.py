@@ -278,7 +278,7 @@ def test_a_run_off_never_hands_over_less_than_doing_nothing(
 ) -> None:
     """Two rounds, trivial policies and then searched ones; whoever is replaced was surely worse."""
     winners = set()
-    for seed in range(8):
+    for seed in range(6):
         rng = random.Random(seed)
         rounds = [["trivial-2", "trivial-4", "trivial-8"], ["seo-a", "seo-b", "seo-c"]]
         quality = {n: rng.uniform(0, 1.5) for names in rounds for n in names}
@@ -328,6 +328,8 @@ def test_methods_by_name(tiny: Path) -> None:
     free = recipes.method_policy("collisionless", tiny, 1600, 16, 8, 0)
     sizes = {c.name: c.vocab_size for c in read_schema(tiny).features}
     assert {t.name: t.num_rows for t in free.tables} == {n: v + 1 for n, v in sizes.items()}
+    narrow = recipes.method_policy("monolithic", tiny, 1600, 12, 8, 0)  # has no chunks to divide
+    assert set(narrow.widths) == {12}
     for name in ("", "SEO", "multi-size-", "multi-size-x", "seo"):
         with pytest.raises(ValueError, match="allowed: separate, "):
             recipes.method_policy(name, tiny, 1600, 16, 8, 0)
@@ -481,8 +483,8 @@ def test_labels_come_in_file_order(tiny: Path) -> None:
 @pytest.mark.parametrize(
     "argv, shown",
     [
-        (["/home/me/.venv/bin/seo-rec", "train", "d"], "seo-rec train d"),
-        (["/x/seo_rec/__main__.py", "search"], "seo-rec search"),
+        ([".venv/bin/seo-rec", "train", "d"], "seo-rec train d"),
+        (["seo_rec/__main__.py", "search"], "seo-rec search"),
         (["seo-rec", "train", "my data", "--out", "o"], "seo-rec train 'my data' --out o"),
     ],
 )
