@@ -1,4 +1,6 @@
-"""The tables of ``docs/results.md``, from the committed results: ``python -m benchmarks.tables``.
+"""The tables of ``docs/results.md`` and of the README, from the committed results.
+
+    python -m benchmarks.tables
 
 Reads ``benchmarks/results/{movielens,criteo,synthetic}*.jsonl`` as written by
 ``benchmarks.evidence --record``; nothing is typed in by hand but the paper's figures.
@@ -18,6 +20,8 @@ from seo_rec.report.formats import p_value
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
+README = Path(__file__).parent.parent / "README.md"
+BEGIN, END = "<!-- results: written by benchmarks.tables -->", "<!-- end of results -->"
 
 # Shared Embedding Optimization: Tables 1 and 2, MovieLens 1M (test AUC).
 PAPER_TABLE_1 = {"separate": 0.80361, "monolithic": 0.85068, "best applier": 0.85310}
@@ -186,7 +190,33 @@ def synthetic(lines: list[Line]) -> list[str]:
     ]
 
 
+def overview() -> list[str]:
+    """Test AUC of every method on every data set: the README's table."""
+    columns = {
+        "MovieLens-1M, 96,000": ("movielens", "ml-1m"),
+        "Criteo sample, 320,000": ("criteo", "criteo-320000"),
+        "80,000": ("criteo", "criteo-80000"),
+        "32,000": ("criteo", "criteo-32000"),
+        "synthetic, 64,000": ("synthetic", "synthetic-64000"),
+    }
+    cells: dict[str, dict[str, str]] = {}
+    for title, (name, study) in columns.items():
+        lines = read(name)
+        for method in dict.fromkeys(x["method"] for x in lines if x["study"] == study):
+            runs = of(lines, study, method)
+            cells.setdefault(method, {})[title] = f"{auc(runs)} ({len(runs)})"
+    titles = [t for t in columns if any(t in row for row in cells.values())]
+    out = ["| test AUC (seeds) | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
+    for method, row in cells.items():
+        out.append(f"| {method} | " + " | ".join(row.get(t, "") for t in titles) + " |")
+    return out
+
+
 def main() -> None:
+    before, _, rest = README.read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    section = "\n".join([BEGIN, "", *overview(), "", END])
+    write_text(README, f"{before}{section}{after}")
     page = [
         "# Results",
         "",

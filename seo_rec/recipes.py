@@ -628,6 +628,8 @@ def compare(comparison: Comparison, out: Path) -> list[Run]:
             f"{len(comparison.methods)} methods, {comparison.seeds} seeds, {len(comparison.data)} "
             "data sets; allowed: 1 or more of each"
         )
+    if comparison.first_seed < 0:
+        raise ValueError(f"first_seed is {comparison.first_seed}; allowed: 0 or more")
     for method in comparison.methods:
         if method not in METHODS and not _is_multi_size(method):
             raise ValueError(f"method {method!r}; allowed: {', '.join(METHODS)}")
