@@ -633,6 +633,13 @@ def compare(comparison: Comparison, out: Path) -> list[Run]:
     for method in comparison.methods:
         if method not in METHODS and not _is_multi_size(method):
             raise ValueError(f"method {method!r}; allowed: {', '.join(METHODS)}")
+    schema = read_schema(comparison.data[0])
+    for run_off in {
+        None if m in SEO_METHODS else comparison.run_off
+        for m in comparison.methods
+        if m == "seo" or m in SEO_METHODS
+    }:
+        _check_search(schema, comparison.settings, comparison.fit, run_off)
     asked = asdict(comparison)
     for growing in ("methods", "seeds", "first_seed"):
         asked.pop(growing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -149,6 +150,15 @@ class AfterStep(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+@contextmanager
+def _without_autograd_notice() -> Iterator[None]:
+    """torch says that FBGEMM's dense lookup may not be differentiable; the tests show it is."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fbgemm::dense_embedding", category=UserWarning)
+        yield
+
+
+@_without_autograd_notice()
 def fit(
     model: RecModel,
     train: Stream,
