@@ -185,8 +185,13 @@ def test_a_policy_that_ignores_a_column_is_refused(tiny: Path, tmp_path: Path) -
 
 
 def test_dropped_features_are_warned_about(
-    tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tiny: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # a library's logging set-up, run by another test in this process, may disable all loggers
+    monkeypatch.setattr(recipes.log, "disabled", False)
     settings = replace(SEO, min_chunks=0, total_chunks=5)
     with caplog.at_level(logging.WARNING, "seo_rec"):
         policy = recipes.search(tiny, tmp_path / "s", settings, SMALL, replace(FIT, epochs=1))
