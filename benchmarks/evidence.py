@@ -80,7 +80,7 @@ def criteo() -> list[Part]:
 
 def synthetic() -> list[Part]:
     """Planted structure: features of very different worth, at one budget."""
-    fit = FitSettings(batch_size=512, row_lr=1e-3, dense_lr=1e-3)
+    fit = FitSettings(batch_size=512, row_lr=1e-3, dense_lr=1e-3, row_l2=3e-3)
     run_off = recipes.RunOff(epochs=6)
     settings = SeoSettings(budget_rows=4000)
     return [Part("synthetic-64000", (*PLAIN, "seo"), settings, fit, run_off)]
