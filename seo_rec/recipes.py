@@ -714,7 +714,7 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0) -> list[Run]:
     """
     data = out / f"data-seed{seed}"
     if not (data / SCHEMA_FILE).exists():
-        synthetic(data, rows=8_000 if quick else 120_000, seed=seed + 1, progress=True)
+        synthetic(data, rows=8_000 if quick else 100_000, seed=seed + 1, progress=True)
     comparison = Comparison(
         data=(data,),
         methods=DEMO_METHODS,
@@ -723,13 +723,14 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0) -> list[Run]:
         first_seed=seed,
         fit=FitSettings(
             epochs=2 if quick else 12,
+            patience=4,
             batch_size=512,
             row_lr=1e-3,
             dense_lr=1e-3,
             row_l2=3e-3,
             log_every=50,
         ),
-        run_off=RunOff(epochs=1 if quick else 6, chunk_dims=(8,), trivial_lookups=(2, 4)),
+        run_off=RunOff(epochs=1 if quick else 8, chunk_dims=(8,), trivial_lookups=(2, 4)),
     )
     return compare(comparison, out / "compare")
 
