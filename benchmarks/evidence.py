@@ -45,7 +45,7 @@ class Part:
 def movielens() -> list[Part]:
     """B_base 6,000: the main table, SEO's Table 2, and the readings of the paper beside it."""
     fit = FitSettings(row_l2=2e-4)
-    run_off = recipes.RunOff(epochs=8)
+    run_off = recipes.RunOff()
     base = SeoSettings(budget_rows=6000)
     shared = replace(base, chunk_hashing="shared")
     parts = [Part("ml-1m", (*PLAIN, *APPLIERS, "seo"), base, fit, run_off)]
@@ -80,7 +80,7 @@ def criteo() -> list[Part]:
 
 def synthetic() -> list[Part]:
     """Planted structure: features of very different worth, at one budget."""
-    fit = FitSettings(batch_size=512, row_lr=1e-3, dense_lr=1e-3, row_l2=3e-3)
+    fit = FitSettings(batch_size=512, row_lr=1e-3, dense_lr=1e-3, row_l2=3e-3, patience=4)
     run_off = recipes.RunOff(epochs=6)
     settings = SeoSettings(budget_rows=4000)
     return [Part("synthetic-64000", (*PLAIN, "seo"), settings, fit, run_off)]
