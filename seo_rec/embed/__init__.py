@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from seo_rec.embed.rows import INIT_SCALE, Gate, RowEmbedding
+from seo_rec.embed.rows import INIT_SCALE, Gate, RowEmbedding, table_configs, table_key
 from seo_rec.policy import Policy
 
-__all__ = ["INIT_SCALE", "Gate", "RowEmbedding", "build"]
+__all__ = ["INIT_SCALE", "Gate", "RowEmbedding", "build", "table_configs", "table_key"]
 
 
 def build(
