@@ -11,9 +11,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 STAMP := .venv/installed-$(STACK)
 
-.PHONY: help demo test lint setup clean
+.PHONY: help demo test schedulers lint setup clean
 help:  ## Show this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo "Settings: STACK=auto|cpu|cuda (auto: cuda if nvidia-smi lists a GPU), OUT=$(OUT), PYTHON=python3.x"
 
 demo: $(STAMP)  ## Set up if needed, then run the main job on the built-in synthetic data set
@@ -21,6 +21,9 @@ demo: $(STAMP)  ## Set up if needed, then run the main job on the built-in synth
 
 test: $(STAMP)  ## Set up if needed, then run the tests
 	$(BIN)/python -m pytest -q
+
+schedulers: $(STAMP)  ## Set up if needed, then run the jobs of docs/torchx.md on real schedulers
+	SEO_REC_SCHEDULERS=all $(BIN)/python -m pytest -q -m schedulers tests/schedulers
 
 lint: $(STAMP)  ## Style, types and the import contracts
 	$(BIN)/ruff check .

@@ -3,16 +3,45 @@
 From a clone: ``torchx run components/seo.py:search``; from an installed package:
 ``torchx run seo.search``. Arguments after ``--`` are appended to the job's own command, so
 ``torchx run components/seo.py:search -- --dim 32`` reaches ``seo-rec search --dim 32``.
+docs/torchx.md shows every component on one process, on many and on a cluster.
 
 TorchX runs this file inside one of its own modules and reads the signatures itself: it knows
-``typing.Optional`` and plain types, and neither ``X | None`` nor postponed annotations.
+``typing.Optional`` and plain types, and neither ``X | None`` nor postponed annotations. It has no
+way to share parameters either, so each component lists those of the machine it runs on.
 """
 
 import os
+import re
+import shlex
 import sys
-from typing import List, Mapping, Optional, Union
+from typing import Dict, List, Mapping, NamedTuple, Optional, Union
 
 import torchx.specs as specs
+from torchx.specs import macros
+
+MEMORY_MB = 4096  # two processes that train a small model; each needs about 0.7 GB to start
+
+
+class _Machine(NamedTuple):
+    """What one node of a job gets, in TorchX's own terms."""
+
+    cpu: int  # 0: not asked for
+    gpu: int
+    memMB: int
+    h: Optional[str]
+    env: Optional[Dict[str, str]]
+    mounts: Optional[List[str]]
+    max_retries: int
+    image: str
+
+
+class _Processes(NamedTuple):
+    """How torch.distributed.run starts the processes of a job on its nodes."""
+
+    j: str
+    max_restarts: int
+    rdzv_port: int
+    rdzv_timeout: int
 
 
 def _options(values: Mapping[str, Union[str, int, None]]) -> List[str]:
@@ -21,37 +50,119 @@ def _options(values: Mapping[str, Union[str, int, None]]) -> List[str]:
     return [part for name, value in given for part in (f"--{name}", str(value))]
 
 
-def _role(name: str, args: List[str], nproc: int = 1) -> specs.Role:
-    """One node that runs ``args`` in this interpreter and in the working directory."""
-    threads = max(1, (os.cpu_count() or 1) // nproc)
+def _counts(j: str) -> "tuple[int, int]":
+    """Nodes, and processes on each of them."""
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", j)
+    if not found:
+        raise ValueError(
+            f"-j is {j!r}; allowed is {{nodes}}x{{processes on each}}, e.g. 1x2 for two processes "
+            "on this machine or 2x4 for eight on two"
+        )
+    return int(found[1]), int(found[2])
+
+
+def _environment(
+    machine: _Machine, resource: specs.Resource, nodes: int, procs: int
+) -> Dict[str, str]:
+    """What the processes need to know of the node they share."""
+    env = {"PYTHONUNBUFFERED": "1"}
+    if nodes == 1:
+        env["GLOO_SOCKET_IFNAME"] = "lo"  # all processes are on this node
+    # The processors of a container's host are not those of this machine: only asked ones count.
+    here = None if machine.image else os.cpu_count()
+    cores = resource.cpu if machine.cpu or machine.h else here
+    if not machine.image and "OMP_NUM_THREADS" in os.environ:
+        env["OMP_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"]
+    elif cores:
+        env["OMP_NUM_THREADS"] = str(max(1, cores // procs))
+    return {**env, **(machine.env or {})}
+
+
+def _role(
+    name: str, command: List[str], machine: _Machine, processes: Optional[_Processes] = None
+) -> specs.Role:
+    """``python -m`` ``command`` on each node, under torch.distributed.run where it says how.
+
+    Without an image the job runs in this interpreter and in the working directory, with one the
+    ``python`` of the image does. The name has no dash: TorchX makes a variable's name of it.
+    """
+    python = "python" if machine.image else sys.executable
+    nodes, procs = _counts(processes.j) if processes else (1, 1)
+    resource = specs.resource(machine.cpu, machine.gpu, machine.memMB, machine.h)
+    entrypoint, args = python, ["-m", *command]
+    if processes:
+        launch = [f"--nproc_per_node={procs}", f"--max_restarts={processes.max_restarts}"]
+        if nodes == 1:
+            args = ["-m", "torch.distributed.run", "--standalone", *launch, *args]
+        else:
+            # Node 0 keeps the store that all agents meet at. Its address is in a variable that
+            # the scheduler names and only a shell on the node can read; some schedulers leave it
+            # unset on node 0 itself. torch would guess from the address which node is node 0, and
+            # if the port is taken there, would wait for whoever has it. $$ is a dollar to TorchX.
+            wait = f"join_timeout={processes.rdzv_timeout},read_timeout={processes.rdzv_timeout}"
+            meet = [
+                "--rdzv_backend=c10d",
+                f"--rdzv_endpoint=$${{{macros.rank0_env}:=localhost}}:{processes.rdzv_port}",
+                f"--rdzv_id={macros.app_id}",
+                f"--rdzv_conf=is_host=$$is_host,{wait}",
+            ]
+            agent = [python, "-m", "torch.distributed.run", f"--nnodes={nodes}", *launch]
+            line = [shlex.join(agent), *meet, shlex.join(args)]
+            first = f"[ {macros.replica_id} = 0 ] && is_host=1 || is_host=0"
+            entrypoint, args = "bash", ["-c", f"{first}; exec {' '.join(line)}"]
     return specs.Role(
         name=name,
-        image="",
-        entrypoint=sys.executable,
+        image=machine.image,
+        entrypoint=entrypoint,
         args=args,
-        env={
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
-            "GLOO_SOCKET_IFNAME": "lo",  # all processes are on this node
-            "PYTHONUNBUFFERED": "1",
-        },
+        env=_environment(machine, resource, nodes, procs),
+        num_replicas=nodes,
+        max_retries=machine.max_retries,
+        resource=resource,
+        port_map={"c10d": processes.rdzv_port} if processes and nodes > 1 else {},
+        mounts=specs.parse_mounts(machine.mounts) if machine.mounts else [],
     )
 
 
-def _command(*args: str) -> List[str]:
-    """The command of a job that is one process."""
-    return ["-m", "seo_rec", *args]
+def _app(
+    name: str, command: List[str], machine: _Machine, processes: Optional[_Processes] = None
+) -> specs.AppDef:
+    return specs.AppDef(name=f"seo-{name}", roles=[_role(name, command, machine, processes)])
 
 
-def _torchrun(j: str, *args: str) -> specs.Role:
-    """The role of a job that may be several processes: ``j`` is {nnodes}x{nproc_per_node}."""
-    nnodes, _, nproc = j.partition("x")
-    if nnodes != "1" or not nproc.isdigit() or int(nproc) < 1:
-        raise ValueError(
-            f"-j is {j!r}; allowed is 1x<processes>, e.g. 1x2. For several nodes use "
-            f"torchx run dist.ddp -j {{nnodes}}x{{nproc}} -m seo_rec -- {' '.join(args)}"
-        )
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={nproc}"]
-    return _role(args[0], [*launcher, *_command(*args)], nproc=int(nproc))
+def prepare(
+    *script_args: str,
+    data_set: str,
+    out: str,
+    raw: Optional[str] = None,
+    cpu: int = 0,
+    gpu: int = 0,
+    memMB: int = MEMORY_MB,
+    h: Optional[str] = None,
+    env: Optional[Dict[str, str]] = None,
+    mounts: Optional[List[str]] = None,
+    max_retries: int = 0,
+    image: str = "",
+) -> specs.AppDef:
+    """Prepares a raw data set.
+
+    Args:
+        script_args: further options of `seo-rec prepare`
+        data_set: name of the data set, e.g. synthetic
+        out: folder of the prepared data set
+        raw: the raw files; not needed for synthetic
+        cpu: processors of the node (0: two); threads are shared out accordingly
+        gpu: GPUs of the node
+        memMB: memory of the node in MB
+        h: a named resource; takes the place of cpu, gpu and memMB
+        env: further environment variables, e.g. A=1,B=2
+        mounts: for containers, e.g. type=bind,src=/data,dst=/data,readonly
+        max_retries: how often the scheduler starts the job again
+        image: container image in which `python` has seo_rec; default: this interpreter
+    """
+    machine = _Machine(cpu, gpu, memMB, h, env, mounts, max_retries, image)
+    options = _options({"raw": raw, "out": out})
+    return _app("prepare", ["seo_rec", "prepare", data_set, *options, *script_args], machine)
 
 
 def search(
@@ -59,6 +170,17 @@ def search(
     data: Optional[str] = None,
     out: Optional[str] = None,
     j: str = "1x1",
+    max_restarts: int = 0,
+    rdzv_port: int = 29500,
+    rdzv_timeout: int = 600,
+    cpu: int = 0,
+    gpu: int = 0,
+    memMB: int = MEMORY_MB,
+    h: Optional[str] = None,
+    env: Optional[Dict[str, str]] = None,
+    mounts: Optional[List[str]] = None,
+    max_retries: int = 0,
+    image: str = "",
 ) -> specs.AppDef:
     """Searches which tables each feature reads; on the synthetic data set by default.
 
@@ -67,9 +189,21 @@ def search(
         data: prepared data set; default: the synthetic one, made if absent
         out: folder of the search; default: runs/torchx/search
         j: {nnodes}x{nproc_per_node}
+        max_restarts: how often the processes are started again, from the last checkpoint
+        rdzv_port: port of node 0 at which several nodes meet
+        rdzv_timeout: seconds that a node waits for the others
+        cpu: processors of each node (0: two); threads are shared out accordingly
+        gpu: GPUs of each node
+        memMB: memory of each node in MB
+        h: a named resource; takes the place of cpu, gpu and memMB
+        env: further environment variables, e.g. A=1,B=2
+        mounts: for containers, e.g. type=bind,src=/data,dst=/data,readonly
+        max_retries: how often the scheduler starts the job again
+        image: container image in which `python` has seo_rec; default: this interpreter
     """
-    role = _torchrun(j, "job-search", *_options({"data": data, "out": out}), *script_args)
-    return specs.AppDef(name="seo-search", roles=[role])
+    machine = _Machine(cpu, gpu, memMB, h, env, mounts, max_retries, image)
+    command = ["seo_rec", "job-search", *_options({"data": data, "out": out}), *script_args]
+    return _app("search", command, machine, _Processes(j, max_restarts, rdzv_port, rdzv_timeout))
 
 
 def applier(
@@ -79,6 +213,17 @@ def applier(
     out: Optional[str] = None,
     strategy: str = "exact",
     j: str = "1x1",
+    max_restarts: int = 0,
+    rdzv_port: int = 29500,
+    rdzv_timeout: int = 600,
+    cpu: int = 0,
+    gpu: int = 0,
+    memMB: int = MEMORY_MB,
+    h: Optional[str] = None,
+    env: Optional[Dict[str, str]] = None,
+    mounts: Optional[List[str]] = None,
+    max_retries: int = 0,
+    image: str = "",
 ) -> specs.AppDef:
     """Applies the policy of a search and trains it from scratch; searches first if need be.
 
@@ -89,30 +234,44 @@ def applier(
         out: folder of the applier's run; default: runs/torchx/applier
         strategy: exact or round-robin
         j: {nnodes}x{nproc_per_node}
+        max_restarts: how often the processes are started again, from the last checkpoint
+        rdzv_port: port of node 0 at which several nodes meet
+        rdzv_timeout: seconds that a node waits for the others
+        cpu: processors of each node (0: two); threads are shared out accordingly
+        gpu: GPUs of each node
+        memMB: memory of each node in MB
+        h: a named resource; takes the place of cpu, gpu and memMB
+        env: further environment variables, e.g. A=1,B=2
+        mounts: for containers, e.g. type=bind,src=/data,dst=/data,readonly
+        max_retries: how often the scheduler starts the job again
+        image: container image in which `python` has seo_rec; default: this interpreter
     """
+    machine = _Machine(cpu, gpu, memMB, h, env, mounts, max_retries, image)
     given = {"data": data, "search": search, "out": out, "strategy": strategy}
-    role = _torchrun(j, "job-applier", *_options(given), *script_args)
-    return specs.AppDef(name="seo-applier", roles=[role])
-
-
-def prepare(*script_args: str, data_set: str, out: str, raw: Optional[str] = None) -> specs.AppDef:
-    """Prepares a raw data set.
-
-    Args:
-        script_args: further options of `seo-rec prepare`
-        data_set: name of the data set, e.g. synthetic
-        out: folder of the prepared data set
-        raw: the raw files; not needed for synthetic
-    """
-    options = _options({"raw": raw, "out": out})
-    command = _command("prepare", data_set, *options, *script_args)
-    return specs.AppDef(name="seo-prepare", roles=[_role("prepare", command)])
+    command = ["seo_rec", "job-applier", *_options(given), *script_args]
+    return _app("applier", command, machine, _Processes(j, max_restarts, rdzv_port, rdzv_timeout))
 
 
 def train(
-    *script_args: str, data: str, policy: str, out: str, seed: int = 0, j: str = "1x1"
+    *script_args: str,
+    data: str,
+    policy: str,
+    out: str,
+    seed: int = 0,
+    j: str = "1x1",
+    max_restarts: int = 0,
+    rdzv_port: int = 29500,
+    rdzv_timeout: int = 600,
+    cpu: int = 0,
+    gpu: int = 0,
+    memMB: int = MEMORY_MB,
+    h: Optional[str] = None,
+    env: Optional[Dict[str, str]] = None,
+    mounts: Optional[List[str]] = None,
+    max_retries: int = 0,
+    image: str = "",
 ) -> specs.AppDef:
-    """Trains a model whose embeddings follow a policy.
+    """Trains a model whose embeddings follow a policy; goes on with a run it finds in out.
 
     Args:
         script_args: further options of `seo-rec train`
@@ -121,19 +280,164 @@ def train(
         out: run directory
         seed: seed of the run
         j: {nnodes}x{nproc_per_node}
+        max_restarts: how often the processes are started again, from the last checkpoint
+        rdzv_port: port of node 0 at which several nodes meet
+        rdzv_timeout: seconds that a node waits for the others
+        cpu: processors of each node (0: two); threads are shared out accordingly
+        gpu: GPUs of each node
+        memMB: memory of each node in MB
+        h: a named resource; takes the place of cpu, gpu and memMB
+        env: further environment variables, e.g. A=1,B=2
+        mounts: for containers, e.g. type=bind,src=/data,dst=/data,readonly
+        max_retries: how often the scheduler starts the job again
+        image: container image in which `python` has seo_rec; default: this interpreter
     """
+    machine = _Machine(cpu, gpu, memMB, h, env, mounts, max_retries, image)
     options = _options({"policy": policy, "out": out, "seed": seed})
-    role = _torchrun(j, "train", data, *options, *script_args)
-    return specs.AppDef(name="seo-train", roles=[role])
+    command = ["seo_rec", "train", data, *options, "--resume", *script_args]
+    return _app("train", command, machine, _Processes(j, max_restarts, rdzv_port, rdzv_timeout))
 
 
-def compare(*script_args: str, data: str, out: str) -> specs.AppDef:
-    """Compares methods at one memory budget.
+def compare(
+    *script_args: str,
+    data: str,
+    out: str,
+    cpu: int = 0,
+    gpu: int = 0,
+    memMB: int = MEMORY_MB,
+    h: Optional[str] = None,
+    env: Optional[Dict[str, str]] = None,
+    mounts: Optional[List[str]] = None,
+    max_retries: int = 0,
+    image: str = "",
+) -> specs.AppDef:
+    """Compares methods at one memory budget, in one process.
 
     Args:
         script_args: further options of `seo-rec compare`
         data: prepared data set
         out: folder of the comparison
+        cpu: processors of the node (0: two); threads are shared out accordingly
+        gpu: GPUs of the node
+        memMB: memory of the node in MB
+        h: a named resource; takes the place of cpu, gpu and memMB
+        env: further environment variables, e.g. A=1,B=2
+        mounts: for containers, e.g. type=bind,src=/data,dst=/data,readonly
+        max_retries: how often the scheduler starts the job again
+        image: container image in which `python` has seo_rec; default: this interpreter
     """
-    command = _command("compare", data, "--out", out, *script_args)
-    return specs.AppDef(name="seo-compare", roles=[_role("compare", command)])
+    machine = _Machine(cpu, gpu, memMB, h, env, mounts, max_retries, image)
+    return _app("compare", ["seo_rec", "compare", data, "--out", out, *script_args], machine)
+
+
+def plan(
+    *script_args: str,
+    policy: str,
+    topology: str,
+    out: str,
+    cpu: int = 0,
+    gpu: int = 0,
+    memMB: int = MEMORY_MB,
+    h: Optional[str] = None,
+    env: Optional[Dict[str, str]] = None,
+    mounts: Optional[List[str]] = None,
+    max_retries: int = 0,
+    image: str = "",
+) -> specs.AppDef:
+    """Plans which device keeps which part of a policy's tables; needs none of the devices.
+
+    Args:
+        script_args: further options of `seo-rec plan`
+        policy: policy.json of a method, a search or the applier
+        topology: the devices planned for, e.g. 8xH100-80GB
+        out: plan.json to write
+        cpu: processors of the node (0: two); threads are shared out accordingly
+        gpu: GPUs of the node
+        memMB: memory of the node in MB
+        h: a named resource; takes the place of cpu, gpu and memMB
+        env: further environment variables, e.g. A=1,B=2
+        mounts: for containers, e.g. type=bind,src=/data,dst=/data,readonly
+        max_retries: how often the scheduler starts the job again
+        image: container image in which `python` has seo_rec; default: this interpreter
+    """
+    machine = _Machine(cpu, gpu, memMB, h, env, mounts, max_retries, image)
+    options = _options({"topology": topology, "out": out})
+    return _app("plan", ["seo_rec", "plan", policy, *options, *script_args], machine)
+
+
+def evaluate(
+    *script_args: str,
+    run: str,
+    data: str,
+    split: str = "test",
+    j: str = "1x1",
+    max_restarts: int = 0,
+    rdzv_port: int = 29500,
+    rdzv_timeout: int = 600,
+    cpu: int = 0,
+    gpu: int = 0,
+    memMB: int = MEMORY_MB,
+    h: Optional[str] = None,
+    env: Optional[Dict[str, str]] = None,
+    mounts: Optional[List[str]] = None,
+    max_retries: int = 0,
+    image: str = "",
+) -> specs.AppDef:
+    """Evaluates a trained model on a split of a data set.
+
+    Args:
+        script_args: further options of `seo-rec eval`
+        run: folder of a finished training run
+        data: prepared data set
+        split: train, val or test
+        j: {nnodes}x{nproc_per_node}
+        max_restarts: how often the processes are started again
+        rdzv_port: port of node 0 at which several nodes meet
+        rdzv_timeout: seconds that a node waits for the others
+        cpu: processors of each node (0: two); threads are shared out accordingly
+        gpu: GPUs of each node
+        memMB: memory of each node in MB
+        h: a named resource; takes the place of cpu, gpu and memMB
+        env: further environment variables, e.g. A=1,B=2
+        mounts: for containers, e.g. type=bind,src=/data,dst=/data,readonly
+        max_retries: how often the scheduler starts the job again
+        image: container image in which `python` has seo_rec; default: this interpreter
+    """
+    machine = _Machine(cpu, gpu, memMB, h, env, mounts, max_retries, image)
+    command = ["seo_rec", "eval", run, data, "--split", split, *script_args]
+    return _app("evaluate", command, machine, _Processes(j, max_restarts, rdzv_port, rdzv_timeout))
+
+
+def benchmark(
+    *script_args: str,
+    j: str = "1x1",
+    rdzv_port: int = 29500,
+    rdzv_timeout: int = 600,
+    cpu: int = 0,
+    gpu: int = 0,
+    memMB: int = MEMORY_MB,
+    h: Optional[str] = None,
+    env: Optional[Dict[str, str]] = None,
+    mounts: Optional[List[str]] = None,
+    max_retries: int = 0,
+    image: str = "",
+) -> specs.AppDef:
+    """Measures the throughput of training; from a clone, which is where the benchmarks are.
+
+    Args:
+        script_args: options of `python -m benchmarks.throughput`
+        j: {nnodes}x{nproc_per_node}
+        rdzv_port: port of node 0 at which several nodes meet
+        rdzv_timeout: seconds that a node waits for the others
+        cpu: processors of each node (0: two); threads are shared out accordingly
+        gpu: GPUs of each node
+        memMB: memory of each node in MB
+        h: a named resource; takes the place of cpu, gpu and memMB
+        env: further environment variables, e.g. A=1,B=2
+        mounts: for containers, e.g. type=bind,src=/data,dst=/data,readonly
+        max_retries: how often the scheduler starts the job again
+        image: container image with the clone as its working directory; default: this interpreter
+    """
+    machine = _Machine(cpu, gpu, memMB, h, env, mounts, max_retries, image)
+    command = ["benchmarks.throughput", *script_args]
+    return _app("benchmark", command, machine, _Processes(j, 0, rdzv_port, rdzv_timeout))

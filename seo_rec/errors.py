@@ -5,7 +5,9 @@ from __future__ import annotations
 from seo_rec.policy import PolicyError
 from seo_rec.recipes import RunError
 from seo_rec.schema import DataError
-from seo_rec.train import CheckpointError
+from seo_rec.train import CheckpointError, OtherRankError, Preempted
+
+__all__ = ["USER_ERRORS", "OtherRankError", "Preempted"]
 
 USER_ERRORS = (
     DataError,

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from seo_rec import embed
 from seo_rec.backbones import BACKBONES
 from seo_rec.batch import Batch
 from seo_rec.embed import INIT_SCALE, Gate, RowEmbedding
@@ -38,7 +37,11 @@ class ModelSettings:
 
 
 class RecModel(nn.Module):
-    """``Batch -> (mean binary cross entropy, logits_B)``."""
+    """``Batch -> (mean binary cross entropy, logits_B)``.
+
+    The loss is the sum over the batch's own rows divided by ``batch.mean_rows``: its mean over
+    the processes is the mean over all rows of the global batch, however they are shared out.
+    """
 
     def __init__(self, embedding: RowEmbedding, backbone: nn.Module) -> None:
         super().__init__()
@@ -47,7 +50,11 @@ class RecModel(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         logits_B = self.backbone(batch.dense_BN, self.embedding(batch.sparse))
-        return F.binary_cross_entropy_with_logits(logits_B, batch.labels_B), logits_B
+        rows = batch.num_rows
+        loss = F.binary_cross_entropy_with_logits(
+            logits_B[:rows], batch.labels_B[:rows], reduction="sum"
+        )
+        return loss / batch.mean_rows, logits_B
 
 
 def build_model(
@@ -60,7 +67,7 @@ def build_model(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        embedding = embed.build(policy, gate, settings.init_scale)
+        embedding = RowEmbedding(policy, gate, settings.init_scale)
         torch.manual_seed(seed + 1_000_003)
         backbone = BACKBONES[settings.backbone](
             num_dense, embedding.dims, settings.hidden, settings.dropout

@@ -11,11 +11,11 @@ import base64
 import json
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,15 @@ Ids = npt.NDArray[np.int64]
 
 class PolicyError(ValueError):
     """A policy that cannot be built; the message names the entry, what it holds and the fix."""
+
+
+class BagConfig(Protocol):
+    """What is read of TorchRec's ``EmbeddingBagConfig``; ``pooling``, if there, must be SUM."""
+
+    name: str
+    num_embeddings: int
+    embedding_dim: int
+    feature_names: list[str]
 
 
 @dataclass(frozen=True)
@@ -225,6 +234,62 @@ class Policy:
             return cls(tuple(tables), tuple(features), dropped, vocabularies, doc["provenance"])
         except PolicyError as error:
             raise PolicyError(f"{where}: {error}") from error
+
+    @classmethod
+    def from_embedding_bag_configs(
+        cls, configs: Iterable[BagConfig], address: str = "id"
+    ) -> Policy:
+        """The tables of an existing TorchRec model; shared tables stay shared.
+
+        ``id`` reproduces the model. Its ids are row numbers, so a feature whose table has n rows
+        gets the vocabulary 1, ..., n - 1: id i reads row i, and row 0 is left for id 0. It also
+        serves ids outside [0, n), which TorchRec refuses. A vocabulary takes 8 bytes per row of
+        the largest table, shared by all features.
+
+        ``hash`` keeps the tables, takes ids of any size and needs no vocabulary. All lookups have
+        one seed: equal ids of features that share a table share a row, as they do in the model.
+
+        Args:
+            configs: ``ebc.embedding_bag_configs()`` of the model, in its order. A config without
+                feature names is read by the feature of its own name, as in TorchRec.
+            address: ``id`` or ``hash``.
+
+        Returns:
+            Features in the order of their first table; one in several tables joins their rows side
+            by side, in the order of the tables.
+
+        Raises:
+            PolicyError: a table is not pooled by sum, or names a feature twice; or what
+                :class:`Policy` raises.
+        """
+        tables: list[Table] = []
+        readers: dict[str, list[Table]] = {}
+        for config in configs:
+            pooling = getattr(config, "pooling", None)
+            if pooling is not None and getattr(pooling, "name", pooling) != "SUM":
+                raise PolicyError(
+                    f"table {config.name!r} has pooling {getattr(pooling, 'name', pooling)}; a "
+                    "policy sums bags. If its bags hold one id each, set pooling=SUM: it is the "
+                    "same then"
+                )
+            table = Table(config.name, int(config.num_embeddings), int(config.embedding_dim))
+            tables.append(table)
+            names = list(config.feature_names) or [config.name]
+            if len(set(names)) < len(names):
+                raise PolicyError(f"table {config.name!r} names a feature twice: {names}")
+            for name in names:
+                readers.setdefault(name, []).append(table)
+        features = tuple(
+            Feature(name, tuple(Lookup(t.name, address) for t in read))
+            for name, read in readers.items()
+        )
+        vocabularies: dict[str, Ids] = {}
+        if address == "id":
+            row_numbers = np.arange(1, max((t.num_rows for t in tables), default=1), dtype=np.int64)
+            for name, read in readers.items():
+                vocabularies[name] = row_numbers[: min(t.num_rows for t in read) - 1]
+        origin = {"method": "embedding-bag-configs", "arguments": {"address": address}}
+        return cls(tuple(tables), features, (), vocabularies, origin)
 
 
 def split_rows(budget: int, dims: Sequence[int], weights: Sequence[float]) -> list[int]:

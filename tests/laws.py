@@ -66,7 +66,7 @@ def round_trip(policy: Policy, folder: Path) -> None:
 
 def counts_what_is_built(policy: Policy) -> None:
     """``num_params`` is the number of floats the embedding module trains, to the last one."""
-    module = embed.build(policy)
+    module = embed.RowEmbedding(policy)
     assert policy.num_params == sum(p.numel() for p in module.parameters())
     shapes = sorted(tuple(bag.weight.shape) for bag in module.ebc.embedding_bags.values())
     assert shapes == sorted((t.num_rows, t.dim) for t in policy.tables)
@@ -267,7 +267,7 @@ def reference_rows(policy: Policy, lookup: Lookup, feature: str, ids: Sequence[i
 def remaps_as_written(policy: Policy, bags: Bags) -> None:
     """One key per lookup in the policy's order, with the bags and weights of its feature."""
     features = batch(tuple(f.name for f in policy.features), bags)
-    lookups = embed.build(policy).remap(features)
+    lookups = embed.RowEmbedding(policy).remap(features)
     assert lookups.keys() == [
         f"{f.name}:{j}" for f in policy.features for j, _ in enumerate(f.lookups)
     ]
@@ -287,7 +287,7 @@ def remaps_as_written(policy: Policy, bags: Bags) -> None:
 def fast_path_equals_general_path(policy: Policy, bags: Bags) -> None:
     """``_single`` and ``_bags`` give one answer where both apply."""
     features = batch(tuple(f.name for f in policy.features), bags)
-    remap = embed.build(policy).remap
+    remap = embed.RowEmbedding(policy).remap
     fast, general = remap(features), remap._bags(features)
     single = remap._single(features.values().view(len(policy.features), -1))
     assert torch.equal(single.view(-1), general.values())
@@ -312,7 +312,7 @@ def built(policy: Policy) -> embed.RowEmbedding:
     """The module of ``policy`` with weights that differ everywhere."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return embed.build(policy, init_scale=1.0)
+        return embed.RowEmbedding(policy, init_scale=1.0)
 
 
 def reference_embedding(

@@ -79,14 +79,14 @@ def test_one_module_serves_batches_of_any_kind_in_turn():
 
 def test_embeddings_start_within_the_scale():
     for scale in (0.5, 0.01):
-        for w in laws.table_weights(embed.build(BUILDABLE["separate"], init_scale=scale)):
+        for w in laws.table_weights(embed.RowEmbedding(BUILDABLE["separate"], init_scale=scale)):
             assert w.abs().max() <= scale
             assert w.abs().max() > 0.9 * scale
             assert abs(float(w.detach().mean())) < 0.2 * scale
 
 
 def test_on_the_meta_device_nothing_is_allocated():
-    module = embed.build(
+    module = embed.RowEmbedding(
         methods.monolithic(SCHEMAS["three"], 2**33, 8), device=torch.device("meta")
     )
     assert [w.device.type for w in laws.table_weights(module)] == ["meta"]
@@ -105,8 +105,8 @@ class Doubles:
 def test_a_gate_sees_the_lookups_and_names_the_widths():
     policy = BUILDABLE["mixed-dims"]
     features = batch(("user", "item"), BAGS["bags"])
-    module = embed.build(policy, Doubles())
-    plain = embed.build(policy)
+    module = embed.RowEmbedding(policy, Doubles())
+    plain = embed.RowEmbedding(policy)
     plain.load_state_dict(module.state_dict())
     assert module.dims == (*policy.widths, 1)
     assert torch.equal(module(features)[:, :-1], plain(features) * 2)
@@ -124,5 +124,5 @@ def test_table_names_become_module_names_one_to_one():
 def test_state_holds_the_tables_and_nothing_else():
     """Seeds, row counts and vocabularies come from the policy, never from a checkpoint."""
     for policy in POLICIES.values():
-        state = embed.build(policy).state_dict()
+        state = embed.RowEmbedding(policy).state_dict()
         assert sum(v.numel() for v in state.values()) == policy.num_params

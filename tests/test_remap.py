@@ -91,20 +91,20 @@ def test_remap_leaves_its_input_alone():
     for bags in BAGS.values():
         features = batch(("user", "item"), bags)
         before = features.values().clone(), features.lengths().clone()
-        embed.build(BUILDABLE["mixed-dims"]).remap(features)
+        embed.RowEmbedding(BUILDABLE["mixed-dims"]).remap(features)
         assert torch.equal(features.values(), before[0])
         assert torch.equal(features.lengths(), before[1])
 
 
 def test_a_missing_feature_is_named():
-    module = embed.build(BUILDABLE["mixed-dims"])
+    module = embed.RowEmbedding(BUILDABLE["mixed-dims"])
     for bags in (BAGS["single"], BAGS["bags"]):
         with pytest.raises(KeyError, match=r"lacks features \['item'\]; it has \['user', 'hour'\]"):
             module(batch(("user", "hour"), bags))
 
 
 def test_unknown_ids_read_row_zero():
-    remap = embed.build(BUILDABLE["id-and-hash"]).remap
+    remap = embed.RowEmbedding(BUILDABLE["id-and-hash"]).remap
     features = laws.KeyedJaggedTensor(
         ["user", "item"],
         torch.tensor([*VOCABULARY.tolist(), 1, 2**62 - 1, 5] + [3] * 9),

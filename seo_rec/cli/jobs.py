@@ -13,7 +13,6 @@ from typing import Annotated
 
 import typer
 
-from seo_rec.cli.options import one_process
 from seo_rec.schema import SCHEMA_FILE
 
 ROOT = Path("runs/torchx")
@@ -31,7 +30,6 @@ def job_search(
     rows: Rows = SYNTHETIC_ROWS,
 ) -> None:
     """Search a policy, on synthetic data unless told otherwise; run again to resume."""
-    one_process()
     _run(["search", str(data or _synthetic(rows)), "--out", str(out), "--resume", *context.args])
 
 
@@ -44,21 +42,23 @@ def job_applier(
     rows: Rows = SYNTHETIC_ROWS,
 ) -> None:
     """Apply a search's policy and train it from scratch; search first if there is none."""
-    one_process()
     from seo_rec import recipes
     from seo_rec.apply import STRATEGIES
     from seo_rec.policy import Policy
+    from seo_rec.train import ranks
 
     if strategy not in STRATEGIES:
         raise ValueError(f"--strategy is {strategy!r}; allowed: {', '.join(STRATEGIES)}")
-    if not (search / recipes.SEARCH_FILE).exists():
+    here = ranks()
+    if not here.on_first((search / recipes.SEARCH_FILE).exists):
         source = str(data or _synthetic(rows))
         _run(["search", source, "--out", str(search), "--resume"])
     searched = Policy.load(search / recipes.POLICY_FILE)
     if data is None:
         data = Path(json.loads((search / recipes.RUN_FILE).read_text())["data"])
     applied = search / f"applier-{strategy}.json"
-    STRATEGIES[strategy](searched, recipes.budget_of(searched)).save(applied)
+    chosen = STRATEGIES[strategy](searched, recipes.budget_of(searched))
+    here.on_first(lambda: chosen.save(applied))
     typer.echo(f"applied policy: {applied}")
     command = ["train", str(data), "--policy", str(applied), "--out", str(out), "--resume"]
     _run([*command, *context.args])
@@ -67,11 +67,16 @@ def job_applier(
 def _synthetic(rows: int) -> Path:
     """The synthetic data set of that many rows, made if it is not there."""
     from seo_rec.data.synthetic import synthetic
+    from seo_rec.train import ranks
 
     data = ROOT / f"synthetic-{rows}"
-    if not (data / SCHEMA_FILE).exists():
-        typer.echo(f"making the synthetic data set of {rows} rows in {data}")
-        synthetic(data, rows=rows)
+
+    def make() -> None:
+        if not (data / SCHEMA_FILE).exists():
+            typer.echo(f"making the synthetic data set of {rows} rows in {data}")
+            synthetic(data, rows=rows)
+
+    ranks().on_first(make)
     return data
 
 

@@ -15,6 +15,7 @@ import typer
 from seo_rec.cli import options as opt
 from seo_rec.cli.doctor import doctor
 from seo_rec.cli.jobs import FURTHER_OPTIONS, job_applier, job_search
+from seo_rec.cli.plan import plan
 from seo_rec.cli.prepare import app as prepare_app
 from seo_rec.stack import StackError
 
@@ -27,21 +28,36 @@ app = typer.Typer(
 )
 app.add_typer(prepare_app, name="prepare")
 
+EXIT_PREEMPTED = 143  # 128 + SIGTERM, as a shell reports a process ended by that signal
+
+
+# the commands that the processes of one launch run together
+LAUNCHED = ("search", "train", "eval", "compare", "demo", "job-search", "job-applier")
+
 
 @app.callback()
 def _main(
+    context: typer.Context,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every epoch.")] = False,
 ) -> None:
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     quiet_libraries()
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world != "1" and context.invoked_subcommand not in LAUNCHED:
+        raise ValueError(
+            f"{world} processes were started and {context.invoked_subcommand} runs in one; "
+            f"allowed in several: {', '.join(LAUNCHED)}"
+        )
 
 
 @app.command()
 def search(
+    context: typer.Context,
     data: opt.Data,
     out: opt.Out,
     budget_rows: opt.BudgetRows = 6000,
+    budget_of: opt.BudgetOf = None,
     dim: opt.Dim = 16,
     chunk_dim: opt.ChunkDim = 8,
     search_dim: opt.SearchDim = 32,
@@ -85,6 +101,8 @@ def search(
     from seo_rec import recipes
     from seo_rec.search.seo import SeoSettings
 
+    if budget_of:
+        budget_rows = opt.budget_rows_of(budget_of, dim, context, "budget_rows")
     policy = recipes.search(
         data,
         out,
@@ -179,6 +197,7 @@ def train(
     l2: opt.L2 = 0.0,
     warmup_steps: opt.Warmup = 0,
     checkpoint_every: opt.CheckpointEvery = 0,
+    plan: opt.PlanFile = None,
     seed: opt.Seed = 0,
     threads: opt.Threads = 0,
     resume: opt.Resume = False,
@@ -214,6 +233,7 @@ def train(
         ),
         method=method or "policy",
         resume=resume,
+        plan=plan,
     )
     typer.echo(
         f"{out}: {run.embedding_params} parameters, validation AUC {run.val_auc:.5f}, "
@@ -240,6 +260,7 @@ def evaluate(
 
 @app.command()
 def compare(
+    context: typer.Context,
     data: Annotated[list[Path], typer.Argument(help="Prepared data set, or one for each seed.")],
     out: opt.Out,
     methods: Annotated[str, typer.Option(help="Comma-separated names; see docs/methods.md.")] = (
@@ -248,6 +269,7 @@ def compare(
     params: Annotated[int, typer.Option(help="Budget in parameters, a multiple of --dim.")] = (
         96_000
     ),
+    budget_of: opt.BudgetOf = None,
     seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 5,
     first_seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
     dim: opt.Dim = 16,
@@ -279,7 +301,11 @@ def compare(
         data=tuple(data),
         methods=tuple(name.strip() for name in methods.split(",") if name.strip()),
         settings=SeoSettings(
-            budget_rows=opt.budget_rows(params, dim),
+            budget_rows=(
+                opt.budget_rows_of(budget_of, dim, context, "params")
+                if budget_of
+                else opt.budget_rows(params, dim)
+            ),
             dim=dim,
             chunk_dim=chunk_dim,
             search_dim=search_dim,
@@ -333,6 +359,7 @@ def demo(
     typer.echo(f"report: {out / 'report.html'}")
 
 
+app.command()(plan)
 app.command()(doctor)
 app.command(hidden=True, context_settings=FURTHER_OPTIONS)(job_search)
 app.command(hidden=True, context_settings=FURTHER_OPTIONS)(job_applier)
@@ -348,7 +375,10 @@ def quiet_libraries() -> None:
 def main() -> None:
     """Run the command line; a user's mistake gives one message and exit status 2."""
     try:
-        app()
+        if os.environ.get("WORLD_SIZE", "1") == "1":
+            app()
+        else:
+            _launched()
     except StackError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
@@ -356,12 +386,27 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        from seo_rec.errors import USER_ERRORS  # imports torch: only once something went wrong
+        from seo_rec import errors  # imports torch: only once something went wrong
 
-        if not isinstance(error, USER_ERRORS):
+        if isinstance(error, errors.OtherRankError):
+            sys.exit(2)  # the rank that failed says why
+        if isinstance(error, errors.Preempted):
+            typer.echo(str(error), err=True)
+            sys.exit(EXIT_PREEMPTED)
+        if not isinstance(error, errors.USER_ERRORS):
             raise
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
+
+
+def _launched() -> None:
+    """Run the command in every process of a launch; rank 0 alone writes to the terminal."""
+    from seo_rec.train import launched
+
+    with launched() as ranks:
+        if not ranks.first:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  until the process ends
+        app()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,13 +15,16 @@ Data = Annotated[Path, typer.Argument(help="Prepared data set (a folder with sch
 Out = Annotated[Path, typer.Option(help="Folder of the run; made, never overwritten.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run found in --out.")]
 Seed = Annotated[int, typer.Option(help="Seed of weights, order and hash functions.")]
+PlanFile = Annotated[
+    Path | None, typer.Option(help="Plan to shard by (default: one made for what is there).")
+]
 Threads = Annotated[int, typer.Option(help="CPU threads (0: torch's own choice).")]
 
 Hidden = Annotated[str, typer.Option(help="Widths of the hidden layers, comma-separated.")]
 Dropout = Annotated[float, typer.Option(help="Dropout of hidden units, 0 to 1.")]
 Epochs = Annotated[int, typer.Option(help="Epochs at most.")]
 Patience = Annotated[int, typer.Option(help="Stop after so many epochs without a better AUC.")]
-BatchSize = Annotated[int, typer.Option(help="Rows in a batch.")]
+BatchSize = Annotated[int, typer.Option(help="Rows in a batch, over all processes.")]
 Lr = Annotated[float, typer.Option(help="Learning rate of tables and dense layers.")]
 Optimizer = Annotated[
     str, typer.Option(help="Optimizer of the tables: adam, adagrad, rowwise_adagrad or sgd.")
@@ -40,6 +42,9 @@ CheckpointEvery = Annotated[
 
 BudgetRows = Annotated[
     int, typer.Option(help="B_base: the budget is B_base x dim parameters (floats).")
+]
+BudgetOf = Annotated[
+    Path | None, typer.Option(help="Take the budget of this policy file, whatever made it.")
 ]
 Dim = Annotated[int, typer.Option(help="Width of a feature's embedding, floats.")]
 ChunkDim = Annotated[int, typer.Option(help="Width of a chunk, floats.")]
@@ -60,15 +65,7 @@ AdjustBuckets = Annotated[
 ]
 
 
-def one_process() -> None:
-    """ValueError where a launcher started several processes: each run folder has one writer."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world > 1:
-        raise ValueError(f"{world} processes were started and this command runs in one: -j 1x1")
-
-
 def set_threads(threads: int) -> None:
-    one_process()
     if threads < 0:
         raise ValueError(f"--threads {threads}; allowed: 0 or more")
     if threads:
@@ -127,3 +124,30 @@ def budget_rows(params: int, dim: int) -> int:
     if params < dim or params % dim:
         raise ValueError(f"--params {params}; allowed: a multiple of --dim {dim}")
     return params // dim
+
+
+def budget_rows_of(policy: Path, dim: int, context: typer.Context, other: str) -> int:
+    """B_base of the budget of a policy file (``--budget-of``), rounded down to whole rows.
+
+    Args:
+        policy: a policy file of any origin.
+        dim: width of a feature's embedding.
+        context: tells whether ``other``, the parameter that it replaces, was given too.
+        other: ``budget_rows`` or ``params``.
+
+    Raises:
+        ValueError: both were given, or the budget is less than one row.
+    """
+    source = context.get_parameter_source(other)
+    if source is not None and source.name == "COMMANDLINE":
+        option = "--" + other.replace("_", "-")
+        raise ValueError(f"--budget-of and {option} both set the budget; give one of them")
+    from seo_rec.policy import Policy
+    from seo_rec.recipes import budget_of
+
+    budget = budget_of(Policy.load(policy))
+    if budget < dim:
+        raise ValueError(f"{policy}: {budget} parameters; a row of --dim {dim} needs {dim}")
+    rows = budget // dim
+    typer.echo(f"budget of {policy}: {budget} parameters, {rows} rows of {dim}", err=True)
+    return rows

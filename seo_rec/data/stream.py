@@ -153,6 +153,7 @@ class Stream:
             )
         self._num_batches = self._full_batches + (1 if rest and not drop_last else 0)
         self._last_rows = (rank * rest // world_size, (rank + 1) * rest // world_size)
+        self._last_mean_rows = rest / world_size
 
         self.cached = cache == "memory" or (
             cache == "auto" and self._decoded_bytes() <= CACHE_LIMIT_BYTES
@@ -265,6 +266,8 @@ class Stream:
                             "load_state_dict() was called after it was made; use the new iterator"
                         )
                     self._step += 1
+                    if self._step > self._full_batches:
+                        batch.mean_rows = self._last_mean_rows
                     if self._step == len(self):
                         self._epoch, self._step = self._epoch + 1, 0
                     yield batch

@@ -1,20 +1,36 @@
-"""Embedding modules: ``build(policy)`` gives a module ``KJT[features] -> x_BE``."""
+"""Embedding modules: ``build(policy)`` stands where TorchRec has an ``EmbeddingBagCollection``."""
 
 from __future__ import annotations
 
 import torch
 
+from seo_rec.embed.keyed import KeyedEmbedding
 from seo_rec.embed.rows import INIT_SCALE, Gate, RowEmbedding, table_configs, table_key
 from seo_rec.policy import Policy
 
-__all__ = ["INIT_SCALE", "Gate", "RowEmbedding", "build", "table_configs", "table_key"]
+__all__ = [
+    "INIT_SCALE",
+    "Gate",
+    "KeyedEmbedding",
+    "RowEmbedding",
+    "build",
+    "table_configs",
+    "table_key",
+]
 
 
 def build(
     policy: Policy,
-    gate: Gate | None = None,
+    dim: int | None = None,
+    *,
     init_scale: float = INIT_SCALE,
     device: torch.device | None = None,
-) -> RowEmbedding:
-    """The embedding module of ``policy``; ``gate`` is what a search puts before ``Combine``."""
-    return RowEmbedding(policy, gate, init_scale, device)
+    weighted: bool = False,
+) -> KeyedEmbedding:
+    """The policy as an ``embedding_bag_collection=`` argument; see :class:`KeyedEmbedding`.
+
+    ``KJT[features] -> KeyedTensor[features]``, every feature ``dim`` wide (default: the largest
+    width of the policy's features). :class:`RowEmbedding` is the module without keys and equal
+    widths, ``KJT[features] -> x_BE``.
+    """
+    return KeyedEmbedding(policy, dim, init_scale, device, weighted)

@@ -83,7 +83,7 @@ class Remap(nn.Module):
         self.num_hashes = len(unique)
 
         def buffer(name: str, values: list[int], column: bool) -> None:
-            tensor = torch.tensor(values, dtype=torch.int64)
+            tensor = torch.tensor(values, dtype=torch.int64, device="cpu")  # not meta
             tensor = tensor[:, None] if column else tensor
             self.register_buffer(name, tensor, persistent=False)
 

@@ -44,7 +44,7 @@ def table_key(table: str) -> str:
     return "quoted-" + table.replace("%", "%25").replace(".", "%2E")
 
 
-def table_configs(policy: Policy) -> list[EmbeddingBagConfig]:
+def table_configs(policy: Policy, init_scale: float = INIT_SCALE) -> list[EmbeddingBagConfig]:
     """The policy's tables as TorchRec configs; the features of a table are lookup keys."""
     readers: dict[str, list[str]] = {t.name: [] for t in policy.tables}
     for f in policy.features:
@@ -57,6 +57,8 @@ def table_configs(policy: Policy) -> list[EmbeddingBagConfig]:
             embedding_dim=t.dim,
             feature_names=readers[t.name],
             pooling=PoolingType.SUM,
+            weight_init_min=-init_scale,
+            weight_init_max=init_scale,
         )
         for t in policy.tables
     ]
@@ -73,6 +75,8 @@ class RowEmbedding(nn.Module):
         gate: applied to the concatenated lookups before ``Combine``; see :class:`Gate`.
         init_scale: weights start uniform in [-init_scale, init_scale].
         device: where the tables are made (``meta`` for planning).
+        weighted: whether a sharded collection reads the weights of ids; an unsharded one always
+            does.
     """
 
     def __init__(
@@ -81,12 +85,16 @@ class RowEmbedding(nn.Module):
         gate: Gate | None = None,
         init_scale: float = INIT_SCALE,
         device: torch.device | None = None,
+        weighted: bool = False,
     ) -> None:
         super().__init__()
         self.policy = policy
         self.remap = Remap(policy)
+        self.lookup_keys = self.remap.keys  # a pipeline puts a wrapper without keys in its place
         self.table_keys = [table_key(t.name) for t in policy.tables]
-        self.ebc = EmbeddingBagCollection(tables=table_configs(policy), device=device)
+        self.ebc = EmbeddingBagCollection(
+            tables=table_configs(policy, init_scale), is_weighted=weighted, device=device
+        )
         if device is None or device.type != "meta":
             for bag in self.ebc.embedding_bags.values():
                 nn.init.uniform_(bag.weight, -init_scale, init_scale)
@@ -107,7 +115,7 @@ class RowEmbedding(nn.Module):
             weights = [bags[key].weight for key in self.table_keys]
             x_BE = self.batched(weights, lookups)
         else:  # sharded by TorchRec: keys come back in the order of the plan
-            x_BE = _in_order(self.ebc(lookups), self.remap.keys)
+            x_BE = _in_order(self.ebc(lookups), self.lookup_keys)
         if self.gate is not None:
             return self.gate(x_BE)
         return x_BE if self.combine is None else self.combine(x_BE)
@@ -134,7 +142,8 @@ class TableBatched(nn.Module):
         self.mixed = len(set(dims)) > 1
 
         def buffer(name: str, values: Sequence[int], dtype: torch.dtype) -> None:
-            self.register_buffer(name, torch.tensor(values, dtype=dtype), persistent=False)
+            tensor = torch.tensor(values, dtype=dtype, device="cpu")  # not meta
+            self.register_buffer(name, tensor, persistent=False)
 
         buffer("weights_offsets", [starts[t] for t in order], torch.int64)
         buffer("dim_offsets", _running_sum([dims[t] for t in order]), torch.int32)

@@ -10,12 +10,23 @@ from seo_rec.plan.placement import (
     check_placements,
     sharding_plan,
 )
+from seo_rec.plan.plan_file import Estimate, Plan, RankLoad
+from seo_rec.plan.planner import plan_policy, rates_of
+from seo_rec.plan.topology import PRESETS, Topology, read_topology
 
 __all__ = [
     "EMBEDDING_PATH",
+    "PRESETS",
+    "Estimate",
     "Placement",
+    "Plan",
     "PlanError",
+    "RankLoad",
     "Shard",
+    "Topology",
     "check_placements",
+    "plan_policy",
+    "rates_of",
+    "read_topology",
     "sharding_plan",
 ]

@@ -53,9 +53,7 @@ class Placement:
     shards: tuple[Shard, ...] = ()
 
 
-def check_placements(
-    policy: Policy, placements: tuple[Placement, ...], world_size: int
-) -> None:
+def check_placements(policy: Policy, placements: tuple[Placement, ...], world_size: int) -> None:
     """Every table of the policy exactly once, its shards tiling it, on ranks that exist.
 
     Raises:
@@ -83,26 +81,27 @@ def _check_one(placement: Placement, num_rows: int, dim: int, world_size: int) -
     for s in placement.shards:
         if not 0 <= s.rank < world_size:
             raise PlanError(f"{where}: a shard on rank {s.rank}; allowed: 0 to {world_size - 1}")
-        inside = 0 <= s.row and s.row + s.rows <= num_rows
-        inside = inside and 0 <= s.column and s.column + s.columns <= dim
+        inside = s.row >= 0 and s.row + s.rows <= num_rows
+        inside = inside and s.column >= 0 and s.column + s.columns <= dim
         if not inside or s.rows < 0 or s.columns < 1:
             raise PlanError(f"{where}: {s} does not lie within {num_rows} rows x {dim} columns")
     if not placement.shards:
         return
-    by_row = {(s.row, s.rows) for s in placement.shards}
-    by_column = {(s.column, s.columns) for s in placement.shards}
-    found = {(s.row, s.rows, s.column, s.columns) for s in placement.shards}
+    filled = [s for s in placement.shards if s.rows]  # the last ranks of a row_wise table may not
+    by_row = {(s.row, s.rows) for s in filled}
+    by_column = {(s.column, s.columns) for s in filled}
+    found = {(s.row, s.rows, s.column, s.columns) for s in filled}
     grid = {(*r, *c) for r in by_row for c in by_column}
     tiled = _tiles(by_row, num_rows) and _tiles(by_column, dim)
-    if not tiled or found != grid or len(found) != len(placement.shards):
+    if not tiled or found != grid or len(found) != len(filled):
         raise PlanError(f"{where}: its shards do not tile {num_rows} rows x {dim} columns")
 
 
 def _tiles(spans: set[tuple[int, int]], size: int) -> bool:
-    """Whether the spans (start, length) cover [0, size) without overlap; empty ones may follow."""
+    """Whether the spans (start, length) cover [0, size) without overlap."""
     end = 0
     for start, length in sorted(spans):
-        if length and start != end:
+        if start != end:
             return False
         end += length
     return end == size

@@ -27,7 +27,7 @@ option of :class:`SeoSettings`:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -37,9 +37,11 @@ from torch import nn
 from seo_rec.batch import Batch
 from seo_rec.data.stream import Stream
 from seo_rec.methods import lookup_seed, provenance
-from seo_rec.model import RecModel
 from seo_rec.policy import Feature, Lookup, Policy, PolicyError, Table, split_rows
 from seo_rec.schema import Schema
+from seo_rec.train.ranks import ranks
+from seo_rec.train.state import State
+from seo_rec.train.steps import ready
 
 
 @dataclass(frozen=True)
@@ -250,12 +252,13 @@ class LogitStep:
         self.optimizer = torch.optim.Adam([gate.logits], lr=settings.logit_lr)
         self._batches: Iterator[Batch] = iter(())
 
-    def __call__(self, model: RecModel, step: int) -> None:
+    def __call__(self, model: nn.Module, step: int) -> None:
         self.gate.temperature = self.temperature_at(step)
         if self.held_out is None or step <= self.warmup_steps:
             return
         loss, _ = model(self._next())
-        (self.gate.logits.grad,) = torch.autograd.grad(loss, [self.gate.logits])
+        (gradient,) = torch.autograd.grad(loss, [self.gate.logits])
+        self.gate.logits.grad = ranks().mean_(gradient)
         self.optimizer.step()
         self.gate.logits.grad = None
 
@@ -266,27 +269,35 @@ class LogitStep:
             return start
         return start * (end / start) ** min(1.0, step / self.total_steps)
 
+    @property
+    def calls_model(self) -> bool:
+        return self.held_out is not None
+
     def _next(self) -> Batch:
         assert self.held_out is not None
         batch = next(self._batches, None)
         if batch is None:
-            self._batches = iter(self.held_out)
+            self._batches = ready(self.held_out, ranks())
             batch = next(self._batches)
-        return batch
+        return batch.to(self.gate.logits.device)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "temperature": self.gate.temperature,
-            "optimizer": self.optimizer.state_dict(),
-            "held_out": self.held_out.state_dict() if self.held_out else {},
-        }
+    def tensors(self) -> State:
+        """Adam's state of the logits, for a checkpoint."""
+        return dict(self.optimizer.state[self.gate.logits].items())
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.gate.temperature = state["temperature"]
-        self.optimizer.load_state_dict(state["optimizer"])
+    def values(self) -> dict[str, Any]:
+        """Temperature and position of the held-out rows, for a checkpoint."""
+        held_out = self.held_out.state_dict() if self.held_out else {}
+        return {"temperature": self.gate.temperature, "held_out": held_out}
+
+    def load(self, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
+        """Go on from what ``tensors`` and ``values`` gave."""
+        device = self.gate.logits.device
+        self.optimizer.state[self.gate.logits] = {n: t.to(device) for n, t in tensors.items()}
+        self.gate.temperature = values["temperature"]
         if self.held_out:
-            self.held_out.load_state_dict(state["held_out"])
-            self._batches = iter(self.held_out)
+            self.held_out.load_state_dict(values["held_out"])
+            self._batches = ready(self.held_out, ranks())
 
 
 def check_total(F: int, C: int, total: int, min_chunks: int) -> None:

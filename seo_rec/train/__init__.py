@@ -1,18 +1,30 @@
-"""Training: ``fit`` a model on a stream, evaluate it, save and resume."""
+"""Training: ``fit`` a model on a stream, over one process or many; evaluate, save and resume."""
 
 from __future__ import annotations
 
-from seo_rec.train.checkpoint import CheckpointError, Checkpoints
-from seo_rec.train.loop import FitResult, FitSettings, evaluate, fit
-from seo_rec.train.optimizers import ROW_OPTIMIZERS, make_optimizers
+from seo_rec.train.checkpoint import CheckpointError, Checkpoints, load_tensors, open_checkpoint
+from seo_rec.train.distributed import distribute
+from seo_rec.train.loop import BEST_FOLDER, FitResult, FitSettings, Preempted, evaluate, fit
+from seo_rec.train.optimizers import ROW_OPTIMIZERS, inner_model, make_optimizers
+from seo_rec.train.ranks import OtherRankError, Ranks, launched, ranks
 
 __all__ = [
+    "BEST_FOLDER",
     "ROW_OPTIMIZERS",
     "CheckpointError",
     "Checkpoints",
     "FitResult",
     "FitSettings",
+    "OtherRankError",
+    "Preempted",
+    "Ranks",
+    "distribute",
     "evaluate",
     "fit",
+    "inner_model",
+    "launched",
+    "load_tensors",
     "make_optimizers",
+    "open_checkpoint",
+    "ranks",
 ]

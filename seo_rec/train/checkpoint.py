@@ -1,85 +1,345 @@
-"""Checkpoints of a run: whole or absent, the newest ``keep`` of them.
+"""Checkpoints of a run: whole or absent, written by all ranks, readable by any number of them.
 
-A checkpoint is one file of tensors, numbers and strings, ``checkpoints/step-<n>.pt``. It is read
-with ``weights_only``, so a file from a stranger cannot run code.
+A checkpoint is a folder ``step-<n>`` of ``torch.distributed.checkpoint`` files, ``state.json``
+with the plain values, and ``complete.json`` with the size and SHA-256 of every file. It is filled
+under a temporary name and renamed when every rank has written its part. Nothing in it can run
+code: tensors are read with ``weights_only``, the index by a reader that knows its few classes.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
-import zipfile
+import hashlib
+import json
+import pickle
+import shutil
+import threading
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import ReadItem
+
+from seo_rec.files import write_json
+from seo_rec.train.ranks import Ranks
+from seo_rec.train.state import Sharded, State, copied
+
+MARKER = "complete.json"
+VALUES = "state.json"
+INDEX = ".metadata"
+DTYPES = (
+    torch.float64,
+    torch.float32,
+    torch.bfloat16,
+    torch.float16,
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.bool,
+)
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be read; the message names the file and the way out."""
+    """A checkpoint that cannot be written or read; the message names it and the way out."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A complete checkpoint on disk: its plain values, and what its tensors are."""
+
+    folder: Path
+    values: dict[str, Any]
+    sizes: dict[str, tuple[torch.Size, torch.dtype]]
 
 
 class Checkpoints:
-    """The checkpoint files of one run folder.
+    """The checkpoints in one folder, shared by all ranks of a run.
 
     Args:
-        folder: where ``step-<n>.pt`` files live; made when first needed.
+        folder: where ``step-<n>`` folders live; made when first needed.
         keep: how many of the newest to keep.
+        ranks: the processes that write together.
+        background: copy the tensors, return, and write while the training goes on; ``wait``
+            reports how that went, and so does the next ``save``.
     """
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
+    def __init__(
+        self, folder: Path, keep: int = 2, ranks: Ranks | None = None, background: bool = False
+    ) -> None:
         if keep < 1:
             raise ValueError(f"keep {keep}; allowed: 1 or more checkpoints")
-        self.folder = folder
-        self.keep = keep
+        self.folder, self.keep = folder, keep
+        self.ranks = ranks or Ranks()
+        self.background = background
+        self._writer: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        # collectives of the background thread must not mix with those of the training
+        self._group = dist.new_group(backend="gloo") if self.ranks.world_size > 1 else None
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, oldest first."""
-        return sorted(int(p.stem.removeprefix("step-")) for p in self.folder.glob("step-*.pt"))
+        found = self.folder.glob("step-*")
+        return sorted(int(p.name.removeprefix("step-")) for p in found if (p / MARKER).exists())
 
-    def save(self, step: int, state: dict[str, Any]) -> None:
-        save_tensors(self.folder / f"step-{step:09d}.pt", state)
-        for old in self.steps()[: -self.keep]:
-            (self.folder / f"step-{old:09d}.pt").unlink(missing_ok=True)
+    def save(self, step: int, tensors: State, values: Mapping[str, Any]) -> None:
+        """Write checkpoint ``step``; one of that step is replaced.
 
-    def latest(self) -> dict[str, Any] | None:
-        """The newest checkpoint, or None if there is none."""
-        steps = self.steps()
-        return load_tensors(self.folder / f"step-{steps[-1]:09d}.pt") if steps else None
+        Args:
+            step: its number.
+            tensors: this rank's part of the tensors.
+            values: plain values, equal on all ranks; JSON.
+
+        Raises:
+            CheckpointError: a rank could not write this checkpoint, or the one before it in the
+                background; on every rank.
+        """
+        self.wait()
+        if not self.background:
+            self._write(step, tensors, values)
+            return
+        ours = copied(tensors)
+
+        def write() -> None:
+            try:
+                self._write(step, ours, values)
+            except BaseException as error:  # raised again by the next wait()
+                self._failure = error
+
+        self._writer = threading.Thread(target=write, name="seo-rec-checkpoint", daemon=True)
+        self._writer.start()
+
+    def wait(self) -> None:
+        """Return when nothing is being written; raise what the last writing raised."""
+        if self._writer:
+            self._writer.join()
+            self._writer = None
+        if self._failure:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def _write(self, step: int, tensors: State, values: Mapping[str, Any]) -> None:
+        final = self._path(step)
+        part = self.folder / f".{final.name}.part"
+        self._together(lambda: _empty_folder(part) if self.ranks.first else None, final)
+        self._together(lambda: self._write_tensors(part, tensors), final)
+        sums = self._together(lambda: _checksums(part, self.ranks.rank), final)
+
+        def finish() -> None:
+            if not self.ranks.first:
+                return
+            write_json(part / VALUES, values)
+            files = {name: entry for found in sums for name, entry in found.items()}
+            files[VALUES] = _checksum(part / VALUES)
+            write_json(part / MARKER, {"files": files})
+            shutil.rmtree(final, ignore_errors=True)
+            part.rename(final)
+            for old in self.steps()[: -self.keep]:
+                shutil.rmtree(self._path(old), ignore_errors=True)
+
+        self._together(finish, final)
+
+    def _write_tensors(self, folder: Path, tensors: State) -> None:
+        alone = self.ranks.world_size == 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that one process needs no process group
+            dcp.save(
+                dict(tensors),
+                storage_writer=dcp.FileSystemWriter(folder),
+                planner=_Save(),
+                process_group=self._group,
+                no_dist=alone,
+            )
+
+    def _together(self, action: Any, final: Path) -> list[Any]:
+        """Run ``action`` on every rank; its results everywhere, or an error everywhere."""
+        answer: tuple[Any, str] = (None, "")
+        failure: BaseException | None = None
+        try:
+            answer = (action(), "")
+        except Exception as error:
+            failure = error
+            answer = (None, next(iter(str(error).splitlines()), "") or type(error).__name__)
+        answers = self.ranks.gather(answer, self._group)
+        if failed := [(r, text) for r, (_, text) in enumerate(answers) if text]:
+            who = f"rank {failed[0][0]}: " if self.ranks.world_size > 1 else ""
+            raise CheckpointError(
+                f"{final}: cannot be written ({who}{failed[0][1]}); make room or choose another "
+                "--out, then --resume goes on from the checkpoint before it"
+            ) from failure
+        return [found for found, _ in answers]
+
+    def latest(self) -> Saved | None:
+        """The newest checkpoint, its files verified, or None if there is none.
+
+        Raises:
+            CheckpointError: it is damaged; on every rank.
+        """
+        newest = self.ranks.gather(self.steps()[-1:])[0]  # rank 0 decides: disks may lag
+        return self.open(newest[0]) if newest else None
+
+    def open(self, step: int) -> Saved:
+        """Checkpoint ``step``, its files verified.
+
+        Raises:
+            CheckpointError: it is absent or damaged; on every rank.
+        """
+        self.wait()
+        return open_checkpoint(self._path(step), self.ranks)
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:09d}"
 
 
-def save_tensors(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` to ``path`` under a temporary name, flush it to disk, rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+def open_checkpoint(folder: Path, ranks: Ranks | None = None) -> Saved:
+    """Read a checkpoint's plain values and index, after its files have been verified.
 
-
-def load_tensors(path: Path) -> dict[str, Any]:
-    """Read what :func:`save_tensors` wrote.
+    Each rank verifies its share of the files, so all of them are read once.
 
     Raises:
-        CheckpointError: the file is damaged or holds more than tensors and plain values.
+        CheckpointError: it is absent or damaged; on every rank.
     """
+    ranks = ranks or Ranks()
+    reason, saved = "", None
     try:
-        with zipfile.ZipFile(path) as archive:
-            if spoilt := archive.testzip():  # torch.load does not look at the checksums
-                raise zipfile.BadZipFile(f"wrong checksum of {spoilt}")
-        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-    except MemoryError:
-        raise
+        _verify(folder, ranks)
+        values = json.loads((folder / VALUES).read_text())
+        index = _Reader(folder).read_metadata()
+        sizes = {
+            name: (entry.size, entry.properties.dtype)
+            for name, entry in index.state_dict_metadata.items()
+            if isinstance(entry, TensorStorageMetadata)
+        }
+        saved = Saved(folder, values, sizes)
     except Exception as error:  # there is no end to what damaged bytes make a reader raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+    reasons = [r for r in ranks.gather(reason) if r]
+    if reasons or saved is None:
         raise CheckpointError(
-            f"{path}: cannot be read ({reason}); remove this file to resume from the checkpoint "
-            "before it"
+            f"{folder}: cannot be read ({reasons[0]}); remove this folder to resume from the "
+            "checkpoint before it"
+        )
+    return saved
+
+
+def load_tensors(saved: Saved, into: State, ranks: Ranks | None = None) -> None:
+    """Fill ``into`` in place with the saved tensors of the same names.
+
+    Raises:
+        CheckpointError: a tensor is missing, of another shape, or cannot be read.
+    """
+    ranks = ranks or Ranks()
+    alone = ranks.world_size == 1
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dcp.load(
+                dict(into), storage_reader=_Reader(saved.folder), planner=_Load(), no_dist=alone
+            )
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise CheckpointError(
+            f"{saved.folder}: cannot be loaded ({reason[-1] if reason else type(error).__name__}); "
+            "it belongs to another model, or is damaged"
         ) from error
-    return state
+
+
+def _empty_folder(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _checksums(folder: Path, rank: int) -> dict[str, Any]:
+    """Checksums of the files that ``rank`` wrote; the index is rank 0's."""
+    files = sorted(folder.glob(f"__{rank}_*"))
+    if rank == 0:
+        files.append(folder / INDEX)
+    return {path.name: _checksum(path) for path in files}
+
+
+def _checksum(path: Path) -> dict[str, Any]:
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def _verify(folder: Path, ranks: Ranks) -> None:
+    files = json.loads((folder / MARKER).read_text())["files"]
+    if {VALUES, INDEX} - set(files):
+        raise ValueError(f"{MARKER} does not list {VALUES} and {INDEX}")
+    for i, (name, wanted) in enumerate(sorted(files.items())):
+        if Path(name).name != name:
+            raise ValueError(f"{MARKER} lists {name!r}, which is not a file of this folder")
+        if i % ranks.world_size == ranks.rank and _checksum(folder / name) != wanted:
+            raise ValueError(f"wrong checksum of {name}")
+
+
+class _Save(DefaultSavePlanner):
+    def lookup_object(self, index: MetadataIndex) -> Any:
+        value = self.state_dict[index.fqn]
+        if isinstance(value, Sharded):
+            assert index.offset is not None
+            return value.piece_at(index.offset)
+        return value
+
+
+class _Load(DefaultLoadPlanner):
+    def __init__(self) -> None:
+        super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
+
+    def set_up_planner(
+        self, state_dict: Any, metadata: Metadata | None = None, is_coordinator: bool = False
+    ) -> None:
+        """As the default, which replaces every value that it does not know by None."""
+        self.state_dict = self.original_state_dict = state_dict
+        self.metadata, self.is_coordinator = metadata, is_coordinator
+
+    def lookup_tensor(self, index: MetadataIndex) -> torch.Tensor:
+        value = self.state_dict[index.fqn]
+        if isinstance(value, Sharded):
+            assert index.offset is not None
+            return value.piece_at(index.offset)
+        return value
+
+    def load_bytes(self, read_item: ReadItem, value: Any) -> None:
+        raise ValueError(f"{read_item.dest_index.fqn} is not a tensor")
+
+
+class _Reader(dcp.FileSystemReader):
+    def read_metadata(self, *_: Any, **__: Any) -> Metadata:
+        with (Path(self.path) / INDEX).open("rb") as stream:
+            return _IndexUnpickler(stream).load()
+
+
+class _IndexUnpickler(pickle.Unpickler):
+    """Reads the index of a checkpoint and refuses everything that an index does not hold."""
+
+    ALLOWED = frozenset(
+        {
+            ("torch.distributed.checkpoint.metadata", "Metadata"),
+            ("torch.distributed.checkpoint.metadata", "MetadataIndex"),
+            ("torch.distributed.checkpoint.metadata", "TensorStorageMetadata"),
+            ("torch.distributed.checkpoint.metadata", "TensorProperties"),
+            ("torch.distributed.checkpoint.metadata", "ChunkStorageMetadata"),
+            ("torch.distributed.checkpoint.metadata", "StorageMeta"),
+            ("torch.distributed.checkpoint.metadata", "_MEM_FORMAT_ENCODING"),
+            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+            ("torch", "Size"),
+            ("torch.serialization", "_get_layout"),
+            ("pathlib", "PosixPath"),
+            *(
+                ("torch", str(d).removeprefix("torch."))
+                for d in DTYPES
+            ),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"the index names {module}.{name}")
+        return super().find_class(module, name)

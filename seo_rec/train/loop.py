@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,17 +16,35 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
-from seo_rec.batch import Batch
 from seo_rec.data.stream import Stream
 from seo_rec.files import write_text
 from seo_rec.metrics import Metrics, binary_metrics
-from seo_rec.model import RecModel
-from seo_rec.train.checkpoint import Checkpoints, load_tensors, save_tensors
+from seo_rec.train.average import WeightAverage
+from seo_rec.train.checkpoint import Checkpoints, Saved, load_tensors
 from seo_rec.train.optimizers import ROW_OPTIMIZERS
+from seo_rec.train.ranks import Ranks, ranks
+from seo_rec.train.state import (
+    State,
+    copy_into,
+    local_tensors,
+    make_room,
+    optimizer_state,
+    weights_of,
+)
+from seo_rec.train.steps import Step, make_steps, ready
 
 log = logging.getLogger(__name__)
+
+BEST_FOLDER = "best"
+SYNC_EVERY = 20  # steps between looks at the losses of a GPU, each of which waits for it
+SEED_STEP = 1_000_033  # between the dropout seeds of two ranks
+
+
+class Preempted(RuntimeError):
+    """The run was told to stop (SIGTERM) and did; the message says whether it can go on."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +105,11 @@ class Progress:
     step: int = 0
     best_auc: float = float("-inf")
     best_epoch: int = -1
+    best_step: int = -1
     loss_sum: float = 0.0
     loss_rows: int = 0
     epoch_seconds: float = 0.0
+    seconds: float = 0.0
     seconds_per_epoch: list[float] = field(default_factory=list)
 
 
@@ -95,7 +117,8 @@ class Progress:
 class FitResult:
     """Outcome of a run: the best epoch's validation metrics, and the cost.
 
-    ``seconds_per_epoch`` is the median training time of an epoch, evaluation not included.
+    ``seconds_per_epoch`` is the median training time of an epoch, evaluation not included;
+    ``seconds`` is all time spent, that of sessions before a resume included.
     """
 
     val: Metrics
@@ -103,51 +126,21 @@ class FitResult:
     epochs: int
     steps: int
     seconds_per_epoch: float
-
-
-class WeightAverage:
-    """The running mean of a model's parameters, ``m <- a_t m + (1 - a_t) w`` after step t.
-
-    Args:
-        model: its parameters at the start are the first mean.
-        decay: upper limit of a_t; 0 keeps no mean and costs nothing.
-    """
-
-    def __init__(self, model: RecModel, decay: float) -> None:
-        self.decay = decay
-        self.values = [p.detach().clone() for p in model.parameters()] if decay else []
-
-    def load(self, values: list[torch.Tensor]) -> None:
-        for mine, saved in zip(self.values, values, strict=True):
-            mine.copy_(saved)
-
-    def update(self, model: RecModel, step: int) -> None:
-        if self.decay:
-            share = 1 - min(self.decay, (1 + step) / (10 + step))
-            weights = [p.detach() for p in model.parameters()]
-            torch._foreach_lerp_(self.values, weights, share)
-
-    @contextmanager
-    def applied(self, model: RecModel) -> Iterator[None]:
-        """Within the block the model holds the mean; after it, its own weights again."""
-        self._swap(model)
-        try:
-            yield
-        finally:
-            self._swap(model)
-
-    def _swap(self, model: RecModel) -> None:
-        if self.decay:
-            for i, p in enumerate(model.parameters()):
-                self.values[i], p.data = p.data, self.values[i]
+    seconds: float
 
 
 class AfterStep(Protocol):
-    """What a search does after each step: its own update, and its state for checkpoints."""
+    """What a search does after each step: its own update, and its state for checkpoints.
 
-    def __call__(self, model: RecModel, step: int) -> None: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    ``calls_model``: whether it runs the model, which then cannot work batches ahead.
+    """
+
+    @property
+    def calls_model(self) -> bool: ...
+    def __call__(self, model: nn.Module, step: int) -> None: ...
+    def tensors(self) -> State: ...
+    def values(self) -> dict[str, Any]: ...
+    def load(self, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None: ...
 
 
 @contextmanager
@@ -160,7 +153,7 @@ def _without_autograd_notice() -> Iterator[None]:
 
 @_without_autograd_notice()
 def fit(
-    model: RecModel,
+    model: nn.Module,
     train: Stream,
     val: Stream,
     optimizers: Mapping[str, torch.optim.Optimizer],
@@ -171,9 +164,10 @@ def fit(
 ) -> FitResult:
     """Train ``model`` and leave it with the weights of its best validation epoch.
 
-    N steps equal k steps, a kill, a resume and N - k steps, bit for bit on CPU. With ``out``, a
-    run found there is resumed, ``metrics.jsonl``, TensorBoard events, checkpoints and
-    ``best.pt`` are written.
+    One process trains a :class:`RecModel`; several train what :func:`distribute` made of it, each
+    with its share of the streams. N steps equal k steps, a kill, a resume and N - k steps, bit for
+    bit on CPU with the same number of processes. With ``out``, a run found there is resumed,
+    ``metrics.jsonl``, TensorBoard events, ``checkpoints/`` and ``best/`` are written.
 
     Args:
         model: trained in place.
@@ -185,68 +179,71 @@ def fit(
         title: words before the progress bar.
 
     Raises:
-        CheckpointError: the newest checkpoint of ``out`` is damaged.
+        CheckpointError: the newest checkpoint of ``out`` is damaged, or one cannot be written.
         FloatingPointError: the loss is not finite.
+        Preempted: SIGTERM came; with ``out``, a checkpoint has been written.
     """
-    torch.manual_seed(settings.seed)
-    run = _RunFolder(out, settings.keep) if out else None
-    state, best = Progress(), None
-    mean = WeightAverage(model, settings.average)
-    if run:
-        if saved := run.checkpoints.latest():
-            state = _restore(saved, model, train, optimizers, mean, after_step)
-            log.info("resumed %s at epoch %d, step %d", out, state.epoch, state.step)
-        run.drop_events_after(state.step)
+    with stop_signal() as stop:
+        run = _Fit(model, train, val, optimizers, settings, out, after_step, title, stop)
+        run.resume()
+        while not run.finished():
+            run.epoch()
+        return run.result()
 
-    def checkpoint() -> None:
-        if run:
-            run.checkpoints.save(
-                state.step, _snapshot(state, model, train, optimizers, mean, after_step)
-            )
 
-    while not _finished(state, settings):
-        model.train()
-        bar = tqdm(
-            total=train.num_rows,
-            unit="ex",
-            unit_scale=True,
-            disable=None,
-            leave=False,
-            desc=f"{title} epoch {state.epoch + 1}/{settings.epochs}",
-            initial=state.loss_rows,
-        )
-        started = time.perf_counter() - state.epoch_seconds
-        for batch in train:
-            _set_learning_rates(optimizers, state.step, settings.warmup_steps)
-            loss = _step(model, batch, optimizers)
-            state.step += 1
-            mean.update(model, state.step)
-            state.loss_sum += loss * batch.num_rows
-            state.loss_rows += batch.num_rows
-            if after_step:
-                after_step(model, state.step)
-            bar.update(batch.num_rows)
-            if run and state.step % settings.log_every == 0:
-                run.log({"event": "step", "step": state.step, "train_loss": loss})
-            if state.step == settings.max_steps:
-                break
-            due = settings.checkpoint_every and state.step % settings.checkpoint_every == 0
-            if due and train.step:  # the last step of an epoch is saved after its evaluation
-                state.epoch_seconds = time.perf_counter() - started
-                checkpoint()
-        bar.close()
-        seconds = time.perf_counter() - started
+class _Fit:
+    """One call of :func:`fit`: what it was given, and where it stands."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Stream,
+        val: Stream,
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        settings: FitSettings,
+        out: Path | None,
+        after_step: AfterStep | None,
+        title: str,
+        stop: threading.Event,
+    ) -> None:
+        self.model, self.train, self.val, self.optimizers = model, train, val, optimizers
+        self.settings, self.after_step, self.title, self.stop = settings, after_step, title, stop
+        self.ranks = ranks()
+        torch.manual_seed(settings.seed + SEED_STEP * self.ranks.rank)
+        self.state = Progress()
+        self.started = time.perf_counter()
+        self.mean = WeightAverage(model, settings.average)
+        self.folder = _RunFolder(out, settings.keep, self.ranks) if out else None
+        self.best: list[torch.Tensor] = []
+        self.best_val: dict[str, Any] = {}
+        self.done = 0  # steps of the stream's epoch
+        alone = after_step is None or not after_step.calls_model
+        self.steps = make_steps(model, optimizers, self.ranks, alone)
+        self.sync_every = 1 if self.ranks.device.type == "cpu" else SYNC_EVERY
+
+    def finished(self) -> bool:
+        state, settings = self.state, self.settings
+        stale = state.epoch - 1 - state.best_epoch
+        done = state.epoch >= settings.epochs or (state.epoch > 0 and stale >= settings.patience)
+        return done or (settings.max_steps > 0 and state.step >= settings.max_steps)
+
+    def epoch(self) -> None:
+        """Train to the end of the epoch, evaluate, keep the weights if they are the best."""
+        state = self.state
+        seconds = self._train_epoch()
         state.seconds_per_epoch.append(seconds)
-        with mean.applied(model):
-            metrics, _, _ = evaluate(model, val)
+        with self.mean.applied():
+            metrics, _, _ = evaluate(self.model, self.val)
             if np.isnan(metrics.auc):
                 raise ValueError(
-                    f"the {val.split} split has {val.num_rows} rows of one label only, so it has "
-                    "no AUC to stop at; prepare the data with a larger share of validation rows"
+                    f"the {self.val.split} split has {self.val.num_rows} rows of one label only, "
+                    "so it has no AUC to stop at; prepare the data with a larger share of "
+                    "validation rows"
                 )
-            improved = metrics.auc > state.best_auc or state.best_epoch < 0
-            if improved:
-                best = {"model": _copy(model.state_dict()), "val": asdict(metrics)}
+            if metrics.auc > state.best_auc or state.best_epoch < 0:
+                state.best_auc, state.best_epoch = metrics.auc, state.epoch
+                state.best_step = state.step
+                self._keep_best(metrics)
         record = {
             "event": "epoch",
             "epoch": state.epoch,
@@ -256,46 +253,203 @@ def fit(
             "seconds": seconds,
             "examples_per_s": state.loss_rows / seconds,
         }
-        log.info("%s epoch %d: %s", title, state.epoch + 1, _one_line(record))
+        if self.ranks.first:
+            log.info("%s epoch %d: %s", self.title, state.epoch + 1, _one_line(record))
         state.epoch += 1
-        if improved:
-            state.best_auc, state.best_epoch = metrics.auc, state.epoch - 1
-            if run and best:
-                save_tensors(run.best, best)
-                best = None
         state.loss_sum, state.loss_rows, state.epoch_seconds = 0.0, 0, 0.0
-        if run:
-            run.log(record)
-        checkpoint()
-    chosen = load_tensors(run.best) if run else best
-    assert chosen is not None
-    model.load_state_dict(chosen["model"])
-    return FitResult(
-        Metrics(**chosen["val"]),
-        state.best_epoch,
-        state.epoch,
-        state.step,
-        float(np.median(state.seconds_per_epoch)),
-    )
+        if self.folder:
+            self.folder.log(record)
+        self.checkpoint()
+
+    def _train_epoch(self) -> float:
+        """The steps that are left of the epoch; its training seconds."""
+        state, settings, train = self.state, self.settings, self.train
+        self.model.train()
+        self.done, ahead = train.step, list[Step]()
+        started = time.perf_counter() - state.epoch_seconds
+        with tqdm(
+            total=train.num_rows,
+            unit="ex",
+            unit_scale=True,
+            disable=None if self.ranks.first else True,
+            leave=False,
+            desc=f"{self.title} epoch {state.epoch + 1}/{settings.epochs}",
+            initial=state.loss_rows,
+        ) as bar:
+            _set_learning_rates(self.optimizers, state.step, settings.warmup_steps)
+            for step in self.steps(train):
+                state.step, self.done = state.step + 1, self.done + 1
+                self.mean.update(state.step)
+                if self.after_step:
+                    self.after_step(self.model, state.step)
+                ahead.append(step)
+                last = state.step == settings.max_steps
+                due = settings.checkpoint_every and state.step % settings.checkpoint_every == 0
+                if len(ahead) == self.sync_every or due or last or self.done == len(train):
+                    stop = self._account(ahead)
+                    bar.update(sum(s.rows for s in ahead))
+                    ahead.clear()
+                    # the last step of an epoch is saved after its evaluation
+                    if (due or stop) and self.done < len(train) and not last:
+                        state.epoch_seconds = time.perf_counter() - started
+                        self.checkpoint()
+                    if stop and self.done < len(train):
+                        self._leave()
+                if last:
+                    break
+                _set_learning_rates(self.optimizers, state.step, settings.warmup_steps)
+        return time.perf_counter() - started
+
+    def _account(self, steps: list[Step]) -> bool:
+        """Add up and log the losses of steps; whether a rank was told to stop.
+
+        Raises:
+            FloatingPointError: a loss is not finite; on every rank.
+        """
+        asked = torch.tensor(float(self.stop.is_set()), device=self.ranks.device)
+        *losses, stop = self.ranks.mean_(torch.stack([*(s.loss for s in steps), asked])).tolist()
+        for i, (value, step) in enumerate(zip(losses, steps, strict=True)):
+            if not np.isfinite(value):
+                raise FloatingPointError(
+                    f"the training loss became {value}; lower row_lr or dense_lr, or use "
+                    "warmup_steps"
+                )
+            self.state.loss_sum += value * step.rows
+            self.state.loss_rows += step.rows
+            number = self.state.step - len(steps) + 1 + i
+            if self.folder and number % self.settings.log_every == 0:
+                self.folder.log({"event": "step", "step": number, "train_loss": value})
+        return bool(stop > 0)
+
+    def _keep_best(self, metrics: Metrics) -> None:
+        if self.folder:
+            values = {"val": asdict(metrics)}
+            self.folder.best.save(self.state.step, _named("model", weights_of(self.model)), values)
+        else:
+            self.best = [t.clone() for t in local_tensors(weights_of(self.model))]
+            self.best_val = asdict(metrics)
+
+    def result(self) -> FitResult:
+        """Put the best weights back, and say how it went."""
+        weights, best_val = weights_of(self.model), self.best_val
+        if self.folder:
+            self.folder.checkpoints.wait()
+            saved = self.folder.best.open(self.state.best_step)
+            load_tensors(saved, _named("model", weights), self.ranks)
+            best_val = saved.values["val"]
+        else:
+            copy_into(weights, self.best)
+        return FitResult(
+            Metrics(**best_val),
+            self.state.best_epoch,
+            self.state.epoch,
+            self.state.step,
+            float(np.median(self.state.seconds_per_epoch)),
+            self._spent(),
+        )
+
+    def _spent(self) -> float:
+        return time.perf_counter() - self.started
+
+    # ---- checkpoints -----------------------------------------------------------------------
+
+    def checkpoint(self) -> None:
+        """Save everything that the next step depends on."""
+        if not self.folder:
+            return
+        self.state.seconds = self._spent()
+        tensors = {
+            **_named("model", weights_of(self.model)),
+            **_named("optimizer", optimizer_state(self.model, self.optimizers)),
+            **_named("average", self.mean.state),
+            **_named("after_step", self.after_step.tensors() if self.after_step else {}),
+            f"rng.{self.ranks.rank}": torch.get_rng_state(),
+        }
+        values = {
+            "progress": asdict(self.state),
+            "stream": _position(self.train, self.done),
+            "after_step": self.after_step.values() if self.after_step else {},
+        }
+        self.folder.checkpoints.save(self.state.step, tensors, values)
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, if there is one."""
+        if not self.folder:
+            return
+        saved = self.folder.checkpoints.latest()
+        if saved:
+            self._restore(saved)
+            if self.ranks.first:
+                log.info(
+                    "resumed %s at epoch %d, step %d",
+                    saved.folder,
+                    self.state.epoch,
+                    self.state.step,
+                )
+        self.folder.drop_events_after(self.state.step)
+
+    def _restore(self, saved: Saved) -> None:
+        state_sizes = {
+            name.removeprefix("optimizer."): size
+            for name, size in saved.sizes.items()
+            if name.startswith("optimizer.")
+        }
+        after = {
+            name: torch.zeros(size, dtype=dtype)
+            for name, (size, dtype) in saved.sizes.items()
+            if name.startswith("after_step.")
+        }
+        rng = {f"rng.{self.ranks.rank}": torch.get_rng_state()}
+        if not rng.keys() <= saved.sizes.keys():  # fewer ranks wrote it
+            rng = {}
+        into = {
+            **_named("model", weights_of(self.model)),
+            **_named("optimizer", make_room(self.model, self.optimizers, state_sizes)),
+            **_named("average", self.mean.state),
+            **after,
+            **rng,
+        }
+        load_tensors(saved, into, self.ranks)
+        for state in rng.values():
+            torch.set_rng_state(state)
+        self.train.load_state_dict(saved.values["stream"])
+        if self.after_step:
+            tensors = {n.removeprefix("after_step."): t for n, t in after.items()}
+            self.after_step.load(tensors, saved.values["after_step"])
+        self.state = Progress(**saved.values["progress"])
+        self.started = time.perf_counter() - self.state.seconds
+
+    def _leave(self) -> None:
+        if self.folder:
+            self.folder.checkpoints.wait()
+            raise Preempted(
+                f"SIGTERM at step {self.state.step}; a checkpoint was written, --resume goes on"
+            )
+        raise Preempted(f"SIGTERM at step {self.state.step}; nothing was saved")
 
 
 def evaluate(
-    model: RecModel, stream: Stream
+    model: nn.Module, stream: Stream
 ) -> tuple[Metrics, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Metrics, logits and labels of the rows that are left in ``stream``, in stream order.
+
+    With several processes each scores its share, and every one gets all logits and labels: the
+    metrics are those of the merged scores, exact and equal on all ranks.
 
     Raises:
         FloatingPointError: a logit is not finite.
     """
     model.eval()
-    logits: list[torch.Tensor] = []
-    labels: list[torch.Tensor] = []
+    here = ranks()
+    scored: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
     with torch.no_grad():
-        for batch in stream:
-            logits.append(model(batch)[1])
-            labels.append(batch.labels_B)
-    z = torch.cat(logits).numpy() if logits else np.zeros(0, np.float32)
-    y = torch.cat(labels).numpy() if labels else np.zeros(0, np.float32)
+        for batch in ready(stream, here):
+            logits_B = model(batch.to(here.device))[1][: batch.num_rows]
+            scored.append((logits_B.cpu().numpy(), batch.labels_B[: batch.num_rows].numpy()))
+    in_order = [part for step in zip(*here.gather(scored), strict=True) for part in step]
+    empty = np.zeros(0, np.float32)
+    z = np.concatenate([empty, *(z for z, _ in in_order)])
+    y = np.concatenate([empty, *(y for _, y in in_order)])
     if not np.isfinite(z).all():
         raise FloatingPointError(
             f"{int((~np.isfinite(z)).sum())} of {z.size} logits are not finite; lower row_lr or "
@@ -304,32 +458,29 @@ def evaluate(
     return binary_metrics(z, y), z, y
 
 
-def _step(model: RecModel, batch: Batch, optimizers: Mapping[str, torch.optim.Optimizer]) -> float:
-    for optimizer in optimizers.values():
-        optimizer.zero_grad(set_to_none=True)
-    loss, _ = model(batch)
-    loss.backward()
-    for optimizer in optimizers.values():
-        optimizer.step()
-    value = loss.item()
-    if not np.isfinite(value):
-        raise FloatingPointError(
-            f"the training loss became {value}; lower row_lr or dense_lr, or use warmup_steps"
-        )
-    return float(value)
+@contextmanager
+def stop_signal() -> Iterator[threading.Event]:
+    """Within the block SIGTERM sets the event instead of ending the process.
 
-
-def _finished(state: Progress, settings: FitSettings) -> bool:
-    stale = state.epoch - 1 - state.best_epoch
-    done = state.epoch >= settings.epochs or (state.epoch > 0 and stale >= settings.patience)
-    return done or (settings.max_steps > 0 and state.step >= settings.max_steps)
+    Schedulers send it some time before they take the machine away. Outside the main thread no
+    handler can be set, and the event stays unset.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _set_learning_rates(
     optimizers: Mapping[str, torch.optim.Optimizer], step: int, warmup_steps: int
 ) -> None:
     """Linear warm-up from 1/(warmup_steps + 1) of each group's learning rate to all of it."""
-    if step > warmup_steps:
+    if step > warmup_steps or not warmup_steps:
         return
     factor = (step + 1) / (warmup_steps + 1)
     for optimizer in optimizers.values():
@@ -337,46 +488,20 @@ def _set_learning_rates(
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
-def _snapshot(
-    state: Progress,
-    model: RecModel,
-    train: Stream,
-    optimizers: Mapping[str, torch.optim.Optimizer],
-    mean: WeightAverage,
-    after_step: AfterStep | None,
-) -> dict[str, Any]:
-    return {
-        "progress": asdict(state),
-        "model": model.state_dict(),
-        "optimizers": {name: o.state_dict() for name, o in optimizers.items()},
-        "average": mean.values,
-        "stream": train.state_dict(),
-        "rng": torch.get_rng_state(),
-        "after_step": after_step.state_dict() if after_step else {},
-    }
+def _position(stream: Stream, done: int) -> dict[str, int]:
+    """The state of ``stream`` after ``done`` steps of the epoch in which it was entered.
+
+    A pipeline takes batches before they are trained on, so the stream itself may be ahead.
+    """
+    state = stream.state_dict()
+    ahead_of_epoch = state["step"] == 0 and done > 0  # it has handed out its last batch
+    epoch = state["epoch"] - (1 if ahead_of_epoch else 0)
+    whole = done == len(stream)
+    return {**state, "epoch": epoch + 1 if whole else epoch, "step": 0 if whole else done}
 
 
-def _restore(
-    saved: dict[str, Any],
-    model: RecModel,
-    train: Stream,
-    optimizers: Mapping[str, torch.optim.Optimizer],
-    mean: WeightAverage,
-    after_step: AfterStep | None,
-) -> Progress:
-    model.load_state_dict(saved["model"])
-    for name, optimizer in optimizers.items():
-        optimizer.load_state_dict(saved["optimizers"][name])
-    mean.load(saved["average"])
-    train.load_state_dict(saved["stream"])
-    torch.set_rng_state(saved["rng"])
-    if after_step:
-        after_step.load_state_dict(saved["after_step"])
-    return Progress(**saved["progress"])
-
-
-def _copy(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in state.items()}
+def _named(prefix: str, state: State) -> State:
+    return {f"{prefix}.{name}": value for name, value in state.items()}
 
 
 def _one_line(record: Mapping[str, Any]) -> str:
@@ -387,22 +512,27 @@ def _one_line(record: Mapping[str, Any]) -> str:
 class _RunFolder:
     """Files of a run: checkpoints, best weights, metrics.jsonl, TensorBoard events."""
 
-    def __init__(self, out: Path, keep: int) -> None:
+    def __init__(self, out: Path, keep: int, ranks: Ranks) -> None:
         out.mkdir(parents=True, exist_ok=True)
-        self.checkpoints = Checkpoints(out / "checkpoints", keep)
-        self.best = out / "best.pt"
+        self.ranks = ranks
+        background = ranks.world_size > 1
+        self.checkpoints = Checkpoints(out / "checkpoints", keep, ranks, background)
+        # the newest checkpoint may still name the best weights before the newest
+        self.best = Checkpoints(out / BEST_FOLDER, 2, ranks)
         self.events = out / "metrics.jsonl"
         self.board_folder = out / "tensorboard"
         self._board: Any = None
 
     def drop_events_after(self, step: int) -> None:
         """Forget lines written after the checkpoint that the run resumes from."""
-        if self.events.exists():
+        if self.ranks.first and self.events.exists():
             lines = self.events.read_text().splitlines()
             kept = [line for line in lines if _step_of(line) <= step]
             write_text(self.events, "".join(f"{line}\n" for line in kept))
 
     def log(self, record: Mapping[str, Any]) -> None:
+        if not self.ranks.first:
+            return
         with self.events.open("a") as stream:
             stream.write(json.dumps(record) + "\n")
         if self._board is None:

@@ -1,0 +1,102 @@
+"""``seo-rec plan``: where a policy's tables go on a topology, and what a step will cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from seo_rec.plan import Estimate, Plan
+
+MOST_LINES = 16  # ranks shown one by one; of more, a few
+
+
+def plan(
+    policy: Annotated[Path, typer.Argument(help="The policy, a .json file.")],
+    topology: Annotated[
+        str, typer.Option(help="Devices of one machine, as 8xH100-80GB or 2xcpu; or a .json file.")
+    ],
+    out: Annotated[Path, typer.Option(help="The plan, a .json file.")],
+    nodes: Annotated[int, typer.Option(help="Machines.")] = 1,
+    batch: Annotated[int, typer.Option(help="Rows in the batch of one device.")] = 8192,
+    rates: Annotated[
+        str, typer.Option(help="Prepared data set to take ids per bag from (none: 1 each).")
+    ] = "",
+    row_optimizer: Annotated[
+        str, typer.Option(help="Optimizer of the tables: adam, adagrad, rowwise_adagrad or sgd.")
+    ] = "adam",
+) -> None:
+    """Place a policy's tables on devices; needs none of them, and no process group."""
+    from seo_rec.plan import plan_policy, rates_of, read_topology
+    from seo_rec.policy import Policy
+    from seo_rec.schema import read_schema
+
+    found = plan_policy(
+        Policy.load(policy),
+        read_topology(topology, nodes),
+        batch_size=batch,
+        row_optimizer=row_optimizer,
+        rates=rates_of(read_schema(rates)) if rates else None,
+    )
+    found.save(out)
+    show(found, Console())
+    typer.echo(f"plan: {out}")
+
+
+def show(plan: Plan, console: Console) -> None:
+    """The ranks' loads, the step, and the same for TorchRec's own plan beside it."""
+    console.print(_ranks(plan))
+    console.print(_totals(plan))
+    for note in plan.notes:
+        console.print(f"note: {note}", highlight=False)
+
+
+def _ranks(plan: Plan) -> Table:
+    table = Table(title=f"{plan.topology}, batch {plan.batch_size:,} per device")
+    for title in ("rank", "tables", "memory, GB", "lookups/sample", "est. ms"):
+        table.add_column(title, justify="right")
+    for name, rank in _shown(plan.estimate):
+        load = plan.estimate.ranks[rank]
+        table.add_row(
+            name,
+            str(load.tables),
+            f"{load.memory_bytes / 1e9:.3f}",
+            f"{load.lookups_per_sample:.2f}",
+            f"{load.ms:.3f}",
+        )
+    return table
+
+
+def _shown(estimate: Estimate) -> list[tuple[str, int]]:
+    """All ranks if they are few, else the slowest, the median and the fastest ones."""
+    if len(estimate.ranks) <= MOST_LINES:
+        return [(str(rank), rank) for rank in range(len(estimate.ranks))]
+    order = sorted(range(len(estimate.ranks)), key=lambda r: (-estimate.ranks[r].ms, r))
+    chosen = {f"{r} (slowest)": r for r in order[:3]}
+    chosen[f"{order[len(order) // 2]} (median)"] = order[len(order) // 2]
+    chosen[f"{order[-1]} (fastest)"] = order[-1]
+    return list(chosen.items())
+
+
+def _totals(plan: Plan) -> Table:
+    table = Table(title="embedding part of a step")
+    table.add_column("")
+    for title in ("this plan", "TorchRec's own"):
+        table.add_column(title, justify="right")
+    rows = {
+        "imbalance, max / mean": lambda e: f"{e.imbalance:.3f}",
+        "step, est. ms": lambda e: f"{e.step_ms:.3f}",
+        "largest memory, GB": lambda e: f"{max(r.memory_bytes for r in e.ranks) / 1e9:.3f}",
+        "most lookups/sample": lambda e: f"{max(r.lookups_per_sample for r in e.ranks):.2f}",
+    }
+    for title, text in rows.items():
+        other = "none" if plan.default is None else text(plan.default)
+        table.add_row(title, text(plan.estimate), other)
+    kinds = sorted({p.kind for p in plan.placements})
+    counts = (f"{sum(p.kind == kind for p in plan.placements)} {kind}" for kind in kinds)
+    table.caption = f"tables: {', '.join(counts)}"
+    return table

@@ -1,0 +1,163 @@
+"""A policy in the place of TorchRec's ``EmbeddingBagCollection``: equal widths, keyed by feature.
+
+Letters: B batch, F features, D the width of every feature, E sum of the policy's widths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
+
+from seo_rec.embed.rows import INIT_SCALE, RowEmbedding, table_key
+from seo_rec.policy import Policy
+
+
+class KeyedEmbedding(nn.Module):
+    """``KJT[features] -> KeyedTensor[features]``, every feature ``dim`` wide.
+
+    ``out[f] = x_f`` or, where the policy gives ``f`` another width than ``dim``, ``x_f W_f^T`` with
+    a learnt ``W_f`` of its own and no bias, so that an empty bag still gives zeros; ``x_f`` is the
+    feature's part of :class:`RowEmbedding`'s output.
+
+    Takes the place of an ``EmbeddingBagCollection`` in TorchRec's ``DLRM``, ``DLRM_DCN`` and
+    ``SimpleDeepFMNN``, which never sees the policy's tables: ``embedding_bag_configs()`` names one
+    *virtual* table per feature. ``DistributedModelParallel`` finds and shards the real ones in
+    ``rows.ebc``, and starts the shards as ``init_scale`` says.
+
+    Only the policy's served features are in the output and in the configs, in the policy's order.
+    The input may hold more, such as the features that the policy dropped; they are not read. A
+    model sizes itself by the configs, so it needs no change when a search drops a feature.
+
+    Args:
+        policy: tables, features and lookups. The bags of a feature are summed.
+        dim: D; by default the largest width of the policy's features.
+        init_scale: tables start uniform in [-init_scale, init_scale].
+        device: where tables and projections are made (``meta`` for planning).
+        weighted: whether the input's ids carry weights. The other kind of input is refused,
+            since a sharded collection would leave weights out without a word.
+
+    Raises:
+        ValueError: ``dim`` is below 1.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        dim: int | None = None,
+        init_scale: float = INIT_SCALE,
+        device: torch.device | None = None,
+        weighted: bool = False,
+    ) -> None:
+        super().__init__()
+        if dim is not None and dim < 1:
+            raise ValueError(f"dim {dim}; allowed: 1 or more, or None for the policy's own width")
+        self.policy = policy
+        self.dim = max(policy.widths) if dim is None else dim
+        self.features = [f.name for f in policy.features]
+        self.check = WeightsCheck(weighted)
+        self.rows = RowEmbedding(policy, None, init_scale, device, weighted)
+        equal = all(width == self.dim for width in policy.widths)
+        self.project = None if equal else Project(policy, self.dim, device)
+        self._device = device or torch.device("cpu")
+        self._weighted = weighted
+        if self._device.type != "meta":
+            self.to(self._device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module was made."""
+        return self._device
+
+    @property
+    def num_params(self) -> int:
+        """Floats to store: the policy's tables and the projections beside them."""
+        project = self.project
+        return self.policy.num_params + (0 if project is None else project.num_params)
+
+    def is_weighted(self) -> bool:
+        return self._weighted
+
+    def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
+        """One virtual table per feature, for models that read names and widths from configs.
+
+        Each has one row, because none of them exists; memory is counted by ``num_params`` and
+        planned from ``rows.ebc``.
+        """
+        return [
+            EmbeddingBagConfig(
+                name=table_key(name),
+                num_embeddings=1,
+                embedding_dim=self.dim,
+                feature_names=[name],
+                pooling=PoolingType.SUM,
+            )
+            for name in self.features
+        ]
+
+    def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
+        """``KJT[features]`` of raw ids -> KeyedTensor of values float32 (B, F * D).
+
+        Raises:
+            KeyError: the batch lacks a feature of the policy.
+            ValueError: the batch has weights and the module is not weighted, or the reverse.
+        """
+        x_BE = self.rows(self.check(features))
+        values = x_BE if self.project is None else self.project(x_BE)
+        return _keyed(self.features, self.dim, values)
+
+
+class WeightsCheck(nn.Module):
+    """Passes a batch on if it is of the kind expected.
+
+    A module rather than a function: ``TrainPipelineSparseDist`` pipelines modules only.
+    """
+
+    def __init__(self, weighted: bool) -> None:
+        super().__init__()
+        self.weighted = weighted
+
+    def forward(self, features: KeyedJaggedTensor) -> KeyedJaggedTensor:
+        found = features.weights_or_none() is not None
+        if found != self.weighted:
+            raise ValueError(
+                f"the batch {'has' if found else 'lacks'} weights of ids and the embedding was "
+                f"built with weighted={self.weighted}; build it with weighted={found}, or "
+                f"{'leave the weights out' if found else 'give weights'}"
+            )
+        return features
+
+
+class Project(nn.Module):
+    """``x_f -> x_f W_f^T`` for features that are not ``dim`` wide; the others pass."""
+
+    def __init__(self, policy: Policy, dim: int, device: torch.device | None) -> None:
+        super().__init__()
+        self.widths: Sequence[int] = list(policy.widths)
+        self.keys = [table_key(f.name) for f in policy.features]
+        self.linear = nn.ModuleDict(
+            {
+                key: nn.Linear(width, dim, bias=False, device=device)
+                for key, width in zip(self.keys, self.widths, strict=True)
+                if width != dim
+            }
+        )
+
+    @property
+    def num_params(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    def forward(self, x_BE: torch.Tensor) -> torch.Tensor:
+        """float32 (B, E) -> (B, F * D)."""
+        parts = zip(self.keys, x_BE.split(list(self.widths), dim=1), strict=True)
+        return torch.cat(
+            [self.linear[key](part) if key in self.linear else part for key, part in parts], dim=1
+        )
+
+
+@torch.fx.wrap  # type: ignore[untyped-decorator]
+def _keyed(features: list[str], dim: int, values: torch.Tensor) -> KeyedTensor:
+    return KeyedTensor(keys=features, length_per_key=[dim] * len(features), values=values)

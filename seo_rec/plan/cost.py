@@ -1,0 +1,212 @@
+"""What a piece of a table costs: TorchRec's estimators, fed with what the policy knows.
+
+TorchRec's planner counts one read per table and sample unless it is told otherwise; a policy's
+table is read by as many lookups as chose it, each with its feature's mean bag length.
+
+Letters: B rows of one rank's batch, W ranks, R rows of a table, D width.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torchrec
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.planner import Topology as TorchRecTopology
+from torchrec.distributed.planner.enumerators import get_partition_by_type
+from torchrec.distributed.planner.shard_estimators import (
+    EmbeddingPerfEstimator,
+    EmbeddingStorageEstimator,
+)
+from torchrec.distributed.planner.types import Shard, ShardingOption
+from torchrec.distributed.planner.utils import build_sharder_data_map, sharder_name
+from torchrec.distributed.types import ShardingType
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+from seo_rec.plan.placement import PlanError
+from seo_rec.plan.topology import Topology
+from seo_rec.policy import Policy, Table
+
+PHASES = ("input_dist", "lookup", "output_dist", "gradient_dist", "update")
+ROW_OPTIMIZERS = {
+    "adam": torch.optim.Adam,
+    "adagrad": torch.optim.Adagrad,
+    "rowwise_adagrad": torchrec.optim.RowWiseAdagrad,
+    "sgd": torch.optim.SGD,
+}
+# Passes over a table that an optimizer on dense gradients makes in a step, in table sizes:
+# gradient zeroed and filled, read with the weights and states, weights and states written.
+_DENSE_PASSES = {"adam": 8.0, "adagrad": 6.0, "rowwise_adagrad": 5.0, "sgd": 4.0}
+_FEWEST_IDS = 1e-3  # a feature that is nearly always empty still costs its empty bags
+_DATA_PARALLEL = ShardingType.DATA_PARALLEL.value
+_BY_ROW = (ShardingType.ROW_WISE.value, ShardingType.TABLE_ROW_WISE.value)
+
+
+@dataclass(frozen=True)
+class Price:
+    """Milliseconds of every phase (:data:`PHASES`) and bytes of one piece on its rank."""
+
+    phases: tuple[float, ...]
+    memory: int
+
+    @property
+    def ms(self) -> float:
+        return sum(self.phases)
+
+
+def reads_by_table(policy: Policy, rates: Mapping[str, float] | None) -> dict[str, list[float]]:
+    """Mean ids per sample of every lookup that reads a table, by table.
+
+    Raises:
+        PlanError: a rate is not a number of 0 or more, or a feature of the policy has none.
+    """
+    rates = {f.name: 1.0 for f in policy.features} if rates is None else rates
+    if missing := [f.name for f in policy.features if f.name not in rates]:
+        raise PlanError(
+            f"no rates for features {missing}; the data has {sorted(rates)}: give --rates the "
+            "data set that the policy was made for"
+        )
+    reads: dict[str, list[float]] = {t.name: [] for t in policy.tables}
+    for f in policy.features:
+        rate = rates[f.name]
+        if not 0 <= rate < math.inf:
+            raise PlanError(f"feature {f.name!r} has rate {rate}; allowed: 0 or more ids per bag")
+        for k in f.lookups:
+            reads[k.table].append(rate)
+    return reads
+
+
+class Prices:
+    """Prices of pieces of a policy's tables on a topology, worked out once each.
+
+    Args:
+        policy: tables and lookups.
+        topology: devices.
+        batch_size: rows of one rank's batch, B.
+        row_optimizer: a key of :data:`ROW_OPTIMIZERS`.
+        rates: mean ids per bag by feature (None: 1).
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        topology: Topology,
+        batch_size: int,
+        row_optimizer: str,
+        rates: Mapping[str, float] | None,
+    ) -> None:
+        self.topology = topology
+        self.batch_size = batch_size
+        self.row_optimizer = row_optimizer
+        self.tables = {t.name: t for t in policy.tables}
+        self.reads = reads_by_table(policy, rates)
+        self.dense = topology.device == "cpu" and row_optimizer == "adam"
+        target = torchrec_topology(topology)
+        self._perf = EmbeddingPerfEstimator(topology=target)
+        self._storage = EmbeddingStorageEstimator(topology=target)
+        sharder = EmbeddingBagCollectionSharder()
+        self._sharders = build_sharder_data_map({sharder_name(sharder.module_type): sharder})
+        config = EmbeddingBagConfig(
+            name="t", num_embeddings=1, embedding_dim=4, feature_names=["f"]
+        )
+        self._module = EmbeddingBagCollection(tables=[config], device=torch.device("meta"))
+        self._known: dict[tuple[str, str, int, int], Price] = {}
+
+    def lookups_per_sample(self, table: str, kind: str) -> float:
+        """Rows of ``table`` that one rank reads per sample of the whole batch."""
+        shared = self.topology.world_size
+        if kind == ShardingType.TABLE_ROW_WISE.value:
+            shared = self.topology.local_size
+        whole = sum(self.reads[table])
+        return whole / shared if kind in (*_BY_ROW, _DATA_PARALLEL) else whole
+
+    def price(self, table: str, kind: str, rows: int, columns: int) -> Price:
+        """Price of a piece of ``rows`` x ``columns`` of ``table``, sharded as ``kind``."""
+        key = (table, kind, rows, columns)
+        if key not in self._known:
+            self._known[key] = self._work_out(self.tables[table], kind, rows, columns)
+        return self._known[key]
+
+    def _work_out(self, table: Table, kind: str, rows: int, columns: int) -> Price:
+        option = self._option(table, kind, rows, columns, floor=_FEWEST_IDS)
+        self._perf.estimate([option], self._sharders)
+        perf = option.shards[0].perf
+        assert perf is not None
+        reads = [max(r, _FEWEST_IDS) for r in self.reads[table.name]]
+        # TorchRec lets bags that are empty travel for nothing; pooled vectors travel all the same.
+        full = len(reads) / sum(min(1.0, r) for r in reads)
+        alone = self.topology.world_size == 1
+        update = perf.bwd_compute
+        if self.dense and kind != _DATA_PARALLEL:
+            passes = _DENSE_PASSES[self.row_optimizer]
+            update += passes * 4e3 * rows * columns / self.topology.stream_bandwidth
+        phases = (
+            0.0 if alone else perf.input_dist_comms,
+            perf.fwd_compute,
+            0.0 if alone else perf.fwd_comms * full,
+            0.0 if alone else perf.bwd_comms * (1.0 if kind == _DATA_PARALLEL else full),
+            update,
+        )
+        return Price(phases, self._memory(table, kind, rows, columns))
+
+    def _memory(self, table: Table, kind: str, rows: int, columns: int) -> int:
+        """Weights, optimizer state, dense gradients where there are some, ids and vectors."""
+        option = self._option(table, kind, rows, columns, floor=1.0)
+        option.tensor._optimizer_classes = [ROW_OPTIMIZERS[self.row_optimizer]]
+        self._storage.estimate([option], self._sharders)
+        storage = option.shards[0].storage
+        assert storage is not None
+        gradients = 2 if kind == _DATA_PARALLEL else int(self.dense)  # its own and DDP's bucket
+        return int(storage.hbm + storage.ddr) + gradients * 4 * rows * columns
+
+    def _option(
+        self, table: Table, kind: str, rows: int, columns: int, floor: float
+    ) -> ShardingOption:
+        """One shard in TorchRec's terms; lookups of one rate are one input read several times."""
+        counts = Counter(max(r, floor) for r in self.reads[table.name])
+        rates = sorted(counts)
+        kernel = EmbeddingComputeKernel.FUSED
+        return ShardingOption(
+            name="t",
+            tensor=torch.empty(table.num_rows, table.dim, device="meta"),
+            module=("", self._module),
+            input_lengths=rates,
+            num_poolings=[float(counts[r]) for r in rates],
+            batch_size=self.batch_size,
+            sharding_type=kind,
+            partition_by=get_partition_by_type(kind),
+            compute_kernel=(
+                EmbeddingComputeKernel.DENSE if kind == _DATA_PARALLEL else kernel
+            ).value,
+            shards=[Shard(size=[rows, columns], offset=[0, 0])],
+            is_pooled=True,
+        )
+
+
+def torchrec_topology(topology: Topology) -> TorchRecTopology:
+    """The same machines for TorchRec, whose unit is bytes per millisecond."""
+    notice = logging.getLogger("torchrec.distributed.planner.types")
+    level = notice.level
+    notice.setLevel(logging.ERROR)  # it warns of every topology that is not Meta's own
+    try:
+        cuda = topology.device == "cuda"
+        return TorchRecTopology(
+            world_size=topology.world_size,
+            local_world_size=topology.local_size,
+            compute_device=topology.device,
+            hbm_cap=topology.memory_bytes if cuda else 0,
+            ddr_cap=None if cuda else topology.memory_bytes,
+            hbm_mem_bw=topology.lookup_bandwidth / 1e3,
+            ddr_mem_bw=topology.lookup_bandwidth / 1e3,
+            intra_host_bw=topology.intra_bandwidth / 1e3,
+            inter_host_bw=topology.inter_bandwidth / 1e3,
+        )
+    finally:
+        notice.setLevel(level)

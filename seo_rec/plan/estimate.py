@@ -1,0 +1,108 @@
+"""What placements cost, rank by rank: ours and those of TorchRec's own planner alike.
+
+Letters: W ranks.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import numpy as np
+import torch
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.planner import EmbeddingShardingPlanner
+from torchrec.distributed.planner.types import PlannerError
+from torchrec.distributed.types import ShardingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+from seo_rec.embed.rows import table_configs, table_key
+from seo_rec.plan.cost import PHASES, ROW_OPTIMIZERS, Prices, torchrec_topology
+from seo_rec.plan.placement import Placement, Shard
+from seo_rec.plan.plan_file import Estimate, RankLoad
+from seo_rec.plan.topology import Topology
+from seo_rec.policy import Policy
+
+DIGITS = 9  # of a number in the file: more than the estimate is worth, few enough to be stable
+
+
+def estimate(placements: tuple[Placement, ...], prices: Prices) -> Estimate:
+    """Add up the prices of all shards on their ranks; see :class:`Estimate`."""
+    size = prices.topology.world_size
+    phases_W5 = np.zeros((size, len(PHASES)))
+    memory, tables, lookups = np.zeros(size), np.zeros(size, dtype=np.int64), np.zeros(size)
+    for p in placements:
+        table = prices.tables[p.table]
+        whole = Shard(0, 0, 0, table.num_rows, table.dim)
+        used = set()
+        for s in p.shards or (whole,):
+            if not s.rows:
+                continue
+            at: int | slice = s.rank if p.shards else slice(None)
+            price = prices.price(p.table, p.kind, s.rows, s.columns)
+            phases_W5[at] += price.phases
+            memory[at] += price.memory
+            lookups[at] += prices.lookups_per_sample(p.table, p.kind)
+            tables[at] += 0 if s.rank in used else 1
+            used.add(s.rank)
+    ms = phases_W5.sum(axis=1)
+    slowest = phases_W5.max(axis=0)
+    kinds = len({p.kind for p in placements}) if size > 1 else 0
+    return Estimate(
+        ranks=tuple(
+            RankLoad(int(t), int(m), _short(k), _short(x))
+            for t, m, k, x in zip(tables, memory, lookups, ms, strict=True)
+        ),
+        imbalance=_short(ms.max() / ms.mean()) if ms.mean() else 1.0,
+        step_ms=_short(slowest.sum() + kinds * prices.topology.exchange_ms),
+        phases_ms={name: _short(x) for name, x in zip(PHASES, slowest, strict=True)},
+    )
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
+
+
+def default_placements(
+    policy: Policy, topology: Topology, batch_size: int, row_optimizer: str
+) -> tuple[Placement, ...] | str:
+    """What TorchRec's planner does with the policy's tables, or why it has no plan.
+
+    It is used as it comes: its proposers, partitioner, constants and storage reservation, with the
+    same topology and batch, and told nothing about how often a table is read.
+    """
+    ebc = EmbeddingBagCollection(tables=table_configs(policy), device=torch.device("meta"))
+    for weight in ebc.parameters():
+        weight._optimizer_classes = [ROW_OPTIMIZERS[row_optimizer]]  # type: ignore[attr-defined]
+    notices = logging.getLogger("torchrec.distributed.planner")
+    level = notices.level
+    notices.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of its own storage reservation
+            planner = EmbeddingShardingPlanner(
+                topology=torchrec_topology(topology), batch_size=batch_size, stats=[], debug=False
+            )
+            found = planner.plan(ebc, [EmbeddingBagCollectionSharder()]).plan[""]
+    except (PlannerError, RuntimeError, ValueError) as error:
+        return f"TorchRec's planner finds none: {str(error).strip().splitlines()[0]}"
+    finally:
+        notices.setLevel(level)
+    placements = []
+    for t in policy.tables:
+        sharding = found[table_key(t.name)]
+        shards = () if sharding.sharding_spec is None else sharding.sharding_spec.shards
+        placements.append(
+            Placement(
+                t.name,
+                sharding.sharding_type,
+                tuple(
+                    Shard(s.placement.rank(), *s.shard_offsets, *s.shard_sizes)
+                    for s in (() if sharding.sharding_type == _DATA_PARALLEL else shards)
+                ),
+            )
+        )
+    return tuple(placements)
+
+
+_DATA_PARALLEL = ShardingType.DATA_PARALLEL.value

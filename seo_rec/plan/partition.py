@@ -1,0 +1,155 @@
+"""Which rank takes which piece: longest first, then moves and swaps until none helps.
+
+Letters: P pieces, W ranks, F features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+TIE = 0.01  # loads this close, in parts of the piece that is placed, count as equal
+GOOD_ENOUGH = 1e-4  # a local search stops when the fullest rank is this close to the mean
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some columns of a table: its cost in milliseconds and bytes wherever it goes."""
+
+    table: str
+    columns: int
+    ms: float
+    memory: int
+
+
+@dataclass(frozen=True)
+class NoRoom:
+    """The piece that found no rank, and the room that was left on the emptiest one."""
+
+    piece: Piece
+    rank: int
+    free: int
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """What every rank carries already, and what it can hold."""
+
+    world_size: int
+    ms: float
+    memory: int
+    capacity: int
+
+
+def pack(
+    pieces: list[Piece], ranks: Ranks, readers: dict[str, npt.NDArray[np.float32]]
+) -> list[int] | NoRoom:
+    """The rank of every piece, so that the fullest rank has little to do; deterministic.
+
+    Longest first: each piece goes to the least loaded rank that can hold it; among equals, to the
+    one whose tables share the fewest features with it. Loads of tables that one feature reads rise
+    and fall together, batch by batch, so they are better apart. If that ends without room, the
+    pieces are placed by size first. Then :func:`_improve`.
+
+    Args:
+        pieces: P of them.
+        ranks: what is there already.
+        readers: by table, ones for those of the F features that read it, else zeros.
+    """
+    by_ms = sorted(range(len(pieces)), key=lambda i: (-pieces[i].ms, -pieces[i].memory, i))
+    by_memory = sorted(range(len(pieces)), key=lambda i: (-pieces[i].memory, -pieces[i].ms, i))
+    found = _longest_first(pieces, by_ms, ranks, readers)
+    if isinstance(found, NoRoom):
+        found = _longest_first(pieces, by_memory, ranks, readers)
+    return found if isinstance(found, NoRoom) else _improve(pieces, found, ranks)
+
+
+def _longest_first(
+    pieces: list[Piece],
+    order: list[int],
+    ranks: Ranks,
+    readers: dict[str, npt.NDArray[np.float32]],
+) -> list[int] | NoRoom:
+    size = ranks.world_size
+    ms, free = np.full(size, ranks.ms), np.full(size, ranks.capacity - ranks.memory)
+    features = next(iter(readers.values())).size if readers else 0
+    present = np.zeros((size, features), dtype=np.float32)
+    placed = [0] * len(pieces)
+    for i in order:
+        piece = pieces[i]
+        room = free >= piece.memory
+        if not room.any():
+            rank = int(free.argmax())
+            return NoRoom(piece, rank, int(free[rank]))
+        load = np.where(room, ms, np.inf)
+        equal = np.flatnonzero(load <= load.min() + TIE * piece.ms)
+        shared = (present @ readers[piece.table])[equal]
+        rank = int(equal[np.lexsort((equal, load[equal], shared))[0]])
+        placed[i] = rank
+        ms[rank] += piece.ms
+        free[rank] -= piece.memory
+        np.maximum(present[rank], readers[piece.table], out=present[rank])
+    return placed
+
+
+def _improve(pieces: list[Piece], placed: list[int], ranks: Ranks) -> list[int]:
+    """Move or swap pieces of the fullest rank as long as that empties it without filling another.
+
+    Every step lowers the load of the fullest rank, or the number of ranks that have it; the number
+    of steps is bounded all the same.
+    """
+    where = np.array(placed, dtype=np.int64)
+    cost = np.array([p.ms for p in pieces])
+    memory = np.array([p.memory for p in pieces], dtype=np.int64)
+    ms = ranks.ms + np.bincount(where, cost, ranks.world_size)
+    held = ranks.memory + np.bincount(where, memory, ranks.world_size).astype(np.int64)
+    for _ in range(4 * len(pieces)):
+        fullest = int(ms.argmax())
+        if ms[fullest] <= ms.mean() * (1 + GOOD_ENOUGH):
+            break
+        step = _best_step(fullest, where, cost, memory, ms, held, ranks.capacity)
+        if step is None:
+            break
+        for piece, rank in step:
+            old = where[piece]
+            where[piece] = rank
+            ms[old] -= cost[piece]
+            ms[rank] += cost[piece]
+            held[old] -= memory[piece]
+            held[rank] += memory[piece]
+    return [int(rank) for rank in where]
+
+
+def _best_step(
+    fullest: int,
+    where: npt.NDArray[np.int64],
+    cost: Floats,
+    memory: npt.NDArray[np.int64],
+    ms: Floats,
+    held: npt.NDArray[np.int64],
+    capacity: int,
+) -> list[tuple[int, int]] | None:
+    """The move or swap after which the higher of the two ranks is lowest, if it helps at all."""
+    best, step = float(ms[fullest]) * (1 - 1e-9), None
+    others = np.flatnonzero(where != fullest)
+    for piece in np.flatnonzero(where == fullest):
+        after = np.maximum(ms[fullest] - cost[piece], ms + cost[piece])
+        after[fullest] = np.inf
+        after[held + memory[piece] > capacity] = np.inf
+        rank = int(after.argmin())
+        if after[rank] < best:
+            best, step = float(after[rank]), [(int(piece), rank)]
+        if not others.size:
+            continue
+        less, more = cost[piece] - cost[others], memory[piece] - memory[others]
+        after = np.maximum(ms[fullest] - less, ms[where[others]] + less)
+        fits = (held[where[others]] + more <= capacity) & (held[fullest] - more <= capacity)
+        after[~fits | (less <= 0)] = np.inf
+        k = int(after.argmin())
+        if after[k] < best:
+            other = int(others[k])
+            best, step = float(after[k]), [(int(piece), int(where[other])), (other, fullest)]
+    return step

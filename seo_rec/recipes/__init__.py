@@ -1,0 +1,78 @@
+"""The named runs: train one model, search a policy, compare methods, the demonstration.
+
+Every process of a launch calls them alike; rank 0 alone writes results.
+"""
+
+from __future__ import annotations
+
+from seo_rec.recipes.comparing import (
+    DEMO_METHODS,
+    METHODS,
+    Comparison,
+    compare,
+    demo,
+    method_policy,
+)
+from seo_rec.recipes.folders import (
+    POLICY_FILE,
+    RESULT_FILE,
+    RUN_FILE,
+    SEARCH_FILE,
+    Run,
+    RunError,
+    command_line,
+    describe,
+    open_run,
+    read_runs,
+)
+from seo_rec.recipes.searching import (
+    RunOff,
+    Searched,
+    budget_of,
+    candidates,
+    paper_policy,
+    search,
+    search_attention,
+)
+from seo_rec.recipes.training import (
+    Trained,
+    evaluate_run,
+    labels_of,
+    load_trained,
+    topology_here,
+    train,
+    train_model,
+)
+
+__all__ = [
+    "DEMO_METHODS",
+    "METHODS",
+    "POLICY_FILE",
+    "RESULT_FILE",
+    "RUN_FILE",
+    "SEARCH_FILE",
+    "Comparison",
+    "Run",
+    "RunError",
+    "RunOff",
+    "Searched",
+    "Trained",
+    "budget_of",
+    "candidates",
+    "command_line",
+    "compare",
+    "demo",
+    "describe",
+    "evaluate_run",
+    "labels_of",
+    "load_trained",
+    "method_policy",
+    "open_run",
+    "paper_policy",
+    "read_runs",
+    "search",
+    "search_attention",
+    "topology_here",
+    "train",
+    "train_model",
+]

@@ -1,0 +1,223 @@
+"""Compare methods at one budget, on real data or on made-up data."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from seo_rec import apply, methods
+from seo_rec.data.synthetic import synthetic
+from seo_rec.data.vocabulary import read_vocabulary
+from seo_rec.files import append_line
+from seo_rec.model import ModelSettings
+from seo_rec.policy import Policy
+from seo_rec.recipes.folders import SEARCH_FILE, Run, open_run, read_runs
+from seo_rec.recipes.searching import RunOff, check_search, search
+from seo_rec.recipes.training import train
+from seo_rec.schema import SCHEMA_FILE, read_schema
+from seo_rec.search import seo
+from seo_rec.train import FitSettings, ranks
+
+log = logging.getLogger(__name__)
+
+
+def method_policy(
+    method: str, data: Path, params: int, dim: int, chunk_dim: int, seed: int
+) -> Policy:
+    """The policy of a plain method by its ``compare`` name; the budget is in parameters.
+
+    ``separate``, ``separate-cardinality``, ``monolithic``, ``multi-size`` (``dim / chunk_dim``
+    lookups), ``multi-size-K`` (K lookups), ``collisionless`` (its size is its own).
+
+    Raises:
+        ValueError: unknown name.
+    """
+    schema = read_schema(data)
+    if method == "separate":
+        return methods.separate(schema, params, dim, seed=seed)
+    if method == "separate-cardinality":
+        return methods.separate(schema, params, dim, rows="cardinality", seed=seed)
+    if method == "monolithic":
+        return methods.monolithic(schema, params, dim, seed=seed)
+    if method == "multi-size":
+        if chunk_dim < 1 or dim % chunk_dim:
+            raise ValueError(f"chunk_dim {chunk_dim}; allowed: a divisor of dim {dim}")
+        return methods.multi_size(schema, params, dim, lookups=dim // chunk_dim, seed=seed)
+    if _is_multi_size(method):
+        k = int(method.removeprefix("multi-size-"))
+        return methods.multi_size(schema, params, dim, lookups=k, seed=seed)
+    if method == "collisionless":
+        vocabularies = {c.name: read_vocabulary(data, c.name)[0] for c in schema.features}
+        return methods.collisionless(schema, dim, vocabularies)
+    raise ValueError(f"method {method!r}; allowed: {', '.join(PLAIN_METHODS)}")
+
+
+def _is_multi_size(method: str) -> bool:
+    return method.startswith("multi-size-") and method.removeprefix("multi-size-").isdigit()
+
+
+PLAIN_METHODS = (
+    "separate",
+    "separate-cardinality",
+    "monolithic",
+    "multi-size",
+    "multi-size-K",
+    "collisionless",
+)
+SEO_METHODS = {"seo-exact": "exact", "seo-rr": "round-robin"}
+METHODS = (*PLAIN_METHODS, *SEO_METHODS, "seo")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What ``compare`` runs: methods at one budget, each with every seed.
+
+    ``data``: one prepared data set, or several (random splits): seed s uses number s modulo their
+    count; ``seeds``: number of seeds, counted from ``first_seed``.
+    """
+
+    data: tuple[Path, ...]
+    methods: tuple[str, ...]
+    settings: seo.SeoSettings
+    seeds: int = 5
+    first_seed: int = 0
+    model: ModelSettings = ModelSettings()
+    fit: FitSettings = FitSettings()
+    run_off: RunOff = RunOff()
+
+
+def compare(comparison: Comparison, out: Path) -> list[Run]:
+    """Run what is not yet in ``out/results.jsonl``, and return all its lines.
+
+    Resumable: called again with the same ``out`` it goes on where it stopped; more methods and
+    seeds may be asked for.
+
+    Raises:
+        RunError: ``out`` holds a comparison with other data or settings.
+        ValueError: an unknown method.
+    """
+    if not comparison.methods or comparison.seeds < 1 or not comparison.data:
+        raise ValueError(
+            f"{len(comparison.methods)} methods, {comparison.seeds} seeds, {len(comparison.data)} "
+            "data sets; allowed: 1 or more of each"
+        )
+    if comparison.first_seed < 0:
+        raise ValueError(f"first_seed is {comparison.first_seed}; allowed: 0 or more")
+    for method in comparison.methods:
+        if method not in METHODS and not _is_multi_size(method):
+            raise ValueError(f"method {method!r}; allowed: {', '.join(METHODS)}")
+    schema = read_schema(comparison.data[0])
+    for run_off in {
+        None if m in SEO_METHODS else comparison.run_off
+        for m in comparison.methods
+        if m == "seo" or m in SEO_METHODS
+    }:
+        check_search(schema, comparison.settings, comparison.fit, run_off)
+    asked = asdict(comparison)
+    for growing in ("methods", "seeds", "first_seed"):
+        asked.pop(growing)
+    asked |= {
+        "kind": "compare",
+        "data": [str(d) for d in comparison.data],
+        "data_fingerprints": [read_schema(d).fingerprint for d in comparison.data],
+    }
+    here = ranks()
+    results = out / "results.jsonl"
+
+    def begin() -> list[Run]:
+        open_run(out, asked, resume=True)
+        return read_runs(results) if results.exists() else []
+
+    done = {(r.method, r.seed): r for r in here.on_first(begin)}
+    runs: list[Run] = []
+    for i in range(comparison.seeds):
+        seed = comparison.first_seed + i
+        data = comparison.data[seed % len(comparison.data)]
+        for method in comparison.methods:
+            run = done.get((method, seed))
+            if run is None:
+                run = _compare_one(comparison, method, data, seed, out)
+                line = json.dumps(asdict(run), sort_keys=True)
+                here.on_first(partial(append_line, results, line))
+            runs.append(run)
+            if here.first:
+                log.info("%s seed %d: test AUC %.5f", method, seed, run.test_auc)
+    return runs
+
+
+def _compare_one(comparison: Comparison, method: str, data: Path, seed: int, out: Path) -> Run:
+    settings, fit_settings = comparison.settings, replace(comparison.fit, seed=seed)
+    searched = 0.0
+    if method == "seo" or method in SEO_METHODS:
+        raw = method in SEO_METHODS
+        folder = out / "searches" / f"{'seo-raw' if raw else 'seo'}-seed{seed}"
+        policy = search(
+            data,
+            folder,
+            settings,
+            comparison.model,
+            fit_settings,
+            None if raw else comparison.run_off,
+            resume=True,
+            attentions=out / "attentions",
+        )
+        if raw:
+            policy = apply.STRATEGIES[SEO_METHODS[method]](policy, settings.params)
+        record = ranks().on_first((folder / SEARCH_FILE).read_text)
+        searched = float(json.loads(record)["seconds"])
+    else:
+        policy = method_policy(
+            method, data, settings.params, settings.dim, settings.chunk_dim, seed
+        )
+    return train(
+        data,
+        policy,
+        out / "runs" / f"{method}-seed{seed}",
+        comparison.model,
+        fit_settings,
+        method=method,
+        resume=True,
+        budget=settings.params,
+        search_seconds=searched,
+    )
+
+
+# ---- the main job on made-up data --------------------------------------------------------
+
+DEMO_METHODS = ("separate", "monolithic", "multi-size", "seo-exact", "seo-rr", "seo")
+
+
+def demo(out: Path, *, quick: bool = False, seed: int = 0) -> list[Run]:
+    """Prepare synthetic data, search, apply, train the applier and its rivals at one budget.
+
+    The data have features of very different worth, so that how they share the budget matters.
+    Called again it goes on where it stopped. ``quick`` only shows that everything works.
+    """
+    data = out / f"data-seed{seed}"
+
+    def prepared() -> None:
+        if not (data / SCHEMA_FILE).exists():
+            synthetic(data, rows=8_000 if quick else 100_000, seed=seed + 1, progress=True)
+
+    ranks().on_first(prepared)
+    comparison = Comparison(
+        data=(data,),
+        methods=DEMO_METHODS,
+        settings=seo.SeoSettings(budget_rows=500 if quick else 4000),
+        seeds=1 if quick else 2,
+        first_seed=seed,
+        fit=FitSettings(
+            epochs=2 if quick else 12,
+            patience=4,
+            batch_size=512,
+            row_lr=1e-3,
+            dense_lr=1e-3,
+            row_l2=3e-3,
+            log_every=50,
+        ),
+        run_off=RunOff(epochs=1 if quick else 8, chunk_dims=(8,), trivial_lookups=(2, 4)),
+    )
+    return compare(comparison, out / "compare")

@@ -1,0 +1,411 @@
+"""Search a policy: attentions, candidates, and the run-off between them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from seo_rec import apply, methods
+from seo_rec.data.stream import Stream
+from seo_rec.environment import stamp
+from seo_rec.files import write_json
+from seo_rec.metrics import auc_gain
+from seo_rec.model import ModelSettings, build_model
+from seo_rec.policy import Policy
+from seo_rec.recipes.folders import (
+    POLICY_FILE,
+    RESULT_FILE,
+    SEARCH_FILE,
+    command_line,
+    open_run,
+)
+from seo_rec.recipes.training import (
+    Floats,
+    eval_stream,
+    labels_of,
+    optimizers_of,
+    shard,
+    streams,
+    train_model,
+)
+from seo_rec.schema import Schema, read_schema
+from seo_rec.search import seo
+from seo_rec.train import FitSettings, evaluate, fit, ranks
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunOff:
+    """How a search chooses between its candidates, on validation data.
+
+    ``epochs``: each candidate is trained for at most this many; ``standard_errors``: a candidate
+    must beat the policy it would replace by so many standard errors of the paired difference of
+    AUC, because the best of many candidates is partly the luckiest; ``chunk_dims``: widths of
+    chunks to search besides the settings' own; ``trivial_lookups``: the trivial policies besides
+    the one of ``dim / chunk_dim`` lookups per feature, which is the first to beat.
+    """
+
+    epochs: int = 20
+    standard_errors: float = 2.0
+    chunk_dims: tuple[int, ...] = (8, 4)
+    trivial_lookups: tuple[int, ...] = (2, 4, 8)
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.standard_errors < 0:
+            raise ValueError(
+                f"run-off of epochs {self.epochs} and standard_errors {self.standard_errors}; "
+                "allowed: epochs 1 or more, standard_errors 0 or more"
+            )
+        if any(n < 1 for n in (*self.chunk_dims, *self.trivial_lookups)):
+            raise ValueError(
+                f"run-off of chunk_dims {self.chunk_dims} and trivial_lookups "
+                f"{self.trivial_lookups}; allowed: numbers of 1 or more"
+            )
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A searched attention and its search model's quality."""
+
+    space: Policy
+    alpha: torch.Tensor
+    val_auc: float
+    test_auc: float
+    seconds: float
+    seconds_per_epoch: float
+
+
+def search_attention(
+    data: Path,
+    settings: seo.SeoSettings,
+    model_settings: ModelSettings,
+    fit_settings: FitSettings,
+    out: Path,
+) -> Searched:
+    """SEO stage 1: train the search model; its attention and its own AUC.
+
+    Works in a folder of ``out`` named after what is asked; a result found there is taken, an
+    unfinished search is resumed.
+    """
+    schema = read_schema(data)
+    asked = {
+        "kind": "attention",
+        "data": str(data),
+        "data_fingerprint": schema.fingerprint,
+        "seo": asdict(settings),
+        "model": asdict(model_settings),
+        "fit": asdict(fit_settings),
+    }
+    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+    folder = out / f"attention-{settings.chunk_dim}-seed{fit_settings.seed}-{key}"
+    here = ranks()
+    found = here.on_first(lambda: _found(folder, asked))
+    space = seo.search_space(schema, settings, fit_settings.seed)
+    if found:
+        return Searched(space, **{**found, "alpha": torch.tensor(found["alpha"])})
+    gate = seo.make_gate(schema, settings, fit_settings.seed)
+    whole = build_model(space, len(schema.numeric), model_settings, fit_settings.seed, gate)
+    train, val = streams(data, space, fit_settings)
+    model = shard(whole, fit_settings)
+    optimizers = optimizers_of(model, fit_settings)
+    optimizers |= seo.gate_optimizers(gate, settings, fit_settings.dense_lr)
+    held_out = None
+    if settings.search_split == "held-out":
+        held_out = Stream(
+            data,
+            "val",
+            batch_size=train.batch_size,
+            shuffle=True,
+            seed=fit_settings.seed,
+            rank=here.rank,
+            world_size=here.world_size,
+        )
+    logit_step = seo.LogitStep(
+        gate,
+        settings,
+        held_out,
+        total_steps=fit_settings.epochs * len(train),
+        warmup_steps=settings.warmup_epochs * len(train),
+    )
+    result = fit(model, train, val, optimizers, fit_settings, folder, logit_step, title="search")
+    best_step = min(result.steps, (result.best_epoch + 1) * len(train))
+    gate.temperature = logit_step.temperature_at(best_step)  # that of the best weights
+    test, _, _ = evaluate(model, eval_stream(data, "test", space))
+    searched = Searched(
+        space,
+        gate.alpha().detach().cpu(),
+        result.val.auc,
+        test.auc,
+        result.seconds,
+        result.seconds_per_epoch,
+    )
+    record = {k: getattr(searched, k) for k in Searched.__dataclass_fields__ if k != "space"}
+    record["alpha"] = searched.alpha.tolist()
+    here.on_first(lambda: write_json(folder / RESULT_FILE, record))
+    return searched
+
+
+def _found(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a finished search in ``folder`` came to; claims the folder otherwise."""
+    open_run(folder, asked, resume=True)
+    result = folder / RESULT_FILE
+    return json.loads(result.read_text()) if result.exists() else None
+
+
+def paper_policy(searched: Searched, settings: seo.SeoSettings, strategy: str) -> Policy:
+    """The paper's applier: select from the attention, then ``exact`` or ``round-robin``."""
+    total = settings.chosen(searched.alpha.shape[0])
+    chosen = seo.select(searched.space, searched.alpha, total, settings.min_chunks)
+    return apply.STRATEGIES[strategy](chosen, settings.params)
+
+
+def candidates(
+    data: Path,
+    settings: seo.SeoSettings,
+    run_off: RunOff,
+    model_settings: ModelSettings,
+    fit_settings: FitSettings,
+    out: Path,
+) -> tuple[dict[str, Policy], dict[int, Searched]]:
+    """The policies of the run-off: trivial ones, and those selected from searches."""
+    schema = read_schema(data)
+    policies: dict[str, Policy] = {}
+    for k in dict.fromkeys((settings.dim // settings.chunk_dim, *run_off.trivial_lookups)):
+        if settings.dim % k == 0:
+            policies[f"trivial-{k}x{settings.dim // k}"] = methods.multi_size(
+                schema, settings.params, settings.dim, lookups=k, seed=fit_settings.seed
+            )
+    searches: dict[int, Searched] = {}
+    for width in _widths(settings, run_off):
+        of_width = replace(settings, chunk_dim=width, total_chunks=None)
+        found = search_attention(data, of_width, model_settings, fit_settings, out)
+        searches[width] = found
+        total = of_width.chosen(len(schema.features))
+        for least in sorted({0, settings.min_chunks}):
+            chosen = seo.select(found.space, found.alpha, total, least)
+            for name, strategy in apply.STRATEGIES.items():
+                policies[f"seo-{width}-min{least}-{name}"] = strategy(chosen, settings.params)
+    return policies, searches
+
+
+def search(
+    data: Path,
+    out: Path,
+    settings: seo.SeoSettings,
+    model_settings: ModelSettings,
+    fit_settings: FitSettings,
+    run_off: RunOff | None = None,
+    *,
+    resume: bool = False,
+    attentions: Path | None = None,
+) -> Policy:
+    """Search a policy and write it to ``out/policy.json``.
+
+    Without ``run_off`` it is the paper's raw policy: the top chunks of the attention, not yet
+    applied. With it, candidates and trivial policies are trained and the best on validation data
+    is taken (already at the budget): a trivial one, unless a searched one is clearly better
+    there. ``attentions`` is where searches of attention are kept, for several callers to share
+    (default: a folder in ``out``).
+
+    Raises:
+        RunError: ``out`` holds another run, or a run and ``resume`` is False.
+    """
+    attentions = attentions or out / "attentions"
+    check_search(read_schema(data), settings, fit_settings, run_off)
+    asked = {
+        "kind": "search",
+        "data": str(data),
+        "data_fingerprint": read_schema(data).fingerprint,
+        "seo": asdict(settings),
+        "model": asdict(model_settings),
+        "fit": asdict(fit_settings),
+        "run_off": asdict(run_off) if run_off else None,
+    }
+    here = ranks()
+
+    def begin() -> bool:
+        open_run(out, asked, resume)
+        return (out / POLICY_FILE).exists() and (out / SEARCH_FILE).exists()
+
+    if here.on_first(begin):
+        return Policy.load(out / POLICY_FILE)
+    scores: dict[str, dict[str, Any]] = {}
+    if run_off is None:
+        found = search_attention(data, settings, model_settings, fit_settings, attentions)
+        total = settings.chosen(found.alpha.shape[0])
+        policy = seo.select(found.space, found.alpha, total, settings.min_chunks)
+        searches, winner = {settings.chunk_dim: found}, "seo"
+    else:
+        policies, searches = candidates(
+            data, settings, run_off, model_settings, fit_settings, attentions
+        )
+        winner, scores = _run_off(
+            data, policies, run_off, model_settings, fit_settings, out / "candidates"
+        )
+        policy = policies[winner]
+    if policy.dropped and here.first:
+        log.warning("the policy drops %s", ", ".join(policy.dropped))
+    policy = replace(policy, provenance={**policy.provenance, "winner": winner})
+
+    def finish() -> None:
+        policy.save(out / POLICY_FILE)
+        record = {"winner": winner, "run_off": scores, "dataset": read_schema(data).dataset}
+        write_json(out / SEARCH_FILE, {**record, **_record(searches, out)})
+
+    here.on_first(finish)
+    return policy
+
+
+def _record(searches: Mapping[int, Searched], out: Path) -> dict[str, Any]:
+    """What ``search.json`` says of the searches behind a policy, and what it all cost."""
+    trained = [json.loads(p.read_text())["seconds"] for p in (out / "scores").glob("*.json")]
+    return {
+        "seconds": sum(s.seconds for s in searches.values()) + sum(trained),
+        "searches": {
+            str(width): {
+                "features": [f.name for f in s.space.features],
+                "attention": s.alpha.tolist(),
+                "val_auc": s.val_auc,
+                "test_auc": s.test_auc,
+                "seconds": s.seconds,
+                "seconds_per_epoch": s.seconds_per_epoch,
+            }
+            for width, s in searches.items()
+        },
+        "environment": stamp(),
+        "command": command_line(),
+    }
+
+
+def check_search(
+    schema: Schema, settings: seo.SeoSettings, fit_settings: FitSettings, run_off: RunOff | None
+) -> None:
+    """Refuse before the training what would fail, or be ignored, after it."""
+    if settings.search_split == "held-out" and settings.warmup_epochs >= fit_settings.epochs:
+        raise ValueError(
+            f"warmup_epochs {settings.warmup_epochs} of {fit_settings.epochs} epochs: the logits "
+            f"would never be trained; allowed with held-out: 0 to {fit_settings.epochs - 1}"
+        )
+    F = len(schema.features)
+    if run_off is None:
+        seo.check_total(F, settings.num_chunks, settings.chosen(F), settings.min_chunks)
+        return
+    if settings.total_chunks is not None:
+        raise ValueError("total_chunks is for a search without run-off (--no-run-off)")
+    for width in _widths(settings, run_off):
+        of_width = replace(settings, chunk_dim=width)
+        seo.check_total(F, of_width.num_chunks, of_width.chosen(F), settings.min_chunks)
+
+
+def _widths(settings: seo.SeoSettings, run_off: RunOff) -> list[int]:
+    """Chunk widths that a run-off searches: the settings' own first, then those that divide."""
+    widths = dict.fromkeys((settings.chunk_dim, *run_off.chunk_dims))
+    return [w for w in widths if settings.dim % w == 0 and settings.search_dim % w == 0]
+
+
+def budget_of(policy: Policy) -> int:
+    """The budget a policy was searched for: its own size, unless it is a raw search result."""
+    arguments = policy.provenance.get("arguments", {})
+    if policy.provenance.get("method") == "seo-search" and "apply" not in policy.provenance:
+        return int(arguments["budget_rows"]) * int(arguments["dim"])
+    return policy.num_params
+
+
+def _run_off(
+    data: Path,
+    policies: Mapping[str, Policy],
+    run_off: RunOff,
+    model_settings: ModelSettings,
+    fit_settings: FitSettings,
+    out: Path,
+) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Train every candidate, score it on validation rows, and name the winner.
+
+    Equal policies are trained once, and a candidate already scored in ``out`` is not trained again.
+    The first trivial policy wins unless another trivial one, and then a searched one, beats the
+    winner so far by ``standard_errors`` of the paired difference, and does so again when both are
+    trained with another seed.
+    """
+    here = ranks()
+    scored = out.parent / "scores"
+    here.on_first(lambda: scored.mkdir(parents=True, exist_ok=True))
+    short = replace(fit_settings, epochs=min(run_off.epochs, fit_settings.epochs))
+    labels = labels_of(data, "val")
+    scores: dict[str, dict[str, Any]] = {}
+    seen: dict[Policy, str] = {}
+    for name, policy in policies.items():
+        if policy in seen:
+            scores[name] = {"same_as": seen[policy], "params": policy.num_params}
+            continue
+        seen[policy] = name
+        here.on_first(partial(policy.save, out / f"{name}.json"))
+        scores[name], _ = _score(data, name, policy, model_settings, short, scored)
+
+    def gain(name: str, incumbent: str, settings: FitSettings) -> tuple[float, float]:
+        z, reference = (
+            _score(data, n, policies[n], model_settings, settings, scored)[1]
+            for n in (name, incumbent)
+        )
+        return auc_gain(z, reference, labels)
+
+    names = list(seen.values())
+    winner = names[0]
+    other_seed = replace(short, seed=short.seed + 7919)
+    for rivals in (
+        [n for n in names if n.startswith("trivial")],
+        [n for n in names if not n.startswith("trivial")],
+    ):
+        incumbent = winner
+        for name in rivals:
+            found, error = gain(name, incumbent, short)
+            scores[name] |= {"against": incumbent, "gain": found, "standard_error": error}
+        for name in sorted(rivals, key=lambda n: -scores[n]["gain"]):
+            if scores[name]["gain"] <= run_off.standard_errors * scores[name]["standard_error"]:
+                continue
+            found, error = gain(name, incumbent, other_seed)
+            scores[name] |= {"gain_again": found, "standard_error_again": error}
+            if found > run_off.standard_errors * error:
+                winner = name
+                break
+    if here.first:
+        log.info("the run-off chose %s", winner)
+    return winner, scores
+
+
+def _score(
+    data: Path,
+    name: str,
+    policy: Policy,
+    model_settings: ModelSettings,
+    settings: FitSettings,
+    folder: Path,
+) -> tuple[dict[str, Any], Floats]:
+    """Validation AUC, size and cost of a candidate trained so, and its validation logits."""
+    here = ranks()
+    stem = f"{name}-seed{settings.seed}"
+    score, saved = folder / f"{stem}.json", folder / f"{stem}.npy"
+    if not here.on_first(score.exists):
+        trained = train_model(data, policy, model_settings, settings, title=name)
+        metrics, z, _ = evaluate(trained.model, eval_stream(data, "val", policy))
+        seconds = trained.result.seconds
+        found = {"val_auc": metrics.auc, "params": policy.num_params, "seconds": seconds}
+
+        def keep() -> None:
+            np.save(saved, z, allow_pickle=False)
+            write_json(score, found)
+            log.info("candidate %s: validation AUC %.5f", stem, metrics.auc)
+
+        here.on_first(keep)
+    return here.on_first(
+        lambda: (json.loads(score.read_text()), np.load(saved, allow_pickle=False))
+    )

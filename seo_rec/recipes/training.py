@@ -1,0 +1,300 @@
+"""Train one model, in one process or over all of them, and evaluate it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from seo_rec.data.stream import Stream
+from seo_rec.environment import stamp
+from seo_rec.files import write_json
+from seo_rec.metrics import Metrics
+from seo_rec.model import ModelSettings, RecModel, build_model
+from seo_rec.plan import PRESETS, Placement, Plan, PlanError, Topology, plan_policy, read_topology
+from seo_rec.policy import Policy
+from seo_rec.recipes.folders import (
+    POLICY_FILE,
+    RESULT_FILE,
+    RUN_FILE,
+    Run,
+    RunError,
+    command_line,
+    describe,
+    open_run,
+)
+from seo_rec.schema import Schema, read_schema
+from seo_rec.train import (
+    BEST_FOLDER,
+    Checkpoints,
+    FitResult,
+    FitSettings,
+    Ranks,
+    distribute,
+    evaluate,
+    fit,
+    load_tensors,
+    make_optimizers,
+    ranks,
+)
+from seo_rec.train.state import weights_of
+
+log = logging.getLogger(__name__)
+
+Floats = npt.NDArray[np.float32]
+
+EVAL_BATCH = 8192
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model in memory (sharded, if several processes trained it), and its outcome."""
+
+    model: nn.Module
+    result: FitResult
+
+
+def train_model(
+    data: Path,
+    policy: Policy,
+    model_settings: ModelSettings,
+    settings: FitSettings,
+    out: Path | None = None,
+    title: str = "train",
+    plan: Path | None = None,
+) -> Trained:
+    """Train the model of ``policy`` on ``data``; the returned model has its best weights.
+
+    Every process of a launch calls this. ``plan`` is the plan to shard by; by default one is made
+    for the machines that are there.
+    """
+    _check_features(read_schema(data), policy)
+    train, val = streams(data, policy, settings)
+    whole = build_model(policy, len(train.schema.numeric), model_settings, settings.seed)
+    model = shard(whole, settings, plan)
+    optimizers = optimizers_of(model, settings)
+    return Trained(model, fit(model, train, val, optimizers, settings, out, title=title))
+
+
+def train(
+    data: Path,
+    policy: Policy,
+    out: Path,
+    model_settings: ModelSettings,
+    settings: FitSettings,
+    *,
+    method: str = "policy",
+    resume: bool = False,
+    budget: int = 0,
+    search_seconds: float = 0.0,
+    plan: Path | None = None,
+) -> Run:
+    """Train ``policy`` in the run folder ``out`` and read the test split once.
+
+    Raises:
+        PlanError: ``plan`` is not for this policy or these processes.
+        RunError: ``out`` holds another run, or a run and ``resume`` is False.
+    """
+    schema = read_schema(data)
+    _check_features(schema, policy)
+    asked = {
+        "kind": "train",
+        "data": str(data),
+        "data_fingerprint": schema.fingerprint,
+        "num_dense": len(schema.numeric),
+        "method": method,
+        "policy": policy.to_json(),
+        "model": asdict(model_settings),
+        "fit": asdict(settings),
+    }
+    here = ranks()
+
+    def begin() -> Run | None:
+        open_run(out, asked, resume)
+        if (out / RESULT_FILE).exists():
+            return Run(**json.loads((out / RESULT_FILE).read_text()))
+        policy.save(out / POLICY_FILE)
+        return None
+
+    if finished := here.on_first(begin):
+        return finished
+    trained = train_model(data, policy, model_settings, settings, out, title=method, plan=plan)
+    metrics, _, _ = evaluate(trained.model, eval_stream(data, "test", policy))
+    run = Run(
+        data=schema.dataset,
+        data_fingerprint=schema.fingerprint,
+        method=method,
+        seed=settings.seed,
+        budget=budget or policy.num_params,
+        embedding_params=policy.num_params,
+        val_auc=trained.result.val.auc,
+        val_logloss=trained.result.val.log_loss,
+        test_auc=metrics.auc,
+        test_logloss=metrics.log_loss,
+        test_normalized_entropy=metrics.normalized_entropy,
+        test_calibration=metrics.calibration,
+        epochs=trained.result.epochs,
+        steps=trained.result.steps,
+        seconds_per_epoch=trained.result.seconds_per_epoch,
+        seconds=trained.result.seconds,
+        search_seconds=search_seconds,
+        policy=describe(policy),
+        command=command_line(),
+        environment=stamp(),
+    )
+    here.on_first(lambda: write_json(out / RESULT_FILE, asdict(run)))
+    return run
+
+
+def load_trained(run: Path) -> RecModel:
+    """The model of a finished training run, whole, with its best weights.
+
+    However many processes wrote it, one reads it.
+
+    Raises:
+        CheckpointError: the weights are damaged.
+        RunError: the folder is not a finished training run.
+    """
+    best = Checkpoints(run / BEST_FOLDER)
+    if not (run / RESULT_FILE).exists() or not best.steps():
+        raise RunError(f"{run}: not a finished training run; `seo-rec train --resume` finishes it")
+    asked = json.loads((run / RUN_FILE).read_text())
+    settings = ModelSettings(**{**asked["model"], "hidden": tuple(asked["model"]["hidden"])})
+    model = build_model(Policy.load(run / POLICY_FILE), asked["num_dense"], settings, seed=0)
+    weights = {f"model.{name}": value for name, value in weights_of(model).items()}
+    load_tensors(best.open(best.steps()[-1]), weights)
+    return model
+
+
+def evaluate_run(run: Path, data: Path, split: str) -> Metrics:
+    """Metrics of a finished training run on a split of ``data``.
+
+    Raises:
+        RunError: the folder is not a finished training run, or ``data`` has other numeric columns.
+    """
+    model = load_trained(run)
+    stream = eval_stream(data, split, model.embedding.policy)
+    wanted, found = json.loads((run / RUN_FILE).read_text())["num_dense"], stream.schema.numeric
+    if wanted != len(found):
+        raise RunError(f"{run} was trained on {wanted} numeric columns and {data} has {len(found)}")
+    return evaluate(model, stream)[0]
+
+
+def labels_of(data: Path, split: str) -> Floats:
+    """Labels of a split in file order, float32 (rows,)."""
+    any_feature = read_schema(data).features[0].name
+    stream = Stream(data, split, batch_size=EVAL_BATCH, columns=[any_feature])
+    return np.concatenate([batch.labels_B.numpy() for batch in stream])
+
+
+def optimizers_of(model: nn.Module, settings: FitSettings) -> dict[str, torch.optim.Optimizer]:
+    return make_optimizers(
+        model, settings.row_optimizer, settings.row_lr, settings.dense_lr, settings.row_l2
+    )
+
+
+def streams(data: Path, policy: Policy, settings: FitSettings) -> tuple[Stream, Stream]:
+    """This process's share of the training rows, shuffled, and of the validation rows.
+
+    Raises:
+        ValueError: the batch cannot be shared out evenly.
+    """
+    here = ranks()
+    train = Stream(
+        data,
+        "train",
+        batch_size=here.share(settings.batch_size, "batch_size"),
+        shuffle=True,
+        seed=settings.seed,
+        rank=here.rank,
+        world_size=here.world_size,
+        columns=[f.name for f in policy.features],
+    )
+    return train, eval_stream(data, "val", policy)
+
+
+def eval_stream(data: Path, split: str, policy: Policy) -> Stream:
+    """This process's share of a split, in file order."""
+    here = ranks()
+    return Stream(
+        data,
+        split,
+        batch_size=max(1, EVAL_BATCH // here.world_size),
+        rank=here.rank,
+        world_size=here.world_size,
+        columns=[f.name for f in policy.features],
+    )
+
+
+# ---- sharding ----------------------------------------------------------------------------
+
+
+def shard(model: RecModel, settings: FitSettings, plan: Path | None = None) -> nn.Module:
+    """``model`` over all processes of the launch; as it is, if there is one.
+
+    Raises:
+        PlanError: ``plan`` is for other processes, or a plan cannot be made; on every rank.
+    """
+    here = ranks()
+    if here.world_size == 1:
+        return model.to(here.device)
+    placements = here.on_first(lambda: _placements(model.embedding.policy, settings, plan, here))
+    return distribute(
+        model,
+        placements,
+        here,
+        row_optimizer=settings.row_optimizer,
+        row_lr=settings.row_lr,
+        row_l2=settings.row_l2,
+    )
+
+
+def _placements(
+    policy: Policy, settings: FitSettings, plan: Path | None, here: Ranks
+) -> tuple[Placement, ...]:
+    if plan is None:
+        made = plan_policy(
+            policy,
+            topology_here(here),
+            batch_size=settings.batch_size // here.world_size,
+            row_optimizer=settings.row_optimizer,
+            default=False,
+        )
+        return made.placements
+    read = Plan.load(plan)
+    if (read.world_size, read.device) != (here.world_size, here.device.type):
+        raise PlanError(
+            f"{plan} is for {read.world_size} ranks on {read.device}; there are {here.world_size} "
+            f"on {here.device.type}; make one with `seo-rec plan --topology`"
+        )
+    return read.placements
+
+
+def topology_here(here: Ranks) -> Topology:
+    """The preset nearest to the devices of this launch, with their own memory."""
+    if here.device.type == "cpu":
+        preset = read_topology(f"{here.local_size}xcpu")
+    else:
+        name = torch.cuda.get_device_name(here.device).upper()
+        known = [p for p in PRESETS if p.partition("-")[0] in name]
+        preset = read_topology(f"{here.local_size}x{known[0] if known else 'H100-80GB'}")
+        memory = torch.cuda.get_device_properties(here.device).total_memory
+        preset = replace(preset, memory_bytes=memory)
+    return replace(preset, nodes=here.world_size // here.local_size)
+
+
+def _check_features(schema: Schema, policy: Policy) -> None:
+    known = {c.name for c in schema.features}
+    accounted = {f.name for f in policy.features} | set(policy.dropped)
+    if unknown := sorted({f.name for f in policy.features} - known):
+        raise RunError(f"the policy serves features {unknown} that the data lacks: {sorted(known)}")
+    if silent := sorted(known - accounted):
+        raise RunError(
+            f"the policy says nothing about features {silent}; serve them or list them as dropped"
+        )

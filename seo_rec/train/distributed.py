@@ -1,0 +1,110 @@
+"""From a model in every process to one model sharded over all of them."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import nn
+from torch.distributed.optim import (
+    _apply_optimizer_in_backward as apply_optimizer_in_backward,
+)
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.types import ModuleSharder
+
+from seo_rec.embed import table_key
+from seo_rec.model import RecModel
+from seo_rec.plan import Placement, PlanError, check_placements, sharding_plan
+from seo_rec.train.optimizers import FUSED
+from seo_rec.train.ranks import Ranks
+from seo_rec.train.state import Sharded, weights_of
+
+log = logging.getLogger(__name__)
+
+
+def kernels(placements: tuple[Placement, ...], row_optimizer: str, row_l2: float) -> dict[str, str]:
+    """``fused`` or ``dense`` for every table: fused where FBGEMM does the same mathematics.
+
+    Raises:
+        PlanError: row-wise Adagrad with a table that is cut by columns. Each cut would keep its
+            own accumulator of a row, the mean of its own columns only.
+    """
+    names: dict[str, str] = {}
+    for p in placements:
+        widths = {s.columns for s in p.shards}
+        columns = len({s.column for s in p.shards})
+        if row_optimizer == "rowwise_adagrad" and columns > 1:
+            raise PlanError(
+                f"table {p.table!r} is cut into {columns} blocks of columns, and row-wise Adagrad "
+                "keeps one number per row of the whole table; use a plan without column cuts "
+                "(`seo-rec plan --row-optimizer rowwise_adagrad`), or --optimizer adagrad"
+            )
+        fits = all(w % 4 == 0 for w in widths)  # FBGEMM's fused kernels assert this
+        fused = row_optimizer in FUSED and not row_l2 and p.shards and fits
+        names[p.table] = "fused" if fused else "dense"
+    return names
+
+
+def distribute(
+    model: RecModel,
+    placements: tuple[Placement, ...],
+    ranks: Ranks,
+    *,
+    row_optimizer: str,
+    row_lr: float,
+    row_l2: float = 0.0,
+) -> DistributedModelParallel:
+    """Shard the tables of ``model`` as placed, replicate the rest; the weights stay what they are.
+
+    Args:
+        model: the same in every process (made with one seed).
+        placements: of every table of the model's policy.
+        ranks: the processes; the process group must be up.
+        row_optimizer, row_lr, row_l2: of the tables; decide what FBGEMM updates in the backward.
+
+    Raises:
+        PlanError: the placements do not fit the policy, the ranks or the optimizer.
+    """
+    policy = model.embedding.policy
+    check_placements(policy, placements, ranks.world_size)
+    kernel_of = kernels(placements, row_optimizer, row_l2)
+    full = {name: t.detach().clone() for name, t in model.state_dict().items()}
+    bags = model.embedding.ebc.embedding_bags
+    for table, kernel in kernel_of.items():
+        if kernel == "fused":
+            optimizer, settings = FUSED[row_optimizer]
+            # TorchRec adds keys to the settings, so every table gets its own
+            apply_optimizer_in_backward(
+                optimizer, bags[table_key(table)].parameters(), {"lr": row_lr, **settings}
+            )
+    torchrec_log = logging.getLogger("torchrec.distributed.utils")
+    level = torchrec_log.level
+    torchrec_log.setLevel(logging.ERROR)  # one notice per table that dense kernels have no cache
+    try:
+        sharded = DistributedModelParallel(
+            model,
+            device=ranks.device,
+            plan=sharding_plan(placements, kernel_of, ranks.device.type, ranks.local_size),
+            sharders=[_sharder()],
+        )
+    finally:
+        torchrec_log.setLevel(level)
+    _copy_weights(full, sharded)
+    return sharded
+
+
+def _sharder() -> ModuleSharder[nn.Module]:
+    return EmbeddingBagCollectionSharder()
+
+
+@torch.no_grad()
+def _copy_weights(full: dict[str, torch.Tensor], sharded: nn.Module) -> None:
+    """Each shard gets its part of the whole weight; on CPU TorchRec leaves fresh random ones."""
+    for name, value in weights_of(sharded).items():
+        if not isinstance(value, Sharded):
+            value.copy_(full[name])
+            continue
+        for piece in value.pieces:
+            (row, column), (rows, columns) = piece.offsets, piece.tensor.shape
+            piece.tensor.copy_(full[name][row : row + rows, column : column + columns])

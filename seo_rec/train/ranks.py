@@ -1,0 +1,138 @@
+"""The processes of one run: who am I, and what we agree on.
+
+A single process is the case of one rank: the same calls, and nothing is sent.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+TIMEOUT_VARIABLE = "SEO_REC_TIMEOUT_S"
+DEFAULT_TIMEOUT_S = 600
+
+
+class OtherRankError(RuntimeError):
+    """Another rank failed and has told its user why; this one only ends."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among ``world_size`` processes, ``local_size`` of them on its host."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that writes files and talks to the user."""
+        return self.rank == 0
+
+    def share(self, total: int, what: str) -> int:
+        """A rank's part of ``total``.
+
+        Raises:
+            ValueError: the ranks cannot share it evenly.
+        """
+        if total % self.world_size:
+            raise ValueError(
+                f"{what} is {total}, for all processes together; with {self.world_size} of them "
+                f"allowed: multiples of {self.world_size}"
+            )
+        return total // self.world_size
+
+    def on_first(self, action: Callable[[], T]) -> T:
+        """Run ``action`` on rank 0 and give its result to every rank.
+
+        Raises:
+            Exception: rank 0 raises what ``action`` raised.
+            OtherRankError: the other ranks, at the same time.
+        """
+        if self.world_size == 1:
+            return action()
+        answer: list[Any] = [None, None]
+        failure: BaseException | None = None
+        if self.first:
+            try:
+                answer[0] = action()
+            except Exception as error:
+                failure = error
+                answer[1] = f"{type(error).__name__}: {error}"
+        dist.broadcast_object_list(answer, src=0)
+        if failure:
+            raise failure
+        if answer[1] is not None:
+            raise OtherRankError(answer[1])
+        return answer[0]
+
+    def gather(self, value: T, group: dist.ProcessGroup | None = None) -> list[T]:
+        """Every rank's ``value``, in order of ranks, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=group)
+        return values
+
+    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        """``tensor`` becomes the sum over ranks."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def mean_(self, tensor: torch.Tensor) -> torch.Tensor:
+        """``tensor`` becomes the mean over ranks."""
+        return self.sum_(tensor).div_(self.world_size) if self.world_size > 1 else tensor
+
+
+def ranks() -> Ranks:
+    """The ranks of the process group that is up, or the single process."""
+    if not dist.is_initialized():
+        return Ranks()
+    size = dist.get_world_size()
+    return Ranks(
+        dist.get_rank(), size, int(os.environ.get("LOCAL_WORLD_SIZE", size)), _local_device()
+    )
+
+
+@contextmanager
+def launched() -> Iterator[Ranks]:
+    """Join the processes that a launcher (torchrun, TorchX) started together, for the block.
+
+    Reads RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT as ``torch.distributed``
+    defines them; without them, or with WORLD_SIZE 1, there is one process and no group. A rank
+    that waits longer than SEO_REC_TIMEOUT_S seconds (default 600) for the others fails.
+
+    Raises:
+        ValueError: SEO_REC_TIMEOUT_S is not a number of seconds.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        yield Ranks()
+        return
+    wait = os.environ.get(TIMEOUT_VARIABLE, str(DEFAULT_TIMEOUT_S))
+    if not wait.isdigit() or int(wait) < 1:
+        raise ValueError(f"{TIMEOUT_VARIABLE} is {wait!r}; allowed: whole seconds, 1 or more")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(_local_device())
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=int(wait)))
+    try:
+        yield ranks()
+    finally:
+        dist.destroy_process_group()
+
+
+def _local_device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -1,0 +1,150 @@
+"""Training steps: forward, backward, update, for one process and for TorchRec's pipelines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import nn
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
+
+from seo_rec.batch import Batch
+from seo_rec.train.ranks import Ranks
+
+
+class Step(NamedTuple):
+    """What one step was: this rank's part of the mean loss, and the rows of all ranks."""
+
+    loss: torch.Tensor
+    rows: int
+
+
+class Steps(Protocol):
+    """An epoch's training steps, one after the other."""
+
+    def __call__(self, batches: Iterable[Batch]) -> Iterator[Step]: ...
+
+
+class PlainSteps:
+    """Steps of a model that is whole in this process."""
+
+    def __init__(
+        self, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer], ranks: Ranks
+    ) -> None:
+        self.model, self.optimizer, self.ranks = model, _Together(optimizers), ranks
+
+    def __call__(self, batches: Iterable[Batch]) -> Iterator[Step]:
+        for batch in ready(batches, self.ranks):
+            self.optimizer.zero_grad()
+            loss, _ = self.model(batch.to(self.ranks.device))
+            loss.backward()
+            self.optimizer.step()
+            yield _step(loss, batch, self.ranks)
+
+
+class PipelinedSteps:
+    """Steps of a sharded model by one of TorchRec's pipelines, which work batches ahead.
+
+    On CUDA ``TrainPipelineSparseDist``: while one batch is trained on, the next one is remapped
+    and sent to the ranks of its rows, and the one after it is copied to the device. On CPU
+    ``TrainPipelineBase``, which has nothing to overlap.
+
+    Args:
+        overlap: TrainPipelineSparseDist; it takes the model's forward pass over until an epoch
+            ends, so nothing else may call the model meanwhile.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        ranks: Ranks,
+        overlap: bool,
+    ) -> None:
+        self.model, self.optimizer, self.ranks = model, _Together(optimizers), ranks
+        self.overlap = overlap
+
+    def __call__(self, batches: Iterable[Batch]) -> Iterator[Step]:
+        pipeline: Any
+        if self.overlap:
+            pipeline = TrainPipelineSparseDist(
+                self.model,
+                self.optimizer,
+                self.ranks.device,
+                execute_all_batches=True,
+                pipeline_postproc=True,
+                custom_model_fwd=self._forward,
+            )
+        else:
+            model = _Forward(self.model, self._forward)
+            pipeline = TrainPipelineBase(model, self.optimizer, self.ranks.device)
+        source = ready(batches, self.ranks)
+        try:
+            while True:
+                try:
+                    step = pipeline.progress(source)
+                except StopIteration:
+                    return
+                yield step
+        finally:
+            if self.overlap:
+                pipeline.detach()
+
+    def _forward(self, batch: Batch) -> tuple[torch.Tensor, Step]:
+        loss, _ = self.model(batch)
+        return loss, _step(loss, batch, self.ranks)
+
+
+class _Forward(nn.Module):
+    """A model whose second output is a :class:`Step`; TrainPipelineBase takes no other forward."""
+
+    def __init__(
+        self, model: nn.Module, forward: Callable[[Batch], tuple[torch.Tensor, Step]]
+    ) -> None:
+        super().__init__()
+        self.train(model.training)
+        self.forward = forward
+
+
+def make_steps(
+    model: nn.Module,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    ranks: Ranks,
+    alone: bool,
+) -> Steps:
+    """Plain steps for a whole model, a pipeline for a sharded one.
+
+    Args:
+        alone: nothing but these steps calls the model during an epoch.
+    """
+    if not isinstance(model, DistributedModelParallel):
+        return PlainSteps(model, optimizers, ranks)
+    return PipelinedSteps(model, optimizers, ranks, alone and ranks.device.type == "cuda")
+
+
+def ready(batches: Iterable[Batch], ranks: Ranks) -> Iterator[Batch]:
+    """Batches of equal size on every rank: a last one that is shorter somewhere is padded."""
+    for batch in batches:
+        yield batch.padded(math.ceil(batch.mean_rows)) if ranks.world_size > 1 else batch
+
+
+def _step(loss: torch.Tensor, batch: Batch, ranks: Ranks) -> Step:
+    return Step(loss.detach(), round(batch.mean_rows * ranks.world_size))
+
+
+class _Together:
+    """Several optimizers that step as one."""
+
+    def __init__(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
+        self.optimizers = list(optimizers.values())
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=set_to_none)
+
+    def step(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step()

@@ -1,0 +1,129 @@
+"""A small model, plans made by hand for it, and a run of it on any number of ranks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from spawn import run_ranks
+
+from seo_rec.data.stream import Stream
+from seo_rec.model import ModelSettings, build_model
+from seo_rec.plan import Placement, Shard
+from seo_rec.policy import Feature, Lookup, Policy, Table
+from seo_rec.schema import read_schema
+from seo_rec.train import FitSettings, distribute, fit, make_optimizers, ranks
+from seo_rec.train.state import Sharded, weights_of
+
+MODEL = ModelSettings(hidden=(8,))
+PLANS = ("table_wise", "column_wise", "row_wise", "data_parallel", "mixed", "one_rank")
+
+
+def policy_of(data: Path) -> Policy:
+    """Tables of several shapes, some read by several features, one feature with three lookups."""
+    tables = (Table("a", 41, 8), Table("b", 24, 8), Table("c", 17, 8), Table("d", 10, 4))
+    names = [c.name for c in read_schema(data).features]
+    choices = (("a", "b"), ("b", "c", "d"), ("a", "d"), ("c",))
+    features = tuple(
+        Feature(
+            name,
+            tuple(Lookup(t, "hash", 100 * i + j + 1) for j, t in enumerate(choices[i % 4])),
+        )
+        for i, name in enumerate(names)
+    )
+    return Policy(tables, features)
+
+
+def plan(policy: Policy, kind: str, world: int) -> tuple[Placement, ...]:
+    """A plan of one kind for every table, or ``mixed``; ``one_rank`` puts all on the last rank."""
+    kinds = ("column_wise", "row_wise", "data_parallel", "table_wise")
+    placements = []
+    for i, t in enumerate(policy.tables):
+        its_kind = kinds[i % 4] if kind == "mixed" else kind
+        if its_kind == "column_wise" and t.dim == 4:
+            its_kind = "table_wise"
+        if its_kind == "table_wise":
+            shards = (Shard(i % world, 0, 0, t.num_rows, t.dim),)
+        elif its_kind == "one_rank":
+            its_kind, shards = "table_wise", (Shard(world - 1, 0, 0, t.num_rows, t.dim),)
+        elif its_kind == "column_wise":
+            shards = tuple(Shard((i + j) % world, 0, 4 * j, t.num_rows, 4) for j in range(2))
+        elif its_kind == "row_wise":
+            block = -(-t.num_rows // world)
+            starts = [min(r * block, t.num_rows) for r in range(world + 1)]
+            shards = tuple(
+                Shard(r, starts[r], 0, starts[r + 1] - starts[r], t.dim) for r in range(world)
+            )
+        else:
+            shards = ()
+        placements.append(Placement(t.name, its_kind, shards))
+    return tuple(placements)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Whole weights, the loss of every step, and the validation metrics of a run."""
+
+    weights: dict[str, torch.Tensor]
+    losses: list[float]
+    val: dict[str, Any]
+
+
+def train(
+    data: Path, settings: FitSettings, kind: str, world: int, out: Path, timeout: float = 100
+) -> Trained:
+    """``fit`` on ``world`` ranks under the plan ``kind``; world 1 is one unsharded process."""
+    pieces = (
+        [_train(data, settings, kind, out)]
+        if world == 1
+        else run_ranks(_train, world, data, settings, kind, out, timeout=timeout)
+    )
+    weights: dict[str, torch.Tensor] = {}
+    for found, _ in pieces:
+        for name, (shape, parts) in found.items():
+            whole = weights.setdefault(name, torch.full(shape, float("nan")))
+            for offsets, part in parts:
+                whole[tuple(slice(o, o + n) for o, n in zip(offsets, part.shape, strict=True))] = (
+                    part
+                )
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["train_loss"] for line in lines if line["event"] == "step"]
+    return Trained(weights, losses, pieces[0][1])
+
+
+def _train(data: Path, settings: FitSettings, kind: str, out: Path) -> Any:
+    here = ranks()
+    policy = policy_of(data)
+    numeric = len(read_schema(data).numeric)
+    whole = build_model(policy, numeric, MODEL, settings.seed)
+    model: Any = whole
+    if here.world_size > 1:
+        model = distribute(
+            whole,
+            plan(policy, kind, here.world_size),
+            here,
+            row_optimizer=settings.row_optimizer,
+            row_lr=settings.row_lr,
+            row_l2=settings.row_l2,
+        )
+    optimizers = make_optimizers(
+        model, settings.row_optimizer, settings.row_lr, settings.dense_lr, settings.row_l2
+    )
+    share = {"rank": here.rank, "world_size": here.world_size}
+    streams = [
+        Stream(data, split, batch_size=here.share(size, "batch_size"), shuffle=shuffle, **share)
+        for split, size, shuffle in (("train", settings.batch_size, True), ("val", 64, False))
+    ]
+    result = fit(model, streams[0], streams[1], optimizers, settings, out)
+    found = {}
+    for name, value in weights_of(model).items():
+        parts = (
+            [(p.offsets, p.tensor.clone()) for p in value.pieces]
+            if isinstance(value, Sharded)
+            else [((0,) * value.dim(), value.clone())]
+        )
+        found[name] = (value.size(), parts)
+    return found, vars(result.val)

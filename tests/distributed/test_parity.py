@@ -1,0 +1,99 @@
+"""Sharded training is the same training: the same losses and weights as in one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from distributed.sharded import PLANS, Trained, plan, policy_of, train
+
+from seo_rec.plan import PlanError
+from seo_rec.train import FitSettings
+from seo_rec.train.distributed import kernels
+
+TOLERANCE = 1e-6
+
+
+def settings(optimizer: str, **other: object) -> FitSettings:
+    given = {
+        "epochs": 5,
+        "max_steps": 20,
+        "batch_size": 120,  # 970 rows: the ninth batch is short, and not of equal shares
+        "row_optimizer": optimizer,
+        "row_lr": 2e-3 if optimizer == "adam" else 0.02,  # Adam's steps are of this size
+        "dense_lr": 2e-3,
+        "average": 0.0,
+        "log_every": 1,
+    }
+    return FitSettings(**{**given, **other})
+
+
+@pytest.fixture(scope="module")
+def whole(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
+    """One unsharded process, by optimizer."""
+    folder = tmp_path_factory.mktemp("whole")
+    return {
+        name: train(tiny, settings(name), "", 1, folder / name)
+        for name in ("adam", "adagrad", "sgd", "rowwise_adagrad")
+    }
+
+
+def assert_same(found: Trained, expected: Trained) -> None:
+    assert len(found.losses) == len(expected.losses) == 20
+    assert found.losses == pytest.approx(expected.losses, abs=TOLERANCE)
+    assert found.weights.keys() == expected.weights.keys()
+    for name, weight in expected.weights.items():
+        torch.testing.assert_close(found.weights[name], weight, atol=TOLERANCE, rtol=0)
+    for key in ("auc", "log_loss", "num_rows"):
+        assert found.val[key] == pytest.approx(expected.val[key], abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adagrad", "sgd"])
+@pytest.mark.parametrize("kind", PLANS)
+def test_two_ranks_equal_one_process(
+    tiny: Path, tmp_path: Path, whole: dict[str, Trained], kind: str, optimizer: str
+) -> None:
+    assert_same(train(tiny, settings(optimizer), kind, 2, tmp_path), whole[optimizer])
+
+
+@pytest.mark.parametrize(
+    "kind, optimizer", [("mixed", "adam"), ("mixed", "adagrad"), ("row_wise", "sgd")]
+)
+def test_four_ranks_equal_one_process(
+    tiny: Path, tmp_path: Path, whole: dict[str, Trained], kind: str, optimizer: str
+) -> None:
+    assert_same(train(tiny, settings(optimizer), kind, 4, tmp_path), whole[optimizer])
+
+
+@pytest.mark.parametrize("kind", ["table_wise", "row_wise", "data_parallel"])
+def test_rowwise_adagrad_where_rows_stay_whole(
+    tiny: Path, tmp_path: Path, whole: dict[str, Trained], kind: str
+) -> None:
+    found = train(tiny, settings("rowwise_adagrad"), kind, 2, tmp_path)
+    assert_same(found, whole["rowwise_adagrad"])
+
+
+def test_rowwise_adagrad_refuses_column_cuts(tiny: Path) -> None:
+    placements = plan(policy_of(tiny), "column_wise", 2)
+    with pytest.raises(PlanError, match=r"table 'a' is cut into 2 blocks.*row-wise Adagrad"):
+        kernels(placements, "rowwise_adagrad", 0.0)
+    with pytest.raises(PlanError, match="row-wise Adagrad"):
+        kernels(placements, "rowwise_adagrad", 0.1)  # weight decay needs dense kernels: the same
+
+
+@pytest.mark.parametrize(
+    "optimizer, l2, expected",
+    [("adam", 0.0, "dense"), ("adagrad", 0.0, "fused"), ("sgd", 0.1, "dense")],
+)
+def test_what_is_fused(tiny: Path, optimizer: str, l2: float, expected: str) -> None:
+    """Adam has no fused kernel on CPU, and FBGEMM's weight decay skips rows not in the batch."""
+    found = kernels(plan(policy_of(tiny), "mixed", 2), optimizer, l2)
+    assert found == {"a": expected, "b": expected, "c": "dense", "d": expected}
+
+
+def test_weight_decay_and_average_over_ranks(tiny: Path, tmp_path: Path) -> None:
+    """L2 of whole tables and the running mean of sharded weights are those of one process."""
+    wanted = settings("adagrad", row_l2=0.01, average=0.9)
+    expected = train(tiny, wanted, "", 1, tmp_path / "one")
+    assert_same(train(tiny, wanted, "mixed", 2, tmp_path / "two"), expected)
