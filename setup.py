@@ -3,9 +3,12 @@
 `kernels/seo_kernels` is installed as `seo_kernels`, and `components`, a name too common for a
 place beside other people's packages, as `seo_rec_components`. setuptools cannot rename a
 folder and discover sub-packages at once from pyproject.toml, hence these lines.
+
+The CPU kernels are plain C, loaded by `seo_kernels.native`. They are optional: without a C
+compiler (with OpenMP) the installation goes on, and PyTorch does their work.
 """
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 setup(
     packages=[
@@ -17,4 +20,13 @@ setup(
         "seo_kernels": "kernels/seo_kernels",
         "seo_rec_components": "components",
     },
+    ext_modules=[
+        Extension(
+            "seo_kernels.native.library",
+            ["kernels/seo_kernels/native/native.c"],
+            extra_compile_args=["-O3", "-g0", "-fopenmp"],
+            extra_link_args=["-fopenmp"],
+            optional=True,
+        )
+    ],
 )

@@ -65,7 +65,9 @@ def _environment(
     machine: _Machine, resource: specs.Resource, nodes: int, procs: int
 ) -> Dict[str, str]:
     """What the processes need to know of the node they share."""
-    env = {"PYTHONUNBUFFERED": "1"}
+    # torch lets restarted processes find the addresses of those before them (pytorch issue
+    # 135712), unless each start has a store of its own.
+    env = {"PYTHONUNBUFFERED": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     if nodes == 1:
         env["GLOO_SOCKET_IFNAME"] = "lo"  # all processes are on this node
     # The processors of a container's host are not those of this machine: only asked ones count.
@@ -302,6 +304,10 @@ def compare(
     *script_args: str,
     data: str,
     out: str,
+    j: str = "1x1",
+    max_restarts: int = 0,
+    rdzv_port: int = 29500,
+    rdzv_timeout: int = 600,
     cpu: int = 0,
     gpu: int = 0,
     memMB: int = MEMORY_MB,
@@ -311,15 +317,19 @@ def compare(
     max_retries: int = 0,
     image: str = "",
 ) -> specs.AppDef:
-    """Compares methods at one memory budget, in one process.
+    """Compares methods at one memory budget; goes on with a comparison it finds in out.
 
     Args:
         script_args: further options of `seo-rec compare`
         data: prepared data set
         out: folder of the comparison
-        cpu: processors of the node (0: two); threads are shared out accordingly
-        gpu: GPUs of the node
-        memMB: memory of the node in MB
+        j: {nnodes}x{nproc_per_node}
+        max_restarts: how often the processes are started again, from the last checkpoint
+        rdzv_port: port of node 0 at which several nodes meet
+        rdzv_timeout: seconds that a node waits for the others
+        cpu: processors of each node (0: two); threads are shared out accordingly
+        gpu: GPUs of each node
+        memMB: memory of each node in MB
         h: a named resource; takes the place of cpu, gpu and memMB
         env: further environment variables, e.g. A=1,B=2
         mounts: for containers, e.g. type=bind,src=/data,dst=/data,readonly
@@ -327,7 +337,8 @@ def compare(
         image: container image in which `python` has seo_rec; default: this interpreter
     """
     machine = _Machine(cpu, gpu, memMB, h, env, mounts, max_retries, image)
-    return _app("compare", ["seo_rec", "compare", data, "--out", out, *script_args], machine)
+    command = ["seo_rec", "compare", data, "--out", out, *script_args]
+    return _app("compare", command, machine, _Processes(j, max_restarts, rdzv_port, rdzv_timeout))
 
 
 def plan(

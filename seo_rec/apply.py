@@ -17,13 +17,15 @@ def exact(policy: Policy, params: int) -> Policy:
 
     Args:
         policy: each feature's chosen chunks.
-        params: floats of all tables together.
+        params: everything that is stored; projections, codes and flat arrays stay what they are.
 
     Raises:
         PolicyError: the budget is below one row of every table.
     """
     origin = {"apply": "exact", "params": params, "of": dict(policy.provenance)}
-    return replace(policy, tables=_fit_rows(policy.tables, params), provenance=origin)
+    besides = policy.num_params - sum(t.num_rows * t.dim for t in policy.tables)
+    tables = _fit_rows(policy.tables, params - besides)
+    return replace(policy, tables=tables, provenance=origin)
 
 
 def round_robin(policy: Policy, params: int, *, slots: int | None = None) -> Policy:
@@ -42,6 +44,12 @@ def round_robin(policy: Policy, params: int, *, slots: int | None = None) -> Pol
         PolicyError: tables of different widths, fewer slots than a feature needs, or a budget
             below one row of every slot.
     """
+    if any(k.address != "hash" for f in policy.features for k in f.all_lookups):
+        raise PolicyError("round robin moves lookups between tables; only hash lookups can move")
+    if special := [f.name for f in policy.features if f.weights or f.project]:
+        raise PolicyError(
+            f"round robin deals chunks; features {special} have importance weights or a projection"
+        )
     widths = {t.dim for t in policy.tables}
     if len(widths) > 1:
         raise PolicyError(
@@ -51,8 +59,6 @@ def round_robin(policy: Policy, params: int, *, slots: int | None = None) -> Pol
     slots = max(len(policy.tables), most) if slots is None else slots
     if slots < most:
         raise PolicyError(f"{slots} slots, but a feature needs {most}; allowed: {most} or more")
-    if any(k.address != "hash" for f in policy.features for k in f.lookups):
-        raise PolicyError("round robin moves lookups between tables; only hash lookups can move")
     slots = min(slots, policy.num_lookups)
     names = [f"chunk{i}" for i in range(slots)]
     features, turn = [], 0

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from seo_rec.backbones import BACKBONES
+from seo_rec.backbones import BACKBONES, INTERACTIONS, Interaction, build_backbone
 from seo_rec.batch import Batch
 from seo_rec.embed import INIT_SCALE, Gate, RowEmbedding
 from seo_rec.policy import Policy
@@ -19,21 +21,48 @@ class ModelSettings:
     """What a model is besides its policy.
 
     ``hidden``: widths of the hidden layers; ``dropout``: in [0, 1); ``init_scale``: embeddings
-    start uniform in [-init_scale, init_scale].
+    start uniform in [-init_scale, init_scale]; ``interaction``: settings of the backbone's own
+    (None: their defaults; backbones that have none keep None).
     """
 
     backbone: str = "mlp"
     hidden: tuple[int, ...] = (256, 128)
     dropout: float = 0.0
     init_scale: float = INIT_SCALE
+    interaction: Interaction | None = None
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
             raise ValueError(f"backbone {self.backbone!r}; allowed: {', '.join(BACKBONES)}")
+        wanted = INTERACTIONS.get(self.backbone)
+        if self.interaction is None and wanted is not None:
+            object.__setattr__(self, "interaction", wanted())
+        elif self.interaction is not None and type(self.interaction) is not wanted:
+            raise ValueError(
+                f"interaction {self.interaction} of backbone {self.backbone}; allowed: "
+                f"{wanted.__name__ + '(...)' if wanted else 'None, it has no settings'}"
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout {self.dropout}; allowed: 0 <= dropout < 1")
         if any(h < 1 for h in self.hidden):
             raise ValueError(f"hidden {self.hidden}; allowed: widths of 1 or more")
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``run.json`` holds; without ``interaction`` where the backbone has none."""
+        return {k: v for k, v in asdict(self).items() if (k, v) != ("interaction", None)}
+
+    @classmethod
+    def from_json(cls, read: Mapping[str, Any]) -> ModelSettings:
+        """The settings that ``as_json`` gave; JSON's lists were tuples."""
+        given = _tuples(read)
+        if read.get("interaction") is not None:
+            kind = INTERACTIONS[read["backbone"]]
+            given["interaction"] = kind(**_tuples(read["interaction"]))
+        return cls(**given)
+
+
+def _tuples(read: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in read.items()}
 
 
 class RecModel(nn.Module):
@@ -69,7 +98,12 @@ def build_model(
         torch.manual_seed(seed)
         embedding = RowEmbedding(policy, gate, settings.init_scale)
         torch.manual_seed(seed + 1_000_003)
-        backbone = BACKBONES[settings.backbone](
-            num_dense, embedding.dims, settings.hidden, settings.dropout
+        backbone = build_backbone(
+            settings.backbone,
+            num_dense,
+            embedding.dims,
+            settings.hidden,
+            settings.dropout,
+            settings.interaction,
         )
     return RecModel(embedding, backbone)

@@ -10,8 +10,9 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from seo_rec import apply, methods
+from seo_rec.backbones import AutoIntSettings, DCNSettings, DCNv2Settings, XDeepFMSettings
 from seo_rec.model import ModelSettings
-from seo_rec.policy import Feature, Lookup, Policy, Table
+from seo_rec.policy import Array, Feature, Lookup, Policy, Table
 from seo_rec.schema import Column, Schema
 from seo_rec.search import seo
 
@@ -65,11 +66,14 @@ def vocabularies(of: Schema) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Method:
-    """``make(schema, params, seed)``; ``exact``: fills the budget; ``seeded``: hashes."""
+    """``make(schema, params, seed)``; ``exact``: fills the budget; ``seeded``: hashes;
+    ``one_row``: at the smallest budget every table has one row.
+    """
 
     make: Callable[[Schema, int, int], Policy]
     exact: bool = True
     seeded: bool = True
+    one_row: bool = True
 
 
 def searched(of: Schema, seed: int, hashing: str = "independent") -> Policy:
@@ -94,6 +98,45 @@ METHODS = {
     ),
     "collisionless": Method(
         lambda s, p, seed: methods.collisionless(s, 8, vocabularies(s)), exact=False, seeded=False
+    ),
+    "hashing-trick": Method(lambda s, p, seed: methods.hashing_trick(s, p, 8, seed=seed)),
+    "unified": Method(
+        lambda s, p, seed: methods.hashing_trick(s, p, 8, sharing=methods.MULTIPLEXED, seed=seed)
+    ),
+    "hash-embedding": Method(
+        lambda s, p, seed: methods.hash_embedding(s, p, 8, importance=0.2, seed=seed)
+    ),
+    "multiplexed-hash-embedding": Method(
+        lambda s, p, seed: methods.hash_embedding(
+            s, p, 8, lookups=3, sharing=methods.MULTIPLEXED, seed=seed
+        )
+    ),
+    "hashednet": Method(lambda s, p, seed: methods.hashed_net(s, p, 8, seed=seed)),
+    "multiplexed-hashednet": Method(
+        lambda s, p, seed: methods.hashed_net(s, p, 8, sharing=methods.MULTIPLEXED, seed=seed)
+    ),
+    "robe-3": Method(lambda s, p, seed: methods.robe(s, p, 8, block=3, seed=seed)),
+    "multiplexed-robe-4": Method(
+        lambda s, p, seed: methods.robe(s, p, 8, block=4, sharing=methods.MULTIPLEXED, seed=seed)
+    ),
+    "pq-3": Method(lambda s, p, seed: methods.pq(s, p, 8, lookups=3, seed=seed)),
+    "multiplexed-pq": Method(
+        lambda s, p, seed: methods.pq(s, p, 8, sharing=methods.MULTIPLEXED, seed=seed)
+    ),
+    "qr": Method(
+        lambda s, p, seed: methods.qr(s, p, 8, vocabularies=vocabularies(s), seed=seed),
+        seeded=False,
+        one_row=False,
+    ),
+    "qr-3": Method(
+        lambda s, p, seed: methods.qr(
+            s, p, 8, components=3, vocabularies=vocabularies(s), seed=seed
+        ),
+        seeded=False,
+        one_row=False,
+    ),
+    "multiplexed-qr": Method(
+        lambda s, p, seed: methods.qr(s, p, 8, sharing=methods.MULTIPLEXED, seed=seed)
     ),
     "seo-exact": Method(lambda s, p, seed: apply.exact(searched(s, seed), p)),
     "seo-rr": Method(lambda s, p, seed: apply.round_robin(searched(s, seed), p)),
@@ -135,6 +178,89 @@ POLICIES = {
             Feature("item", (Lookup("c", "id"), Lookup("a", seed=8)), "sum"),
         ),
         vocabularies={"user": VOCABULARY, "item": np.empty(0, np.int64)},
+    ),
+    # The last rows of a table pruned away, by the index of the id and by its hash.
+    "codes": Policy(
+        (Table("a", 5, 3), Table("b", 4, 2)),
+        (
+            Feature("user", (Lookup("a", "codes", codes="by id"), Lookup("b", seed=3))),
+            Feature("item", (Lookup("a", "codes", seed=9, modulus=20, codes="by hash"),)),
+            Feature("hour", (Lookup("b", "codes", seed=8, modulus=20, codes="by hash"),)),
+        ),
+        vocabularies={"user": VOCABULARY},
+        codes={
+            "by id": np.array([0, 4, 3, 0, 0, 1, 2], np.int32),
+            "by hash": np.array([0, 1, 2, 3] * 5, np.int32),
+        },
+    ),
+    "project": Policy(
+        (Table("a", 30, 3), Table("b", 9, 2)),
+        (
+            Feature("user", (Lookup("a", seed=1), Lookup("b", seed=2)), project=4),
+            Feature("item", (Lookup("a", seed=3), Lookup("a", seed=4)), "sum", 1),
+            Feature("hour", (Lookup("b", seed=5),)),
+        ),
+    ),
+    # Two digits of the index, and three.
+    "digits": Policy(
+        (Table("a", 3, 4), Table("b", 3, 4), Table("c", 2, 4)),
+        (
+            Feature(
+                "user",
+                (Lookup("a", "remainder", modulus=3), Lookup("b", "quotient", modulus=3)),
+                "mul",
+            ),
+            Feature(
+                "item",
+                (
+                    Lookup("c", "remainder", modulus=2),
+                    Lookup("c", "quotient", modulus=2),
+                    Lookup("c", "quotient", modulus=4),
+                ),
+                "mul",
+            ),
+            Feature("hour", (Lookup("b", seed=5),), "mul"),
+        ),
+        vocabularies={"user": VOCABULARY, "item": VOCABULARY},
+    ),
+    "weighted-sum": Policy(
+        (Table("a", 11, 3), Table("p", 17, 2), Table("q", 5, 1)),
+        (
+            Feature(
+                "user",
+                (Lookup("a", seed=1), Lookup("a", seed=2)),
+                "weighted_sum",
+                weights=Lookup("p", seed=3),
+            ),
+            Feature("item", (Lookup("a", seed=4), Lookup("p", seed=5))),
+            Feature("hour", (Lookup("a", seed=6),), "weighted_sum", 2, weights=Lookup("q", seed=7)),
+        ),
+    ),
+    # Blocks of one float, of all, and a last one that is cut; one array shared, one not.
+    "blocks": Policy(
+        (),
+        (
+            Feature("user", (Lookup("m", "blocks", 2**63 - 1, block=2, width=5),)),
+            Feature("item", (Lookup("m", "blocks", 4, block=1, width=3),), project=2),
+            Feature("hour", (Lookup("n", "blocks", 5, block=4, width=4),)),
+        ),
+        arrays=(Array("m", 50), Array("n", 4)),
+    ),
+    "rows-and-blocks": Policy(
+        (Table("a", 11, 3), Table("p", 6, 2)),
+        (
+            Feature("user", (Lookup("m", "blocks", 1, block=2, width=3), Lookup("a", seed=2))),
+            Feature(
+                "item", (Lookup("a", seed=3), Lookup("m", "blocks", 4, block=3, width=3)), "sum"
+            ),
+            Feature(
+                "hour",
+                (Lookup("a", seed=6), Lookup("a", seed=7)),
+                "weighted_sum",
+                weights=Lookup("p", seed=7),
+            ),
+        ),
+        arrays=(Array("m", 40),),
     ),
     "one-row": Policy((Table("a", 1, 1),), (Feature("user", (Lookup("a", seed=5),)),)),
     "dropped": Policy(
@@ -208,4 +334,25 @@ BACKBONES = {
     "mlp": ModelSettings("mlp", hidden=(16, 8)),
     "mlp-linear": ModelSettings("mlp", hidden=()),
     "mlp-dropout": ModelSettings("mlp", hidden=(16,), dropout=0.5),
+    "dcn-v2": ModelSettings("dcn-v2", hidden=(16, 8)),
+    "dcn-v2-parallel": ModelSettings(
+        "dcn-v2", hidden=(16, 8), interaction=DCNv2Settings(3, structure="parallel")
+    ),
+    "dcn-v2-low-rank": ModelSettings("dcn-v2", hidden=(16,), interaction=DCNv2Settings(2, rank=2)),
+    "dcn-v2-cross": ModelSettings("dcn-v2", hidden=()),
+    "dcn": ModelSettings("dcn", hidden=(16, 8)),
+    "dcn-cross": ModelSettings("dcn", hidden=(), interaction=DCNSettings(2)),
+    "dlrm": ModelSettings("dlrm", hidden=(16, 8)),
+    "wide-deep": ModelSettings("wide-deep", hidden=(16, 8)),
+    "wide-deep-linear": ModelSettings("wide-deep", hidden=()),
+    "deepfm": ModelSettings("deepfm", hidden=(16, 8)),
+    "deepfm-fm": ModelSettings("deepfm", hidden=()),
+    "fnn": ModelSettings("fnn", hidden=(16, 8)),
+    "ipnn": ModelSettings("ipnn", hidden=(16, 8)),
+    "xdeepfm": ModelSettings("xdeepfm", hidden=(16,), interaction=XDeepFMSettings((5, 4, 3))),
+    "xdeepfm-cin": ModelSettings("xdeepfm", hidden=(), interaction=XDeepFMSettings((5,))),
+    "autoint": ModelSettings("autoint", hidden=(16,), interaction=AutoIntSettings(2, 2, 3)),
+    "autoint-attention": ModelSettings("autoint", hidden=()),
+    "nfm": ModelSettings("nfm", hidden=(16, 8)),
+    "nfm-linear": ModelSettings("nfm", hidden=()),
 }

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -22,7 +21,7 @@ from seo_rec import apply, embed
 from seo_rec.backbones import BACKBONES
 from seo_rec.embed.remap import hash_rows, vocabulary_rows
 from seo_rec.model import ModelSettings
-from seo_rec.policy import Lookup, Policy, PolicyError
+from seo_rec.policy import Feature, Lookup, Policy, PolicyError
 from seo_rec.schema import Schema
 
 # ---- the hash, in Python's own integers ----------------------------------------------------
@@ -60,6 +59,10 @@ def round_trip(policy: Policy, folder: Path) -> None:
     for name, ids in policy.vocabularies.items():
         assert loaded.vocabularies[name].dtype == np.int64
         np.testing.assert_array_equal(loaded.vocabularies[name], ids)
+    assert set(loaded.codes) == set(policy.codes)
+    for name, codes in policy.codes.items():
+        assert loaded.codes[name].dtype == np.int32
+        np.testing.assert_array_equal(loaded.codes[name], codes)
     loaded.save(folder / "b.json")
     assert (folder / "a.json").read_bytes() == (folder / "b.json").read_bytes()
 
@@ -67,19 +70,31 @@ def round_trip(policy: Policy, folder: Path) -> None:
 def counts_what_is_built(policy: Policy) -> None:
     """``num_params`` is the number of floats the embedding module trains, to the last one."""
     module = embed.RowEmbedding(policy)
-    assert policy.num_params == sum(p.numel() for p in module.parameters())
+    codes = sum(c.size for c in policy.codes.values())
+    assert policy.num_params == codes + sum(p.numel() for p in module.parameters())
     shapes = sorted(tuple(bag.weight.shape) for bag in module.ebc.embedding_bags.values())
     assert shapes == sorted((t.num_rows, t.dim) for t in policy.tables)
-    assert policy.num_lookups == len(module.remap.keys)
+    blocks = [k for f in policy.features for k in f.lookups if k.address == "blocks"]
+    assert policy.num_lookups == len(module.remap.keys) + len(blocks)
     assert module.dims == policy.widths
 
 
 # ---- methods -------------------------------------------------------------------------------
 
 
+def affordable(method: Method, schema: Schema, params: int, seed: int = 0) -> Policy:
+    """The policy at ``params``, or at the smallest budget that the method says it needs."""
+    try:
+        return method.make(schema, params, seed)
+    except PolicyError as error:
+        smallest = int(str(error).rsplit(maxsplit=1)[1])
+    assert smallest > params
+    return method.make(schema, smallest, seed)
+
+
 def serves_every_column(method: Method, schema: Schema) -> None:
     """Every feature of the data set is served or named as dropped, once and in order."""
-    policy = method.make(schema, 10_007, 0)
+    policy = affordable(method, schema, 10_007)
     served = [f.name for f in policy.features]
     assert sorted([*served, *policy.dropped]) == sorted(c.name for c in schema.features)
     assert served == [c.name for c in schema.features if c.name in served]
@@ -87,8 +102,10 @@ def serves_every_column(method: Method, schema: Schema) -> None:
 
 def fills_the_budget(method: Method, schema: Schema, params: int) -> None:
     """Never a float above the budget, and less than one row of any table below it."""
-    policy = method.make(schema, params, 0)
-    assert 0 <= params - policy.num_params < min(t.dim for t in policy.tables)
+    policy = affordable(method, schema, params)
+    if policy.num_params > params:  # the smallest there is
+        return
+    assert 0 <= params - policy.num_params < min((t.dim for t in policy.tables), default=1)
 
 
 def names_the_smallest_budget(method: Method, schema: Schema) -> None:
@@ -101,7 +118,7 @@ def names_the_smallest_budget(method: Method, schema: Schema) -> None:
         raise AssertionError("a budget of nothing was accepted")
     policy = method.make(schema, smallest, 0)
     assert policy.num_params == smallest
-    assert {t.num_rows for t in policy.tables} == {1}
+    assert {t.num_rows for t in policy.tables} <= {1} or not method.one_row
     try:
         method.make(schema, smallest - 1, 0)
     except PolicyError:
@@ -112,7 +129,7 @@ def names_the_smallest_budget(method: Method, schema: Schema) -> None:
 def is_deterministic(method: Method, schema: Schema, folder: Path) -> None:
     """The same arguments give the same bytes."""
     for name in ("a.json", "b.json"):
-        method.make(schema, 10_007, 3).save(folder / name)
+        affordable(method, schema, 10_007, 3).save(folder / name)
     assert (folder / "a.json").read_bytes() == (folder / "b.json").read_bytes()
 
 
@@ -121,7 +138,7 @@ def seeds_follow_the_seed(method: Method, schema: Schema) -> None:
     seeds = []
     for seed in (0, 1):
         policy = method.make(schema, 10_007, seed)
-        by_feature = [{k.seed for k in f.lookups} for f in policy.features]
+        by_feature = [{k.seed for k in f.all_lookups} for f in policy.features]
         assert sum(len(s) for s in by_feature) == len(set().union(*by_feature))
         seeds.append(set().union(*by_feature))
     assert not seeds[0] & seeds[1]
@@ -257,38 +274,78 @@ def collides_afresh(ids: torch.Tensor, seed: int, other: int, num_rows: int) -> 
 
 def reference_rows(policy: Policy, lookup: Lookup, feature: str, ids: Sequence[int]) -> list[int]:
     """Rows of a lookup in Python: the formula of the hash, or a search from the front."""
-    if lookup.address == "id":
-        known = policy.vocabularies[feature].tolist()
-        return [known.index(i) + 1 if i in known else 0 for i in ids]
     num_rows = next(t.num_rows for t in policy.tables if t.name == lookup.table)
-    return [reference_hash(i, lookup.seed, num_rows) for i in ids]
+
+    def index(i: int) -> int:
+        known = policy.vocabularies[feature].tolist()
+        return known.index(i) + 1 if i in known else 0
+
+    def row(i: int) -> int:
+        if lookup.address == "hash":
+            return reference_hash(i, lookup.seed, num_rows)
+        if lookup.address == "codes":
+            base = reference_hash(i, lookup.seed, lookup.modulus) if lookup.modulus else index(i)
+            return int(policy.codes[lookup.codes][base])
+        if lookup.address == "id":
+            return index(i)
+        if lookup.address == "remainder":
+            return index(i) % lookup.modulus
+        assert lookup.address == "quotient"
+        return index(i) // lookup.modulus % num_rows
+
+    return [row(i) for i in ids]
+
+
+def keys_of(feature: Feature) -> list[tuple[str, Lookup]]:
+    """The keys under which a feature's lookups reach the tables, importance weights last."""
+    keys = [(f"{feature.name}:{j}", k) for j, k in enumerate(feature.lookups)]
+    return keys + (
+        [] if feature.weights is None else [(f"{feature.name}:weights", feature.weights)]
+    )
+
+
+def of_rows(policy: Policy) -> list[tuple[Feature, str, Lookup]]:
+    """Every lookup of a table, with its feature and key, in order."""
+    return [(f, key, k) for f in policy.features for key, k in keys_of(f) if k.address != "blocks"]
+
+
+def combines_ids(feature: Feature) -> bool:
+    """Whether the order of combining lookups and summing ids makes a difference."""
+    one = len(feature.lookups) == 1
+    return feature.combine == "weighted_sum" or (feature.combine == "mul" and not one)
 
 
 def remaps_as_written(policy: Policy, bags: Bags) -> None:
     """One key per lookup in the policy's order, with the bags and weights of its feature."""
+    if not policy.tables:
+        return
     features = batch(tuple(f.name for f in policy.features), bags)
     lookups = embed.RowEmbedding(policy).remap(features)
-    assert lookups.keys() == [
-        f"{f.name}:{j}" for f in policy.features for j, _ in enumerate(f.lookups)
-    ]
-    for f in policy.features:
-        bag = features[f.name]
-        for j, lookup in enumerate(f.lookups):
-            got = lookups[f"{f.name}:{j}"]
-            wanted = reference_rows(policy, lookup, f.name, bag.values().tolist())
-            assert got.values().tolist() == wanted
-            assert got.lengths().tolist() == bag.lengths().tolist()
-            if bags.weighted:
-                assert got.weights().tolist() == bag.weights().tolist()
-            else:
-                assert got.weights_or_none() is None
+    assert lookups.keys() == [key for _, key, _ in of_rows(policy)]
+    per_id = [f.name for f in policy.features if combines_ids(f)]
+    split = any(features[name].lengths().max() > 1 for name in per_id)
+    padded = max([features.stride(), *(features[n].values().numel() for n in per_id if split)])
+    for f, key, k in of_rows(policy):
+        bag, got = features[f.name], lookups[key]
+        wanted = reference_rows(policy, k, f.name, bag.values().tolist())
+        assert got.values().tolist() == wanted
+        lengths = [1] * len(wanted) if split and f.name in per_id else bag.lengths().tolist()
+        assert got.lengths().tolist() == lengths + [0] * (padded - len(lengths))
+        if not bags.weighted:
+            assert got.weights_or_none() is None
+        elif f.name in per_id:  # their weights wait for what the lookups are combined into
+            assert got.weights().tolist() == [1.0] * len(wanted)
+        else:
+            assert got.weights().tolist() == bag.weights().tolist()
 
 
 def fast_path_equals_general_path(policy: Policy, bags: Bags) -> None:
     """``_single`` and ``_bags`` give one answer where both apply."""
+    if not policy.tables:
+        return
     features = batch(tuple(f.name for f in policy.features), bags)
     remap = embed.RowEmbedding(policy).remap
-    fast, general = remap(features), remap._bags(features)
+    fast, general = remap(features), remap._bags(features, False, features.stride())
     single = remap._single(features.values().view(len(policy.features), -1))
     assert torch.equal(single.view(-1), general.values())
     assert torch.equal(fast.values(), general.values())
@@ -316,28 +373,81 @@ def built(policy: Policy) -> embed.RowEmbedding:
 
 
 def reference_embedding(
-    policy: Policy, features: KeyedJaggedTensor, weights: list[torch.Tensor]
+    policy: Policy, features: KeyedJaggedTensor, weights: dict[str, torch.Tensor]
 ) -> torch.Tensor:
-    """``x_BE`` by ``torch.nn.functional.embedding_bag`` in the dtype of ``weights``."""
-    table_of = {t.name: w for t, w in zip(policy.tables, weights, strict=True)}
+    """``x_BE`` id by id, from the definition, in the dtype of ``weights``.
+
+    Args:
+        weights: by the name of the table or array; of a feature's projection by ``("project",
+            feature)``.
+    """
+    dtype = next(iter(weights.values())).dtype
     parts = []
     for f in policy.features:
         bag = features[f.name]
-        offsets = F.pad(bag.lengths().long().cumsum(0), (1, 0))
-        factors = bag.weights_or_none()
-        pooled = [
-            F.embedding_bag(
-                torch.tensor(reference_rows(policy, k, f.name, bag.values().tolist())).long(),
-                table_of[k.table],
-                offsets,
-                mode="sum",
-                per_sample_weights=None if factors is None else factors.to(weights[0].dtype),
-                include_last_offset=True,
-            )
-            for k in f.lookups
-        ]
-        parts += [sum(pooled[1:], pooled[0])] if f.combine == "sum" else pooled
+        ids = bag.values().tolist()
+        vectors = [reference_vectors(policy, k, f.name, ids, weights) for k in f.lookups]
+        if f.combine == "concat":
+            combined = torch.cat(vectors, dim=1)
+        elif f.combine == "mul":
+            combined = torch.stack(vectors).prod(dim=0)
+        else:
+            factors = torch.ones(len(ids), len(vectors), dtype=dtype)
+            if f.weights is not None:
+                factors = reference_vectors(policy, f.weights, f.name, ids, weights)
+            combined = sum(v * factors[:, [j]] for j, v in enumerate(vectors))
+        if bag.weights_or_none() is not None:
+            combined = combined * bag.weights().to(dtype)[:, None]
+        lengths = bag.lengths().tolist()
+        x = torch.stack([piece.sum(0) for piece in combined.split(lengths)])
+        parts.append(x if f.project is None else x @ weights["project", f.name].T)
     return torch.cat(parts, dim=1)
+
+
+def reference_vectors(
+    policy: Policy,
+    lookup: Lookup,
+    feature: str,
+    ids: Sequence[int],
+    weights: dict[str, torch.Tensor],
+) -> torch.Tensor:
+    """The vector that ``lookup`` gives each id, one per line."""
+    if lookup.address == "blocks":
+        array = weights[lookup.table]
+        places = torch.tensor([reference_floats(lookup, len(array), i) for i in ids]).long()
+        return array[places.view(-1, lookup.width)]
+    rows = reference_rows(policy, lookup, feature, ids)
+    return weights[lookup.table][torch.tensor(rows, dtype=torch.int64)]
+
+
+def reference_floats(lookup: Lookup, size: int, value: int) -> list[int]:
+    """The places in the array of every float of an id's vector."""
+    found = []
+    for i in range(lookup.width):
+        j, s = divmod(i, lookup.block)
+        seed = reference_mix(lookup.seed ^ j) % 2**63
+        found.append(reference_hash(value, seed, size - lookup.block + 1) + s)
+    return found
+
+
+def stored_weights(module: embed.RowEmbedding, gradients: bool = False) -> dict[str, torch.Tensor]:
+    """What a module trains, by name as :func:`reference_embedding` wants it; or its gradients."""
+
+    def of(parameter: nn.Parameter) -> torch.Tensor:
+        if gradients:
+            assert parameter.grad is not None
+        return parameter.grad if gradients else parameter
+
+    policy = module.policy
+    weights = map(of, table_weights(module))
+    found = dict(zip((t.name for t in policy.tables), weights, strict=True))
+    if policy.arrays:
+        parts = of(module.flat.weight).view(-1).split([a.size for a in policy.arrays])
+        found |= {a.name: part for a, part in zip(policy.arrays, parts, strict=True)}
+    for f in policy.features:
+        if f.project is not None:
+            found["project", f.name] = of(module.project.linear[embed.table_key(f.name)].weight)
+    return found
 
 
 def table_weights(module: embed.RowEmbedding) -> list[torch.Tensor]:
@@ -349,8 +459,8 @@ def equals_the_reference(policy: Policy, bags: Bags) -> None:
     """Forward and every table's gradient are those of ``embedding_bag`` in float64."""
     module = built(policy)
     features = batch(tuple(f.name for f in policy.features), bags)
-    weights = table_weights(module)
-    doubles = [w.detach().double().requires_grad_() for w in weights]
+    weights = stored_weights(module)
+    doubles = {name: w.detach().double().requires_grad_() for name, w in weights.items()}
     x_BE = module(features)
     wanted = reference_embedding(policy, features, doubles)
     assert x_BE.dtype == torch.float32
@@ -359,9 +469,9 @@ def equals_the_reference(policy: Policy, bags: Bags) -> None:
     upstream = torch.randn(x_BE.shape, generator=torch.Generator().manual_seed(2))
     x_BE.backward(upstream)
     wanted.backward(upstream.double())
-    for w, d in zip(weights, doubles, strict=True):
-        assert w.grad is not None
-        torch.testing.assert_close(w.grad.double(), d.grad, rtol=1e-5, atol=1e-5)
+    gradients = stored_weights(module, gradients=True)
+    for name, double in doubles.items():
+        torch.testing.assert_close(gradients[name].double(), double.grad, rtol=1e-5, atol=1e-5)
 
 
 def equals_torchrec(policy: Policy, bags: Bags) -> None:
@@ -369,9 +479,15 @@ def equals_torchrec(policy: Policy, bags: Bags) -> None:
     module = built(policy)
     assert type(module.ebc) is EmbeddingBagCollection
     features = batch(tuple(f.name for f in policy.features), bags)
+    if not policy.tables:
+        return
     pooled = module.ebc(module.remap(features))
-    lookups_BE = torch.cat([pooled[key] for key in module.remap.keys], dim=1)
-    theirs = lookups_BE if module.combine is None else module.combine(lookups_BE)
+    lookups_VE = torch.cat([pooled[key] for key in module.remap.keys], dim=1)
+    blocks_BE = None if module.flat is None else module.flat(features)
+    theirs = lookups_VE
+    if module.combine is not None:
+        theirs = module.combine(lookups_VE, blocks_BE, features)
+    theirs = theirs if module.project is None else module.project(theirs)
     ours = module(features)
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
     upstream = torch.randn(ours.shape, generator=torch.Generator().manual_seed(2))
@@ -404,12 +520,18 @@ def rows(features: KeyedJaggedTensor, order: Sequence[int]) -> KeyedJaggedTensor
 
 
 def permuting_the_batch_permutes_rows(policy: Policy, bags: Bags) -> None:
-    """``x[order] = forward(batch[order])``, bit for bit, also when rows repeat or go away."""
+    """``x[order] = forward(batch[order])``, also when rows repeat or go away.
+
+    Bit for bit but for matrix products, whose order of summation depends on the number of rows.
+    """
+    tolerance = 1e-6 if any(f.project for f in policy.features) else 0.0
     module = built(policy)
     features = batch(tuple(f.name for f in policy.features), bags)
     x_BE = module(features)
     for order in ([8, 7, 6, 5, 4, 3, 2, 1, 0], [4], [1, 1, 5, 0, 8, 3, 3]):
-        assert torch.equal(module(rows(features, order)), x_BE[order])
+        torch.testing.assert_close(
+            module(rows(features, order)), x_BE[order], rtol=tolerance, atol=tolerance
+        )
 
 
 def empty_bag_gives_zeros(policy: Policy) -> None:
@@ -448,12 +570,22 @@ def every_table_gets_gradient(policy: Policy) -> None:
     for t, w in zip(policy.tables, table_weights(module), strict=True):
         read = {
             row
-            for f in policy.features
-            for k in f.lookups
+            for f, _, k in of_rows(policy)
             if k.table == t.name
             for row in reference_rows(policy, k, f.name, features[f.name].values().tolist())
         }
         assert set(w.grad.abs().sum(1).nonzero().flatten().tolist()) == read, t
+    for a in policy.arrays:
+        read = {
+            place
+            for f in policy.features
+            for k in f.lookups
+            if k.table == a.name
+            for value in features[f.name].values().tolist()
+            for place in reference_floats(k, a.size, value)
+        }
+        grad = stored_weights(module, gradients=True)[a.name]
+        assert set(grad.nonzero().flatten().tolist()) == read, a
 
 
 def key_order_does_not_matter(policy: Policy, bags: Bags) -> None:
@@ -484,7 +616,8 @@ def backbone(
     """The backbone and inputs for it, all from a fixed seed; inputs need no random generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module = make(num_dense, DIMS, settings.hidden, settings.dropout)
+        own = () if settings.interaction is None else (settings.interaction,)
+        module = make(num_dense, DIMS, settings.hidden, settings.dropout, *own)
     steps = torch.arange(6.0)[:, None]
     dense_BN = torch.cos(steps + torch.arange(num_dense))
     x_BE = torch.sin(steps * 3 + torch.arange(float(sum(DIMS))))

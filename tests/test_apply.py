@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import laws
-from cases import BAGS, SCHEMAS, searched
+from cases import BAGS, POLICIES, SCHEMAS, searched
 from seo_rec import apply, methods
 from seo_rec.embed.remap import hash_rows
 from seo_rec.policy import Feature, Lookup, Policy, PolicyError, Table
@@ -250,3 +250,28 @@ def test_theorem_1_is_strict():
         torch.manual_seed(seed)
         monolithic = laws.built(whole)
         assert torch.equal(monolithic(of_user(a)), monolithic(of_user(b)))
+
+
+def test_exact_keeps_what_is_no_table():
+    """Projections are counted first, and what is left becomes rows."""
+    policy = POLICIES["project"]
+    applied = apply.exact(policy, 1000)
+    assert applied.features == policy.features
+    assert 998 < applied.num_params <= 1000
+    with pytest.raises(PolicyError, match="smallest feasible budget is 5"):
+        apply.exact(policy, 20 + 3 + 4)
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("project", r"features \['user', 'item'\] have importance weights or a projection"),
+        ("weighted-sum", r"features \['user', 'hour'\] have importance weights"),
+        ("codes", "only hash lookups can move"),
+        ("digits", "only hash lookups can move"),
+        ("blocks", "only hash lookups can move"),
+    ],
+)
+def test_round_robin_refuses_what_it_would_lose(name, message):
+    with pytest.raises(PolicyError, match=message):
+        apply.round_robin(POLICIES[name], 1000)

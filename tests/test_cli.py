@@ -14,6 +14,15 @@ from typing import Any
 import pytest
 import typer
 
+from seo_rec.backbones import (
+    BACKBONES,
+    AutoIntSettings,
+    DCNSettings,
+    DCNv2Settings,
+    DLRMSettings,
+    XDeepFMSettings,
+)
+from seo_rec.cli import options as opt
 from seo_rec.cli.main import app
 from seo_rec.policy import Policy
 
@@ -118,6 +127,13 @@ def test_dropped_features_are_named(seo_rec: Command, tiny: Path, tmp_path: Path
 
 def test_every_training_option_arrives(seo_rec: Command, tiny: Path, tmp_path: Path) -> None:
     options = {
+        "--backbone": ("dcn-v2", "model", "backbone", "dcn-v2"),
+        "--interaction": (
+            "layers=1, rank=3",
+            "model",
+            "interaction",
+            {"layers": 1, "rank": 3, "structure": "stacked"},
+        ),
         "--hidden": ("9,7", "model", "hidden", [9, 7]),
         "--dropout": ("0.25", "model", "dropout", 0.25),
         "--epochs": ("2", "fit", "epochs", 2),
@@ -140,6 +156,59 @@ def test_every_training_option_arrives(seo_rec: Command, tiny: Path, tmp_path: P
         assert asked[part][key] == value, name
     assert asked["fit"]["row_lr"] == 0.004
     assert asked["method"] == "multi-size" and asked["policy"]["tables"][0]["dim"] == 5
+
+
+@pytest.mark.parametrize(
+    "backbone, given, wanted",
+    [
+        ("mlp", "", None),
+        ("dcn", "", DCNSettings()),
+        ("dcn", "layers=2", DCNSettings(2)),
+        ("dcn-v2", "structure=parallel, layers = 3", DCNv2Settings(3, structure="parallel")),
+        ("dlrm", "bottom=64x32", DLRMSettings((64, 32))),
+        ("xdeepfm", "maps=9", XDeepFMSettings((9,))),
+        ("autoint", "heads=1,width=8,layers=2", AutoIntSettings(2, 1, 8)),
+    ],
+)
+def test_settings_of_a_backbone(backbone: str, given: str, wanted: Any) -> None:
+    assert opt.model_settings(backbone, given, "8", 0.0).interaction == wanted
+
+
+def test_the_help_names_every_backbone() -> None:
+    (option,) = (p for p in GROUP.commands["train"].params if p.name == "backbone")
+    assert re.split(", | or ", option.help.rstrip(".")) == list(BACKBONES)
+
+
+@pytest.mark.parametrize("command", ["search", "compare"])
+def test_other_commands_take_a_backbone(
+    seo_rec: Command, tiny: Path, tmp_path: Path, command: str
+) -> None:
+    own = {
+        "search": ["--budget-rows", "100", "--no-run-off"],
+        "compare": ["--methods", "multi-size", "--params", "1600", "--seeds", "1"],
+    }
+    chosen = ["--backbone", "autoint", "--interaction", "layers=1,width=4"]
+    done = seo_rec(command, tiny, "--out", tmp_path / "o", *own[command], *chosen, *QUICK)
+    assert done.code == 0, done.err
+    asked = json.loads((tmp_path / "o/run.json").read_text())["model"]
+    assert asked["backbone"] == "autoint"
+    assert asked["interaction"] == {"layers": 1, "heads": 2, "width": 4}
+
+
+def test_a_run_with_its_own_backbone_is_read_back(
+    seo_rec: Command, tiny: Path, tmp_path: Path
+) -> None:
+    out, method = tmp_path / "t", ["--method", "multi-size", "--params", "1600"]
+    chosen = ["--backbone", "xdeepfm", "--interaction", "maps=5x3"]
+    command = ["train", tiny, "--out", out, *method, *chosen, *QUICK]
+    assert seo_rec(*command).code == 0
+    result = json.loads((out / "result.json").read_text())
+    shown = json.loads(seo_rec("eval", out, tiny).out)
+    assert shown["auc"] == result["test_auc"] and shown["log_loss"] == result["test_logloss"]
+    assert seo_rec(*command, "--resume").code == 0
+    other = seo_rec(*command, "--resume", "--interaction", "maps=5x4")
+    assert other.code == 2 and "differs in model" in other.err
+    assert seo_rec("report", out, "--out", tmp_path / "r.html").code == 0
 
 
 def test_every_search_option_arrives(seo_rec: Command, tiny: Path, tmp_path: Path) -> None:
@@ -223,6 +292,8 @@ def test_help_needs_no_torch() -> None:
 # ---- mistakes ----------------------------------------------------------------------------
 
 NO_DATA = "no-such-folder"
+OWN = ["train", "DATA", "--out", "o", "--method", "separate"]
+OWN += ["--backbone", "dcn-v2", "--interaction"]
 
 
 @pytest.mark.parametrize(
@@ -254,6 +325,26 @@ NO_DATA = "no-such-folder"
         (["train", "DATA", "--out", "o", "--method", "separate", "--hidden", "9,x"], "--hidden is"),
         (["train", "DATA", "--out", "o", "--method", "separate", "--hidden", "0"], "1 or more"),
         (["train", "DATA", "--out", "o", "--method", "separate", "--dropout", "1"], "dropout 1.0"),
+        (
+            ["train", "DATA", "--out", "o", "--method", "separate", "--backbone", "gpt"],
+            "backbone 'gpt'; allowed: mlp, dcn-v2",
+        ),
+        (
+            ["train", "DATA", "--out", "o", "--method", "separate", "--interaction", "layers=3"],
+            "--interaction 'layers=3' with --backbone mlp; allowed with: dcn-v2, dcn, dlrm",
+        ),
+        *(
+            (
+                [*OWN, text],
+                says,
+            )
+            for text, says in {
+                "heads=3": "'heads=3'; allowed, each once: layers=..., rank=..., structure=...",
+                "rank=1,rank=2": "'rank=2'; allowed, each once",
+                "layers=two": "layers of --interaction has 'two'; allowed: a whole number",
+                "layers=0": "layers 0; allowed: 1 or more",
+            }.items()
+        ),
         (["train", "DATA", "--out", "o", "--method", "separate", "--optimizer", "lamb"], "lamb"),
         (["train", "DATA", "--out", "o", "--method", "multi-size-3"], "not a multiple of lookups"),
         (

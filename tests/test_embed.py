@@ -9,6 +9,7 @@ import laws
 from cases import BAGS, BUILDABLE, POLICIES, SCHEMAS, batch
 from seo_rec import embed, methods
 from seo_rec.embed.rows import table_key
+from seo_rec.policy import Feature, Lookup, Policy, Table
 
 policies = pytest.mark.parametrize("policy", BUILDABLE)
 all_bags = pytest.mark.parametrize("bags", BAGS)
@@ -112,6 +113,46 @@ def test_a_gate_sees_the_lookups_and_names_the_widths():
     assert torch.equal(module(features)[:, :-1], plain(features) * 2)
 
 
+@pytest.mark.parametrize("name", ["project", "digits", "weighted-sum", "blocks", "rows-and-blocks"])
+def test_a_gate_is_refused_where_it_would_leave_something_out(name):
+    with pytest.raises(ValueError, match="a gate takes the place of combine and project"):
+        embed.RowEmbedding(BUILDABLE[name], Doubles())
+
+
+@pytest.mark.parametrize("combine", ["concat", "sum", "mul", "weighted_sum"])
+@pytest.mark.parametrize("project", [None, 2])
+def test_a_bag_is_the_weighted_sum_of_its_ids(combine, project):
+    """Combined id by id, then pooled: each id of a bag counts as it would alone in one."""
+    weights = Lookup("p", seed=9) if combine == "weighted_sum" else None
+    lookups = (Lookup("a", seed=1), Lookup("b", seed=2))
+    table = Table("p", 7, 2) if weights else None
+    policy = Policy(
+        (Table("a", 30, 3), Table("b", 30, 3), *([table] if table else [])),
+        (
+            Feature("bag", lookups, combine, project, weights),
+            Feature("other", (Lookup("a", seed=5),)),
+        ),
+    )
+    module = laws.built(policy)
+    ids, factors = torch.tensor([3, 2**62, 3, 11]), torch.tensor([0.5, -2.0, 1.0, 3.0])
+    others, ones = torch.tensor([1, 1]), torch.ones(2)
+
+    def x(lengths, ids, factors):
+        batch = laws.KeyedJaggedTensor(
+            ["bag", "other"],
+            torch.cat([ids, others[: len(lengths)]]),
+            torch.cat([factors, ones[: len(lengths)]]),
+            lengths=torch.tensor([*lengths, *[1] * len(lengths)], dtype=torch.int32),
+        )
+        return module(batch)[:, : policy.widths[0]]
+
+    alone = torch.cat([x([1], ids[[i]], torch.ones(1)) for i in range(4)])
+    both = x([3, 1], ids, factors)
+    torch.testing.assert_close(both[0], (alone[:3] * factors[:3, None]).sum(0))
+    torch.testing.assert_close(both[1], alone[3] * 3.0)
+    torch.testing.assert_close(x([0, 1], ids[:1], factors[:1])[0], torch.zeros_like(both[0]))
+
+
 def test_table_names_become_module_names_one_to_one():
     names = ["C1", "type", "user.id", "user%2Eid", "quoted-type", "quoted-user%2Eid", "%"]
     keys = [table_key(n) for n in names]
@@ -122,7 +163,8 @@ def test_table_names_become_module_names_one_to_one():
 
 
 def test_state_holds_the_tables_and_nothing_else():
-    """Seeds, row counts and vocabularies come from the policy, never from a checkpoint."""
+    """Seeds, row counts, vocabularies and codes come from the policy, never from a checkpoint."""
     for policy in POLICIES.values():
         state = embed.RowEmbedding(policy).state_dict()
-        assert sum(v.numel() for v in state.values()) == policy.num_params
+        codes = sum(c.size for c in policy.codes.values())
+        assert sum(v.numel() for v in state.values()) + codes == policy.num_params

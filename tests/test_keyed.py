@@ -58,7 +58,8 @@ def test_num_params_counts_tables_and_projections(policy):
     policy = BUILDABLE[policy]
     for dim in DIMS:
         module = embed.build(policy, dim)
-        assert module.num_params == sum(p.numel() for p in module.parameters())
+        codes = sum(c.size for c in policy.codes.values())
+        assert module.num_params == codes + sum(p.numel() for p in module.parameters())
         other = [w for w in policy.widths if w != module.dim]
         assert module.num_params == policy.num_params + module.dim * sum(other)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import random
+import shutil
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from seo_rec.data.synthetic import synthetic
 from seo_rec.metrics import Metrics, auc_gain, binary_metrics
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Feature, Lookup, Policy, Table
-from seo_rec.recipes import Comparison, Run, RunError, RunOff
+from seo_rec.recipes import Comparison, Run, RunError, RunOff, comparing, searching, training
 from seo_rec.schema import DataError, read_schema
 from seo_rec.search.seo import SeoSettings
 from seo_rec.train import FitSettings
@@ -45,13 +47,14 @@ def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The titles of the models that are trained from now on."""
     titles: list[str] = []
-    fit = recipes.fit
+    fit = training.fit
 
     def watched(*arguments: Any, title: str, **more: Any) -> Any:
         titles.append(title)
         return fit(*arguments, title=title, **more)
 
-    monkeypatch.setattr(recipes, "fit", watched)
+    for module in (training, searching):
+        monkeypatch.setattr(module, "fit", watched)
     return titles
 
 
@@ -60,7 +63,8 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_training_run_leaves_its_whole_story(tiny: Path, trained: Path) -> None:
     names = {p.name for p in trained.iterdir()}
-    assert names >= {"run.json", "policy.json", "result.json", "metrics.jsonl", "best.pt"}
+    assert names >= {"run.json", "policy.json", "result.json", "metrics.jsonl"}
+    assert (trained / "best").is_dir() and (trained / "checkpoints").is_dir()
     asked = json.loads((trained / "run.json").read_text())
     assert asked["fit"] == asdict(FIT) and asked["model"]["hidden"] == [8]
     assert asked["data_fingerprint"] == read_schema(tiny).fingerprint
@@ -87,12 +91,8 @@ def test_evaluation_repeats_the_result(tiny: Path, trained: Path) -> None:
 
 
 def test_an_unfinished_run_is_not_evaluated(tiny: Path, tmp_path: Path, trained: Path) -> None:
-    for name in ("result.json", "best.pt"):
-        out = tmp_path / name
-        out.mkdir()
-        for path in trained.iterdir():
-            if path.is_file() and path.name != name:
-                (out / path.name).write_bytes(path.read_bytes())
+    for name in ("result.json", "best", "complete.json"):
+        out = shutil.copytree(trained, tmp_path / name, ignore=shutil.ignore_patterns(name))
         with pytest.raises(RunError, match="not a finished training run"):
             recipes.evaluate_run(out, tiny, "test")
 
@@ -191,12 +191,12 @@ def test_dropped_features_are_warned_about(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # a library's logging set-up, run by another test in this process, may disable all loggers
-    monkeypatch.setattr(recipes.log, "disabled", False)
+    monkeypatch.setattr(searching.log, "disabled", False)
     settings = replace(SEO, min_chunks=0, total_chunks=5)
     with caplog.at_level(logging.WARNING, "seo_rec"):
         policy = recipes.search(tiny, tmp_path / "s", settings, SMALL, replace(FIT, epochs=1))
     assert policy.dropped and policy.num_lookups == 5
-    (warning,) = [r.getMessage() for r in caplog.records if r.name == "seo_rec.recipes"]
+    (warning,) = [r.getMessage() for r in caplog.records if r.name == "seo_rec.recipes.searching"]
     assert warning == f"the policy drops {', '.join(policy.dropped)}"
     assert {f.name for f in policy.features} | set(policy.dropped) == {
         c.name for c in read_schema(tiny).features
@@ -270,15 +270,15 @@ def scripted_run_off(
     }
 
     def train_model(*given: Any, title: str) -> recipes.Trained:
-        return recipes.Trained((title, given[3].seed), None, 1.0)
+        return recipes.Trained((title, given[3].seed), SimpleNamespace(seconds=1.0))
 
     def evaluate(model: tuple[str, int], stream: Any) -> tuple[Metrics, Any, Any]:
         return binary_metrics(logits[model], labels), logits[model], labels
 
-    monkeypatch.setattr(recipes, "train_model", train_model)
-    monkeypatch.setattr(recipes, "evaluate", evaluate)
+    monkeypatch.setattr(searching, "train_model", train_model)
+    monkeypatch.setattr(searching, "evaluate", evaluate)
     policies = {n: methods.monolithic(schema, 16 * (i + 1), 16) for i, n in enumerate(quality)}
-    winner, scores = recipes._run_off(data, policies, rules, SMALL, FIT, out / "candidates")
+    winner, scores = searching._run_off(data, policies, rules, SMALL, FIT, out / "candidates")
     return winner, scores, logits
 
 
@@ -323,7 +323,7 @@ def test_equal_candidates_are_trained_once(
 ) -> None:
     policy = policy_of(tiny)
     policies = {"trivial-2x8": policy, "seo-x": policy_of(tiny, 800), "seo-y": replace(policy)}
-    winner, scores = recipes._run_off(tiny, policies, OFF, SMALL, FIT, tmp_path / "candidates")
+    winner, scores = searching._run_off(tiny, policies, OFF, SMALL, FIT, tmp_path / "candidates")
     assert sorted(trainings) == ["seo-x", "trivial-2x8"]
     assert scores["seo-y"] == {"same_as": "trivial-2x8", "params": 1600}
     assert winner in ("trivial-2x8", "seo-x")
@@ -340,12 +340,21 @@ def test_methods_by_name(tiny: Path) -> None:
         assert {len(f.lookups) for f in policy.features} == {k}, name
         assert 1600 - 16 < policy.num_params <= 1600
         assert set(policy.widths) == {16}
+    published = {"hashing-trick": 1, "hash-embedding": 2, "hash-embedding-3": 3, "hashednet": 1}
+    published |= {"robe-4": 1, "pq": 2, "pq-3": 3, "qr": 2, "qr-3": 3}
+    for name, k in published.items():
+        for whole in (name, f"multiplexed-{name}"):
+            policy = recipes.method_policy(whole, tiny, 4000, 16, 8, 0)
+            assert {len(f.lookups) for f in policy.features} == {k}, whole
+            assert 4000 - 16 < policy.num_params <= 4000
+            assert set(policy.widths) == {16}
+            assert len(policy.tables) + len(policy.arrays) >= (1 if whole != name else 7)
     free = recipes.method_policy("collisionless", tiny, 1600, 16, 8, 0)
     sizes = {c.name: c.vocab_size for c in read_schema(tiny).features}
     assert {t.name: t.num_rows for t in free.tables} == {n: v + 1 for n, v in sizes.items()}
     narrow = recipes.method_policy("monolithic", tiny, 1600, 12, 8, 0)  # has no chunks to divide
     assert set(narrow.widths) == {12}
-    for name in ("", "SEO", "multi-size-", "multi-size-x", "seo"):
+    for name in ("", "SEO", "multi-size-", "multi-size-x", "seo", "pq-", "pq-0", "hashednet-2"):
         with pytest.raises(ValueError, match="allowed: separate, "):
             recipes.method_policy(name, tiny, 1600, 16, 8, 0)
 
@@ -389,7 +398,7 @@ def test_a_comparison_is_done_once_and_can_grow(
 def test_a_killed_comparison_goes_on(
     monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path, trainings: list[str]
 ) -> None:
-    train, calls = recipes.train, 0
+    train, calls = comparing.train, 0
 
     def dies(*arguments: Any, **more: Any) -> Run:
         nonlocal calls
@@ -398,7 +407,7 @@ def test_a_killed_comparison_goes_on(
             raise KeyboardInterrupt
         return train(*arguments, **more)
 
-    monkeypatch.setattr(recipes, "train", dies)
+    monkeypatch.setattr(comparing, "train", dies)
     with pytest.raises(KeyboardInterrupt):
         recipes.compare(comparison(tiny), tmp_path / "c")
     with (tmp_path / "c/results.jsonl").open("a") as stream:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from cases import BUILDABLE, VOCABULARY
 from seo_rec import report
 from seo_rec.data.vocabulary import write_vocabulary
 from seo_rec.embed.remap import hash_rows
@@ -354,6 +355,26 @@ def test_closed_forms_by_hand():
     assert agreement([4]) == agreement([4, 4]) == 0.25
     # Cuts at 1/3, 1/2, 2/3: pieces of 1/3, 1/6, 1/6, 1/3.
     assert agreement([2, 3]) == pytest.approx(2 / 9 + 2 / 36)
+
+
+@pytest.mark.parametrize("name", BUILDABLE)
+def test_collisions_of_every_policy_are_shares(name):
+    policy = BUILDABLE[name]
+    ids = {f.name: np.sort(VOCABULARY) for f in policy.features}
+    found = collisions(policy, ids)
+    for f in found.features:
+        for share in (f.intra.actual, f.full.actual, f.full.expected, f.intra.expected):
+            assert math.isnan(share) or 0 <= share <= 1
+        assert not math.isnan(f.full.actual)
+    assert [t.table for t in found.tables] == [t.name for t in policy.tables]
+
+
+def test_digits_tell_ids_apart_that_share_rows():
+    policy = BUILDABLE["digits"]
+    ids = {"user": VOCABULARY, "item": VOCABULARY, "hour": VOCABULARY}
+    user, item, _ = collisions(policy, ids).features
+    assert (user.full.actual, item.full.actual) == (0.0, 0.0)
+    assert user.intra.actual > 0.5
 
 
 def test_the_id_address_has_no_collisions():

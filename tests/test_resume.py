@@ -1,7 +1,8 @@
 """Any run, killed anywhere and resumed, ends as the run that was never killed, bit for bit.
 
-In process a run is killed at *every* place where it reads a batch or writes a file; then real
-processes of the command line are killed by SIGKILL at random moments.
+In process a run is killed at *every* place where it reads a batch, writes a file or comes to the
+next stage of writing or removing a checkpoint; then real processes of the command line are killed
+by SIGKILL at random moments.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,11 +26,12 @@ import torch
 from seo_rec import recipes
 from seo_rec.data.stream import Stream
 from seo_rec.model import ModelSettings
+from seo_rec.recipes import comparing, folders, searching, training
 from seo_rec.search.seo import SeoSettings
-from seo_rec.train import FitSettings, checkpoint, loop
+from seo_rec.train import FitSettings, checkpoint
 
-CLOCKS = {"seconds", "seconds_per_epoch", "search_seconds", "examples_per_s", "command"}
-CLOCKS |= {"environment"}
+CLOCKS = {"seconds", "seconds_per_epoch", "epoch_seconds", "search_seconds", "examples_per_s"}
+CLOCKS |= {"command", "environment"}
 
 
 class Killed(BaseException):
@@ -40,22 +43,24 @@ class Fuse:
 
     def __init__(self) -> None:
         self.count, self.at = 0, 0
+        self.at_place = ""
         self.places: list[str] = []
 
     def burn(self, place: str) -> None:
         self.count += 1
         self.places.append(place)
-        if self.count == self.at:
+        if self.count == self.at or place == self.at_place:
             raise Killed(place)
 
-    def light(self, at: int) -> None:
-        """Kill at the ``at``-th place from now on; 0: never."""
-        self.count, self.at, self.places = 0, at, []
+    def light(self, at: int, place: str = "") -> None:
+        """Kill at the ``at``-th place from now on, or at this one; 0: never."""
+        self.count, self.at, self.at_place, self.places = 0, at, place, []
 
 
 @pytest.fixture
 def fuse(monkeypatch: pytest.MonkeyPatch) -> Fuse:
-    """Every batch handed out, and every file before and after it is written, is a place."""
+    """Every batch handed out, every file before and after it is written, and every stage of a
+    checkpoint's writing and removing is a place."""
     made = Fuse()
     batches_of = Stream.__iter__
 
@@ -79,13 +84,67 @@ def fuse(monkeypatch: pytest.MonkeyPatch) -> Fuse:
 
         monkeypatch.setattr(module, name, written)
 
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # a kill, not a power cut
     monkeypatch.setattr(Stream, "__iter__", iterate)
-    around(checkpoint, "save_tensors")
-    around(loop, "save_tensors")
-    around(recipes, "write_json")
-    around(recipes, "append_line")
-    monkeypatch.setattr(recipes, "stamp", dict)
+    for module in (folders, training, searching):
+        around(module, "write_json")
+    around(comparing, "append_line")
+    monkeypatch.setattr(training, "stamp", dict)
+    monkeypatch.setattr(searching, "stamp", dict)
+    stages_of_a_checkpoint(made, monkeypatch)
     return made
+
+
+def stages_of_a_checkpoint(fuse: Fuse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the disk may look different to the run that resumes."""
+    empty, save, write, rename = (
+        checkpoint._empty_folder,
+        checkpoint.dcp.save,
+        checkpoint.write_json,
+        Path.rename,
+    )
+
+    def emptied(part: Path) -> None:
+        fuse.burn(f"before {called(part)}")
+        empty(part)
+        fuse.burn(f"emptied {called(part)}")
+
+    def saved(*arguments: Any, storage_writer: Any, **more: Any) -> None:
+        save(*arguments, storage_writer=storage_writer, **more)
+        fuse.burn(f"tensors of {called(Path(storage_writer.path))}")
+
+    def written(path: Path, document: Any) -> None:
+        write(path, document)
+        fuse.burn(f"{path.name} of {called(path.parent)}")
+
+    def renamed(part: Path, final: Path) -> None:
+        rename(part, final)
+        if final.name.startswith("step-"):  # and not torch's own index
+            fuse.burn(f"after {called(final)}")
+
+    def rmtree(folder: Path, ignore_errors: bool = False) -> None:
+        """As that of shutil, whose order is anyone's guess: here the marker last, the worst."""
+        if not folder.exists():
+            return
+        found = sorted(folder.iterdir(), key=lambda p: (p.name == "complete.json", p.name))
+        for i, path in enumerate(found):
+            path.unlink()
+            if i == 0 or path.name == "complete.json":
+                fuse.burn(f"without {path.name}: {called(folder)}")
+        folder.rmdir()
+        fuse.burn(f"removed {called(folder)}")
+
+    monkeypatch.setattr(checkpoint, "_empty_folder", emptied)
+    monkeypatch.setattr(checkpoint.dcp, "save", saved)
+    monkeypatch.setattr(checkpoint, "write_json", written)
+    monkeypatch.setattr(Path, "rename", renamed)
+    monkeypatch.setattr(checkpoint, "shutil", SimpleNamespace(rmtree=rmtree))
+
+
+def called(folder: Path) -> str:
+    """A checkpoint's short name: ``best 5``, ``checkpoints 5``."""
+    step = folder.name.removeprefix(".").removesuffix(".part").removeprefix("step-")
+    return f"{folder.parent.name} {int(step)}"
 
 
 def outcome(out: Path) -> dict[str, Any]:
@@ -93,14 +152,25 @@ def outcome(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(out.rglob("*")):
         name = str(path.relative_to(out))
-        if path.name == "metrics.jsonl" or path.name == "results.jsonl":
+        if path.name.startswith(".step-"):
+            found[name] = "left behind"
+        elif path.parent.name.startswith("step-"):
+            if path.name == "complete.json":
+                found[name] = contents(path.parent)
+        elif path.name == "metrics.jsonl" or path.name == "results.jsonl":
             found[name] = [_timeless(json.loads(line)) for line in path.read_text().splitlines()]
         elif path.suffix == ".json":
             found[name] = _timeless(json.loads(path.read_text()))
-        elif path.name == "best.pt":
-            found[name] = checkpoint.load_tensors(path)
     assert found, f"{out} holds no outcome"
     return found
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """Values and tensors of a checkpoint, its files verified."""
+    saved = checkpoint.open_checkpoint(folder)
+    tensors = {name: torch.zeros(size, dtype=dtype) for name, (size, dtype) in saved.sizes.items()}
+    checkpoint.load_tensors(saved, tensors)
+    return {"values": _timeless(saved.values), "tensors": tensors}
 
 
 def _timeless(value: Any) -> Any:
@@ -210,7 +280,8 @@ def assert_survives_every_kill(
 
 
 def test_training_killed_anywhere_ends_the_same(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
-    assert_survives_every_kill(trains(tiny, warmup_steps=7, epochs=2), tmp_path, fuse)
+    run = trains(tiny, warmup_steps=7, epochs=2, checkpoint_every=4)
+    assert_survives_every_kill(run, tmp_path, fuse)
 
 
 def test_the_places_include_the_interesting_ones(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
@@ -218,9 +289,28 @@ def test_the_places_include_the_interesting_ones(tiny: Path, tmp_path: Path, fus
     assert "train batch 0.3" in places  # within an epoch
     assert "train batch 1.0" in places  # the last batch of the first epoch: the next one begins
     assert "val batch 1.0" in places  # within the evaluation
-    best, saved = places.index("after best.pt"), places.index("before step-000000005.pt")
-    assert best < saved  # best.pt is written, the checkpoint of the epoch is not
+    best, saved = places.index("after best 5"), places.index("before checkpoints 5")
+    assert best < saved  # the best weights are written, the checkpoint of the epoch is not
+    stages = ["before", "emptied", "tensors of", "state.json of", "complete.json of", "after"]
+    for name in ("best 10", "checkpoints 4"):
+        at = [places.index(f"{stage} {name}") for stage in stages]
+        assert at == sorted(at)
+    assert "without .metadata: checkpoints 2" in places  # removed in part, and then altogether
+    assert "removed checkpoints 2" in places
     assert places[-1] == "after result.json"
+
+
+def test_best_weights_of_a_step_that_comes_again(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
+    """Killed between best weights and their checkpoint, and again while those were removed."""
+    run = trains(tiny)
+    places_of(run, tmp_path / "whole", fuse)
+    for place in ("after best 5", "without .metadata: best 5"):
+        fuse.light(0, place)
+        with pytest.raises(Killed, match=place):
+            run(tmp_path / "killed")
+    fuse.light(0)
+    run(tmp_path / "killed")
+    assert not differences(outcome(tmp_path / "whole"), outcome(tmp_path / "killed"))
 
 
 @pytest.mark.parametrize("average", [0.0, 0.998])
@@ -249,7 +339,7 @@ def test_an_end_within_an_epoch_resumes(
     tiny: Path, tmp_path: Path, fuse: Fuse, max_steps: int
 ) -> None:
     """Also where the last step is due for a checkpoint of its own, before the evaluation."""
-    assert_survives_every_kill(trains(tiny, max_steps=max_steps), tmp_path, fuse)
+    assert_survives_every_kill(trains(tiny, max_steps=max_steps), tmp_path, fuse, every=3)
 
 
 @pytest.mark.parametrize("split", ["train", "held-out"])
@@ -257,15 +347,15 @@ def test_search_killed_anywhere_ends_the_same(
     tiny: Path, tmp_path: Path, fuse: Fuse, split: str
 ) -> None:
     run = searches(tiny, search_split=split, use_down_projection=split == "held-out")
-    assert_survives_every_kill(run, tmp_path, fuse, every=2)
+    assert_survives_every_kill(run, tmp_path, fuse, every=4)
 
 
 def test_a_run_off_killed_anywhere_ends_the_same(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
-    assert_survives_every_kill(searches(tiny, run_off=True), tmp_path, fuse, every=13)
+    assert_survives_every_kill(searches(tiny, run_off=True), tmp_path, fuse, every=23)
 
 
 def test_a_comparison_killed_anywhere_goes_on(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
-    assert_survives_every_kill(compares(tiny), tmp_path, fuse, every=17)
+    assert_survives_every_kill(compares(tiny), tmp_path, fuse, every=31)
 
 
 def test_leftovers_of_a_kill_are_in_nobodys_way(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
@@ -275,12 +365,19 @@ def test_leftovers_of_a_kill_are_in_nobodys_way(tiny: Path, tmp_path: Path, fuse
     out = tmp_path / "killed"
     out.mkdir()
     (out / ".run.json.k1l3d").write_text('{"kind": "tr')
-    killed_at = places.index("before step-000000004.pt") + 1
+    killed_at = places.index("before checkpoints 4") + 1
     fuse.light(killed_at)
     with pytest.raises(Killed):
         run(out)
-    (out / "checkpoints" / ".step-000000004.pt.k1l3d").write_bytes(b"PK\x03\x04 half")
-    (out / ".best.pt.k1l3d").write_bytes(b"")
+    for left in (
+        "checkpoints/.step-000000004.part",  # of the step that is written again
+        "checkpoints/.step-000000003.part",  # of one that never is
+        "checkpoints/step-000000001",  # removed in part
+        "best/.step-000000003.part",
+    ):
+        (out / left).mkdir(parents=True)
+        (out / left / "__0_0.distcp").write_bytes(b"PK\x03\x04 half")
+        (out / left / ".state.json.k1l3d").write_text("{")
     fuse.light(0)
     run(out)
     assert not differences(outcome(tmp_path / "whole"), outcome(out))
@@ -303,10 +400,10 @@ def test_a_line_cut_short_by_a_kill_is_dropped(tiny: Path, tmp_path: Path, fuse:
 def test_a_finished_run_is_not_trained_again(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
     for name, run in (("train", trains(tiny)), ("search", searches(tiny))):
         places_of(run, tmp_path / name, fuse)
-        times = {p: p.stat().st_mtime_ns for p in (tmp_path / name).rglob("*.pt")}
+        times = {p: p.stat().st_mtime_ns for p in (tmp_path / name).rglob("*.distcp")}
         again = places_of(run, tmp_path / name, fuse)
         assert [p for p in again if "batch" in p] == []
-        assert {p: p.stat().st_mtime_ns for p in (tmp_path / name).rglob("*.pt")} == times
+        assert {p: p.stat().st_mtime_ns for p in (tmp_path / name).rglob("*.distcp")} == times
 
 
 # ---- killed for real -----------------------------------------------------------------------
@@ -340,13 +437,13 @@ def kill_within(process: subprocess.Popen[str], out: Path, delay: float) -> bool
 
 def newest(out: Path) -> int:
     """When a file of the training below ``out`` last changed."""
-    files = [*out.rglob("metrics.jsonl"), *out.rglob("step-*.pt")]
     times = []
-    for path in files:
-        try:
-            times.append(path.stat().st_mtime_ns)
-        except FileNotFoundError:  # an old checkpoint, removed meanwhile
-            continue
+    for folder, _, files in os.walk(out):
+        for name in {"metrics.jsonl", "complete.json"} & set(files):
+            try:
+                times.append(Path(folder, name).stat().st_mtime_ns)
+            except FileNotFoundError:  # an old checkpoint, removed meanwhile
+                continue
     return max(times, default=0)
 
 

@@ -20,6 +20,7 @@ from seo_rec.data.stream import Stream
 from seo_rec.data.synthetic import synthetic
 from seo_rec.model import ModelSettings, RecModel, build_model
 from seo_rec.policy import PolicyError
+from seo_rec.recipes import searching
 from seo_rec.schema import read_schema
 from seo_rec.search.seo import (
     Attention,
@@ -280,8 +281,8 @@ def test_a_search_reports_its_best_epoch_at_that_epochs_temperature(
     settings = replace(SEO, temperature_end=0.05, logit_lr=0.3)
     fit_settings = replace(FIT, epochs=4, patience=4, row_lr=0.1, average=0.0)
     models: list[RecModel] = []
-    build = recipes.build_model
-    monkeypatch.setattr(recipes, "build_model", lambda *a: models.append(build(*a)) or models[-1])
+    build = searching.build_model
+    monkeypatch.setattr(searching, "build_model", lambda *a: models.append(build(*a)) or models[-1])
     found = recipes.search_attention(tiny, settings, SMALL, fit_settings, tmp_path)
     lines = [json.loads(line) for p in tmp_path.rglob("metrics.jsonl") for line in p.open()]
     aucs = [line["val_auc"] for line in lines if line["event"] == "epoch"]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import builtins
-import io
 import json
 import os
 import pickle
-import zipfile
+import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from seo_rec import methods
@@ -30,13 +31,17 @@ from seo_rec.train import (
     Checkpoints,
     FitResult,
     FitSettings,
+    checkpoint,
     evaluate,
     fit,
+    load_tensors,
     loop,
     make_optimizers,
+    steps,
 )
-from seo_rec.train.checkpoint import load_tensors, save_tensors
-from seo_rec.train.loop import WeightAverage
+from seo_rec.train.average import WeightAverage
+from seo_rec.train.checkpoint import Saved, _checksum
+from seo_rec.train.state import State
 
 SMALL = ModelSettings(hidden=(8,))
 
@@ -92,13 +97,14 @@ def test_same_seed_same_weights_and_another_seed_others(tiny: Path) -> None:
     second, b = fitted(tiny, settings(seed=3), model=dropped)
     other, c = fitted(tiny, settings(seed=4), model=dropped)
     assert equal(weights(first), weights(second))
-    assert replace(a, seconds_per_epoch=0) == replace(b, seconds_per_epoch=0)
+    clocks = {"seconds_per_epoch": 0.0, "seconds": 0.0}
+    assert replace(a, **clocks) == replace(b, **clocks)
     assert not equal(weights(first), weights(other))
     assert a.val != c.val
 
 
 def test_a_folder_does_not_change_the_result(tiny: Path, tmp_path: Path) -> None:
-    """Writing metrics, checkpoints and best.pt takes nothing from the arithmetic."""
+    """Writing metrics, checkpoints and best weights takes nothing from the arithmetic."""
     without, a = fitted(tiny, settings())
     within, b = fitted(tiny, settings(checkpoint_every=2), tmp_path / "run")
     assert equal(weights(without), weights(within))
@@ -250,13 +256,14 @@ def test_learning_rates_rise_linearly(
     monkeypatch: pytest.MonkeyPatch, tiny: Path, warmup: int
 ) -> None:
     seen: list[tuple[float, float]] = []
-    step = loop._step
+    step = steps._Together.step
 
-    def watched(model: RecModel, batch: Any, optimizers: Any) -> float:
-        seen.append(tuple(optimizers[n].param_groups[0]["lr"] for n in ("rows", "dense")))
-        return step(model, batch, optimizers)
+    def watched(self: Any) -> None:
+        rows, dense = self.optimizers
+        seen.append((rows.param_groups[0]["lr"], dense.param_groups[0]["lr"]))
+        step(self)
 
-    monkeypatch.setattr(loop, "_step", watched)
+    monkeypatch.setattr(steps._Together, "step", watched)
     fitted(tiny, settings(row_lr=0.5, dense_lr=0.1, warmup_steps=warmup))
     factors = [min(1.0, (t + 1) / (warmup + 1)) for t in range(10)]
     np.testing.assert_allclose(seen, [(0.5 * f, 0.1 * f) for f in factors], rtol=1e-12)
@@ -353,16 +360,21 @@ def test_an_unknown_optimizer_is_named(tiny: Path) -> None:
 class Journal:
     """Stands after each step and keeps the weights."""
 
+    calls_model = False
+
     def __init__(self, model: RecModel) -> None:
         self.weights = [weights(model)]
 
     def __call__(self, model: RecModel, step: int) -> None:
         self.weights.append(weights(model))
 
-    def state_dict(self) -> dict[str, Any]:
+    def tensors(self) -> State:
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def values(self) -> dict[str, Any]:
+        return {}
+
+    def load(self, tensors: Any, values: Any) -> None: ...
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.998])
@@ -394,43 +406,86 @@ def test_the_mean_is_put_back_even_after_an_error(tiny: Path) -> None:
         for p in model.parameters():
             p.add_(1.0)
     own = weights(model)
-    with pytest.raises(KeyError), mean.applied(model):
+    with pytest.raises(KeyError), mean.applied():
         assert equal(weights(model), before)
         raise KeyError
     assert equal(weights(model), own)
-    assert equal(mean.values, before)
+    assert equal(list(mean.state.values()), before)
 
 
 def test_no_mean_costs_no_memory(tiny: Path) -> None:
     model = model_of(tiny)
     mean = WeightAverage(model, 0.0)
-    assert mean.values == []
-    own = [p.data_ptr() for p in model.parameters()]
-    with mean.applied(model):
+    assert mean.state == {}
+    own, before = [p.data_ptr() for p in model.parameters()], weights(model)
+    with mean.applied():
         assert [p.data_ptr() for p in model.parameters()] == own
-    mean.update(model, 1)
-    assert mean.values == []
+        assert equal(weights(model), before)
+    mean.update(1)
+    assert mean.state == {}
 
 
 # ---- checkpoints ---------------------------------------------------------------------------
 
+VALUES = {"names": ["a", "b"]}
 
-def state(number: int) -> dict[str, Any]:
-    return {"w": torch.full((300,), float(number)), "step": number, "names": ["a", "b"]}
+
+def tensors(number: int) -> State:
+    return {"w": torch.full((300,), float(number)), "step": torch.tensor(number)}
+
+
+def save(kept: Checkpoints, step: int) -> Path:
+    """Checkpoint ``step`` of ``tensors(step)``; its folder."""
+    kept.save(step, tensors(step), {**VALUES, "step": step})
+    return kept.folder / f"step-{step:09d}"
+
+
+def load(saved: Saved | None) -> tuple[State, dict[str, Any]]:
+    """All that a checkpoint holds."""
+    assert saved
+    into = {name: torch.zeros(size, dtype=dtype) for name, (size, dtype) in saved.sizes.items()}
+    load_tensors(saved, into)
+    return into, saved.values
+
+
+def assert_holds(saved: Saved | None, step: int) -> None:
+    found, values = load(saved)
+    wanted = tensors(step)
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[n], wanted[n]) for n in wanted)
+    assert values == {**VALUES, "step": step}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
 
 
 def test_the_newest_are_kept(tmp_path: Path) -> None:
     kept = Checkpoints(tmp_path / "checkpoints", keep=3)
     assert kept.latest() is None
     for step in (5, 10, 15, 1000, 2_000_000_000):
-        kept.save(step, state(step))
+        save(kept, step)
     assert kept.steps() == [15, 1000, 2_000_000_000]
-    assert kept.latest()["step"] == 2_000_000_000
-    assert sorted(p.name for p in kept.folder.iterdir()) == [
-        "step-000000015.pt",
-        "step-000001000.pt",
-        "step-2000000000.pt",
-    ]
+    assert_holds(kept.latest(), 2_000_000_000)
+    assert_holds(kept.open(15), 15)
+    assert names(kept.folder) == ["step-000000015", "step-000001000", "step-2000000000"]
+    files = names(kept.folder / "step-000000015")
+    assert files == [".metadata", "__0_0.distcp", "complete.json", "state.json"]
+
+
+def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path)
+    kept.save(5, tensors(6), {})
+    save(kept, 5)
+    assert_holds(kept.latest(), 5)
+
+
+def test_later_ones_are_dropped(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path, keep=3)
+    for step in (1, 2, 3):
+        save(kept, step)
+    kept.drop_after(1)
+    assert kept.steps() == [1]
 
 
 def test_fit_keeps_as_many_as_asked(tiny: Path, tmp_path: Path) -> None:
@@ -443,85 +498,169 @@ def test_keep_none_is_refused(tmp_path: Path) -> None:
         Checkpoints(tmp_path, keep=0)
 
 
-def test_half_written_files_are_ignored(tmp_path: Path) -> None:
+def test_what_is_half_written_is_ignored_and_cleared_away(tmp_path: Path) -> None:
+    """And what is not ours is left alone."""
     kept = Checkpoints(tmp_path)
-    kept.save(5, state(5))
-    (tmp_path / ".step-000000010.pt.x7").write_bytes(b"PK half")
+    whole = save(kept, 5)
+    for half in (".step-000000010.part", "step-000000011"):  # half written; half removed
+        shutil.copytree(whole, tmp_path / half)
+        (tmp_path / half / "complete.json").unlink()
+    for foreign in ("step-000000012.mine", "step-thirteen", "laststep-000000014"):
+        shutil.copytree(whole, tmp_path / foreign)
     assert kept.steps() == [5]
-    assert kept.latest()["step"] == 5
+    assert_holds(kept.latest(), 5)
+    save(kept, 6)
+    assert names(tmp_path) == [
+        "laststep-000000014",
+        "step-000000005",
+        "step-000000006",
+        "step-000000012.mine",
+        "step-thirteen",
+    ]
 
 
-def test_a_failed_write_leaves_the_old_file(
+def test_a_removal_cut_short_leaves_no_checkpoint(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    path = tmp_path / "best.pt"
-    save_tensors(path, state(1))
+    kept = Checkpoints(tmp_path, keep=1)
+    old = save(kept, 1)
 
-    def full_disk(handle: int) -> None:
+    def killed(folder: Path, ignore_errors: bool) -> None:
+        if folder == old:
+            (folder / "state.json").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as slow, pytest.raises(KeyboardInterrupt):
+        slow.setattr(checkpoint.shutil, "rmtree", killed)
+        save(kept, 2)
+    assert old.exists() and kept.steps() == [2]
+    save(kept, 3)
+    assert names(tmp_path) == ["step-000000003"]
+
+
+@pytest.mark.parametrize("stage", ["mkdir", "save", "write_json", "rename"])
+@pytest.mark.parametrize("background", [False, True])
+def test_a_failed_write_leaves_the_one_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: str, background: bool
+) -> None:
+    kept = Checkpoints(tmp_path, background=background)
+    save(kept, 1)
+    kept.wait()
+
+    def full_disk(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space"):
-        save_tensors(path, state(2))
-    assert load_tensors(path)["step"] == 1
-    assert [p.name for p in tmp_path.iterdir()] == ["best.pt"]
+    with monkeypatch.context() as broken:
+        if stage in ("mkdir", "rename"):
+            broken.setattr(Path, stage, full_disk)
+        elif stage == "save":  # torch's own writing of a tensor file
+            broken.setattr(os, "fsync", full_disk)
+        else:
+            broken.setattr(checkpoint, "write_json", full_disk)
+        with pytest.raises(CheckpointError, match=r"step-000000002: .*No space left.*make room"):
+            kept.save(2, tensors(2), {})
+            kept.wait()
+    kept.wait()  # said once
+    assert kept.steps() == [1]
+    assert_holds(kept.latest(), 1)
+    save(kept, 3)
+    kept.wait()
+    assert names(tmp_path) == ["step-000000001", "step-000000003"]
 
 
-def damaged(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Bytes of a checkpoint, spoilt in many ways."""
-    whole = path.read_bytes()
+def test_background_saving_copies_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The training goes on while the disk is slow; what is written is the state of the asking."""
+    kept, disk = Checkpoints(tmp_path, background=True), threading.Event()
+    write = checkpoint.dcp.save
+
+    def slow(*arguments: Any, **more: Any) -> Any:
+        assert disk.wait(20)
+        return write(*arguments, **more)
+
+    monkeypatch.setattr(checkpoint.dcp, "save", slow)
+    ours, values = tensors(1), {**VALUES, "step": 1}
+    kept.save(1, ours, values)
+    ours["w"].fill_(9.0)
+    values["step"] = 9
+    assert kept.steps() == []
+    disk.set()
+    kept.wait()
+    assert_holds(kept.latest(), 1)
+
+
+# ---- damaged checkpoints --------------------------------------------------------------------
+
+FILES = (".metadata", "__0_0.distcp", "complete.json", "state.json")
+
+
+def damaged(whole: bytes, other: bytes) -> Iterator[tuple[str, bytes]]:
+    """Bytes of a file, spoilt in many ways; ``other``: the file of another checkpoint."""
     yield "empty", b""
     yield "text", b"hello\n"
-    for size in (1, 3, 64, len(whole) // 2, len(whole) - 1, len(whole) - 30):
-        yield f"cut at {size}", whole[:size]
+    yield "json", b"{}"
+    yield "json list", b"[[]]"
+    yield "replaced", other
+    for size in (1, 3, 64, len(whole) // 2, len(whole) - 1):
+        yield f"cut at {size}", whole[: min(size, len(whole) - 1)]
+    yield "longer", whole + b"\0"
     rng = np.random.default_rng(0)
-    for i in range(20):
+    for i in range(5):
         yield f"noise {i}", rng.bytes(int(rng.integers(1, 400)))
-    with zipfile.ZipFile(path) as archive:
-        content = {name: archive.read(name) for name in archive.namelist()}
-    pickled = next(n for n in content if n.endswith("data.pkl"))
-    for i in range(60):
-        spoilt = bytearray(content[pickled])
-        spoilt[int(rng.integers(len(spoilt)))] ^= 1 << int(rng.integers(8))
-        yield f"pickle {i}", repacked({**content, pickled: bytes(spoilt)})
-    without = {name: data for name, data in content.items() if not name.endswith("data/0")}
-    yield "a tensor is missing", repacked(without)
+    for _ in range(40):
+        spoilt, at, bit = bytearray(whole), int(rng.integers(len(whole))), int(rng.integers(8))
+        spoilt[at] ^= 1 << bit
+        yield f"bit {bit} of byte {at}", bytes(spoilt)
 
 
-def repacked(content: dict[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        for name, data in content.items():
-            archive.writestr(name, data)
-    return stream.getvalue()
+def sign(folder: Path) -> None:
+    """Make the checksums right, as an attacker would."""
+    files = [p for p in folder.iterdir() if p.name != "complete.json"]
+    sums = {p.name: _checksum(p) for p in files}
+    (folder / "complete.json").write_text(json.dumps({"files": sums}))
 
 
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "step-000000005.pt"
-    save_tensors(path, state(5))
-    refused = 0
-    for what, data in list(damaged(path)):
+def refused(folder: Path, what: str) -> bool:
+    """Whether loading says so and names the folder; anything else but success fails the test."""
+    try:
+        load(Checkpoints(folder.parent).latest())
+    except CheckpointError as error:
+        assert str(folder) in str(error), what
+        assert "remove this folder" in str(error) or "is damaged" in str(error), what
+        return True
+    except BaseException as error:
+        pytest.fail(f"{what}: {type(error).__name__}: {error}")
+    return False
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
+    """Every flipped bit of every file is found, except those of complete.json that say the same."""
+    kept = Checkpoints(tmp_path / "c")
+    path = save(kept, 5) / name
+    whole, other = path.read_bytes(), (save(Checkpoints(tmp_path / "d"), 6) / name).read_bytes()
+    for what, data in damaged(whole, other):
         path.write_bytes(data)
-        try:
-            load_tensors(path)
-        except CheckpointError as error:
-            assert str(path) in str(error) and "remove this file" in str(error), what
-            refused += 1
-        except Exception as error:
-            pytest.fail(f"{what}: {type(error).__name__}: {error}")
-    assert refused > 40  # a flipped bit of the pickle may give another number or name
+        if not refused(path.parent, f"{name} {what}"):
+            assert json.loads(data) == json.loads(whole)  # as white space
+    if name != "complete.json":  # without it there is no checkpoint
+        path.unlink()
+        assert refused(path.parent, f"{name} is missing")
 
 
-def test_a_flipped_bit_of_a_tensor_is_found(tmp_path: Path) -> None:
-    """The file's checksums are checked, so that silent damage does not become a weight."""
-    path = tmp_path / "step-000000005.pt"
-    save_tensors(path, state(5))
-    data = bytearray(path.read_bytes())
-    at = data.find(np.full(300, 5.0, np.float32).tobytes())
-    data[at + 77] ^= 0x40
-    path.write_bytes(data)
-    with pytest.raises(CheckpointError, match=r"step-000000005\.pt"):
-        load_tensors(path)
+@pytest.mark.parametrize("name", FILES[:2])
+def test_damage_with_matching_checksums_never_escapes(tmp_path: Path, name: str) -> None:
+    """Whatever bytes an attacker signs: a checkpoint, or an error that names the folder."""
+    path = save(Checkpoints(tmp_path / "c"), 5) / name
+    whole, other = path.read_bytes(), (save(Checkpoints(tmp_path / "d"), 6) / name).read_bytes()
+    found = 0
+    for what, data in damaged(whole, other):
+        path.write_bytes(data)
+        sign(path.parent)
+        found += refused(path.parent, f"{name} {what}")
+    assert found > 15
+    path.unlink()
+    sign(path.parent)
+    assert refused(path.parent, f"{name} is missing")
 
 
 class Evil:
@@ -532,31 +671,146 @@ class Evil:
         return self.parts
 
 
-@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "plain-pickle"])
-def test_a_strangers_checkpoint_runs_no_code(tmp_path: Path, legacy: bool) -> None:
-    mark, path = tmp_path / "owned", tmp_path / "step-000000001.pt"
-    for call in (
+def evil(mark: Path) -> list[Evil]:
+    return [
         Evil(os.system, f"touch {mark}"),
         Evil(builtins.eval, f"open({str(mark)!r}, 'w')"),
         Evil(Path.touch, mark),
-    ):
-        content = {"model": {}, "progress": call}
-        path.write_bytes(pickle.dumps(content)) if legacy else torch.save(content, path)
-        with pytest.raises(CheckpointError, match=r"step-000000001\.pt"):
-            Checkpoints(tmp_path).latest()
+        Evil(getattr, Evil(__import__, "os"), "system"),
+        Evil(torch.load, str(mark)),
+    ]
+
+
+def test_a_strangers_index_runs_no_code(tmp_path: Path) -> None:
+    """In place of the index, or of any part of it; with matching checksums."""
+    mark, folder = tmp_path / "owned", save(Checkpoints(tmp_path / "c"), 5)
+    honest = (folder / ".metadata").read_bytes()
+    for call in evil(mark):
+        for part in (
+            None,
+            "state_dict_metadata",
+            "planner_data",
+            "storage_data",
+            "storage_meta",
+            "version",
+        ):
+            index = pickle.loads(honest)
+            if part is None:
+                index = call
+            else:
+                setattr(index, part, {"w": call} if part != "version" else call)
+            (folder / ".metadata").write_bytes(pickle.dumps(index))
+            sign(folder)
+            assert refused(folder, f"{part}: {call.parts}")
     assert not mark.exists()
 
 
+def test_an_index_that_holds_objects_or_reads_elsewhere_is_refused(tmp_path: Path) -> None:
+    """A "bytes" entry is what torch would unpickle; another path is another checkpoint's file."""
+    folder = save(Checkpoints(tmp_path / "c"), 5)
+    other = save(Checkpoints(tmp_path / "d"), 6)
+    honest = (folder / ".metadata").read_bytes()
+    index = pickle.loads(honest)
+    index.state_dict_metadata["w"] = BytesStorageMetadata()
+    (folder / ".metadata").write_bytes(pickle.dumps(index))
+    sign(folder)
+    assert refused(folder, "bytes")
+    for path in (other / "__0_0.distcp", "../../d/step-000000006/__0_0.distcp", "unlisted"):
+        index = pickle.loads(honest)
+        for info in index.storage_data.values():
+            info.relative_path = str(path)
+        (folder / ".metadata").write_bytes(pickle.dumps(index))
+        shutil.copy(other / "__0_0.distcp", folder / "unlisted")
+        sign(folder)
+        marker = json.loads((folder / "complete.json").read_text())
+        marker["files"].pop("unlisted")
+        (folder / "complete.json").write_text(json.dumps(marker))
+        with pytest.raises(CheckpointError, match=r"step-000000005.*does not list"):
+            Checkpoints(folder.parent).latest()
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "plain-pickle"])
+def test_a_strangers_tensors_run_no_code(tmp_path: Path, legacy: bool) -> None:
+    """In place of a tensor; the index gives their place and length, the checksums match."""
+    mark, folder = tmp_path / "owned", save(Checkpoints(tmp_path / "c"), 5)
+    for call in evil(mark):
+        for content in (call, {"w": call}, [torch.zeros(300), call]):
+            path = folder / "__0_0.distcp"
+            if legacy:
+                path.write_bytes(pickle.dumps(content))
+            else:
+                torch.save(content, path)
+            index = pickle.loads((folder / ".metadata").read_bytes())
+            for info in index.storage_data.values():
+                info.offset, info.length = 0, path.stat().st_size
+            (folder / ".metadata").write_bytes(pickle.dumps(index))
+            sign(folder)
+            assert refused(folder, str(call.parts))
+    assert not mark.exists()
+
+
+def test_a_marker_that_names_other_folders_is_refused(tmp_path: Path) -> None:
+    folder = save(Checkpoints(tmp_path), 5)
+    (tmp_path / "secret").write_text("x")
+    marker = json.loads((folder / "complete.json").read_text())
+    for name in ("../secret", str(tmp_path / "secret"), "..", "."):
+        files = {**marker["files"], name: _checksum(tmp_path / "secret")}
+        (folder / "complete.json").write_text(json.dumps({"files": files}))
+        assert refused(folder, name)
+    for files in ({}, {"state.json": marker["files"]["state.json"]}):
+        (folder / "complete.json").write_text(json.dumps({"files": files}))
+        with pytest.raises(CheckpointError, match=r"does not list state\.json and \.metadata"):
+            Checkpoints(tmp_path).latest()
+
+
+# ---- damaged checkpoints of a run -----------------------------------------------------------
+
+
 def test_a_damaged_checkpoint_stops_the_resume(tiny: Path, tmp_path: Path) -> None:
-    """And as the message says: without the damaged file the run goes on from the one before."""
+    """And as the message says: without the damaged one the run goes on from the one before."""
     fitted(tiny, settings(checkpoint_every=2), tmp_path / "whole")
     fitted(tiny, settings(checkpoint_every=2, max_steps=8), tmp_path / "run")
-    newest = tmp_path / "run/checkpoints/step-000000008.pt"
-    newest.write_bytes(newest.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match=r"step-000000008\.pt: cannot be read"):
+    newest = tmp_path / "run/checkpoints/step-000000008"
+    data = (newest / "__0_0.distcp").read_bytes()
+    (newest / "__0_0.distcp").write_bytes(data[:1000])
+    with pytest.raises(CheckpointError, match=r"step-000000008: cannot be read"):
         fitted(tiny, settings(checkpoint_every=2), tmp_path / "run")
-    newest.unlink()
+    shutil.rmtree(newest)
     fitted(tiny, settings(checkpoint_every=2), tmp_path / "run")
-    best = [load_tensors(tmp_path / name / "best.pt") for name in ("whole", "run")]
-    for name in best[0]["model"]:
-        assert torch.equal(best[0]["model"][name], best[1]["model"][name]), name
+    best = [load(Checkpoints(tmp_path / name / "best").latest())[0] for name in ("whole", "run")]
+    assert best[0].keys() == best[1].keys()
+    for name in best[0]:
+        assert torch.equal(best[0][name], best[1][name]), name
+
+
+@pytest.mark.parametrize(
+    "what", ["{}", "[]", "progress", "stream", "after_step", "another model's tensors"]
+)
+def test_a_signed_checkpoint_that_does_not_fit_stops_the_resume(
+    tiny: Path, tmp_path: Path, what: str
+) -> None:
+    fitted(tiny, settings(max_steps=2), tmp_path)
+    newest = tmp_path / "checkpoints/step-000000002"
+    values = json.loads((newest / "state.json").read_text())
+    if what == "another model's tensors":
+        other = save(Checkpoints(tmp_path / "c"), 5)
+        for name in (".metadata", "__0_0.distcp"):
+            shutil.copy(other / name, newest / name)
+    else:
+        document = json.loads(what) if what in ("{}", "[]") else {**values, what: {"apples": 3}}
+        (newest / "state.json").write_text(json.dumps(document))
+    sign(newest)
+    if what == "after_step":  # nothing here reads it
+        fitted(tiny, settings(max_steps=3), tmp_path)
+        return
+    with pytest.raises(CheckpointError, match=r"step-000000002: "):
+        fitted(tiny, settings(max_steps=3), tmp_path)
+
+
+def test_best_weights_after_the_checkpoint_are_forgotten(tiny: Path, tmp_path: Path) -> None:
+    """Otherwise another number of ranks, to which they are not the best, would leave them last."""
+    _, result = fitted(tiny, settings(max_steps=4), tmp_path)
+    best = Checkpoints(tmp_path / "best")
+    save(best, 9)
+    _, result = fitted(tiny, settings(max_steps=5), tmp_path)
+    assert result.steps == 5 and 9 not in best.steps()

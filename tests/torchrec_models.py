@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -12,7 +13,7 @@ from torchrec.models.dlrm import DLRM, DLRM_DCN
 
 from cases import Bags, batch
 from seo_rec.batch import Batch
-from seo_rec.policy import Feature, Lookup, Policy, Table
+from seo_rec.policy import Array, Feature, Lookup, Policy, Table
 
 DENSE = 3  # dense columns of a batch
 IDS_PATH = "sparse_arch.embedding_bag_collection.rows.ebc"  # of the tables, in each of the models
@@ -27,6 +28,19 @@ POLICY = Policy(
         Feature("tags", (Lookup("c", seed=6), Lookup("b", seed=7), Lookup("d", seed=8))),
     ),
     dropped=("noise",),
+)
+# The same tables read in the other ways: digits excepted, every address and combine.
+SPECIAL = Policy(
+    (Table("a", 40, 8), Table("b", 30, 8), Table("c", 50, 4), Table("d", 7, 4)),
+    (
+        Feature("user", (Lookup("a", seed=1), Lookup("b", seed=2)), "mul"),
+        Feature("item", (Lookup("c", seed=3),) * 4, "weighted_sum", weights=Lookup("d", seed=4)),
+        Feature("hour", (Lookup("a", "codes", 5, modulus=60, codes="kept"),), project=5),
+        Feature("tags", (Lookup("m", "blocks", 6, block=3, width=8), Lookup("b", seed=7))),
+    ),
+    dropped=("noise",),
+    codes={"kept": np.arange(60, dtype=np.int32) % 40},
+    arrays=(Array("m", 70),),
 )
 NAMES = ("noise", "tags", "hour", "item", "user")  # of a batch: another order, and one more
 

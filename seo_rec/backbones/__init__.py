@@ -1,4 +1,8 @@
-"""Backbones: from dense columns and embeddings to one logit per row."""
+"""Backbones: from dense columns and embeddings to one logit per row.
+
+``BACKBONES`` names them. What can be set besides hidden layers and dropout is a small dataclass
+of the backbone's own; ``INTERACTIONS`` says which, for the backbones that have one.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,41 @@ from typing import Protocol
 
 import torch
 
+from seo_rec.backbones.autoint import AutoInt, AutoIntSettings
+from seo_rec.backbones.dcn import DCN, DCNSettings
+from seo_rec.backbones.dcn_v2 import DCNv2, DCNv2Settings
+from seo_rec.backbones.deepfm import DeepFM
+from seo_rec.backbones.dlrm import DLRM, DLRMSettings
+from seo_rec.backbones.fnn import FNN
+from seo_rec.backbones.ipnn import IPNN
 from seo_rec.backbones.mlp import MLP
+from seo_rec.backbones.nfm import NFM
+from seo_rec.backbones.wide_deep import WideDeep
+from seo_rec.backbones.xdeepfm import XDeepFM, XDeepFMSettings
 
-__all__ = ["BACKBONES", "MLP", "Backbone"]
+__all__ = [
+    "BACKBONES",
+    "DCN",
+    "DLRM",
+    "FNN",
+    "INTERACTIONS",
+    "IPNN",
+    "MLP",
+    "NFM",
+    "AutoInt",
+    "AutoIntSettings",
+    "Backbone",
+    "DCNSettings",
+    "DCNv2",
+    "DCNv2Settings",
+    "DLRMSettings",
+    "DeepFM",
+    "Interaction",
+    "WideDeep",
+    "XDeepFM",
+    "XDeepFMSettings",
+    "build_backbone",
+]
 
 
 class Backbone(Protocol):
@@ -18,6 +54,41 @@ class Backbone(Protocol):
     def __call__(self, dense_BN: torch.Tensor, x_BE: torch.Tensor) -> torch.Tensor: ...
 
 
-BACKBONES: dict[str, Callable[[int, Sequence[int], Sequence[int], float], torch.nn.Module]] = {
+Interaction = AutoIntSettings | DCNSettings | DCNv2Settings | DLRMSettings | XDeepFMSettings
+
+# Called with (num_dense, dims, hidden, dropout), and the settings of INTERACTIONS if it has any.
+BACKBONES: dict[str, Callable[..., torch.nn.Module]] = {
     "mlp": MLP,
+    "dcn-v2": DCNv2,
+    "dcn": DCN,
+    "dlrm": DLRM,
+    "wide-deep": WideDeep,
+    "deepfm": DeepFM,
+    "fnn": FNN,
+    "ipnn": IPNN,
+    "xdeepfm": XDeepFM,
+    "autoint": AutoInt,
+    "nfm": NFM,
 }
+
+INTERACTIONS: dict[str, type[Interaction]] = {
+    "dcn-v2": DCNv2Settings,
+    "dcn": DCNSettings,
+    "dlrm": DLRMSettings,
+    "xdeepfm": XDeepFMSettings,
+    "autoint": AutoIntSettings,
+}
+
+
+def build_backbone(
+    name: str,
+    num_dense: int,
+    dims: Sequence[int],
+    hidden: Sequence[int],
+    dropout: float,
+    interaction: Interaction | None = None,
+) -> torch.nn.Module:
+    """The backbone called ``name``, with the settings of its interaction or their defaults."""
+    if interaction is None:
+        return BACKBONES[name](num_dense, dims, hidden, dropout)
+    return BACKBONES[name](num_dense, dims, hidden, dropout, interaction)

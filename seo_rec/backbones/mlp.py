@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from seo_rec.backbones.layers import Inputs, logit_layers
+
 
 class MLP(nn.Module):
     """``logits = W_L relu(... relu(W_1 [dense, x] + b_1) ...) + b_L``.
@@ -26,18 +28,10 @@ class MLP(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        width = num_dense + sum(dims)
-        for units in hidden:
-            layers += [nn.Linear(width, units), nn.ReLU(inplace=True)]
-            if dropout:
-                layers.append(nn.Dropout(dropout))
-            width = units
-        layers.append(nn.Linear(width, 1))
-        self.layers = nn.Sequential(*layers)
+        self.inputs = Inputs(num_dense, dims)
+        self.layers = logit_layers(self.inputs.width, hidden, dropout)
 
     def forward(self, dense_BN: torch.Tensor, x_BE: torch.Tensor) -> torch.Tensor:
         """Args: float32 (B, N) and (B, E). Returns: logits_B float32 (B,)."""
-        x = torch.cat([dense_BN, x_BE], dim=1) if dense_BN.shape[1] else x_BE
-        logits: torch.Tensor = self.layers(x)
+        logits: torch.Tensor = self.layers(self.inputs(dense_BN, x_BE))
         return logits.squeeze(1)

@@ -8,7 +8,7 @@ import sys
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,9 @@ from seo_rec.cli.plan import plan
 from seo_rec.cli.prepare import app as prepare_app
 from seo_rec.stack import StackError
 
+if TYPE_CHECKING:
+    from seo_rec.policy import Policy
+
 app = typer.Typer(
     name="seo-rec",
     help="Share and divide one embedding budget among categorical features.",
@@ -28,6 +31,28 @@ app = typer.Typer(
 )
 app.add_typer(prepare_app, name="prepare")
 
+# options of `search` that only SEO reads
+SEO_OPTIONS = frozenset(
+    {
+        "budget_rows",
+        "dim",
+        "chunk_dim",
+        "search_dim",
+        "total_chunks",
+        "min_chunks",
+        "chunk_hashing",
+        "use_down_projection",
+        "adjust_hash_buckets",
+        "temperature",
+        "temperature_end",
+        "attention_scale",
+        "search_split",
+        "warmup_epochs",
+        "logit_lr",
+        "run_off",
+        "run_off_epochs",
+    }
+)
 EXIT_PREEMPTED = 143  # 128 + SIGTERM, as a shell reports a process ended by that signal
 
 
@@ -56,6 +81,8 @@ def search(
     context: typer.Context,
     data: opt.Data,
     out: opt.Out,
+    method: opt.SearchMethod = "seo",
+    set_: opt.Set = None,
     budget_rows: opt.BudgetRows = 6000,
     budget_of: opt.BudgetOf = None,
     dim: opt.Dim = 16,
@@ -82,6 +109,8 @@ def search(
         bool, typer.Option(help="Choose among candidates on validation rows; else the top chunks.")
     ] = True,
     run_off_epochs: opt.RunOffEpochs = 20,
+    backbone: opt.Backbone = "mlp",
+    interaction: opt.InteractionText = "",
     hidden: opt.Hidden = "256,128",
     dropout: opt.Dropout = 0.0,
     epochs: opt.Epochs = 20,
@@ -96,11 +125,34 @@ def search(
     threads: opt.Threads = 0,
     resume: opt.Resume = False,
 ) -> None:
-    """Learn which chunks of a shared table each feature reads (SEO stage 1): OUT/policy.json."""
+    """Search a policy, OUT/policy.json: by SEO stage 1, or by another --method."""
     opt.set_threads(threads)
     from seo_rec import recipes
     from seo_rec.search.seo import SeoSettings
 
+    model_settings = opt.model_settings(backbone, interaction, hidden, dropout)
+    fit_settings = opt.fit_settings(
+        epochs,
+        patience,
+        batch_size,
+        lr,
+        optimizer,
+        average,
+        l2,
+        seed,
+        checkpoint_every=checkpoint_every,
+    )
+    if method != "seo":
+        params = opt.params_of(budget_of) if budget_of else None
+        settings = opt.settings_of(method, set_ or [], params)
+        opt.refuse_other_options(context, method, SEO_OPTIONS)
+        found = recipes.search_by(
+            method, data, out, settings, model_settings, fit_settings, resume=resume
+        )
+        _say_searched(out, method, found.policy)
+        return
+    if set_:
+        raise ValueError(f"--set {set_[0]!r} with --method seo; its settings are options")
     if budget_of:
         budget_rows = opt.budget_rows_of(budget_of, dim, context, "budget_rows")
     policy = recipes.search(
@@ -123,22 +175,18 @@ def search(
             warmup_epochs=warmup_epochs,
             logit_lr=logit_lr,
         ),
-        opt.model_settings(hidden, dropout),
-        opt.fit_settings(
-            epochs,
-            patience,
-            batch_size,
-            lr,
-            optimizer,
-            average,
-            l2,
-            seed,
-            checkpoint_every=checkpoint_every,
-        ),
+        model_settings,
+        fit_settings,
         recipes.RunOff(epochs=run_off_epochs) if run_off else None,
         resume=resume,
     )
-    typer.echo(f"{out / 'policy.json'}: {policy.provenance['winner']}, {recipes.describe(policy)}")
+    _say_searched(out, policy.provenance["winner"], policy)
+
+
+def _say_searched(out: Path, winner: str, policy: Policy) -> None:
+    from seo_rec import recipes
+
+    typer.echo(f"{out / 'policy.json'}: {winner}, {recipes.describe(policy)}")
     if policy.dropped:
         typer.echo(f"dropped features: {', '.join(policy.dropped)}")
 
@@ -186,6 +234,8 @@ def train(
     params: Annotated[int, typer.Option(help="Budget of --method, in parameters.")] = 96_000,
     dim: opt.Dim = 16,
     chunk_dim: opt.ChunkDim = 8,
+    backbone: opt.Backbone = "mlp",
+    interaction: opt.InteractionText = "",
     hidden: opt.Hidden = "256,128",
     dropout: opt.Dropout = 0.0,
     epochs: opt.Epochs = 20,
@@ -198,6 +248,9 @@ def train(
     warmup_steps: opt.Warmup = 0,
     checkpoint_every: opt.CheckpointEvery = 0,
     plan: opt.PlanFile = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Go on from the weights.npz of a search of this policy.")
+    ] = None,
     seed: opt.Seed = 0,
     threads: opt.Threads = 0,
     resume: opt.Resume = False,
@@ -218,7 +271,7 @@ def train(
         data,
         chosen,
         out,
-        opt.model_settings(hidden, dropout),
+        opt.model_settings(backbone, interaction, hidden, dropout),
         opt.fit_settings(
             epochs,
             patience,
@@ -234,6 +287,7 @@ def train(
         method=method or "policy",
         resume=resume,
         plan=plan,
+        weights=weights,
     )
     typer.echo(
         f"{out}: {run.embedding_params} parameters, validation AUC {run.val_auc:.5f}, "
@@ -281,6 +335,8 @@ def compare(
     use_down_projection: opt.DownProjection = False,
     adjust_hash_buckets: opt.AdjustBuckets = False,
     run_off_epochs: opt.RunOffEpochs = 20,
+    backbone: opt.Backbone = "mlp",
+    interaction: opt.InteractionText = "",
     hidden: opt.Hidden = "256,128",
     dropout: opt.Dropout = 0.0,
     epochs: opt.Epochs = 20,
@@ -317,7 +373,7 @@ def compare(
         ),
         seeds=seeds,
         first_seed=first_seed,
-        model=opt.model_settings(hidden, dropout),
+        model=opt.model_settings(backbone, interaction, hidden, dropout),
         run_off=recipes.RunOff(epochs=run_off_epochs),
         fit=opt.fit_settings(epochs, patience, batch_size, lr, optimizer, average, l2, 0),
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from seo_rec.backbones import Interaction
     from seo_rec.model import ModelSettings
     from seo_rec.train import FitSettings
 
@@ -20,6 +22,19 @@ PlanFile = Annotated[
 ]
 Threads = Annotated[int, typer.Option(help="CPU threads (0: torch's own choice).")]
 
+Backbone = Annotated[
+    str,
+    typer.Option(
+        help="mlp, dcn-v2, dcn, dlrm, wide-deep, deepfm, fnn, ipnn, xdeepfm, autoint or nfm."
+    ),
+]
+InteractionText = Annotated[
+    str,
+    typer.Option(
+        "--interaction",
+        help="Settings of the backbone's own, as layers=3,rank=16; see docs/backbones.md.",
+    ),
+]
 Hidden = Annotated[str, typer.Option(help="Widths of the hidden layers, comma-separated.")]
 Dropout = Annotated[float, typer.Option(help="Dropout of hidden units, 0 to 1.")]
 Epochs = Annotated[int, typer.Option(help="Epochs at most.")]
@@ -56,6 +71,16 @@ ChunkHashing = Annotated[
 SearchSplit = Annotated[
     str, typer.Option(help="Rows that train the logits: train, or held-out (validation rows).")
 ]
+SearchMethod = Annotated[
+    str,
+    typer.Option(help="seo, dimgrow, autodim, sseds, mixed-dimension or no-search."),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="A setting of --method, as alpha=0.01; see docs/searches.md. Repeatable."
+    ),
+]
 RunOffEpochs = Annotated[int, typer.Option(help="Epochs of a candidate in the run-off at most.")]
 DownProjection = Annotated[
     bool, typer.Option("--use-down-projection", help="Project the pool of chunks to M vectors.")
@@ -84,10 +109,59 @@ def whole_numbers(text: str, option: str) -> tuple[int, ...]:
         ) from None
 
 
-def model_settings(hidden: str, dropout: float) -> ModelSettings:
+def model_settings(
+    backbone: str, interaction_text: str, hidden: str, dropout: float
+) -> ModelSettings:
     from seo_rec.model import ModelSettings
 
-    return ModelSettings(hidden=whole_numbers(hidden, "--hidden"), dropout=dropout)
+    return ModelSettings(
+        backbone=backbone,
+        hidden=whole_numbers(hidden, "--hidden"),
+        dropout=dropout,
+        interaction=interaction(backbone, interaction_text),
+    )
+
+
+def interaction(backbone: str, text: str) -> Interaction | None:
+    """``"layers=3,rank=16"`` as settings of the backbone; widths are written ``512x256``.
+
+    Raises:
+        ValueError: a setting that the backbone does not have, or a value that is not allowed.
+    """
+    from seo_rec.backbones import INTERACTIONS
+
+    if not text:
+        return None
+    kind = INTERACTIONS.get(backbone)
+    if kind is None:
+        raise ValueError(
+            f"--interaction {text!r} with --backbone {backbone}; allowed with: "
+            f"{', '.join(INTERACTIONS)}"
+        )
+    defaults = {f.name: f.default for f in fields(kind)}
+    given: dict[str, Any] = {}
+    for part in text.split(","):
+        name, _, value = (word.strip() for word in part.partition("="))
+        if name not in defaults or name in given:
+            raise ValueError(
+                f"--interaction {text!r}: {part!r}; allowed, each once: "
+                f"{', '.join(f'{k}=...' for k in defaults)}"
+            )
+        if isinstance(defaults[name], str):
+            given[name] = value
+        elif isinstance(defaults[name], int):
+            given[name] = whole_number(value, f"{name} of --interaction")
+        else:
+            widths = value.split("x")
+            given[name] = tuple(whole_number(w, f"{name} of --interaction") for w in widths)
+    return kind(**given)
+
+
+def whole_number(text: str, what: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{what} has {text!r}; allowed: a whole number") from None
 
 
 def fit_settings(
@@ -126,6 +200,14 @@ def budget_rows(params: int, dim: int) -> int:
     return params // dim
 
 
+def params_of(policy: Path) -> int:
+    """The budget of a policy file (``--budget-of``), in parameters."""
+    from seo_rec.policy import Policy
+    from seo_rec.recipes import budget_of
+
+    return budget_of(Policy.load(policy))
+
+
 def budget_rows_of(policy: Path, dim: int, context: typer.Context, other: str) -> int:
     """B_base of the budget of a policy file (``--budget-of``), rounded down to whole rows.
 
@@ -151,3 +233,63 @@ def budget_rows_of(policy: Path, dim: int, context: typer.Context, other: str) -
     rows = budget // dim
     typer.echo(f"budget of {policy}: {budget} parameters, {rows} rows of {dim}", err=True)
     return rows
+
+
+def settings_of(method: str, assignments: list[str], params: int | None) -> Any:
+    """Settings of a search of ``SEARCHES`` from ``name=value`` texts.
+
+    Args:
+        params: a budget given by another option.
+
+    Raises:
+        ValueError: an unknown method or name, a name given twice, or a value of another type.
+    """
+    from seo_rec.search import SEARCHES
+
+    if method not in SEARCHES:
+        raise ValueError(f"--method {method!r}; allowed: seo, {', '.join(SEARCHES)}")
+    kind = SEARCHES[method].settings
+    defaults = {f.name: f.default for f in fields(kind)}
+    given: dict[str, Any] = {} if params is None else {"params": params}
+    for text in assignments:
+        name, equals, value = (word.strip() for word in text.partition("="))
+        if not equals or name not in defaults:
+            allowed = ", ".join(f"{k}={v}" for k, v in defaults.items())
+            raise ValueError(f"--set {text!r} of {method}; allowed, with defaults: {allowed}")
+        if name in given:
+            by = "--budget-of" if name == "params" and params is not None else "--set"
+            raise ValueError(f"--set {text!r}: {name} is already given by {by}; give it once")
+        given[name] = _typed(name, value, defaults[name])
+    return kind(**given)
+
+
+def _typed(name: str, text: str, default: Any) -> Any:
+    """``text`` as a value of the type of ``default``."""
+    if isinstance(default, bool):
+        if text not in ("true", "false"):
+            raise ValueError(f"--set {name}={text}; allowed: true or false")
+        return text == "true"
+    if isinstance(default, int):
+        return whole_number(text, f"--set {name}")
+    if isinstance(default, float):
+        try:
+            return float(text)
+        except ValueError:
+            raise ValueError(f"--set {name}={text}; allowed: a number") from None
+    if isinstance(default, tuple):
+        return whole_numbers(text, f"--set {name}")
+    return text
+
+
+def refuse_other_options(context: typer.Context, method: str, meant_for: frozenset[str]) -> None:
+    """ValueError if one of ``meant_for``, which ``method`` would ignore, was given."""
+    given = [
+        "--" + name.replace("_", "-")
+        for name in sorted(meant_for)
+        if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
+    ]
+    if given:
+        raise ValueError(
+            f"{', '.join(given)} with --method {method}; allowed with --method seo only; the "
+            f"settings of {method} are given by --set name=value"
+        )

@@ -5,13 +5,12 @@ Letters: B batch, F features, D the width of every feature, E sum of the policy'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
+from seo_rec.embed.combine import Project
 from seo_rec.embed.rows import INIT_SCALE, RowEmbedding, table_key
 from seo_rec.policy import Policy
 
@@ -61,11 +60,16 @@ class KeyedEmbedding(nn.Module):
         self.check = WeightsCheck(weighted)
         self.rows = RowEmbedding(policy, None, init_scale, device, weighted)
         equal = all(width == self.dim for width in policy.widths)
-        self.project = None if equal else Project(policy, self.dim, device)
+        self.project = None if equal else self._project(device)
         self._device = device or torch.device("cpu")
         self._weighted = weighted
         if self._device.type != "meta":
             self.to(self._device)
+
+    def _project(self, device: torch.device | None) -> Project:
+        keys = [table_key(name) for name in self.features]
+        targets = [None if width == self.dim else self.dim for width in self.policy.widths]
+        return Project(keys, self.policy.widths, targets, device)
 
     @property
     def device(self) -> torch.device:
@@ -129,33 +133,6 @@ class WeightsCheck(nn.Module):
                 f"{'leave the weights out' if found else 'give weights'}"
             )
         return features
-
-
-class Project(nn.Module):
-    """``x_f -> x_f W_f^T`` for features that are not ``dim`` wide; the others pass."""
-
-    def __init__(self, policy: Policy, dim: int, device: torch.device | None) -> None:
-        super().__init__()
-        self.widths: Sequence[int] = list(policy.widths)
-        self.keys = [table_key(f.name) for f in policy.features]
-        self.linear = nn.ModuleDict(
-            {
-                key: nn.Linear(width, dim, bias=False, device=device)
-                for key, width in zip(self.keys, self.widths, strict=True)
-                if width != dim
-            }
-        )
-
-    @property
-    def num_params(self) -> int:
-        return sum(p.numel() for p in self.parameters())
-
-    def forward(self, x_BE: torch.Tensor) -> torch.Tensor:
-        """float32 (B, E) -> (B, F * D)."""
-        parts = zip(self.keys, x_BE.split(list(self.widths), dim=1), strict=True)
-        return torch.cat(
-            [self.linear[key](part) if key in self.linear else part for key, part in parts], dim=1
-        )
 
 
 @torch.fx.wrap  # type: ignore[untyped-decorator]

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from seo_rec.policy import Feature, Policy
+from seo_rec.embed.combine import combines_ids, one_id_bags
+from seo_rec.policy import Feature, Lookup, Policy
 
 _LOW_32 = 0xFFFFFFFF
 
@@ -53,12 +55,68 @@ def lookup_key(feature: Feature, index: int) -> str:
     return f"{feature.name}:{index}"
 
 
+def row_lookups(policy: Policy) -> list[tuple[str, int, Lookup]]:
+    """Every lookup of a table: its key, the number of its feature, and itself.
+
+    They come in the order of the policy, a feature's importance weights after its other lookups.
+    """
+    return [
+        (lookup_key(f, j) if k is not f.weights else f"{f.name}:weights", i, k)
+        for i, f in enumerate(policy.features)
+        for j, k in enumerate(f.all_lookups)
+        if k.address != "blocks"
+    ]
+
+
+def uses_index(lookup: Lookup) -> bool:
+    """Whether a lookup reads by the rank of the id in the feature's vocabulary."""
+    by_code = lookup.address == "codes" and not lookup.modulus
+    return by_code or lookup.address in ("id", "quotient", "remainder")
+
+
+def addressed_rows(
+    lookup: Lookup,
+    num_rows: int,
+    ids: torch.Tensor,
+    vocabulary: torch.Tensor | None = None,
+    codes: torch.Tensor | None = None,
+    hashed: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The row of every id in a lookup of a table; see :class:`seo_rec.policy.Lookup`.
+
+    Args:
+        lookup: what to do.
+        num_rows: of its table.
+        ids: int64, any shape.
+        vocabulary: sorted ids, where :func:`uses_index` holds.
+        codes: rows by base row, for the address ``codes``.
+        hashed: the hashes of the ids with the lookup's seed, where they are known already.
+    """
+    if uses_index(lookup):
+        assert vocabulary is not None
+        base = vocabulary_rows(ids, vocabulary)
+    else:
+        base = hash_rows(ids, lookup.seed, lookup.modulus or num_rows) if hashed is None else hashed
+    if lookup.address == "remainder":
+        return base % lookup.modulus
+    if lookup.address == "quotient":
+        return torch.div(base, lookup.modulus, rounding_mode="floor") % num_rows
+    if lookup.address == "codes":
+        assert codes is not None
+        return codes.index_select(0, base.reshape(-1)).view(base.shape).long()
+    return base
+
+
 class Remap(nn.Module):
-    """``KJT[features] -> KJT[lookups]``: one key per (feature, lookup), rows instead of ids.
+    """``KJT[features] -> KJT[lookups]``: one key per lookup of a table, rows instead of ids.
 
     Keys come in the order in which the lookups stand in the policy, so that reading them in
     order gives ``x_BE`` already concatenated. Lookups of one feature with equal seeds are
     hashed once.
+
+    Where a feature combines the vectors of each id (:func:`combines_ids`) and a bag of it holds
+    several, its ids come in bags of one, and all keys are filled up with empty bags to the same
+    number of them. Its weights are left to :class:`Combine`.
 
     Args:
         policy: the features served and their lookups.
@@ -73,12 +131,14 @@ class Remap(nn.Module):
     def __init__(self, policy: Policy) -> None:
         super().__init__()
         self.names = [f.name for f in policy.features]
-        self.keys = [lookup_key(f, j) for f in policy.features for j in range(len(f.lookups))]
-        self.num_lookups = [len(f.lookups) for f in policy.features]
-        lookups = [k for f in policy.features for k in f.lookups]
-        self.feature_of = [i for i, f in enumerate(policy.features) for _ in f.lookups]
-        self.by_id = [k for k, lookup in enumerate(lookups) if lookup.address == "id"]
-        hashes = [(i, k.seed) for i, k in zip(self.feature_of, lookups, strict=True)]
+        found = row_lookups(policy)
+        self.keys = [key for key, _, _ in found]
+        self.feature_of = [i for _, i, _ in found]
+        self.lookups = [k for _, _, k in found]
+        self.not_hashed = [k for k, x in enumerate(self.lookups) if x.address != "hash"]
+        self.per_id = [i for i, f in enumerate(policy.features) if combines_ids(f)]
+        self.unweighted = [k for k, i in enumerate(self.feature_of) if i in self.per_id]
+        hashes = [(i, k.seed) for _, i, k in found]
         unique = list(dict.fromkeys(hashes))
         self.num_hashes = len(unique)
 
@@ -91,18 +151,35 @@ class Remap(nn.Module):
         buffer("seeds_H1", [seed for _, seed in unique], column=True)
         buffer("hash_K", [unique.index(h) for h in hashes], column=False)
         buffer("feature_K", self.feature_of, column=False)
-        buffer("seeds_K1", [k.seed for k in lookups], column=True)
-        buffer("rows_K1", [policy.table(k.table).num_rows for k in lookups], column=True)
-        for i, f in enumerate(policy.features):
-            if any(k.address == "id" for k in f.lookups):
-                ids = torch.from_numpy(policy.vocabularies[f.name].copy())
-                self.register_buffer(f"vocabulary_{i}", ids, persistent=False)
+        buffer("seeds_K1", [k.seed for k in self.lookups], column=True)
+        self.table_rows = [policy.table(k.table).num_rows for k in self.lookups]
+        hashed_into = [
+            k.modulus if k.address == "codes" and k.modulus else rows
+            for k, rows in zip(self.lookups, self.table_rows, strict=True)
+        ]
+        buffer("rows_K1", hashed_into, column=True)
+        for i in {i for _, i, k in found if uses_index(k)}:
+            ids = torch.from_numpy(policy.vocabularies[self.names[i]].copy())
+            self.register_buffer(f"vocabulary_{i}", ids, persistent=False)
+        self.code_names = list(policy.codes)
+        for i, name in enumerate(self.code_names):
+            codes = torch.from_numpy(policy.codes[name].copy())
+            self.register_buffer(f"codes_{i}", codes, persistent=False)
         self._ones = torch.empty(0, dtype=torch.int32)
 
-    def forward(self, features: KeyedJaggedTensor) -> KeyedJaggedTensor:
+    def forward(self, features: KeyedJaggedTensor, same_bags: bool = False) -> KeyedJaggedTensor:
+        """``KJT[features] -> KJT[lookups]``.
+
+        Args:
+            features: ids.
+            same_bags: whether all processes of the default group call this at once and go on with
+                as many bags as the one that has most, as an exchange between them may need.
+        """
         features = self._select(features)
         stride, lengths = features.stride(), features.lengths()
-        if features.values().numel() == lengths.numel() and bool((lengths == 1).all()):
+        split, bags = self._num_bags(features, same_bags)
+        single = features.values().numel() == lengths.numel() and bool((lengths == 1).all())
+        if single and bags == stride:
             rows = self._single(features.values().view(len(self.names), stride))
             if self._ones.numel() != rows.numel() or self._ones.device != rows.device:
                 self._ones = torch.ones(rows.numel(), dtype=torch.int32, device=rows.device)
@@ -113,7 +190,22 @@ class Remap(nn.Module):
                 weights=self._repeat_weights(features),
                 stride=stride,
             )
-        return self._bags(features)
+        return self._bags(features, split, bags)
+
+    def _num_bags(self, features: KeyedJaggedTensor, same_bags: bool) -> tuple[bool, int]:
+        """Whether ids come in bags of one, and how many bags there are then."""
+        bags = features.stride()
+        if not self.per_id:
+            return False, bags
+        split = one_id_bags(features.lengths().view(len(self.names), -1)[self.per_id])
+        if split:
+            ends = features.offset_per_key()
+            bags = max(bags, *(ends[i + 1] - ends[i] for i in self.per_id))
+        if same_bags:
+            most = torch.tensor(bags, device=features.device())
+            torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+            bags = int(most)
+        return split, bags
 
     def _select(self, features: KeyedJaggedTensor) -> KeyedJaggedTensor:
         keys = features.keys()
@@ -132,16 +224,25 @@ class Remap(nn.Module):
         else:
             rows_KB = mixed_HB.index_select(0, self.get_buffer("hash_K"))
             rows_KB = rows_KB.mul_(self.rows_K1).bitwise_right_shift_(32)
-        for k in self.by_id:
-            i = self.feature_of[k]
-            rows_KB[k] = vocabulary_rows(ids_FB[i], self.get_buffer(f"vocabulary_{i}"))
+        for k in self.not_hashed:
+            rows_KB[k] = self._rows(k, ids_FB[self.feature_of[k]], rows_KB[k])
         return rows_KB
+
+    def _rows(self, k: int, ids: torch.Tensor, hashed: torch.Tensor) -> torch.Tensor:
+        """Rows of lookup number ``k``, which is not by hash alone; ``hashed``: its hashes."""
+        lookup = self.lookups[k]
+        vocabulary = codes = None
+        if uses_index(lookup):
+            vocabulary = self.get_buffer(f"vocabulary_{self.feature_of[k]}")
+        if lookup.address == "codes":
+            codes = self.get_buffer(f"codes_{self.code_names.index(lookup.codes)}")
+        return addressed_rows(lookup, self.table_rows[k], ids, vocabulary, codes, hashed)
 
     @property
     def _seeds_H1(self) -> torch.Tensor:
         return self.get_buffer("seeds_H1")
 
-    def _bags(self, features: KeyedJaggedTensor) -> KeyedJaggedTensor:
+    def _bags(self, features: KeyedJaggedTensor, split: bool, bags: int) -> KeyedJaggedTensor:
         """The general case: any number of ids in a bag, none included."""
         ids = features.values()
         ends = features.offset_per_key()
@@ -151,18 +252,28 @@ class Remap(nn.Module):
         seeds_V = self.seeds_K1[:, 0].repeat_interleave(sizes)
         rows_V = hash_rows(ids_V, seeds_V, self.rows_K1[:, 0].repeat_interleave(sizes))
         starts = [0, *sizes.cumsum(0).tolist()]
-        for k in self.by_id:
+        for k in self.not_hashed:
             a, b = starts[k], starts[k + 1]
-            vocabulary = self.get_buffer(f"vocabulary_{self.feature_of[k]}")
-            rows_V[a:b] = vocabulary_rows(ids_V[a:b], vocabulary)
-        lengths = features.lengths().view(len(self.names), -1)
+            rows_V[a:b] = self._rows(k, ids_V[a:b], rows_V[a:b])
+        lengths_FB = features.lengths().view(len(self.names), -1)
+        if bags > lengths_FB.shape[1]:
+            lengths_FB = F.pad(lengths_FB, (0, bags - lengths_FB.shape[1]))
+        if split:
+            lengths_FB = lengths_FB.clone()
+            for i in self.per_id:
+                lengths_FB[i] = torch.arange(bags, device=ids.device) < ends[i + 1] - ends[i]
         weights = features.weights_or_none()
+        if weights is not None:
+            pieces = [weights[a:b] for a, b in spans]
+            for k in self.unweighted:
+                pieces[k] = torch.ones_like(pieces[k])
+            weights = torch.cat(pieces)
         return KeyedJaggedTensor(
             keys=self.keys,
             values=rows_V,
-            lengths=lengths.index_select(0, self.get_buffer("feature_K")).view(-1),
-            weights=None if weights is None else torch.cat([weights[a:b] for a, b in spans]),
-            stride=features.stride(),
+            lengths=lengths_FB.index_select(0, self.get_buffer("feature_K")).view(-1),
+            weights=weights,
+            stride=lengths_FB.shape[1],
         )
 
     def _repeat_weights(self, features: KeyedJaggedTensor) -> torch.Tensor | None:
@@ -170,4 +281,7 @@ class Remap(nn.Module):
         if weights is None:
             return None
         weights_FB = weights.view(len(self.names), -1)
-        return weights_FB.index_select(0, self.get_buffer("feature_K")).view(-1)
+        weights_KB = weights_FB.index_select(0, self.get_buffer("feature_K"))
+        if self.unweighted:
+            weights_KB[self.unweighted] = 1.0
+        return weights_KB.view(-1)

@@ -5,8 +5,10 @@ Letters: B batch, K lookups, D one lookup's width, E sum of widths.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from fbgemm_gpu.split_embedding_configs import SparseType
@@ -16,7 +18,9 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from seo_rec.embed.remap import Remap, lookup_key
+from seo_rec.embed.combine import Combine, Project, combines_ids
+from seo_rec.embed.flat import FlatArrays
+from seo_rec.embed.remap import Remap, row_lookups
 from seo_rec.policy import Policy
 
 INIT_SCALE = 0.01
@@ -47,9 +51,9 @@ def table_key(table: str) -> str:
 def table_configs(policy: Policy, init_scale: float = INIT_SCALE) -> list[EmbeddingBagConfig]:
     """The policy's tables as TorchRec configs; the features of a table are lookup keys."""
     readers: dict[str, list[str]] = {t.name: [] for t in policy.tables}
-    for f in policy.features:
-        for j, lookup in enumerate(f.lookups):
-            readers[lookup.table].append(lookup_key(f, j))
+    for key, _, lookup in row_lookups(policy):
+        readers[lookup.table].append(key)
+    start = initial_ranges(policy, init_scale)
     return [
         EmbeddingBagConfig(
             name=table_key(t.name),
@@ -57,11 +61,30 @@ def table_configs(policy: Policy, init_scale: float = INIT_SCALE) -> list[Embedd
             embedding_dim=t.dim,
             feature_names=readers[t.name],
             pooling=PoolingType.SUM,
-            weight_init_min=-init_scale,
-            weight_init_max=init_scale,
+            weight_init_min=start[t.name][0],
+            weight_init_max=start[t.name][1],
         )
         for t in policy.tables
     ]
+
+
+def initial_ranges(policy: Policy, init_scale: float) -> dict[str, tuple[float, float]]:
+    """Where the weights of each table start: uniform in this range.
+
+    Ranges are such that every feature's vector starts with the variance of a plain row, that of
+    [-init_scale, init_scale]. The k factors of a product start wider: variances multiply. All k
+    importance weights start at 1 / sqrt(k).
+    """
+    ranges = {t.name: (-init_scale, init_scale) for t in policy.tables}
+    for f in policy.features:
+        if f.combine == "mul":
+            for k in f.lookups:
+                wide = math.sqrt(3.0) * (init_scale / math.sqrt(3.0)) ** (1 / len(f.lookups))
+                ranges[k.table] = (-wide, wide) if len(f.lookups) > 1 else ranges[k.table]
+    for f in policy.features:
+        if f.weights is not None:
+            ranges[f.weights.table] = (1 / math.sqrt(len(f.lookups)),) * 2
+    return ranges
 
 
 class RowEmbedding(nn.Module):
@@ -96,11 +119,22 @@ class RowEmbedding(nn.Module):
             tables=table_configs(policy, init_scale), is_weighted=weighted, device=device
         )
         if device is None or device.type != "meta":
-            for bag in self.ebc.embedding_bags.values():
-                nn.init.uniform_(bag.weight, -init_scale, init_scale)
+            start = initial_ranges(policy, init_scale)
+            for t, key in zip(policy.tables, self.table_keys, strict=True):
+                nn.init.uniform_(self.ebc.embedding_bags[key].weight, *start[t.name])
+        self.flat = FlatArrays(policy, init_scale, device) if policy.arrays else None
         self.gate = gate
-        self.combine = None if _all_concat(policy) else SumOrConcat(policy)
-        self.batched = TableBatched(policy)
+        plain = _all_concat(policy) and not (policy.arrays and policy.tables)
+        self.combine = None if plain else Combine(policy)
+        self.project = None if _no_project(policy) else _project(policy, device)
+        self.batched = TableBatched(policy) if policy.tables else None
+        if gate is not None and (
+            policy.arrays or not _no_project(policy) or any(map(combines_ids, policy.features))
+        ):
+            raise ValueError(
+                "a gate takes the place of combine and project, and sees rows; give it a policy "
+                "without flat arrays and projections, whose features have combine 'concat' or 'sum'"
+            )
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -109,16 +143,25 @@ class RowEmbedding(nn.Module):
 
     def forward(self, features: KeyedJaggedTensor) -> torch.Tensor:
         """``KJT[features] -> x_BE`` float32 (B, E)."""
-        lookups = self.remap(features)
+        rows_VE = None if self.batched is None else self._look_up(features, self.batched)
+        if self.gate is not None:
+            assert rows_VE is not None
+            return self.gate(rows_VE)
+        blocks_BE = None if self.flat is None else self.flat(features)
+        if self.combine is not None:
+            x_BE = self.combine(rows_VE, blocks_BE, features)
+        else:
+            x_BE = rows_VE if blocks_BE is None else blocks_BE
+        return x_BE if self.project is None else self.project(x_BE)
+
+    def _look_up(self, features: KeyedJaggedTensor, batched: TableBatched) -> torch.Tensor:
         if type(self.ebc) is EmbeddingBagCollection:
+            lookups = self.remap(features)
             bags = self.ebc.embedding_bags
             weights = [bags[key].weight for key in self.table_keys]
-            x_BE = self.batched(weights, lookups)
-        else:  # sharded by TorchRec: keys come back in the order of the plan
-            x_BE = _in_order(self.ebc(lookups), self.lookup_keys)
-        if self.gate is not None:
-            return self.gate(x_BE)
-        return x_BE if self.combine is None else self.combine(x_BE)
+            return batched(weights, lookups)
+        # sharded by TorchRec: keys come back in the order of the plan
+        return _in_order(self.ebc(self.remap(features, True)), self.lookup_keys)
 
 
 class TableBatched(nn.Module):
@@ -131,7 +174,7 @@ class TableBatched(nn.Module):
     def __init__(self, policy: Policy) -> None:
         super().__init__()
         index = {t.name: i for i, t in enumerate(policy.tables)}
-        order = [index[k.table] for f in policy.features for k in f.lookups]
+        order = [index[k.table] for _, _, k in row_lookups(policy)]
         dims = [t.dim for t in policy.tables]
         rows = [t.num_rows for t in policy.tables]
         starts = _running_sum([r * d for r, d in zip(rows, dims, strict=True)])
@@ -179,28 +222,21 @@ class TableBatched(nn.Module):
         return torch.ops.fbgemm.asynchronous_complete_cumsum(lengths.long())
 
 
-class SumOrConcat(nn.Module):
-    """``Combine`` for policies in which some feature adds its lookups instead of joining them."""
-
-    def __init__(self, policy: Policy) -> None:
-        super().__init__()
-        self.parts = [
-            (f.combine, [policy.table(k.table).dim for k in f.lookups]) for f in policy.features
-        ]
-
-    def forward(self, lookups_BE: torch.Tensor) -> torch.Tensor:
-        joined, start = [], 0
-        for combine, dims in self.parts:
-            part = lookups_BE[:, start : start + sum(dims)]
-            start += sum(dims)
-            if combine == "sum":
-                part = part.reshape(part.shape[0], len(dims), dims[0]).sum(1)
-            joined.append(part)
-        return torch.cat(joined, dim=1)
-
-
 def _all_concat(policy: Policy) -> bool:
-    return all(f.combine == "concat" or len(f.lookups) == 1 for f in policy.features)
+    return all(
+        f.combine != "weighted_sum" and (f.combine == "concat" or len(f.lookups) == 1)
+        for f in policy.features
+    )
+
+
+def _no_project(policy: Policy) -> bool:
+    return all(f.project is None for f in policy.features)
+
+
+def _project(policy: Policy, device: torch.device | None) -> Project:
+    keys = [table_key(f.name) for f in policy.features]
+    widths = [policy.combined_width(f) for f in policy.features]
+    return Project(keys, widths, [f.project for f in policy.features], device)
 
 
 def _running_sum(values: Sequence[int]) -> list[int]:
@@ -212,8 +248,51 @@ def _running_sum(values: Sequence[int]) -> list[int]:
 
 @torch.fx.wrap  # type: ignore[untyped-decorator]
 def _in_order(pooled: KeyedTensor, keys: list[str]) -> torch.Tensor:
-    starts = dict(zip(pooled.keys(), pooled.offset_per_key(), strict=False))
-    sizes = dict(zip(pooled.keys(), pooled.length_per_key(), strict=True))
-    columns = torch.cat([torch.arange(starts[k], starts[k] + sizes[k]) for k in keys])
-    values: torch.Tensor = pooled.values().index_select(1, columns.to(pooled.values().device))
-    return values
+    values = pooled.values()
+    found, widths = tuple(pooled.keys()), tuple(pooled.length_per_key())
+    order = _order(found, widths, tuple(keys), values.device)
+    return values if order is None else _Permute.apply(values, *order)
+
+
+@functools.lru_cache(maxsize=64)  # a model asks for the same one in every step
+def _order(
+    found: tuple[str, ...], widths: tuple[int, ...], keys: tuple[str, ...], device: torch.device
+) -> tuple[int, torch.Tensor, torch.Tensor] | None:
+    """How to bring the keys ``found`` into the order of ``keys``; None if they are in it.
+
+    Returns:
+        Columns that always stay together, and in units of them, which one comes to each place and
+        to which place each one goes.
+    """
+    if found == keys:
+        return None
+    unit = math.gcd(*widths)
+    starts = dict(zip(found, _running_sum(widths), strict=False))
+    sizes = dict(zip(found, widths, strict=True))
+    places = [n // unit for k in keys for n in range(starts[k], starts[k] + sizes[k], unit)]
+    there = torch.tensor(places, device="cpu")
+    assert len(places) == sum(widths) // unit, "the tables give other lookups than the policy's"
+    return unit, there.to(device), torch.argsort(there).to(device)
+
+
+class _Permute(torch.autograd.Function):
+    """Blocks of columns in another order.
+
+    The gradient is the opposite permutation, which reads and writes every number once; that of
+    ``index_select`` would add into zeros, as if a column could be taken twice.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_BE: torch.Tensor, unit: int, there: torch.Tensor, back: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.unit, ctx.back = unit, back
+        return _take(x_BE, unit, there)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        return _take(gradients[0], ctx.unit, ctx.back), None, None, None
+
+
+def _take(x_BE: torch.Tensor, unit: int, blocks: torch.Tensor) -> torch.Tensor:
+    return x_BE.reshape(len(x_BE), x_BE.shape[1] // unit, unit).index_select(1, blocks).flatten(1)

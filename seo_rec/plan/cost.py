@@ -78,8 +78,9 @@ def reads_by_table(policy: Policy, rates: Mapping[str, float] | None) -> dict[st
         rate = rates[f.name]
         if not 0 <= rate < math.inf:
             raise PlanError(f"feature {f.name!r} has rate {rate}; allowed: 0 or more ids per bag")
-        for k in f.lookups:
-            reads[k.table].append(rate)
+        for k in f.all_lookups:
+            if k.address != "blocks":  # flat arrays are on every rank, not placed
+                reads[k.table].append(rate)
     return reads
 
 
@@ -107,6 +108,7 @@ class Prices:
         self.row_optimizer = row_optimizer
         self.tables = {t.name: t for t in policy.tables}
         self.reads = reads_by_table(policy, rates)
+        self._flat = sum(a.size for a in policy.arrays)
         self.dense = topology.device == "cpu" and row_optimizer == "adam"
         target = torchrec_topology(topology)
         self._perf = EmbeddingPerfEstimator(topology=target)
@@ -118,6 +120,11 @@ class Prices:
         )
         self._module = EmbeddingBagCollection(tables=[config], device=torch.device("meta"))
         self._known: dict[tuple[str, str, int, int], Price] = {}
+
+    def flat_bytes(self) -> int:
+        """Flat arrays on every rank, with states, gradients and the bucket of their exchange."""
+        states = {"adam": 2, "adagrad": 1}.get(self.row_optimizer, 0)
+        return 4 * self._flat * (3 + states)
 
     def lookups_per_sample(self, table: str, kind: str) -> float:
         """Rows of ``table`` that one rank reads per sample of the whole batch."""
@@ -172,7 +179,8 @@ class Prices:
         """One shard in TorchRec's terms; lookups of one rate are one input read several times."""
         counts = Counter(max(r, floor) for r in self.reads[table.name])
         rates = sorted(counts)
-        kernel = EmbeddingComputeKernel.FUSED
+        dense = kind == _DATA_PARALLEL
+        kernel = EmbeddingComputeKernel.DENSE if dense else EmbeddingComputeKernel.FUSED
         return ShardingOption(
             name="t",
             tensor=torch.empty(table.num_rows, table.dim, device="meta"),

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner
-from torchrec.distributed.planner.types import PlannerError
+from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
 from torchrec.distributed.types import ShardingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
@@ -23,6 +24,7 @@ from seo_rec.plan.plan_file import Estimate, RankLoad
 from seo_rec.plan.topology import Topology
 from seo_rec.policy import Policy
 
+_DATA_PARALLEL = ShardingType.DATA_PARALLEL.value
 DIGITS = 9  # of a number in the file: more than the estimate is worth, few enough to be stable
 
 
@@ -47,14 +49,14 @@ def estimate(placements: tuple[Placement, ...], prices: Prices) -> Estimate:
             used.add(s.rank)
     ms = phases_W5.sum(axis=1)
     slowest = phases_W5.max(axis=0)
-    kinds = len({p.kind for p in placements}) if size > 1 else 0
+    further = max(0, len({p.kind for p in placements}) - 1)
     return Estimate(
         ranks=tuple(
             RankLoad(int(t), int(m), _short(k), _short(x))
             for t, m, k, x in zip(tables, memory, lookups, ms, strict=True)
         ),
         imbalance=_short(ms.max() / ms.mean()) if ms.mean() else 1.0,
-        step_ms=_short(slowest.sum() + kinds * prices.topology.exchange_ms),
+        step_ms=_short(slowest.sum() + further * prices.topology.exchange_ms),
         phases_ms={name: _short(x) for name, x in zip(PHASES, slowest, strict=True)},
     )
 
@@ -64,12 +66,17 @@ def _short(value: float) -> float:
 
 
 def default_placements(
-    policy: Policy, topology: Topology, batch_size: int, row_optimizer: str
+    policy: Policy,
+    topology: Topology,
+    batch_size: int,
+    row_optimizer: str,
+    reads: Mapping[str, list[float]] | None = None,
 ) -> tuple[Placement, ...] | str:
     """What TorchRec's planner does with the policy's tables, or why it has no plan.
 
     It is used as it comes: its proposers, partitioner, constants and storage reservation, with the
-    same topology and batch, and told nothing about how often a table is read.
+    same topology and batch, and told nothing about how often a table is read (the default), or
+    told ``reads``, the mean ids of every lookup by table, as its pooling factors.
     """
     ebc = EmbeddingBagCollection(tables=table_configs(policy), device=torch.device("meta"))
     for weight in ebc.parameters():
@@ -81,7 +88,11 @@ def default_placements(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of its own storage reservation
             planner = EmbeddingShardingPlanner(
-                topology=torchrec_topology(topology), batch_size=batch_size, stats=[], debug=False
+                topology=torchrec_topology(topology),
+                batch_size=batch_size,
+                constraints=None if reads is None else _constraints(reads),
+                stats=[],
+                debug=False,
             )
             found = planner.plan(ebc, [EmbeddingBagCollectionSharder()]).plan[""]
     except (PlannerError, RuntimeError, ValueError) as error:
@@ -105,4 +116,5 @@ def default_placements(
     return tuple(placements)
 
 
-_DATA_PARALLEL = ShardingType.DATA_PARALLEL.value
+def _constraints(reads: Mapping[str, list[float]]) -> dict[str, ParameterConstraints]:
+    return {table_key(t): ParameterConstraints(pooling_factors=list(r)) for t, r in reads.items()}

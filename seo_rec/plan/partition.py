@@ -74,7 +74,7 @@ def _longest_first(
     readers: dict[str, npt.NDArray[np.float32]],
 ) -> list[int] | NoRoom:
     size = ranks.world_size
-    ms, free = np.full(size, ranks.ms), np.full(size, ranks.capacity - ranks.memory)
+    ms, free = np.full(size, float(ranks.ms)), np.full(size, ranks.capacity - ranks.memory)
     features = next(iter(readers.values())).size if readers else 0
     present = np.zeros((size, features), dtype=np.float32)
     placed = [0] * len(pieces)
@@ -104,7 +104,7 @@ def _improve(pieces: list[Piece], placed: list[int], ranks: Ranks) -> list[int]:
     where = np.array(placed, dtype=np.int64)
     cost = np.array([p.ms for p in pieces])
     memory = np.array([p.memory for p in pieces], dtype=np.int64)
-    ms = ranks.ms + np.bincount(where, cost, ranks.world_size)
+    ms: Floats = np.float64(ranks.ms) + np.bincount(where, cost, ranks.world_size)
     held = ranks.memory + np.bincount(where, memory, ranks.world_size).astype(np.int64)
     for _ in range(4 * len(pieces)):
         fullest = int(ms.argmax())

@@ -36,7 +36,7 @@ class Estimate:
         imbalance: the largest ``ms`` of a rank over the mean of all.
         step_ms: the embedding part of a training step. Ranks wait for each other after every
             phase, so it is the sum over phases of the slowest rank, plus a fixed cost for each
-            kind of sharding in use.
+            kind of sharding but one.
         phases_ms: the slowest rank of every phase, by name.
     """
 
@@ -100,7 +100,7 @@ class Plan:
         return self.estimate.step_ms
 
     def check(self, policy: Policy) -> None:
-        """PlanError unless this is a plan for ``policy``: every table once, its shards tiling it."""
+        """PlanError unless the plan has every table of ``policy`` once, its shards tiling it."""
         check_placements(policy, self.placements, self.world_size)
 
     def to_json(self) -> dict[str, Any]:
@@ -184,11 +184,12 @@ def _read(kind: Any, value: Any, where: str) -> Any:
 
 
 def _plain(kind: Any, value: Any, where: str) -> Any:
-    accepted: tuple[type, ...] = (int, float) if kind is float else (kind,)
+    accepted: tuple[type[Any], ...] = (int, float) if kind is float else (kind,)
     if not isinstance(value, accepted) or isinstance(value, bool):
         raise PlanError(f"{where}: must be a {kind.__name__}, got {value!r}")
-    if kind is str:
+    if isinstance(value, str):
         return value
+    assert isinstance(value, int | float)
     if not math.isfinite(value) or not 0 <= value < 2**63:
         raise PlanError(f"{where}: {value!r}; allowed: 0 or more, below 2^63")
     return kind(value)

@@ -19,6 +19,7 @@ from seo_rec.plan.estimate import default_placements, estimate
 from seo_rec.plan.partition import NoRoom, Piece, Ranks, pack
 from seo_rec.plan.placement import Placement, PlanError, Shard, check_placements
 from seo_rec.plan.plan_file import Estimate, Plan
+from seo_rec.plan.shift import Columns, shift_columns
 from seo_rec.plan.shortage import shortage
 from seo_rec.plan.topology import Topology
 from seo_rec.policy import Policy
@@ -31,11 +32,12 @@ DATA_PARALLEL = ShardingType.DATA_PARALLEL.value
 
 RESERVED = 0.15  # of a device, for dense layers, activations, buffers and fragmentation
 BALANCED = 1.05  # an imbalance that is not worth another cut
+HARDLY_LONGER = 1.05  # a balanced plan may take so much longer than the shortest one
 LANES = 4  # columns of a shard are a multiple of this (FBGEMM's fused kernels)
-TINY = 0.01  # of a device's memory: a larger table is never kept on every rank
+TINY = 0.005  # of a device's memory: a larger table is never kept on every rank
+HEAVIEST = (1, 2, 4, 8)  # so many of the most read tables are tried on every rank, or by rows
+FEW_RANKS = 64  # up to so many, columns are shifted from every start
 LARGEST_PIECE = (math.inf, 2.0, 1.0, 0.75, 0.5, 0.35, 0.25, 0.15, 0.1)  # times the mean load
-MOST_CUTS = 200  # one by one, after those
-MOST_TABLES = 4  # tried for each of them
 DEFAULT_UP_TO = 32  # ranks; TorchRec's planner takes minutes for more
 MAX_BATCH = 2**24
 
@@ -45,13 +47,13 @@ class _Choice:
     """What is tried: tables kept on every rank, tables cut by rows, and how fine the others are.
 
     A packed table is cut into the fewest pieces that are none above ``largest`` times the mean load
-    of a rank, and not into fewer than ``at_least`` says.
+    of a rank; ``shifted`` then moves columns between ranks.
     """
 
     everywhere: frozenset[str] = frozenset()
     by_row: frozenset[str] = frozenset()
     largest: float = math.inf
-    at_least: tuple[tuple[str, int], ...] = ()
+    shifted: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,11 @@ def plan_policy(
         raise PlanError(f"batch {batch_size}; allowed: 1 to {MAX_BATCH} rows of one rank")
     prices = Prices(policy, topology, batch_size, row_optimizer, rates)
     search = _Search(policy, prices)
-    placements = search.alone() if topology.world_size == 1 else search.best()
+    alone = topology.world_size == 1 or not policy.tables
+    placements = search.alone() if alone else search.best()
     check_placements(policy, placements, topology.world_size)
     wanted = topology.world_size <= DEFAULT_UP_TO if default is None else default
+    wanted = wanted and bool(policy.tables)
     notes = list(search.notes())
     other: Estimate | None = None
     if wanted:
@@ -145,12 +149,15 @@ class _Search:
         self.policy = policy
         self.prices = prices
         self.world_size = prices.topology.world_size
-        self.capacity = int(prices.topology.memory_bytes * (1 - RESERVED))
+        self.capacity = int(prices.topology.memory_bytes * (1 - RESERVED)) - prices.flat_bytes()
         self.cuttable = prices.row_optimizer != "rowwise_adagrad"
         self.readers = _readers(policy)
         self.chunk = math.gcd(*(t.dim for t in policy.tables))
+        self.units = {t.name: LANES if self._most_pieces(t.name) > 1 else 0 for t in policy.tables}
 
     def notes(self) -> Iterator[str]:
+        if flat := self.prices.flat_bytes():
+            yield f"flat arrays are on every rank and take {flat:,} bytes there, not shown"
         if self.world_size > 1 and not self.cuttable:
             yield (
                 "rowwise_adagrad: no table is cut in columns, because its state is one number per "
@@ -165,7 +172,7 @@ class _Search:
     def alone(self) -> tuple[Placement, ...]:
         """Everything on the only device, unless it is too small."""
         needs = {t.name: self._whole(t.name).memory for t in self.policy.tables}
-        if sum(needs.values()) > self.capacity:
+        if needs and sum(needs.values()) > self.capacity:
             short = sum(needs.values()) - self.capacity
             raise shortage(self.prices, self.capacity, max(needs, key=needs.__getitem__), short, 0)
         return tuple(
@@ -174,66 +181,49 @@ class _Search:
         )
 
     def best(self) -> tuple[Placement, ...]:
-        """The shortest step of the plans tried; of equal ones, the one with fewest shards."""
-        choices = [_Choice()]
+        """The shortest step of the plans tried; of equal ones, the one with fewest shards.
+
+        A balanced plan is taken in its place if its step is hardly longer: the estimates are not
+        that good, and an even load is also one that memory and the network bear best.
+        """
+        tried = [self.attempt(_Choice())]  # with the error, if nothing fits
         if self.cuttable:
-            choices = [_Choice(largest=largest) for largest in LARGEST_PIECE]
-        if tiny := self._tiny():
-            choices += [replace(c, everywhere=tiny) for c in choices]
-        best = self.attempt(choices[0])  # with the error, if nothing fits
-        for choice in choices[1:]:
-            best = self._better(best, choice) or best
-        best = self._cut_further(best)
-        if self.prices.topology.device == "cuda":
-            for table in self._heaviest(best.choice):
-                if best.estimate.imbalance <= BALANCED:
-                    break
-                by_row = best.choice.by_row | {table}
-                better = self._better(best, replace(best.choice, by_row=by_row))
-                if better is None:
-                    break
-                best = better
-        return best.placements
+            for largest in LARGEST_PIECE:
+                tried += self._if_it_fits(_Choice(largest=largest))
+            few = self.world_size <= FEW_RANKS
+            for start in [t.choice for t in tried[1:]] if few else [_chosen(tried).choice]:
+                tried += self._if_it_fits(replace(start, shifted=True))
+        for choice in self._other_kinds(_chosen(tried)):
+            tried += self._if_it_fits(choice)
+        return _chosen(tried).placements
+
+    def _other_kinds(self, found: _Tried) -> Iterator[_Choice]:
+        """``found``, and its uncut form, with the heaviest tables on every rank or by rows."""
+        starts = dict.fromkeys((found.choice, _Choice()))
+        heaviest = sorted(self.prices.tables, key=lambda t: (-self._whole(t).ms, t))
+        copied = [t for t in heaviest if self._may_repeat() and self._is_small(t)]
+        by_row = [t for t in heaviest if self.prices.tables[t].num_rows >= 1000 * self.world_size]
+        if self.prices.topology.device != "cuda" or found.estimate.imbalance <= BALANCED:
+            by_row = []
+        for start in starts:
+            sets = [frozenset(copied[:count]) for count in HEAVIEST]
+            for everywhere in dict.fromkeys((self._tiny(), *sets)):
+                if everywhere:
+                    yield replace(start, everywhere=everywhere)
+            for count in HEAVIEST:
+                if by_row[:count]:
+                    yield replace(start, by_row=frozenset(by_row[:count]))
 
     def attempt(self, choice: _Choice) -> _Tried:
         """Raises: PlanError if the choice does not fit."""
         placements = self.place(choice)
         return _Tried(choice, placements, estimate(placements, self.prices))
 
-    def _better(self, best: _Tried, choice: _Choice) -> _Tried | None:
+    def _if_it_fits(self, choice: _Choice) -> list[_Tried]:
         try:
-            found = self.attempt(choice)
+            return [self.attempt(choice)]
         except PlanError:
-            return None
-        return found if found.rank < best.rank else None
-
-    def _cut_further(self, best: _Tried) -> _Tried:
-        """One more cut at a time, of a table on the fullest rank, until balanced or none helps."""
-        for _ in range(MOST_CUTS):
-            if best.estimate.imbalance <= BALANCED:
-                break
-            ms = [r.ms for r in best.estimate.ranks]
-            fullest = ms.index(max(ms))
-            found = None
-            for table, count in self._cut_here(best, fullest):
-                at_least = {**dict(best.choice.at_least), table: count + 1}
-                choice = replace(best.choice, at_least=tuple(sorted(at_least.items())))
-                if found := self._better(best, choice):
-                    break
-            if found is None:
-                break
-            best = found
-        return best
-
-    def _cut_here(self, tried: _Tried, rank: int) -> list[tuple[str, int]]:
-        """Tables with a shard on ``rank`` that can be cut further, the costliest first."""
-        here: list[tuple[float, str, int]] = []
-        for p in tried.placements:
-            for s in p.shards if p.table not in tried.choice.by_row else ():
-                if s.rank == rank and len(p.shards) < self._most_pieces(p.table):
-                    ms = self.prices.price(p.table, COLUMN_WISE, s.rows, s.columns).ms
-                    here.append((-ms, p.table, len(p.shards)))
-        return [(table, count) for _, table, count in sorted(here)[:MOST_TABLES]]
+            return []
 
     def place(self, choice: _Choice) -> tuple[Placement, ...]:
         """Pack what the choice leaves; what finds no room is cut finer, then put in rows.
@@ -241,8 +231,7 @@ class _Search:
         Raises:
             PlanError: a table has no room even by rows.
         """
-        by_row = set(choice.by_row)
-        at_least = {**dict.fromkeys(self.prices.tables, 1), **dict(choice.at_least)}
+        by_row, at_least = set(choice.by_row), dict.fromkeys(self.prices.tables, 1)
         while True:
             fixed = [self._everywhere(t) for t in sorted(choice.everywhere)]
             fixed += [self._row_share(t) for t in sorted(by_row)]
@@ -263,7 +252,13 @@ class _Search:
                 raise shortage(self.prices, self.capacity, max(by_row, key=self._row_memory), short)
             found = pack(pieces, ranks, self.readers)
             if not isinstance(found, NoRoom):
-                return self._placements(choice.everywhere, by_row, pieces, found)
+                columns: Columns = {t: {} for t in packed}
+                for piece, rank in zip(pieces, found, strict=True):
+                    mine = columns[piece.table]
+                    mine[rank] = mine.get(rank, 0) + piece.columns
+                if choice.shifted:
+                    columns = shift_columns(columns, self.units, ranks, self.prices)
+                return self._placements(choice.everywhere, by_row, columns)
             table = found.piece.table
             if len(cuts[table]) < self._most_pieces(table):
                 at_least[table] = min(2 * len(cuts[table]), self._most_pieces(table))
@@ -274,14 +269,9 @@ class _Search:
                 raise shortage(self.prices, self.capacity, table, short, found.rank)
 
     def _placements(
-        self, everywhere: frozenset[str], by_row: set[str], pieces: list[Piece], where: list[int]
+        self, everywhere: frozenset[str], by_row: set[str], columns: Columns
     ) -> tuple[Placement, ...]:
-        """One shard per (table, rank); all columns of a table are alike, so they are renumbered."""
-        columns: dict[str, dict[int, int]] = {}
-        for piece, rank in zip(pieces, where, strict=True):
-            mine = columns.setdefault(piece.table, {})
-            mine[rank] = mine.get(rank, 0) + piece.columns
-        cut = any(len(ranks) > 1 for ranks in columns.values())
+        """One shard per (table, rank); columns are all alike, so any numbering will do."""
         placements = []
         for t in self.policy.tables:
             if t.name in everywhere:
@@ -293,10 +283,8 @@ class _Search:
                 for rank, width in sorted(columns[t.name].items()):
                     shards.append(Shard(rank, 0, start, t.num_rows, width))
                     start += width
-                # TorchRec exchanges each kind by itself: a whole table is a cut into one piece.
-                placements.append(
-                    Placement(t.name, COLUMN_WISE if cut else TABLE_WISE, tuple(shards))
-                )
+                kind = COLUMN_WISE if len(shards) > 1 else TABLE_WISE
+                placements.append(Placement(t.name, kind, tuple(shards)))
         return tuple(placements)
 
     def _rows(self, num_rows: int, dim: int) -> tuple[Shard, ...]:
@@ -354,26 +342,36 @@ class _Search:
         topology = self.prices.topology
         return not (topology.device == "cuda" and self.prices.row_optimizer == "adam")
 
+    def _is_small(self, table: str) -> bool:
+        return self._everywhere(table).memory <= TINY * self.capacity
+
     def _tiny(self) -> frozenset[str]:
         """Tables that cost each rank less when all keep a copy than as a share of one exchange."""
-        room = TINY * self.capacity
+        room = 10 * TINY * self.capacity
         found = set()
         for table in sorted(self.prices.tables) if self._may_repeat() else ():
             copy = self._everywhere(table)
-            if copy.memory <= room and copy.ms <= self._whole(table).ms / self.world_size:
+            share = self._whole(table).ms / self.world_size
+            if self._is_small(table) and copy.memory <= room and copy.ms <= share:
                 found.add(table)
                 room -= copy.memory
         return frozenset(found)
 
-    def _heaviest(self, choice: _Choice) -> list[str]:
-        left = [t for t in self.prices.tables if t not in choice.everywhere | choice.by_row]
-        return sorted(left, key=lambda t: (-self._whole(t).ms, t))[:8]
+
+def _chosen(tried: list[_Tried]) -> _Tried:
+    shortest = min(tried, key=lambda t: t.rank)
+    enough = HARDLY_LONGER * shortest.estimate.step_ms
+    balanced = [
+        t for t in tried if t.estimate.imbalance <= BALANCED and t.estimate.step_ms <= enough
+    ]
+    return min(balanced, key=lambda t: t.rank, default=shortest)
 
 
 def _readers(policy: Policy) -> dict[str, npt.NDArray[np.float32]]:
     """Which features read a table: a vector of ones and zeros."""
     found = {t.name: np.zeros(len(policy.features), dtype=np.float32) for t in policy.tables}
     for i, f in enumerate(policy.features):
-        for k in f.lookups:
-            found[k.table][i] = 1
+        for k in f.all_lookups:
+            if k.address != "blocks":
+                found[k.table][i] = 1
     return found

@@ -35,7 +35,7 @@ class Topology:
         stream_bandwidth: of one device's memory when tables are read in order, bytes/s.
         intra_bandwidth: from one device to the others of its machine, bytes/s.
         inter_bandwidth: from one device to other machines, bytes/s.
-        exchange_ms: fixed cost of one kind's collectives in a step, milliseconds.
+        exchange_ms: fixed cost of each further kind of sharding in a step, milliseconds.
 
     Raises:
         PlanError: a number is out of range; the message names the field.
@@ -106,7 +106,7 @@ PRESETS = {
     "L4-24GB": _gpu(24, 300, 32, 12.5),
     # One process with one thread on a shared x86 server, gloo: bandwidths seen by this
     # project's own benchmarks there (docs/scaling.md). A file says more about your machine.
-    "cpu": Topology("", "cpu", 1, 1, 16 * _GB, 4e9, 8e9, 1e9, 1e9, 1.5),
+    "cpu": Topology("", "cpu", 1, 1, 16 * _GB, 4e9, 8e9, 1e9, 1e9, 6.0),
 }
 _SPELLED = re.compile(r"(?:(\d{1,9})x)?([A-Za-z][\w.-]*)")
 

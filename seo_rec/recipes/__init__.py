@@ -25,6 +25,7 @@ from seo_rec.recipes.folders import (
     open_run,
     read_runs,
 )
+from seo_rec.recipes.search_by import search_by
 from seo_rec.recipes.searching import (
     RunOff,
     Searched,
@@ -72,6 +73,7 @@ __all__ = [
     "read_runs",
     "search",
     "search_attention",
+    "search_by",
     "topology_here",
     "train",
     "train_model",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from seo_rec import apply, methods
 from seo_rec.data.synthetic import synthetic
@@ -15,10 +17,12 @@ from seo_rec.files import append_line
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Policy
 from seo_rec.recipes.folders import SEARCH_FILE, Run, open_run, read_runs
+from seo_rec.recipes.published import PUBLISHED, is_published, published_policy
+from seo_rec.recipes.search_by import search_by
 from seo_rec.recipes.searching import RunOff, check_search, search
 from seo_rec.recipes.training import train
 from seo_rec.schema import SCHEMA_FILE, read_schema
-from seo_rec.search import seo
+from seo_rec.search import SEARCHES, seo
 from seo_rec.train import FitSettings, ranks
 
 log = logging.getLogger(__name__)
@@ -30,7 +34,8 @@ def method_policy(
     """The policy of a plain method by its ``compare`` name; the budget is in parameters.
 
     ``separate``, ``separate-cardinality``, ``monolithic``, ``multi-size`` (``dim / chunk_dim``
-    lookups), ``multi-size-K`` (K lookups), ``collisionless`` (its size is its own).
+    lookups), ``multi-size-K`` (K lookups), ``collisionless`` (its size is its own), those of
+    :data:`PUBLISHED`, and the searches that train nothing (:data:`UNTRAINED`).
 
     Raises:
         ValueError: unknown name.
@@ -49,10 +54,26 @@ def method_policy(
     if _is_multi_size(method):
         k = int(method.removeprefix("multi-size-"))
         return methods.multi_size(schema, params, dim, lookups=k, seed=seed)
+    if is_published(method):
+        return published_policy(method, data, params, dim, seed)
     if method == "collisionless":
         vocabularies = {c.name: read_vocabulary(data, c.name)[0] for c in schema.features}
         return methods.collisionless(schema, dim, vocabularies)
-    raise ValueError(f"method {method!r}; allowed: {', '.join(PLAIN_METHODS)}")
+    if method in UNTRAINED:
+        wanted = SEARCHES[method].settings(params=params, max_dim=_widest(method, dim))
+        fit_settings = FitSettings(seed=seed)
+        return SEARCHES[method].run(data, wanted, ModelSettings(), fit_settings).policy
+    if method in SEARCHES:
+        raise ValueError(
+            f"method {method!r} needs a search; run `seo-rec search --method {method}` and train "
+            "its policy with --policy"
+        )
+    raise ValueError(f"method {method!r}; allowed: {', '.join((*PLAIN_METHODS, *UNTRAINED))}")
+
+
+def _widest(method: str, dim: int) -> int:
+    """``max_dim`` of a search among methods of width ``dim``: it needs room above the mean."""
+    return dim if method == "no-search" else 2 * dim
 
 
 def _is_multi_size(method: str) -> bool:
@@ -66,9 +87,11 @@ PLAIN_METHODS = (
     "multi-size",
     "multi-size-K",
     "collisionless",
+    *PUBLISHED,
 )
 SEO_METHODS = {"seo-exact": "exact", "seo-rr": "round-robin"}
-METHODS = (*PLAIN_METHODS, *SEO_METHODS, "seo")
+UNTRAINED = ("mixed-dimension", "no-search")  # searches that only look at the vocabularies
+METHODS = (*PLAIN_METHODS, *SEO_METHODS, "seo", *SEARCHES)
 
 
 @dataclass(frozen=True)
@@ -76,7 +99,9 @@ class Comparison:
     """What ``compare`` runs: methods at one budget, each with every seed.
 
     ``data``: one prepared data set, or several (random splits): seed s uses number s modulo their
-    count; ``seeds``: number of seeds, counted from ``first_seed``.
+    count; ``seeds``: number of seeds, counted from ``first_seed``; ``searches``: settings of
+    searches of ``SEARCHES`` by name, without a budget (default: their own, features up to twice as
+    wide as ``settings.dim``).
     """
 
     data: tuple[Path, ...]
@@ -87,6 +112,13 @@ class Comparison:
     model: ModelSettings = ModelSettings()
     fit: FitSettings = FitSettings()
     run_off: RunOff = RunOff()
+    searches: Mapping[str, Any] = field(default_factory=dict)
+
+    def search_settings(self, method: str) -> Any:
+        """Settings of a search of ``SEARCHES`` at the budget of the comparison."""
+        kind = SEARCHES[method].settings
+        given = self.searches.get(method, kind(max_dim=_widest(method, self.settings.dim)))
+        return replace(given, params=self.settings.params)
 
 
 def compare(comparison: Comparison, out: Path) -> list[Run]:
@@ -107,8 +139,15 @@ def compare(comparison: Comparison, out: Path) -> list[Run]:
     if comparison.first_seed < 0:
         raise ValueError(f"first_seed is {comparison.first_seed}; allowed: 0 or more")
     for method in comparison.methods:
-        if method not in METHODS and not _is_multi_size(method):
+        known = method in METHODS and method not in PUBLISHED
+        if not known and not _is_multi_size(method) and not is_published(method):
             raise ValueError(f"method {method!r}; allowed: {', '.join(METHODS)}")
+    for name, given in comparison.searches.items():
+        if name not in SEARCHES or type(given) is not SEARCHES[name].settings or given.params:
+            raise ValueError(
+                f"searches[{name!r}] = {given!r:.80}; allowed: settings of {', '.join(SEARCHES)}, "
+                "without params: the budget is the comparison's"
+            )
     schema = read_schema(comparison.data[0])
     for run_off in {
         None if m in SEO_METHODS else comparison.run_off
@@ -119,8 +158,11 @@ def compare(comparison: Comparison, out: Path) -> list[Run]:
     asked = asdict(comparison)
     for growing in ("methods", "seeds", "first_seed"):
         asked.pop(growing)
+    if not comparison.searches:  # as comparisons without searches of their own have always said
+        asked.pop("searches")
     asked |= {
         "kind": "compare",
+        "model": comparison.model.as_json(),
         "data": [str(d) for d in comparison.data],
         "data_fingerprints": [read_schema(d).fingerprint for d in comparison.data],
     }
@@ -168,6 +210,17 @@ def _compare_one(comparison: Comparison, method: str, data: Path, seed: int, out
             policy = apply.STRATEGIES[SEO_METHODS[method]](policy, settings.params)
         record = ranks().on_first((folder / SEARCH_FILE).read_text)
         searched = float(json.loads(record)["seconds"])
+    elif method in SEARCHES:
+        found = search_by(
+            method,
+            data,
+            out / "searches" / f"{method}-seed{seed}",
+            comparison.search_settings(method),
+            comparison.model,
+            fit_settings,
+            resume=True,
+        )
+        policy, searched = found.policy, found.seconds
     else:
         policy = method_policy(
             method, data, settings.params, settings.dim, settings.chunk_dim, seed

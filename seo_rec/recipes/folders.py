@@ -91,15 +91,25 @@ def read_runs(path: Path) -> list[Run]:
 
 
 def describe(policy: Policy) -> str:
-    """A policy in a few words: tables, and lookups per feature."""
+    """A policy in a few words: tables and arrays, and lookups per feature."""
     counts: dict[int, int] = {}
     for f in policy.features:
         counts[len(f.lookups)] = counts.get(len(f.lookups), 0) + 1
     lookups = ", ".join(f"{n} features x {k}" for k, n in sorted(counts.items(), reverse=True))
-    sizes = sorted({(t.num_rows, t.dim) for t in policy.tables})
-    tables = ", ".join(f"{r}x{d}" for r, d in sizes[:3]) + (", ..." if len(sizes) > 3 else "")
-    noun = "table" if len(policy.tables) == 1 else "tables"
-    return f"{len(policy.tables)} {noun} ({tables}); {lookups}"
+    tables = sorted({(t.num_rows, t.dim) for t in policy.tables})
+    found = [
+        _some(len(policy.tables), "table", [f"{r}x{d}" for r, d in tables]),
+        _some(
+            len(policy.arrays), "array", [str(n) for n in sorted({a.size for a in policy.arrays})]
+        ),
+    ]
+    return f"{', '.join(filter(None, found))}; {lookups}"
+
+
+def _some(count: int, noun: str, sizes: list[str]) -> str:
+    plural = noun if count == 1 else noun + "s"
+    shown = ", ".join(sizes[:3]) + (", ..." if len(sizes) > 3 else "")
+    return f"{count} {plural} ({shown})" if count else ""
 
 
 def command_line() -> str:

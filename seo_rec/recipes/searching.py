@@ -103,7 +103,7 @@ def search_attention(
         "data": str(data),
         "data_fingerprint": schema.fingerprint,
         "seo": asdict(settings),
-        "model": asdict(model_settings),
+        "model": model_settings.as_json(),
         "fit": asdict(fit_settings),
     }
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
@@ -227,7 +227,7 @@ def search(
         "data": str(data),
         "data_fingerprint": read_schema(data).fingerprint,
         "seo": asdict(settings),
-        "model": asdict(model_settings),
+        "model": model_settings.as_json(),
         "fit": asdict(fit_settings),
         "run_off": asdict(run_off) if run_off else None,
     }

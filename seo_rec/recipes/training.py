@@ -29,6 +29,7 @@ from seo_rec.recipes.folders import (
     describe,
     open_run,
 )
+from seo_rec.recipes.weights import digest, load_weights
 from seo_rec.schema import Schema, read_schema
 from seo_rec.train import (
     BEST_FOLDER,
@@ -68,15 +69,18 @@ def train_model(
     out: Path | None = None,
     title: str = "train",
     plan: Path | None = None,
+    weights: Path | None = None,
 ) -> Trained:
     """Train the model of ``policy`` on ``data``; the returned model has its best weights.
 
     Every process of a launch calls this. ``plan`` is the plan to shard by; by default one is made
-    for the machines that are there.
+    for the machines that are there. ``weights`` is the file of a search to go on from.
     """
     _check_features(read_schema(data), policy)
     train, val = streams(data, policy, settings)
     whole = build_model(policy, len(train.schema.numeric), model_settings, settings.seed)
+    if weights:
+        load_weights(whole, weights)
     model = shard(whole, settings, plan)
     optimizers = optimizers_of(model, settings)
     return Trained(model, fit(model, train, val, optimizers, settings, out, title=title))
@@ -94,6 +98,7 @@ def train(
     budget: int = 0,
     search_seconds: float = 0.0,
     plan: Path | None = None,
+    weights: Path | None = None,
 ) -> Run:
     """Train ``policy`` in the run folder ``out`` and read the test split once.
 
@@ -110,9 +115,11 @@ def train(
         "num_dense": len(schema.numeric),
         "method": method,
         "policy": policy.to_json(),
-        "model": asdict(model_settings),
+        "model": model_settings.as_json(),
         "fit": asdict(settings),
     }
+    if weights:
+        asked["weights"] = digest(weights)
     here = ranks()
 
     def begin() -> Run | None:
@@ -124,7 +131,7 @@ def train(
 
     if finished := here.on_first(begin):
         return finished
-    trained = train_model(data, policy, model_settings, settings, out, title=method, plan=plan)
+    trained = train_model(data, policy, model_settings, settings, out, method, plan, weights)
     metrics, _, _ = evaluate(trained.model, eval_stream(data, "test", policy))
     run = Run(
         data=schema.dataset,
@@ -148,8 +155,12 @@ def train(
         command=command_line(),
         environment=stamp(),
     )
-    here.on_first(lambda: write_json(out / RESULT_FILE, asdict(run)))
-    return run
+
+    def finish() -> Run:
+        write_json(out / RESULT_FILE, asdict(run))
+        return run
+
+    return here.on_first(finish)
 
 
 def load_trained(run: Path) -> RecModel:
@@ -165,7 +176,7 @@ def load_trained(run: Path) -> RecModel:
     if not (run / RESULT_FILE).exists() or not best.steps():
         raise RunError(f"{run}: not a finished training run; `seo-rec train --resume` finishes it")
     asked = json.loads((run / RUN_FILE).read_text())
-    settings = ModelSettings(**{**asked["model"], "hidden": tuple(asked["model"]["hidden"])})
+    settings = ModelSettings.from_json(asked["model"])
     model = build_model(Policy.load(run / POLICY_FILE), asked["num_dense"], settings, seed=0)
     weights = {f"model.{name}": value for name, value in weights_of(model).items()}
     load_tensors(best.open(best.steps()[-1]), weights)
@@ -183,7 +194,7 @@ def evaluate_run(run: Path, data: Path, split: str) -> Metrics:
     wanted, found = json.loads((run / RUN_FILE).read_text())["num_dense"], stream.schema.numeric
     if wanted != len(found):
         raise RunError(f"{run} was trained on {wanted} numeric columns and {data} has {len(found)}")
-    return evaluate(model, stream)[0]
+    return evaluate(model.to(ranks().device), stream)[0]
 
 
 def labels_of(data: Path, split: str) -> Floats:

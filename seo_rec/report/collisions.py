@@ -15,19 +15,23 @@ table. For one feature:
   features, counted once per feature and seed, are sent into the table.
 * *occupied* rows of a table: ``R (1 - (1 - 1/R)^m)`` expected of m independent ids.
 
-The ``id`` address gives each training id a row of its own: its intra and full shares are 0.
+The ``id`` address gives each training id a row of its own: its intra and full shares are 0. A
+lookup of blocks counts as one lookup per block, whose rows are the places where it may begin; only
+whole blocks are compared, and not those of other features. Importance weights are a lookup too:
+ids that differ in them alone are told apart. Nothing is expected of digits and codes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from seo_rec.embed.remap import hash_rows, vocabulary_rows
+from seo_rec.embed.flat import block_seeds
+from seo_rec.embed.remap import addressed_rows, hash_rows, uses_index
 from seo_rec.policy import Feature, Ids, Lookup, Policy
 
 MAX_TABLE_ROWS = 2**28  # one counter per row is kept in memory
@@ -123,8 +127,9 @@ def collisions(policy: Policy, ids: Mapping[str, Ids]) -> Collisions:
         raise ValueError(f"tables {large} have more than {MAX_TABLE_ROWS:,} rows")
     readers: dict[str, list[tuple[Feature, Lookup]]] = {t.name: [] for t in policy.tables}
     for f in policy.features:
-        for k in f.lookups:
-            readers[k.table].append((f, k))
+        for k in f.all_lookups:
+            if k.address != "blocks":
+                readers[k.table].append((f, k))
     inter: dict[tuple[str, Lookup], Pair] = {}
     tables = []
     for table in policy.tables:
@@ -136,35 +141,54 @@ def collisions(policy: Policy, ids: Mapping[str, Ids]) -> Collisions:
 
 def rows_of(policy: Policy, feature: Feature, lookup: Lookup, ids: Ids) -> npt.NDArray[np.int64]:
     """The row of every id in a lookup, as the embedding module computes it."""
-    x = torch.from_numpy(np.array(ids, dtype=np.int64))
-    if lookup.address == "id":
-        vocabulary = torch.from_numpy(np.array(policy.vocabularies[feature.name], dtype=np.int64))
-        rows: npt.NDArray[np.int64] = vocabulary_rows(x, vocabulary).numpy()
-    else:
-        rows = hash_rows(x, lookup.seed, policy.table(lookup.table).num_rows).numpy()
+    known = policy.vocabularies.get(feature.name) if uses_index(lookup) else None
+    codes = policy.codes.get(lookup.codes)
+    rows: npt.NDArray[np.int64] = addressed_rows(
+        lookup,
+        policy.table(lookup.table).num_rows,
+        torch.from_numpy(np.array(ids, dtype=np.int64)),
+        None if known is None else torch.from_numpy(np.array(known, dtype=np.int64)),
+        None if codes is None else torch.from_numpy(np.array(codes)),
+    ).numpy()
     return rows
+
+
+def _reads(
+    policy: Policy, feature: Feature, ids: Ids
+) -> Iterator[tuple[str, int, int, npt.NDArray[np.int64]]]:
+    """Address, seed, number of rows and the row of every id, of every lookup and block."""
+    for k in feature.all_lookups:
+        if k.address != "blocks":
+            num_rows = policy.table(k.table).num_rows
+            yield k.address, k.seed, num_rows, rows_of(policy, feature, k, ids)
+            continue
+        places = policy.array(k.table).size - k.block + 1
+        x = torch.from_numpy(np.array(ids, dtype=np.int64))
+        for seed in block_seeds(k):
+            yield k.address, seed, places, hash_rows(x, seed, places).numpy()
 
 
 def _feature(
     policy: Policy, feature: Feature, ids: Ids, inter: Mapping[tuple[str, Lookup], Pair]
 ) -> FeatureCollisions:
-    n = len(ids)
+    n, num_lookups = len(ids), len(feature.all_lookups)
     if n == 0:
         nothing = Pair(NAN, NAN)
-        return FeatureCollisions(feature.name, 0, len(feature.lookups), nothing, nothing, nothing)
+        return FeatureCollisions(feature.name, 0, num_lookups, nothing, nothing, nothing)
     intra_actual, intra_expected, probability = [], [], 1.0
     seeds: dict[int, list[int]] = {}
     left, groups = np.arange(n), np.zeros(n, np.int64)  # ids not yet told apart, and from whom
-    for k in feature.lookups:
-        R = policy.table(k.table).num_rows
-        rows = rows_of(policy, feature, k, ids)
+    for address, seed, R, rows in _reads(policy, feature, ids):
         intra_actual.append(float((_counts(rows, R) > 1).mean()))
-        if k.address == "id":
+        if address == "id":
             intra_expected.append(0.0)
             probability = 0.0
-        else:
+        elif address in ("hash", "blocks"):
             intra_expected.append(shared_row(R, n - 1))
-            seeds.setdefault(k.seed, []).append(R)
+            seeds.setdefault(seed, []).append(R)
+        else:
+            intra_expected.append(NAN)
+            probability *= NAN
         _, groups, counts = np.unique(
             groups * R + rows[left], return_inverse=True, return_counts=True
         )
@@ -172,11 +196,12 @@ def _feature(
         left, groups = left[still], groups[still]
     for sizes in seeds.values():
         probability *= agreement(sizes)
-    met = [inter[feature.name, k] for k in feature.lookups]
+    met = [inter[feature.name, k] for k in feature.all_lookups if k.address != "blocks"]
+    met = met or [Pair(NAN, NAN)]
     return FeatureCollisions(
         feature.name,
         n,
-        len(feature.lookups),
+        num_lookups,
         Pair(float(np.mean(intra_actual)), float(np.mean(intra_expected))),
         Pair(len(left) / n, hit(probability, n - 1)),
         Pair(float(np.mean([p.actual for p in met])), float(np.mean([p.expected for p in met]))),

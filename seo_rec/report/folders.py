@@ -291,6 +291,8 @@ def _read_search(given: Path, folder: Path, notes: list[str]) -> Search | None:
         notes.append(f"{folder}: the search is not finished and is left out")
         return None
     found, asked = _document(path), _document(run)
+    if "method" in asked:
+        return _search_by_method(given, folder, found, asked, notes)
     seo = _mapping(asked, "seo", run)
     candidates = [
         Candidate(
@@ -328,6 +330,34 @@ def _read_search(given: Path, folder: Path, notes: list[str]) -> Search | None:
         data=Path(asked["data"]) if "data" in asked else None,
         policy=_policy(folder / POLICY_FILE, notes),
         policies=policies,
+    )
+
+
+def _search_by_method(
+    given: Path,
+    folder: Path,
+    found: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    notes: list[str],
+) -> Search:
+    """A search that has neither attention nor run-off."""
+    path, run = folder / SEARCH_FILE, folder / RUN_FILE
+    params = _whole(_mapping(asked, "settings", run), "params", run)
+    return Search(
+        given=given,
+        folder=folder,
+        fingerprint=_text(asked, "data_fingerprint", run),
+        seed=_whole(_mapping(asked, "fit", run), "seed", run),
+        budget=params or _whole(found, "params", path),
+        winner=_text(asked, "method", run),
+        candidates=(),
+        attentions=(),
+        seconds=_number(found, "seconds", path),
+        command=_text(found, "command", path),
+        environment=_mapping(found, "environment", path),
+        settings={k: asked[k] for k in ("settings", "model", "fit") if asked.get(k)},
+        data=Path(asked["data"]) if "data" in asked else None,
+        policy=_policy(folder / POLICY_FILE, notes),
     )
 
 

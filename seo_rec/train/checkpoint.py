@@ -11,10 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 import shutil
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,7 @@ from seo_rec.train.state import Sharded, State, copied
 MARKER = "complete.json"
 VALUES = "state.json"
 INDEX = ".metadata"
+NAME = re.compile(r"step-(\d{9,})")
 DTYPES = (
     torch.float64,
     torch.float32,
@@ -80,12 +84,13 @@ class Checkpoints:
         self._writer: threading.Thread | None = None
         self._failure: BaseException | None = None
         # collectives of the background thread must not mix with those of the training
-        self._group = dist.new_group(backend="gloo") if self.ranks.world_size > 1 else None
+        apart = background and self.ranks.world_size > 1
+        self._group = dist.new_group(backend="gloo") if apart else None
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, oldest first."""
-        found = self.folder.glob("step-*")
-        return sorted(int(p.name.removeprefix("step-")) for p in found if (p / MARKER).exists())
+        named = [(NAME.fullmatch(p.name), p) for p in self.folder.glob("step-*")]
+        return sorted(int(m[1]) for m, p in named if m and (p / MARKER).exists())
 
     def save(self, step: int, tensors: State, values: Mapping[str, Any]) -> None:
         """Write checkpoint ``step``; one of that step is replaced.
@@ -103,11 +108,11 @@ class Checkpoints:
         if not self.background:
             self._write(step, tensors, values)
             return
-        ours = copied(tensors)
+        ours, plain = copied(tensors), deepcopy(dict(values))
 
         def write() -> None:
             try:
-                self._write(step, ours, values)
+                self._write(step, ours, plain)
             except BaseException as error:  # raised again by the next wait()
                 self._failure = error
 
@@ -123,6 +128,13 @@ class Checkpoints:
             failure, self._failure = self._failure, None
             raise failure
 
+    def close(self) -> None:
+        """``wait``, and give back what the background writing held; this object is done."""
+        self.wait()
+        if self._group:
+            dist.destroy_process_group(self._group)
+            self._group = None
+
     def _write(self, step: int, tensors: State, values: Mapping[str, Any]) -> None:
         final = self._path(step)
         part = self.folder / f".{final.name}.part"
@@ -137,17 +149,28 @@ class Checkpoints:
             files = {name: entry for found in sums for name, entry in found.items()}
             files[VALUES] = _checksum(part / VALUES)
             write_json(part / MARKER, {"files": files})
-            shutil.rmtree(final, ignore_errors=True)
+            _remove(final)
             part.rename(final)
-            for old in self.steps()[: -self.keep]:
-                shutil.rmtree(self._path(old), ignore_errors=True)
+            self._keep_only(self.steps()[-self.keep :])
 
         self._together(finish, final)
 
+    def _keep_only(self, steps: list[int]) -> None:
+        """Remove all other checkpoints, and what a killed process left half written or removed."""
+        kept = {self._path(step) for step in steps}
+        for path in sorted(self.folder.glob("*step-*")):
+            ours = NAME.fullmatch(path.name.removeprefix(".").removesuffix(".part"))
+            if ours and path not in kept:
+                _remove(path)
+
+    def drop_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps: the run goes on from ``step``."""
+        if self.ranks.first:
+            self._keep_only([s for s in self.steps() if s <= step][-self.keep :])
+
     def _write_tensors(self, folder: Path, tensors: State) -> None:
         alone = self.ranks.world_size == 1
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that one process needs no process group
+        with _plain_errors():
             dcp.save(
                 dict(tensors),
                 storage_writer=dcp.FileSystemWriter(folder),
@@ -164,7 +187,7 @@ class Checkpoints:
             answer = (action(), "")
         except Exception as error:
             failure = error
-            answer = (None, next(iter(str(error).splitlines()), "") or type(error).__name__)
+            answer = (None, _reason(error))
         answers = self.ranks.gather(answer, self._group)
         if failed := [(r, text) for r, (_, text) in enumerate(answers) if text]:
             who = f"rank {failed[0][0]}: " if self.ranks.world_size > 1 else ""
@@ -207,9 +230,11 @@ def open_checkpoint(folder: Path, ranks: Ranks | None = None) -> Saved:
     ranks = ranks or Ranks()
     reason, saved = "", None
     try:
-        _verify(folder, ranks)
+        files = _verify(folder, ranks)
         values = json.loads((folder / VALUES).read_text())
         index = _Reader(folder).read_metadata()
+        if unknown := {info.relative_path for info in index.storage_data.values()} - files:
+            raise ValueError(f"{INDEX} reads {sorted(unknown)[0]!r}, which {MARKER} does not list")
         sizes = {
             name: (entry.size, entry.properties.dtype)
             for name, entry in index.state_dict_metadata.items()
@@ -217,7 +242,7 @@ def open_checkpoint(folder: Path, ranks: Ranks | None = None) -> Saved:
         }
         saved = Saved(folder, values, sizes)
     except Exception as error:  # there is no end to what damaged bytes make a reader raise
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        reason = _reason(error)
     reasons = [r for r in ranks.gather(reason) if r]
     if reasons or saved is None:
         raise CheckpointError(
@@ -236,17 +261,40 @@ def load_tensors(saved: Saved, into: State, ranks: Ranks | None = None) -> None:
     ranks = ranks or Ranks()
     alone = ranks.world_size == 1
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _plain_errors():
             dcp.load(
                 dict(into), storage_reader=_Reader(saved.folder), planner=_Load(), no_dist=alone
             )
     except Exception as error:
-        reason = str(error).strip().splitlines()
         raise CheckpointError(
-            f"{saved.folder}: cannot be loaded ({reason[-1] if reason else type(error).__name__}); "
-            "it belongs to another model, or is damaged"
+            f"{saved.folder}: cannot be loaded ({_reason(error)}); it belongs to another model, or "
+            "is damaged"
         ) from error
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """The first error behind one of ``torch.distributed.checkpoint``, which is no Exception."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that one process needs no process group
+            yield
+    except dcp.CheckpointException as error:
+        rank, (cause, _) = min(error.failures.items())
+        if not isinstance(cause, Exception):
+            raise
+        raise RuntimeError(f"{type(cause).__name__} on rank {rank}: {_reason(cause)}") from cause
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def _remove(folder: Path) -> None:
+    """Marker first: wherever this is cut short, what is left is no checkpoint."""
+    (folder / MARKER).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _empty_folder(folder: Path) -> None:
@@ -268,7 +316,8 @@ def _checksum(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": digest}
 
 
-def _verify(folder: Path, ranks: Ranks) -> None:
+def _verify(folder: Path, ranks: Ranks) -> set[str]:
+    """The names of the files, whose checksums are right."""
     files = json.loads((folder / MARKER).read_text())["files"]
     if {VALUES, INDEX} - set(files):
         raise ValueError(f"{MARKER} does not list {VALUES} and {INDEX}")
@@ -277,6 +326,7 @@ def _verify(folder: Path, ranks: Ranks) -> None:
             raise ValueError(f"{MARKER} lists {name!r}, which is not a file of this folder")
         if i % ranks.world_size == ranks.rank and _checksum(folder / name) != wanted:
             raise ValueError(f"wrong checksum of {name}")
+    return set(files)
 
 
 class _Save(DefaultSavePlanner):
@@ -332,10 +382,7 @@ class _IndexUnpickler(pickle.Unpickler):
             ("torch", "Size"),
             ("torch.serialization", "_get_layout"),
             ("pathlib", "PosixPath"),
-            *(
-                ("torch", str(d).removeprefix("torch."))
-                for d in DTYPES
-            ),
+            *(("torch", str(d).removeprefix("torch.")) for d in DTYPES),
         }
     )
 

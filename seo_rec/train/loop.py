@@ -23,7 +23,7 @@ from seo_rec.data.stream import Stream
 from seo_rec.files import write_text
 from seo_rec.metrics import Metrics, binary_metrics
 from seo_rec.train.average import WeightAverage
-from seo_rec.train.checkpoint import Checkpoints, Saved, load_tensors
+from seo_rec.train.checkpoint import CheckpointError, Checkpoints, Saved, load_tensors
 from seo_rec.train.optimizers import ROW_OPTIMIZERS
 from seo_rec.train.ranks import Ranks, ranks
 from seo_rec.train.state import (
@@ -323,6 +323,7 @@ class _Fit:
 
     def _keep_best(self, metrics: Metrics) -> None:
         if self.folder:
+            self.folder.checkpoints.wait()  # it may name best weights that are dropped now
             values = {"val": asdict(metrics)}
             self.folder.best.save(self.state.step, _named("model", weights_of(self.model)), values)
         else:
@@ -333,7 +334,7 @@ class _Fit:
         """Put the best weights back, and say how it went."""
         weights, best_val = weights_of(self.model), self.best_val
         if self.folder:
-            self.folder.checkpoints.wait()
+            self.folder.close()
             saved = self.folder.best.open(self.state.best_step)
             load_tensors(saved, _named("model", weights), self.ranks)
             best_val = saved.values["val"]
@@ -378,7 +379,15 @@ class _Fit:
             return
         saved = self.folder.checkpoints.latest()
         if saved:
-            self._restore(saved)
+            try:
+                self._restore(saved)
+            except CheckpointError:
+                raise
+            except Exception as error:  # whatever its plain values say
+                raise CheckpointError(
+                    f"{saved.folder}: does not fit this run ({type(error).__name__}: {error}); "
+                    "remove this folder to resume from the checkpoint before it"
+                ) from error
             if self.ranks.first:
                 log.info(
                     "resumed %s at epoch %d, step %d",
@@ -386,7 +395,7 @@ class _Fit:
                     self.state.epoch,
                     self.state.step,
                 )
-        self.folder.drop_events_after(self.state.step)
+        self.folder.drop_after(self.state.step)
 
     def _restore(self, saved: Saved) -> None:
         state_sizes = {
@@ -523,8 +532,10 @@ class _RunFolder:
         self.board_folder = out / "tensorboard"
         self._board: Any = None
 
-    def drop_events_after(self, step: int) -> None:
-        """Forget lines written after the checkpoint that the run resumes from."""
+    def drop_after(self, step: int) -> None:
+        """Forget what was written after the checkpoint that the run resumes from."""
+        self.checkpoints.drop_after(step)
+        self.best.drop_after(step)
         if self.ranks.first and self.events.exists():
             lines = self.events.read_text().splitlines()
             kept = [line for line in lines if _step_of(line) <= step]
@@ -543,6 +554,13 @@ class _RunFolder:
             if isinstance(value, float):
                 self._board.add_scalar(f"{record['event']}/{key}", value, record["step"])
         self._board.flush()
+
+    def close(self) -> None:
+        """Wait for what is being written; a launch may train hundreds of models."""
+        self.checkpoints.close()
+        if self._board is not None:
+            self._board.close()
+            self._board = None
 
 
 def _step_of(line: str) -> float:

@@ -73,12 +73,18 @@ def make_optimizers(
     log.info("row optimizer %s: %s", row_optimizer, description)
     whole = inner_model(model)
     optimizers: dict[str, Optimizer] = {}
-    tables = [p for p in whole.embedding.ebc.parameters() if not in_backward(p)]
+    flat = whole.embedding.flat
+    stored = [*whole.embedding.ebc.parameters(), *([] if flat is None else flat.parameters())]
+    tables = [p for p in stored if not in_backward(p)]
     if tables:
         optimizers["rows"] = make(tables, row_lr, row_l2)
     if isinstance(model, DistributedModelParallel) and model.fused_optimizer.params:
         optimizers["fused"] = model.fused_optimizer
-    optimizers["dense"] = torch.optim.Adam(whole.backbone.parameters(), lr=dense_lr, fused=True)
+    project = whole.embedding.project
+    maps = [] if project is None else list(project.parameters())
+    optimizers["dense"] = torch.optim.Adam(
+        [*whole.backbone.parameters(), *maps], lr=dense_lr, fused=True
+    )
     return optimizers
 
 

@@ -98,7 +98,7 @@ class Ranks:
 def ranks() -> Ranks:
     """The ranks of the process group that is up, or the single process."""
     if not dist.is_initialized():
-        return Ranks()
+        return Ranks(device=_local_device())
     size = dist.get_world_size()
     return Ranks(
         dist.get_rank(), size, int(os.environ.get("LOCAL_WORLD_SIZE", size)), _local_device()

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from spawn import run_ranks
 
 from seo_rec.data.stream import Stream
 from seo_rec.model import ModelSettings, build_model
 from seo_rec.plan import Placement, Shard
-from seo_rec.policy import Feature, Lookup, Policy, Table
+from seo_rec.policy import Array, Feature, Lookup, Policy, Table
 from seo_rec.schema import read_schema
 from seo_rec.train import FitSettings, distribute, fit, make_optimizers, ranks
 from seo_rec.train.state import Sharded, weights_of
@@ -37,13 +38,41 @@ def policy_of(data: Path) -> Policy:
     return Policy(tables, features)
 
 
+def all_kinds_of(data: Path, turn: int = 0) -> Policy:
+    """Every combine and most addresses; another ``turn`` gives the bags of many ids another one."""
+    tables = (Table("a", 41, 8), Table("b", 24, 8), Table("c", 17, 8), Table("p", 10, 2))
+    features = []
+    for i, column in enumerate(reversed(read_schema(data).features)):
+        two = (Lookup("b", seed=10 * i + 1), Lookup("c", seed=10 * i + 2))
+        code = Lookup("c", "codes", 10 * i + 3, modulus=50, codes="kept")
+        features.append(
+            (
+                Feature(column.name, two, "mul"),
+                Feature(column.name, two, "weighted_sum", weights=Lookup("p", seed=10 * i + 4)),
+                Feature(column.name, (code, Lookup("a", seed=10 * i + 5)), project=6),
+                Feature(column.name, (Lookup("m", "blocks", 10 * i + 6, block=3, width=8),)),
+            )[(i + turn) % 4]
+        )
+    codes = {"kept": np.arange(50, dtype=np.int32) % 17}
+    return Policy(tables, tuple(features), codes=codes, arrays=(Array("m", 60),))
+
+
+def flat_only(data: Path) -> Policy:
+    """No table at all: nothing to shard."""
+    features = tuple(
+        Feature(c.name, (Lookup("m", "blocks", i + 1, block=2, width=4),))
+        for i, c in enumerate(read_schema(data).features)
+    )
+    return Policy((), features, arrays=(Array("m", 99),))
+
+
 def plan(policy: Policy, kind: str, world: int) -> tuple[Placement, ...]:
     """A plan of one kind for every table, or ``mixed``; ``one_rank`` puts all on the last rank."""
     kinds = ("column_wise", "row_wise", "data_parallel", "table_wise")
     placements = []
     for i, t in enumerate(policy.tables):
         its_kind = kinds[i % 4] if kind == "mixed" else kind
-        if its_kind == "column_wise" and t.dim == 4:
+        if its_kind == "column_wise" and t.dim < 8:
             its_kind = "table_wise"
         if its_kind == "table_wise":
             shards = (Shard(i % world, 0, 0, t.num_rows, t.dim),)
@@ -73,13 +102,20 @@ class Trained:
 
 
 def train(
-    data: Path, settings: FitSettings, kind: str, world: int, out: Path, timeout: float = 100
+    data: Path,
+    settings: FitSettings,
+    kind: str,
+    world: int,
+    out: Path,
+    timeout: float = 100,
+    policy: Policy | None = None,
 ) -> Trained:
     """``fit`` on ``world`` ranks under the plan ``kind``; world 1 is one unsharded process."""
+    policy = policy_of(data) if policy is None else policy
     pieces = (
-        [_train(data, settings, kind, out)]
+        [_train(data, policy, settings, kind, out)]
         if world == 1
-        else run_ranks(_train, world, data, settings, kind, out, timeout=timeout)
+        else run_ranks(_train, world, data, policy, settings, kind, out, timeout=timeout)
     )
     weights: dict[str, torch.Tensor] = {}
     for found, _ in pieces:
@@ -94,9 +130,8 @@ def train(
     return Trained(weights, losses, pieces[0][1])
 
 
-def _train(data: Path, settings: FitSettings, kind: str, out: Path) -> Any:
+def _train(data: Path, policy: Policy, settings: FitSettings, kind: str, out: Path) -> Any:
     here = ranks()
-    policy = policy_of(data)
     numeric = len(read_schema(data).numeric)
     whole = build_model(policy, numeric, MODEL, settings.seed)
     model: Any = whole

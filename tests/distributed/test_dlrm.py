@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,8 +20,9 @@ from cases import BAGS, Bags
 from seo_rec import embed
 from seo_rec.batch import Batch
 from seo_rec.plan import Placement, Shard, check_placements, sharding_plan
+from seo_rec.policy import Policy
 from spawn import RankError, run_ranks
-from torchrec_models import IDS_PATH, MODELS, POLICY, WithLoss, clicks
+from torchrec_models import IDS_PATH, MODELS, POLICY, SPECIAL, WithLoss, clicks
 
 CPU = torch.device("cpu")
 RANKS, ROWS, STEPS = 2, 12, 6  # rows of one rank
@@ -36,10 +37,10 @@ PLACEMENTS = (
 )
 
 
-def new_model(model: str, weighted: bool = False) -> WithLoss:
+def new_model(model: str, weighted: bool = False, policy: Policy = POLICY) -> WithLoss:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        return WithLoss(MODELS[model](embed.build(POLICY, init_scale=0.5, weighted=weighted)))
+        return WithLoss(MODELS[model](embed.build(policy, init_scale=0.5, weighted=weighted)))
 
 
 def batches(rank: int, bags: Bags, steps: int = STEPS) -> Iterator[Batch]:
@@ -151,11 +152,24 @@ def train_sharded(model: WithLoss, bags: Bags, loop: str) -> tuple[torch.Tensor,
 @pytest.mark.parametrize("model", MODELS)
 def test_sharded_equals_unsharded(model, loop):
     """Scores of every step and all weights after the last, for every kind of cut at once."""
-    bags = BAGS["single" if loop == "base" else "bags"]
-    scores, weights = unsharded(new_model(model), bags)
-    start = dict(new_model(model).named_parameters())
+    trains_as_one_process(
+        lambda: new_model(model), BAGS["single" if loop == "base" else "bags"], loop
+    )
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("loop", ["plain", "base", "sparse-dist"])
+def test_every_combine_and_address(loop, weighted):
+    """Bags of one id, where a product is looked up id by id, in numbers that differ by rank."""
+    bags = BAGS["bags-weighted" if weighted else "bags"]
+    trains_as_one_process(lambda: new_model("dlrm", weighted, SPECIAL), bags, loop)
+
+
+def trains_as_one_process(make: Callable[[], WithLoss], bags: Bags, loop: str) -> None:
+    scores, weights = unsharded(make(), bags)
+    start = dict(make().named_parameters())
     assert all((weights[n] - start[n]).abs().max() > 1e-3 for n in weights)
-    found = run_ranks(train_sharded, RANKS, new_model(model), bags, loop)
+    found = run_ranks(train_sharded, RANKS, make(), bags, loop)
     torch.testing.assert_close(torch.cat([f[0] for f in found], 1), scores, rtol=0, atol=1e-6)
     covered = {n: torch.zeros_like(w) for n, w in weights.items()}
     for _, held, _ in found:

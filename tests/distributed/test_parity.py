@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed.sharded import PLANS, Trained, plan, policy_of, train
+from distributed.sharded import (
+    PLANS,
+    Trained,
+    all_kinds_of,
+    flat_only,
+    plan,
+    policy_of,
+    train,
+)
 
 from seo_rec.plan import PlanError
 from seo_rec.train import FitSettings
@@ -97,3 +105,31 @@ def test_weight_decay_and_average_over_ranks(tiny: Path, tmp_path: Path) -> None
     wanted = settings("adagrad", row_l2=0.01, average=0.9)
     expected = train(tiny, wanted, "", 1, tmp_path / "one")
     assert_same(train(tiny, wanted, "mixed", 2, tmp_path / "two"), expected)
+
+
+@pytest.mark.parametrize(
+    "kind, optimizer, world",
+    [
+        ("table_wise", "adam", 2),
+        ("row_wise", "adagrad", 2),
+        ("column_wise", "sgd", 2),
+        ("data_parallel", "rowwise_adagrad", 2),
+        ("mixed", "adagrad", 4),
+    ],
+)
+@pytest.mark.parametrize("turn", [0, 1])
+def test_every_combine_and_address_on_ranks(
+    tiny: Path, tmp_path: Path, turn: int, kind: str, optimizer: str, world: int
+) -> None:
+    """Also where the ranks' numbers of bags differ, since one id each makes a bag."""
+    policy, wanted = all_kinds_of(tiny, turn), settings(optimizer)
+    expected = train(tiny, wanted, "", 1, tmp_path / "one", policy=policy)
+    found = train(tiny, wanted, kind, world, tmp_path / "more", policy=policy)
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rowwise_adagrad"])
+def test_flat_arrays_alone_on_ranks(tiny: Path, tmp_path: Path, optimizer: str) -> None:
+    policy, wanted = flat_only(tiny), settings(optimizer)
+    expected = train(tiny, wanted, "", 1, tmp_path / "one", policy=policy)
+    assert_same(train(tiny, wanted, "", 2, tmp_path / "two", policy=policy), expected)

@@ -1,37 +1,13 @@
-"""Published ways to give features their embeddings: functions from a schema to a policy.
-
-Every function takes the columns of a data set and an exact budget in parameters (floats of all
-tables together), never exceeds it, and wastes less than one row of its widest table.
-"""
+"""Methods that give a feature rows and nothing else: SEO's baselines and its trivial policy."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from typing import Any
 
-import seo_rec
+from seo_rec.methods.origin import lookup_seed, provenance
+from seo_rec.methods.sharing import ROW_RULES
 from seo_rec.policy import Feature, Ids, Lookup, Policy, PolicyError, Table, split_rows
 from seo_rec.schema import Schema
-
-ROW_RULES = ("even", "cardinality")
-
-
-def lookup_seed(seed: int, *names: object) -> int:
-    """A 63-bit seed that is a fixed function of ``seed`` and ``names``."""
-    text = "\x1f".join(str(n) for n in (seed, *names))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
-
-
-def provenance(schema: Schema, method: str, **arguments: Any) -> dict[str, Any]:
-    """What a policy records about its origin."""
-    return {
-        "method": method,
-        "arguments": arguments,
-        "dataset": schema.dataset,
-        "data_fingerprint": schema.fingerprint,
-        "code_version": seo_rec.__version__,
-    }
 
 
 def collisionless(schema: Schema, dim: int, vocabularies: Mapping[str, Ids]) -> Policy:

@@ -1,0 +1,190 @@
+"""Does every backbone train to what is published for its kind? One run each on MovieLens-1M.
+
+    python -m benchmarks.backbones --data data/ml-1m [--only dcn-v2 dlrm] [--record]
+
+Each backbone is trained once with collisionless tables of width 16 and once with multi-size tables
+of 96,000 floats, all at one setting (the study's in ``benchmarks.evidence``: batch 2,048, Adam
+2e-3, L2 2e-4 on the tables, hidden layers 256 and 128), chosen for the MLP and for none of the
+others; the best epoch is chosen on validation rows and test rows are read once. This is a check
+that the backbones are sound, not a ranking of them: that would take a search of settings for each.
+
+What is published to hold it against (AUC):
+
+    MovieLens-1M, collisionless, width 30   DCN-V2 0.8872 (Unified Embedding), 0.8985 (a public
+                                            replication of it), MLP 0.8963 (the replication)
+    BARS, two other data sets               a backbone's distance to the plain DNN, ``GAINS``
+
+A run is in the range if it reaches 0.8872 with collisionless tables, and if its distance to the MLP
+of the same tables lies between the least and the largest of ``GAINS`` by no more than ``SLACK``.
+Backbones that are alone there (a factorization machine, a cross network, without deep layers) have
+ranges of their own. Runs go to ``--out`` and are found again there, also unfinished ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.environment import append_jsonl
+from seo_rec import recipes
+from seo_rec.backbones import DCNv2Settings, build_backbone
+from seo_rec.backbones.layers import FeatureVectors
+from seo_rec.cli.main import quiet_libraries
+from seo_rec.model import ModelSettings
+from seo_rec.policy import Policy
+from seo_rec.schema import read_schema
+from seo_rec.train import FitSettings
+
+RESULTS = Path(__file__).parent / "results" / "backbones.jsonl"
+TABLES = ("collisionless", "multi-size")
+PARAMS, DIM, CHUNK_DIM = 96_000, 16, 8
+COLLISIONLESS = 0.8872  # Unified Embedding, Table 1
+SLACK = 0.002  # more than twice the standard deviation over seeds of one backbone
+
+
+@dataclass(frozen=True)
+class Row:
+    """A backbone as it is run; ``gains``: published test AUC minus the plain DNN's, by data set.
+
+    BARS, Frappe_x1 (DNN 0.984045) and MovielensLatest_x1 (DNN 0.967683); None: not published.
+    """
+
+    settings: ModelSettings
+    gains: tuple[float, float] | None = None
+
+
+ROWS = {
+    "mlp": Row(ModelSettings("mlp"), (0.0, 0.0)),
+    "dcn-v2": Row(ModelSettings("dcn-v2")),
+    "dcn-v2-parallel": Row(
+        ModelSettings("dcn-v2", interaction=DCNv2Settings(structure="parallel")),
+        (-0.000221, 0.000974),
+    ),
+    "dcn-v2-low-rank": Row(ModelSettings("dcn-v2", interaction=DCNv2Settings(rank=24))),
+    "dcn-v2-cross": Row(ModelSettings("dcn-v2", hidden=()), (-0.011131, -0.007083)),
+    "dcn": Row(ModelSettings("dcn"), (-0.000627, 0.000673)),
+    "dlrm": Row(ModelSettings("dlrm"), (-0.000050, 0.001388)),
+    "wide-deep": Row(ModelSettings("wide-deep"), (-0.000972, 0.000710)),
+    "deepfm": Row(ModelSettings("deepfm"), (-0.000098, 0.000540)),
+    "deepfm-fm": Row(ModelSettings("deepfm", hidden=()), (-0.016937, -0.024248)),
+    "fnn": Row(ModelSettings("fnn")),
+    "ipnn": Row(ModelSettings("ipnn"), (0.000077, 0.002202)),
+    "xdeepfm": Row(ModelSettings("xdeepfm"), (0.000093, 0.000415)),
+    "autoint": Row(ModelSettings("autoint"), (0.000767, 0.001505)),
+    "autoint-attention": Row(ModelSettings("autoint", hidden=()), (-0.000960, -0.001391)),
+    "nfm": Row(ModelSettings("nfm")),
+}
+ALONE = ("dcn-v2-cross", "deepfm-fm")
+GAINS = [g for name, row in ROWS.items() if row.gains and name not in ALONE for g in row.gains]
+
+
+def allowed_gain(name: str) -> tuple[float, float]:
+    """The distances to the MLP that count as in the range; a row alone may always be nearer."""
+    own = ROWS[name].gains
+    if name in ALONE and own is not None:
+        return min(own) - SLACK, max(GAINS) + SLACK
+    return min(GAINS) - SLACK, max(GAINS) + SLACK
+
+
+def one(name: str, tables: str, data: Path, out: Path, epochs: int, seed: int) -> dict[str, Any]:
+    """Train one backbone on one kind of tables, or find the finished run again."""
+    row = ROWS[name]
+    policy = recipes.method_policy(tables, data, PARAMS, DIM, CHUNK_DIM, seed)
+    fit = FitSettings(epochs=epochs, row_l2=2e-4, seed=seed)
+    folder = out / f"{name}-{tables}-{seed}"
+    known = (folder / recipes.RESULT_FILE).exists()
+    run = recipes.train(data, policy, folder, row.settings, fit, method=tables, resume=True)
+    return {
+        "known": known,
+        "name": name,
+        "tables": tables,
+        "seed": seed,
+        "data": run.data,
+        "data_fingerprint": run.data_fingerprint,
+        "model": row.settings.as_json(),
+        "embedding_params": run.embedding_params,
+        **backbone_params(policy, len(read_schema(data).numeric), row.settings),
+        "val_auc": run.val_auc,
+        "test_auc": run.test_auc,
+        "test_logloss": run.test_logloss,
+        "epochs": run.epochs,
+        "epochs_at_most": epochs,
+        "seconds_per_epoch": run.seconds_per_epoch,
+        "command": run.command,
+        "environment": run.environment,
+    }
+
+
+def backbone_params(policy: Policy, num_dense: int, model: ModelSettings) -> dict[str, int]:
+    """Floats of the backbone, and of them those that bring features to one width."""
+    module = build_backbone(
+        model.backbone, num_dense, policy.widths, model.hidden, model.dropout, model.interaction
+    )
+    vectors = [m for m in module.modules() if isinstance(m, FeatureVectors)]
+    return {
+        "backbone_params": sum(p.numel() for p in module.parameters()),
+        "projection_params": sum(p.numel() for m in vectors for p in m.parameters()),
+    }
+
+
+def judge(line: dict[str, Any], mlp_auc: float | None) -> dict[str, Any]:
+    """The distance to the MLP's test AUC, the published ones, and whether it is in the range."""
+    gain = None if mlp_auc is None else line["test_auc"] - mlp_auc
+    low, high = allowed_gain(line["name"])
+    far = line["tables"] == "collisionless" and line["test_auc"] < COLLISIONLESS
+    far = far and line["name"] not in ALONE
+    return {
+        "gain_over_mlp": gain,
+        "published_gains": ROWS[line["name"]].gains,
+        "in_range": None if gain is None else low <= gain <= high and not far,
+    }
+
+
+def show(line: dict[str, Any]) -> None:
+    gain = "" if line["gain_over_mlp"] is None else f"{line['gain_over_mlp']:+.5f}"
+    published = line["published_gains"]
+    text = "" if published is None else " ".join(f"{g:+.4f}" for g in published)
+    print(
+        f"{line['name']:18} {line['tables']:13} {line['backbone_params']:8} {line['test_auc']:.5f} "
+        f"{line['test_logloss']:.5f} {gain:>9} {text:>15} {line['epochs']:3} "
+        f"{line['seconds_per_epoch']:6.1f} {line['in_range']}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="prepared MovieLens-1M")
+    parser.add_argument("--only", nargs="*", choices=ROWS, default=list(ROWS), metavar="NAME")
+    parser.add_argument("--tables", nargs="*", choices=TABLES, default=list(TABLES))
+    parser.add_argument("--epochs", type=int, default=20, help="epochs at most")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/backbones"), help="run folders")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--record", action="store_true", help=f"append to {RESULTS.name}")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    quiet_libraries()
+    print(
+        f"{'backbone':18} {'tables':13} {'floats':>8} {'test AUC':7} {'loss':7} {'- MLP':>9} "
+        f"{'published':>15} {'ep.':>3} {'s/ep.':>6} in range"
+    )
+    for tables in options.tables:
+        mlp_auc = None
+        for name in ["mlp", *(n for n in options.only if n != "mlp")]:
+            line = one(name, tables, options.data, options.out, options.epochs, options.seed)
+            if name == "mlp":
+                mlp_auc = line["test_auc"]
+            line |= judge(line, mlp_auc)
+            show(line)
+            if options.record and not line.pop("known"):
+                append_jsonl(RESULTS, json.loads(json.dumps(line)))
+
+
+if __name__ == "__main__":
+    main()

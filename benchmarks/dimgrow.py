@@ -1,0 +1,229 @@
+"""DimGrow against its baselines, its memory, and what shuffling costs.
+
+    python -m benchmarks.dimgrow widths --data data/ml-1m --record
+    python -m benchmarks.dimgrow memory --data data/ml-1m --record
+    python -m benchmarks.dimgrow shuffle --record
+
+``widths``: every search of widths, then its policy trained from scratch, in the manner of the ERASE
+protocol as the authors' code uses it: Adam 1e-3 without a mean of the weights, batch 256, patience
+2, a wide and deep model whose deep part is 64-32-16 with dropout 0.2, 16 columns per feature at
+most. Differences: the columns are those of ``--data`` (for MovieLens neither time nor title nor
+genre), and so is its split. Without a budget each search takes the size it likes; ``--shares``
+adds DimGrow, SSEDS, mixed dimension and no search at shares of the parameters of width 16.
+
+``memory``: the most that columns, gradients and Adam's moments take while DimGrow searches, with
+at most 16 and at most 32 columns, beside a supernet of that width (SSEDS). Counted from tensors;
+and as what the process of each search has over that of a search at ``max_dim`` 1.
+
+``shuffle``: seconds of one shuffle of B x D numbers, and the same over ``D B log2 B``.
+
+All parts can be stopped and started again: what ``--out`` or the record holds is not run twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from benchmarks.environment import append_jsonl, stamp
+from seo_rec import recipes
+from seo_rec.cli.main import quiet_libraries
+from seo_rec.model import ModelSettings
+from seo_rec.schema import read_schema
+from seo_rec.search import SEARCHES
+from seo_rec.search.dimgrow import DimGrowSettings, shuffle_columns
+from seo_rec.train import FitSettings
+
+RECORD = Path(__file__).parent / "results" / "dimgrow.jsonl"
+MODEL = ModelSettings(backbone="wide-deep", hidden=(64, 32, 16), dropout=0.2)
+FIT = FitSettings(epochs=100, patience=2, batch_size=256, row_lr=1e-3, dense_lr=1e-3, average=0.0)
+WIDTHS = ("no-search", "dimgrow", "autodim", "sseds")
+SHARED = ("dimgrow", "sseds", "mixed-dimension", "no-search")
+
+
+class Records:
+    """The lines of the record, and those that are new."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        lines = path.read_text().splitlines() if path and path.exists() else []
+        self.known = {key_of(json.loads(line)) for line in lines}
+
+    def has(self, part: str, **what: Any) -> bool:
+        return key_of({"part": part, "what": what}) in self.known
+
+    def add(self, part: str, what: dict[str, Any], **found: Any) -> None:
+        line = {"part": part, "what": what, **found}
+        print(json.dumps(line, sort_keys=True), flush=True)
+        if self.path:
+            append_jsonl(self.path, {**line, "environment": stamp()})
+
+
+def key_of(line: dict[str, Any]) -> str:
+    return json.dumps([line["part"], line["what"]], sort_keys=True)
+
+
+def widths(options: argparse.Namespace, records: Records) -> None:
+    """Search and train every method, at its own size and at shares of the full one."""
+    schema = read_schema(options.data)
+    full = SEARCHES["no-search"].settings(max_dim=16, address="id")
+    whole = SEARCHES["no-search"].run(options.data, full, MODEL, FIT).policy.num_params
+    cases = [(method, 0.0) for method in WIDTHS]
+    cases += [(method, share) for share in options.shares for method in SHARED]
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
+        fit = replace(FIT, seed=seed, batch_size=options.batch_size, epochs=options.epochs)
+        for method, share in cases:
+            what = {
+                "data": schema.fingerprint,
+                "method": method,
+                "share": share,
+                "seed": seed,
+                "batch_size": options.batch_size,
+                "epochs": options.epochs,
+                "set": options.set if method == "dimgrow" else [],
+            }
+            if records.has("widths", **what):
+                continue
+            given: dict[str, Any] = {"max_dim": 16, "address": "id"}
+            if share:
+                given["params"] = int(share * whole)
+            if method == "dimgrow":
+                given |= {n: float(v) for n, v in (text.split("=") for text in options.set)}
+            settings = SEARCHES[method].settings(**given)
+            folder = options.out / f"{method}-{share}-{seed}-{options.batch_size}-{options.epochs}"
+            name = "-".join([folder.name, *options.set] if method == "dimgrow" else [folder.name])
+            folder = options.out / name
+            found = recipes.search_by(
+                method, options.data, folder / "search", settings, MODEL, fit, resume=True
+            )
+            run = recipes.train(
+                options.data, found.policy, folder / "run", MODEL, fit, method=method, resume=True
+            )
+            dims = {t.name: t.dim for t in found.policy.tables}
+            records.add(
+                "widths",
+                what,
+                test_auc=run.test_auc,
+                test_logloss=run.test_logloss,
+                val_auc=run.val_auc,
+                epochs=run.epochs,
+                params=found.policy.num_params,
+                share_of_full=found.policy.num_params / whole,
+                total_dims=sum(dims.values()),
+                dims=dims,
+                dropped=list(found.policy.dropped),
+                search_seconds=found.seconds,
+                search_peak_bytes=found.peak_bytes,
+                train_seconds=run.seconds,
+            )
+
+
+def memory(options: argparse.Namespace, records: Records) -> None:
+    """Peak memory of a search at several maximal widths, each in a process of its own."""
+    schema = read_schema(options.data)
+    for method in ("dimgrow", "sseds"):
+        for max_dim in (1, 16, 32):
+            what = {
+                "data": schema.fingerprint,
+                "method": method,
+                "max_dim": max_dim,
+                "steps": options.steps,
+                "set": options.set,
+            }
+            if records.has("memory", **what):
+                continue
+            command = [sys.executable, "-m", "benchmarks.dimgrow", "one-search"]
+            command += ["--data", str(options.data), "--method", method]
+            command += ["--max-dim", str(max_dim), "--steps", str(options.steps)]
+            command += ["--threads", str(options.threads), "--set", *options.set]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            records.add("memory", what, **json.loads(done.stdout.splitlines()[-1]))
+
+
+def one_search(options: argparse.Namespace) -> None:
+    """Search in this process and print its memory."""
+    fit = FitSettings(epochs=1000, patience=1000, batch_size=2048, average=0.0)
+    fit = replace(fit, max_steps=options.steps)
+    settings = SEARCHES[options.method].settings(max_dim=options.max_dim, address="id")
+    if options.method == "dimgrow":
+        given = {n: float(v) for n, v in (text.split("=") for text in options.set)}
+        settings = DimGrowSettings(max_dim=options.max_dim, address="id", **given)
+    found = SEARCHES[options.method].run(options.data, settings, ModelSettings(), fit)
+    line = {
+        "peak_bytes": found.peak_bytes,
+        "process_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "dims": found.record.get("found") or found.policy.provenance["dims"],
+        "allocated": found.record.get("allocated"),
+        "seconds": found.seconds,
+    }
+    print(json.dumps(line, sort_keys=True))
+
+
+def shuffle(options: argparse.Namespace, records: Records) -> None:
+    """Seconds of one shuffle: the median over repetitions of the best that a size gives."""
+    for B in (256, 1024, 4096, 16384, 65536):
+        for D in (8, 64):
+            what = {"rows": B, "columns": D, "threads": options.threads}
+            if records.has("shuffle", **what):
+                continue
+            x_BD = torch.randn(B, D)
+            shuffle_columns(x_BD)
+            rounds = []
+            for _ in range(7):
+                calls = max(1, 2**18 // (B * D))
+                started = time.perf_counter()
+                for _ in range(calls):
+                    shuffle_columns(x_BD)
+                rounds.append((time.perf_counter() - started) / calls)
+            per_unit = min(rounds) / (D * B * math.log2(B))
+            records.add(
+                "shuffle",
+                what,
+                seconds=min(rounds),
+                median_seconds=median(rounds),
+                nanoseconds_per_DBlogB=1e9 * per_unit,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("part", choices=("widths", "memory", "shuffle", "one-search"))
+    parser.add_argument("--data", type=Path, help="prepared data set")
+    parser.add_argument("--out", type=Path, default=Path("runs/dimgrow"), help="folder of the runs")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--epochs", type=int, default=100, help="at most, of search and training")
+    parser.add_argument("--shares", type=float, nargs="*", default=[0.1, 0.2, 0.5])
+    parser.add_argument("--steps", type=int, default=1000, help="of a search in `memory`")
+    parser.add_argument("--set", nargs="*", default=[], help="settings of DimGrow, as alpha=1e-3")
+    parser.add_argument("--method", default="dimgrow", help="of one-search")
+    parser.add_argument("--max-dim", type=int, default=16, help="of one-search")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--record", action="store_true", help="append to benchmarks/results")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    quiet_libraries()
+    if options.part != "shuffle" and options.data is None:
+        parser.error(f"{options.part} needs --data")
+    if options.part == "one-search":
+        one_search(options)
+        return
+    records = Records(RECORD if options.record else None)
+    print(json.dumps(stamp(), sort_keys=True))
+    {"widths": widths, "memory": memory, "shuffle": shuffle}[options.part](options, records)
+
+
+if __name__ == "__main__":
+    main()

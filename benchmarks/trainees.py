@@ -1,0 +1,429 @@
+"""What the throughput benchmark trains: policies of one size, batches, and models on ranks."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
+
+from benchmarks.planner import skewed_policy
+from benchmarks.stages import Clock, staged
+from benchmarks.traffic import Traffic, watched
+from seo_rec import apply, methods
+from seo_rec.batch import Batch
+from seo_rec.data.stream import Stream
+from seo_rec.embed import RowEmbedding
+from seo_rec.model import ModelSettings, RecModel, build_model
+from seo_rec.plan import Estimate, Placement, Topology, plan_policy
+from seo_rec.plan.cost import Prices
+from seo_rec.plan.estimate import default_placements, estimate
+from seo_rec.policy import Policy
+from seo_rec.recipes.training import topology_here
+from seo_rec.schema import Column, Schema
+from seo_rec.search import seo
+from seo_rec.train import Ranks, distribute, make_optimizers
+from seo_rec.train.optimizers import inner_model
+from seo_rec.train.steps import make_steps
+
+LR = 1e-3
+CHUNKS = 4  # of the search: each feature may read up to so many chunk tables
+METHODS = ("separate", "monolithic", "multi-size", "exact", "round-robin", "search")
+SKEWED = "skewed"
+TORCHREC, REGROUPED = "torchrec", "torchrec, regrouped"
+
+
+# ---- policies ----------------------------------------------------------------------------
+
+
+def make_policy(name: str, schema: Schema, params: int, dim: int) -> Policy:
+    """The policy of a method, or the ``skewed`` one, at ``params`` floats.
+
+    The search holds as many floats as the models it is searched for (``adjust_hash_buckets``), in
+    ``CHUNKS`` chunk tables of half a width that every feature reads. The applier keeps as many
+    chunks as multi-size has, chosen by a made-up attention that favours columns of many ids.
+    """
+    if name == SKEWED:
+        return _skewed(schema, params, dim)
+    if name == "separate":
+        return methods.separate(schema, params, dim)
+    if name == "monolithic":
+        return methods.monolithic(schema, params, dim)
+    if name == "multi-size":
+        return methods.multi_size(schema, params, dim)
+    settings = search_settings(params, dim)
+    space = seo.search_space(schema, settings)
+    if name == "search":
+        return space
+    sizes = torch.tensor([float(c.vocab_size or 0) for c in schema.features])
+    noise = torch.rand(len(sizes), CHUNKS, generator=torch.Generator().manual_seed(1))
+    alpha = noise + (sizes.argsort().argsort() / len(sizes))[:, None]
+    chosen = seo.select(space, alpha, settings.chosen(len(sizes)), min_chunks=1)
+    return apply.STRATEGIES[name](chosen, params)
+
+
+def search_settings(params: int, dim: int) -> seo.SeoSettings:
+    return seo.SeoSettings(
+        budget_rows=params // dim,
+        dim=dim,
+        chunk_dim=dim // 2,
+        search_dim=CHUNKS * dim // 2,
+        adjust_hash_buckets=True,
+    )
+
+
+def _skewed(schema: Schema, params: int, dim: int) -> Policy:
+    """``benchmarks.planner``'s skewed policy for the first columns of ``schema``.
+
+    Raises:
+        SystemExit: fewer than four columns.
+    """
+    names = [c.name for c in schema.features][:24]
+    if len(names) < 4:
+        raise SystemExit(f"the skewed policy needs 4 features or more; the data has {names}")
+    policy = skewed_policy(len(names), dim, rows=params // (8 * dim))
+    pairs = zip(policy.features, names, strict=True)
+    return replace(policy, features=tuple(replace(f, name=n) for f, n in pairs))
+
+
+# ---- data --------------------------------------------------------------------------------
+
+
+def zipf_schema(features: int, vocabulary: int, dense: int) -> Schema:
+    """Columns of 4 to ``vocabulary`` ids in geometric steps, and ``dense`` numeric ones."""
+    sizes = np.geomspace(4, vocabulary, features).astype(int).tolist()
+    columns = [Column(f"f{i}", "categorical", size) for i, size in enumerate(sizes)]
+    columns += [Column(f"n{i}", "numeric") for i in range(dense)]
+    return Schema("zipf", tuple(columns), "label", {"train": 0}, {"train": 0.5})
+
+
+def zipf_batches(schema: Schema, exponent: float, rows: int, count: int, seed: int) -> list[Batch]:
+    """Batches of one id per feature, id r with frequency ~ (r + 1)^-exponent."""
+    rng = np.random.default_rng(seed)
+    cumulative = []
+    for c in schema.features:
+        weights = np.arange(1, (c.vocab_size or 0) + 1, dtype=np.float64) ** -exponent
+        cumulative.append(np.cumsum(weights) / weights.sum())
+    names = [c.name for c in schema.features]
+    batches = []
+    for _ in range(count):
+        ids = [np.searchsorted(sums, rng.random(rows)) for sums in cumulative]
+        sparse = KeyedJaggedTensor(
+            keys=names,
+            values=torch.from_numpy(np.concatenate(ids).astype(np.int64)),
+            lengths=torch.ones(len(names) * rows, dtype=torch.int32),
+            stride=rows,
+        )
+        dense_BN = rng.standard_normal((rows, len(schema.numeric)), dtype=np.float32)
+        labels_B = rng.integers(0, 2, rows).astype(np.float32)
+        batches.append(Batch(torch.from_numpy(dense_BN), sparse, torch.from_numpy(labels_B)))
+    return batches
+
+
+def data_batches(data: Path, rows: int, count: int, here: Ranks) -> list[Batch]:
+    """The first shuffled batches of a prepared data set, this rank's share.
+
+    Raises:
+        SystemExit: the training split is too small.
+    """
+    stream = Stream(
+        data,
+        batch_size=rows,
+        shuffle=True,
+        rank=here.rank,
+        world_size=here.world_size,
+        drop_last=True,
+    )
+    batches = list(itertools.islice(stream, count))
+    if len(batches) < count:
+        raise SystemExit(
+            f"{data} has rows for {len(batches)} batches of {rows} rows on {here.world_size} "
+            f"ranks; asked: {count}. Take a smaller --batch or --batches"
+        )
+    return batches
+
+
+# ---- models ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A plan of a policy's tables and what the planner thinks that it costs."""
+
+    placements: tuple[Placement, ...]
+    estimate: Estimate
+
+
+def place(
+    policy: Policy,
+    plan: str,
+    topology: Topology,
+    rows: int,
+    optimizer: str,
+    rates: Mapping[str, float] | None,
+) -> Placed | str:
+    """The plan ``ours`` or TorchRec's ``default``, or why there is none."""
+    if plan == "ours":
+        made = plan_policy(
+            policy,
+            topology,
+            batch_size=rows,
+            row_optimizer=optimizer,
+            rates=rates,
+            default=False,
+        )
+        return Placed(made.placements, made.estimate)
+    found = default_placements(policy, topology, rows, optimizer)
+    if isinstance(found, str):
+        return found
+    return Placed(found, estimate(found, Prices(policy, topology, rows, optimizer, rates)))
+
+
+class PlainEmbedding(RowEmbedding):
+    """TorchRec's collection of a policy's tables and nothing else: KJT[lookups] -> (B, E).
+
+    Args:
+        policy: tables and lookups.
+        regroup: give the columns in the policy's order, with TorchRec's own ``regroup``; otherwise
+            they lie as the collection gives them, which depends on the plan.
+    """
+
+    def __init__(self, policy: Policy, regroup: bool) -> None:
+        super().__init__(policy)
+        self.groups = [self.lookup_keys] if regroup else None
+
+    def forward(self, lookups: KeyedJaggedTensor) -> torch.Tensor:
+        pooled = self.ebc(lookups)
+        if self.groups is None:
+            return pooled.values()
+        return KeyedTensor.regroup([pooled], self.groups)[0]
+
+
+@dataclass
+class Trainee:
+    """A model, its optimizers and batches on this rank, ready to be timed.
+
+    Args:
+        name: of the method or policy.
+        way: ``alone`` (rank 0 trains a whole model, the others wait), ``apart`` (each rank trains
+            a whole model of its own, at the same time), a plan (``ours``, ``default``), or
+            ``torchrec`` (its own collection, on our plan; ``torchrec, regrouped`` gives columns in
+            the policy's order, as ours does).
+        policy: tables and lookups.
+        model: whole or sharded.
+        optimizers: by name.
+        batches: of this rank.
+        ranks: that train together.
+        active: whether this rank trains.
+        placed: of a sharded model.
+        seconds, cpu, stages: per step, one entry for each repeat, of this rank.
+    """
+
+    name: str
+    way: str
+    policy: Policy
+    model: nn.Module
+    optimizers: dict[str, torch.optim.Optimizer]
+    batches: Sequence[Batch]
+    ranks: Ranks
+    active: bool
+    placed: Placed | None = None
+    peak_bytes: int = 0
+    seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    stages: list[dict[str, float]] = field(default_factory=list)
+
+    def train(self, steps: int) -> None:
+        """Note a repeat: ``steps`` steps of the loop that ``seo-rec train`` runs."""
+        loop = make_steps(self.model, self.optimizers, self.ranks, alone=True)
+        with self._timed(steps):
+            for _ in loop(self._next(steps)):
+                pass
+
+    def train_staged(self, steps: int) -> None:
+        """Note the mean seconds of every stage over ``steps`` steps, one after the other."""
+        clock = Clock(self.ranks.device)
+        total: dict[str, float] = {}
+        with staged(self.model, clock):
+            for batch in self._next(steps):
+                clock.start()
+                self._reset()
+                loss, _ = self.model(batch)
+                clock.mark("dense forward")
+                self._back(loss.backward, clock)
+                for stage, passed in clock.read().items():
+                    total[stage] = total.get(stage, 0.0) + passed / steps
+        self.stages.append(total)
+
+    def embed(self, steps: int) -> None:
+        """Note a repeat of the embedding alone: there, back with ones, the tables' update."""
+        embedding = inner_model(self.model).embedding
+        tables = [o for name, o in self.optimizers.items() if name != "dense"]
+        shape = (len(self.batches[0].labels_B), sum(embedding.dims))
+        ones = torch.ones(shape, device=self.ranks.device)
+        with self._timed(steps):
+            for batch in self._next(steps):
+                for optimizer in tables:
+                    optimizer.zero_grad()
+                embedding(batch.sparse).backward(ones)
+                for optimizer in tables:
+                    optimizer.step()
+
+    def _next(self, steps: int) -> Iterator[Batch]:
+        """Batches in turn, as a loader would give them: without what TorchRec once found out."""
+        for batch in itertools.islice(itertools.cycle(self.batches), steps):
+            old = batch.sparse
+            sparse = KeyedJaggedTensor(
+                keys=old.keys(),
+                values=old.values(),
+                lengths=old.lengths(),
+                weights=old.weights_or_none(),
+                stride=old.stride(),
+            )
+            yield replace(batch, sparse=sparse)
+
+    def forget(self) -> None:
+        """Begin anew with an empty list of repeats."""
+        self.seconds, self.cpu, self.stages = [], [], []
+
+    @contextmanager
+    def _timed(self, steps: int) -> Iterator[None]:
+        synchronize(self.ranks.device)
+        start, cpu = time.perf_counter(), time.process_time()
+        yield
+        synchronize(self.ranks.device)
+        self.seconds.append((time.perf_counter() - start) / steps)
+        self.cpu.append((time.process_time() - cpu) / steps)
+
+    def sent(self) -> Traffic:
+        """Bytes of the exchanges of one step on the first batch, as they are called."""
+        with watched() as sent:
+            loss, _ = self.model(self.batches[0].to(self.ranks.device))
+            sent.backward = True
+            loss.backward()
+        self._reset()
+        return sent.traffic
+
+    def _reset(self) -> None:
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+
+    def _back(self, backward: Callable[[], Any], clock: Clock) -> None:
+        backward()
+        clock.mark("all-reduce" if clock.passed("table backward") else "table backward")
+        for name, optimizer in sorted(self.optimizers.items(), key=lambda item: item[0] == "dense"):
+            optimizer.step()
+            clock.mark("dense update" if name in ("dense", "gate") else "table update")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all models of a run have in common."""
+
+    num_dense: int
+    hidden: tuple[int, ...]
+    row_optimizer: str
+    batches: Sequence[Batch]
+    rows: int
+    params: int
+    dim: int
+    rates: Mapping[str, float] | None = None
+
+    def place(self, policy: Policy, plan: str, topology: Topology) -> Placed | str:
+        return place(policy, plan, topology, self.rows, self.row_optimizer, self.rates)
+
+    def whole(self, name: str, policy: Policy, way: str, here: Ranks) -> Trainee:
+        """A model that is whole on every rank that trains it."""
+        with peak_memory(here.device) as peak:
+            model = self._model(name, policy).to(here.device)
+            alone = Ranks(device=here.device)
+            trainee = self._trainee(name, way, policy, model, alone)
+            trainee.active = way == "apart" or here.first
+            placed = self.place(policy, "ours", topology_here(alone))
+            trainee.placed = None if isinstance(placed, str) else placed
+            trainee.train(2)
+        return replace(trainee, peak_bytes=peak[0])
+
+    def sharded(self, name: str, policy: Policy, way: str, placed: Placed, here: Ranks) -> Trainee:
+        """A model sharded over all ranks; ``way`` as in :class:`Trainee`."""
+        with peak_memory(here.device) as peak:
+            whole = self._model(name, policy)
+            batches = self.batches
+            if way in (TORCHREC, REGROUPED):
+                remap = whole.embedding.remap
+                batches = [replace(b, sparse=remap(b.sparse)) for b in batches]
+                plain = PlainEmbedding(policy, regroup=way == REGROUPED)
+                plain.load_state_dict(whole.embedding.state_dict())
+                whole = RecModel(plain, whole.backbone)
+            model = distribute(
+                whole, placed.placements, here, row_optimizer=self.row_optimizer, row_lr=LR
+            )
+            trainee = self._trainee(name, way, policy, model, here)
+            trainee.batches, trainee.placed = batches, placed
+            trainee.train(2)
+        return replace(trainee, peak_bytes=peak[0])
+
+    def _model(self, name: str, policy: Policy) -> RecModel:
+        settings = ModelSettings(hidden=self.hidden)
+        gate = None
+        if name == "search":
+            with torch.random.fork_rng(devices=[]):
+                gate = seo.Attention(len(policy.features), CHUNKS, self.dim // 2)
+        return build_model(policy, self.num_dense, settings, 0, gate)
+
+    def _trainee(
+        self, name: str, way: str, policy: Policy, model: nn.Module, here: Ranks
+    ) -> Trainee:
+        optimizers = make_optimizers(model, self.row_optimizer, LR, LR)
+        gate = inner_model(model).embedding.gate
+        if isinstance(gate, seo.Attention):
+            settings = search_settings(self.params, self.dim)
+            optimizers |= seo.gate_optimizers(gate, settings, LR)
+        return Trainee(name, way, policy, model, optimizers, self.batches, here, active=True)
+
+
+# ---- machine -----------------------------------------------------------------------------
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[list[int]]:
+    """The list's entry becomes the bytes by which the process grew at most within the block.
+
+    On CUDA those of PyTorch's allocator on the device; on CPU the resident set as Linux counts it,
+    and 0 where that cannot be read.
+    """
+    found = [0]
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield found
+        found[0] = torch.cuda.max_memory_allocated(device) - before
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    except OSError:
+        yield found
+        return
+    before = _resident("VmRSS")
+    yield found
+    found[0] = max(0, _resident("VmHWM") - before)
+
+
+def _resident(line: str) -> int:
+    for text in Path("/proc/self/status").read_text().splitlines():
+        if text.startswith(line):
+            return int(text.split()[1]) * 1024
+    return 0

@@ -1,0 +1,209 @@
+"""The CPU kernels in C: found, checked and called; ``None`` where they were not built.
+
+``setup.py`` compiles ``native.c`` when the package is installed, if there is a C compiler. It is
+plain C without Python's headers, so that a compiler is all it takes, and it is loaded by ctypes.
+
+Letters: B bags of one feature, F features, V ids, K lookups or blocks, E floats of a row, N floats.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+ABI = 1  # of native.c; a library of another number is older or newer than this file
+GRAIN = 2**19  # floats or row numbers that are worth a thread of their own
+TILE_FLOATS = 2**16  # of the output; a tile stays in the second-level cache
+
+_i64 = ctypes.c_int64
+_pointer = ctypes.c_void_p
+
+
+class _Lookup(ctypes.Structure):
+    """``Lookup`` of native.c."""
+
+    _fields_ = (
+        ("flat", _pointer),
+        ("size", _i64),
+        ("ids", _pointer),
+        ("offsets", _pointer),
+        ("id_weights", _pointer),
+        ("num_bags", _i64),
+        ("num_blocks", _i64),
+        ("blocks", _pointer),
+        ("scales", _pointer),
+        ("row_floats", _i64),
+        ("tile", _i64),
+    )
+
+
+@cache
+def _load() -> tuple[ctypes.CDLL | None, str | None]:
+    folder = Path(__file__).parent
+    found = [p for suffix in EXTENSION_SUFFIXES for p in folder.glob(f"library{suffix}")]
+    if not found:
+        return None, (
+            "the package was installed where its C code could not be compiled; "
+            "install a C compiler, then install the package again"
+        )
+    try:
+        library = ctypes.CDLL(str(found[0]))
+        abi = int(library.seo_kernels_abi())
+    except (OSError, AttributeError) as error:
+        return None, f"{found[0].name} does not load: {error}; install the package again"
+    if abi != ABI:
+        return None, f"{found[0].name} has ABI {abi}, this is {ABI}; install the package again"
+    library.seo_remap.argtypes = [_pointer, _i64, *[_pointer] * 7, _i64]
+    lookup = ctypes.POINTER(_Lookup)
+    library.seo_blocks_check.argtypes = [lookup, _i64, _i64]
+    library.seo_blocks_check.restype = _i64
+    library.seo_blocks_forward.argtypes = [lookup, _pointer, _i64]
+    library.seo_blocks_backward.argtypes = [lookup, _pointer, _pointer, _i64]
+    library.seo_blocks_scales.argtypes = [lookup, *[_pointer] * 4, _i64]
+    for name in ("remap", "blocks_forward", "blocks_backward", "blocks_scales"):
+        getattr(library, f"seo_{name}").restype = None
+    return library, None
+
+
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None; :func:`missing` says why."""
+    return _load()[0]
+
+
+def missing() -> str | None:
+    """Why the CPU runs the references instead of the C kernels; None if it does not."""
+    return _load()[1]
+
+
+def _threads(work: int) -> int:
+    """Threads wait for each other, so small work gets one."""
+    return max(1, min(torch.get_num_threads(), work // GRAIN))
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def remap(
+    ids_V: Tensor,
+    starts: Sequence[int],
+    features: Sequence[int],
+    seeds_K: Tensor,
+    rows_K: Tensor,
+    shifts_K: Tensor | None,
+) -> Tensor:
+    """See :func:`seo_kernels.remap`."""
+    c = library()
+    assert c is not None
+    K = len(features)
+    first = [starts[f] for f in features]
+    num = [starts[f + 1] - starts[f] for f in features]
+    to = [0]
+    for n in num:
+        to.append(to[-1] + n)
+    rows_W = torch.empty(to[K], dtype=torch.int64)
+    array = _i64 * K
+    spans = [array(*first), array(*num), array(*to[:K])]
+    numbers = [None if t is None else t.contiguous() for t in (seeds_K, rows_K, shifts_K)]
+    ids_V = ids_V.contiguous()
+    addresses = [_address(t) for t in numbers]
+    c.seo_remap(ids_V.data_ptr(), K, *spans, *addresses, rows_W.data_ptr(), _threads(to[K]))
+    return rows_W
+
+
+class BlockLookup:
+    """One call's arguments for the C kernels of ``block_bag``; holds what their pointers name.
+
+    Raises:
+        ValueError: an offset or a block would read outside of ``ids_V`` or ``flat_N``.
+    """
+
+    def __init__(
+        self,
+        flat_N: Tensor,
+        scales_K: Tensor | None,
+        ids_V: Tensor,
+        offsets: Tensor,
+        table: Tensor,
+        num_features: int,
+        width: int,
+        weights_V: Tensor | None,
+    ) -> None:
+        self.held = [
+            None if t is None else t.detach().contiguous()
+            for t in (flat_N, ids_V, offsets, weights_V, table, scales_K)
+        ]
+        flat, ids, bounds, weights, blocks, scales = map(_address, self.held)
+        self.num_bags = (offsets.numel() - 1) // num_features
+        self.num_blocks, self.width = table.shape[1], width
+        self.num_ids, self.size = ids_V.numel(), flat_N.numel()
+        self.tile = max(16, min(512, TILE_FLOATS // max(1, width)))
+        self.arguments = ctypes.byref(
+            _Lookup(
+                flat,
+                self.size,
+                ids,
+                bounds,
+                weights,
+                self.num_bags,
+                self.num_blocks,
+                blocks,
+                scales,
+                width,
+                self.tile,
+            )
+        )
+        # About as many floats are read as there are in x_BE, if bags hold one id.
+        floats = width * max(self.num_bags, self.num_ids // num_features)
+        self.threads = _threads(floats)
+        c = library()
+        assert c is not None
+        self.c = c
+        bad = self.c.seo_blocks_check(self.arguments, num_features, self.num_ids)
+        if bad == -1:
+            raise ValueError(
+                f"offsets must rise from 0 to at most {self.num_ids}, the number of ids"
+            )
+        if bad:
+            raise ValueError(
+                f"block {bad - 1} reads outside of the {self.size} floats, or of a feature not in "
+                f"[0, {num_features}), or writes outside of the {width} columns"
+            )
+
+    def forward(self) -> Tensor:
+        x_BE = torch.empty(self.num_bags, self.width)
+        self.c.seo_blocks_forward(self.arguments, x_BE.data_ptr(), self.threads)
+        return x_BE
+
+    def backward(self, grad_BE: Tensor) -> Tensor:
+        """Gradient of the floats."""
+        grad_N = torch.zeros(self.size)
+        g = grad_BE.data_ptr()
+        self.c.seo_blocks_backward(self.arguments, g, grad_N.data_ptr(), self.threads)
+        return grad_N
+
+    def backward_scales(
+        self, grad_BE: Tensor, x_BE: Tensor | None, weights: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of the scales and, if asked for, of the weights of the ids.
+
+        ``x_BE``, what the forward gave, saves looking it up again.
+        """
+        tiles = -(-self.num_bags // self.tile)
+        parts = torch.empty(tiles, self.num_blocks, dtype=torch.float64)
+        grad_V = torch.zeros(self.num_ids if weights else 0)
+        self.c.seo_blocks_scales(
+            self.arguments,
+            grad_BE.data_ptr(),
+            _address(x_BE),
+            parts.data_ptr(),
+            grad_V.data_ptr() if weights else None,
+            self.threads,
+        )
+        return parts.sum(0).to(torch.float32), grad_V

@@ -1,0 +1,42 @@
+"""FNN: Deep Learning over Multi-field Categorical Data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from seo_rec.backbones.layers import Inputs, logit_layers
+
+
+class FNN(nn.Module):
+    """``logits = W_L tanh(... tanh(W_1 [dense, x] + b_1) ...) + b_L``.
+
+    The paper starts the first layer from a factorization machine trained before: each id's linear
+    weight beside its vector. Here ids have no linear weights (the embedding budget is exact), a
+    linear map of x in their place is contained in W_1, and tables start at random. Dense columns,
+    which the paper does not have, stand beside x.
+
+    Args:
+        num_dense: N, number of dense columns.
+        dims: widths of the parts of ``x_BE``; their sum is E.
+        hidden: widths of the hidden layers.
+        dropout: probability of dropping a hidden unit in training.
+    """
+
+    def __init__(
+        self,
+        num_dense: int,
+        dims: Sequence[int],
+        hidden: Sequence[int] = (256, 128),
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.inputs = Inputs(num_dense, dims)
+        self.layers = logit_layers(self.inputs.width, hidden, dropout, nn.Tanh)
+
+    def forward(self, dense_BN: torch.Tensor, x_BE: torch.Tensor) -> torch.Tensor:
+        """Args: float32 (B, N) and (B, E). Returns: logits_B float32 (B,)."""
+        logits: torch.Tensor = self.layers(self.inputs(dense_BN, x_BE))
+        return logits.squeeze(1)

@@ -1,0 +1,38 @@
+"""Published ways to give features their embeddings: functions from a schema to a policy.
+
+Every function takes the columns of a data set and an exact budget in parameters (all floats that
+are stored), never exceeds it, and wastes less than one row of its narrowest table.
+"""
+
+from __future__ import annotations
+
+from seo_rec.methods.origin import lookup_seed, provenance
+from seo_rec.methods.published import (
+    hash_embedding,
+    hashed_net,
+    hashing_trick,
+    pq,
+    qr,
+    robe,
+)
+from seo_rec.methods.rows import collisionless, monolithic, multi_size, separate
+from seo_rec.methods.sharing import MULTIPLEXED, PER_FEATURE, ROW_RULES, Sharing
+
+__all__ = [
+    "MULTIPLEXED",
+    "PER_FEATURE",
+    "ROW_RULES",
+    "Sharing",
+    "collisionless",
+    "hash_embedding",
+    "hashed_net",
+    "hashing_trick",
+    "lookup_seed",
+    "monolithic",
+    "multi_size",
+    "pq",
+    "provenance",
+    "qr",
+    "robe",
+    "separate",
+]

@@ -1,0 +1,46 @@
+"""The policy: which embedding tables exist, and how each feature finds its rows in them.
+
+A policy is plain frozen data with a JSON form (``docs/policy-format.md``). Methods and searches
+write it, the applier rewrites it; the embedding module, the planner, the exporter and the
+reports read it. Nothing else passes between a search and the training that uses its answer.
+"""
+
+from __future__ import annotations
+
+from seo_rec.policy.budget import split_rows
+from seo_rec.policy.entries import (
+    ADDRESSES,
+    COMBINES,
+    MAX_ROWS,
+    MAX_SEED,
+    Array,
+    BagConfig,
+    Codes,
+    Feature,
+    Ids,
+    Lookup,
+    PolicyError,
+    Table,
+)
+from seo_rec.policy.policy import Policy
+from seo_rec.policy.reading import FORMAT, MAX_FILE_BYTES, VERSION
+
+__all__ = [
+    "ADDRESSES",
+    "COMBINES",
+    "FORMAT",
+    "MAX_FILE_BYTES",
+    "MAX_ROWS",
+    "MAX_SEED",
+    "VERSION",
+    "Array",
+    "BagConfig",
+    "Codes",
+    "Feature",
+    "Ids",
+    "Lookup",
+    "Policy",
+    "PolicyError",
+    "Table",
+    "split_rows",
+]

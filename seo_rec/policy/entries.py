@@ -1,0 +1,109 @@
+"""What a policy is made of: tables, flat arrays, lookups, features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+# The fields that an address uses, besides the table; a field it does not use stays at its default.
+ADDRESS_FIELDS: dict[str, tuple[str, ...]] = {
+    "hash": ("seed",),
+    "id": (),
+    "quotient": ("modulus",),
+    "remainder": ("modulus",),
+    "codes": ("seed", "modulus", "codes"),
+    "blocks": ("seed", "block", "width"),
+}
+ADDRESSES = tuple(ADDRESS_FIELDS)
+COMBINES = ("concat", "sum", "mul", "weighted_sum")
+MAX_SEED = 2**63 - 1
+MAX_ROWS = 2**31 - 1
+MAX_WIDTH = 65536
+
+Ids = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.int32]
+
+
+class PolicyError(ValueError):
+    """A policy that cannot be built; the message names the entry, what it holds and the fix."""
+
+
+class BagConfig(Protocol):
+    """What is read of TorchRec's ``EmbeddingBagConfig``; ``pooling``, if there, must be SUM."""
+
+    name: str
+    num_embeddings: int
+    embedding_dim: int
+    feature_names: list[str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """An embedding table of ``num_rows`` rows of ``dim`` floats."""
+
+    name: str
+    num_rows: int
+    dim: int
+
+
+@dataclass(frozen=True)
+class Array:
+    """A flat array of ``size`` floats, read in blocks; its name is not that of a table."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """One vector per id: a row of a table, or blocks of a flat array.
+
+    The *index* of an id is 1 + its rank in the feature's vocabulary, 0 if it is not in it.
+    ``address`` says how an id becomes a row of ``table``:
+
+    * ``hash``: ``floor(mix(id, seed) * num_rows / 2^32)``, see :mod:`seo_rec.embed.remap`.
+      Two lookups of one id with equal seeds into tables of equal size read the same row number.
+    * ``id``: the index.
+    * ``remainder``: the index modulo ``modulus``.
+    * ``quotient``: the index divided by ``modulus``, rounded down, modulo the rows of the table
+      (which matters for the middle digits of three components or more).
+    * ``codes``: ``codes[base]`` of the policy's array named ``codes``, where base is the id hashed
+      with ``seed`` into ``modulus`` rows or, with ``modulus`` 0, the index. Rows that a search
+      pruned have the code 0 in common.
+    * ``blocks``: ``width`` floats of the flat array ``table``, ``block`` neighbours at a time
+      (the last block may be shorter), each block from a place of its own by hash with ``seed``.
+    """
+
+    table: str
+    address: str = "hash"
+    seed: int = 0
+    modulus: int = 0
+    block: int = 0
+    width: int = 0
+    codes: str = ""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A feature's lookups, how ``combine`` joins them, and the width it makes of them.
+
+    ``concat`` puts the vectors of an id side by side, in the order of the lookups; ``sum`` adds
+    and ``mul`` multiplies vectors of equal width; ``weighted_sum`` adds them, each times its
+    number in the row that ``weights`` looks up, whose table is as wide as there are lookups. The
+    vectors of an id are combined first, then the ids of a bag are summed. ``project`` is the
+    width of a learnt linear map (no bias) applied to that.
+    """
+
+    name: str
+    lookups: tuple[Lookup, ...]
+    combine: str = "concat"
+    project: int | None = None
+    weights: Lookup | None = None
+
+    @property
+    def all_lookups(self) -> tuple[Lookup, ...]:
+        """The lookups of the vectors and, last, that of the importance weights."""
+        return self.lookups if self.weights is None else (*self.lookups, self.weights)

@@ -1,0 +1,159 @@
+"""AutoDim: one width out of a few candidates for each feature, by a relaxed choice.
+
+"AutoDim: Field-aware Embedding Dimension Search in Recommender Systems".
+Letters: B batch, F features, C candidate widths, D the largest of them.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from seo_rec.model import ModelSettings, build_model
+from seo_rec.policy import Policy
+from seo_rec.search.found import Found, embedding_bytes
+from seo_rec.search.held_out import HeldOut, HeldOutStep
+from seo_rec.search.space import SpaceSettings, open_space, require, streams
+from seo_rec.train import FitSettings, fit, make_optimizers, ranks
+
+
+@dataclass(frozen=True)
+class AutoDimSettings(SpaceSettings):
+    """``candidates``: the widths to choose from, the last is ``max_dim`` (none: 1, 2, 4, ... and
+    ``max_dim``); ``logit_lr``: learning
+    rate of the choice; ``every``: training steps between its steps, which use held-out rows;
+    ``temperature_step``: the temperature is ``max(temperature_end, 1 - temperature_step * step)``.
+    """
+
+    candidates: tuple[int, ...] = ()
+    logit_lr: float = 1e-2
+    every: int = 1
+    temperature_step: float = 5e-5
+    temperature_end: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.candidates:
+            doubled = [2**k for k in range(self.max_dim.bit_length()) if 2**k < self.max_dim]
+            object.__setattr__(self, "candidates", (*doubled, self.max_dim))
+        good = self.candidates[-1] == self.max_dim
+        good = good and list(self.candidates) == sorted({c for c in self.candidates if c > 0})
+        allowed = f"ascending widths, the last of them max_dim {self.max_dim}"
+        require(good, "candidates", self.candidates, allowed)
+        require(self.logit_lr > 0, "logit_lr", self.logit_lr, "above 0")
+        require(self.every >= 1, "every", self.every, "1 or more")
+        require(self.temperature_step >= 0, "temperature_step", self.temperature_step, "0 or more")
+        end = self.temperature_end
+        require(0 < end <= 1, "temperature_end", end, "above 0, to 1")
+
+
+class WidthChoice(nn.Module):
+    """The gate: a weighted sum of every candidate width, all brought to width D.
+
+    ``y_f = sum_c p_fc BatchNorm(x_f[:d_c] W_fc)``, ``p_f = softmax((log softmax(a_f) + G) / t)``,
+    where G is Gumbel noise in training and 0 otherwise. BatchNorm has no scale of its own, so that
+    no candidate can outgrow the others; the candidates read the first columns of one table.
+    """
+
+    def __init__(self, num_features: int, candidates: tuple[int, ...], seed: int) -> None:
+        super().__init__()
+        F, C, D = num_features, len(candidates), candidates[-1]
+        self.candidates = candidates
+        self.temperature = 1.0
+        self.logits_FC = nn.Parameter(torch.zeros(F, C))
+        used_CD = torch.arange(D) < torch.tensor(candidates)[:, None]
+        draw = torch.Generator().manual_seed(seed + 3_000_017)
+        weight = torch.randn(F, C, D, D, generator=draw) * used_CD[None, :, :, None]
+        self.weight = nn.Parameter(weight / torch.tensor(candidates).sqrt()[None, :, None, None])
+        self.norm = nn.BatchNorm1d(F * C * D, affine=False)
+        self.norm.num_batches_tracked = None  # a count has no running mean
+        self.register_buffer("used_CD", used_CD.float(), persistent=False)
+
+    def probabilities(self) -> torch.Tensor:
+        """Weights of the candidates of every feature, (F, C); each row's sum is one."""
+        logits = torch.log_softmax(self.logits_FC, dim=1)
+        if self.training:
+            logits = logits - torch.log(-torch.log(torch.rand_like(logits).clamp(1e-10, 1 - 1e-7)))
+        return torch.softmax(logits / self.temperature, dim=1)
+
+    def widths(self, policy: Policy) -> tuple[int, ...]:
+        return (self.candidates[-1],) * self.logits_FC.shape[0]
+
+    def forward(self, lookups_BE: torch.Tensor) -> torch.Tensor:
+        F, C = self.logits_FC.shape
+        x_BFD = lookups_BE.view(lookups_BE.shape[0], F, -1)
+        masked = self.weight * self.get_buffer("used_CD")[None, :, :, None]
+        y = torch.einsum("bfd,fcde->bfce", x_BFD, masked)
+        y = self.norm(y.flatten(1)).view(len(y), F, C, -1)
+        return torch.einsum("bfce,fc->bfe", y, self.probabilities()).flatten(1)
+
+
+class ChoiceStep(HeldOutStep):
+    """Held-out steps of the choice, and its temperature."""
+
+    def __init__(self, gate: WidthChoice, settings: AutoDimSettings, held_out: HeldOut) -> None:
+        super().__init__([gate.logits_FC], settings.logit_lr, held_out, settings.every)
+        self.gate, self.settings = gate, settings
+
+    def __call__(self, model: nn.Module, step: int) -> None:
+        s = self.settings
+        self.gate.temperature = max(s.temperature_end, 1 - s.temperature_step * step)
+        super().__call__(model, step)
+
+    def values(self) -> dict[str, Any]:
+        return {**super().values(), "temperature": self.gate.temperature}
+
+    def load(self, tensors: Any, values: Any) -> None:
+        super().load(tensors, values)
+        self.gate.temperature = values["temperature"]
+
+
+def autodim(
+    data: Path,
+    settings: AutoDimSettings,
+    model_settings: ModelSettings,
+    fit_settings: FitSettings,
+    out: Path | None = None,
+) -> Found:
+    """Train tables of width D and the choice between its candidates; take the likeliest.
+
+    The method itself cannot be told how large its answer may be. With a budget the chosen widths
+    say the proportions, and the budget the scale (:meth:`Space.fill
+    <seo_rec.search.space.Space.fill>`).
+
+    Raises:
+        PolicyError: the budget is below one column of every feature.
+    """
+    started = time.perf_counter()
+    space = open_space(data, settings, fit_settings.seed)
+    space.require_columns(settings.params)
+    F, D = len(space.names), settings.max_dim
+    train, val = streams(data, fit_settings)
+    gate = WidthChoice(F, settings.candidates, fit_settings.seed)
+    numeric = len(space.schema.numeric)
+    policy = space.policy([D] * F)
+    model = build_model(policy, numeric, model_settings, fit_settings.seed, gate)
+    model = model.to(ranks().device)
+    f = fit_settings
+    optimizers = make_optimizers(model, f.row_optimizer, f.row_lr, f.dense_lr, f.row_l2)
+    optimizers["gate"] = torch.optim.Adam([gate.weight], lr=f.dense_lr)
+    step = ChoiceStep(gate, settings, HeldOut(data, f))
+    result = fit(model, train, val, optimizers, f, out, step, title="autodim")
+    gate.eval()
+    chosen = [settings.candidates[c] for c in gate.logits_FC.argmax(dim=1).tolist()]
+    dims = chosen
+    if settings.params:
+        dims = space.fill([float(d) for d in chosen], settings.params, [D] * F)
+    policy = space.policy(dims, settings.params, space.origin("autodim", dims, asdict(settings)))
+    probabilities = torch.softmax(gate.logits_FC.detach(), dim=1).tolist()
+    record = {
+        "chosen": dict(zip(space.names, chosen, strict=True)),
+        "probabilities": dict(zip(space.names, probabilities, strict=True)),
+    }
+    peak = embedding_bytes(model.embedding.ebc.parameters(), [optimizers["rows"]])
+    return Found(policy, result.val.auc, time.perf_counter() - started, peak, record)

@@ -1,0 +1,556 @@
+"""DimGrow: grow every feature's embedding column by column, as long as its columns matter.
+
+Letters: B batch, F features, V rows of a table, D columns in use over all features, H width of
+the adaptation layer.
+
+Readings of "DimGrow: Memory-Efficient Field-level Embedding Dimension Search" that had to be
+chosen; the settings are those of :class:`DimGrowSettings`:
+
+* A column is a parameter of its own, (V,): growing allocates one column and copies nothing, and
+  the optimizer's state of the others stays where it is. What is allocated stays allocated.
+* "Any gate falls below T_down: reduce the dimension by one": the column of the lowest gate goes,
+  which need not be the last. When the feature grows again, an idle column is used before a new
+  one is made; its gate starts at 0.5 again, or it would fall out at once.
+* The k of the decaying penalty ``|g| / (k + 1)`` counts the columns in use from 1.
+* In evaluation the shuffled part of a column is its mean over the batch.
+* "After convergence": the search ends after ``epochs``, or after ``patience`` epochs in which
+  neither the validation AUC rose nor the number of gates above 0.5 of any feature changed. The
+  gates are those of the end, not of the best epoch, and no running mean of weights is kept.
+* What trains the gates: ``gate_split="held-out"`` as in the public code, one Adam step on a batch
+  of validation rows after each training step, or ``"train"``, together with the weights.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from seo_rec.backbones import MLP, build_backbone
+from seo_rec.batch import Batch
+from seo_rec.embed import table_key
+from seo_rec.embed.remap import Remap
+from seo_rec.model import ModelSettings
+from seo_rec.policy import PolicyError
+from seo_rec.search.found import Found, embedding_bytes
+from seo_rec.search.held_out import SPLITS, HeldOut
+from seo_rec.search.space import Space, SpaceSettings, open_space, require, streams
+from seo_rec.train import Checkpoints, FitSettings, Preempted, evaluate, load_tensors, ranks
+from seo_rec.train.loop import stop_signal
+from seo_rec.train.optimizers import ROW_OPTIMIZERS
+from seo_rec.train.state import State, optimizer_state, weights_of
+
+ADAPTS = ("joint", "per-feature")
+KEPT = 0.5  # a column whose gate ends above this is part of the answer
+
+
+@dataclass(frozen=True)
+class DimGrowSettings(SpaceSettings):
+    """``alpha``: weight of the penalty, more of it keeps fewer columns; ``tau``: steepness of the
+    gates; ``t_up``/``t_down``: a feature grows when all its gates are above the one, and shrinks
+    when one falls below the other; ``total_dims``: columns over all features (0: no limit);
+    ``adapt_dim``: width H of the adaptation layer; ``adapt``: ``joint`` is the paper's one vector
+    of all features, ``per-feature`` gives each its own, for backbones that pair features;
+    ``gate_lr``: Adam's learning rate of the gates;
+    ``gate_split``: rows that train them; ``fill``: with a budget, widen what was found in
+    proportion until the budget is filled.
+    """
+
+    alpha: float = 1e-4
+    tau: float = 5.0
+    t_up: float = 0.6
+    t_down: float = 0.01
+    total_dims: int = 0
+    adapt_dim: int = 64
+    adapt: str = "joint"
+    gate_lr: float = 5e-3
+    gate_split: str = "held-out"
+    fill: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.alpha >= 0, "alpha", self.alpha, "0 or more")
+        require(self.tau > 0, "tau", self.tau, "above 0")
+        require(0 < self.t_up < 1, "t_up", self.t_up, "between 0 and 1")
+        require(0 <= self.t_down < 0.5, "t_down", self.t_down, "0 to below 0.5, where gates start")
+        require(self.total_dims >= 0, "total_dims", self.total_dims, "0 (no limit) or more")
+        require(self.adapt_dim >= 1, "adapt_dim", self.adapt_dim, "1 or more")
+        require(self.adapt in ADAPTS, "adapt", self.adapt, ", ".join(ADAPTS))
+        require(self.gate_lr > 0, "gate_lr", self.gate_lr, "above 0")
+        require(self.gate_split in SPLITS, "gate_split", self.gate_split, ", ".join(SPLITS))
+
+
+# ---- the gate ----------------------------------------------------------------------------
+
+
+def shuffle_columns(x_BD: torch.Tensor) -> torch.Tensor:
+    """Every column in an order of its own, by sorting random numbers: O(D B log B); no gradient."""
+    order = torch.rand(x_BD.shape, device=x_BD.device).argsort(dim=0)
+    return x_BD.detach().gather(0, order)
+
+
+def gated(x_BD: torch.Tensor, shuffled_BD: torch.Tensor, g_D: torch.Tensor) -> torch.Tensor:
+    """``g x + (1 - g) stop_gradient(P x)`` (equation 1)."""
+    return g_D * x_BD + (1 - g_D) * shuffled_BD.detach()
+
+
+def penalty(g_D: torch.Tensor, places_D: torch.Tensor) -> torch.Tensor:
+    """``sum |g_k| / (k + 1)``, k = 1, 2, ... the place of a column within its feature."""
+    return (g_D.abs() / (places_D + 1)).sum()
+
+
+# ---- the model that grows ----------------------------------------------------------------
+
+
+class Dimension(nn.Module):
+    """One column of one feature: its values, its row of the adaptation layer, its gate's theta."""
+
+    def __init__(self, num_rows: int, adapt_dim: int, init_scale: float) -> None:
+        super().__init__()
+        self.values_V = nn.Parameter(torch.empty(num_rows).uniform_(-init_scale, init_scale))
+        self.adapt_H = nn.Parameter(torch.randn(adapt_dim) / adapt_dim**0.5)
+        self.theta = nn.Parameter(torch.zeros(()))
+
+
+class GrowingModel(nn.Module):
+    """``Batch -> (loss, logits_B)`` of columns, gates, adaptation layer and backbone.
+
+    ``logits = backbone(dense, adapt(Concat_fk(g x + (1 - g) x~)))``; in training the loss has
+    ``alpha`` times the penalty in it.
+
+    Args:
+        space: rows of every feature.
+        settings, model_settings: of the search and of its backbone.
+    """
+
+    def __init__(
+        self, space: Space, settings: DimGrowSettings, model_settings: ModelSettings
+    ) -> None:
+        super().__init__()
+        self.space, self.settings = space, settings
+        self.init_scale = model_settings.init_scale
+        self.remap = Remap(space.policy([1] * len(space.names)))
+        self.columns = nn.ModuleList(nn.ModuleList() for _ in space.names)
+        self.used: list[list[int]] = [[] for _ in space.names]
+        parts = len(space.names) if settings.adapt == "per-feature" else 1
+        self.backbone = build_backbone(
+            model_settings.backbone,
+            len(space.schema.numeric),
+            (settings.adapt_dim,) * parts,
+            model_settings.hidden,
+            model_settings.dropout,
+            model_settings.interaction,
+        )
+
+    @property
+    def dims(self) -> list[int]:
+        """Columns in use of every feature."""
+        return [len(u) for u in self.used]
+
+    @property
+    def allocated(self) -> list[int]:
+        return [len(own) for own in self.columns]  # type: ignore[arg-type]
+
+    def dimension(self, feature: int, column: int) -> Dimension:
+        return self.columns[feature][column]  # type: ignore[index,return-value]
+
+    def in_use(self) -> list[Dimension]:
+        """The columns in use, feature by feature."""
+        return [self.dimension(i, k) for i, own in enumerate(self.used) for k in own]
+
+    def allocate(self, feature: int) -> Dimension:
+        """A new column of ``feature``, not in use yet."""
+        rows = self.space.rows[feature]
+        made = Dimension(rows, self.settings.adapt_dim, self.init_scale)
+        made.to(next(self.backbone.parameters()).device)
+        self.columns[feature].append(made)  # type: ignore[operator]
+        return made
+
+    def gates(self) -> torch.Tensor:
+        """Gates of the columns in use, (D,)."""
+        return torch.sigmoid(self.settings.tau * torch.stack([d.theta for d in self.in_use()]))
+
+    def places(self) -> torch.Tensor:
+        """The place of every column in use within its feature, from 1, (D,)."""
+        counted = [k + 1 for own in self.used for k in range(len(own))]
+        return torch.tensor(counted, device=self.gates().device)
+
+    def embed(self, sparse: KeyedJaggedTensor) -> torch.Tensor:
+        """The columns in use of every row, bags summed, ungated: x_BD."""
+        lookups = self.remap(sparse)
+        B, ends = lookups.stride(), lookups.offset_per_key()
+        ids, weights = lookups.values(), lookups.weights_or_none()
+        lengths_FB = lookups.lengths().view(-1, B)
+        single = ids.numel() == lengths_FB.numel() and bool((lengths_FB == 1).all())
+        row_of = torch.arange(B, device=ids.device)
+        found = []
+        for i, own in enumerate(self.used):
+            span = slice(ends[i], ends[i + 1])
+            bag = row_of if single else row_of.repeat_interleave(lengths_FB[i])
+            for k in own:
+                values = self.dimension(i, k).values_V[ids[span]]
+                values = values if weights is None else values * weights[span]
+                if not single:
+                    values = values.new_zeros(B).index_add(0, bag, values)
+                found.append(values)
+        return torch.stack(found, dim=1)
+
+    def adapt(self, x_BD: torch.Tensor) -> torch.Tensor:
+        """``sum_f x_f W_f`` (B, H), or ``x_f W_f`` side by side (B, F * H) with per-feature."""
+        adapt_DH = torch.stack([d.adapt_H for d in self.in_use()])
+        if self.settings.adapt == "joint":
+            return x_BD @ adapt_DH
+        parts = zip(x_BD.split(self.dims, dim=1), adapt_DH.split(self.dims), strict=True)
+        return torch.cat([x @ w for x, w in parts], dim=1)
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        x_BD, g_D = self.embed(batch.sparse), self.gates()
+        other = shuffle_columns(x_BD) if self.training else x_BD.mean(0, keepdim=True)
+        logits_B = self.backbone(batch.dense_BN, self.adapt(gated(x_BD, other, g_D)))
+        loss = functional.binary_cross_entropy_with_logits(logits_B, batch.labels_B)
+        if self.training and self.settings.alpha:
+            loss = loss + self.settings.alpha * penalty(g_D, self.places())
+        return loss, logits_B
+
+
+# ---- growing and shrinking ---------------------------------------------------------------
+
+
+@dataclass
+class Growth:
+    """Adapts the widths after each step, and keeps the optimizers in step with them."""
+
+    model: GrowingModel
+    settings: DimGrowSettings
+    optimizers: dict[str, torch.optim.Optimizer]
+    events: list[tuple[int, str, int]] = field(default_factory=list)
+
+    def start(self, allocated: Sequence[int], used: Sequence[Sequence[int]]) -> None:
+        """Allocate so many columns of every feature and use the named ones."""
+        for i, count in enumerate(allocated):
+            while len(self.model.columns[i]) < count:  # type: ignore[arg-type]
+                self._allocate(i)
+        self.model.used = [list(own) for own in used]
+
+    def __call__(self, step: int) -> None:
+        """Shrink the features with a gate below t_down, grow those with all gates above t_up."""
+        gates = self.model.gates().detach().cpu().tolist()
+        at = 0
+        for i, name in enumerate(self.model.space.names):
+            own = self.model.used[i]
+            mine = gates[at : at + len(own)]
+            at += len(own)
+            if min(mine) < self.settings.t_down and len(own) > 1:
+                del own[mine.index(min(mine))]
+            elif min(mine) > self.settings.t_up and self._fits(i):
+                self._grow(i)
+            else:
+                continue
+            self.events.append((step, name, len(own)))
+
+    def _fits(self, feature: int) -> bool:
+        dims, s = self.model.dims, self.settings
+        after = self.model.space.size(dims) + self.model.space.rows[feature]
+        return (
+            dims[feature] < s.max_dim
+            and (not s.total_dims or sum(dims) < s.total_dims)
+            and (not s.params or after <= s.params)
+        )
+
+    def _grow(self, feature: int) -> None:
+        own = self.model.used[feature]
+        idle = [k for k in range(self.model.allocated[feature]) if k not in own]
+        if not idle:
+            self._allocate(feature)
+            idle = [self.model.allocated[feature] - 1]
+        theta = self.model.dimension(feature, idle[0]).theta
+        with torch.no_grad():
+            theta.zero_()
+        self.optimizers["gate"].state.pop(theta, None)
+        own.append(idle[0])
+
+    def _allocate(self, feature: int) -> None:
+        made = self.model.allocate(feature)
+        for name, parameter in (
+            ("rows", made.values_V),
+            ("dense", made.adapt_H),
+            ("gate", made.theta),
+        ):
+            self.optimizers[name].param_groups[0]["params"].append(parameter)
+
+
+def make_optimizers(model: GrowingModel, fit: FitSettings) -> dict[str, torch.optim.Optimizer]:
+    """``rows`` for the columns, ``dense`` for backbone and adaptation layer, ``gate`` for theta.
+
+    Raises:
+        ValueError: the row optimizer keeps state that a new column cannot join.
+    """
+    allowed = ("adam", "sgd")
+    require(fit.row_optimizer in allowed, "row_optimizer", fit.row_optimizer, ", ".join(allowed))
+    make, _ = ROW_OPTIMIZERS[fit.row_optimizer]
+    columns = [d for own in model.columns for d in own]  # type: ignore[attr-defined]
+    dense = [*model.backbone.parameters(), *(d.adapt_H for d in columns)]
+    gate = torch.optim.Adam([d.theta for d in columns], lr=model.settings.gate_lr)
+    return {
+        "rows": make([d.values_V for d in columns], fit.row_lr, fit.row_l2),
+        "dense": torch.optim.Adam(dense, lr=fit.dense_lr, fused=True),
+        "gate": gate,
+    }
+
+
+# ---- the search --------------------------------------------------------------------------
+
+
+@dataclass
+class Progress:
+    """Where the search stands; part of every checkpoint."""
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    best_auc: float = -1.0
+    stale: int = 0
+    kept: list[int] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class _Run:
+    """One call of :func:`dimgrow`: what it was given, and where it stands."""
+
+    def __init__(
+        self,
+        data: Path,
+        settings: DimGrowSettings,
+        model_settings: ModelSettings,
+        fit: FitSettings,
+        out: Path | None,
+    ) -> None:
+        self.settings, self.fit = settings, fit
+        self.started = time.perf_counter()
+        require(fit.warmup_steps == 0, "warmup_steps", fit.warmup_steps, "0 with dimgrow")
+        space = open_space(data, settings, fit.seed)
+        space.require_columns(settings.params)
+        F = len(space.names)
+        if 0 < settings.total_dims < F:
+            raise PolicyError(f"total_dims {settings.total_dims}; allowed: {F}, one per feature")
+        self.train, self.val = streams(data, fit)
+        self.held_out = HeldOut(data, fit) if settings.gate_split == "held-out" else None
+        torch.manual_seed(fit.seed)
+        self.model = GrowingModel(space, settings, model_settings).to(ranks().device)
+        for i in range(F):
+            self.model.allocate(i)
+        self.model.used = [[0] for _ in range(F)]
+        self.optimizers = make_optimizers(self.model, fit)
+        self.growth = Growth(self.model, settings, self.optimizers)
+        self.progress = Progress()
+        self.checkpoints = Checkpoints(out / "checkpoints", fit.keep) if out else None
+
+    def epoch(self, stop: Any) -> None:
+        """Train to the end of the epoch, adapting the widths after each step; evaluate."""
+        p, fit = self.progress, self.fit
+        self.model.train()
+        for batch in self.train:
+            loss = self._step(batch.to(ranks().device))
+            p.step += 1
+            self.growth(p.step)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"the training loss became {loss.item()}; lower row_lr")
+            whole = self.train.step == 0  # that was the last batch of the epoch
+            if stop.is_set() or (fit.checkpoint_every and p.step % fit.checkpoint_every == 0):
+                if not whole:
+                    self.save()
+                if stop.is_set():
+                    raise Preempted(f"SIGTERM at step {p.step}; --resume goes on")
+            if p.step == fit.max_steps:
+                break
+        metrics, _, _ = evaluate(self.model, self.val)
+        if math.isnan(metrics.auc):
+            raise ValueError(
+                f"the val split has {self.val.num_rows} rows of one label only, so it has no AUC; "
+                "prepare the data with a larger share of validation rows"
+            )
+        kept = self.kept()
+        p.stale = 0 if metrics.auc > p.best_auc or kept != p.kept else p.stale + 1
+        p.best_auc, p.kept = max(p.best_auc, metrics.auc), kept
+        p.epoch += 1
+        dims = {"used": self.model.dims, "kept": kept}
+        p.history.append({"epoch": p.epoch, "step": p.step, "val_auc": metrics.auc, **dims})
+        self.save()
+
+    def _step(self, batch: Batch) -> torch.Tensor:
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+        loss, _ = self.model(batch)
+        loss.backward()
+        gate = self.optimizers["gate"]
+        if self.held_out is None:
+            gate.step()
+        self.optimizers["rows"].step()
+        self.optimizers["dense"].step()
+        if self.held_out is not None:
+            gate.zero_grad()
+            thetas = [d.theta for d in self.model.in_use()]
+            held_out, _ = self.model(self.held_out.next())
+            gradients = torch.autograd.grad(held_out, thetas)
+            for theta, gradient in zip(thetas, gradients, strict=True):
+                theta.grad = gradient
+            gate.step()
+        return loss.detach()
+
+    def finished(self) -> bool:
+        p, fit = self.progress, self.fit
+        ended = p.epoch >= fit.epochs or p.stale >= fit.patience
+        return ended or (fit.max_steps > 0 and p.step >= fit.max_steps)
+
+    def kept(self) -> list[int]:
+        """Columns of every feature whose gates are above 0.5."""
+        return [len(own) for own in self.kept_columns()]
+
+    def kept_columns(self) -> list[list[int]]:
+        gates = iter(self.model.gates().detach().cpu().tolist())
+        return [[k for k in own if next(gates) > KEPT] for own in self.model.used]
+
+    # ---- checkpoints -------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Save everything that the next step depends on."""
+        if self.checkpoints is None:
+            return
+        self.progress.seconds = time.perf_counter() - self.started
+        tensors: State = {f"model.{n}": t for n, t in weights_of(self.model).items()}
+        states = optimizer_state(self.model, self.optimizers)
+        tensors |= {f"optimizer.{n}": t for n, t in states.items()}
+        tensors["rng"] = torch.get_rng_state()
+        values = {
+            "progress": asdict(self.progress),
+            "events": self.growth.events,
+            "allocated": self.model.allocated,
+            "used": self.model.used,
+            "train": self.train.state_dict(),
+            "held_out": self.held_out.state_dict() if self.held_out else {},
+        }
+        self.checkpoints.save(self.progress.step, tensors, values)
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, if there is one."""
+        saved = self.checkpoints.latest() if self.checkpoints else None
+        if saved is None:
+            return
+        values = saved.values
+        self.growth.start(values["allocated"], values["used"])
+        self.growth.events = [(s, n, d) for s, n, d in values["events"]]
+        into: dict[str, torch.Tensor] = {
+            name: torch.zeros(size, dtype=dtype) for name, (size, dtype) in saved.sizes.items()
+        }
+        load_tensors(saved, dict(into))
+        weights = {n.removeprefix("model."): t for n, t in into.items() if n.startswith("model.")}
+        self.model.load_state_dict(weights)
+        named = dict(self.model.named_parameters())
+        owner = {
+            id(p): optimizer
+            for optimizer in self.optimizers.values()
+            for p in optimizer.param_groups[0]["params"]
+        }
+        for name, tensor in into.items():
+            if name.startswith("optimizer."):
+                path, _, key = name.removeprefix("optimizer.").rpartition(".")
+                parameter = named[path]
+                owner[id(parameter)].state[parameter][key] = tensor.to(parameter.device)
+        torch.set_rng_state(into["rng"])
+        self.train.load_state_dict(values["train"])
+        if self.held_out:
+            self.held_out.load_state_dict(values["held_out"])
+        self.progress = Progress(**values["progress"])
+        self.started = time.perf_counter() - self.progress.seconds
+
+
+def dimgrow(
+    data: Path,
+    settings: DimGrowSettings,
+    model_settings: ModelSettings,
+    fit_settings: FitSettings,
+    out: Path | None = None,
+) -> Found:
+    """Search widths by growing them; ``d_f = |{k: g_fk > 0.5}|``, features with none are dropped.
+
+    Raises:
+        CheckpointError: the newest checkpoint of ``out`` is damaged.
+        PolicyError: one column of every feature exceeds a limit, or no gate ended above 0.5.
+        Preempted: SIGTERM came; with ``out``, a checkpoint has been written.
+    """
+    with stop_signal() as stop:
+        run = _Run(data, settings, model_settings, fit_settings, out)
+        run.resume()
+        while not run.finished():
+            run.epoch(stop)
+    model, space = run.model, run.model.space
+    kept = run.kept()
+    if not any(kept):
+        raise PolicyError(
+            f"no gate of the search ended above {KEPT}: alpha {settings.alpha} is too strong for "
+            f"these data, or {run.progress.step} steps were too few; lower alpha"
+        )
+    dims = kept
+    if settings.params and settings.fill:
+        most = [settings.max_dim] * len(kept)
+        dims = space.fill([float(d) for d in kept], settings.params, most)
+    params = settings.params if settings.fill else 0
+    policy = space.policy(dims, params, space.origin("dimgrow", dims, asdict(settings)))
+    gates = iter(model.gates().detach().cpu().tolist())
+    record = {
+        "found": dict(zip(space.names, kept, strict=True)),
+        "gates": {
+            name: [next(gates) for _ in own]
+            for name, own in zip(space.names, model.used, strict=True)
+        },
+        "allocated": dict(zip(space.names, model.allocated, strict=True)),
+        "steps": run.progress.step,
+        "history": run.progress.history,
+        "events": run.growth.events,
+    }
+    columns = [d.values_V for own in model.columns for d in own]  # type: ignore[attr-defined]
+    return Found(
+        policy,
+        run.progress.history[-1]["val_auc"],
+        time.perf_counter() - run.started,
+        embedding_bytes(columns, [run.optimizers["rows"]]),
+        record,
+        found_weights(model, run.kept_columns()) if dims == kept else {},
+    )
+
+
+@torch.no_grad()
+def found_weights(model: GrowingModel, kept: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+    """Weights with which the policy's own model computes what the search model does.
+
+    The adaptation layer is folded into the first layer of the MLP, ``W_1 W_adapt^T``, and a
+    column's gate into its values; what is shuffled, or not kept, is lost. Other backbones have no
+    such layer: no weights.
+    """
+    backbone = model.backbone
+    if not isinstance(backbone, MLP):
+        return {}
+    weights = {f"backbone.{name}": value.clone() for name, value in backbone.state_dict().items()}
+    first = weights["backbone.layers.0.weight"]
+    H, joint = model.settings.adapt_dim, model.settings.adapt == "joint"
+    numeric = len(model.space.schema.numeric)
+    parts = [first[:, :numeric]]
+    for i, own in enumerate(kept):
+        if not own:
+            continue
+        found = [model.dimension(i, k) for k in own]
+        gates = torch.sigmoid(model.settings.tau * torch.stack([d.theta for d in found]))
+        key = f"embedding.ebc.embedding_bags.{table_key(model.space.names[i])}.weight"
+        weights[key] = torch.stack([d.values_V for d in found], dim=1) * gates
+        start = numeric + (0 if joint else i * H)
+        parts.append(first[:, start : start + H] @ torch.stack([d.adapt_H for d in found], dim=1))
+    weights["backbone.layers.0.weight"] = torch.cat(parts, dim=1)
+    return {name: value.cpu() for name, value in weights.items()}

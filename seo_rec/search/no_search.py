@@ -1,0 +1,48 @@
+"""No search: one width for all features, the reference of every search of widths."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from seo_rec.model import ModelSettings
+from seo_rec.search.found import Found
+from seo_rec.search.space import SpaceSettings, open_space
+from seo_rec.train import FitSettings
+
+
+@dataclass(frozen=True)
+class NoSearchSettings(SpaceSettings):
+    """``max_dim``: the width of all features, or at most that where there is a budget."""
+
+
+def no_search(
+    data: Path,
+    settings: NoSearchSettings,
+    model_settings: ModelSettings,
+    fit_settings: FitSettings,
+    out: Path | None = None,
+) -> Found:
+    """``d_f = d`` for every feature f; trains nothing.
+
+    With a budget ``d = floor(params / sum of rows)``, and one more for the features of fewest rows
+    as long as that fits.
+
+    Raises:
+        PolicyError: the budget is below one column of every feature.
+    """
+    started = time.perf_counter()
+    space = open_space(data, settings, fit_settings.seed, settings.max_dim)
+    dims = [settings.max_dim] * len(space.names)
+    if settings.params:
+        space.require_columns(settings.params)
+        width = min(settings.max_dim, settings.params // sum(space.rows))
+        dims = [width] * len(space.names)
+        left = settings.params - space.size(dims)
+        for i in sorted(range(len(dims)), key=lambda i: (space.rows[i], i)):
+            if width < settings.max_dim and space.rows[i] <= left:
+                dims[i] += 1
+                left -= space.rows[i]
+    policy = space.policy(dims, settings.params, space.origin("no-search", dims, asdict(settings)))
+    return Found(policy, None, time.perf_counter() - started, 0, {})

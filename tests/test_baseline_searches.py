@@ -1,0 +1,462 @@
+"""The searches beside SEO: laws that all of them keep, and each one's formula in closed form."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from seo_rec import recipes, search
+from seo_rec.data.stream import Stream
+from seo_rec.data.synthetic import synthetic
+from seo_rec.data.vocabulary import read_vocabulary
+from seo_rec.model import ModelSettings, build_model
+from seo_rec.policy import Policy, PolicyError
+from seo_rec.schema import Column, Schema, read_schema
+from seo_rec.search.autodim import AutoDimSettings, WidthChoice
+from seo_rec.search.mixed_dimension import MixedDimensionSettings, mixed_dimension
+from seo_rec.search.no_search import NoSearchSettings, no_search
+from seo_rec.search.seo import SeoSettings
+from seo_rec.search.space import Space, open_space
+from seo_rec.search.sseds import ColumnMask, SsedsSettings, choose, saliency, sseds
+from seo_rec.train import FitSettings
+
+SMALL = ModelSettings(hidden=(8,), init_scale=0.1)
+FIT = FitSettings(epochs=2, batch_size=200, row_lr=0.02, dense_lr=0.02)
+
+# every search of widths, with settings small enough for the tiny data set
+SEARCHES: dict[str, dict[str, Any]] = {
+    "dimgrow": {"max_dim": 8, "adapt_dim": 4, "gate_lr": 0.05},
+    "autodim": {"max_dim": 8},
+    "sseds": {"max_dim": 8},
+    "mixed-dimension": {"max_dim": 8},
+    "no-search": {"max_dim": 8},
+}
+every_search = pytest.mark.parametrize("name", SEARCHES)
+
+
+def run(name: str, data: Path, fit: FitSettings = FIT, **given: Any) -> search.Found:
+    kind, function = search.SEARCHES[name]
+    return function(data, kind(**{**SEARCHES[name], **given}), SMALL, fit)
+
+
+def space_of(*rows: int) -> Space:
+    columns = tuple(Column(f"f{i}", "categorical", r - 1) for i, r in enumerate(rows))
+    schema = Schema("s", columns, "y", {"train": 1, "val": 1, "test": 1}, {"train": 0.5})
+    vocabularies = {c.name: np.arange(r - 1) for c, r in zip(columns, rows, strict=True)}
+    return Space(schema, rows, vocabularies, 0)
+
+
+# ---- laws --------------------------------------------------------------------------------
+
+
+def test_every_search_is_under_these_laws() -> None:
+    assert set(SEARCHES) <= set(search.SEARCHES)
+
+
+@every_search
+def test_every_feature_is_served_or_named(tiny: Path, name: str) -> None:
+    policy = run(name, tiny).policy
+    names = [c.name for c in read_schema(tiny).features]
+    assert sorted([*(f.name for f in policy.features), *policy.dropped]) == sorted(names)
+    assert policy.provenance["method"] == name
+    assert Policy.from_json(json.loads(json.dumps(policy.to_json()))) == policy
+
+
+@every_search
+def test_the_same_seed_finds_the_same(tiny: Path, name: str) -> None:
+    first, second = run(name, tiny, params=900), run(name, tiny, params=900)
+    assert first.policy == second.policy and first.record == second.record
+    assert first.val_auc == second.val_auc and first.peak_bytes == second.peak_bytes
+    json.dumps(first.record, allow_nan=False)
+
+
+@every_search
+@pytest.mark.parametrize("params", [500, 2001])
+def test_hashed_tables_fill_the_budget(tiny: Path, name: str, params: int) -> None:
+    """Less than one row of the narrowest hashed table is left."""
+    policy = run(name, tiny, params=params, address="hash").policy
+    hashed = [policy.table(f.name).dim for f in policy.features if f.lookups[0].address == "hash"]
+    assert hashed, "no table is hashed, so this test says nothing"
+    assert 0 <= params - policy.num_params < min(hashed)
+
+
+@every_search
+@pytest.mark.parametrize("params", [700, 1500])
+def test_id_tables_leave_no_column_that_fits(tiny: Path, name: str, params: int) -> None:
+    policy = run(name, tiny, params=params, address="id").policy
+    rows = dict(zip((s := open_space(tiny, NoSearchSettings(), 0)).names, s.rows, strict=True))
+    width = 8
+    if name == "no-search":  # every width is the same, or one more
+        widths = {policy.table(f.name).dim for f in policy.features}
+        width = min(8, max(widths)) if len(widths) > 1 else min(8, max(widths) + 1)
+        assert max(widths) - min(widths) <= 1
+    room = [rows[f.name] for f in policy.features if policy.table(f.name).dim < width]
+    assert 0 <= params - policy.num_params < min(room, default=params)
+    for f in policy.features:
+        assert f.lookups[0].address == "id" and policy.table(f.name).num_rows == rows[f.name]
+        assert np.array_equal(policy.vocabularies[f.name], read_vocabulary(tiny, f.name)[0])
+
+
+@every_search
+def test_a_budget_that_is_too_small_says_which_is_not(tiny: Path, name: str) -> None:
+    needed = sum(open_space(tiny, NoSearchSettings(), 0).rows)
+    with pytest.raises(PolicyError, match=f"smallest feasible budget is {needed}"):
+        run(name, tiny, params=needed - 1, address="id")
+    assert run(name, tiny, params=needed, address="id").policy.num_params <= needed
+
+
+@pytest.mark.parametrize("name", ["autodim", "sseds"])
+def test_what_is_resumed_is_what_was_not_interrupted(
+    tiny: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, function = search.SEARCHES[name]
+    settings = kind(**SEARCHES[name])
+    fit = replace(FIT, epochs=3, checkpoint_every=2)
+    whole = function(tiny, settings, SMALL, fit, tmp_path / "whole")
+    short = function(tiny, settings, SMALL, replace(fit, max_steps=8), tmp_path / "cut")
+    again = function(tiny, settings, SMALL, fit, tmp_path / "cut")
+    assert short.record != whole.record
+    assert again.record == whole.record and again.policy == whole.policy
+    assert again.val_auc == whole.val_auc
+
+
+def test_auto_is_id_where_the_budget_has_room(tiny: Path) -> None:
+    total = sum(open_space(tiny, NoSearchSettings(), 0).rows)
+    for params, hashed in ((0, False), (4 * total, False), (4 * total - 1, True)):
+        space = open_space(tiny, NoSearchSettings(params=params), 0)
+        assert (len(space.vocabularies) < len(space.rows)) == hashed
+
+
+def test_hash_rows_are_given_or_fill_the_budget(tiny: Path) -> None:
+    exact = open_space(tiny, NoSearchSettings(), 0).rows
+    given = open_space(tiny, NoSearchSettings(address="hash", hash_rows=9), 0)
+    assert given.rows == tuple(min(r, 9) for r in exact)
+    assert set(given.vocabularies) == {n for n, r in zip(given.names, exact, strict=True) if r <= 9}
+    budget = NoSearchSettings(address="hash", params=1000, max_dim=16)
+    space = open_space(tiny, budget, 0)
+    most = max(space.rows)
+    assert sum(space.rows) <= 1000 / 8 < sum(min(r, most + 1) for r in exact)
+
+
+# ---- shares of a budget --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("budget", [30, 100, 1000, 12345])
+def test_fill_is_proportional(budget: int) -> None:
+    """Widths are floor(lambda w) for one lambda, and then what else fits."""
+    space, weights = space_of(10, 5, 2, 3), [3.0, 1.0, 2.0, 0.5]
+    dims = space.fill(weights, budget, [10**6] * 4, least=0)
+    assert budget - 2 < space.size(dims) <= budget
+    level = min((d + 1) / w for d, w in zip(dims, weights, strict=True))
+    # no narrow table took a column at the price of a share that still fitted
+    floors = [math.floor(level * w - 1e-9) for w in weights]
+    assert all(d >= f for d, f in zip(dims, floors, strict=True))
+
+
+def test_fill_respects_limits_and_zero_weights() -> None:
+    space = space_of(10, 5, 2)
+    assert space.fill([1.0, 0.0, 1.0], 10_000, [4, 4, 7]) == [4, 0, 7]
+    assert space.fill([1.0, 1e-9, 1e-9], 47, [9, 9, 9]) == [4, 1, 1]
+    with pytest.raises(PolicyError, match="a budget of 16 parameters; 1 column"):
+        space.fill([1.0, 1.0, 1.0], 16, [9, 9, 9])
+
+
+def test_best_columns_takes_what_fits_by_rank() -> None:
+    space = space_of(10, 5, 2)
+    scores = [[0.9, 0.1], [0.5, 0.8], [0.2, 0.3]]
+    assert space.best_columns(scores, 17) == [1, 1, 1]  # 0.9, 0.8, not 0.5, then 0.3
+    assert space.best_columns(scores, 20) == [1, 2, 0]
+    assert space.best_columns(scores, 20, least=1) == [1, 1, 2]
+    assert space.best_columns(scores, 4) == [0, 0, 2]
+
+
+# ---- no search, mixed dimension ------------------------------------------------------------
+
+
+def test_no_search_is_one_width(tiny: Path) -> None:
+    policy = no_search(tiny, NoSearchSettings(max_dim=5), SMALL, FIT).policy
+    assert set(policy.widths) == {5} and not policy.dropped
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_mixed_dimension_is_its_formula(tiny: Path, alpha: float) -> None:
+    """d_f / d_g = (p_f / p_g)^alpha with p = reads / rows, up to rounding."""
+    settings = MixedDimensionSettings(max_dim=64, alpha=alpha)
+    found = mixed_dimension(tiny, settings, SMALL, FIT)
+    schema, space = read_schema(tiny), open_space(tiny, settings, 0)
+    popularity = [c.lookups_per_row / r for c, r in zip(schema.features, space.rows, strict=True)]
+    for width, p in zip(found.policy.widths, popularity, strict=True):
+        exact = 64 * (p / max(popularity)) ** alpha
+        assert abs(width - max(1.0, exact)) <= 0.5
+    if alpha == 0:
+        assert set(found.policy.widths) == {64}
+
+
+def test_mixed_dimension_at_a_budget_scales_the_formula(tiny: Path) -> None:
+    settings = MixedDimensionSettings(max_dim=512, alpha=0.5, params=4000, address="id")
+    found = mixed_dimension(tiny, settings, SMALL, FIT)
+    space, weights = open_space(tiny, settings, 0), list(found.record["weights"].values())
+    scale = 4000 / sum(r * w for r, w in zip(space.rows, weights, strict=True))
+    for width, weight, rows in zip(found.policy.widths, weights, space.rows, strict=True):
+        if rows > 20:  # narrow tables also take what is left over
+            assert abs(width - scale * weight) <= 1.5
+
+
+# ---- SSEDS -------------------------------------------------------------------------------
+
+
+def test_saliency_is_the_gradient_of_a_mask(tiny: Path) -> None:
+    """|sum_b x_b dL/dx_b| of every column, float64, averaged over batches, summing to one."""
+    space = open_space(tiny, SsedsSettings(max_dim=3), 0)
+    gate = ColumnMask(7 * 3)
+    gate.mask_E = gate.mask_E.double()
+    policy = space.policy([3] * 7)
+    model = build_model(policy, 1, replace(SMALL, init_scale=0.5), 0, gate)
+    found = saliency(model, gate, Stream(tiny, "val", batch_size=40))
+    assert found.sum().item() == pytest.approx(1) and not gate.mask_E.requires_grad
+    plain = build_model(policy, 1, replace(SMALL, init_scale=0.5), 0).eval()
+    expected = np.zeros(21)
+    for batch in Stream(tiny, "val", batch_size=40):
+        x_BE = plain.embedding(batch.sparse).detach().requires_grad_()
+        logits = plain.backbone(batch.dense_BN, x_BE)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.labels_B)
+        (gradient,) = torch.autograd.grad(loss, [x_BE])
+        expected += np.abs((x_BE * gradient).double().sum(0).detach().numpy())
+    np.testing.assert_allclose(found.numpy(), expected / expected.sum(), rtol=1e-4)
+
+
+def test_sseds_keeps_the_best_share() -> None:
+    space = space_of(100, 7, 9)
+    scores = torch.tensor([[0.1, 0.2], [0.9, 0.8], [0.3, 0.05]])
+    kept = SsedsSettings(max_dim=2, keep=0.5, min_dim=0)
+    assert choose(space, scores, kept) == [0, 2, 1]
+    assert choose(space, scores, replace(kept, min_dim=1)) == [1, 1, 1]
+    assert choose(space, scores, replace(kept, params=30)) == [0, 2, 1]
+
+
+# ---- AutoDim -----------------------------------------------------------------------------
+
+
+def test_the_choice_is_its_formula() -> None:
+    """In evaluation: softmax-weighted candidates, each normalised, from the first columns."""
+    torch.manual_seed(0)
+    gate = WidthChoice(2, (1, 3), seed=4).double().eval()
+    with torch.no_grad():
+        gate.logits_FC.copy_(torch.tensor([[0.3, -1.0], [2.0, 0.5]]))
+        gate.norm.running_mean.normal_()
+        gate.norm.running_var.uniform_(0.5, 2)
+    x = torch.randn(5, 6, dtype=torch.float64)
+    out = gate(x).detach().numpy()
+    W, mean = gate.weight.detach().numpy(), gate.norm.running_mean.numpy().reshape(2, 2, 3)
+    deviation = np.sqrt(gate.norm.running_var.numpy().reshape(2, 2, 3) + gate.norm.eps)
+    for b in range(5):
+        for f in range(2):
+            logits = gate.logits_FC[f].detach().numpy()
+            p = np.exp(logits) / np.exp(logits).sum()
+            expected = np.zeros(3)
+            for c, width in enumerate((1, 3)):
+                own = x[b, 3 * f : 3 * f + width].numpy()
+                expected += p[c] * (own @ W[f, c, :width] - mean[f, c]) / deviation[f, c]
+            np.testing.assert_allclose(out[b, 3 * f : 3 * f + 3], expected, rtol=1e-9)
+
+
+def test_gumbel_noise_draws_by_the_probabilities() -> None:
+    """At a low temperature the relaxed choice is one-hot, candidate c as often as softmax says."""
+    torch.manual_seed(0)
+    gate = WidthChoice(1, (1, 2, 4), seed=0).train()
+    with torch.no_grad():
+        gate.logits_FC.copy_(torch.tensor([[0.0, 1.0, -1.0]]))
+    gate.temperature = 0.01
+    drawn = torch.stack([gate.probabilities()[0] for _ in range(4000)]).detach()
+    assert (drawn.max(dim=1).values > 0.9).float().mean() > 0.9
+    expected = torch.softmax(torch.tensor([0.0, 1.0, -1.0]), 0)
+    torch.testing.assert_close(drawn.mean(0), expected, atol=0.03, rtol=0)
+
+
+def test_candidates_of_autodim() -> None:
+    assert AutoDimSettings(max_dim=16).candidates == (1, 2, 4, 8, 16)
+    assert AutoDimSettings(max_dim=12).candidates == (1, 2, 4, 8, 12)
+    assert AutoDimSettings(max_dim=1).candidates == (1,)
+
+
+@pytest.mark.parametrize(
+    "kind, wrong, says",
+    [
+        (AutoDimSettings, {"candidates": (2, 8)}, "the last of them max_dim 16"),
+        (AutoDimSettings, {"candidates": (8, 2, 16)}, "ascending widths"),
+        (AutoDimSettings, {"every": 0}, "every is 0; allowed: 1 or more"),
+        (AutoDimSettings, {"logit_lr": 0.0}, "logit_lr is 0.0"),
+        (AutoDimSettings, {"temperature_end": 0.0}, "temperature_end is 0.0"),
+        (SsedsSettings, {"keep": 0.0}, "keep is 0.0; allowed: above 0, to 1"),
+        (SsedsSettings, {"min_dim": 17}, "min_dim is 17; allowed: 0 to max_dim 16"),
+        (SsedsSettings, {"split": "test"}, "split is 'test'; allowed: val, train"),
+        (MixedDimensionSettings, {"alpha": 1.5}, "alpha is 1.5; allowed: 0 to 1"),
+        (NoSearchSettings, {"max_dim": 0}, "max_dim is 0; allowed: 1 to 65536"),
+    ],
+)
+def test_settings_out_of_range(kind: Any, wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        kind(**wrong)
+
+
+# ---- planted structure -------------------------------------------------------------------
+
+
+def test_sseds_finds_planted_structure(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    synthetic(
+        data,
+        rows=8_000,
+        strong=3,
+        weak=2,
+        noise=3,
+        numeric=0,
+        strong_vocab=30,
+        weak_vocab=20,
+        noise_vocab=1000,
+        signal=3.0,
+    )
+    fit = FitSettings(epochs=4, batch_size=256, row_lr=1e-2, dense_lr=5e-3, average=0.9)
+    settings = SsedsSettings(max_dim=8, keep=0.25, min_dim=0)
+    policy = sseds(data, settings, ModelSettings(hidden=(32,)), fit).policy
+    widths = {f.name: policy.table(f.name).dim for f in policy.features}
+    strong = [widths.get(f"strong_{i}", 0) for i in range(3)]
+    noise = [widths.get(f"noise_{i}", 0) for i in range(3)]
+    print(widths)
+    assert sum(widths.values()) == 16 and np.mean(strong) > 2 * np.mean(noise)
+
+
+# ---- recipes and command line ------------------------------------------------------------
+
+
+def test_search_by_writes_takes_and_refuses(tiny: Path, tmp_path: Path) -> None:
+    out, settings = tmp_path / "s", search.SEARCHES["dimgrow"].settings(max_dim=4, adapt_dim=4)
+    found = recipes.search_by("dimgrow", tiny, out, settings, SMALL, FIT)
+    assert Policy.load(out / "policy.json") == found.policy
+    record = json.loads((out / "search.json").read_text())
+    assert record["record"]["found"] == found.record["found"] and record["seconds"] > 0
+    with pytest.raises(recipes.RunError, match="already holds this run"):
+        recipes.search_by("dimgrow", tiny, out, settings, SMALL, FIT)
+    again = recipes.search_by("dimgrow", tiny, out, settings, SMALL, FIT, resume=True)
+    assert again.policy == found.policy and again.peak_bytes == found.peak_bytes
+    assert again.weights.keys() == found.weights.keys()
+    with pytest.raises(recipes.RunError, match="differs in settings"):
+        recipes.search_by(
+            "dimgrow", tiny, out, replace(settings, alpha=1.0), SMALL, FIT, resume=True
+        )
+    with pytest.raises(ValueError, match="allowed: dimgrow, "):
+        recipes.search_by("dim", tiny, out, settings, SMALL, FIT)
+    with pytest.raises(ValueError, match="allowed: a SsedsSettings"):
+        recipes.search_by("sseds", tiny, tmp_path / "o", settings, SMALL, FIT)
+
+
+def test_training_goes_on_from_the_weights(tiny: Path, tmp_path: Path) -> None:
+    out, settings = tmp_path / "s", search.SEARCHES["dimgrow"].settings(max_dim=4, adapt_dim=4)
+    found = recipes.search_by("dimgrow", tiny, out, settings, SMALL, FIT)
+    weights = out / "weights.npz"
+    from_scratch, tuned = (
+        recipes.train(
+            tiny, found.policy, tmp_path / name, SMALL, replace(FIT, epochs=1), weights=given
+        )
+        for name, given in (("a", None), ("b", weights))
+    )
+    assert tuned.val_auc != from_scratch.val_auc
+    with pytest.raises(ValueError, match=r"weights of another model .*backbone\.layers"):
+        other = replace(SMALL, hidden=(9,))
+        recipes.train(tiny, found.policy, tmp_path / "c", other, FIT, weights=weights)
+    damaged = tmp_path / "damaged.npz"
+    damaged.write_bytes(weights.read_bytes()[:200])
+    with pytest.raises(ValueError, match="not a file of weights"):
+        recipes.train(tiny, found.policy, tmp_path / "d", SMALL, FIT, weights=damaged)
+
+
+def test_a_comparison_searches_at_its_budget(tiny: Path, tmp_path: Path) -> None:
+    comparison = recipes.Comparison(
+        data=(tiny,),
+        methods=("no-search", "mixed-dimension", "sseds", "monolithic"),
+        settings=SeoSettings(budget_rows=100, dim=8, chunk_dim=4, search_dim=16),
+        seeds=1,
+        model=SMALL,
+        fit=replace(FIT, epochs=1),
+        searches={"sseds": SsedsSettings(max_dim=8, address="hash", hash_rows=30)},
+    )
+    runs = recipes.compare(comparison, tmp_path / "c")
+    assert [r.method for r in runs] == list(comparison.methods)
+    assert all(r.budget == 800 and 780 < r.embedding_params <= 800 for r in runs)
+    assert runs[2].search_seconds > 0
+    assert recipes.compare(comparison, tmp_path / "c") == runs
+    wrong = replace(comparison, searches={"sseds": SsedsSettings(params=800)})
+    with pytest.raises(ValueError, match="the budget is the comparison's"):
+        recipes.compare(wrong, tmp_path / "d")
+    from seo_rec import report
+
+    report.build([tmp_path / "c"], tmp_path / "page.html")
+    assert "by sseds" in (tmp_path / "page.html").read_text()
+
+
+def test_untrained_searches_are_methods(tiny: Path) -> None:
+    for name in ("mixed-dimension", "no-search"):
+        policy = recipes.method_policy(name, tiny, 800, 8, 4, 0)
+        assert 780 < policy.num_params <= 800
+    with pytest.raises(ValueError, match="needs a search; run `seo-rec search --method dimgrow`"):
+        recipes.method_policy("dimgrow", tiny, 800, 8, 4, 0)
+
+
+QUICK = ("--epochs", "1", "--batch-size", "200", "--hidden", "8")
+
+
+def test_the_command(seo_rec: Callable[..., Any], tiny: Path, tmp_path: Path) -> None:
+    given = ("--set", "params=800", "--set", "keep=0.5", "--set", "address=hash")
+    done = seo_rec("search", tiny, "--out", tmp_path / "s", "--method", "sseds", *given, *QUICK)
+    assert done.code == 0, done.err
+    assert "policy.json: sseds, " in done.out
+    asked = json.loads((tmp_path / "s" / "run.json").read_text())
+    assert asked["settings"] | {"params": 800, "keep": 0.5, "address": "hash"} == asked["settings"]
+    policy = tmp_path / "s" / "policy.json"
+    done = seo_rec("train", tiny, "--policy", policy, "--out", tmp_path / "t", *QUICK)
+    assert done.code == 0, done.err
+    done = seo_rec(
+        "search", tiny, "--out", tmp_path / "n", "--method", "no-search", "--budget-of", policy
+    )
+    assert done.code == 0, done.err
+    assert json.loads((tmp_path / "n" / "run.json").read_text())["settings"]["params"] == (
+        Policy.load(policy).num_params
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (("--method", "dim"), "--method 'dim'; allowed: seo, dimgrow, autodim, sseds"),
+        (("--method", "sseds", "--set", "alpha=1"), "--set 'alpha=1' of sseds; allowed, with def"),
+        (("--method", "sseds", "--set", "keep"), "--set 'keep' of sseds; allowed, with defaults"),
+        (("--method", "sseds", "--set", "keep=x"), "--set keep=x; allowed: a number"),
+        (("--method", "sseds", "--set", "keep=2"), "keep is 2.0; allowed: above 0, to 1"),
+        (("--method", "sseds", "--set", "min_dim=1.5"), "min_dim has '1.5'; allowed: a whole"),
+        (("--method", "dimgrow", "--set", "fill=yes"), "--set fill=yes; allowed: true or false"),
+        (
+            ("--method", "sseds", "--set", "keep=.1", "--set", "keep=.2"),
+            "keep is already given by --set",
+        ),
+        (
+            ("--method", "sseds", "--chunk-dim", "4", "--no-run-off"),
+            "--chunk-dim, --run-off with --method sseds; allowed with --method seo only",
+        ),
+        (("--set", "alpha=1"), "--set 'alpha=1' with --method seo; its settings are options"),
+    ],
+)
+def test_mistakes_on_the_command_line(
+    seo_rec: Callable[..., Any], tiny: Path, tmp_path: Path, arguments: Any, says: str
+) -> None:
+    done = seo_rec("search", tiny, "--out", tmp_path / "out", *arguments)
+    assert done.code == 2 and says in done.err
+    assert not (tmp_path / "out").exists()

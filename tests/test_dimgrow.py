@@ -1,0 +1,477 @@
+"""DimGrow: gates and gradients in closed form, its two theorems on constructed cases, tables that
+really grow, a search that can be repeated and resumed, and noise that loses its columns."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from seo_rec.data.stream import Stream
+from seo_rec.data.synthetic import synthetic
+from seo_rec.embed import RowEmbedding
+from seo_rec.model import ModelSettings, build_model
+from seo_rec.policy import PolicyError
+from seo_rec.schema import read_schema
+from seo_rec.search.dimgrow import (
+    DimGrowSettings,
+    GrowingModel,
+    Growth,
+    dimgrow,
+    found_weights,
+    gated,
+    make_optimizers,
+    penalty,
+    shuffle_columns,
+)
+from seo_rec.search.space import open_space
+from seo_rec.train import FitSettings, Preempted
+
+SMALL = ModelSettings(hidden=(8,), init_scale=0.1)
+FIT = FitSettings(epochs=2, batch_size=200, row_lr=0.02, dense_lr=0.02)
+SETTINGS = DimGrowSettings(adapt_dim=4, max_dim=4, gate_lr=0.05, alpha=1e-3)
+
+
+# ---- the gate ----------------------------------------------------------------------------
+
+
+def test_every_column_is_shuffled_on_its_own() -> None:
+    torch.manual_seed(0)
+    x_BD = torch.arange(50.0)[:, None].repeat(1, 6).requires_grad_()
+    shuffled = shuffle_columns(x_BD)
+    assert not shuffled.requires_grad  # stop-gradient
+    for column in shuffled.T:
+        assert torch.equal(column.sort().values, torch.arange(50.0))
+    orders = {tuple(column.tolist()) for column in shuffled.T}
+    assert len(orders) == 6
+    torch.manual_seed(0)
+    assert torch.equal(shuffle_columns(x_BD), shuffled)
+
+
+def test_gate_and_gradients_are_equation_1() -> None:
+    """x* = g x + (1 - g) x~, so dL/dg = sum_b (x - x~) dL/dx*, and dL/dx = g dL/dx*."""
+    torch.manual_seed(1)
+    B, D, tau = 7, 5, 5.0
+    x = torch.randn(B, D, dtype=torch.float64, requires_grad=True)
+    theta = torch.randn(D, dtype=torch.float64, requires_grad=True)
+    other = torch.randn(B, D, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn(B, D, dtype=torch.float64)
+    g = torch.sigmoid(tau * theta)
+    out = gated(x, other, g)
+    (out * upstream).sum().backward()
+    for b in range(B):
+        for k in range(D):
+            gate = 1 / (1 + math.exp(-tau * float(theta[k])))
+            expected = gate * float(x[b, k]) + (1 - gate) * float(other[b, k])
+            assert float(out[b, k]) == pytest.approx(expected, rel=1e-12)
+    per_gate = ((x - other) * upstream).sum(0) * tau * g * (1 - g)
+    torch.testing.assert_close(theta.grad, per_gate.detach(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(x.grad, (g * upstream).detach(), rtol=1e-12, atol=0)
+    assert other.grad is None
+
+
+def test_the_penalty_decays_with_the_place() -> None:
+    gates = torch.tensor([0.5, 0.25, 1.0, 0.1], dtype=torch.float64)
+    places = torch.tensor([1, 2, 3, 1])  # a feature of three columns and one of one
+    expected = 0.5 / 2 + 0.25 / 3 + 1.0 / 4 + 0.1 / 2
+    assert float(penalty(gates, places)) == pytest.approx(expected, rel=1e-12)
+
+
+# ---- the theorems ------------------------------------------------------------------------
+
+
+def constructed(weight: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A column, its labels and a shuffled copy, float64; the label follows the column."""
+    draw = torch.Generator().manual_seed(3)
+    x = torch.randn(4000, generator=draw, dtype=torch.float64)
+    y = (torch.rand(4000, generator=draw, dtype=torch.float64) < torch.sigmoid(weight * x)).double()
+    return x, y, x[torch.randperm(4000, generator=draw)]
+
+
+def gate_gradient(
+    g: float, weight: float, x: torch.Tensor, other: torch.Tensor, y: torch.Tensor
+) -> float:
+    """d/dg of the mean log loss of ``sigmoid(weight * (g x + (1 - g) x~))``."""
+    gate = torch.tensor(g, dtype=torch.float64, requires_grad=True)
+    logits = weight * gated(x[:, None], other[:, None], gate)[:, 0]
+    loss = functional.binary_cross_entropy_with_logits(logits, y)
+    (gradient,) = torch.autograd.grad(loss, [gate])
+    return float(gradient)
+
+
+GRID = [0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0]
+
+
+def test_theorem_a2_a_column_without_worth_is_driven_to_zero() -> None:
+    """The loss moves by at most epsilon |e - e'|; alpha > epsilon E|e - e~| pushes g down."""
+    epsilon = 0.01
+    x, y, other = constructed(weight=0.0)  # labels know nothing of x; |dL/dlogit| < 1
+    alpha = 1.01 * epsilon * float((x - other).abs().mean())
+    for g in GRID:
+        task = gate_gradient(g, epsilon, x, other, y)
+        assert abs(task) <= epsilon * float((x - other).abs().mean())
+        assert task + alpha > 0
+    assert descend(alpha, epsilon, x, other, y) < 0.05
+
+
+def test_theorem_a3_the_gate_of_a_predictive_column_rises() -> None:
+    """alpha below the loss that shuffling costs pushes g up."""
+    weight = 2.0
+    x, y, other = constructed(weight)
+    lost = functional.binary_cross_entropy_with_logits(weight * other, y)
+    kept = functional.binary_cross_entropy_with_logits(weight * x, y)
+    gain = float(lost - kept)
+    assert gain > 0.1
+    for g in [0.0, 0.25]:
+        assert gate_gradient(g, weight, x, other, y) + 0.99 * gain < 0
+    assert descend(0.1 * gain, weight, x, other, y) > 0.85
+
+
+def test_how_far_theorem_a3_carries() -> None:
+    """The proof differentiates an inequality: its bound L(e) - L(e~) need not hold near g = 1.
+
+    What convexity gives at every g is the slope of the chord to 1, (L(1) - L(g)) / (1 - g). So a
+    penalty just below the theorem's limit stops a gate on its way, where the slope equals alpha.
+    """
+    weight = 2.0
+    x, y, other = constructed(weight)
+
+    def loss(g: float) -> float:
+        logits = weight * (g * x + (1 - g) * other)
+        return float(functional.binary_cross_entropy_with_logits(logits, y))
+
+    gain = loss(0.0) - loss(1.0)
+    for g in [0.0, 0.25, 0.5, 0.75]:
+        chord = (loss(1.0) - loss(g)) / (1 - g)
+        assert gate_gradient(g, weight, x, other, y) <= chord + 1e-12
+    assert gate_gradient(0.75, weight, x, other, y) > -0.5 * gain  # not below -gain
+    stopped = descend(0.5 * gain, weight, x, other, y)
+    assert 0.5 < stopped < 0.9
+    assert gate_gradient(stopped, weight, x, other, y) == pytest.approx(-0.5 * gain, rel=0.15)
+
+
+def descend(
+    alpha: float, weight: float, x: torch.Tensor, other: torch.Tensor, y: torch.Tensor
+) -> float:
+    """The gate after gradient descent on theta from 0, with a new shuffle in every step."""
+    theta = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([theta], lr=0.02)
+    torch.manual_seed(0)
+    for _ in range(150):
+        g = torch.sigmoid(5 * theta)
+        logits = weight * gated(x[:, None], shuffle_columns(x[:, None]), g)[:, 0]
+        loss = functional.binary_cross_entropy_with_logits(logits, y) + alpha * g.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return float(torch.sigmoid(5 * theta))
+
+
+# ---- tables that grow --------------------------------------------------------------------
+
+
+def growing(data: Path, settings: DimGrowSettings = SETTINGS) -> tuple[GrowingModel, Growth]:
+    torch.manual_seed(0)
+    model = GrowingModel(open_space(data, settings, 0), settings, SMALL)
+    names = model.space.names
+    for i in range(len(names)):
+        model.allocate(i)
+    model.used = [[0] for _ in names]
+    return model, Growth(model, settings, make_optimizers(model, FIT))
+
+
+def set_gate(model: GrowingModel, feature: int, column: int, gate: float) -> None:
+    with torch.no_grad():
+        theta = math.log(gate / (1 - gate)) / model.settings.tau
+        model.dimension(feature, column).theta.fill_(theta)
+
+
+def train_once(model: GrowingModel, growth: Growth, data: Path) -> None:
+    model.train()
+    loss, _ = model(next(iter(Stream(data, "train", batch_size=300))))
+    for optimizer in growth.optimizers.values():
+        optimizer.zero_grad()
+    loss.backward()
+    for optimizer in growth.optimizers.values():
+        optimizer.step()
+
+
+def test_growing_adds_one_column_and_disturbs_nothing(tiny: Path) -> None:
+    model, growth = growing(tiny)
+    train_once(model, growth, tiny)
+    before = dict(model.named_parameters())
+    values = {name: p.detach().clone() for name, p in before.items()}
+    rows = growth.optimizers["rows"]
+    moments = {id(p): s["exp_avg"].clone() for p, s in rows.state.items()}
+    set_gate(model, 2, 0, 0.7)
+    values["columns.2.0.theta"] = model.dimension(2, 0).theta.detach().clone()
+    growth(1)
+    assert model.dims == [1, 1, 2, 1, 1, 1, 1] and growth.events == [(1, model.space.names[2], 2)]
+    after = dict(model.named_parameters())
+    assert set(after) - set(before) == {
+        f"columns.2.1.{n}" for n in ("values_V", "adapt_H", "theta")
+    }
+    assert after["columns.2.1.values_V"].shape == (model.space.rows[2],)
+    for name, parameter in before.items():
+        assert after[name] is parameter and torch.equal(parameter, values[name])
+    assert all(torch.equal(rows.state[p]["exp_avg"], moments[id(p)]) for p in rows.state)
+    train_once(model, growth, tiny)
+    new = model.dimension(2, 1)
+    assert rows.state[new.values_V]["step"] == 1  # its own bias correction
+    assert rows.state[model.dimension(2, 0).values_V]["step"] == 2
+    assert growth.optimizers["dense"].state[new.adapt_H]["step"] == 1
+    assert growth.optimizers["gate"].state[new.theta]["step"] == 1
+
+
+def test_the_lowest_gate_goes_and_comes_back_before_a_new_column(tiny: Path) -> None:
+    model, growth = growing(tiny)
+    for _ in range(2):
+        for k in range(model.dims[0]):
+            set_gate(model, 0, k, 0.9)
+        growth(1)
+    assert model.used[0] == [0, 1, 2]
+    train_once(model, growth, tiny)
+    set_gate(model, 0, 1, 0.005)
+    idle = model.dimension(0, 1).values_V.detach().clone()
+    growth(2)
+    assert model.used[0] == [0, 2] and model.allocated[0] == 3
+    train_once(model, growth, tiny)
+    assert torch.equal(model.dimension(0, 1).values_V, idle)  # out of use, not out of memory
+    set_gate(model, 0, 0, 0.9)
+    set_gate(model, 0, 2, 0.9)
+    growth(3)
+    assert model.used[0] == [0, 2, 1] and model.allocated[0] == 3
+    assert float(model.dimension(0, 1).theta) == 0  # a new chance
+    assert model.dimension(0, 1).theta not in growth.optimizers["gate"].state
+    assert [d for *_, d in growth.events] == [2, 3, 2, 3]
+
+
+def test_the_last_column_stays(tiny: Path) -> None:
+    model, growth = growing(tiny)
+    set_gate(model, 0, 0, 0.001)
+    growth(1)
+    assert model.dims[0] == 1 and growth.events == []
+
+
+@pytest.mark.parametrize("limit", ["max_dim", "total_dims", "params"])
+def test_growth_respects_every_limit(tiny: Path, limit: str) -> None:
+    rows = open_space(tiny, SETTINGS, 0).rows
+    chosen = {"max_dim": 2, "total_dims": 9, "params": 3 * sum(rows)}[limit]
+    settings = replace(SETTINGS, **{"max_dim": 99, limit: chosen})
+    if limit == "params":
+        settings = replace(settings, address="id")
+    model, growth = growing(tiny, settings)
+    for step in range(12):
+        for i, own in enumerate(model.used):
+            for k in own:
+                set_gate(model, i, k, 0.9)
+        growth(step)
+    if limit == "max_dim":
+        assert model.dims == [2] * 7
+    elif limit == "total_dims":
+        assert sum(model.dims) == 9
+    else:
+        assert model.space.size(model.dims) <= chosen
+        assert min(rows) > chosen - model.space.size(model.dims) or max(model.dims) > 10
+
+
+def test_columns_read_the_rows_that_a_table_would(tiny: Path) -> None:
+    """Bags, empty ones included: the columns side by side are the policy's own embedding."""
+    model, growth = growing(tiny)
+    growth.start([2] * 7, [[0, 1]] * 7)
+    table = RowEmbedding(model.space.policy([2] * 7))
+    with torch.no_grad():
+        for i, name in enumerate(model.space.names):
+            columns = [model.dimension(i, k).values_V for k in (0, 1)]
+            table.ebc.embedding_bags[name].weight.copy_(torch.stack(columns, dim=1))
+    batch = next(iter(Stream(tiny, "train", batch_size=300)))
+    torch.testing.assert_close(model.embed(batch.sparse), table(batch.sparse))
+
+
+def test_every_parameter_in_use_gets_gradient(tiny: Path) -> None:
+    for adapt in ("joint", "per-feature"):
+        model, growth = growing(tiny, replace(SETTINGS, adapt=adapt))
+        growth.start([2] * 7, [[0, 1]] * 7)
+        loss, logits_B = model(next(iter(Stream(tiny, "train", batch_size=300))))
+        loss.backward()
+        assert logits_B.shape == (300,)
+        for name, p in model.named_parameters():
+            assert p.grad is not None and bool(p.grad.abs().sum() > 0), name
+
+
+def test_evaluation_does_not_shuffle(tiny: Path) -> None:
+    model, _ = growing(tiny)
+    model.eval()
+    batch = next(iter(Stream(tiny, "train", batch_size=64)))
+    assert torch.equal(model(batch)[1], model(batch)[1])
+
+
+# ---- the search --------------------------------------------------------------------------
+
+
+def test_the_same_seed_finds_the_same(tiny: Path) -> None:
+    first, second = (dimgrow(tiny, SETTINGS, SMALL, FIT) for _ in range(2))
+    assert first.policy == second.policy and first.record == second.record
+    other = dimgrow(tiny, SETTINGS, SMALL, replace(FIT, seed=1))
+    assert other.record["gates"] != first.record["gates"]
+
+
+@pytest.mark.parametrize("split", ["train", "held-out"])
+def test_what_is_resumed_is_what_was_not_interrupted(
+    tiny: Path, tmp_path: Path, split: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(SETTINGS, gate_split=split)
+    fit = replace(FIT, epochs=3, checkpoint_every=2)
+    whole = dimgrow(tiny, settings, SMALL, fit)
+    steps: list[int] = []
+    original = Growth.__call__
+
+    def stopping(self: Growth, step: int) -> None:
+        original(self, step)
+        steps.append(step)
+        if len(steps) == 8:
+            raise Preempted("here")
+
+    monkeypatch.setattr(Growth, "__call__", stopping)
+    with pytest.raises(Preempted):
+        dimgrow(tiny, settings, SMALL, fit, tmp_path / "work")
+    again = dimgrow(tiny, settings, SMALL, fit, tmp_path / "work")
+    assert steps[8] in (6, 7)  # after the checkpoint before the stop, not from the start
+    assert again.policy == whole.policy and again.record == whole.record
+    assert again.val_auc == whole.val_auc
+    for name, tensor in whole.weights.items():
+        assert torch.equal(again.weights[name], tensor)
+
+
+def test_memory_is_that_of_the_columns(tiny: Path) -> None:
+    """Parameter, gradient and two moments of four bytes each, and Adam's count of steps."""
+    found = dimgrow(tiny, SETTINGS, SMALL, FIT)
+    space = open_space(tiny, SETTINGS, 0)
+    allocated = [found.record["allocated"][name] for name in space.names]
+    assert found.peak_bytes == 16 * space.size(allocated) + 4 * sum(allocated)
+    assert space.size(allocated) < space.size([SETTINGS.max_dim] * len(allocated))
+
+
+def test_every_feature_is_served_or_named(tiny: Path) -> None:
+    found = dimgrow(tiny, SETTINGS, SMALL, FIT)
+    names = [c.name for c in read_schema(tiny).features]
+    served = [f.name for f in found.policy.features]
+    assert sorted([*served, *found.policy.dropped]) == sorted(names)
+    for name, dim in found.record["found"].items():
+        gates = found.record["gates"][name]
+        assert dim == sum(g > 0.5 for g in gates)
+        assert (name in found.policy.dropped) == (dim == 0)
+        assert dim == 0 or found.policy.table(name).dim == dim
+
+
+@pytest.mark.parametrize("address", ["id", "hash"])
+def test_a_budget_is_filled(tiny: Path, address: str) -> None:
+    params = {"id": 800, "hash": 500}[address]
+    settings = replace(SETTINGS, params=params, address=address, alpha=1e-4, max_dim=16)
+    found = dimgrow(tiny, settings, SMALL, FIT)
+    space = open_space(tiny, settings, 0)
+    left = params - found.policy.num_params
+    widths = {t.name: t.dim for t in found.policy.tables}
+    if address == "hash":
+        assert 0 <= left < min(widths.values())
+    else:
+        grown = [r for r, n in zip(space.rows, space.names, strict=True) if widths.get(n, 16) < 16]
+        assert 0 <= left < min(grown, default=params)
+    kept = dimgrow(tiny, replace(settings, fill=False), SMALL, FIT)
+    assert kept.policy.num_params <= found.policy.num_params
+    assert kept.record == found.record  # only what is made of it differs
+
+
+def test_training_can_go_on_from_the_search(tiny: Path) -> None:
+    """With gates at one, the policy's own model computes what the search model computes."""
+    model, growth = growing(tiny)
+    growth.start([2] * 7, [[0, 1], [1], [0], [0], [1, 0], [0], [0]])
+    for i, own in enumerate(model.used):
+        for k in own:
+            with torch.no_grad():
+                model.dimension(i, k).theta.fill_(20.0)
+    weights = found_weights(model, model.used)
+    policy = model.space.policy(model.dims)
+    plain = build_model(policy, len(model.space.schema.numeric), SMALL, 5)
+    plain.load_state_dict(weights)
+    batch = next(iter(Stream(tiny, "train", batch_size=100)))
+    model.eval()
+    torch.testing.assert_close(plain(batch)[1], model(batch)[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        ({"alpha": -0.1}, "alpha is -0.1; allowed: 0 or more"),
+        ({"tau": 0.0}, "tau is 0.0; allowed: above 0"),
+        ({"t_up": 1.0}, "t_up is 1.0; allowed: between 0 and 1"),
+        ({"t_down": 0.5}, "t_down is 0.5; allowed: 0 to below 0.5"),
+        ({"total_dims": -1}, "total_dims is -1"),
+        ({"adapt_dim": 0}, "adapt_dim is 0; allowed: 1 or more"),
+        ({"adapt": "sum"}, "adapt is 'sum'; allowed: joint, per-feature"),
+        ({"gate_lr": 0.0}, "gate_lr is 0.0; allowed: above 0"),
+        ({"gate_split": "val"}, "gate_split is 'val'; allowed: train, held-out"),
+        ({"params": -1}, "params is -1; allowed: 0 (no budget) or more"),
+        ({"address": "code"}, "address is 'code'; allowed: auto, id, hash"),
+        ({"hash_rows": 5}, "hash_rows 5 with address 'auto'"),
+        ({"address": "hash"}, "address 'hash' without a budget"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_settings_out_of_range(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        DimGrowSettings(**wrong)
+
+
+@pytest.mark.parametrize(
+    "settings, fit, error, says",
+    [
+        (replace(SETTINGS, params=50, address="id"), FIT, PolicyError, "smallest feasible budget"),
+        (replace(SETTINGS, total_dims=3), FIT, PolicyError, "total_dims 3; allowed: 7"),
+        (SETTINGS, replace(FIT, row_optimizer="adagrad"), ValueError, "allowed: adam, sgd"),
+        (SETTINGS, replace(FIT, warmup_steps=3), ValueError, "warmup_steps is 3"),
+        (replace(SETTINGS, alpha=9.0), FIT, PolicyError, "alpha 9.0 is too strong"),
+    ],
+)
+def test_a_search_that_cannot_answer_says_so(
+    tiny: Path, settings: DimGrowSettings, fit: FitSettings, error: Any, says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        dimgrow(tiny, settings, SMALL, fit)
+
+
+# ---- planted structure -------------------------------------------------------------------
+
+
+def test_noise_loses_its_columns(tmp_path: Path) -> None:
+    """Features that need several dimensions get them, those that carry nothing get none."""
+    data = tmp_path / "data"
+    synthetic(
+        data,
+        rows=12_000,
+        strong=3,
+        weak=2,
+        noise=3,
+        numeric=0,
+        strong_vocab=30,
+        weak_vocab=20,
+        noise_vocab=1000,
+        signal=3.0,
+    )
+    settings = DimGrowSettings(alpha=1e-3, gate_lr=2e-2, max_dim=8, adapt_dim=16)
+    fit = FitSettings(epochs=6, patience=6, batch_size=256, row_lr=1e-2, dense_lr=5e-3)
+    found = dimgrow(data, settings, ModelSettings(hidden=(32,)), fit).record["found"]
+    print(found)
+    by_role = {
+        role: [d for name, d in found.items() if name.startswith(role)]
+        for role in ("strong", "weak", "noise")
+    }
+    assert by_role["noise"] == [0, 0, 0]
+    assert min(by_role["strong"]) >= 1 and max(by_role["strong"]) >= 2
+    assert max(by_role["weak"]) >= 1

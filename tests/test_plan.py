@@ -1,0 +1,365 @@
+"""Laws of the planner: every table once, shards tile, memory holds, same inputs same bytes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cases import BUILDABLE
+from seo_rec.plan import (
+    EMBEDDING_PATH,
+    PRESETS,
+    Placement,
+    Plan,
+    PlanError,
+    Shard,
+    Topology,
+    check_placements,
+    plan_policy,
+    rates_of,
+    read_topology,
+    sharding_plan,
+)
+from seo_rec.plan.cost import Prices
+from seo_rec.plan.estimate import default_placements, estimate
+from seo_rec.plan.planner import RESERVED
+from seo_rec.plan.topology import topology_json
+from seo_rec.policy import Feature, Lookup, Policy, Table
+from seo_rec.schema import Column, Schema
+
+GPUS = read_topology("8xH100-80GB")
+
+
+def policy_of(readers: dict[str, int], dim: int = 16, rows: int = 1000) -> Policy:
+    """Tables read by so many features each, of ``max(readers)`` features."""
+    names = [f"f{i}" for i in range(max(readers.values()))]
+    features = []
+    for i, name in enumerate(names):
+        lookups = tuple(Lookup(t, seed=i) for t, count in readers.items() if i < count)
+        features.append(Feature(name, lookups))
+    return Policy(tuple(Table(t, rows, dim) for t in readers), tuple(features))
+
+
+def kinds(plan: Plan) -> dict[str, str]:
+    return {p.table: p.kind for p in plan.placements}
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[Policy, Topology, str]:
+    """A small policy of any shape, a topology that may be too small for it, an optimizer."""
+    dims = draw(st.lists(st.sampled_from([1, 4, 6, 8, 12, 16, 40, 128]), min_size=1, max_size=6))
+    tables = tuple(
+        Table(f"t{i}", draw(st.sampled_from([1, 7, 900, 10**6])), d) for i, d in enumerate(dims)
+    )
+    chosen = st.sets(st.sampled_from(tables), min_size=1)
+    features = [
+        Feature(f"f{i}", tuple(Lookup(t.name) for t in sorted(draw(chosen), key=lambda t: t.name)))
+        for i in range(draw(st.integers(1, 8)))
+    ]
+    features.append(Feature("all", tuple(Lookup(t.name) for t in tables)))
+    device = draw(st.sampled_from(["L4-24GB", "cpu"]))
+    topology = read_topology(f"{draw(st.integers(1, 5))}x{device}", draw(st.integers(1, 3)))
+    memory = draw(st.sampled_from([10**7, 10**8, 10**10]))
+    optimizer = draw(st.sampled_from(["adam", "adagrad", "rowwise_adagrad", "sgd"]))
+    return Policy(tables, tuple(features)), replace(topology, memory_bytes=memory), optimizer
+
+
+@given(problems())
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_laws(problem):
+    policy, topology, optimizer = problem
+    arguments = {"batch_size": 64, "row_optimizer": optimizer, "default": False}
+    try:
+        plan = plan_policy(policy, topology, **arguments)
+    except PlanError as error:
+        assert topology.memory_bytes < 10**10
+        assert "is short by" in str(error) and str(error).count("; ") == 2
+        return
+    check_placements(policy, plan.placements, topology.world_size)
+    assert [p.table for p in plan.placements] == [t.name for t in policy.tables]
+    limit = topology.memory_bytes * (1 - RESERVED)
+    assert max(r.memory_bytes for r in plan.estimate.ranks) <= limit
+    assert plan_policy(policy, topology, **arguments) == plan
+    by_column = [p for p in plan.placements if p.kind == "column_wise"]
+    assert not (by_column and optimizer == "rowwise_adagrad")
+    assert all(s.columns % 4 == 0 for p in by_column for s in p.shards)
+    assert all(len({s.rank for s in p.shards}) == len(p.shards) for p in plan.placements)
+    if topology.world_size == 1:
+        assert set(kinds(plan).values()) == {"table_wise"}
+    if topology.device == "cuda" and optimizer == "adam":
+        assert "data_parallel" not in kinds(plan).values()
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+@pytest.mark.parametrize("name", BUILDABLE)
+@pytest.mark.parametrize("topology", ["1xcpu", "3xcpu", "8xA100-40GB"])
+def test_every_policy_has_a_plan(name, topology):
+    plan = plan_policy(BUILDABLE[name], read_topology(topology), batch_size=32, default=False)
+    plan.check(BUILDABLE[name])
+    whole = sum(k.address != "blocks" for f in BUILDABLE[name].features for k in f.all_lookups)
+    total = sum(r.lookups_per_sample for r in plan.estimate.ranks)
+    assert total >= whole * (1 - 1e-6)  # pieces in columns read the same rows once more
+    fused = {t.name: "fused" for t in BUILDABLE[name].tables}
+    sharding = sharding_plan(plan.placements, fused, plan.device, plan.local_size)
+    assert len(sharding.plan[EMBEDDING_PATH]) == len(BUILDABLE[name].tables)
+
+
+def test_one_device_is_not_sharded():
+    policy = policy_of({"a": 3, "b": 1})
+    plan = plan_policy(policy, read_topology("cpu"), batch_size=32, default=False)
+    assert plan.placements == (
+        Placement("a", "table_wise", (Shard(0, 0, 0, 1000, 16),)),
+        Placement("b", "table_wise", (Shard(0, 0, 0, 1000, 16),)),
+    )
+    assert plan.estimate.phases_ms["output_dist"] == 0 and plan.imbalance == 1.0
+
+
+# ---- what the policy knows and the plan uses --------------------------------------------------
+
+
+def test_reads_are_balanced_and_torchrec_does_not_know_them():
+    """Dealt in turn, both heavy tables would fall to one rank."""
+    policy = policy_of({"a": 20, "b": 1, "c": 18, "d": 1}, rows=200_000)
+    plan = plan_policy(policy, read_topology("2xcpu"), batch_size=512, row_optimizer="adagrad")
+    ranks = {p.table: p.shards[0].rank for p in plan.placements}
+    assert ranks["a"] != ranks["c"]
+    assert plan.default is not None
+    assert plan.imbalance < 1.1 < 1.5 < plan.default.imbalance
+    assert plan.step_ms < 0.7 * plan.default.step_ms
+
+
+def test_rates_count_as_reads():
+    policy = policy_of({"a": 1, "b": 4})
+    rates = dict.fromkeys(["f1", "f2", "f3"], 0.5) | {"f0": 8.0}
+    prices = Prices(policy, GPUS, 128, "sgd", rates)
+    assert prices.reads == {"a": [8.0], "b": [8.0, 0.5, 0.5, 0.5]}
+    assert prices.lookups_per_sample("b", "table_wise") == 9.5
+    assert prices.lookups_per_sample("b", "row_wise") == 9.5 / 8
+    alone = prices.price("a", "table_wise", 1000, 16).ms
+    assert alone > Prices(policy, GPUS, 128, "sgd", None).price("a", "table_wise", 1000, 16).ms
+
+
+def test_empty_bags_travel_too():
+    """A pooled vector is sent whether or not its bag held an id."""
+    full, empty = (
+        Prices(policy_of({"a": 1}), GPUS, 4096, "sgd", {"f0": rate}).price("a", "table_wise", 9, 16)
+        for rate in (1.0, 0.001)
+    )
+    assert math.isclose(full.phases[2], empty.phases[2], rel_tol=1e-3)
+    assert empty.phases[0] < full.phases[0] and empty.memory == full.memory
+
+
+def test_rates_of_a_schema():
+    columns = (Column("x", "numeric"), Column("f0", "multivalent", 5, 2.5))
+    schema = Schema("d", columns, "y", {"train": 1}, {"train": 0.5})
+    assert rates_of(schema) == {"f0": 2.5}
+    with pytest.raises(PlanError, match=r"no rates for features \['f1'\]; the data has \['f0'\]"):
+        plan_policy(policy_of({"a": 2}), GPUS, rates=rates_of(schema))
+    for rate in (-1.0, math.nan, math.inf):
+        with pytest.raises(PlanError, match="feature 'f0' has rate"):
+            plan_policy(policy_of({"a": 1}), GPUS, rates={"f0": rate})
+
+
+def test_tables_of_one_feature_are_kept_apart():
+    """a and c share their feature, b and d theirs; the loads are equal."""
+    tables = tuple(Table(t, 100, 8) for t in "abcd")
+    features = (
+        Feature("f0", (Lookup("a"), Lookup("b"))),
+        Feature("f1", (Lookup("c"), Lookup("d"))),
+    )
+    plan = plan_policy(
+        Policy(tables, features), read_topology("2xcpu"), batch_size=64, default=False
+    )
+    rank = {p.table: p.shards[0].rank for p in plan.placements}
+    assert rank["a"] != rank["b"] and rank["c"] != rank["d"]
+
+
+# ---- kinds ------------------------------------------------------------------------------------
+
+
+def test_a_heavy_wide_table_is_cut_in_columns():
+    policy = policy_of({"a": 40, "b": 2, "c": 2}, dim=256)
+    plan = plan_policy(policy, GPUS, row_optimizer="adagrad", default=False)
+    widths = [s.columns for p in plan.placements if p.table == "a" for s in p.shards]
+    assert kinds(plan)["a"] == "column_wise" and len(widths) >= 6 and sum(widths) == 256
+    kept = plan_policy(policy, GPUS, row_optimizer="rowwise_adagrad", default=False)
+    assert "column_wise" not in kinds(kept).values()
+    assert any("rowwise_adagrad: no table is cut in columns" in note for note in kept.notes)
+
+
+def test_a_width_that_is_no_multiple_of_four_is_not_cut():
+    plan = plan_policy(policy_of({"a": 40}, dim=254), GPUS, row_optimizer="sgd", default=False)
+    assert kinds(plan)["a"] != "column_wise"
+
+
+def test_a_table_larger_than_a_device_goes_by_rows():
+    policy = policy_of({"a": 1, "b": 1}, dim=16, rows=2 * 10**9)
+    plan = plan_policy(policy, GPUS, batch_size=256, row_optimizer="rowwise_adagrad", default=False)
+    assert "row_wise" in kinds(plan).values()
+    assert max(r.memory_bytes for r in plan.estimate.ranks) <= 0.85 * GPUS.memory_bytes
+
+
+def test_a_tiny_table_stays_on_every_rank():
+    policy = policy_of({"tiny": 40, "b": 8, "c": 8}, dim=64, rows=10)
+    topology = replace(read_topology("4xH100-80GB"), exchange_ms=0.0)
+    plan = plan_policy(policy, topology, row_optimizer="adagrad", default=False)
+    assert kinds(plan)["tiny"] == "data_parallel"
+    assert all(r.tables >= 1 for r in plan.estimate.ranks)
+    assert (
+        plan_policy(policy, topology, row_optimizer="adam", default=False)
+        .notes[0]
+        .startswith("adam on cuda")
+    )
+
+
+# ---- memory -----------------------------------------------------------------------------------
+
+
+def test_optimizer_state_and_dense_gradients_are_counted():
+    policy, table = policy_of({"a": 1}, rows=10**6), 4 * 16 * 10**6
+    sizes = {
+        (device, optimizer): Prices(policy, read_topology(device), 1, optimizer, None)
+        .price("a", "table_wise", 10**6, 16)
+        .memory
+        for device in ("2xcpu", "2xH100-80GB")
+        for optimizer in ("sgd", "rowwise_adagrad", "adagrad", "adam")
+    }
+    parts = {k: round(v / table, 3) for k, v in sizes.items()}
+    assert [parts["2xH100-80GB", o] for o in ("sgd", "adagrad", "adam")] == [1, 2, 3]
+    assert parts["2xH100-80GB", "rowwise_adagrad"] == pytest.approx(1 + 1 / 16, abs=1e-3)
+    assert parts["2xcpu", "adam"] == 4 and parts["2xcpu", "adagrad"] == 2
+
+
+def test_buffers_are_counted():
+    policy = policy_of({"a": 3})
+    small, large = (
+        Prices(policy, GPUS, batch, "sgd", None).price("a", "table_wise", 1000, 16).memory
+        for batch in (1, 1001)
+    )
+    assert large - small == 1000 * 8 * 3 * (8 + 4 * 16)
+
+
+def test_what_does_not_fit_says_what_would_help():
+    policy = policy_of({"small": 1, "big": 2}, rows=2 * 10**9, dim=16)
+    with pytest.raises(PlanError) as caught:
+        plan_policy(policy, read_topology("2xA100-40GB"), batch_size=512)
+    text = str(caught.value)
+    assert "table 'big' is short by" in text or "table 'small' is short by" in text
+    assert "bytes on device" in text and "devices of this kind in place of 2" in text
+    assert "`seo-rec apply --params`" in text and "--row-optimizer" in text
+    with pytest.raises(PlanError, match=r"a --batch below 8,192 rows"):
+        plan_policy(policy_of({"a": 400}, dim=64), read_topology("8xL4-24GB", 128))
+    with pytest.raises(PlanError, match="short by"):
+        plan_policy(policy, read_topology("A100-40GB"))
+
+
+def test_help_that_is_taken_helps():
+    policy = policy_of({"a": 1, "b": 2}, rows=2 * 10**9, dim=16)
+    with pytest.raises(PlanError) as caught:
+        plan_policy(policy, read_topology("2xA100-40GB"), batch_size=512)
+    count = int(str(caught.value).split("would help: ")[1].split(" devices")[0].replace(",", ""))
+    topology = read_topology(f"{count + 1}xA100-40GB")
+    plan_policy(policy, topology, batch_size=512, default=False).check(policy)
+
+
+# ---- topologies and arguments -----------------------------------------------------------------
+
+
+def test_topologies(tmp_path: Path):
+    assert read_topology("8xH100-80GB", 4).world_size == 32
+    assert read_topology("cpu").local_size == 1
+    for name in PRESETS:
+        topology = read_topology(f"2x{name}")
+        path = tmp_path / "t.json"
+        path.write_text(json.dumps(topology_json(topology)))
+        assert read_topology(str(path)) == topology
+        assert read_topology(str(path), 3).world_size == 6
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("8xH100", "topology '8xH100' is not known; allowed: NxNAME .*H100-80GB.*docs/plan-format"),
+        ("", "is not known"),
+        ("-1xcpu", "is not known"),
+        ("0xcpu", "local_size 0; allowed: 1 to 65536"),
+        ("99999xcpu", "local_size 99999"),
+        ("missing.json", "no such topology file; presets: "),
+    ],
+)
+def test_bad_topologies(text, message):
+    with pytest.raises(PlanError, match=message):
+        read_topology(text)
+
+
+def test_bad_topology_files(tmp_path: Path):
+    path, good = tmp_path / "t.json", topology_json(GPUS)
+    for change, message in (
+        ({"memory_bytes": 0}, "memory_bytes 0; allowed: above 0"),
+        ({"memory_bytes": "80 GB"}, "memory_bytes must be a int"),
+        ({"local_size": True}, "local_size must be a int"),
+        ({"device": "tpu"}, "device 'tpu'; allowed: cpu, cuda"),
+        ({"version": 2}, "not a 'seo-rec-topology' file of version 1"),
+        ({"pods": 2}, "a topology has exactly the keys"),
+        ({"exchange_ms": -1.0}, "exchange_ms -1"),
+    ):
+        path.write_text(json.dumps({**good, **change}))
+        with pytest.raises(PlanError, match=message):
+            read_topology(str(path))
+    path.write_text("[1")
+    with pytest.raises(PlanError, match="not valid JSON"):
+        read_topology(str(path))
+    with pytest.raises(PlanError, match="nodes 0; allowed: 1"):
+        read_topology("2xcpu", 0)
+
+
+def test_bad_arguments():
+    policy = policy_of({"a": 1})
+    with pytest.raises(PlanError, match="row optimizer 'lamb'; allowed: adagrad, adam, rowwise_a"):
+        plan_policy(policy, GPUS, row_optimizer="lamb")
+    for batch in (0, -1, 2**25):
+        with pytest.raises(PlanError, match=f"batch {batch}; allowed: 1 to"):
+            plan_policy(policy, GPUS, batch_size=batch)
+
+
+# ---- beside TorchRec's own --------------------------------------------------------------------
+
+
+def test_the_default_plan_is_measured_by_the_same_prices():
+    policy = policy_of({"a": 5, "b": 1}, dim=64)
+    placements = default_placements(policy, GPUS, 8192, "sgd")
+    assert not isinstance(placements, str)
+    check_placements(policy, placements, 8)
+    prices = Prices(policy, GPUS, 8192, "sgd", None)
+    plan = plan_policy(policy, GPUS, row_optimizer="sgd")
+    assert plan.default == estimate(placements, prices)
+    assert plan.step_ms <= plan.default.step_ms
+
+
+def test_without_a_default_plan_the_notes_say_why():
+    policy = policy_of({"a": 1}, rows=2 * 10**9)
+    plan = plan_policy(policy, read_topology("8xL4-24GB", 1), batch_size=64, row_optimizer="sgd")
+    assert plan.default is not None or "TorchRec's planner finds none" in plan.notes[-1]
+    plan = plan_policy(policy, read_topology("8xL4-24GB", 8), batch_size=64, row_optimizer="sgd")
+    assert plan.default is None and "up to 32 ranks" in plan.notes[-1]
+
+
+# ---- the benchmark's laws, small --------------------------------------------------------------
+
+
+def test_policies_of_the_benchmark():
+    benchmark = importlib.import_module("benchmarks.planner")
+    line = benchmark.measure("movielens", benchmark.movielens_policy(), GPUS, 8192)
+    assert line["imbalance"] <= 1.05 < line["torchrec_imbalance"]
+    assert line["step_ms"] < line["torchrec_step_ms"]
+    skewed = benchmark.skewed_policy()
+    assert sorted({len(f.lookups) for f in skewed.features})[-1] > 4
+    large = benchmark.large_policy()
+    assert (len(large.features), len(large.tables)) == (1000, 64)

@@ -1,0 +1,183 @@
+"""The plan's file and command: round trip, strict reading, hostile files, one line per mistake."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cases import BUILDABLE
+from seo_rec.plan import Plan, PlanError, plan_policy, read_topology
+
+SPEC = Path(__file__).resolve().parent.parent / "docs" / "plan-format.md"
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return plan_policy(BUILDABLE["multi-size-2"], read_topology("2xcpu"), batch_size=64)
+
+
+def put(target: Any, at: tuple[str | int, ...], value: Any) -> Any:
+    """A deep copy of ``target`` with ``value`` at the path ``at``."""
+    changed = copy.deepcopy(target)
+    inner = changed
+    for key in at[:-1]:
+        inner = inner[key]
+    inner[at[-1]] = value
+    return changed
+
+
+def refused(path: Path, content: bytes | str, message: str) -> None:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(PlanError, match=message) as caught:
+        Plan.load(path)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_round_trip(plan, tmp_path):
+    plan.save(tmp_path / "a.json")
+    loaded = Plan.load(tmp_path / "a.json")
+    assert loaded == plan
+    loaded.save(tmp_path / "b.json")
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    loaded.check(BUILDABLE["multi-size-2"])
+    with pytest.raises(PlanError, match="the plan belongs to another policy"):
+        loaded.check(BUILDABLE["sum"])
+
+
+def test_same_bytes_in_every_process(tmp_path):
+    """The order of Python's sets and hashes never reaches the file."""
+    code = (
+        "import sys; from benchmarks.planner import criteo_policy\n"
+        "from seo_rec.plan import plan_policy, read_topology\n"
+        "of = read_topology('4xH100-80GB')\n"
+        "plan_policy(criteo_policy(), of, row_optimizer='sgd', default=False).save(sys.argv[1])"
+    )
+    for seed in "1", "2":
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(SPEC.parent.parent)}
+        command = [sys.executable, "-c", code, str(tmp_path / seed)]
+        subprocess.run(command, check=True, env=environment)
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+
+
+BAD_VALUES: list[tuple[tuple[str | int, ...], Any, str]] = [
+    (("version",), 2, "version 2; this release reads 'seo-rec-plan' version 1"),
+    (("version",), True, "version True"),
+    (("format",), "seo-rec-policy", "format 'seo-rec-policy'"),
+    (("colour",), 1, r"unknown keys \['colour'\], missing keys \[\]"),
+    (("world_size",), 3, "allowed: whole machines|estimates 2 ranks and has 3"),
+    (("world_size",), "2", "world_size: must be a int, got '2'"),
+    (("world_size",), 2.0, "world_size: must be a int, got 2.0"),
+    (("local_size",), 0, "whole machines of 1 or more"),
+    (("device",), "tpu", "device 'tpu'; allowed: cpu, cuda"),
+    (("placements",), {}, "placements: must be a list, got dict"),
+    (("placements", 0), 3, r"placements\[0\]: must be an object, got int"),
+    (("placements", 0, "shards"), None, r"placements\[0\]: shards: must be a list"),
+    (("placements", 0, "kind"), 1, r"placements\[0\]: kind: must be a str"),
+    (("estimate", "ranks", 0, "ms"), -1.0, r"ranks\[0\]: ms: -1.0; allowed: 0 or more"),
+    (("estimate", "ranks", 0, "tables"), 2**63, r"ranks\[0\]: tables: .*below 2\^63"),
+    (("estimate", "step_ms"), True, "step_ms: must be a float, got True"),
+    (("estimate", "phases_ms"), [], "phases_ms: must be an object, got list"),
+    (("estimate", "rank"), 1, r"estimate: unknown keys \['rank'\]"),
+    (("default",), 3, "default: must be an object, got int"),
+    (("notes",), "x", "notes: must be a list, got str"),
+]
+
+
+@pytest.mark.parametrize("at, value, message", BAD_VALUES)
+def test_hostile_values(plan, tmp_path, at, value, message):
+    document = json.loads(json.dumps(plan.to_json()))
+    refused(tmp_path / "p.json", json.dumps(put(document, at, value)), message)
+
+
+def test_hostile_files(plan, tmp_path):
+    path = tmp_path / "p.json"
+    text = json.dumps(plan.to_json())
+    refused(path, "{", "not valid JSON")
+    refused(path, "[]", "must be an object, got list")
+    refused(path, b"\xff\xfe", "not a plan file")
+    refused(path, "[" * 100_000, "not a plan file")
+    refused(path, text.replace('"version": 1', '"version": 1, "version": 1'), "appears twice")
+    refused(path, re.sub(r'"step_ms": [\d.]+', '"step_ms": NaN', text), "NaN is not allowed")
+    refused(path, re.sub(r'"step_ms": [\d.]+', '"step_ms": 1e999', text), "step_ms: inf; allowed")
+    document = json.loads(text)
+    del document["notes"]
+    refused(path, json.dumps(document), r"missing keys \['notes'\]")
+    with pytest.raises(PlanError, match="no such plan file; `seo-rec plan` writes one"):
+        Plan.load(tmp_path / "none.json")
+
+
+def test_the_example_of_the_specification(tmp_path):
+    example = SPEC.read_text().split("```json")[1].split("```")[0]
+    path = tmp_path / "p.json"
+    path.write_text(example.lstrip("\n"))
+    plan = Plan.load(path)
+    assert {p.kind for p in plan.placements} == {"column_wise", "table_wise"}
+    plan.save(tmp_path / "q.json")
+    assert (tmp_path / "q.json").read_text() == example.lstrip("\n")
+
+
+# ---- the command ------------------------------------------------------------------------------
+
+
+def test_command(seo_rec, tmp_path):
+    BUILDABLE["multi-size-2"].save(tmp_path / "policy.json")
+    out = tmp_path / "plan.json"
+    arguments = ["plan", tmp_path / "policy.json", "--topology", "2xcpu", "--out", out]
+    done = seo_rec(*arguments)
+    assert done.code == 0, done.err
+    assert "imbalance" in done.out and "TorchRec's own" in done.out
+    assert done.out.replace("\n", "").endswith(str(out))
+    plan = Plan.load(out)
+    assert (plan.world_size, plan.row_optimizer, plan.batch_size) == (2, "adam", 8192)
+    before = out.read_bytes()
+    assert seo_rec(*arguments).code == 0 and out.read_bytes() == before
+
+
+def test_command_on_many_ranks_shows_a_few(seo_rec, tmp_path):
+    BUILDABLE["multi-size-2"].save(tmp_path / "policy.json")
+    arguments = ["--topology", "8xH100-80GB", "--nodes", "8", "--batch", "64"]
+    done = seo_rec("plan", tmp_path / "policy.json", *arguments, "--out", tmp_path / "plan.json")
+    assert done.code == 0, done.err
+    assert "(slowest)" in done.out and "(fastest)" in done.out and "none" in done.out
+    assert len(done.out.splitlines()) < 30
+    assert Plan.load(tmp_path / "plan.json").local_size == 8
+
+
+def test_command_reads_rates(seo_rec, tmp_path, tiny):
+    from seo_rec.methods import separate
+    from seo_rec.schema import read_schema
+
+    separate(read_schema(tiny), 8000, 8).save(tmp_path / "policy.json")
+    plans = []
+    for rates in ([], ["--rates", tiny]):
+        out = tmp_path / "plan.json"
+        arguments = ["--topology", "2xcpu", "--out", out, *rates]
+        done = seo_rec("plan", tmp_path / "policy.json", *arguments)
+        assert done.code == 0, done.err
+        plans.append(Plan.load(out))
+    assert plans[0].estimate != plans[1].estimate
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--topology", "8xH999"], "topology '8xH999' is not known; allowed: NxNAME"),
+        (["--topology", "2xcpu", "--batch", "0"], "batch 0; allowed: 1 to"),
+        (["--topology", "2xcpu", "--nodes", "0"], "nodes 0; allowed: 1 to"),
+        (["--topology", "2xcpu", "--row-optimizer", "lamb"], "row optimizer 'lamb'; allowed"),
+        (["--topology", "2xcpu", "--rates", "nowhere"], "nowhere: no schema.json here"),
+    ],
+)
+def test_command_says_what_is_wrong(seo_rec, tmp_path, options, message):
+    BUILDABLE["multi-size-2"].save(tmp_path / "policy.json")
+    done = seo_rec("plan", tmp_path / "policy.json", *options, "--out", tmp_path / "plan.json")
+    assert done.code == 2 and done.err.startswith("error: ") and message in done.err
+    assert not (tmp_path / "plan.json").exists()

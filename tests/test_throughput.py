@@ -1,0 +1,196 @@
+"""The throughput benchmark: equal sizes, stages that add up, bytes that are really sent."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import throughput, throughput_page
+from benchmarks.stages import STAGES, Clock, staged
+from benchmarks.traffic import PARTS, computed, watched
+from benchmarks.trainees import METHODS, Recipe, make_policy, zipf_batches, zipf_schema
+from distributed.sharded import PLANS, plan, policy_of
+from seo_rec.data.stream import Stream
+from seo_rec.model import ModelSettings, build_model
+from seo_rec.schema import read_schema
+from seo_rec.train import Ranks, distribute, ranks
+from seo_rec.train.optimizers import inner_model
+from spawn import run_ranks
+
+TINY = (
+    *("--features", "6", "--vocabulary", "500", "--dense", "2", "--params", "9600"),
+    *("--hidden", "8", "--batch", "24", "--batches", "2", "--steps", "1", "--repeats", "2"),
+    *("--warmup", "1"),
+)
+
+
+def lines_of(*options: str) -> list[dict[str, Any]]:
+    return throughput.run(throughput.parse([*TINY, *options]), ranks())
+
+
+def of(lines: list[dict[str, Any]], kind: str) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(x["policy"], x.get("way", x.get("what"))): x for x in lines if x["kind"] == kind}
+
+
+def test_methods_have_equal_parameters():
+    schema = zipf_schema(26, 1_000_000, 13)
+    policies = {name: make_policy(name, schema, 1_664_000, 16) for name in METHODS}
+    assert {p.num_params for p in policies.values()} == {1_664_000}
+    widths = {name: sum(p.widths) for name, p in policies.items()}
+    assert widths.pop("search") == 2 * 26 * 16
+    assert set(widths.values()) == {26 * 16}
+    assert len({len(f.lookups) for f in policies["exact"].features}) > 1
+
+
+def test_zipf_ids_are_skewed_and_the_same_again():
+    schema = zipf_schema(3, 100, 1)
+    (batch,) = zipf_batches(schema, 1.2, 4000, 1, seed=1)
+    (again,) = zipf_batches(schema, 1.2, 4000, 1, seed=1)
+    assert torch.equal(batch.sparse.values(), again.sparse.values())
+    counts = batch.sparse["f2"].values().bincount(minlength=100)
+    assert counts[0] > 1.8 * counts[1] > 0
+    assert batch.sparse["f0"].values().max() < 4
+
+
+def test_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert throughput.main([*TINY, "--out", str(tmp_path)]) == 0
+    lines = [json.loads(x) for x in (tmp_path / "throughput.jsonl").read_text().splitlines()]
+    found = of(lines, "measurement")
+    assert set(found) == {(m, "alone") for m in METHODS}
+    for line in found.values():
+        assert line["embedding_params"] == 9600
+        assert set(line["stages_ms"]) < set(STAGES)
+        rate = line["examples_per_s"]
+        assert (
+            rate["global"]
+            == rate["per_rank"]
+            == pytest.approx(24e3 / line["ms_per_step"]["median"], rel=0.02)
+        )
+        assert set(line["estimate_ms"]) == {"step", "imbalance", *line["measured_ms"]}
+    assert (tmp_path / "throughput.png").stat().st_size > 10_000
+    assert "monolithic" in capsys.readouterr().out
+
+
+def test_data_take_the_place_of_made_up_ids(tiny: Path):
+    line = lines_of("--data", str(tiny), "--methods", "exact")[0]
+    assert line["features"] == len(read_schema(tiny).features)
+    assert line["data"] == str(tiny)
+    with pytest.raises(SystemExit, match="smaller --batch"):
+        lines_of("--data", str(tiny), "--batch", "600", "--batches", "9")
+
+
+def test_wrong_questions_are_refused():
+    with pytest.raises(SystemExit, match="several ranks"):
+        lines_of("--plans")
+    with pytest.raises(SystemExit, match="gate"):
+        lines_of("--against-torchrec", "--methods", "search")
+    with pytest.raises(SystemExit):
+        throughput.parse(["--repeats", "0"])
+
+
+@pytest.mark.slow
+def test_two_ranks_methods():
+    """``run`` itself refuses to report bytes that were not sent."""
+    both = run_ranks(lambda: lines_of(), 2, timeout=200)
+    assert both[0] == both[1]
+    found = of(both[0], "measurement")
+    assert set(found) == {(m, way) for m in METHODS for way in ("alone", "apart", "ours")}
+    for (_, way), line in found.items():
+        assert line["ranks"] == (1 if way == "alone" else 2)
+        assert len(line["peak_mb"]) == line["ranks"]
+        assert ("bytes" in line) == (way == "ours")
+    ratios = of(both[0], "ratio")
+    for m in METHODS:
+        at = {what: ratios[m, what]["median"] for what in ("scaling efficiency",)}
+        assert 0 < at["scaling efficiency"]
+
+
+@pytest.mark.slow
+def test_two_ranks_plans():
+    both = run_ranks(lambda: lines_of("--plans", "--features", "24"), 2, timeout=200)
+    found = of(both[0], "measurement")
+    assert ("skewed", "default") in found
+    assert found["skewed", "ours"]["estimate_ms"]["imbalance"] < 1.1
+    assert not of(both[0], "ratio")["skewed", "default plan / ours"]["equal_plans"]
+
+
+def test_two_ranks_against_torchrec():
+    """``run`` itself refuses to compare embeddings that give different vectors."""
+    both = run_ranks(lambda: lines_of("--against-torchrec", "--methods", "exact"), 2, timeout=100)
+    beside = {(x["part"], x["beside"], x["time"]) for x in both[0] if x["kind"] == "ratio"}
+    assert len(beside) == 8
+
+
+def traffic_of(data: Path, kind: str) -> tuple[Any, Any, Any]:
+    here = ranks()
+    policy = policy_of(data)
+    placements = plan(policy, kind, here.world_size)
+    model = distribute(
+        build_model(policy, len(read_schema(data).numeric), ModelSettings(hidden=(8,)), 0),
+        placements,
+        here,
+        row_optimizer="adagrad",
+        row_lr=0.1,
+    )
+    share = {"rank": here.rank, "world_size": here.world_size}
+    batch = next(iter(Stream(data, batch_size=20, **share)))
+    with watched() as sent:
+        loss, _ = model(batch)
+        sent.backward = True
+        loss.backward()
+    lookups = inner_model(model).embedding.remap(batch.sparse)
+    size = here.world_size
+    wrong = computed(policy, plan(policy, "one_rank", size), lookups, here.rank, size)
+    right = computed(policy, placements, lookups, here.rank, size)
+    return tuple({p: asdict(t[p]) for p in PARTS} for t in (sent.traffic, right, wrong))
+
+
+@pytest.mark.parametrize("kind", PLANS)
+def test_computed_bytes_are_those_sent(tiny: Path, kind: str):
+    """With bags of any length, for every kind of plan; and a wrong plan gives other bytes."""
+    for sent, right, wrong in run_ranks(traffic_of, 2, tiny, kind):
+        assert sent == right
+        assert (wrong == right) == (kind == "one_rank")
+        assert (kind == "data_parallel") == (not any(t["handed"] for t in sent.values()))
+
+
+@pytest.mark.parametrize("name", ["monolithic", "exact", "search"])
+def test_stages_are_the_whole_step_and_change_nothing(name: str):
+    """The marks leave no gap, and gradients and weights stay those of an ordinary step."""
+    schema = zipf_schema(6, 500, 2)
+    batches = zipf_batches(schema, 1.1, 512, 2, seed=0)
+    recipe = Recipe(2, (8,), "adam", batches, 512, 9600, 16)
+    trainee = recipe.whole(name, make_policy(name, schema, 9600, 16), "alone", Ranks())
+    trainee.model.zero_grad()
+    plain = copy.deepcopy(trainee.model)
+    with staged(trainee.model, clock := Clock(torch.device("cpu"))):
+        clock.start()
+        loss, _ = trainee.model(batches[0])
+        clock.mark("dense forward")
+        loss.backward()
+        clock.mark("table backward")
+    seconds = clock.read()
+    assert ("regroup backward" in seconds) == (name == "search")
+    start, *_, end = (at for _, at in clock._marks)
+    assert sum(seconds.values()) == pytest.approx(end - start)
+    assert min(seconds.values()) > 0
+    plain(batches[0])[0].backward()
+    for p, q in zip(plain.parameters(), trainee.model.parameters(), strict=True):
+        assert torch.equal(p.grad, q.grad)
+    trainee.train_staged(1)
+    clock.start()
+    trainee.model(batches[0])
+    assert clock.read() == {}  # no mark is left in the model
+
+
+def test_the_page_is_written_from_the_results():
+    """`python -m benchmarks.throughput_page` would change nothing."""
+    text = throughput_page.PAGE.read_text()
+    for run in throughput_page.latest(throughput_page.read()):
+        assert "\n".join(throughput_page.section(run)) in text
