@@ -27,14 +27,14 @@ from seo_rec.search.no_search import NoSearchSettings, no_search
 from seo_rec.search.seo import SeoSettings
 from seo_rec.search.space import Space, open_space
 from seo_rec.search.sseds import ColumnMask, SsedsSettings, choose, saliency, sseds
-from seo_rec.train import FitSettings
+from seo_rec.train import FitSettings, evaluate, loop
 
 SMALL = ModelSettings(hidden=(8,), init_scale=0.1)
-FIT = FitSettings(epochs=2, batch_size=200, row_lr=0.02, dense_lr=0.02)
+FIT = FitSettings(epochs=2, batch_size=200, row_lr=0.05, dense_lr=0.05)
 
 # every search of widths, with settings small enough for the tiny data set
 SEARCHES: dict[str, dict[str, Any]] = {
-    "dimgrow": {"max_dim": 8, "adapt_dim": 4, "gate_lr": 0.05},
+    "dimgrow": {"max_dim": 8, "adapt_dim": 4, "gate_lr": 0.05, "alpha": 1e-5},
     "autodim": {"max_dim": 8},
     "sseds": {"max_dim": 8},
     "mixed-dimension": {"max_dim": 8},
@@ -80,10 +80,10 @@ def test_the_same_seed_finds_the_same(tiny: Path, name: str) -> None:
 
 
 @every_search
-@pytest.mark.parametrize("params", [500, 2001])
+@pytest.mark.parametrize("params", [500, 1001])
 def test_hashed_tables_fill_the_budget(tiny: Path, name: str, params: int) -> None:
     """Less than one row of the narrowest hashed table is left."""
-    policy = run(name, tiny, params=params, address="hash").policy
+    policy = run(name, tiny, params=params, address="hash", hash_rows=9).policy
     hashed = [policy.table(f.name).dim for f in policy.features if f.lookups[0].address == "hash"]
     assert hashed, "no table is hashed, so this test says nothing"
     assert 0 <= params - policy.num_params < min(hashed)
@@ -122,9 +122,19 @@ def test_what_is_resumed_is_what_was_not_interrupted(
     settings = kind(**SEARCHES[name])
     fit = replace(FIT, epochs=3, checkpoint_every=2)
     whole = function(tiny, settings, SMALL, fit, tmp_path / "whole")
-    short = function(tiny, settings, SMALL, replace(fit, max_steps=8), tmp_path / "cut")
+    evaluations: list[int] = []
+
+    def stopping(model: Any, stream: Stream) -> Any:
+        evaluations.append(1)
+        if len(evaluations) == 2:
+            raise KeyboardInterrupt
+        return evaluate(model, stream)
+
+    monkeypatch.setattr(loop, "evaluate", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        function(tiny, settings, SMALL, fit, tmp_path / "cut")
     again = function(tiny, settings, SMALL, fit, tmp_path / "cut")
-    assert short.record != whole.record
+    assert len(evaluations) == 4  # the first epoch was not trained again
     assert again.record == whole.record and again.policy == whole.policy
     assert again.val_auc == whole.val_auc
 
@@ -215,10 +225,9 @@ def test_mixed_dimension_at_a_budget_scales_the_formula(tiny: Path) -> None:
 
 
 def test_saliency_is_the_gradient_of_a_mask(tiny: Path) -> None:
-    """|sum_b x_b dL/dx_b| of every column, float64, averaged over batches, summing to one."""
+    """|sum_b x_b dL/dx_b| of every column, averaged over batches, summing to one."""
     space = open_space(tiny, SsedsSettings(max_dim=3), 0)
     gate = ColumnMask(7 * 3)
-    gate.mask_E = gate.mask_E.double()
     policy = space.policy([3] * 7)
     model = build_model(policy, 1, replace(SMALL, init_scale=0.5), 0, gate)
     found = saliency(model, gate, Stream(tiny, "val", batch_size=40))
@@ -231,7 +240,7 @@ def test_saliency_is_the_gradient_of_a_mask(tiny: Path) -> None:
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.labels_B)
         (gradient,) = torch.autograd.grad(loss, [x_BE])
         expected += np.abs((x_BE * gradient).double().sum(0).detach().numpy())
-    np.testing.assert_allclose(found.numpy(), expected / expected.sum(), rtol=1e-4)
+    np.testing.assert_allclose(found.numpy(), expected / expected.sum(), rtol=1e-3)
 
 
 def test_sseds_keeps_the_best_share() -> None:
@@ -339,7 +348,10 @@ def test_sseds_finds_planted_structure(tmp_path: Path) -> None:
 
 
 def test_search_by_writes_takes_and_refuses(tiny: Path, tmp_path: Path) -> None:
-    out, settings = tmp_path / "s", search.SEARCHES["dimgrow"].settings(max_dim=4, adapt_dim=4)
+    out, settings = (
+        tmp_path / "s",
+        search.SEARCHES["dimgrow"].settings(max_dim=4, adapt_dim=4, alpha=1e-5),
+    )
     found = recipes.search_by("dimgrow", tiny, out, settings, SMALL, FIT)
     assert Policy.load(out / "policy.json") == found.policy
     record = json.loads((out / "search.json").read_text())
@@ -360,7 +372,10 @@ def test_search_by_writes_takes_and_refuses(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_training_goes_on_from_the_weights(tiny: Path, tmp_path: Path) -> None:
-    out, settings = tmp_path / "s", search.SEARCHES["dimgrow"].settings(max_dim=4, adapt_dim=4)
+    out, settings = (
+        tmp_path / "s",
+        search.SEARCHES["dimgrow"].settings(max_dim=4, adapt_dim=4, alpha=1e-5),
+    )
     found = recipes.search_by("dimgrow", tiny, out, settings, SMALL, FIT)
     weights = out / "weights.npz"
     from_scratch, tuned = (

@@ -19,6 +19,7 @@ import torch
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
+from cases import BAGS, BUILDABLE, batch
 from seo_rec import methods
 from seo_rec.data.stream import Stream
 from seo_rec.metrics import Metrics
@@ -335,6 +336,26 @@ def test_row_optimizers_equal_their_libraries(tiny: Path, name: str) -> None:
                 optimizer.step()
     for a, b in zip(weights(ours), weights(theirs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["rows-and-blocks", "blocks", "project", "weighted-sum", "codes"])
+def test_every_weight_has_one_optimizer_of_its_kind(name):
+    """Tables and flat arrays are rows; projections are dense, like the backbone."""
+    model = build_model(BUILDABLE[name], 0, ModelSettings(hidden=(4,)), 0)
+    optimizers = make_optimizers(model, "rowwise_adagrad", 0.1, 0.1)
+    kinds = {
+        id(p): kind for kind, o in optimizers.items() for g in o.param_groups for p in g["params"]
+    }
+    for path, p in model.named_parameters():
+        stored = path.startswith(("embedding.ebc.", "embedding.flat."))
+        assert kinds.pop(id(p)) == ("rows" if stored else "dense"), path
+    assert not kinds
+    features = batch(tuple(f.name for f in model.embedding.policy.features), BAGS["bags"], rows=40)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    model.backbone(torch.zeros(40, 0), model.embedding(features)).sum().backward()
+    for optimizer in optimizers.values():
+        optimizer.step()
+    assert [n for n, p in model.named_parameters() if torch.equal(p, before[n])] == []
 
 
 def test_every_parameter_belongs_to_one_optimizer(tiny: Path) -> None:

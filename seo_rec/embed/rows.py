@@ -1,4 +1,4 @@
-"""Row embeddings: ``Remap -> EmbeddingBagCollection -> gate -> Combine``.
+"""Embeddings of a policy: ``Remap -> EmbeddingBagCollection -> gate or Combine -> Project``.
 
 Letters: B batch, K lookups, D one lookup's width, E sum of widths.
 """
@@ -28,7 +28,7 @@ _MODULES = nn.ModuleDict()  # only to ask which names it takes
 
 
 class Gate(Protocol):
-    """What a search puts between the looked-up vectors and ``Combine``."""
+    """What a search puts between the looked-up rows and the backbone, in place of ``Combine``."""
 
     def widths(self, policy: Policy) -> tuple[int, ...]:
         """Widths of the parts of the gate's output, in order."""
@@ -72,8 +72,9 @@ def initial_ranges(policy: Policy, init_scale: float) -> dict[str, tuple[float, 
     """Where the weights of each table start: uniform in this range.
 
     Ranges are such that every feature's vector starts with the variance of a plain row, that of
-    [-init_scale, init_scale]. The k factors of a product start wider: variances multiply. All k
-    importance weights start at 1 / sqrt(k).
+    [-init_scale, init_scale]. The k factors of a product start wider: variances multiply. The k
+    importance weights of an id start around 1 / sqrt(k), and apart, so that ids with the same rows
+    do not start alike.
     """
     ranges = {t.name: (-init_scale, init_scale) for t in policy.tables}
     for f in policy.features:
@@ -83,19 +84,24 @@ def initial_ranges(policy: Policy, init_scale: float) -> dict[str, tuple[float, 
                 ranges[k.table] = (-wide, wide) if len(f.lookups) > 1 else ranges[k.table]
     for f in policy.features:
         if f.weights is not None:
-            ranges[f.weights.table] = (1 / math.sqrt(len(f.lookups)),) * 2
+            mean = 1 / math.sqrt(len(f.lookups))
+            ranges[f.weights.table] = (0.5 * mean, 1.5 * mean)
     return ranges
 
 
 class RowEmbedding(nn.Module):
-    """Embeddings made of table rows, for any policy.
+    """The embeddings of any policy: rows of tables, and of flat arrays where it has some.
 
-    ``x_BE[b] = Combine_f(Concat_k(sum_{i in bag(b, f)} w_i * T_k[row_k(i)]))``: each lookup pools
-    the rows of a bag by (weighted) sum, an empty bag gives zeros.
+    ``x_f[b] = W_f sum_{i in bag(b, f)} w_i * combine_k(v_k(i))``, side by side for all features f;
+    an empty bag gives zeros. Where ``combine`` is ``concat`` or ``sum``, the tables sum the bags
+    before it, which is the same; W_f is there where the feature has a ``project``.
+
+    ``ebc`` holds the tables (``DistributedModelParallel`` shards it), ``flat`` the arrays,
+    ``project`` the maps W; the latter two are None where the policy has none.
 
     Args:
         policy: tables, features and lookups.
-        gate: applied to the concatenated lookups before ``Combine``; see :class:`Gate`.
+        gate: applied to the concatenated lookups in place of ``Combine``; see :class:`Gate`.
         init_scale: weights start uniform in [-init_scale, init_scale].
         device: where the tables are made (``meta`` for planning).
         weighted: whether a sharded collection reads the weights of ids; an unsharded one always

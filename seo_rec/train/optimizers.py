@@ -54,7 +54,7 @@ FUSED: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
 def make_optimizers(
     model: nn.Module, row_optimizer: str, row_lr: float, dense_lr: float, row_l2: float = 0.0
 ) -> dict[str, Optimizer]:
-    """``{"rows": ..., "dense": ...}``: tables by ``row_optimizer``, all else by Adam.
+    """``{"rows": ..., "dense": ...}``: tables and flat arrays by ``row_optimizer``, else Adam.
 
     ``row_l2`` adds ``row_l2 / 2 * |T|^2`` of every whole table T to the loss, through its gradient.
     The parameters of a gate belong to the search that made it and are left out. What a sharded

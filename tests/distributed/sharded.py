@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from spawn import run_ranks
 
 from seo_rec.data.stream import Stream
 from seo_rec.model import ModelSettings, build_model
@@ -18,6 +17,7 @@ from seo_rec.policy import Array, Feature, Lookup, Policy, Table
 from seo_rec.schema import read_schema
 from seo_rec.train import FitSettings, distribute, fit, make_optimizers, ranks
 from seo_rec.train.state import Sharded, weights_of
+from spawn import run_ranks
 
 MODEL = ModelSettings(hidden=(8,))
 PLANS = ("table_wise", "column_wise", "row_wise", "data_parallel", "mixed", "one_rank")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from distributed.sharded import (
     PLANS,
     Trained,
@@ -15,7 +16,6 @@ from distributed.sharded import (
     policy_of,
     train,
 )
-
 from seo_rec.plan import PlanError
 from seo_rec.train import FitSettings
 from seo_rec.train.distributed import kernels

@@ -20,23 +20,34 @@ HERE = Path(__file__).resolve().parent
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
+needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None,
-    reason="Triton is not installed; to run its interpreter: pip install --no-deps triton==3.7.1",
+    reason="Triton is not installed; for its interpreter: pip install --no-deps triton==3.7.1",
 )
-def test_the_kernels_in_interpreter_mode():
-    """In a process of its own: the mode is chosen when Triton is imported, for all of it."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+
+
+def run(folder: Path, *command: str, **variables: str) -> None:
+    """In a process of its own: Triton's mode is chosen when it is imported, for all of it."""
+    path = os.pathsep.join([str(HERE.parents[1] / "kernels"), *filter(None, sys.path)])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **variables}
+    environment["TRITON_CACHE_DIR"] = str(folder)
     done = subprocess.run(
-        [*command, str(HERE / "triton_laws.py")],
-        cwd=HERE.parents[1],
-        env=environment,
-        capture_output=True,
-        text=True,
+        [sys.executable, *command], cwd=HERE, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@needs_triton
+def test_the_kernels_in_interpreter_mode(tmp_path):
+    pytest_command = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider")
+    run(tmp_path, *pytest_command, str(HERE / "triton_laws.py"), TRITON_INTERPRET="1")
+
+
+@pytest.mark.slow
+@needs_triton
+def test_the_kernels_compile_for_a_gpu(tmp_path):
+    run(tmp_path, str(HERE / "triton_compile.py"))
 
 
 @gpu
