@@ -23,7 +23,7 @@ test: $(STAMP)  ## Set up if needed, then run the tests
 	$(BIN)/python -m pytest -q
 
 schedulers: $(STAMP)  ## Set up if needed, then run the jobs of docs/torchx.md on real schedulers
-	SEO_REC_SCHEDULERS=all $(BIN)/python -m pytest -q -m schedulers tests/schedulers
+	SEO_REC_SCHEDULERS=all $(BIN)/python -m pytest -q -m schedulers tests/schedulers tests/distributed
 
 lint: $(STAMP)  ## Style, types and the import contracts
 	$(BIN)/ruff check .

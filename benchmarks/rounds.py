@@ -113,15 +113,29 @@ def line_of(trainee: Trainee, here: Ranks, recipe: Recipe, common: Line) -> Line
             "imbalance": trainee.placed.estimate.imbalance,
             **trainee.placed.estimate.phases_ms,
         }
-        line["measured_ms"] = {
-            phase: round(sum(line["stages_ms"].get(s, {"mean": 0.0})["mean"] for s in stages), 3)
-            for phase, stages in PHASES.items()
-        }
+        line["measured_ms"] = embedding_ms(trainee, line["stages_ms"])
         kinds = [p.kind for p in trainee.placed.placements]
         line["sharding"] = {kind: kinds.count(kind) for kind in sorted(set(kinds))}
     if trainee.way not in ("alone", "apart", *THEIRS):
         line["bytes"] = exchanged(trainee, here)
     return line
+
+
+def embedding_ms(trainee: Trainee, stages_ms: Line) -> dict[str, float]:
+    """The measured stages as phases of the planner's estimate.
+
+    The exchange of data-parallel tables' gradients is their share, by bytes, of the all-reduce.
+    """
+    assert trainee.placed is not None
+    found = {
+        phase: sum(stages_ms.get(s, {"mean": 0.0})["mean"] for s in stages)
+        for phase, stages in PHASES.items()
+    }
+    model, placements = inner_model(trainee.model), trainee.placed.placements
+    reduced = replicated_bytes(model, trainee.policy, placements)
+    tables = 1 - replicated_bytes(model, trainee.policy, ()) / reduced
+    found["gradient_dist"] += tables * stages_ms.get("all-reduce", {"mean": 0.0})["mean"]
+    return {phase: round(ms, 3) for phase, ms in found.items()}
 
 
 def exchanged(trainee: Trainee, here: Ranks) -> list[Line]:
@@ -137,7 +151,7 @@ def exchanged(trainee: Trainee, here: Ranks) -> list[Line]:
         if there:
             raise SystemExit(f"{trainee.name}, {trainee.way}: {part} {there}")
     everyone = here.gather({part: asdict(expected[part]) for part in PARTS})
-    replicated = replicated_bytes(whole.backbone.parameters())
+    replicated = replicated_bytes(whole, trainee.policy, trainee.placed.placements)
     return [{**one, "all_reduce": replicated if here.world_size > 1 else 0} for one in everyone]
 
 

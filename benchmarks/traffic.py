@@ -174,6 +174,12 @@ def watched() -> Iterator[Sent]:
         yield sent
 
 
-def replicated_bytes(parameters: Iterator[torch.nn.Parameter]) -> int:
-    """Gradients that DDP sums over ranks in a step."""
-    return sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
+def replicated_bytes(
+    model: torch.nn.Module, policy: Policy, placements: tuple[Placement, ...]
+) -> int:
+    """Gradients that DDP sums over ranks in a step: of data-parallel tables and all but tables."""
+    repeated = [policy.table(p.table) for p in placements if p.kind == "data_parallel"]
+    dense = (p for name, p in model.named_parameters() if ".ebc." not in name)
+    return sum(p.numel() * p.element_size() for p in dense if p.requires_grad) + sum(
+        t.num_rows * t.dim * FLOAT32 for t in repeated
+    )

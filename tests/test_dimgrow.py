@@ -67,7 +67,7 @@ def test_gate_and_gradients_are_equation_1() -> None:
     (out * upstream).sum().backward()
     for b in range(B):
         for k in range(D):
-            gate = 1 / (1 + math.exp(-tau * float(theta[k])))
+            gate = 1 / (1 + math.exp(-tau * float(theta[k].detach())))
             expected = gate * float(x[b, k]) + (1 - gate) * float(other[b, k])
             assert float(out[b, k]) == pytest.approx(expected, rel=1e-12)
     per_gate = ((x - other) * upstream).sum(0) * tau * g * (1 - g)
@@ -249,7 +249,7 @@ def test_the_lowest_gate_goes_and_comes_back_before_a_new_column(tiny: Path) -> 
     assert model.used[0] == [0, 2, 1] and model.allocated[0] == 3
     assert float(model.dimension(0, 1).theta) == 0  # a new chance
     assert model.dimension(0, 1).theta not in growth.optimizers["gate"].state
-    assert [d for *_, d in growth.events] == [2, 3, 2, 3]
+    assert [d for _, n, d in growth.events if n == model.space.names[0]] == [2, 3, 2, 3]
 
 
 def test_the_last_column_stays(tiny: Path) -> None:
@@ -350,11 +350,17 @@ def test_what_is_resumed_is_what_was_not_interrupted(
 
 
 def test_memory_is_that_of_the_columns(tiny: Path) -> None:
-    """Parameter, gradient and two moments of four bytes each, and Adam's count of steps."""
+    """Parameter, gradient and two moments of four bytes each, and Adam's count of steps.
+
+    A column that the very last step added has no moments yet.
+    """
     found = dimgrow(tiny, SETTINGS, SMALL, FIT)
     space = open_space(tiny, SETTINGS, 0)
     allocated = [found.record["allocated"][name] for name in space.names]
-    assert found.peak_bytes == 16 * space.size(allocated) + 4 * sum(allocated)
+    last = [name for step, name, _ in found.record["events"] if step == found.record["steps"]]
+    unstepped = sum(8 * space.rows[space.names.index(name)] + 4 for name in last)
+    everything = 16 * space.size(allocated) + 4 * sum(allocated)
+    assert everything - unstepped <= found.peak_bytes <= everything
     assert space.size(allocated) < space.size([SETTINGS.max_dim] * len(allocated))
 
 

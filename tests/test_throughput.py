@@ -95,6 +95,12 @@ def test_wrong_questions_are_refused():
         throughput.parse(["--repeats", "0"])
 
 
+def backbone_bytes(line: dict[str, Any]) -> int:
+    """Of 8 hidden units on 6 features of 16 floats (32 in a search) and 2 numbers."""
+    inputs, gate = (6 * 32 + 2, 6 * 4) if line["policy"] == "search" else (6 * 16 + 2, 0)
+    return 4 * (inputs * 8 + 8 + 8 + 1 + gate)
+
+
 @pytest.mark.slow
 def test_two_ranks_methods():
     """``run`` itself refuses to report bytes that were not sent."""
@@ -106,6 +112,9 @@ def test_two_ranks_methods():
         assert line["ranks"] == (1 if way == "alone" else 2)
         assert len(line["peak_mb"]) == line["ranks"]
         assert ("bytes" in line) == (way == "ours")
+        if way == "ours":
+            tables = 4 * 9600 if line["sharding"].get("data_parallel") else 0
+            assert {b["all_reduce"] - tables for b in line["bytes"]} == {backbone_bytes(line)}
     ratios = of(both[0], "ratio")
     for m in METHODS:
         product = ratios[m, "kept by the machine"], ratios[m, "kept by the exchange"]

@@ -24,7 +24,11 @@ import torchx.specs as specs
 
 import small_job
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.schedulers, pytest.mark.timeout(900)]
+long = pytest.mark.skipif(
+    os.environ.get("SEO_REC_SCHEDULERS") != "all",
+    reason="together they take minutes: make schedulers runs them",
+)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +116,7 @@ def told(text: str) -> str:
     return message
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=long), 1])
 def test_a_killed_rank_is_started_again_and_nothing_is_lost(
     tiny: Path, policy: Path, tmp_path: Path, undisturbed: Any, victim: int
 ) -> None:
@@ -129,6 +133,7 @@ def test_a_killed_rank_is_started_again_and_nothing_is_lost(
     assert small_job.outcome(out) == undisturbed
 
 
+@long
 def test_a_job_that_dies_as_a_whole_is_started_again_by_the_scheduler(
     tiny: Path, policy: Path, tmp_path: Path, undisturbed: Any
 ) -> None:
@@ -172,6 +177,7 @@ def test_a_missing_data_directory(policy: Path, tmp_path: Path) -> None:
         assert str(missing) in told(job.said())
 
 
+@long
 def test_a_batch_that_ranks_cannot_share(tiny: Path, policy: Path, tmp_path: Path) -> None:
     role = small_job.train(tiny, policy, tmp_path / "run", "--batch-size", "33", j="1x2")
     with started(role, tmp_path) as job:
@@ -179,6 +185,7 @@ def test_a_batch_that_ranks_cannot_share(tiny: Path, policy: Path, tmp_path: Pat
         assert "multiples of 2" in told(job.said())
 
 
+@long
 def test_a_full_disk(tiny: Path, policy: Path, tmp_path: Path) -> None:
     """A file system of 256 KiB, of which the first checkpoint needs more."""
     if not shutil.which("unshare") or os.geteuid():
@@ -206,6 +213,7 @@ def alone(tiny: Path, policy: Path, out: Path, port: int) -> tuple[int, str]:
     return done.returncode, done.stderr.strip().splitlines()[-1]
 
 
+@long
 def test_a_port_that_is_taken(tiny: Path, policy: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -214,6 +222,7 @@ def test_a_port_that_is_taken(tiny: Path, policy: Path, tmp_path: Path) -> None:
     assert "EADDRINUSE" in message and str(port) in message
 
 
+@long
 def test_a_rank_that_never_comes(tiny: Path, policy: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

@@ -36,6 +36,7 @@ def test_search_and_applier_with_two_processes(tmp_path: Path) -> None:
     assert result["embedding_params"] == PARAMETERS
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_says_why(tmp_path: Path) -> None:
     clone = make_clone(tmp_path / "clone")
     done = run(clone, "train", "--data", "nowhere", "--policy", "p.json", "--out", "r")
