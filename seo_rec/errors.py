@@ -5,7 +5,7 @@ from __future__ import annotations
 from seo_rec.policy import PolicyError
 from seo_rec.recipes import RunError
 from seo_rec.schema import DataError
-from seo_rec.train import CheckpointError, OtherRankError, Preempted
+from seo_rec.train import CheckpointError, LaunchError, OtherRankError, Preempted
 
 __all__ = ["USER_ERRORS", "OtherRankError", "Preempted"]
 
@@ -14,6 +14,7 @@ USER_ERRORS = (
     PolicyError,
     RunError,
     CheckpointError,
+    LaunchError,
     FileExistsError,
     FileNotFoundError,
     FloatingPointError,

@@ -123,19 +123,19 @@ def _optimizers() -> Iterator[Finding]:
 
 
 def _kernels() -> Iterator[Finding]:
-    """The ops of ``seo_kernels``: a folder each, ``kernel.py`` where a fast version exists."""
+    """The ops of ``seo_kernels``, and what runs them here."""
     import torch
 
     import seo_kernels
+    from seo_kernels import native
 
     has_triton = importlib.util.find_spec("triton") is not None
     runs = has_triton and (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1")
+    why = native.missing()
+    on_cpu = "C on CPU" if why is None else f"PyTorch on CPU ({why})"
     for module in pkgutil.iter_modules(seo_kernels.__path__):
-        if not module.ispkg:
-            continue
-        folder = Path(seo_kernels.__path__[0]) / module.name
-        fast = runs and (folder / "kernel.py").exists()
-        yield Finding("kernels", module.name, "reference" + (", triton" if fast else ""))
+        if module.ispkg and module.name != "native":
+            yield Finding("kernels", module.name, on_cpu + (", triton" if runs else ""))
 
 
 def _schedulers() -> Finding:

@@ -447,7 +447,8 @@ def main() -> None:
         if isinstance(error, errors.OtherRankError):
             sys.exit(2)  # the rank that failed says why
         if isinstance(error, errors.Preempted):
-            typer.echo(str(error), err=True)
+            if os.environ.get("RANK", "0") == "0":  # all ranks stop together
+                typer.echo(str(error), err=True)
             sys.exit(EXIT_PREEMPTED)
         if not isinstance(error, errors.USER_ERRORS):
             raise

@@ -5,11 +5,14 @@ Letters: B batch, F features, K lookups, V ids.
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from seo_kernels.remap import remap
 from seo_rec.embed.combine import combines_ids, one_id_bags
 from seo_rec.policy import Feature, Lookup, Policy
 
@@ -111,8 +114,7 @@ class Remap(nn.Module):
     """``KJT[features] -> KJT[lookups]``: one key per lookup of a table, rows instead of ids.
 
     Keys come in the order in which the lookups stand in the policy, so that reading them in
-    order gives ``x_BE`` already concatenated. Lookups of one feature with equal seeds are
-    hashed once.
+    order gives ``x_BE`` already concatenated. :func:`seo_kernels.remap.remap` does the hashing.
 
     Where a feature combines the vectors of each id (:func:`combines_ids`) and a bag of it holds
     several, its ids come in bags of one, and all keys are filled up with empty bags to the same
@@ -125,8 +127,8 @@ class Remap(nn.Module):
         KeyError: the batch lacks a feature of the policy.
     """
 
-    seeds_K1: torch.Tensor
-    rows_K1: torch.Tensor
+    seeds_K: torch.Tensor
+    rows_K: torch.Tensor
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
@@ -138,26 +140,19 @@ class Remap(nn.Module):
         self.not_hashed = [k for k, x in enumerate(self.lookups) if x.address != "hash"]
         self.per_id = [i for i, f in enumerate(policy.features) if combines_ids(f)]
         self.unweighted = [k for k, i in enumerate(self.feature_of) if i in self.per_id]
-        hashes = [(i, k.seed) for _, i, k in found]
-        unique = list(dict.fromkeys(hashes))
-        self.num_hashes = len(unique)
 
-        def buffer(name: str, values: list[int], column: bool) -> None:
+        def buffer(name: str, values: list[int]) -> None:
             tensor = torch.tensor(values, dtype=torch.int64, device="cpu")  # not meta
-            tensor = tensor[:, None] if column else tensor
             self.register_buffer(name, tensor, persistent=False)
 
-        buffer("feature_H", [i for i, _ in unique], column=False)
-        buffer("seeds_H1", [seed for _, seed in unique], column=True)
-        buffer("hash_K", [unique.index(h) for h in hashes], column=False)
-        buffer("feature_K", self.feature_of, column=False)
-        buffer("seeds_K1", [k.seed for k in self.lookups], column=True)
+        buffer("feature_K", self.feature_of)
+        buffer("seeds_K", [k.seed for k in self.lookups])
         self.table_rows = [policy.table(k.table).num_rows for k in self.lookups]
         hashed_into = [
             k.modulus if k.address == "codes" and k.modulus else rows
             for k, rows in zip(self.lookups, self.table_rows, strict=True)
         ]
-        buffer("rows_K1", hashed_into, column=True)
+        buffer("rows_K", hashed_into)
         for i in {i for _, i, k in found if uses_index(k)}:
             ids = torch.from_numpy(policy.vocabularies[self.names[i]].copy())
             self.register_buffer(f"vocabulary_{i}", ids, persistent=False)
@@ -217,16 +212,16 @@ class Remap(nn.Module):
 
     def _single(self, ids_FB: torch.Tensor) -> torch.Tensor:
         """Rows (K, B) when every bag holds exactly one id."""
-        mixed_HB = mix_(ids_FB.index_select(0, self.get_buffer("feature_H")) ^ self._seeds_H1)
-        mixed_HB.bitwise_and_(_LOW_32)
-        if self.num_hashes == len(self.keys):
-            rows_KB = mixed_HB.mul_(self.rows_K1).bitwise_right_shift_(32)
-        else:
-            rows_KB = mixed_HB.index_select(0, self.get_buffer("hash_K"))
-            rows_KB = rows_KB.mul_(self.rows_K1).bitwise_right_shift_(32)
+        F, B = ids_FB.shape
+        starts = [i * B for i in range(F + 1)]
+        rows_KB = self._hashed(ids_FB.reshape(-1), starts).view(-1, B)
         for k in self.not_hashed:
             rows_KB[k] = self._rows(k, ids_FB[self.feature_of[k]], rows_KB[k])
         return rows_KB
+
+    def _hashed(self, ids_V: torch.Tensor, starts: list[int]) -> torch.Tensor:
+        """Hashes of all lookups, one after the other; ``starts``: where features begin in ids."""
+        return remap(ids_V, starts, self.feature_of, self.seeds_K, self.rows_K)
 
     def _rows(self, k: int, ids: torch.Tensor, hashed: torch.Tensor) -> torch.Tensor:
         """Rows of lookup number ``k``, which is not by hash alone; ``hashed``: its hashes."""
@@ -238,26 +233,19 @@ class Remap(nn.Module):
             codes = self.get_buffer(f"codes_{self.code_names.index(lookup.codes)}")
         return addressed_rows(lookup, self.table_rows[k], ids, vocabulary, codes, hashed)
 
-    @property
-    def _seeds_H1(self) -> torch.Tensor:
-        return self.get_buffer("seeds_H1")
-
     def _bags(self, features: KeyedJaggedTensor, split: bool, bags: int) -> KeyedJaggedTensor:
         """The general case: any number of ids in a bag, none included."""
         ids = features.values()
         ends = features.offset_per_key()
         spans = [(ends[i], ends[i + 1]) for i in self.feature_of]
-        sizes = torch.tensor([b - a for a, b in spans], device=ids.device)
-        ids_V = torch.cat([ids[a:b] for a, b in spans])
-        seeds_V = self.seeds_K1[:, 0].repeat_interleave(sizes)
-        rows_V = hash_rows(ids_V, seeds_V, self.rows_K1[:, 0].repeat_interleave(sizes))
-        starts = [0, *sizes.cumsum(0).tolist()]
+        rows_V = self._hashed(ids, ends)
+        starts = list(accumulate((b - a for a, b in spans), initial=0))
         for k in self.not_hashed:
-            a, b = starts[k], starts[k + 1]
-            rows_V[a:b] = self._rows(k, ids_V[a:b], rows_V[a:b])
+            (a, b), (c, d) = spans[k], (starts[k], starts[k + 1])
+            rows_V[c:d] = self._rows(k, ids[a:b], rows_V[c:d])
         lengths_FB = features.lengths().view(len(self.names), -1)
         if bags > lengths_FB.shape[1]:
-            lengths_FB = F.pad(lengths_FB, (0, bags - lengths_FB.shape[1]))
+            lengths_FB = functional.pad(lengths_FB, (0, bags - lengths_FB.shape[1]))
         if split:
             lengths_FB = lengths_FB.clone()
             for i in self.per_id:

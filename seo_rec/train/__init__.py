@@ -6,7 +6,7 @@ from seo_rec.train.checkpoint import CheckpointError, Checkpoints, load_tensors,
 from seo_rec.train.distributed import distribute
 from seo_rec.train.loop import BEST_FOLDER, FitResult, FitSettings, Preempted, evaluate, fit
 from seo_rec.train.optimizers import ROW_OPTIMIZERS, inner_model, make_optimizers
-from seo_rec.train.ranks import OtherRankError, Ranks, launched, ranks
+from seo_rec.train.ranks import LaunchError, OtherRankError, Ranks, launched, ranks
 
 __all__ = [
     "BEST_FOLDER",
@@ -15,6 +15,7 @@ __all__ = [
     "Checkpoints",
     "FitResult",
     "FitSettings",
+    "LaunchError",
     "OtherRankError",
     "Preempted",
     "Ranks",

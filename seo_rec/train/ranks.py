@@ -21,6 +21,10 @@ TIMEOUT_VARIABLE = "SEO_REC_TIMEOUT_S"
 DEFAULT_TIMEOUT_S = 600
 
 
+class LaunchError(RuntimeError):
+    """The processes of a launch do not find each other; the message says where and why."""
+
+
 class OtherRankError(RuntimeError):
     """Another rank failed and has told its user why; this one only ends."""
 
@@ -114,6 +118,7 @@ def launched() -> Iterator[Ranks]:
     that waits longer than SEO_REC_TIMEOUT_S seconds (default 600) for the others fails.
 
     Raises:
+        LaunchError: the port is taken, or a process did not come in time.
         ValueError: SEO_REC_TIMEOUT_S is not a number of seconds.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
@@ -125,7 +130,15 @@ def launched() -> Iterator[Ranks]:
     if torch.cuda.is_available():
         torch.cuda.set_device(_local_device())
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=int(wait)))
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=int(wait)))
+    except dist.DistError as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise LaunchError(
+            f"the {os.environ['WORLD_SIZE']} processes do not meet at {where} ({reason}); see that "
+            f"the port is free and that all were started, or raise {TIMEOUT_VARIABLE}"
+        ) from error
     try:
         yield ranks()
     finally:

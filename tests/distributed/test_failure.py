@@ -150,6 +150,7 @@ def test_a_job_that_dies_as_a_whole_is_started_again_by_the_scheduler(
     assert small_job.outcome(out) == undisturbed
 
 
+@long
 def test_sigterm_saves_and_the_next_start_goes_on(
     tiny: Path, policy: Path, tmp_path: Path, undisturbed: Any
 ) -> None:
@@ -169,6 +170,7 @@ def test_sigterm_saves_and_the_next_start_goes_on(
     assert small_job.outcome(out)["weights"] == undisturbed["weights"]
 
 
+@long
 def test_a_missing_data_directory(policy: Path, tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
     role = small_job.train(missing, policy, tmp_path / "run", j="1x2")
