@@ -15,7 +15,7 @@ adds DimGrow, SSEDS, mixed dimension and no search at shares of the parameters o
 at most 16 and at most 32 columns, beside a supernet of that width (SSEDS). Counted from tensors;
 and as what the process of each search has over that of a search at ``max_dim`` 1.
 
-``shuffle``: seconds of one shuffle of B x D numbers, and the same over ``D B log2 B``.
+``shuffle``: CPU seconds of one shuffle of B x D numbers, and the same over ``D B log2 B``.
 
 All parts can be stopped and started again: what ``--out`` or the record holds is not run twice.
 """
@@ -171,7 +171,7 @@ def one_search(options: argparse.Namespace) -> None:
 
 
 def shuffle(options: argparse.Namespace, records: Records) -> None:
-    """Seconds of one shuffle: the median over repetitions of the best that a size gives."""
+    """CPU seconds of one shuffle: the least of seven rounds, and their median."""
     for B in (256, 1024, 4096, 16384, 65536):
         for D in (8, 64):
             what = {"rows": B, "columns": D, "threads": options.threads}
@@ -182,10 +182,10 @@ def shuffle(options: argparse.Namespace, records: Records) -> None:
             rounds = []
             for _ in range(7):
                 calls = max(1, 2**18 // (B * D))
-                started = time.perf_counter()
+                started = time.process_time()
                 for _ in range(calls):
                     shuffle_columns(x_BD)
-                rounds.append((time.perf_counter() - started) / calls)
+                rounds.append((time.process_time() - started) / calls)
             per_unit = min(rounds) / (D * B * math.log2(B))
             records.add(
                 "shuffle",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -29,13 +30,15 @@ def in_turns(
     warmup: int,
     measure: Callable[[Trainee], None],
 ) -> None:
-    """``measure`` every trainee in every repeat, ranks starting together, first come changing.
+    """``measure`` every trainee in every repeat, ranks starting together, in ever new orders.
 
-    What the first ``warmup`` repeats measured is thrown away.
+    Who comes after whom matters (caches, a rank that is still busy), so the orders are drawn; they
+    are the same on all ranks and in all runs. What the first ``warmup`` repeats measured is thrown
+    away.
     """
+    draw = random.Random(0)
     for number in range(-warmup, repeats):
-        shift = number % len(trainees)
-        for trainee in (*trainees[shift:], *trainees[:shift]):
+        for trainee in draw.sample(trainees, len(trainees)):
             if here.world_size > 1:
                 dist.barrier()
             if trainee.active:

@@ -16,8 +16,8 @@ Three questions; without an option the first one:
                         same tables, plan and optimizer on row numbers that were hashed beforehand
 
 Everything that is compared takes turns within one run: a repeat is a few steps of one model, then
-of the next one, and each repeat begins with another one; ranks start a repeat together, and the
-slowest rank's time counts. ``step`` is the loop that ``seo-rec train`` runs (TorchRec's pipelines
+of the next one, and so on, in a new order each time; ranks start together, and the slowest rank's
+time counts. ``step`` is the loop that ``seo-rec train`` runs (TorchRec's pipelines
 for sharded models); ``stages`` are further steps, one stage after the other (benchmarks/stages.py).
 Ids are drawn before; with ``--data`` they come from a prepared data set. Ratios are medians over
 repeats of a repeat's own ratio, with a 95 % bootstrap interval.

@@ -15,6 +15,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from benchmarks.stages import PHASES
 from seo_rec.files import write_text
 
 RESULTS = Path(__file__).parent / "results" / "throughput.jsonl"
@@ -25,16 +26,16 @@ BEGIN, END = "<!-- written by benchmarks.throughput_page -->", "<!-- end -->"
 Line = dict[str, Any]
 Part = Callable[[Sequence[Line]], list[str]]
 
-# Stages as the page shows them, in the order in which they run, and their colours.
+# Stages as the page shows them, about in the order in which they run, and their colours.
 GROUPS = {
     "hash": (("hash",), "#E69F00"),
     "input dist": (("input dist",), "#56B4E9"),
     "lookup": (("lookup",), "#009E73"),
     "output dist": (("output dist",), "#0072B2"),
-    "regroup": (("regroup",), "#CC79A7"),
+    "regroup, both ways": (("regroup", "regroup backward"), "#CC79A7"),
     "dense forward": (("dense forward",), "#BBBBBB"),
     "dense backward": (("dense backward",), "#888888"),
-    "gradient dist": (("regroup backward", "gradient dist"), "#004C7A"),
+    "gradient dist": (("gradient dist",), "#004C7A"),
     "tables: backward, update": (("table backward", "table update"), "#005C40"),
     "dense: all-reduce, update": (("all-reduce", "dense update"), "#D55E00"),
 }
@@ -154,8 +155,19 @@ def efficiency(run: Sequence[Line]) -> list[str]:
 
 
 def ratios(run: Sequence[Line]) -> list[str]:
-    rows = [[x["policy"], x["what"], interval(x), x["goal"]] for x in run if x["kind"] == "ratio"]
-    return table(["policy", "ratio", "median (95 %)", "goal"], rows)
+    """Ours over TorchRec's, by what is timed and what it is compared with."""
+    found: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
+    for x in run:
+        if x["kind"] == "ratio":
+            found.setdefault((x["policy"], x["part"]), {})[x["beside"], x["time"]] = interval(x)
+    columns = {
+        ("torchrec", "passed"): "collection: time",
+        ("torchrec", "cpu"): "processor time",
+        ("torchrec, regrouped", "passed"): "collection, regrouped: time",
+        ("torchrec, regrouped", "cpu"): "processor time",
+    }
+    rows = [[*key, *(cells[c] for c in columns)] for key, cells in found.items()]
+    return table(["policy", "ours over TorchRec's", *columns.values()], rows)
 
 
 def plans(run: Sequence[Line]) -> list[str]:
@@ -189,13 +201,14 @@ def estimates(run: Sequence[Line]) -> list[str]:
     for x in measurements(run, "alone", "ours", "default"):
         if "estimate_ms" not in x:
             continue
-        planned, found = x["estimate_ms"], x["measured_ms"]
+        planned = x["estimate_ms"]
+        found = {phase: x["measured_ms"][phase] for phase in PHASES}
         cells = [f"{planned[phase]:.1f} / {ms:.1f}" for phase, ms in found.items()]
         total = sum(found.values())
         error = f"{100 * (planned['step'] / total - 1):+.0f} %" if total else ""
         way = {"alone": "whole", "ours": "our plan", "default": "TorchRec's plan"}[x["way"]]
         rows.append([x["policy"], way, *cells, f"{planned['step']:.1f} / {total:.1f}", error])
-    phases = [p.replace("_", " ") for p in measurements(run)[0].get("measured_ms", {})]
+    phases = [p.replace("_", " ") for p in PHASES]
     return table(["planned / measured ms", "", *phases, "together", "error"], rows)
 
 
@@ -206,7 +219,9 @@ def section(run: Sequence[Line]) -> list[str]:
         "plans": "Our plan and TorchRec's",
         "torchrec": "Our embedding beside TorchRec's collection",
     }[question]
-    out = [f"## {title}, {size} rank{'s' if size > 1 else ''}", "", heading(run), ""]
+    optimizer = "" if run[0]["row_optimizer"] == "adam" else f", {run[0]['row_optimizer']}"
+    title = f"## {title}, {size} rank{'s' if size > 1 else ''}{optimizer}"
+    out = [title, "", heading(run), ""]
     shared: tuple[Part, ...] = (exchanges, efficiency) if size > 1 else ()
     parts: dict[str, tuple[Part, ...]] = {
         "methods": (throughput, stages, *shared),
@@ -231,8 +246,8 @@ def plot(lines: Sequence[Line], path: Path) -> None:
             ax.barh(y, width, left=left, color=colour, height=0.72, label=group if not y else None)
             left += width
         ax.plot(x["ms_per_step"]["median"], y, "k|", markersize=13, markeredgewidth=2)
-        way = {"ours": "our plan", "default": "TorchRec's plan"}.get(x["way"], x["way"])
-        labels.append(f"{x['policy']}, {way}" if x["ranks"] > 1 else f"{x['policy']}, 1 rank")
+        way = {"ours": f"{x['ranks']} ranks", "default": "TorchRec's plan"}.get(x["way"], x["way"])
+        labels.append(f"{x['policy']}, {way}")
     ax.set_yticks(range(len(labels)), labels)
     ax.set_ylim(-0.6, len(labels) - 0.4)
     ax.set_xlabel("milliseconds per step, mean over ranks; black: the whole step, measured apart")
@@ -257,7 +272,7 @@ def main() -> None:
     write_text(PAGE, before + "\n".join([*out, END]) + after)
     figures = [r for r in runs if r[0]["question"] == "methods" and r[0]["row_optimizer"] == "adam"]
     if figures:
-        plot([x for run in figures for x in run], PAGE.parent / FIGURE)
+        plot(max(figures, key=lambda run: int(run[0]["world_size"])), PAGE.parent / FIGURE)
 
 
 if __name__ == "__main__":

@@ -93,8 +93,8 @@ class DimGrowSettings(SpaceSettings):
 
 def shuffle_columns(x_BD: torch.Tensor) -> torch.Tensor:
     """Every column in an order of its own, by sorting random numbers: O(D B log B); no gradient."""
-    order = torch.rand(x_BD.shape, device=x_BD.device).argsort(dim=0)
-    return x_BD.detach().gather(0, order)
+    order_DB = torch.rand(x_BD.T.shape, device=x_BD.device).argsort(dim=1)
+    return x_BD.detach().T.gather(1, order_DB).T
 
 
 def gated(x_BD: torch.Tensor, shuffled_BD: torch.Tensor, g_D: torch.Tensor) -> torch.Tensor:
