@@ -214,7 +214,7 @@ class Remap(nn.Module):
         """Rows (K, B) when every bag holds exactly one id."""
         F, B = ids_FB.shape
         starts = [i * B for i in range(F + 1)]
-        rows_KB = self._hashed(ids_FB.reshape(-1), starts).view(-1, B)
+        rows_KB = self._hashed(ids_FB.reshape(-1), starts).view(len(self.keys), B)
         for k in self.not_hashed:
             rows_KB[k] = self._rows(k, ids_FB[self.feature_of[k]], rows_KB[k])
         return rows_KB
