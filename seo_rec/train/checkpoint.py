@@ -230,7 +230,7 @@ def open_checkpoint(folder: Path, ranks: Ranks | None = None) -> Saved:
     ranks = ranks or Ranks()
     reason, saved = "", None
     try:
-        files = _verify(folder, ranks)
+        files = _verified(folder, ranks)
         values = json.loads((folder / VALUES).read_text())
         index = _Reader(folder).read_metadata()
         if unknown := {info.relative_path for info in index.storage_data.values()} - files:
@@ -314,6 +314,18 @@ def _checksum(path: Path) -> dict[str, Any]:
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def _verified(folder: Path, ranks: Ranks) -> set[str]:
+    """As :func:`_verify`, on all ranks before one of them reads on: each verifies its share."""
+    files, reason = set[str](), ""
+    try:
+        files = _verify(folder, ranks)
+    except Exception as error:
+        reason = _reason(error)
+    if reasons := [r for r in ranks.gather(reason) if r]:
+        raise ValueError(reasons[0])
+    return files
 
 
 def _verify(folder: Path, ranks: Ranks) -> set[str]:
