@@ -28,6 +28,7 @@ from seo_rec.train import FitSettings
 RESULTS = Path(__file__).parent / "results"
 PLAIN = ("separate", "monolithic", "multi-size", "multi-size-4", "multi-size-8")
 APPLIERS = ("seo-exact", "seo-rr")
+WIDTHS = ("mixed-dimension", "sseds", "dimgrow", "autodim")  # searches of one table per feature
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,12 @@ def movielens() -> list[Part]:
         name = f"ml-1m-dp{int(project)}-ah{int(adjust)}"
         parts.append(Part(name, APPLIERS, settings, fit, run_off))
     held_out = replace(base, search_split="held-out")
+    half = replace(base, budget_rows=3000)
+    shorter = recipes.RunOff(chunk_dims=(8,))
     return [
         *parts,
+        Part("ml-1m-widths", WIDTHS, base, fit, run_off, 3),
+        Part("ml-1m-48000", (*PLAIN, "seo", *WIDTHS), half, fit, shorter, 3),
         Part("ml-1m-shared", APPLIERS, shared, fit, run_off),
         Part("ml-1m-collisionless", ("collisionless",), base, fit, run_off),
         Part("ml-1m-shared-min0", APPLIERS, replace(shared, min_chunks=0), fit, run_off, 3),
@@ -72,6 +77,7 @@ def criteo() -> list[Part]:
         settings = SeoSettings(budget_rows=rows)
         methods = (*PLAIN, *APPLIERS, "seo")
         parts.append(Part(f"criteo-{rows * 16}", methods, settings, fit, run_off))
+    parts.append(Part("criteo-80000-widths", WIDTHS, SeoSettings(budget_rows=5000), fit, run_off, 3))
     for rows in (2000, 20000):
         settings = SeoSettings(budget_rows=rows, search_split="held-out")
         parts.append(Part(f"criteo-{rows * 16}-held-out", APPLIERS, settings, fit, run_off))
