@@ -77,7 +77,8 @@ def criteo() -> list[Part]:
         settings = SeoSettings(budget_rows=rows)
         methods = (*PLAIN, *APPLIERS, "seo")
         parts.append(Part(f"criteo-{rows * 16}", methods, settings, fit, run_off))
-    parts.append(Part("criteo-80000-widths", WIDTHS, SeoSettings(budget_rows=5000), fit, run_off, 3))
+    middle = SeoSettings(budget_rows=5000)
+    parts.append(Part("criteo-80000-widths", WIDTHS, middle, fit, run_off, 3))
     for rows in (2000, 20000):
         settings = SeoSettings(budget_rows=rows, search_split="held-out")
         parts.append(Part(f"criteo-{rows * 16}-held-out", APPLIERS, settings, fit, run_off))

@@ -1,4 +1,4 @@
-"""Table 1 of Unified Embedding (MovieLens-1M columns), every row, with multi-size and SEO beside it.
+"""Table 1 of Unified Embedding on MovieLens-1M, every row, with multi-size and SEO beside it.
 
     python -m benchmarks.unified --data data/ml-1m --record
     python -m benchmarks.unified --data data/criteo-0 data/criteo-1 data/criteo-2 --record
@@ -82,8 +82,8 @@ STUDIES = {
         "movielens-1m",
         30,
         MOVIELENS_BUDGETS,
-        SeoSettings(dim=30, chunk_dim=10, search_dim=60),
-        recipes.RunOff(epochs=8, chunk_dims=(10,), trivial_lookups=(2, 3, 5)),
+        SeoSettings(dim=30, chunk_dim=6, search_dim=60),
+        recipes.RunOff(epochs=8, chunk_dims=(6,), trivial_lookups=(3, 5, 10)),
         FitSettings(batch_size=4096, row_lr=4e-3, dense_lr=4e-3),
         2,
     ),
@@ -154,8 +154,7 @@ class Runs:
             "epochs": run.epochs,
             "seconds_per_epoch": run.seconds_per_epoch,
             "winner": policy.provenance.get("winner"),
-            "command": "python -m benchmarks.unified --data "
-            + " ".join(str(d) for d in self.data),
+            "command": "python -m benchmarks.unified --data " + " ".join(str(d) for d in self.data),
             "environment": run.environment,
         }
         self.known[_key(what)] = line

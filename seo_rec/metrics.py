@@ -56,20 +56,22 @@ def auc_gain(
 ) -> tuple[float, float]:
     """How much larger the AUC of ``logits`` is than that of ``reference``, and its standard error.
 
-    The error is the delete-one-block jackknife of the difference over ``blocks`` interleaved
-    blocks of rows, so that what both scores share cancels.
+    With several trainings of both it is the mean of their gains. The error is the delete-one-block
+    jackknife of the gain over ``blocks`` interleaved blocks of rows, so that what both scores share
+    cancels, and what the trainings share does not count twice.
 
     Args:
-        logits, reference, labels: shape (rows,), the same rows in the same order.
+        logits, reference: shape (rows,), or (trainings, rows).
+        labels: shape (rows,); the rows of all three are the same, in the same order.
     """
-    gain = float(roc_auc_score(labels, logits) - roc_auc_score(labels, reference))
+    pairs = list(zip(np.atleast_2d(logits), np.atleast_2d(reference), strict=True))
+
+    def gain(rows: npt.NDArray[np.bool_]) -> float:
+        y = labels[rows]
+        gains = [roc_auc_score(y, z[rows]) - roc_auc_score(y, r[rows]) for z, r in pairs]
+        return float(np.mean(gains))
+
     block = np.arange(labels.size) % blocks
-    left_out = np.array(
-        [
-            roc_auc_score(labels[block != b], logits[block != b])
-            - roc_auc_score(labels[block != b], reference[block != b])
-            for b in range(blocks)
-        ]
-    )
+    left_out = np.array([gain(block != b) for b in range(blocks)])
     variance = (blocks - 1) / blocks * float(((left_out - left_out.mean()) ** 2).sum())
-    return gain, variance**0.5
+    return gain(block >= 0), variance**0.5

@@ -124,6 +124,16 @@ def test_gain_is_the_difference_and_changes_sign():
     assert auc_gain(worse, z, y) == pytest.approx((-gain, error))
 
 
+def test_the_gain_of_trainings_is_their_mean():
+    z, worse, y = simulated(2000, 1.0, 3)
+    one, other = auc_gain(z, worse, y), auc_gain(worse, z, y)
+    pooled, error = auc_gain(np.stack([z, worse]), np.stack([worse, z]), y)
+    assert (pooled, error) == pytest.approx((0.0, 0.0), abs=1e-12)
+    assert auc_gain(np.stack([z, z]), np.stack([worse, worse]), y) == pytest.approx(one)
+    zero, _ = auc_gain(np.stack([z, z]), np.stack([worse, z]), y)
+    assert zero == pytest.approx(one[0] / 2) and one[0] == pytest.approx(-other[0])
+
+
 def test_the_standard_error_is_that_of_the_bootstrap():
     """Within 40 %: the jackknife over 20 blocks itself varies by about a sixth."""
     z, worse, y = simulated(3000, 0.8, 4)

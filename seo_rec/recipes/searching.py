@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -333,8 +333,8 @@ def _run_off(
 
     Equal policies are trained once, and a candidate already scored in ``out`` is not trained again.
     The first trivial policy wins unless another trivial one, and then a searched one, beats the
-    winner so far by ``standard_errors`` of the paired difference, and does so again when both are
-    trained with another seed.
+    winner so far by ``standard_errors`` of the paired difference, and does so still on the mean of
+    two trainings when both are trained once more with another seed.
     """
     here = ranks()
     scored = out.parent / "scores"
@@ -351,12 +351,14 @@ def _run_off(
         here.on_first(partial(policy.save, out / f"{name}.json"))
         scores[name], _ = _score(data, name, policy, model_settings, short, scored)
 
-    def gain(name: str, incumbent: str, settings: FitSettings) -> tuple[float, float]:
+    def gain(name: str, incumbent: str, trainings: Sequence[FitSettings]) -> tuple[float, float]:
         z, reference = (
-            _score(data, n, policies[n], model_settings, settings, scored)[1]
+            np.stack(
+                [_score(data, n, policies[n], model_settings, t, scored)[1] for t in trainings]
+            )
             for n in (name, incumbent)
         )
-        return auc_gain(z, reference, labels)
+        return auc_gain(np.stack(z), np.stack(reference), labels)
 
     names = list(seen.values())
     winner = names[0]
@@ -367,13 +369,13 @@ def _run_off(
     ):
         incumbent = winner
         for name in rivals:
-            found, error = gain(name, incumbent, short)
+            found, error = gain(name, incumbent, [short])
             scores[name] |= {"against": incumbent, "gain": found, "standard_error": error}
         for name in sorted(rivals, key=lambda n: -scores[n]["gain"]):
             if scores[name]["gain"] <= run_off.standard_errors * scores[name]["standard_error"]:
                 continue
-            found, error = gain(name, incumbent, other_seed)
-            scores[name] |= {"gain_again": found, "standard_error_again": error}
+            found, error = gain(name, incumbent, [short, other_seed])
+            scores[name] |= {"gain_of_two": found, "standard_error_of_two": error}
             if found > run_off.standard_errors * error:
                 winner = name
                 break
