@@ -351,14 +351,12 @@ def _run_off(
         here.on_first(partial(policy.save, out / f"{name}.json"))
         scores[name], _ = _score(data, name, policy, model_settings, short, scored)
 
-    def gain(name: str, incumbent: str, trainings: Sequence[FitSettings]) -> tuple[float, float]:
-        z, reference = (
-            np.stack(
-                [_score(data, n, policies[n], model_settings, t, scored)[1] for t in trainings]
-            )
-            for n in (name, incumbent)
-        )
-        return auc_gain(np.stack(z), np.stack(reference), labels)
+    def logits(name: str, trainings: Sequence[FitSettings]) -> Floats:
+        kept = [_score(data, name, policies[name], model_settings, t, scored)[1] for t in trainings]
+        return np.stack(kept)
+
+    def gain(name: str, incumbent: str, *trainings: FitSettings) -> tuple[float, float]:
+        return auc_gain(logits(name, trainings), logits(incumbent, trainings), labels)
 
     names = list(seen.values())
     winner = names[0]
@@ -369,12 +367,12 @@ def _run_off(
     ):
         incumbent = winner
         for name in rivals:
-            found, error = gain(name, incumbent, [short])
+            found, error = gain(name, incumbent, short)
             scores[name] |= {"against": incumbent, "gain": found, "standard_error": error}
         for name in sorted(rivals, key=lambda n: -scores[n]["gain"]):
             if scores[name]["gain"] <= run_off.standard_errors * scores[name]["standard_error"]:
                 continue
-            found, error = gain(name, incumbent, [short, other_seed])
+            found, error = gain(name, incumbent, short, other_seed)
             scores[name] |= {"gain_of_two": found, "standard_error_of_two": error}
             if found > run_off.standard_errors * error:
                 winner = name
