@@ -182,7 +182,7 @@ def chosen(runs: Runs, row: str, methods: tuple[str, ...], params: int) -> str:
 def cells(study: Study, options: argparse.Namespace) -> Iterator[tuple[int, str, int]]:
     """Seed, row and budget of every cell; all cells of a seed come before those of the next."""
     rows = {**ROWS, **(CRITEO_ROWS if study.name == "criteo" else {})}
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         for row in options.rows or rows:
             for params in options.budgets or study.budgets:
                 if row != "Collisionless" or params == study.budgets[0]:
@@ -194,7 +194,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="prepared data sets")
     parser.add_argument("--rows", nargs="*", metavar="ROW", help=f"some of {', '.join(ROWS)}")
     parser.add_argument("--budgets", type=int, nargs="*", help="floats; default: the study's")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--first-seed", type=int, default=0, help="0 first: it chooses the setting")
     parser.add_argument("--out", type=Path, default=Path("runs/unified"), help="run folders")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--record", action="store_true", help=f"append to {RECORD.name}")
