@@ -16,8 +16,9 @@ What is published to hold it against (AUC):
 
 A run is in the range if it reaches 0.8872 with collisionless tables, and if its distance to the MLP
 of the same tables lies between the least and the largest of ``GAINS`` by no more than ``SLACK``.
-Backbones that are alone there (a factorization machine, a cross network, without deep layers) have
-ranges of their own. Runs go to ``--out`` and are found again there, also unfinished ones.
+Backbones that are alone there (a factorization machine, a cross network, attention, without deep
+layers) have ranges of their own. Runs go to ``--out`` and are found again there, also unfinished
+ones; ``--record`` adds the lines that the record does not have yet.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ ROWS = {
     "autoint-attention": Row(ModelSettings("autoint", hidden=()), (-0.000960, -0.001391)),
     "nfm": Row(ModelSettings("nfm")),
 }
-ALONE = ("dcn-v2-cross", "deepfm-fm")
+ALONE = tuple(name for name, row in ROWS.items() if not row.settings.hidden)
 GAINS = [g for name, row in ROWS.items() if row.gains and name not in ALONE for g in row.gains]
 
 
@@ -96,11 +97,9 @@ def one(name: str, tables: str, data: Path, out: Path, epochs: int, seed: int) -
     row = ROWS[name]
     policy = recipes.method_policy(tables, data, PARAMS, DIM, CHUNK_DIM, seed)
     fit = FitSettings(epochs=epochs, row_l2=2e-4, seed=seed)
-    folder = out / f"{name}-{tables}-{seed}"
-    known = (folder / recipes.RESULT_FILE).exists()
+    folder = out / f"{name}-{tables}-{seed}-{epochs}"
     run = recipes.train(data, policy, folder, row.settings, fit, method=tables, resume=True)
     return {
-        "known": known,
         "name": name,
         "tables": tables,
         "seed": seed,
@@ -145,6 +144,12 @@ def judge(line: dict[str, Any], mlp_auc: float | None) -> dict[str, Any]:
     }
 
 
+def key_of(line: dict[str, Any]) -> str:
+    """What a line is of, whatever came out."""
+    what = ("name", "tables", "seed", "data_fingerprint", "model", "embedding_params")
+    return json.dumps([line[k] for k in (*what, "epochs_at_most")], sort_keys=True)
+
+
 def show(line: dict[str, Any]) -> None:
     gain = "" if line["gain_over_mlp"] is None else f"{line['gain_over_mlp']:+.5f}"
     published = line["published_gains"]
@@ -174,6 +179,8 @@ def main() -> None:
         f"{'backbone':18} {'tables':13} {'floats':>8} {'test AUC':7} {'loss':7} {'- MLP':>9} "
         f"{'published':>15} {'ep.':>3} {'s/ep.':>6} in range"
     )
+    texts = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+    recorded = {key_of(json.loads(text)) for text in texts}
     for tables in options.tables:
         mlp_auc = None
         for name in ["mlp", *(n for n in options.only if n != "mlp")]:
@@ -182,8 +189,9 @@ def main() -> None:
                 mlp_auc = line["test_auc"]
             line |= judge(line, mlp_auc)
             show(line)
-            if options.record and not line.pop("known"):
+            if options.record and key_of(line) not in recorded:
                 append_jsonl(RESULTS, json.loads(json.dumps(line)))
+                recorded.add(key_of(line))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""DimGrow against its baselines, its memory, and what shuffling costs.
+r"""DimGrow against its baselines, its memory, and what shuffling costs.
 
     python -m benchmarks.dimgrow widths --data data/ml-1m --record
     python -m benchmarks.dimgrow memory --data data/ml-1m --record
@@ -9,7 +9,12 @@ protocol as the authors' code uses it: Adam 1e-3 without a mean of the weights, 
 2, a wide and deep model whose deep part is 64-32-16 with dropout 0.2, 16 columns per feature at
 most. Differences: the columns are those of ``--data`` (for MovieLens neither time nor title nor
 genre), and so is its split. Without a budget each search takes the size it likes; ``--shares``
-adds DimGrow, SSEDS, mixed dimension and no search at shares of the parameters of width 16.
+adds DimGrow, SSEDS, mixed dimension and no search at shares of the parameters of width 16. A table
+of all that is known at these settings follows: means and standard errors over seeds. Compression
+to 10, 20 and 50 % against full width and against no search of the same size:
+
+    python -m benchmarks.dimgrow widths --data data/ml-1m --batch-size 2048 --epochs 12 \
+        --set alpha=1e-4 --seeds 3 --methods no-search mixed-dimension dimgrow --record
 
 ``memory``: the most that columns, gradients and Adam's moments take while DimGrow searches, with
 at most 16 and at most 32 columns, beside a supernet of that width (SSEDS). Counted from tensors;
@@ -39,10 +44,13 @@ import torch
 from benchmarks.environment import append_jsonl, stamp
 from seo_rec import recipes
 from seo_rec.cli.main import quiet_libraries
+from seo_rec.cli.options import settings_of
 from seo_rec.model import ModelSettings
+from seo_rec.report.comparison import paired_difference, spread
+from seo_rec.report.formats import difference, percent, plus_minus
 from seo_rec.schema import read_schema
 from seo_rec.search import SEARCHES
-from seo_rec.search.dimgrow import DimGrowSettings, shuffle_columns
+from seo_rec.search.dimgrow import shuffle_columns
 from seo_rec.train import FitSettings
 
 RECORD = Path(__file__).parent / "results" / "dimgrow.jsonl"
@@ -50,6 +58,7 @@ MODEL = ModelSettings(backbone="wide-deep", hidden=(64, 32, 16), dropout=0.2)
 FIT = FitSettings(epochs=100, patience=2, batch_size=256, row_lr=1e-3, dense_lr=1e-3, average=0.0)
 WIDTHS = ("no-search", "dimgrow", "autodim", "sseds")
 SHARED = ("dimgrow", "sseds", "mixed-dimension", "no-search")
+METHODS = tuple(dict.fromkeys((*WIDTHS, *SHARED)))
 
 
 class Records:
@@ -57,14 +66,16 @@ class Records:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        lines = path.read_text().splitlines() if path and path.exists() else []
-        self.known = {key_of(json.loads(line)) for line in lines}
+        texts = path.read_text().splitlines() if path and path.exists() else []
+        lines = [json.loads(text) for text in texts]
+        self.known = {key_of(line): line for line in lines}
 
     def has(self, part: str, **what: Any) -> bool:
         return key_of({"part": part, "what": what}) in self.known
 
     def add(self, part: str, what: dict[str, Any], **found: Any) -> None:
         line = {"part": part, "what": what, **found}
+        self.known[key_of(line)] = line
         print(json.dumps(line, sort_keys=True), flush=True)
         if self.path:
             append_jsonl(self.path, {**line, "environment": stamp()})
@@ -81,6 +92,7 @@ def widths(options: argparse.Namespace, records: Records) -> None:
     whole = SEARCHES["no-search"].run(options.data, full, MODEL, FIT).policy.num_params
     cases = [(method, 0.0) for method in WIDTHS]
     cases += [(method, share) for share in options.shares for method in SHARED]
+    cases = [(method, share) for method, share in cases if method in options.methods]
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         fit = replace(FIT, seed=seed, batch_size=options.batch_size, epochs=options.epochs)
         for method, share in cases:
@@ -95,12 +107,8 @@ def widths(options: argparse.Namespace, records: Records) -> None:
             }
             if records.has("widths", **what):
                 continue
-            given: dict[str, Any] = {"max_dim": 16, "address": "id"}
-            if share:
-                given["params"] = int(share * whole)
-            if method == "dimgrow":
-                given |= {n: float(v) for n, v in (text.split("=") for text in options.set)}
-            settings = SEARCHES[method].settings(**given)
+            given = ["max_dim=16", "address=id", *what["set"]]
+            settings = settings_of(method, given, int(share * whole) or None)
             folder = options.out / f"{method}-{share}-{seed}-{options.batch_size}-{options.epochs}"
             name = "-".join([folder.name, *options.set] if method == "dimgrow" else [folder.name])
             folder = options.out / name
@@ -127,6 +135,51 @@ def widths(options: argparse.Namespace, records: Records) -> None:
                 search_peak_bytes=found.peak_bytes,
                 train_seconds=run.seconds,
             )
+    print("\n".join(widths_table(options, schema.fingerprint, records)))
+
+
+def widths_table(options: argparse.Namespace, data: str, records: Records) -> list[str]:
+    """What is known of `widths` at these settings, by share and method: mean ± standard error.
+
+    The differences of test AUC are paired by seed: to no search at the same share (at its own
+    size: at full width), and to full width.
+    """
+    found: dict[tuple[float, str], dict[int, dict[str, Any]]] = {}
+    for line in records.known.values():
+        what = line["what"]
+        if line["part"] != "widths":
+            continue
+        wanted = {"data": data, "batch_size": options.batch_size, "epochs": options.epochs}
+        wanted["set"] = options.set if what["method"] == "dimgrow" else []
+        if all(what[k] == v for k, v in wanted.items()):
+            found.setdefault((what["share"], what["method"]), {})[what["seed"]] = line
+
+    def mean(runs: dict[int, dict[str, Any]], key: str, digits: int) -> str:
+        of = spread([line[key] for line in runs.values()])
+        return plus_minus(of.mean, of.sd / of.n**0.5, digits)
+
+    def against(runs: dict[int, dict[str, Any]], others: dict[int, dict[str, Any]]) -> str:
+        seeds = sorted(set(runs) & set(others))
+        if not seeds or runs is others:
+            return ""
+        pairs = ([of[seed]["test_auc"] for seed in seeds] for of in (runs, others))
+        d = paired_difference(*pairs)
+        return difference(d.mean, d.standard_error)
+
+    out = [
+        "| share | method | seeds | floats | test AUC | − no search, same share | − full width | "
+        "search, s | training, s |",
+        "|---" * 9 + "|",
+    ]
+    full = found.get((0.0, "no-search"), {})
+    for (share, method), runs in sorted(found.items()):
+        out.append(
+            f"| {percent(share) if share else 'its own'} | {method} | {len(runs)} | "
+            f"{mean(runs, 'params', 0)} | {mean(runs, 'test_auc', 5)} | "
+            f"{against(runs, found.get((share, 'no-search'), {}))} | {against(runs, full)} | "
+            f"{mean(runs, 'search_seconds', 0)} | {mean(runs, 'train_seconds', 0)} |"
+        )
+    return out
 
 
 def memory(options: argparse.Namespace, records: Records) -> None:
@@ -155,10 +208,9 @@ def one_search(options: argparse.Namespace) -> None:
     """Search in this process and print its memory."""
     fit = FitSettings(epochs=1000, patience=1000, batch_size=2048, average=0.0)
     fit = replace(fit, max_steps=options.steps)
-    settings = SEARCHES[options.method].settings(max_dim=options.max_dim, address="id")
-    if options.method == "dimgrow":
-        given = {n: float(v) for n, v in (text.split("=") for text in options.set)}
-        settings = DimGrowSettings(max_dim=options.max_dim, address="id", **given)
+    given = options.set if options.method == "dimgrow" else []
+    given = [f"max_dim={options.max_dim}", "address=id", *given]
+    settings = settings_of(options.method, given, None)
     found = SEARCHES[options.method].run(options.data, settings, ModelSettings(), fit)
     line = {
         "peak_bytes": found.peak_bytes,
@@ -208,6 +260,9 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="*", default=[0.1, 0.2, 0.5])
     parser.add_argument("--steps", type=int, default=1000, help="of a search in `memory`")
     parser.add_argument("--set", nargs="*", default=[], help="settings of DimGrow, as alpha=1e-3")
+    parser.add_argument(
+        "--methods", nargs="*", choices=METHODS, default=METHODS, help="of `widths`"
+    )
     parser.add_argument("--method", default="dimgrow", help="of one-search")
     parser.add_argument("--max-dim", type=int, default=16, help="of one-search")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")

@@ -121,12 +121,21 @@ def run(
             for done in recipes.read_runs(folder / "results.jsonl"):
                 line = {"study": part.name, "search": _differences(part.settings), **asdict(done)}
                 line["command"] = f"{command} --only {part.name}"
+                line["search_peak_bytes"] = _peak_bytes(part, folder, done.method, done.seed)
                 runs.append(json.dumps(line, sort_keys=True))
         for path in sorted(folder.glob("attentions/*/result.json")):
             searches.append(json.dumps(_search_line(part, path), sort_keys=True))
     if record:
         write_text(RESULTS / f"{study}.jsonl", "".join(f"{line}\n" for line in runs))
         write_text(RESULTS / f"{study}-searches.jsonl", "".join(f"{line}\n" for line in searches))
+
+
+def _peak_bytes(part: Part, folder: Path, method: str, seed: int) -> int | None:
+    """Most bytes that a search's embedding parameters, gradients and Adam's moments took."""
+    if method.startswith("seo"):  # its widest search model, as large as it was at any time
+        return 4 * 4 * part.settings.budget_rows * part.settings.search_dim
+    path = folder / "searches" / f"{method.removesuffix('+mlet')}-seed{seed}" / "search.json"
+    return json.loads(path.read_text())["peak_bytes"] if path.exists() else None
 
 
 def _differences(settings: SeoSettings) -> dict[str, Any]:

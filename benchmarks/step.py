@@ -33,6 +33,7 @@ import os
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -206,7 +207,7 @@ def weight(rows: int, dim: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(rows, dim).uniform_(-INIT_SCALE, INIT_SCALE))
 
 
-class Plain:
+class Plain(ABC):
     """The loop a user might write by hand; ``lookup`` is left to the kinds below."""
 
     name: str
@@ -221,8 +222,9 @@ class Plain:
         parameters = [*self.weights, *self.mlp.parameters()]
         self.optimizer = torch.optim.Adam(parameters, lr=LR, fused=True)
 
+    @abstractmethod
     def lookup(self, rows_B: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+        """``x_BE`` of the rows with these numbers, float32 (B, E)."""
 
     def step_seconds(self) -> float:
         start = time.perf_counter()

@@ -18,7 +18,7 @@ from benchmarks.stages import Clock, staged
 from benchmarks.traffic import Traffic, watched
 from benchmarks.workload import CHUNKS, search_settings
 from seo_rec.batch import Batch
-from seo_rec.embed import RowEmbedding
+from seo_rec.embed import PolicyEmbedding
 from seo_rec.model import ModelSettings, RecModel, build_model
 from seo_rec.plan import Estimate, Placement, Topology, plan_policy
 from seo_rec.plan.cost import Prices
@@ -70,7 +70,7 @@ def place(
     return Placed(found, estimate(found, Prices(policy, topology, rows, optimizer, rates)))
 
 
-class PlainEmbedding(RowEmbedding):
+class PlainEmbedding(PolicyEmbedding):
     """TorchRec's collection of a policy's tables and nothing else: KJT[lookups] -> (B, E).
 
     Args:

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from seo_rec.backbones import BACKBONES, INTERACTIONS, Interaction, build_backbone
 from seo_rec.batch import Batch
-from seo_rec.embed import INIT_SCALE, Gate, RowEmbedding
+from seo_rec.embed import INIT_SCALE, Gate, PolicyEmbedding
+from seo_rec.methods import Mlet
 from seo_rec.policy import Policy
 
 
@@ -22,7 +23,8 @@ class ModelSettings:
 
     ``hidden``: widths of the hidden layers; ``dropout``: in [0, 1); ``init_scale``: embeddings
     start uniform in [-init_scale, init_scale]; ``interaction``: settings of the backbone's own
-    (None: their defaults; backbones that have none keep None).
+    (None: their defaults; backbones that have none keep None); ``mlet``: how the tables are trained
+    as two layers (None: they are not); the trained model has one.
     """
 
     backbone: str = "mlp"
@@ -30,6 +32,7 @@ class ModelSettings:
     dropout: float = 0.0
     init_scale: float = INIT_SCALE
     interaction: Interaction | None = None
+    mlet: Mlet | None = None
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
@@ -48,8 +51,8 @@ class ModelSettings:
             raise ValueError(f"hidden {self.hidden}; allowed: widths of 1 or more")
 
     def as_json(self) -> dict[str, Any]:
-        """What ``run.json`` holds; without ``interaction`` where the backbone has none."""
-        return {k: v for k, v in asdict(self).items() if (k, v) != ("interaction", None)}
+        """What ``run.json`` holds; without ``interaction`` and ``mlet`` where they are None."""
+        return {k: v for k, v in asdict(self).items() if v is not None}
 
     @classmethod
     def from_json(cls, read: Mapping[str, Any]) -> ModelSettings:
@@ -58,6 +61,8 @@ class ModelSettings:
         if read.get("interaction") is not None:
             kind = INTERACTIONS[read["backbone"]]
             given["interaction"] = kind(**_tuples(read["interaction"]))
+        if read.get("mlet") is not None:
+            given["mlet"] = Mlet(**read["mlet"])
         return cls(**given)
 
 
@@ -72,7 +77,7 @@ class RecModel(nn.Module):
     the processes is the mean over all rows of the global batch, however they are shared out.
     """
 
-    def __init__(self, embedding: RowEmbedding, backbone: nn.Module) -> None:
+    def __init__(self, embedding: PolicyEmbedding, backbone: nn.Module) -> None:
         super().__init__()
         self.embedding = embedding
         self.backbone = backbone
@@ -85,6 +90,10 @@ class RecModel(nn.Module):
         )
         return loss / batch.mean_rows, logits_B
 
+    def collapsed(self) -> RecModel:
+        """The model with tables of one layer (:class:`Mlet`); the backbone is the same module."""
+        return RecModel(self.embedding.collapsed(), self.backbone)
+
 
 def build_model(
     policy: Policy, num_dense: int, settings: ModelSettings, seed: int, gate: Gate | None = None
@@ -96,7 +105,7 @@ def build_model(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        embedding = RowEmbedding(policy, gate, settings.init_scale)
+        embedding = PolicyEmbedding(policy, gate, settings.init_scale, mlet=settings.mlet)
         torch.manual_seed(seed + 1_000_003)
         backbone = build_backbone(
             settings.backbone,

@@ -69,7 +69,7 @@ def round_trip(policy: Policy, folder: Path) -> None:
 
 def counts_what_is_built(policy: Policy) -> None:
     """``num_params`` is the number of floats the embedding module trains, to the last one."""
-    module = embed.RowEmbedding(policy)
+    module = embed.PolicyEmbedding(policy)
     codes = sum(c.size for c in policy.codes.values())
     assert policy.num_params == codes + sum(p.numel() for p in module.parameters())
     shapes = sorted(tuple(bag.weight.shape) for bag in module.ebc.embedding_bags.values())
@@ -320,7 +320,7 @@ def remaps_as_written(policy: Policy, bags: Bags) -> None:
     if not policy.tables:
         return
     features = batch(tuple(f.name for f in policy.features), bags)
-    lookups = embed.RowEmbedding(policy).remap(features)
+    lookups = embed.PolicyEmbedding(policy).remap(features)
     assert lookups.keys() == [key for _, key, _ in of_rows(policy)]
     per_id = [f.name for f in policy.features if combines_ids(f)]
     split = any(features[name].lengths().max() > 1 for name in per_id)
@@ -344,7 +344,7 @@ def fast_path_equals_general_path(policy: Policy, bags: Bags) -> None:
     if not policy.tables:
         return
     features = batch(tuple(f.name for f in policy.features), bags)
-    remap = embed.RowEmbedding(policy).remap
+    remap = embed.PolicyEmbedding(policy).remap
     fast, general = remap(features), remap._bags(features, False, features.stride())
     single = remap._single(features.values().view(len(policy.features), -1))
     assert torch.equal(single.view(-1), general.values())
@@ -365,11 +365,11 @@ def numbers_the_vocabulary(vocabulary: Sequence[int], ids: Sequence[int]) -> Non
 # ---- embedding -----------------------------------------------------------------------------
 
 
-def built(policy: Policy) -> embed.RowEmbedding:
+def built(policy: Policy) -> embed.PolicyEmbedding:
     """The module of ``policy`` with weights that differ everywhere."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return embed.RowEmbedding(policy, init_scale=1.0)
+        return embed.PolicyEmbedding(policy, init_scale=1.0)
 
 
 def reference_embedding(
@@ -430,7 +430,9 @@ def reference_floats(lookup: Lookup, size: int, value: int) -> list[int]:
     return found
 
 
-def stored_weights(module: embed.RowEmbedding, gradients: bool = False) -> dict[str, torch.Tensor]:
+def stored_weights(
+    module: embed.PolicyEmbedding, gradients: bool = False
+) -> dict[str, torch.Tensor]:
     """What a module trains, by name as :func:`reference_embedding` wants it; or its gradients."""
 
     def of(parameter: nn.Parameter) -> torch.Tensor:
@@ -450,7 +452,7 @@ def stored_weights(module: embed.RowEmbedding, gradients: bool = False) -> dict[
     return found
 
 
-def table_weights(module: embed.RowEmbedding) -> list[torch.Tensor]:
+def table_weights(module: embed.PolicyEmbedding) -> list[torch.Tensor]:
     """The weights in the order of the policy's tables, found by the order of the collection."""
     return [bag.weight for bag in module.ebc.embedding_bags.values()]
 

@@ -8,12 +8,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
+from seo_rec import recipes
 from seo_rec.backbones import (
     BACKBONES,
     AutoIntSettings,
@@ -24,7 +26,9 @@ from seo_rec.backbones import (
 )
 from seo_rec.cli import options as opt
 from seo_rec.cli.main import app
+from seo_rec.plan import plan_policy, read_topology
 from seo_rec.policy import Policy
+from seo_rec.recipes import training
 
 Command = Callable[..., Any]
 QUICK = ["--hidden", "8", "--epochs", "1", "--batch-size", "200", "--lr", "0.02", "--threads", "1"]
@@ -241,6 +245,84 @@ def test_every_search_option_arrives(seo_rec: Command, tiny: Path, tmp_path: Pat
     }
 
 
+def test_every_search_option_of_a_comparison_arrives(
+    monkeypatch: pytest.MonkeyPatch, seo_rec: Command, tiny: Path, tmp_path: Path
+) -> None:
+    """All but the budget, which is ``--params``; whatever ``search`` takes, ``compare`` takes."""
+    asked: list[recipes.Comparison] = []
+    monkeypatch.setattr(recipes, "compare", lambda comparison, _: asked.append(comparison))
+    monkeypatch.setattr("seo_rec.report.print_comparison", lambda _: None)
+    given = {
+        "params": 800,
+        "dim": 8,
+        "chunk_dim": 4,
+        "search_dim": 16,
+        "total_chunks": 9,
+        "min_chunks": 0,
+        "chunk_hashing": "shared",
+        "temperature": 2.0,
+        "temperature_end": 0.5,
+        "attention_scale": "paper",
+        "search_split": "held-out",
+        "warmup_epochs": 0,
+        "logit_lr": 0.03,
+    }
+    words = [w for k, v in given.items() for w in ("--" + k.replace("_", "-"), v)]
+    flags = ["--use-down-projection", "--adjust-hash-buckets"]
+    done = seo_rec("compare", tiny, "--out", tmp_path / "c", *words, *flags)
+    assert done.code == 0 and done.err == ""
+    expected = {k: v for k, v in given.items() if k != "params"}
+    assert asdict(asked[0].settings) == {
+        **expected,
+        "budget_rows": 100,
+        "use_down_projection": True,
+        "adjust_hash_buckets": True,
+    }
+
+
+def test_options_that_no_method_reads_are_named(
+    monkeypatch: pytest.MonkeyPatch, seo_rec: Command, tiny: Path, tmp_path: Path
+) -> None:
+    """A note only: methods asked for later must find the same settings."""
+    monkeypatch.setattr(recipes, "compare", lambda *_: None)
+    monkeypatch.setattr("seo_rec.report.print_comparison", lambda _: None)
+    options = ["--chunk-dim", "4", "--min-chunks", "0", "--run-off-epochs", "3"]
+    for methods, idle in (
+        (
+            "separate,pq-2",
+            "note: none of separate, pq-2 reads --chunk-dim, --min-chunks, --run-off",
+        ),
+        ("multi-size", "note: none of multi-size reads --min-chunks, --run-off-epochs\n"),
+        ("separate,seo-rr", "note: none of separate, seo-rr reads --run-off-epochs\n"),
+        ("separate,seo", ""),
+    ):
+        done = seo_rec("compare", tiny, "--out", tmp_path / "c", "--methods", methods, *options)
+        assert done.code == 0
+        assert done.err.startswith(idle) and bool(idle) == bool(done.err), done.err
+
+
+def test_a_plan_is_read_in_one_process_too(
+    seo_rec: Command, chain: Path, tiny: Path, tmp_path: Path
+) -> None:
+    """Taken if it is for one device and this policy, else refused before anything is written."""
+    for name, policy, topology in (
+        ("two", "a.json", "2xcpu"),
+        ("other", "s/policy.json", "1xcpu"),
+        ("one", "a.json", "1xcpu"),
+    ):
+        plan_policy(Policy.load(chain / policy), read_topology(topology)).save(tmp_path / name)
+    train = ["train", tiny, "--policy", chain / "a.json", "--out", tmp_path / "t", *QUICK]
+    for name, says in (
+        ("two", f"{tmp_path / 'two'} is for 2 ranks on cpu; there are 1 on cpu"),
+        ("other", f"{tmp_path / 'other'}: table 'chunk0': "),
+        ("none", "none: no such plan file"),
+    ):
+        done = seo_rec(*train, "--plan", tmp_path / name)
+        assert done.code == 2 and says in done.err, done.err
+        assert not (tmp_path / "t").exists()
+    assert seo_rec(*train, "--plan", tmp_path / "one").code == 0
+
+
 # ---- help --------------------------------------------------------------------------------
 
 
@@ -373,6 +455,25 @@ OWN += ["--backbone", "dcn-v2", "--interaction"]
         (["compare", "DATA", "--out", "o", "--methods", ","], "0 methods, 5 seeds"),
         (["compare", "DATA", "--out", "o", "--params", "100"], "a multiple of --dim 16"),
         (["compare", "DATA", "--out", "o", "--seeds", "0"], "0 seeds, 1 data sets"),
+        *(
+            (
+                [command, "DATA", "--out", "o", "--warmup-epochs", "2"],
+                "--warmup-epochs with --search-split train would be ignored; allowed with",
+            )
+            for command in ("search", "compare")
+        ),
+        (
+            ["search", "DATA", "--out", "o", "--no-run-off", "--run-off-epochs", "2"],
+            "--run-off-epochs with --no-run-off would be ignored; allowed with --run-off",
+        ),
+        (
+            ["train", "DATA", "--out", "o", "--method", "separate", "--chunk-dim", "4"],
+            "--chunk-dim with --method separate would be ignored; allowed with --method multi-size",
+        ),
+        (
+            ["train", "DATA", "--out", "o", "--policy", "p.json", "--dim", "8", "--params", "9"],
+            "--dim, --params with --policy would be ignored; allowed with --method",
+        ),
         (["explain"], "No such command 'explain'"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
@@ -441,10 +542,18 @@ def test_a_closed_pipe_is_no_traceback() -> None:
 
 
 def test_the_demo(monkeypatch: pytest.MonkeyPatch, seo_rec: Command, tmp_path: Path) -> None:
+    """Every method at the budget; called again it shows the same and trains nothing."""
     out = tmp_path / "demo"
-    done = seo_rec("demo", "--quick", "--out", out, "--threads", "1")
+    demo = ["demo", "--quick", "--out", out, "--threads", "1"]
+    done = seo_rec(*demo)
     assert done.code == 0, done.err
-    for method in ("separate", "monolithic", "multi-size", "seo-exact", "seo-rr"):
+    for method in recipes.DEMO_METHODS:
         assert method in done.out
     assert done.out.endswith(f"report: {out / 'report.html'}\n")
     assert (out / "report.html").stat().st_size > 10_000
+    runs = recipes.read_runs(out / "compare/results.jsonl")
+    assert [r.method for r in runs] == list(recipes.DEMO_METHODS)
+    assert all(r.embedding_params <= r.budget == 8000 for r in runs)
+    monkeypatch.setattr(training, "fit", None)
+    again = seo_rec(*demo)
+    assert again.code == 0 and again.out == done.out

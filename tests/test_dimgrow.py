@@ -3,6 +3,7 @@ really grow, a search that can be repeated and resumed, and noise that loses its
 
 from __future__ import annotations
 
+import argparse
 import math
 import re
 from dataclasses import replace
@@ -13,9 +14,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from benchmarks.dimgrow import Records, widths_table
 from seo_rec.data.stream import Stream
 from seo_rec.data.synthetic import synthetic
-from seo_rec.embed import RowEmbedding
+from seo_rec.embed import PolicyEmbedding
 from seo_rec.model import ModelSettings, build_model
 from seo_rec.policy import PolicyError
 from seo_rec.schema import read_schema
@@ -36,6 +38,8 @@ from seo_rec.train import FitSettings, Preempted
 SMALL = ModelSettings(hidden=(8,), init_scale=0.1)
 FIT = FitSettings(epochs=4, patience=9, batch_size=200, row_lr=0.05, dense_lr=0.05)
 SETTINGS = DimGrowSettings(adapt_dim=4, max_dim=4, gate_lr=0.05, alpha=1e-5)
+# A search whose own model overfits: its validation AUC is highest before the last epoch.
+OVERFITS = replace(SETTINGS, gate_lr=0.2), replace(FIT, row_lr=0.5, dense_lr=0.1)
 
 
 # ---- the gate ----------------------------------------------------------------------------
@@ -285,7 +289,7 @@ def test_columns_read_the_rows_that_a_table_would(tiny: Path) -> None:
     """Bags, empty ones included: the columns side by side are the policy's own embedding."""
     model, growth = growing(tiny)
     growth.start([2] * 7, [[0, 1]] * 7)
-    table = RowEmbedding(model.space.policy([2] * 7))
+    table = PolicyEmbedding(model.space.policy([2] * 7))
     with torch.no_grad():
         for i, name in enumerate(model.space.names):
             columns = [model.dimension(i, k).values_V for k in (0, 1)]
@@ -322,31 +326,57 @@ def test_the_same_seed_finds_the_same(tiny: Path) -> None:
     assert other.record["gates"] != first.record["gates"]
 
 
-@pytest.mark.parametrize("split", ["train", "held-out"])
+@pytest.mark.parametrize(
+    "split, gates_of", [("train", "last"), ("held-out", "last"), ("held-out", "best")]
+)
 def test_what_is_resumed_is_what_was_not_interrupted(
-    tiny: Path, tmp_path: Path, split: str, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, tmp_path: Path, split: str, gates_of: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = replace(SETTINGS, gate_split=split)
-    fit = replace(FIT, checkpoint_every=2)
+    settings, fit = (SETTINGS, FIT) if gates_of == "last" else OVERFITS
+    settings = replace(settings, gate_split=split, gates_of=gates_of)
+    fit = replace(fit, checkpoint_every=2)
     whole = dimgrow(tiny, settings, SMALL, fit)
+    assert (whole.record["gates_of_epoch"] < 4) == (gates_of == "best")
     steps: list[int] = []
     original = Growth.__call__
 
     def stopping(self: Growth, step: int) -> None:
         original(self, step)
         steps.append(step)
-        if len(steps) == 8:
+        if len(steps) == 18:  # of 20, in the fourth epoch
             raise Preempted("here")
 
     monkeypatch.setattr(Growth, "__call__", stopping)
     with pytest.raises(Preempted):
         dimgrow(tiny, settings, SMALL, fit, tmp_path / "work")
     again = dimgrow(tiny, settings, SMALL, fit, tmp_path / "work")
-    assert steps[8] in (6, 7)  # after the checkpoint before the stop, not from the start
+    assert steps[18] in (16, 17)  # after the checkpoint before the stop, not from the start
     assert again.policy == whole.policy and again.record == whole.record
     assert again.val_auc == whole.val_auc
     for name, tensor in whole.weights.items():
         assert torch.equal(again.weights[name], tensor)
+
+
+def test_the_best_epoch_can_be_the_answer(tiny: Path) -> None:
+    """It is what a search of so many epochs ends with; the search itself goes its usual way."""
+    settings, fit = OVERFITS
+    last = dimgrow(tiny, settings, SMALL, fit)
+    best = dimgrow(tiny, replace(settings, gates_of="best"), SMALL, fit)
+    aucs = [epoch["val_auc"] for epoch in last.record["history"]]
+    number = best.record["gates_of_epoch"]
+    assert number == 1 + aucs.index(max(aucs)) < len(aucs) == last.record["gates_of_epoch"]
+    assert best.val_auc == max(aucs) and last.val_auc == aucs[-1]
+    for key in ("history", "events", "allocated", "steps"):
+        assert best.record[key] == last.record[key]
+    stopped = dimgrow(tiny, settings, SMALL, replace(fit, epochs=number))
+    for key in ("gates", "found", "gates_of_epoch"):
+        assert best.record[key] == stopped.record[key]
+    assert best.record["gates"] != last.record["gates"]
+    assert best.policy.tables == stopped.policy.tables
+    assert best.policy.dropped == stopped.policy.dropped
+    assert best.weights.keys() == stopped.weights.keys() and best.weights
+    for name, tensor in stopped.weights.items():
+        assert torch.equal(best.weights[name], tensor)
 
 
 def test_memory_is_that_of_the_columns(tiny: Path) -> None:
@@ -423,6 +453,7 @@ def test_training_can_go_on_from_the_search(tiny: Path) -> None:
         ({"adapt": "sum"}, "adapt is 'sum'; allowed: joint, per-feature"),
         ({"gate_lr": 0.0}, "gate_lr is 0.0; allowed: above 0"),
         ({"gate_split": "val"}, "gate_split is 'val'; allowed: train, held-out"),
+        ({"gates_of": "end"}, "gates_of is 'end'; allowed: last, best"),
         ({"params": -1}, "params is -1; allowed: 0 (no budget) or more"),
         ({"address": "code"}, "address is 'code'; allowed: auto, id, hash"),
         ({"hash_rows": 5}, "hash_rows 5 with address 'auto'"),
@@ -480,3 +511,31 @@ def test_noise_loses_its_columns(tmp_path: Path) -> None:
     }
     assert by_role["noise"] == [0, 0, 0]
     assert sum(by_role["strong"]) >= 2 and min(by_role["weak"]) >= 1
+
+
+# ---- the benchmark -----------------------------------------------------------------------
+
+
+def test_the_benchmarks_table_pairs_runs_by_seed() -> None:
+    """Only lines of the settings asked for count; s.e. of (0.01, 0.02, 0.03) is 0.01 / sqrt(3)."""
+    records = Records(None)
+    what = {"data": "d", "batch_size": 2, "epochs": 3, "set": []}
+    rest = {"params": 100, "search_seconds": 2.0, "train_seconds": 1.0}
+    for seed in range(3):
+        for method, share, auc in (
+            ("no-search", 0.0, 0.9),
+            ("no-search", 0.1, 0.8 - 0.01 * seed),
+            ("dimgrow", 0.1, 0.81),
+        ):
+            of = {**what, "method": method, "share": share, "seed": seed}
+            of["set"] = ["alpha=1"] if method == "dimgrow" else []
+            records.add("widths", of, test_auc=auc, **rest)
+    other = {**what, "epochs": 9, "method": "dimgrow", "share": 0.1, "seed": 0}
+    records.add("widths", {**other, "set": ["alpha=1"]}, test_auc=0.1, **rest)
+    records.add("shuffle", {"rows": 1}, seconds=1.0)
+    options = argparse.Namespace(batch_size=2, epochs=3, set=["alpha=1"])
+    table = widths_table(options, "d", records)
+    assert len(table) == 5
+    row = next(line for line in table if "| dimgrow |" in line)
+    assert "| 10.0 % | dimgrow | 3 | 100 ± 0 | 0.81000 ± 0.00000 | +0.02000 ± 0.00577 |" in row
+    assert "| \N{MINUS SIGN}0.09000 ± 0.00000 |" in row

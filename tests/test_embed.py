@@ -12,8 +12,6 @@ from seo_rec.embed.rows import table_key
 from seo_rec.policy import Feature, Lookup, Policy, Table
 
 policies = pytest.mark.parametrize("policy", BUILDABLE)
-all_bags = pytest.mark.parametrize("bags", BAGS)
-unweighted = pytest.mark.parametrize("bags", [n for n, b in BAGS.items() if not b.weighted])
 
 
 @policies
@@ -21,22 +19,22 @@ def test_num_params_is_what_is_built(policy):
     laws.counts_what_is_built(BUILDABLE[policy])
 
 
-@all_bags
 @policies
-def test_forward_and_gradients_equal_the_reference(policy, bags):
-    laws.equals_the_reference(BUILDABLE[policy], BAGS[bags])
+def test_forward_and_gradients_equal_the_reference(policy):
+    for bags in BAGS.values():
+        laws.equals_the_reference(BUILDABLE[policy], bags)
 
 
-@unweighted
 @policies
-def test_forward_and_gradients_equal_torchrec(policy, bags):
-    laws.equals_torchrec(BUILDABLE[policy], BAGS[bags])
+def test_forward_and_gradients_equal_torchrec(policy):
+    for bags in (b for b in BAGS.values() if not b.weighted):
+        laws.equals_torchrec(BUILDABLE[policy], bags)
 
 
-@all_bags
 @policies
-def test_permuting_the_batch_permutes_rows(policy, bags):
-    laws.permuting_the_batch_permutes_rows(BUILDABLE[policy], BAGS[bags])
+def test_permuting_the_batch_permutes_rows(policy):
+    for bags in BAGS.values():
+        laws.permuting_the_batch_permutes_rows(BUILDABLE[policy], bags)
 
 
 @policies
@@ -44,10 +42,10 @@ def test_empty_bag_gives_zeros(policy):
     laws.empty_bag_gives_zeros(BUILDABLE[policy])
 
 
-@pytest.mark.parametrize("bags", ["single", "bags-weighted"])
 @policies
-def test_ids_move_only_their_slice(policy, bags):
-    laws.ids_move_only_their_slice(BUILDABLE[policy], BAGS[bags])
+def test_ids_move_only_their_slice(policy):
+    for bags in ("single", "bags-weighted"):
+        laws.ids_move_only_their_slice(BUILDABLE[policy], BAGS[bags])
 
 
 @policies
@@ -55,10 +53,10 @@ def test_every_table_gets_gradient(policy):
     laws.every_table_gets_gradient(BUILDABLE[policy])
 
 
-@all_bags
 @policies
-def test_key_order_does_not_matter(policy, bags):
-    laws.key_order_does_not_matter(BUILDABLE[policy], BAGS[bags])
+def test_key_order_does_not_matter(policy):
+    for bags in BAGS.values():
+        laws.key_order_does_not_matter(BUILDABLE[policy], bags)
 
 
 def test_a_batch_of_no_rows():
@@ -80,14 +78,14 @@ def test_one_module_serves_batches_of_any_kind_in_turn():
 
 def test_embeddings_start_within_the_scale():
     for scale in (0.5, 0.01):
-        for w in laws.table_weights(embed.RowEmbedding(BUILDABLE["separate"], init_scale=scale)):
+        for w in laws.table_weights(embed.PolicyEmbedding(BUILDABLE["separate"], init_scale=scale)):
             assert w.abs().max() <= scale
             assert w.abs().max() > 0.9 * scale
             assert abs(float(w.detach().mean())) < 0.2 * scale
 
 
 def test_on_the_meta_device_nothing_is_allocated():
-    module = embed.RowEmbedding(
+    module = embed.PolicyEmbedding(
         methods.monolithic(SCHEMAS["three"], 2**33, 8), device=torch.device("meta")
     )
     assert [w.device.type for w in laws.table_weights(module)] == ["meta"]
@@ -106,8 +104,8 @@ class Doubles:
 def test_a_gate_sees_the_lookups_and_names_the_widths():
     policy = BUILDABLE["mixed-dims"]
     features = batch(("user", "item"), BAGS["bags"])
-    module = embed.RowEmbedding(policy, Doubles())
-    plain = embed.RowEmbedding(policy)
+    module = embed.PolicyEmbedding(policy, Doubles())
+    plain = embed.PolicyEmbedding(policy)
     plain.load_state_dict(module.state_dict())
     assert module.dims == (*policy.widths, 1)
     assert torch.equal(module(features)[:, :-1], plain(features) * 2)
@@ -116,7 +114,7 @@ def test_a_gate_sees_the_lookups_and_names_the_widths():
 @pytest.mark.parametrize("name", ["project", "digits", "weighted-sum", "blocks", "rows-and-blocks"])
 def test_a_gate_is_refused_where_it_would_leave_something_out(name):
     with pytest.raises(ValueError, match="a gate takes the place of combine and project"):
-        embed.RowEmbedding(BUILDABLE[name], Doubles())
+        embed.PolicyEmbedding(BUILDABLE[name], Doubles())
 
 
 @pytest.mark.parametrize("combine", ["concat", "sum", "mul", "weighted_sum"])
@@ -165,6 +163,6 @@ def test_table_names_become_module_names_one_to_one():
 def test_state_holds_the_tables_and_nothing_else():
     """Seeds, row counts, vocabularies and codes come from the policy, never from a checkpoint."""
     for policy in POLICIES.values():
-        state = embed.RowEmbedding(policy).state_dict()
+        state = embed.PolicyEmbedding(policy).state_dict()
         codes = sum(c.size for c in policy.codes.values())
         assert sum(v.numel() for v in state.values()) + codes == policy.num_params

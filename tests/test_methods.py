@@ -31,9 +31,9 @@ def test_every_column_is_served_or_dropped(method, schema):
 
 @exact_methods
 @schemas
-@pytest.mark.parametrize("params", [400, 401, 407, 1_000, 10_007, 9_999_991])
-def test_the_budget_is_filled(method, schema, params):
-    laws.fills_the_budget(METHODS[method], SCHEMAS[schema], params)
+def test_the_budget_is_filled(method, schema):
+    for params in (400, 401, 407, 1_000, 10_007, 9_999_991):
+        laws.fills_the_budget(METHODS[method], SCHEMAS[schema], params)
 
 
 @exact_methods
@@ -207,7 +207,7 @@ def test_every_method_starts_with_the_variance_of_a_plain_row(method):
     policy = METHODS[method].make(SCHEMAS["three"], 40_000, 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module = embed.RowEmbedding(policy, init_scale=0.05)
+        module = embed.PolicyEmbedding(policy, init_scale=0.05)
     ids = torch.arange(2000).repeat(3)
     names = [f.name for f in policy.features]
     x = module(laws.KeyedJaggedTensor(names, ids, lengths=torch.ones(6000).int()))
@@ -239,7 +239,7 @@ def test_digits_tell_all_ids_apart_and_use_every_row(count, number, more):
 def test_qr_gives_no_two_ids_the_same_rows(components):
     of = SCHEMAS["three"]
     policy = methods.qr(of, 1500, 4, components=components, vocabularies=vocabularies(of))
-    remap = embed.RowEmbedding(policy).remap
+    remap = embed.PolicyEmbedding(policy).remap
     for f in policy.features:
         ids = torch.from_numpy(policy.vocabularies[f.name])
         rows = [addressed_rows(k, policy.table(k.table).num_rows, ids, ids) for k in f.lookups]

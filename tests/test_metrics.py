@@ -38,7 +38,7 @@ few = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_siz
 
 
 @given(few.filter(lambda rows: len({y for _, y in rows}) == 2))
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 def test_auc_counts_pairs(rows):
     z, y = (np.array(column, dtype=np.float32) for column in zip(*rows, strict=True))
     assert binary_metrics(z, y).auc == pytest.approx(counted_auc(z, y), abs=1e-12)
@@ -140,7 +140,7 @@ def test_the_standard_error_is_that_of_the_bootstrap():
     _, error = auc_gain(z, worse, y)
     rng = np.random.default_rng(0)
     gains = []
-    for _ in range(150):
+    for _ in range(100):
         i = rng.integers(0, y.size, y.size)
         gains.append(
             sklearn_metrics.roc_auc_score(y[i], z[i])
@@ -152,10 +152,10 @@ def test_the_standard_error_is_that_of_the_bootstrap():
 def test_the_standard_error_covers_repeated_draws():
     """Over fresh draws of equal scores, the gain is mostly within two standard errors of zero."""
     inside = 0
-    for seed in range(40):
+    for seed in range(20):
         rng = np.random.default_rng([seed, 1])
         z, _, y = simulated(600, 0.0, seed)
         a, b = z + rng.normal(0, 0.5, (2, 600))
         gain, error = auc_gain(a, b, y)
         inside += abs(gain) <= 2 * error
-    assert 33 <= inside <= 40
+    assert 16 <= inside <= 20

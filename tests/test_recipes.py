@@ -288,7 +288,7 @@ def test_a_run_off_never_hands_over_less_than_doing_nothing(
 ) -> None:
     """Trivial policies and then searched ones: who is replaced lost surely, also over two seeds."""
     labels, winners, refused = recipes.labels_of(tiny, "val"), set(), 0
-    for seed in range(5):
+    for seed in range(3):
         rng = random.Random(seed)
         rounds = [["trivial-2", "trivial-4", "trivial-8"], ["seo-a", "seo-b", "seo-c"]]
         quality = {n: rng.uniform(0.5, 1.0) for names in rounds for n in names}
@@ -473,17 +473,6 @@ def test_data_sets_take_turns_with_the_seeds(tiny: Path, tmp_path: Path) -> None
     runs = recipes.compare(replace(asked, data=(tiny, tmp_path / "other")), tmp_path / "c")
     prints = [read_schema(d).fingerprint for d in (tmp_path / "other", tiny, tmp_path / "other")]
     assert [(r.seed, r.data_fingerprint) for r in runs] == list(zip((5, 6, 7), prints, strict=True))
-
-
-def test_the_demo_works_quickly(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trainings: list[str]
-) -> None:
-    runs = recipes.demo(tmp_path / "demo", quick=True)
-    assert [r.method for r in runs] == list(recipes.DEMO_METHODS)
-    assert all(r.embedding_params <= r.budget == 8000 for r in runs)
-    trainings.clear()
-    assert recipes.demo(tmp_path / "demo", quick=True) == runs
-    assert trainings == []
 
 
 # ---- small things ------------------------------------------------------------------------

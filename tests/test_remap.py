@@ -16,7 +16,6 @@ from seo_rec import embed
 
 EDGES = [0, 1, 2**31, 2**32 - 1, 2**32, 2**62 - 2, 2**62 - 1, 2**62, 2**62 + 1, 2**63 - 1]
 policies = pytest.mark.parametrize("policy", BUILDABLE)
-all_bags = pytest.mark.parametrize("bags", BAGS)
 ids = st.integers(0, 2**63 - 1) | st.sampled_from(EDGES)
 
 
@@ -75,36 +74,36 @@ def test_vocabulary_rows(vocabulary, others):
     laws.numbers_the_vocabulary(vocabulary, [*vocabulary, *others])
 
 
-@all_bags
 @policies
-def test_remap_is_the_written_formula(policy, bags):
-    laws.remaps_as_written(BUILDABLE[policy], BAGS[bags])
+def test_remap_is_the_written_formula(policy):
+    for bags in BAGS.values():
+        laws.remaps_as_written(BUILDABLE[policy], bags)
 
 
-@pytest.mark.parametrize("bags", ["single", "single-weighted"])
 @policies
-def test_fast_path_equals_general_path(policy, bags):
-    laws.fast_path_equals_general_path(BUILDABLE[policy], BAGS[bags])
+def test_fast_path_equals_general_path(policy):
+    for bags in ("single", "single-weighted"):
+        laws.fast_path_equals_general_path(BUILDABLE[policy], BAGS[bags])
 
 
 def test_remap_leaves_its_input_alone():
     for bags in BAGS.values():
         features = batch(("user", "item"), bags)
         before = features.values().clone(), features.lengths().clone()
-        embed.RowEmbedding(BUILDABLE["mixed-dims"]).remap(features)
+        embed.PolicyEmbedding(BUILDABLE["mixed-dims"]).remap(features)
         assert torch.equal(features.values(), before[0])
         assert torch.equal(features.lengths(), before[1])
 
 
 def test_a_missing_feature_is_named():
-    module = embed.RowEmbedding(BUILDABLE["mixed-dims"])
+    module = embed.PolicyEmbedding(BUILDABLE["mixed-dims"])
     for bags in (BAGS["single"], BAGS["bags"]):
         with pytest.raises(KeyError, match=r"lacks features \['item'\]; it has \['user', 'hour'\]"):
             module(batch(("user", "hour"), bags))
 
 
 def test_unknown_ids_read_row_zero():
-    remap = embed.RowEmbedding(BUILDABLE["id-and-hash"]).remap
+    remap = embed.PolicyEmbedding(BUILDABLE["id-and-hash"]).remap
     features = laws.KeyedJaggedTensor(
         ["user", "item"],
         torch.tensor([*VOCABULARY.tolist(), 1, 2**62 - 1, 5] + [3] * 9),

@@ -12,10 +12,10 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -84,7 +84,6 @@ def fuse(monkeypatch: pytest.MonkeyPatch) -> Fuse:
 
         monkeypatch.setattr(module, name, written)
 
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # a kill, not a power cut
     monkeypatch.setattr(Stream, "__iter__", iterate)
     for module in (folders, training, searching):
         around(module, "write_json")
@@ -313,8 +312,10 @@ def test_best_weights_of_a_step_that_comes_again(tiny: Path, tmp_path: Path, fus
     assert not differences(outcome(tmp_path / "whole"), outcome(tmp_path / "killed"))
 
 
-@pytest.mark.parametrize("average", [0.0, 0.998])
-@pytest.mark.parametrize("optimizer", ["adam", "adagrad", "rowwise_adagrad", "sgd"])
+@pytest.mark.parametrize(
+    "optimizer, average",
+    [("adam", 0.998), ("adam", 0.0), ("adagrad", 0.0), ("rowwise_adagrad", 0.998), ("sgd", 0.998)],
+)
 def test_optimizers_and_averages_resume(
     tiny: Path, tmp_path: Path, fuse: Fuse, optimizer: str, average: float
 ) -> None:
@@ -331,7 +332,7 @@ def test_optimizers_and_averages_resume(
 
 def test_without_checkpoints_within_an_epoch(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
     """``checkpoint_every=0``: an epoch cut short is trained anew, its lines written once."""
-    assert_survives_every_kill(trains(tiny, checkpoint_every=0, epochs=2), tmp_path, fuse, every=2)
+    assert_survives_every_kill(trains(tiny, checkpoint_every=0, epochs=2), tmp_path, fuse, every=3)
 
 
 @pytest.mark.parametrize("max_steps", [4, 5, 7])
@@ -339,7 +340,7 @@ def test_an_end_within_an_epoch_resumes(
     tiny: Path, tmp_path: Path, fuse: Fuse, max_steps: int
 ) -> None:
     """Also where the last step is due for a checkpoint of its own, before the evaluation."""
-    assert_survives_every_kill(trains(tiny, max_steps=max_steps), tmp_path, fuse, every=3)
+    assert_survives_every_kill(trains(tiny, max_steps=max_steps), tmp_path, fuse, every=5)
 
 
 @pytest.mark.parametrize("split", ["train", "held-out"])
@@ -347,15 +348,15 @@ def test_search_killed_anywhere_ends_the_same(
     tiny: Path, tmp_path: Path, fuse: Fuse, split: str
 ) -> None:
     run = searches(tiny, search_split=split, use_down_projection=split == "held-out")
-    assert_survives_every_kill(run, tmp_path, fuse, every=4)
+    assert_survives_every_kill(run, tmp_path, fuse, every=9)
 
 
 def test_a_run_off_killed_anywhere_ends_the_same(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
-    assert_survives_every_kill(searches(tiny, run_off=True), tmp_path, fuse, every=23)
+    assert_survives_every_kill(searches(tiny, run_off=True), tmp_path, fuse, every=59)
 
 
 def test_a_comparison_killed_anywhere_goes_on(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
-    assert_survives_every_kill(compares(tiny), tmp_path, fuse, every=31)
+    assert_survives_every_kill(compares(tiny), tmp_path, fuse, every=83)
 
 
 def test_leftovers_of_a_kill_are_in_nobodys_way(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
@@ -409,30 +410,33 @@ def test_a_finished_run_is_not_trained_again(tiny: Path, tmp_path: Path, fuse: F
 # ---- killed for real -----------------------------------------------------------------------
 
 TRAIN = ["--method", "multi-size", "--params", "1600", "--hidden", "8", "--dropout", "0.2"]
-TRAIN += ["--epochs", "6", "--patience", "6", "--batch-size", "10", "--lr", "0.01"]
+TRAIN += ["--epochs", "4", "--patience", "4", "--batch-size", "10", "--lr", "0.01"]
 TRAIN += ["--checkpoint-every", "5", "--threads", "1"]
 SEARCH = ["--budget-rows", "100", "--hidden", "8", "--no-run-off", "--search-split", "held-out"]
-SEARCH += ["--temperature-end", "0.5", "--epochs", "4", "--patience", "4", "--batch-size", "10"]
+SEARCH += ["--temperature-end", "0.5", "--epochs", "3", "--patience", "3", "--batch-size", "10"]
 SEARCH += ["--lr", "0.01", "--checkpoint-every", "5", "--threads", "1"]
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "seo_rec", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def start(command: Callable[[], Any]) -> Any:
+    """The command line in a fork of this process, which has the imports behind it."""
+
+    def run() -> None:
+        os._exit(command().code)  # nothing of the tests' own cleaning up
+
+    process = get_context("fork").Process(target=run)
+    process.start()
+    return process
 
 
-def kill_within(process: subprocess.Popen[str], out: Path, delay: float) -> bool:
+def kill_within(process: Any, out: Path, delay: float) -> bool:
     """SIGKILL ``delay`` seconds after the process first writes below ``out``; True if it hit."""
     before = newest(out)
-    while process.poll() is None and newest(out) == before:
+    while process.is_alive() and newest(out) == before:
         time.sleep(0.01)
-    time.sleep(delay)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    return process.returncode == -signal.SIGKILL
+    process.join(delay)
+    process.kill()
+    process.join()
+    return process.exitcode == -signal.SIGKILL
 
 
 def newest(out: Path) -> int:
@@ -447,7 +451,6 @@ def newest(out: Path) -> int:
     return max(times, default=0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "command, options, kills", [("train", TRAIN, 3), ("search", SEARCH, 2)], ids=["train", "search"]
 )
@@ -468,11 +471,10 @@ def test_sigkill(
     rng, hits = random.Random(seed), 0
     print(f"seed of the kills: {seed}; an undisturbed run took {duration:.1f} s")
     out = tmp_path / "killed"
+    resumed = partial(seo_rec, command, tiny, "--out", out, *options, "--resume")
     for _ in range(kills):
-        delay = rng.uniform(0, duration / kills)
-        hits += kill_within(start(command, tiny, "--out", out, *options, "--resume"), out, delay)
-    last = start(command, tiny, "--out", out, *options, "--resume")
-    _, errors = last.communicate(timeout=120)
-    assert last.returncode == 0, f"seed {seed}: {errors}"
+        hits += kill_within(start(resumed), out, rng.uniform(0, duration / kills))
+    last = resumed()
+    assert last.code == 0, f"seed {seed}: {last.err}"
     assert hits, f"seed {seed}: the run ended before the first kill"
     assert not differences(outcome(tmp_path / "whole"), outcome(out)), f"seed {seed}"

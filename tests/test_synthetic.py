@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from seo_rec.cli.prepare import app
-from seo_rec.data.synthetic import synthetic
+from seo_rec.data.split import Split
+from seo_rec.data.synthetic import Churn, synthetic
 from seo_rec.data.vocabulary import read_vocabulary
 from seo_rec.schema import DataError, read_schema
 
@@ -82,9 +86,101 @@ def test_bad_settings_are_refused(tmp_path: Path) -> None:
     assert "rank is 0" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        ({"days": 0}, "days is 0; allowed: 1 or more"),
+        ({"days": 2, "enter": ()}, r"enter is \(\); allowed: one share or more"),
+        ({"days": 2, "vanish": (0.1, 1.5)}, "vanish is"),
+        ({"enter": (0.1,)}, "0 with one day"),
+    ],
+)
+def test_bad_churn_is_refused(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        Churn(**wrong)
+
+
+def test_rows_are_divided_into_whole_days(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="rows is 1001; allowed: a multiple of the 4 days"):
+        synthetic(tmp_path / "out", rows=1_001, churn=CHURN)
+
+
+def test_cli_knows_days(tmp_path: Path) -> None:
+    given = ["synthetic", "--out", str(tmp_path / "o"), "--rows", "2000", "--split", "temporal"]
+    given += ["--days", "4", "--enter", "0.2,0.02", "--vanish"]
+    assert CliRunner().invoke(app, [*given, "a"]).exit_code == 2
+    result = CliRunner().invoke(app, [*given, "0.1"])
+    assert result.exit_code == 0, result.stderr
+    options = read_schema(tmp_path / "o").options
+    assert options["churn"] == {"days": 4, "enter": [0.2, 0.02], "vanish": [0.1]}
+
+
 def test_cli_writes_a_data_set(tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = CliRunner().invoke(app, ["synthetic", "--out", str(out), "--rows", "2000"])
     assert result.exit_code == 0, result.stderr
     assert "2,000 rows" in result.stdout
     assert sum(read_schema(out).num_rows.values()) == 2_000
+
+
+CHURN = Churn(days=4, enter=(0.5, 0.0), vanish=(0.0, 0.5))
+
+
+def days_of(data: Path, days: int) -> list[pa.Table]:
+    table = pq.read_table(data / "train")
+    size = len(table) // days
+    return [table.slice(day * size, size) for day in range(days)]
+
+
+def test_ids_come_and_go_by_the_day(tmp_path: Path) -> None:
+    """Columns take the shares in turn: strong_0 only grows, strong_1 only shrinks."""
+    everything = Split("temporal", fractions=(1.0, 0.0, 0.0))
+    schema = synthetic(
+        tmp_path / "out", rows=80_000, strong=2, weak=1, noise=2, zipf=0.2, churn=CHURN,
+        split=everything, strong_vocab=64, weak_vocab=20, noise_vocab=64,
+    )  # fmt: skip
+    sizes = schema.options["truth"]["days"]["ids"]
+    for name in ("strong_0", "noise_0"):
+        days = [set(day[name].to_pylist()) for day in days_of(tmp_path / "out", 4)]
+        assert [len(ids) for ids in days] == sizes[name]  # every id is often enough to be seen
+        assert days[0] < days[1] < days[2] < days[3]
+        assert sizes[name][3] / 64 == pytest.approx(1.5**3, rel=0.25)
+    for name in ("strong_1", "noise_1"):
+        days = [set(day[name].to_pylist()) for day in days_of(tmp_path / "out", 4)]
+        assert [len(ids) for ids in days] == sizes[name]
+        assert days[0] > days[1] > days[2] > days[3]
+    weak = [set(day["weak_0"].to_pylist()) for day in days_of(tmp_path / "out", 4)]
+    assert weak[0] == weak[3]
+    aucs = schema.options["truth"]["days"]["bayes_auc"]
+    assert len(aucs) == 4 and min(aucs) > 0.75
+
+
+def test_an_id_keeps_its_worth_while_it_lives(tmp_path: Path) -> None:
+    """The rate of clicks of an id that stays does not move; that of a newcomer is its own."""
+    everything = Split("temporal", fractions=(1.0, 0.0, 0.0))
+    churn = Churn(days=2, enter=(0.5,), vanish=(0.5,))
+    synthetic(
+        tmp_path / "out", rows=200_000, strong=1, weak=0, noise=0, numeric=0, strong_vocab=40,
+        zipf=0.0, signal=2.0, churn=churn, split=everything,
+    )  # fmt: skip
+    rates = []
+    for day in days_of(tmp_path / "out", 2):
+        ids, clicks = day["strong_0"].to_numpy(), day["label"].to_numpy()
+        rates.append({int(i): float(clicks[ids == i].mean()) for i in np.unique(ids)})
+    both = sorted(rates[0].keys() & rates[1].keys())
+    assert 8 <= len(both) <= 32 and max(rates[1]) >= 40 > max(rates[0])
+    first, second = (np.array([rate[i] for i in both]) for rate in rates)
+    assert np.abs(first - second).max() < 0.06  # 2,500 rows each: a standard error of at most 0.014
+    assert first.std() > 0.15
+
+
+def test_the_first_days_do_not_depend_on_those_that_follow(tmp_path: Path) -> None:
+    everything = Split("temporal", fractions=(1.0, 0.0, 0.0))
+    for name, days in (("short", 2), ("long", 4)):
+        synthetic(
+            tmp_path / name, rows=1_000 * days, churn=replace(CHURN, days=days),
+            split=everything, **SMALL,
+        )  # fmt: skip
+    short, long = (pq.read_table(tmp_path / name / "train") for name in ("short", "long"))
+    assert short == long.slice(0, 2_000)
+    assert short != long.slice(2_000)

@@ -6,6 +6,7 @@ import builtins
 import json
 import os
 import pickle
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -826,6 +827,61 @@ def test_a_signed_checkpoint_that_does_not_fit_stops_the_resume(
         return
     with pytest.raises(CheckpointError, match=r"step-000000002: "):
         fitted(tiny, settings(max_steps=3), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "part, field, value, allowed",
+    [
+        ("progress", "epoch", 1.5, "epoch of progress is 1.5; allowed: a whole number"),
+        ("progress", "step", True, "step of progress is True; allowed: a whole number"),
+        ("progress", "best_auc", "0.7", "best_auc of progress is '0.7'; allowed: a number"),
+        ("progress", "seconds_per_epoch", [1.0, None], "allowed: a list of numbers"),
+        ("progress", "seconds_per_epoch", 1.0, "allowed: a list of numbers"),
+        ("stream", "epoch", 1.5, "epoch is 1.5; it must be a whole number"),
+        ("stream", "seed", None, "seed is None; it must be a whole number"),
+    ],
+)
+def test_a_signed_value_of_another_type_stops_the_resume(
+    tiny: Path, tmp_path: Path, part: str, field: str, value: Any, allowed: str
+) -> None:
+    """When it is read, not an epoch later."""
+    fitted(tiny, settings(max_steps=2), tmp_path)
+    newest = tmp_path / "checkpoints/step-000000002"
+    values = json.loads((newest / "state.json").read_text())
+    assert field in values[part]
+    values[part][field] = value
+    (newest / "state.json").write_text(json.dumps(values))
+    sign(newest)
+    with pytest.raises(CheckpointError, match=rf"step-000000002: .*{re.escape(allowed)}"):
+        fitted(tiny, settings(max_steps=3), tmp_path)
+
+
+def test_signed_metrics_of_another_type_are_named(tiny: Path, tmp_path: Path) -> None:
+    fitted(tiny, settings(max_steps=2), tmp_path)
+    best = tmp_path / "best/step-000000002"
+    values = json.loads((best / "state.json").read_text())
+    values["val"]["auc"] = "good"
+    (best / "state.json").write_text(json.dumps(values))
+    sign(best)
+    with pytest.raises(CheckpointError, match=r"best/step-000000002: .*auc of val is 'good'"):
+        fitted(tiny, settings(max_steps=2), tmp_path)
+
+
+def test_fewer_steps_than_were_made_before_the_first_evaluation(tiny: Path, tmp_path: Path) -> None:
+    """Nothing was evaluated, so there are no weights to end with; after that, the best are."""
+    run = settings(checkpoint_every=2)
+    with pytest.MonkeyPatch.context() as stopped, pytest.raises(KeyboardInterrupt):
+        stopped.setattr(loop, "evaluate", interrupt)
+        fitted(tiny, run, tmp_path)
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [2, 4]
+    with pytest.raises(ValueError, match=r"max_steps is 3 and the run stands at step 4, .*than 4"):
+        fitted(tiny, replace(run, max_steps=3), tmp_path)
+    assert fitted(tiny, replace(run, max_steps=6), tmp_path)[1].steps == 6
+    assert fitted(tiny, replace(run, max_steps=3), tmp_path)[1].steps == 6
+
+
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_best_weights_after_the_checkpoint_are_forgotten(tiny: Path, tmp_path: Path) -> None:

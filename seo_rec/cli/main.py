@@ -1,4 +1,8 @@
-"""``seo-rec``: prepare | search | apply | train | eval | compare | report | demo | doctor."""
+"""The command ``seo-rec``.
+
+prepare | search | apply | plan | train | eval | compare | frontier
+analyze | report | demo | doctor
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,17 @@ import logging
 import os
 import sys
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from seo_rec.cli import options as opt
+from seo_rec.cli.analyze import app as analyze_app
 from seo_rec.cli.doctor import doctor
+from seo_rec.cli.frontier import frontier
 from seo_rec.cli.jobs import FURTHER_OPTIONS, job_applier, job_search
 from seo_rec.cli.plan import plan
 from seo_rec.cli.prepare import app as prepare_app
@@ -21,6 +28,7 @@ from seo_rec.stack import StackError
 
 if TYPE_CHECKING:
     from seo_rec.policy import Policy
+    from seo_rec.recipes import Comparison
 
 app = typer.Typer(
     name="seo-rec",
@@ -30,6 +38,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(prepare_app, name="prepare")
+app.add_typer(analyze_app, name="analyze")
 
 # options of `search` that only SEO reads
 SEO_OPTIONS = frozenset(
@@ -57,7 +66,7 @@ EXIT_PREEMPTED = 143  # 128 + SIGTERM, as a shell reports a process ended by tha
 
 
 # the commands that the processes of one launch run together
-LAUNCHED = ("search", "train", "eval", "compare", "demo", "job-search", "job-applier")
+LAUNCHED = ("search", "train", "eval", "compare", "frontier", "demo", "job-search", "job-applier")
 
 
 @app.callback()
@@ -88,23 +97,17 @@ def search(
     dim: opt.Dim = 16,
     chunk_dim: opt.ChunkDim = 8,
     search_dim: opt.SearchDim = 32,
-    total_chunks: Annotated[
-        int, typer.Option(help="Chunks chosen over all features (0: F x dim / chunk-dim).")
-    ] = 0,
+    total_chunks: opt.TotalChunks = 0,
     min_chunks: opt.MinChunks = 1,
     chunk_hashing: opt.ChunkHashing = "independent",
     use_down_projection: opt.DownProjection = False,
     adjust_hash_buckets: opt.AdjustBuckets = False,
-    temperature: Annotated[float, typer.Option(help="tau of the attention's softmax.")] = 1.0,
-    temperature_end: Annotated[
-        float, typer.Option(help="tau at the end, reached geometrically (0: constant).")
-    ] = 0.0,
-    attention_scale: Annotated[
-        str, typer.Option(help="mean-one: attention times F x C; paper: as in equation 1.")
-    ] = "mean-one",
+    temperature: opt.Temperature = 1.0,
+    temperature_end: opt.TemperatureEnd = 0.0,
+    attention_scale: opt.AttentionScale = "mean-one",
     search_split: opt.SearchSplit = "train",
-    warmup_epochs: Annotated[int, typer.Option(help="Epochs before held-out steps begin.")] = 1,
-    logit_lr: Annotated[float, typer.Option(help="Learning rate of the logits.")] = 5e-3,
+    warmup_epochs: opt.WarmupEpochs = 1,
+    logit_lr: opt.LogitLr = 5e-3,
     run_off: Annotated[
         bool, typer.Option(help="Choose among candidates on validation rows; else the top chunks.")
     ] = True,
@@ -153,6 +156,9 @@ def search(
         return
     if set_:
         raise ValueError(f"--set {set_[0]!r} with --method seo; its settings are options")
+    _refuse_idle_warmup(context, search_split)
+    if not run_off:
+        opt.refuse_ignored(context, ["run_off_epochs"], "--no-run-off", "--run-off")
     if budget_of:
         budget_rows = opt.budget_rows_of(budget_of, dim, context, "budget_rows")
     policy = recipes.search(
@@ -181,6 +187,12 @@ def search(
         resume=resume,
     )
     _say_searched(out, policy.provenance["winner"], policy)
+
+
+def _refuse_idle_warmup(context: typer.Context, search_split: str) -> None:
+    if search_split == "train":
+        beside = "--search-split train"
+        opt.refuse_ignored(context, ["warmup_epochs"], beside, "--search-split held-out")
 
 
 def _say_searched(out: Path, winner: str, policy: Policy) -> None:
@@ -225,6 +237,7 @@ def apply(
 
 @app.command()
 def train(
+    context: typer.Context,
     data: opt.Data,
     out: opt.Out,
     policy: Annotated[Path | None, typer.Option(help="Policy to train.")] = None,
@@ -246,6 +259,10 @@ def train(
     average: opt.Average = 0.998,
     l2: opt.L2 = 0.0,
     warmup_steps: opt.Warmup = 0,
+    mlet_dim: opt.MletDim = 0,
+    mlet_std: opt.MletStd = 0.25,
+    exact_below: opt.ExactBelow = 0,
+    same_hash: opt.SameHash = None,
     checkpoint_every: opt.CheckpointEvery = 0,
     plan: opt.PlanFile = None,
     weights: Annotated[
@@ -262,16 +279,33 @@ def train(
 
     if (policy is None) == (not method):
         raise ValueError("give either --policy FILE or --method NAME")
+    if policy:
+        of_method = ["params", "dim", "chunk_dim", "exact_below", "same_hash"]
+        opt.refuse_ignored(context, of_method, "--policy", "--method")
+    elif method != "multi-size":
+        opt.refuse_ignored(context, ["chunk_dim"], f"--method {method}", "--method multi-size")
     chosen = (
         Policy.load(policy)
         if policy
-        else recipes.method_policy(method, data, params, dim, chunk_dim, seed)
+        else recipes.method_policy(
+            method,
+            data,
+            params,
+            dim,
+            chunk_dim,
+            seed,
+            exact_below,
+            opt.groups(same_hash, "--same-hash"),
+        )
     )
     run = recipes.train(
         data,
         chosen,
         out,
-        opt.model_settings(backbone, interaction, hidden, dropout),
+        replace(
+            opt.model_settings(backbone, interaction, hidden, dropout),
+            mlet=opt.mlet(mlet_dim, mlet_std, context),
+        ),
         opt.fit_settings(
             epochs,
             patience,
@@ -301,6 +335,9 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="Finished training run.")],
     data: opt.Data,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    quantize: Annotated[
+        int, typer.Option(help="8: tables of eight bits, a scale per row (0: float32).")
+    ] = 0,
     threads: opt.Threads = 0,
 ) -> None:
     """Evaluate a trained model on a split: AUC, log loss, normalised entropy, calibration."""
@@ -309,6 +346,9 @@ def evaluate(
 
     from seo_rec import recipes
 
+    if quantize:
+        typer.echo(json.dumps(recipes.evaluate_quantized(run, data, split, quantize), indent=1))
+        return
     typer.echo(json.dumps(asdict(recipes.evaluate_run(run, data, split)), indent=1))
 
 
@@ -330,10 +370,16 @@ def compare(
     chunk_dim: opt.ChunkDim = 8,
     search_dim: opt.SearchDim = 32,
     min_chunks: opt.MinChunks = 1,
+    total_chunks: opt.TotalChunks = 0,
     chunk_hashing: opt.ChunkHashing = "independent",
-    search_split: opt.SearchSplit = "train",
     use_down_projection: opt.DownProjection = False,
     adjust_hash_buckets: opt.AdjustBuckets = False,
+    temperature: opt.Temperature = 1.0,
+    temperature_end: opt.TemperatureEnd = 0.0,
+    attention_scale: opt.AttentionScale = "mean-one",
+    search_split: opt.SearchSplit = "train",
+    warmup_epochs: opt.WarmupEpochs = 1,
+    logit_lr: opt.LogitLr = 5e-3,
     run_off_epochs: opt.RunOffEpochs = 20,
     backbone: opt.Backbone = "mlp",
     interaction: opt.InteractionText = "",
@@ -346,39 +392,86 @@ def compare(
     optimizer: opt.Optimizer = "adam",
     average: opt.Average = 0.998,
     l2: opt.L2 = 0.0,
+    mlet_dim: opt.MletDim = 0,
+    mlet_std: opt.MletStd = 0.25,
+    exact_below: opt.ExactBelow = 0,
+    same_hash: opt.SameHash = None,
     threads: opt.Threads = 0,
 ) -> None:
     """Train methods at one exact budget with several seeds; run again to go on where it stopped."""
     opt.set_threads(threads)
     from seo_rec import recipes, report
+
+    rows = (
+        opt.budget_rows_of(budget_of, dim, context, "params")
+        if budget_of
+        else opt.budget_rows(params, dim)
+    )
+    recipes.compare(comparison_of(context, rows), out)
+    report.print_comparison([out])
+
+
+def comparison_of(context: typer.Context, budget_rows: int) -> Comparison:
+    """What the options of ``compare`` ask for; ``frontier`` has them too."""
+    from seo_rec import recipes
     from seo_rec.search.seo import SeoSettings
 
-    comparison = recipes.Comparison(
-        data=tuple(data),
-        methods=tuple(name.strip() for name in methods.split(",") if name.strip()),
+    given = SimpleNamespace(**context.params)
+    _refuse_idle_warmup(context, given.search_split)
+    names = tuple(name.strip() for name in given.methods.split(",") if name.strip())
+    _say_idle_options(context, tuple(name.removesuffix("+mlet") for name in names))
+    if not any(name.endswith("+mlet") for name in names):
+        beside = f"--methods {given.methods}"
+        opt.refuse_ignored(context, ["mlet_dim", "mlet_std"], beside, "a method ending in +mlet")
+    return recipes.Comparison(
+        data=tuple(Path(d) for d in given.data),
+        methods=names,
         settings=SeoSettings(
-            budget_rows=(
-                opt.budget_rows_of(budget_of, dim, context, "params")
-                if budget_of
-                else opt.budget_rows(params, dim)
-            ),
-            dim=dim,
-            chunk_dim=chunk_dim,
-            search_dim=search_dim,
-            min_chunks=min_chunks,
-            chunk_hashing=chunk_hashing,
-            search_split=search_split,
-            use_down_projection=use_down_projection,
-            adjust_hash_buckets=adjust_hash_buckets,
+            budget_rows=budget_rows,
+            dim=given.dim,
+            chunk_dim=given.chunk_dim,
+            search_dim=given.search_dim,
+            total_chunks=given.total_chunks or None,
+            min_chunks=given.min_chunks,
+            use_down_projection=given.use_down_projection,
+            adjust_hash_buckets=given.adjust_hash_buckets,
+            chunk_hashing=given.chunk_hashing,
+            temperature=given.temperature,
+            temperature_end=given.temperature_end or None,
+            attention_scale=given.attention_scale,
+            search_split=given.search_split,
+            warmup_epochs=given.warmup_epochs,
+            logit_lr=given.logit_lr,
         ),
-        seeds=seeds,
-        first_seed=first_seed,
-        model=opt.model_settings(backbone, interaction, hidden, dropout),
-        run_off=recipes.RunOff(epochs=run_off_epochs),
-        fit=opt.fit_settings(epochs, patience, batch_size, lr, optimizer, average, l2, 0),
+        seeds=given.seeds,
+        first_seed=given.first_seed,
+        model=opt.model_settings(given.backbone, given.interaction, given.hidden, given.dropout),
+        run_off=recipes.RunOff(epochs=given.run_off_epochs),
+        fit=opt.fit_settings(
+            given.epochs,
+            given.patience,
+            given.batch_size,
+            given.lr,
+            given.optimizer,
+            given.average,
+            given.l2,
+            0,
+        ),
+        mlet=opt.mlet(given.mlet_dim, given.mlet_std, context),
+        exact_below=given.exact_below,
+        same_hash=opt.groups(given.same_hash, "--same-hash"),
     )
-    recipes.compare(comparison, out)
-    report.print_comparison([out])
+
+
+def _say_idle_options(context: typer.Context, methods: tuple[str, ...]) -> None:
+    """Name the options that none of ``methods`` reads: methods asked for later may read them."""
+    read = {"dim"} | ({"chunk_dim"} if "multi-size" in methods else set())
+    if any(name.startswith("seo") for name in methods):
+        read |= SEO_OPTIONS - {"run_off_epochs"}
+    if "seo" in methods:
+        read.add("run_off_epochs")
+    if idle := opt.given(context, SEO_OPTIONS - read):
+        typer.echo(f"note: none of {', '.join(methods)} reads {', '.join(idle)}", err=True)
 
 
 @app.command(name="report")
@@ -417,6 +510,7 @@ def demo(
 
 app.command()(plan)
 app.command()(doctor)
+app.command()(opt.with_options_of(frontier, compare, without=("params", "budget_of")))
 app.command(hidden=True, context_settings=FURTHER_OPTIONS)(job_search)
 app.command(hidden=True, context_settings=FURTHER_OPTIONS)(job_applier)
 
@@ -457,13 +551,22 @@ def main() -> None:
 
 
 def _launched() -> None:
-    """Run the command in every process of a launch; rank 0 alone writes to the terminal."""
-    from seo_rec.train import launched
+    """Run the command in every process of a launch; rank 0 alone writes to the terminal.
+
+    A mistake that all ranks find is said by rank 0; what one rank alone finds, by that rank.
+    """
+    from seo_rec.errors import USER_ERRORS, OtherRankError
+    from seo_rec.train import launched, said_by_first
 
     with launched() as ranks:
         if not ranks.first:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115  until the process ends
-        app()
+        try:
+            app()
+        except USER_ERRORS as error:
+            if said_by_first(ranks, str(error)):
+                raise OtherRankError(str(error)) from error
+            raise
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from seo_rec.backbones import Interaction
+    from seo_rec.methods import Mlet
     from seo_rec.model import ModelSettings
     from seo_rec.train import FitSettings
 
@@ -64,6 +67,14 @@ BudgetOf = Annotated[
 Dim = Annotated[int, typer.Option(help="Width of a feature's embedding, floats.")]
 ChunkDim = Annotated[int, typer.Option(help="Width of a chunk, floats.")]
 SearchDim = Annotated[int, typer.Option(help="Width of the search table, floats.")]
+ExactBelow = Annotated[
+    int,
+    typer.Option(help="Features with at most so many training ids keep a row per id (0: none)."),
+]
+SameHash = Annotated[
+    list[str] | None,
+    typer.Option(help="Features that hash alike, as query,title. Repeatable."),
+]
 MinChunks = Annotated[int, typer.Option(help="Chunks that every feature keeps (0: may lose all).")]
 ChunkHashing = Annotated[
     str, typer.Option(help="independent: a hash per chunk; shared: one row number for all.")
@@ -81,12 +92,32 @@ Set = Annotated[
         "--set", help="A setting of --method, as alpha=0.01; see docs/searches.md. Repeatable."
     ),
 ]
+TotalChunks = Annotated[
+    int, typer.Option(help="Chunks chosen over all features (0: F x dim / chunk-dim).")
+]
+Temperature = Annotated[float, typer.Option(help="tau of the attention's softmax.")]
+TemperatureEnd = Annotated[
+    float, typer.Option(help="tau at the end, reached geometrically (0: constant).")
+]
+AttentionScale = Annotated[
+    str, typer.Option(help="mean-one: attention times F x C; paper: as in equation 1.")
+]
+WarmupEpochs = Annotated[int, typer.Option(help="Epochs before held-out steps begin.")]
+LogitLr = Annotated[float, typer.Option(help="Learning rate of the logits.")]
 RunOffEpochs = Annotated[int, typer.Option(help="Epochs of a candidate in the run-off at most.")]
 DownProjection = Annotated[
     bool, typer.Option("--use-down-projection", help="Project the pool of chunks to M vectors.")
 ]
 AdjustBuckets = Annotated[
     bool, typer.Option("--adjust-hash-buckets", help="Search model at the budget, not above it.")
+]
+
+
+MletDim = Annotated[
+    int, typer.Option(help="MLET: inner dimension of tables trained as two layers (0: of one).")
+]
+MletStd = Annotated[
+    float, typer.Option(help="MLET: standard deviation of the second layer at the start.")
 ]
 
 
@@ -109,6 +140,34 @@ def whole_numbers(text: str, option: str) -> tuple[int, ...]:
         ) from None
 
 
+def groups(texts: Iterable[str] | None, option: str) -> tuple[tuple[str, ...], ...]:
+    """``["a,b", "c,d"]`` as groups of two names or more."""
+    found = tuple(tuple(n.strip() for n in t.split(",") if n.strip()) for t in texts or ())
+    if any(len(names) < 2 for names in found):
+        raise ValueError(f"{option} {' '.join(texts or ())}; allowed: two names or more, as a,b")
+    return found
+
+
+def with_options_of(
+    function: Callable[..., None], other: Callable[..., None], without: Iterable[str]
+) -> Callable[..., None]:
+    """``function`` with the parameters of ``other`` beside its own, as typer reads them.
+
+    Args:
+        function: takes what it has no name for by ``**``, and reads it in ``context.params``.
+        other: a command.
+        without: parameters of ``other`` that make no sense here.
+    """
+    own = inspect.signature(function, eval_str=True).parameters.values()
+    named = {p.name: p for p in own if p.kind is not p.VAR_KEYWORD}
+    more = inspect.signature(other, eval_str=True).parameters
+    taken = {n: p for n, p in more.items() if n not in named and n not in without}
+    both = [p.replace(kind=p.KEYWORD_ONLY) for p in (*named.values(), *taken.values())]
+    function.__signature__ = inspect.Signature(both)  # type: ignore[attr-defined]
+    function.__annotations__ = {p.name: p.annotation for p in both}
+    return function
+
+
 def model_settings(
     backbone: str, interaction_text: str, hidden: str, dropout: float
 ) -> ModelSettings:
@@ -120,6 +179,21 @@ def model_settings(
         dropout=dropout,
         interaction=interaction(backbone, interaction_text),
     )
+
+
+def mlet(dim: int, std: float, context: typer.Context) -> Mlet | None:
+    """MLET's settings; None without an inner dimension.
+
+    Raises:
+        ValueError: ``--mlet-std`` was given without it.
+    """
+    from seo_rec.methods import Mlet
+
+    if dim:
+        return Mlet(dim, std)
+    if given(context, ["mlet_std"]):
+        raise ValueError(f"--mlet-std {std} without --mlet-dim; give the inner dimension too")
+    return None
 
 
 def interaction(backbone: str, text: str) -> Interaction | None:
@@ -220,10 +294,8 @@ def budget_rows_of(policy: Path, dim: int, context: typer.Context, other: str) -
     Raises:
         ValueError: both were given, or the budget is less than one row.
     """
-    source = context.get_parameter_source(other)
-    if source is not None and source.name == "COMMANDLINE":
-        option = "--" + other.replace("_", "-")
-        raise ValueError(f"--budget-of and {option} both set the budget; give one of them")
+    if option := given(context, [other]):
+        raise ValueError(f"--budget-of and {option[0]} both set the budget; give one of them")
     from seo_rec.policy import Policy
     from seo_rec.recipes import budget_of
 
@@ -283,13 +355,30 @@ def _typed(name: str, text: str, default: Any) -> Any:
 
 def refuse_other_options(context: typer.Context, method: str, meant_for: frozenset[str]) -> None:
     """ValueError if one of ``meant_for``, which ``method`` would ignore, was given."""
-    given = [
-        "--" + name.replace("_", "-")
-        for name in sorted(meant_for)
-        if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
-    ]
-    if given:
+    if found := given(context, meant_for):
         raise ValueError(
-            f"{', '.join(given)} with --method {method}; allowed with --method seo only; the "
+            f"{', '.join(found)} with --method {method}; allowed with --method seo only; the "
             f"settings of {method} are given by --set name=value"
         )
+
+
+def refuse_ignored(context: typer.Context, names: Iterable[str], beside: str, use: str) -> None:
+    """ValueError if one of the options ``names``, which ``beside`` makes idle, was given.
+
+    Args:
+        context: of the command.
+        names: of parameters of the command.
+        beside: the option that makes them idle, as it is written.
+        use: where they are allowed.
+    """
+    if found := given(context, names):
+        raise ValueError(f"{', '.join(found)} with {beside} would be ignored; allowed with {use}")
+
+
+def given(context: typer.Context, names: Iterable[str]) -> list[str]:
+    """Those of the parameters ``names`` that stand on the command line, written as options."""
+    return [
+        "--" + name.replace("_", "-")
+        for name in sorted(names)
+        if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
+    ]

@@ -273,10 +273,20 @@ def synthetic(
         float, typer.Option(help="Share of missing categorical values, 0 to 1.")
     ] = 0.0,
     label_rate: Annotated[float, typer.Option(help="Share of positive labels, 0 to 1.")] = 0.25,
+    days: Annotated[int, typer.Option(help="Days that the rows come in, in order.")] = 1,
+    enter: Annotated[
+        str,
+        typer.Option(
+            help="New ids from day to day, as a share of those there are; strong and noise columns "
+            "take several shares in turn, as in 0.2,0.02."
+        ),
+    ] = "0",
+    vanish: Annotated[str, typer.Option(help="Ids that vanish from day to day, alike.")] = "0",
     split: SplitRule = "random",
     fractions: Fractions = None,
 ) -> None:
     """Synthetic clicks with known truth: strong, weak and noise columns, and the best AUC."""
+    from seo_rec.data.synthetic import Churn
     from seo_rec.data.synthetic import synthetic as write_synthetic
 
     with _reporting(out) as done:
@@ -297,6 +307,7 @@ def synthetic(
             zipf=zipf,
             missing_rate=missing_rate,
             label_rate=label_rate,
+            churn=Churn(days, _shares("--enter", enter), _shares("--vanish", vanish)),
             split=_split(split, None if split == "temporal" else seed, fractions),
             progress=True,
         )
@@ -318,6 +329,13 @@ def _split(rule: str, seed: int | None, fractions: str | None) -> Split:
             ) from error
         shares = train, val, test
     return Split(rule, 42 if seed is None else seed, shares)
+
+
+def _shares(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(share) for share in text.split(","))
+    except ValueError as error:
+        raise DataError(f"{option} is {text!r}; allowed: shares, as in 0.2,0.02") from error
 
 
 def _pruning(min_count: int, preset: str | None, sizes: list[str] | None) -> Pruning:

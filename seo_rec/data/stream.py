@@ -216,6 +216,11 @@ class Stream:
                 f"Stream.load_state_dict: got keys {sorted(state)}, expected {sorted(mine)}; "
                 "pass what Stream.state_dict returned"
             )
+        if other := sorted(name for name, value in state.items() if type(value) is not int):
+            raise DataError(
+                f"Stream.load_state_dict: {other[0]} is {state[other[0]]!r}; it must be a whole "
+                "number; pass what Stream.state_dict returned"
+            )
         if state["version"] != STATE_VERSION:
             raise DataError(
                 f"Stream.load_state_dict: state version {state['version']}; this release reads "

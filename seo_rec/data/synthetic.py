@@ -13,12 +13,19 @@ where each component z_c has mean 0 and variance 1 and comes from one kind of co
 
 A missing value adds nothing. The Bayes AUC, which no model can pass except by chance, and the
 role, rank and share of every column are stored in ``schema.options["truth"]``.
+
+With :class:`Churn` the rows come day after day, equally many each. From one day to the next some
+ids of the strong and noise columns vanish, and new ones, with biases and vectors of their own,
+enter at random places of the popularity order; what stays keeps its order. The means and variances
+of the z_c are then those of the first day. The first n days of a world are the same however many
+follow. A temporal split cuts the days in order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +49,14 @@ SHARES: Mapping[str, float] = {
     "number": 0.05,
 }
 _BLOCK_ROWS = 65_536
-_WORLD, _SAMPLE, _ROWS = 0, 1, 2  # streams of the one seed
+_WORLD, _SAMPLE, _ROWS, _DAYS = 0, 1, 2, 3  # streams of the one seed
 
 Floats = npt.NDArray[np.float64]
+
+
+def _require(holds: bool, name: str, got: object, allowed: str) -> None:
+    if not holds:
+        raise DataError(f"synthetic: {name} is {got}; allowed: {allowed}")
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,30 @@ class World:
         _require(0 < self.label_rate < 1, "label_rate", self.label_rate, "between 0 and 1")
 
 
+@dataclass(frozen=True)
+class Churn:
+    """How the ids of strong and noise columns change over time.
+
+    ``days``: days that the rows are divided into; ``enter``, ``vanish``: new ids, and ids that do
+    not come again, from one day to the next, as shares of the ids there are (numbers of a binomial
+    draw). Columns take the shares in turn, so several of them make some columns grow while others
+    shrink; the last id of a column stays.
+    """
+
+    days: int = 1
+    enter: tuple[float, ...] = (0.0,)
+    vanish: tuple[float, ...] = (0.0,)
+
+    def __post_init__(self) -> None:
+        _require(self.days >= 1, "days", self.days, "1 or more")
+        for name in ("enter", "vanish"):
+            shares = getattr(self, name)
+            in_range = len(shares) > 0 and all(0 <= share <= 1 for share in shares)
+            _require(in_range, name, shares, "one share or more, each 0 to 1")
+            used = self.days > 1 or not any(shares)
+            _require(used, name, shares, "0 with one day; give days")
+
+
 def synthetic(
     out: Path | str,
     *,
@@ -97,6 +133,7 @@ def synthetic(
     zipf: float = 1.0,
     missing_rate: float = 0.0,
     label_rate: float = 0.25,
+    churn: Churn = Churn(),
     split: Split = Split(),
     progress: bool = False,
 ) -> Schema:
@@ -113,28 +150,39 @@ def synthetic(
         zipf: exponent s of the id frequencies, p(r) ~ r^-s.
         missing_rate: share of missing categorical values (null, an empty bag).
         label_rate: share of positive labels aimed at.
+        churn: days, and how ids come and go; by default one day.
 
     Raises:
         DataError: a setting is out of its range.
     """
     _require(rows >= 1, "rows", rows, "1 or more")
     _require(0 <= seed < 2**63, "seed", seed, "0 to 2^63 - 1")
+    _require(rows % churn.days == 0, "rows", rows, f"a multiple of the {churn.days} days")
     world = World(
         strong, weak, noise, numeric, multivalent, strong_vocab, weak_vocab, noise_vocab,
         rank, signal, zipf, missing_rate, label_rate,
     )  # fmt: skip
     model = _Model(world, seed)
+    truth = model.truth()
     logits = np.zeros(rows, np.float32)
     clicks = np.zeros(rows, np.bool_)
+    per_day = rows // churn.days
+    sizes: list[dict[str, int]] = []
 
     def read(_: Intake) -> Iterator[Any]:
-        for block, first in enumerate(range(0, rows, _BLOCK_ROWS)):
-            num = min(_BLOCK_ROWS, rows - first)
-            rng = np.random.default_rng([seed, _ROWS, block])
-            table, logit_B, label_B = model.draw(rng, num)
-            logits[first : first + num] = logit_B
-            clicks[first : first + num] = label_B
-            yield table
+        block = 0
+        for day in range(churn.days):
+            if day:
+                model.next_day(np.random.default_rng([seed, _DAYS, day]), churn)
+            sizes.append(model.churning_ids)
+            for first in range(day * per_day, (day + 1) * per_day, _BLOCK_ROWS):
+                num = min(_BLOCK_ROWS, (day + 1) * per_day - first)
+                rng = np.random.default_rng([seed, _ROWS, block])
+                table, logit_B, label_B = model.draw(rng, num)
+                logits[first : first + num] = logit_B
+                clicks[first : first + num] = label_B
+                block += 1
+                yield table
 
     def findings() -> Mapping[str, Any]:
         place = split.assign(0, rows, rows)
@@ -142,15 +190,21 @@ def synthetic(
             name: _auc(logits[place == index], clicks[place == index])
             for index, name in enumerate(SPLITS)
         }
-        return {"truth": {**model.truth(), "bayes_auc": aucs}}
+        found = {**truth, "bayes_auc": aucs}
+        if churn.days > 1:
+            found["days"] = _by_day(logits, clicks, sizes)
+        return {"truth": found}
 
+    options = {"rows": rows, "seed": seed, **asdict(world), "missing": "empty"}
+    if churn.days > 1:  # a world of one day is recorded as it always was
+        options["churn"] = asdict(churn)
     source = Source(
         dataset="synthetic",
         columns=model.columns,
         label="label",
         paths=(),
         read=read,
-        options={"rows": rows, "seed": seed, **asdict(world), "missing": "empty"},
+        options=options,
         findings=findings,
     )
     return prepare(
@@ -168,6 +222,30 @@ class _Feature:
     cumulative: Floats  # (V,) cumulative frequency
     bias: Floats  # (V + 1,) last: missing
     vectors: Floats  # (V + 1, R)
+    next_id: int  # ids from here on were never used
+
+    def next_day(
+        self, rng: np.random.Generator, enter: float, vanish: float, zipf: float
+    ) -> _Feature:
+        """The column of the day after; see :class:`Churn`."""
+        V = len(self.ids)
+        stays = np.flatnonzero(rng.random(V) >= vanish)
+        stays = stays if len(stays) else np.array([0])
+        new = int(rng.binomial(V, enter))
+        order = np.argsort(np.append(stays, rng.random(new) * V), kind="stable")
+        new_bias = rng.normal(size=new) if self.role != "noise" else np.zeros(new)
+        new_vectors = rng.normal(size=(new, self.vectors.shape[1]))
+        new_ids = np.arange(self.next_id, self.next_id + new)
+        return replace(
+            self,
+            ids=np.append(self.ids[stays], new_ids)[order],
+            cumulative=_zipf(len(order), zipf),
+            bias=np.append(np.append(self.bias[stays], new_bias)[order], 0.0),
+            vectors=np.vstack(
+                [np.vstack([self.vectors[stays], new_vectors])[order], self.vectors[-1:]]
+            ),
+            next_id=self.next_id + new,
+        )
 
     def draw(self, rng: np.random.Generator, num: int, missing_rate: float) -> Ids:
         """Frequency ranks of ``num`` values; V where missing."""
@@ -214,6 +292,18 @@ class _Model:
         self._shares = {name: share / sum(shares.values()) for name, share in shares.items()}
         self._intercept = 0.0
         self._calibrate(np.random.default_rng([seed, _SAMPLE]))
+
+    @property
+    def churning_ids(self) -> dict[str, int]:
+        """Number of ids of the columns that churn, as of today."""
+        return {f.name: len(f.ids) for f in (*self._strong, *self._noise)}
+
+    def next_day(self, rng: np.random.Generator, churn: Churn) -> None:
+        """Let a day pass."""
+        shares = zip(cycle(churn.enter), cycle(churn.vanish), strict=False)
+        zipf = self._world.zipf
+        self._strong = [f.next_day(rng, *next(shares), zipf) for f in self._strong]
+        self._noise = [f.next_day(rng, *next(shares), zipf) for f in self._noise]
 
     @property
     def columns(self) -> tuple[tuple[str, str], ...]:
@@ -301,16 +391,22 @@ class _Model:
 def _feature(
     rng: np.random.Generator, name: str, role: str, vocab: int, zipf: float, rank: int
 ) -> _Feature:
-    frequency = np.arange(1, vocab + 1, dtype=np.float64) ** -zipf
     biases = rng.normal(size=vocab) if role != "noise" else np.zeros(vocab)
     return _Feature(
         name=name,
         role=role,
         ids=rng.permutation(vocab).astype(np.int64),
-        cumulative=np.cumsum(frequency / frequency.sum()),
+        cumulative=_zipf(vocab, zipf),
         bias=np.append(biases, 0.0),
         vectors=np.vstack([rng.normal(size=(vocab, rank)), np.zeros((1, rank))]),
+        next_id=vocab,
     )
+
+
+def _zipf(vocab: int, exponent: float) -> Floats:
+    """Cumulative frequencies of the ranks 1 to ``vocab``."""
+    frequency = np.arange(1, vocab + 1, dtype=np.float64) ** -exponent
+    return np.cumsum(frequency / frequency.sum())
 
 
 def _draw_bags(
@@ -345,6 +441,16 @@ def _auc(score: npt.NDArray[np.float32], label: npt.NDArray[np.bool_]) -> float 
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
 
 
-def _require(holds: bool, name: str, got: object, allowed: str) -> None:
-    if not holds:
-        raise DataError(f"synthetic: {name} is {got}; allowed: {allowed}")
+def _by_day(
+    logits: npt.NDArray[np.float32],
+    clicks: npt.NDArray[np.bool_],
+    sizes: Sequence[Mapping[str, int]],
+) -> dict[str, Any]:
+    """Ids of the churning columns, and AUC and log loss of the true probabilities, by day."""
+    z_DB = logits.reshape(len(sizes), -1).astype(np.float64)
+    y_DB = clicks.reshape(z_DB.shape)
+    return {
+        "ids": {name: [day[name] for day in sizes] for name in sizes[0]},
+        "bayes_auc": [_auc(z, y) for z, y in zip(logits.reshape(z_DB.shape), y_DB, strict=True)],
+        "bayes_log_loss": (np.logaddexp(0.0, z_DB) - y_DB * z_DB).mean(axis=1).tolist(),
+    }

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 
 from seo_rec.embed.keyed import KeyedEmbedding
-from seo_rec.embed.rows import INIT_SCALE, Gate, RowEmbedding, table_configs, table_key
+from seo_rec.embed.rows import INIT_SCALE, Gate, PolicyEmbedding, table_configs, table_key
 from seo_rec.policy import Policy
 
 __all__ = [
     "INIT_SCALE",
     "Gate",
     "KeyedEmbedding",
-    "RowEmbedding",
+    "PolicyEmbedding",
     "build",
     "table_configs",
     "table_key",
@@ -30,7 +30,7 @@ def build(
     """The policy as an ``embedding_bag_collection=`` argument; see :class:`KeyedEmbedding`.
 
     ``KJT[features] -> KeyedTensor[features]``, every feature ``dim`` wide (default: the largest
-    width of the policy's features). :class:`RowEmbedding` is the module without keys and equal
+    width of the policy's features). :class:`PolicyEmbedding` is the module without keys and equal
     widths, ``KJT[features] -> x_BE``.
     """
     return KeyedEmbedding(policy, dim, init_scale, device, weighted)

@@ -11,7 +11,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from seo_rec.embed.combine import Project
-from seo_rec.embed.rows import INIT_SCALE, RowEmbedding, table_key
+from seo_rec.embed.rows import INIT_SCALE, PolicyEmbedding, table_key
 from seo_rec.policy import Policy
 
 
@@ -20,7 +20,7 @@ class KeyedEmbedding(nn.Module):
 
     ``out[f] = x_f`` or, where the policy gives ``f`` another width than ``dim``, ``x_f W_f^T`` with
     a learnt ``W_f`` of its own and no bias, so that an empty bag still gives zeros; ``x_f`` is the
-    feature's part of :class:`RowEmbedding`'s output.
+    feature's part of :class:`PolicyEmbedding`'s output.
 
     Takes the place of an ``EmbeddingBagCollection`` in TorchRec's ``DLRM``, ``DLRM_DCN`` and
     ``SimpleDeepFMNN``, which never sees the policy's tables: ``embedding_bag_configs()`` names one
@@ -58,7 +58,7 @@ class KeyedEmbedding(nn.Module):
         self.dim = max(policy.widths) if dim is None else dim
         self.features = [f.name for f in policy.features]
         self.check = WeightsCheck(weighted)
-        self.rows = RowEmbedding(policy, None, init_scale, device, weighted)
+        self.rows = PolicyEmbedding(policy, None, init_scale, device, weighted)
         equal = all(width == self.dim for width in policy.widths)
         self.project = None if equal else self._project(device)
         self._device = device or torch.device("cpu")

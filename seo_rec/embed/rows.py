@@ -20,7 +20,9 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from seo_rec.embed.combine import Combine, Project, combines_ids
 from seo_rec.embed.flat import FlatArrays
+from seo_rec.embed.mlet import Factors
 from seo_rec.embed.remap import Remap, row_lookups
+from seo_rec.methods import Mlet, inner_policy
 from seo_rec.policy import Policy
 
 INIT_SCALE = 0.01
@@ -89,7 +91,7 @@ def initial_ranges(policy: Policy, init_scale: float) -> dict[str, tuple[float, 
     return ranges
 
 
-class RowEmbedding(nn.Module):
+class PolicyEmbedding(nn.Module):
     """The embeddings of any policy: rows of tables, and of flat arrays where it has some.
 
     ``x_f[b] = W_f sum_{i in bag(b, f)} w_i * combine_k(v_k(i))``, side by side for all features f;
@@ -97,7 +99,9 @@ class RowEmbedding(nn.Module):
     before it, which is the same; W_f is there where the feature has a ``project``.
 
     ``ebc`` holds the tables (``DistributedModelParallel`` shards it), ``flat`` the arrays,
-    ``project`` the maps W; the latter two are None where the policy has none.
+    ``project`` the maps W; the latter two are None where the policy has none. With ``mlet`` the
+    tables of ``ebc`` are the first of two layers, ``factors`` is the second, and ``stored`` is the
+    policy with their widths; without it, ``stored`` is ``policy``.
 
     Args:
         policy: tables, features and lookups.
@@ -106,6 +110,7 @@ class RowEmbedding(nn.Module):
         device: where the tables are made (``meta`` for planning).
         weighted: whether a sharded collection reads the weights of ids; an unsharded one always
             does.
+        mlet: trains the tables as two layers; :meth:`collapsed` makes them one.
     """
 
     def __init__(
@@ -115,31 +120,38 @@ class RowEmbedding(nn.Module):
         init_scale: float = INIT_SCALE,
         device: torch.device | None = None,
         weighted: bool = False,
+        mlet: Mlet | None = None,
     ) -> None:
         super().__init__()
         self.policy = policy
+        self.stored = policy if mlet is None else inner_policy(policy, mlet)
         self.remap = Remap(policy)
         self.lookup_keys = self.remap.keys  # a pipeline puts a wrapper without keys in its place
         self.table_keys = [table_key(t.name) for t in policy.tables]
         self.ebc = EmbeddingBagCollection(
-            tables=table_configs(policy, init_scale), is_weighted=weighted, device=device
+            tables=table_configs(self.stored, init_scale), is_weighted=weighted, device=device
         )
         if device is None or device.type != "meta":
             start = initial_ranges(policy, init_scale)
             for t, key in zip(policy.tables, self.table_keys, strict=True):
                 nn.init.uniform_(self.ebc.embedding_bags[key].weight, *start[t.name])
+        self.factors = None if mlet is None else Factors(policy, mlet, self.table_keys, device)
         self.flat = FlatArrays(policy, init_scale, device) if policy.arrays else None
         self.gate = gate
         plain = _all_concat(policy) and not (policy.arrays and policy.tables)
         self.combine = None if plain else Combine(policy)
         self.project = None if _no_project(policy) else _project(policy, device)
-        self.batched = TableBatched(policy) if policy.tables else None
+        self.batched = TableBatched(self.stored) if policy.tables else None
         if gate is not None and (
-            policy.arrays or not _no_project(policy) or any(map(combines_ids, policy.features))
+            policy.arrays
+            or mlet is not None
+            or not _no_project(policy)
+            or any(map(combines_ids, policy.features))
         ):
             raise ValueError(
                 "a gate takes the place of combine and project, and sees rows; give it a policy "
-                "without flat arrays and projections, whose features have combine 'concat' or 'sum'"
+                "without flat arrays and projections, whose features have combine 'concat' or "
+                "'sum', and no MLET"
             )
 
     @property
@@ -150,6 +162,8 @@ class RowEmbedding(nn.Module):
     def forward(self, features: KeyedJaggedTensor) -> torch.Tensor:
         """``KJT[features] -> x_BE`` float32 (B, E)."""
         rows_VE = None if self.batched is None else self._look_up(features, self.batched)
+        if self.factors is not None:
+            rows_VE = self.factors(rows_VE)
         if self.gate is not None:
             assert rows_VE is not None
             return self.gate(rows_VE)
@@ -159,6 +173,19 @@ class RowEmbedding(nn.Module):
         else:
             x_BE = rows_VE if blocks_BE is None else blocks_BE
         return x_BE if self.project is None else self.project(x_BE)
+
+    @torch.no_grad()
+    def collapsed(self) -> PolicyEmbedding:
+        """The same outputs from tables of one layer; for an unsharded embedding."""
+        state = {n: v for n, v in self.state_dict().items() if not n.startswith("factors.")}
+        if self.factors is not None:
+            for key in self.table_keys:
+                name = f"ebc.embedding_bags.{key}.weight"
+                state[name] = self.factors.collapsed(key, state[name])
+        with torch.random.fork_rng(devices=[]):
+            single = PolicyEmbedding(self.policy, weighted=self.ebc.is_weighted())
+        single.load_state_dict(state)
+        return single.to(next(iter(state.values())).device)
 
     def _look_up(self, features: KeyedJaggedTensor, batched: TableBatched) -> torch.Tensor:
         if type(self.ebc) is EmbeddingBagCollection:

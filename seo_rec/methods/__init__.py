@@ -6,6 +6,7 @@ are stored), never exceeds it, and wastes less than one row of its narrowest tab
 
 from __future__ import annotations
 
+from seo_rec.methods.mlet import SUFFIX, Mlet, inner_policy, two_layer_tables
 from seo_rec.methods.origin import lookup_seed, provenance
 from seo_rec.methods.published import (
     hash_embedding,
@@ -22,11 +23,14 @@ __all__ = [
     "MULTIPLEXED",
     "PER_FEATURE",
     "ROW_RULES",
+    "SUFFIX",
+    "Mlet",
     "Sharing",
     "collisionless",
     "hash_embedding",
     "hashed_net",
     "hashing_trick",
+    "inner_policy",
     "lookup_seed",
     "monolithic",
     "multi_size",
@@ -35,4 +39,5 @@ __all__ = [
     "qr",
     "robe",
     "separate",
+    "two_layer_tables",
 ]

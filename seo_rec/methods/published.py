@@ -39,12 +39,8 @@ def hashing_trick(
             vocabularies are lacking.
     """
     division = Division(schema, dim, sharing, vocabularies)
-    tables = division.tables(params, [(g.name, dim, g.weight) for g in division.groups])
-    features = [
-        Feature(c.name, (Lookup(g.name, "hash", division.seed(c, seed, 0)),))
-        for g in division.groups
-        for c in g.columns
-    ]
+    tables = _k_tables(division, params, [dim])
+    features = _k_hashes(division, 1, "concat", seed)
     arguments = {"params": params, "dim": dim, "seed": seed}
     return division.policy("hashing-trick", arguments, tables, features)
 

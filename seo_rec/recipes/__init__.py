@@ -25,6 +25,9 @@ from seo_rec.recipes.folders import (
     open_run,
     read_runs,
 )
+from seo_rec.recipes.frequency import frequency
+from seo_rec.recipes.frontier import frontier, read_budgets
+from seo_rec.recipes.frontier import jobs as frontier_jobs
 from seo_rec.recipes.search_by import search_by
 from seo_rec.recipes.searching import (
     RunOff,
@@ -37,6 +40,7 @@ from seo_rec.recipes.searching import (
 )
 from seo_rec.recipes.training import (
     Trained,
+    evaluate_quantized,
     evaluate_run,
     labels_of,
     load_trained,
@@ -64,12 +68,17 @@ __all__ = [
     "compare",
     "demo",
     "describe",
+    "evaluate_quantized",
     "evaluate_run",
+    "frequency",
+    "frontier",
+    "frontier_jobs",
     "labels_of",
     "load_trained",
     "method_policy",
     "open_run",
     "paper_policy",
+    "read_budgets",
     "read_runs",
     "search",
     "search_attention",

@@ -13,10 +13,11 @@ from typing import Any
 from seo_rec import apply, methods
 from seo_rec.data.synthetic import synthetic
 from seo_rec.data.vocabulary import read_vocabulary
-from seo_rec.files import append_line
+from seo_rec.files import append_line, write_json
+from seo_rec.methods import SUFFIX, Mlet
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Policy
-from seo_rec.recipes.folders import SEARCH_FILE, Run, open_run, read_runs
+from seo_rec.recipes.folders import SEARCH_FILE, Run, RunError, open_run, read_runs
 from seo_rec.recipes.published import PUBLISHED, is_published, published_policy
 from seo_rec.recipes.search_by import search_by
 from seo_rec.recipes.searching import RunOff, check_search, search
@@ -29,7 +30,14 @@ log = logging.getLogger(__name__)
 
 
 def method_policy(
-    method: str, data: Path, params: int, dim: int, chunk_dim: int, seed: int
+    method: str,
+    data: Path,
+    params: int,
+    dim: int,
+    chunk_dim: int,
+    seed: int,
+    exact_below: int = 0,
+    same_hash: tuple[tuple[str, ...], ...] = (),
 ) -> Policy:
     """The policy of a plain method by its ``compare`` name; the budget is in parameters.
 
@@ -37,22 +45,26 @@ def method_policy(
     lookups), ``multi-size-K`` (K lookups), ``collisionless`` (its size is its own), those of
     :data:`PUBLISHED`, and the searches that train nothing (:data:`UNTRAINED`).
 
+    ``exact_below`` and ``same_hash`` are those of :class:`seo_rec.methods.Sharing`, for every
+    method that has no search; ``collisionless`` keeps all features exact and hashes none.
+
     Raises:
-        ValueError: unknown name.
+        ValueError: unknown name, or one that keeps no feature exact.
     """
     schema = read_schema(data)
+    if (exact_below or same_hash) and method != "collisionless":
+        _check_sharing(method, exact_below)
+        name, rows = _published_twin(method, dim, chunk_dim)
+        sharing = methods.Sharing(rows=rows, exact_below=exact_below, same_hash=same_hash)
+        return published_policy(name, data, params, dim, seed, sharing)
     if method == "separate":
         return methods.separate(schema, params, dim, seed=seed)
     if method == "separate-cardinality":
         return methods.separate(schema, params, dim, rows="cardinality", seed=seed)
     if method == "monolithic":
         return methods.monolithic(schema, params, dim, seed=seed)
-    if method == "multi-size":
-        if chunk_dim < 1 or dim % chunk_dim:
-            raise ValueError(f"chunk_dim {chunk_dim}; allowed: a divisor of dim {dim}")
-        return methods.multi_size(schema, params, dim, lookups=dim // chunk_dim, seed=seed)
-    if _is_multi_size(method):
-        k = int(method.removeprefix("multi-size-"))
+    if method == "multi-size" or _is_multi_size(method):
+        k = _lookups(method, dim, chunk_dim)
         return methods.multi_size(schema, params, dim, lookups=k, seed=seed)
     if is_published(method):
         return published_policy(method, data, params, dim, seed)
@@ -69,6 +81,45 @@ def method_policy(
             "its policy with --policy"
         )
     raise ValueError(f"method {method!r}; allowed: {', '.join((*PLAIN_METHODS, *UNTRAINED))}")
+
+
+def _check_sharing(method: str, exact_below: int) -> None:
+    if exact_below < 0:
+        raise ValueError(f"exact_below is {exact_below}; allowed: 0 or more")
+    if method == "seo" or method in SEO_METHODS or method in SEARCHES:
+        raise ValueError(
+            f"exact_below or same_hash with method {method!r}; allowed with: "
+            f"{', '.join(PLAIN_METHODS)}"
+        )
+
+
+def _published_twin(method: str, dim: int, chunk_dim: int) -> tuple[str, str]:
+    """The name in :data:`PUBLISHED` of a method, and how its features divide the rows.
+
+    The tables and hash functions of the two are the same; those of the latter can leave features
+    out.
+    """
+    if is_published(method):
+        return method, "cardinality"
+    if method in ("separate", "separate-cardinality"):
+        return "hashing-trick", "even" if method == "separate" else "cardinality"
+    if method == "monolithic":
+        return "multiplexed-hashing-trick", "cardinality"
+    if method == "multi-size" or _is_multi_size(method):
+        k = _lookups(method, dim, chunk_dim)
+        if k < 1 or dim % k:
+            raise ValueError(f"{k} lookups; allowed: a divisor of dim {dim}")
+        return f"multiplexed-pq-{k}", "cardinality"
+    raise ValueError(f"method {method!r}; allowed: {', '.join(PLAIN_METHODS)}")
+
+
+def _lookups(method: str, dim: int, chunk_dim: int) -> int:
+    """K of ``multi-size-K``; ``multi-size`` has as many as there are chunks."""
+    if _is_multi_size(method):
+        return int(method.removeprefix("multi-size-"))
+    if chunk_dim < 1 or dim % chunk_dim:
+        raise ValueError(f"chunk_dim {chunk_dim}; allowed: a divisor of dim {dim}")
+    return dim // chunk_dim
 
 
 def _widest(method: str, dim: int) -> int:
@@ -90,6 +141,7 @@ PLAIN_METHODS = (
     *PUBLISHED,
 )
 SEO_METHODS = {"seo-exact": "exact", "seo-rr": "round-robin"}
+MLET_FILE = "mlet.json"  # how the methods with the suffix of MLET are trained
 UNTRAINED = ("mixed-dimension", "no-search")  # searches that only look at the vocabularies
 METHODS = (*PLAIN_METHODS, *SEO_METHODS, "seo", *SEARCHES)
 
@@ -98,10 +150,12 @@ METHODS = (*PLAIN_METHODS, *SEO_METHODS, "seo", *SEARCHES)
 class Comparison:
     """What ``compare`` runs: methods at one budget, each with every seed.
 
-    ``data``: one prepared data set, or several (random splits): seed s uses number s modulo their
-    count; ``seeds``: number of seeds, counted from ``first_seed``; ``searches``: settings of
-    searches of ``SEARCHES`` by name, without a budget (default: their own, features up to twice as
-    wide as ``settings.dim``).
+    ``methods``: names, each plain or with the suffix ``+mlet``: the same policy, trained with
+    ``mlet``; ``data``: one prepared data set, or several (random splits): seed s uses number s
+    modulo their count; ``seeds``: number of seeds, counted from ``first_seed``; ``searches``:
+    settings of searches of ``SEARCHES`` by name, without a budget (default: their own, features up
+    to twice as wide as ``settings.dim``); ``exact_below``, ``same_hash``: see
+    :func:`method_policy`.
     """
 
     data: tuple[Path, ...]
@@ -113,12 +167,81 @@ class Comparison:
     fit: FitSettings = FitSettings()
     run_off: RunOff = RunOff()
     searches: Mapping[str, Any] = field(default_factory=dict)
+    mlet: Mlet | None = None
+    exact_below: int = 0
+    same_hash: tuple[tuple[str, ...], ...] = ()
 
     def search_settings(self, method: str) -> Any:
         """Settings of a search of ``SEARCHES`` at the budget of the comparison."""
         kind = SEARCHES[method].settings
         given = self.searches.get(method, kind(max_dim=_widest(method, self.settings.dim)))
         return replace(given, params=self.settings.params)
+
+    def plain_policy(self, method: str, data: Path, seed: int) -> Policy:
+        """The policy of a method that has no search; see :func:`method_policy`."""
+        s, method = self.settings, method.removesuffix(SUFFIX)
+        return method_policy(
+            method, data, s.params, s.dim, s.chunk_dim, seed, self.exact_below, self.same_hash
+        )
+
+
+def check_comparison(comparison: Comparison) -> None:
+    """ValueError for an unknown method, or settings that do not go together."""
+    if not comparison.methods or comparison.seeds < 1 or not comparison.data:
+        raise ValueError(
+            f"{len(comparison.methods)} methods, {comparison.seeds} seeds, {len(comparison.data)} "
+            "data sets; allowed: 1 or more of each"
+        )
+    if comparison.first_seed < 0:
+        raise ValueError(f"first_seed is {comparison.first_seed}; allowed: 0 or more")
+    names = {m.removesuffix(SUFFIX) for m in comparison.methods}
+    if comparison.mlet is None and names != set(comparison.methods):
+        raise ValueError(
+            f"methods {', '.join(m for m in comparison.methods if m.endswith(SUFFIX))} without "
+            "settings of MLET; give --mlet-dim"
+        )
+    for method in sorted(names):
+        known = method in METHODS and method not in PUBLISHED
+        if not known and not _is_multi_size(method) and not is_published(method):
+            raise ValueError(
+                f"method {method!r}; allowed: {', '.join(METHODS)}, each also with {SUFFIX}"
+            )
+        if comparison.exact_below or comparison.same_hash:
+            _check_sharing(method, comparison.exact_below)
+    for name, given in comparison.searches.items():
+        if name not in SEARCHES or type(given) is not SEARCHES[name].settings or given.params:
+            raise ValueError(
+                f"searches[{name!r}] = {given!r:.80}; allowed: settings of {', '.join(SEARCHES)}, "
+                "without params: the budget is the comparison's"
+            )
+    schema = read_schema(comparison.data[0])
+    named = {name for names in comparison.same_hash for name in names}
+    if unknown := sorted(named - {c.name for c in schema.features}):
+        raise ValueError(
+            f"same_hash names {unknown}; allowed: {', '.join(c.name for c in schema.features)}"
+        )
+    for run_off in {
+        None if m in SEO_METHODS else comparison.run_off
+        for m in names
+        if m == "seo" or m in SEO_METHODS
+    }:
+        check_search(schema, comparison.settings, comparison.fit, run_off)
+
+
+def asked_of(comparison: Comparison) -> dict[str, Any]:
+    """What ``run.json`` says of a comparison: all but what may grow."""
+    asked = asdict(comparison)
+    for growing in ("methods", "seeds", "first_seed", "mlet"):
+        asked.pop(growing)
+    for later in ("searches", "exact_below", "same_hash"):  # not in files written before them
+        if not asked[later]:
+            asked.pop(later)
+    return asked | {
+        "kind": "compare",
+        "model": comparison.model.as_json(),
+        "data": [str(d) for d in comparison.data],
+        "data_fingerprints": [read_schema(d).fingerprint for d in comparison.data],
+    }
 
 
 def compare(comparison: Comparison, out: Path) -> list[Run]:
@@ -129,48 +252,17 @@ def compare(comparison: Comparison, out: Path) -> list[Run]:
 
     Raises:
         RunError: ``out`` holds a comparison with other data or settings.
-        ValueError: an unknown method.
+        ValueError: an unknown method, or one with the suffix of MLET without settings of it.
     """
-    if not comparison.methods or comparison.seeds < 1 or not comparison.data:
-        raise ValueError(
-            f"{len(comparison.methods)} methods, {comparison.seeds} seeds, {len(comparison.data)} "
-            "data sets; allowed: 1 or more of each"
-        )
-    if comparison.first_seed < 0:
-        raise ValueError(f"first_seed is {comparison.first_seed}; allowed: 0 or more")
-    for method in comparison.methods:
-        known = method in METHODS and method not in PUBLISHED
-        if not known and not _is_multi_size(method) and not is_published(method):
-            raise ValueError(f"method {method!r}; allowed: {', '.join(METHODS)}")
-    for name, given in comparison.searches.items():
-        if name not in SEARCHES or type(given) is not SEARCHES[name].settings or given.params:
-            raise ValueError(
-                f"searches[{name!r}] = {given!r:.80}; allowed: settings of {', '.join(SEARCHES)}, "
-                "without params: the budget is the comparison's"
-            )
-    schema = read_schema(comparison.data[0])
-    for run_off in {
-        None if m in SEO_METHODS else comparison.run_off
-        for m in comparison.methods
-        if m == "seo" or m in SEO_METHODS
-    }:
-        check_search(schema, comparison.settings, comparison.fit, run_off)
-    asked = asdict(comparison)
-    for growing in ("methods", "seeds", "first_seed"):
-        asked.pop(growing)
-    if not comparison.searches:  # as comparisons without searches of their own have always said
-        asked.pop("searches")
-    asked |= {
-        "kind": "compare",
-        "model": comparison.model.as_json(),
-        "data": [str(d) for d in comparison.data],
-        "data_fingerprints": [read_schema(d).fingerprint for d in comparison.data],
-    }
+    check_comparison(comparison)
+    asked = asked_of(comparison)
     here = ranks()
     results = out / "results.jsonl"
 
     def begin() -> list[Run]:
         open_run(out, asked, resume=True)
+        if comparison.mlet is not None:
+            _claim_mlet(out / MLET_FILE, comparison.mlet)
         return read_runs(results) if results.exists() else []
 
     done = {(r.method, r.seed): r for r in here.on_first(begin)}
@@ -190,9 +282,22 @@ def compare(comparison: Comparison, out: Path) -> list[Run]:
     return runs
 
 
-def _compare_one(comparison: Comparison, method: str, data: Path, seed: int, out: Path) -> Run:
+def _claim_mlet(path: Path, mlet: Mlet) -> None:
+    """Record how the methods with the suffix are trained; RunError if it was otherwise."""
+    if path.exists() and (found := json.loads(path.read_text())) != asdict(mlet):
+        raise RunError(
+            f"{path} says {found} and this comparison {asdict(mlet)}; choose another --out, or "
+            "call it as before"
+        )
+    write_json(path, asdict(mlet))
+
+
+def _compare_one(comparison: Comparison, name: str, data: Path, seed: int, out: Path) -> Run:
     settings, fit_settings = comparison.settings, replace(comparison.fit, seed=seed)
-    searched = 0.0
+    method, searched = name.removesuffix(SUFFIX), 0.0
+    model = comparison.model
+    if method != name:
+        model = replace(model, mlet=comparison.mlet)
     if method == "seo" or method in SEO_METHODS:
         raw = method in SEO_METHODS
         folder = out / "searches" / f"{'seo-raw' if raw else 'seo'}-seed{seed}"
@@ -222,16 +327,14 @@ def _compare_one(comparison: Comparison, method: str, data: Path, seed: int, out
         )
         policy, searched = found.policy, found.seconds
     else:
-        policy = method_policy(
-            method, data, settings.params, settings.dim, settings.chunk_dim, seed
-        )
+        policy = comparison.plain_policy(method, data, seed)
     return train(
         data,
         policy,
-        out / "runs" / f"{method}-seed{seed}",
-        comparison.model,
+        out / "runs" / f"{name}-seed{seed}",
+        model,
         fit_settings,
-        method=method,
+        method=name,
         resume=True,
         budget=settings.params,
         search_seconds=searched,

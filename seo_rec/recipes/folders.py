@@ -67,7 +67,7 @@ def open_run(out: Path, asked: Mapping[str, Any], resume: bool) -> None:
     wanted = json.loads(json.dumps(asked))
     if path.exists():
         found = json.loads(path.read_text())
-        if differing := sorted(k for k in wanted if found.get(k) != wanted[k]):
+        if differing := sorted(k for k in {*wanted, *found} if found.get(k) != wanted.get(k)):
             raise RunError(
                 f"{out} holds another run (it differs in {', '.join(differing)}); choose another "
                 "--out, or call it as before"

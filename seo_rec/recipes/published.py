@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -48,7 +49,12 @@ def is_published(name: str) -> bool:
 
 
 def published_policy(
-    name: str, data: Path, params: int, dim: int, seed: int, exact_below: int = 0
+    name: str,
+    data: Path,
+    params: int,
+    dim: int,
+    seed: int,
+    sharing: methods.Sharing = methods.PER_FEATURE,
 ) -> Policy:
     """The policy of a method by its name.
 
@@ -57,7 +63,7 @@ def published_policy(
             size of a block.
         data: prepared data set.
         params, dim, seed: budget, width, salt.
-        exact_below: features with at most so many training ids keep a row per id.
+        sharing: rows, exact features and common hash functions; the name says who shares tables.
 
     Raises:
         PolicyError: an infeasible budget or number.
@@ -68,11 +74,11 @@ def published_policy(
     make = partial(_MAKE[found[2]], schema, params, dim, seed=seed)
     if (argument := _NUMBERS[found[2]]) and found[3]:
         make = partial(make, **{argument: int(found[3])})
-    sharing = methods.Sharing(multiplexed=found[1] is not None, exact_below=exact_below)
+    sharing = replace(sharing, multiplexed=found[1] is not None)
     every = found[2] == "qr" and not sharing.multiplexed
     vocabularies = {
         c.name: read_vocabulary(data, c.name)[0]
         for c in schema.features
-        if every or (c.vocab_size or 0) <= exact_below
+        if every or (c.vocab_size or 0) <= sharing.exact_below
     }
     return make(sharing=sharing, vocabularies=vocabularies)

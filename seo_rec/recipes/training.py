@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from seo_rec.data.stream import Stream
+from seo_rec.embed.quantize import BITS, quantize_tables_
 from seo_rec.environment import stamp
 from seo_rec.files import write_json
 from seo_rec.metrics import Metrics
@@ -44,13 +45,14 @@ from seo_rec.train import (
     make_optimizers,
     ranks,
 )
-from seo_rec.train.state import weights_of
+from seo_rec.train.state import State, weights_of
 
 log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 
 EVAL_BATCH = 8192
+COLLAPSED_FOLDER = "collapsed"  # best weights of a run with MLET, as one layer
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,11 @@ def train_model(
     """Train the model of ``policy`` on ``data``; the returned model has its best weights.
 
     Every process of a launch calls this. ``plan`` is the plan to shard by; by default one is made
-    for the machines that are there. ``weights`` is the file of a search to go on from.
+    for the machines that are there. ``weights`` is the file of a search to go on from. With MLET
+    neither can be given, and the model returned still has two layers.
     """
     _check_features(read_schema(data), policy)
+    _check_mlet(model_settings, plan, weights)
     train, val = streams(data, policy, settings)
     whole = build_model(policy, len(train.schema.numeric), model_settings, settings.seed)
     if weights:
@@ -102,12 +106,16 @@ def train(
 ) -> Run:
     """Train ``policy`` in the run folder ``out`` and read the test split once.
 
+    With MLET ``best/`` holds the two layers of the tables and ``collapsed/`` the one they make,
+    which is what :func:`load_trained` reads.
+
     Raises:
         PlanError: ``plan`` is not for this policy or these processes.
         RunError: ``out`` holds another run, or a run and ``resume`` is False.
     """
     schema = read_schema(data)
     _check_features(schema, policy)
+    _check_mlet(model_settings, plan, weights)
     asked = {
         "kind": "train",
         "data": str(data),
@@ -123,6 +131,8 @@ def train(
     here = ranks()
 
     def begin() -> Run | None:
+        if plan is not None:
+            _read_plan(plan, policy, here)
         open_run(out, asked, resume)
         if (out / RESULT_FILE).exists():
             return Run(**json.loads((out / RESULT_FILE).read_text()))
@@ -132,7 +142,14 @@ def train(
     if finished := here.on_first(begin):
         return finished
     trained = train_model(data, policy, model_settings, settings, out, method, plan, weights)
-    metrics, _, _ = evaluate(trained.model, eval_stream(data, "test", policy))
+    model = trained.model
+    if model_settings.mlet is not None:
+        num_dense = len(schema.numeric)
+        here.on_first(lambda: _collapse(out, policy, num_dense, model_settings))
+        if here.world_size == 1:
+            single = replace(model_settings, mlet=None)
+            model = _load(out / COLLAPSED_FOLDER, policy, num_dense, single).to(here.device)
+    metrics, _, _ = evaluate(model, eval_stream(data, "test", policy))
     run = Run(
         data=schema.dataset,
         data_fingerprint=schema.fingerprint,
@@ -172,15 +189,42 @@ def load_trained(run: Path) -> RecModel:
         CheckpointError: the weights are damaged.
         RunError: the folder is not a finished training run.
     """
-    best = Checkpoints(run / BEST_FOLDER)
-    if not (run / RESULT_FILE).exists() or not best.steps():
+    if not (run / RESULT_FILE).exists() or not Checkpoints(run / BEST_FOLDER).steps():
         raise RunError(f"{run}: not a finished training run; `seo-rec train --resume` finishes it")
     asked = json.loads((run / RUN_FILE).read_text())
     settings = ModelSettings.from_json(asked["model"])
-    model = build_model(Policy.load(run / POLICY_FILE), asked["num_dense"], settings, seed=0)
-    weights = {f"model.{name}": value for name, value in weights_of(model).items()}
-    load_tensors(best.open(best.steps()[-1]), weights)
+    folder = run / (BEST_FOLDER if settings.mlet is None else COLLAPSED_FOLDER)
+    single = replace(settings, mlet=None)
+    return _load(folder, Policy.load(run / POLICY_FILE), asked["num_dense"], single)
+
+
+def _load(folder: Path, policy: Policy, num_dense: int, settings: ModelSettings) -> RecModel:
+    """The model of the newest weights in ``folder``."""
+    model = build_model(policy, num_dense, settings, seed=0)
+    saved = Checkpoints(folder)
+    load_tensors(saved.open(saved.steps()[-1]), _weights(model))
     return model
+
+
+def _collapse(out: Path, policy: Policy, num_dense: int, settings: ModelSettings) -> None:
+    """Save the best model of a run with MLET with tables of one layer."""
+    single = _load(out / BEST_FOLDER, policy, num_dense, settings).collapsed()
+    step = Checkpoints(out / BEST_FOLDER).steps()[-1]
+    Checkpoints(out / COLLAPSED_FOLDER, keep=1).save(step, _weights(single), {})
+
+
+def _weights(model: nn.Module) -> State:
+    return {f"model.{name}": value for name, value in weights_of(model).items()}
+
+
+def _check_mlet(settings: ModelSettings, plan: Path | None, weights: Path | None) -> None:
+    """ValueError if what a file says of tables of one layer is to be used with two."""
+    given = [option for option, path in (("plan", plan), ("weights", weights)) if path]
+    if settings.mlet is not None and given:
+        raise ValueError(
+            f"{' and '.join(given)} with MLET, which trains tables of width {settings.mlet.dim}; "
+            "allowed: without MLET only, a plan is made for what is trained"
+        )
 
 
 def evaluate_run(run: Path, data: Path, split: str) -> Metrics:
@@ -189,7 +233,29 @@ def evaluate_run(run: Path, data: Path, split: str) -> Metrics:
     Raises:
         RunError: the folder is not a finished training run, or ``data`` has other numeric columns.
     """
+    return _evaluate_run(run, load_trained(run), data, split)
+
+
+def evaluate_quantized(run: Path, data: Path, split: str, bits: int) -> dict[str, float]:
+    """As :func:`evaluate_run`, with the tables quantized; also the bytes of the embeddings.
+
+    Raises:
+        RunError: as :func:`evaluate_run`.
+        ValueError: ``bits`` are not 8.
+    """
+    if bits not in BITS:
+        raise ValueError(f"tables of {bits} bits; allowed: {', '.join(map(str, BITS))}")
     model = load_trained(run)
+    quantized, full = quantize_tables_(model.embedding)
+    return {
+        **asdict(_evaluate_run(run, model, data, split)),
+        "bits": bits,
+        "embedding_bytes": quantized,
+        "embedding_bytes_float32": full,
+    }
+
+
+def _evaluate_run(run: Path, model: RecModel, data: Path, split: str) -> Metrics:
     stream = eval_stream(data, split, model.embedding.policy)
     wanted, found = json.loads((run / RUN_FILE).read_text())["num_dense"], stream.schema.numeric
     if wanted != len(found):
@@ -250,12 +316,15 @@ def shard(model: RecModel, settings: FitSettings, plan: Path | None = None) -> n
     """``model`` over all processes of the launch; as it is, if there is one.
 
     Raises:
-        PlanError: ``plan`` is for other processes, or a plan cannot be made; on every rank.
+        PlanError: ``plan`` is for another policy or for other processes, or a plan cannot be made;
+            on every rank.
     """
-    here = ranks()
+    here, policy = ranks(), model.embedding.stored
     if here.world_size == 1:
+        if plan is not None:
+            _read_plan(plan, policy, here)
         return model.to(here.device)
-    placements = here.on_first(lambda: _placements(model.embedding.policy, settings, plan, here))
+    placements = here.on_first(lambda: _placements(policy, settings, plan, here))
     return distribute(
         model,
         placements,
@@ -278,13 +347,22 @@ def _placements(
             default=False,
         )
         return made.placements
+    return _read_plan(plan, policy, here).placements
+
+
+def _read_plan(plan: Path, policy: Policy, here: Ranks) -> Plan:
+    """The plan of a file. PlanError unless it is for this policy and these processes."""
     read = Plan.load(plan)
     if (read.world_size, read.device) != (here.world_size, here.device.type):
         raise PlanError(
             f"{plan} is for {read.world_size} ranks on {read.device}; there are {here.world_size} "
             f"on {here.device.type}; make one with `seo-rec plan --topology`"
         )
-    return read.placements
+    try:
+        read.check(policy)
+    except PlanError as error:
+        raise PlanError(f"{plan}: {error}") from error
+    return read
 
 
 def topology_here(here: Ranks) -> Topology:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from seo_rec.report.comparison import Group, Row
+from seo_rec.report.comparison import Group
 from seo_rec.report.folders import Epoch
 
 # Okabe and Ito's colours without yellow and black: told apart with every kind of colour vision.
@@ -79,44 +80,7 @@ def auc_by_method(group: Group, mark: Mapping[str, Mark]) -> str:
         ax.set_yticks(range(len(rows)), [row.method for row in rows])
         ax.set_ylim(-0.6, len(rows) - 0.4)
         ax.set_xlabel("test AUC")
-        return _svg(figure)
-
-
-def auc_against_params(groups: Sequence[Group], mark: Mapping[str, Mark]) -> str:
-    """Mean test AUC of every method over the budgets, bars of one standard deviation."""
-    lines: dict[str, list[Row]] = {}
-    for group in groups:
-        for row in group.rows:
-            known = lines.setdefault(row.method, [])
-            if all(old.runs != row.runs for old in known):
-                known.append(row)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8.4, 4.0), layout="constrained")
-        ax = figure.add_subplot()
-        sizes = [r.params.mean for rows in lines.values() for r in rows]
-        step = 0.008 * np.log(max(sizes) / min(sizes))  # apart, so that no bar hides another
-        for i, (method, rows) in enumerate(lines.items()):
-            rows.sort(key=lambda r: r.params.mean)
-            m = mark[method]
-            aside = float(np.exp(step * (i - (len(lines) - 1) / 2)))
-            ax.errorbar(
-                [r.params.mean * aside for r in rows],
-                [r.test_auc.mean for r in rows],
-                yerr=[np.nan_to_num(r.test_auc.sd) for r in rows],
-                fmt=m.marker,
-                linestyle=m.dash,
-                color=m.colour,
-                markersize=6,
-                capsize=3,
-                linewidth=1.5,
-            )
-        ticks = sorted({g.budget for g in groups})
-        ax.set_xscale("log")
-        ax.set_xticks(ticks, [f"{t:,}" for t in ticks])
-        ax.minorticks_off()
-        ax.set_xlabel("embedding parameters (floats, logarithmic)")
-        ax.set_ylabel("test AUC")
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def training_curves(group: Group, mark: Mapping[str, Mark]) -> str:
@@ -137,7 +101,7 @@ def training_curves(group: Group, mark: Mapping[str, Mark]) -> str:
             ax.set_xlabel("epoch")
             ax.set_ylabel(label)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def _curves(ax: Axes, curves: Sequence[Sequence[Epoch]], of: str, m: Mark) -> None:
@@ -159,7 +123,34 @@ def _curves(ax: Axes, curves: Sequence[Sequence[Epoch]], of: str, m: Mark) -> No
     )
 
 
-def _svg(figure: Figure) -> str:
+def size_axis(ax: Axes, sizes: Iterable[int], label_width: float = 0.1) -> None:
+    """A logarithmic x axis with a tick at every size, named where there is room.
+
+    Args:
+        ax: where.
+        sizes: numbers of rows or parameters, 1 or more.
+        label_width: of a number below the axis, as a part of the axis.
+    """
+    ordered = sorted(set(sizes))
+    room = math.log(ordered[-1] / ordered[0]) * label_width
+    labels, last = dict.fromkeys(ordered, ""), math.inf
+    for size in reversed(ordered):
+        if math.log(last / size) >= room:
+            labels[size], last = f"{size:,}", size
+    ax.set_xscale("log")
+    ax.set_xticks(ordered, list(labels.values()))
+    ax.minorticks_off()
+
+
+def as_png(figure: Figure) -> bytes:
+    """The figure as a picture; equal figures give equal bytes."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def as_svg(figure: Figure) -> str:
     """The figure as an SVG element for an HTML page: no XML header, no names nobody refers to."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))

@@ -5,6 +5,7 @@ The layouts are those that :mod:`seo_rec.recipes` writes::
     COMPARISON/results.jsonl  runs/<method>-seed<k>/  searches/<seo|seo-raw>-seed<k>/
     TRAINING/run.json (kind train)   result.json  policy.json  metrics.jsonl
     SEARCH/run.json   (kind search)  search.json  policy.json  candidates/<name>.json
+    FRONTIER/run.json (kind frontier)  params-<N>/ and collisionless/: a COMPARISON each
 """
 
 from __future__ import annotations
@@ -23,10 +24,15 @@ RESULT_FILE = "result.json"
 POLICY_FILE = "policy.json"
 SEARCH_FILE = "search.json"
 METRICS_FILE = "metrics.jsonl"
+INFEASIBLE_FILE = "infeasible.json"
 ALLOWED = (
-    "a folder of `seo-rec compare` (results.jsonl), `seo-rec train` or `seo-rec search` (run.json)"
+    "a folder of `seo-rec compare` (results.jsonl), `seo-rec train`, `seo-rec search` or "
+    "`seo-rec frontier` (run.json)"
 )
-UNBUDGETED = ("collisionless",)  # methods whose size follows the data, not the budget
+UNBUDGETED = (
+    "collisionless",
+    "collisionless+mlet",
+)  # methods whose size follows the data, not the budget
 
 
 class ReportError(ValueError):
@@ -158,17 +164,22 @@ def _read_one(given: Path, notes: list[str]) -> Iterator[Training | Search]:
     if not given.is_dir():
         raise ReportError(f"{given}: a file, not a folder; give {ALLOWED}")
     if _is_comparison(given):
-        yield from _read_comparison(given, notes)
+        yield from _read_comparison(given, given, notes)
     elif (given / RUN_FILE).is_file():
         asked = _document(given / RUN_FILE)
         kind = asked.get("kind")
         run: Training | Search | None
+        if kind == "frontier":
+            yield from _read_frontier(given, notes)
+            return
         if kind == "train":
             run = _read_training(given, given, notes)
         elif kind == "search":
             run = _read_search(given, given, notes)
         else:
-            raise ReportError(f"{given / RUN_FILE}: a run of kind {kind!r}; allowed: train, search")
+            raise ReportError(
+                f"{given / RUN_FILE}: a run of kind {kind!r}; allowed: train, search, frontier"
+            )
         if run:
             yield run
     else:
@@ -194,19 +205,40 @@ def _is_comparison(folder: Path) -> bool:
     )
 
 
-def _read_comparison(given: Path, notes: list[str]) -> Iterator[Training | Search]:
+def _read_frontier(given: Path, notes: list[str]) -> Iterator[Training | Search]:
+    """Finished runs of all its comparisons; notes of what did not fit into a budget."""
+    for part in sorted(p for p in given.iterdir() if p.is_dir() and _is_comparison(p)):
+        yield from _read_comparison(given, part, notes)
+    notes += [f"{name}: {m} is left out: {why}" for name, m, why in read_infeasible(given)]
+
+
+def read_infeasible(frontier: Path) -> list[tuple[str, str, str]]:
+    """Comparison, method and reason of what did not fit into a budget of a frontier."""
+    path = frontier / INFEASIBLE_FILE
+    if not path.is_file():
+        return []
+    return [
+        (name, method, str(why))
+        for name, reasons in _document(path).items()
+        for method, why in (reasons if isinstance(reasons, dict) else {}).items()
+    ]
+
+
+def _read_comparison(
+    given: Path, comparison: Path, notes: list[str]
+) -> Iterator[Training | Search]:
     """Finished runs of a comparison: lines of results.jsonl, and folders that have none yet."""
     seen: set[Path] = set()
-    lines = given / RESULTS_FILE
+    lines = comparison / RESULTS_FILE
     results: dict[Path, Mapping[str, Any]] = {}
     for document in _lines(lines, notes):
         method, seed = _text(document, "method", lines), _whole(document, "seed", lines)
-        results[given / "runs" / f"{method}-seed{seed}"] = document  # a later line wins
+        results[comparison / "runs" / f"{method}-seed{seed}"] = document  # a later line wins
     for folder, document in results.items():
         seen.add(folder)
         yield _training(given, folder, document, lines, notes)
     for part in ("runs", "searches"):
-        for folder in sorted(given.glob(f"{part}/*")):
+        for folder in sorted(comparison.glob(f"{part}/*")):
             if folder in seen or not _is_run(folder):
                 continue
             run: Training | Search | None
@@ -268,7 +300,7 @@ def _budget(policy: Policy | None, params: int) -> int:
     origin = policy.provenance
     arguments = origin.get("arguments")
     asked = origin.get("params", arguments.get("params") if isinstance(arguments, dict) else None)
-    widest = max(t.dim for t in policy.tables)
+    widest = max((t.dim for t in policy.tables), default=1)  # an array wastes nothing
     return asked if isinstance(asked, int) and params <= asked < params + widest else params
 
 

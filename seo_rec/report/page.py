@@ -15,7 +15,7 @@ import seo_rec
 from seo_rec.data.vocabulary import read_vocabulary
 from seo_rec.files import write_text
 from seo_rec.policy import Ids, Policy
-from seo_rec.report import charts, folders, formats
+from seo_rec.report import charts, folders, formats, frontier
 from seo_rec.report.collisions import Collisions, collisions
 from seo_rec.report.comparison import Group, group
 from seo_rec.report.folders import Attention, Records, Search, Training
@@ -111,7 +111,7 @@ def render(records: Records, given: Sequence[str]) -> str:
         same = [g for g in groups if g.dataset == dataset and g.rows]
         if len({g.budget for g in same}) > 1:
             methods = sorted({row.method for g in same for row in g.rows})
-            chart = charts.auc_against_params(same, mark)
+            chart = frontier.svg(frontier.points(same), mark)
             over_budgets.append((dataset, chart, methods))
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

@@ -27,9 +27,7 @@ def print_comparison(runs: Sequence[Path]) -> None:
         ReportError: see :func:`seo_rec.report.folders.read`.
     """
     records = folders.read(runs)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=PLAIN_WIDTH, color_system=None)
+    console = open_console()
     for found in group(records):
         if not found.rows:
             console.print(Text(f"{found.title}: searches only, no trained method to compare"))
@@ -38,6 +36,14 @@ def print_comparison(runs: Sequence[Path]) -> None:
         console.print(Text(_legend(found)))
     for note in records.notes:
         console.print(Text(f"note: {note}"))
+
+
+def open_console() -> Console:
+    """The terminal; as wide as a table needs and without colours where it is a file or a pipe."""
+    console = Console(highlight=False)
+    if console.is_terminal:
+        return console
+    return Console(highlight=False, width=PLAIN_WIDTH, color_system=None)
 
 
 def _table(found: Group, plain: bool) -> Table:

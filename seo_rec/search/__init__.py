@@ -16,6 +16,7 @@ from seo_rec.search.dimgrow import DimGrowSettings, dimgrow
 from seo_rec.search.found import Found
 from seo_rec.search.mixed_dimension import MixedDimensionSettings, mixed_dimension
 from seo_rec.search.no_search import NoSearchSettings, no_search
+from seo_rec.search.optembed import OptEmbedSettings, optembed
 from seo_rec.search.sseds import SsedsSettings, sseds
 from seo_rec.train import FitSettings
 
@@ -53,6 +54,7 @@ SEARCHES: dict[str, Search] = {
     "dimgrow": Search(DimGrowSettings, dimgrow),
     "autodim": Search(AutoDimSettings, autodim),
     "sseds": Search(SsedsSettings, sseds),
+    "optembed": Search(OptEmbedSettings, optembed),
     "mixed-dimension": Search(MixedDimensionSettings, mixed_dimension),
     "no-search": Search(NoSearchSettings, no_search),
 }

@@ -15,7 +15,8 @@ chosen; the settings are those of :class:`DimGrowSettings`:
 * In evaluation the shuffled part of a column is its mean over the batch.
 * "After convergence": the search ends after ``epochs``, or after ``patience`` epochs in which
   neither the validation AUC rose nor the number of gates above 0.5 of any feature changed. The
-  gates are those of the end, not of the best epoch, and no running mean of weights is kept.
+  gates are those of the end; ``gates_of="best"`` takes those of the epoch after which the search's
+  own model had its best validation AUC. No running mean of weights is kept.
 * What trains the gates: ``gate_split="held-out"`` as in the public code, one Adam step on a batch
   of validation rows after each training step, or ``"train"``, together with the weights.
 """
@@ -49,6 +50,7 @@ from seo_rec.train.optimizers import ROW_OPTIMIZERS
 from seo_rec.train.state import State, optimizer_state, weights_of
 
 ADAPTS = ("joint", "per-feature")
+GATES_OF = ("last", "best")
 KEPT = 0.5  # a column whose gate ends above this is part of the answer
 
 
@@ -60,8 +62,9 @@ class DimGrowSettings(SpaceSettings):
     ``adapt_dim``: width H of the adaptation layer; ``adapt``: ``joint`` is the paper's one vector
     of all features, ``per-feature`` gives each its own, for backbones that pair features;
     ``gate_lr``: Adam's learning rate of the gates;
-    ``gate_split``: rows that train them; ``fill``: with a budget, widen what was found in
-    proportion until the budget is filled.
+    ``gate_split``: rows that train them; ``gates_of``: the epoch whose gates are the answer, the
+    ``last`` or the ``best`` by validation AUC (the first of equals); ``fill``: with a budget,
+    widen what was found in proportion until the budget is filled.
     """
 
     alpha: float = 1e-4
@@ -73,6 +76,7 @@ class DimGrowSettings(SpaceSettings):
     adapt: str = "joint"
     gate_lr: float = 5e-3
     gate_split: str = "held-out"
+    gates_of: str = "last"
     fill: bool = True
 
     def __post_init__(self) -> None:
@@ -86,6 +90,7 @@ class DimGrowSettings(SpaceSettings):
         require(self.adapt in ADAPTS, "adapt", self.adapt, ", ".join(ADAPTS))
         require(self.gate_lr > 0, "gate_lr", self.gate_lr, "above 0")
         require(self.gate_split in SPLITS, "gate_split", self.gate_split, ", ".join(SPLITS))
+        require(self.gates_of in GATES_OF, "gates_of", self.gates_of, ", ".join(GATES_OF))
 
 
 # ---- the gate ----------------------------------------------------------------------------
@@ -309,9 +314,23 @@ def make_optimizers(model: GrowingModel, fit: FitSettings) -> dict[str, torch.op
 # ---- the search --------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Answer:
+    """Gates of the columns in use at the end of ``epoch``, by feature; that epoch's AUC."""
+
+    epoch: int
+    val_auc: float
+    gates: list[list[float]]
+
+    @property
+    def kept(self) -> list[int]:
+        """Columns of every feature whose gates are above 0.5."""
+        return [sum(g > KEPT for g in own) for own in self.gates]
+
+
 @dataclass
 class Progress:
-    """Where the search stands; part of every checkpoint."""
+    """Where the search stands; part of every checkpoint. ``answer``: as it would be now."""
 
     epoch: int = 0
     step: int = 0
@@ -320,6 +339,7 @@ class Progress:
     stale: int = 0
     kept: list[int] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
+    answer: Answer | None = None
 
 
 class _Run:
@@ -351,6 +371,7 @@ class _Run:
         self.optimizers = make_optimizers(self.model, fit)
         self.growth = Growth(self.model, settings, self.optimizers)
         self.progress = Progress()
+        self.best_weights: dict[str, torch.Tensor] = {}
         self.checkpoints = Checkpoints(out / "checkpoints", fit.keep) if out else None
 
     def epoch(self, stop: Any) -> None:
@@ -377,7 +398,13 @@ class _Run:
                 f"the val split has {self.val.num_rows} rows of one label only, so it has no AUC; "
                 "prepare the data with a larger share of validation rows"
             )
-        kept = self.kept()
+        answer = Answer(p.epoch + 1, metrics.auc, self.gates())
+        kept = answer.kept
+        if self.settings.gates_of == "last":
+            p.answer = answer
+        elif metrics.auc > p.best_auc:
+            p.answer = answer
+            self.best_weights = found_weights(self.model, self.kept_columns())
         p.stale = 0 if metrics.auc > p.best_auc or kept != p.kept else p.stale + 1
         p.best_auc, p.kept = max(p.best_auc, metrics.auc), kept
         p.epoch += 1
@@ -410,13 +437,15 @@ class _Run:
         ended = p.epoch >= fit.epochs or p.stale >= fit.patience
         return ended or (fit.max_steps > 0 and p.step >= fit.max_steps)
 
-    def kept(self) -> list[int]:
-        """Columns of every feature whose gates are above 0.5."""
-        return [len(own) for own in self.kept_columns()]
+    def gates(self) -> list[list[float]]:
+        """Gates of the columns in use, by feature."""
+        gates = iter(self.model.gates().detach().cpu().tolist())
+        return [[next(gates) for _ in own] for own in self.model.used]
 
     def kept_columns(self) -> list[list[int]]:
-        gates = iter(self.model.gates().detach().cpu().tolist())
-        return [[k for k in own if next(gates) > KEPT] for own in self.model.used]
+        """Columns of every feature whose gates are above 0.5."""
+        both = zip(self.model.used, self.gates(), strict=True)
+        return [[k for k, g in zip(own, gates, strict=True) if g > KEPT] for own, gates in both]
 
     # ---- checkpoints -------------------------------------------------------------------
 
@@ -428,6 +457,7 @@ class _Run:
         tensors: State = {f"model.{n}": t for n, t in weights_of(self.model).items()}
         states = optimizer_state(self.model, self.optimizers)
         tensors |= {f"optimizer.{n}": t for n, t in states.items()}
+        tensors |= {f"best.{n}": t for n, t in self.best_weights.items()}
         tensors["rng"] = torch.get_rng_state()
         values = {
             "progress": asdict(self.progress),
@@ -464,11 +494,16 @@ class _Run:
                 path, _, key = name.removeprefix("optimizer.").rpartition(".")
                 parameter = named[path]
                 owner[id(parameter)].state[parameter][key] = tensor.to(parameter.device)
+        self.best_weights = {
+            n.removeprefix("best."): t for n, t in into.items() if n.startswith("best.")
+        }
         torch.set_rng_state(into["rng"])
         self.train.load_state_dict(values["train"])
         if self.held_out:
             self.held_out.load_state_dict(values["held_out"])
-        self.progress = Progress(**values["progress"])
+        progress = dict(values["progress"])
+        answer = progress.pop("answer")
+        self.progress = Progress(**progress, answer=Answer(**answer) if answer else None)
         self.started = time.perf_counter() - self.progress.seconds
 
 
@@ -491,12 +526,16 @@ def dimgrow(
         run.resume()
         while not run.finished():
             run.epoch(stop)
-    model, space = run.model, run.model.space
-    kept = run.kept()
+    model, space, answer = run.model, run.model.space, run.progress.answer
+    assert answer is not None
+    kept = answer.kept
     if not any(kept):
+        early = (
+            f", and gates_of best took epoch {answer.epoch}" if settings.gates_of == "best" else ""
+        )
         raise PolicyError(
             f"no gate of the search ended above {KEPT}: alpha {settings.alpha} is too strong for "
-            f"these data, or {run.progress.step} steps were too few; lower alpha"
+            f"these data, or {run.progress.step} steps were too few{early}; lower alpha"
         )
     dims = kept
     if settings.params and settings.fill:
@@ -504,26 +543,26 @@ def dimgrow(
         dims = space.fill([float(d) for d in kept], settings.params, most)
     params = settings.params if settings.fill else 0
     policy = space.policy(dims, params, space.origin("dimgrow", dims, asdict(settings)))
-    gates = iter(model.gates().detach().cpu().tolist())
     record = {
         "found": dict(zip(space.names, kept, strict=True)),
-        "gates": {
-            name: [next(gates) for _ in own]
-            for name, own in zip(space.names, model.used, strict=True)
-        },
+        "gates": dict(zip(space.names, answer.gates, strict=True)),
+        "gates_of_epoch": answer.epoch,
         "allocated": dict(zip(space.names, model.allocated, strict=True)),
         "steps": run.progress.step,
         "history": run.progress.history,
         "events": run.growth.events,
     }
+    weights = run.best_weights
+    if settings.gates_of == "last":
+        weights = found_weights(model, run.kept_columns())
     columns = [d.values_V for own in model.columns for d in own]  # type: ignore[attr-defined]
     return Found(
         policy,
-        run.progress.history[-1]["val_auc"],
+        answer.val_auc,
         time.perf_counter() - run.started,
         embedding_bytes(columns, [run.optimizers["rows"]]),
         record,
-        found_weights(model, run.kept_columns()) if dims == kept else {},
+        weights if dims == kept else {},
     )
 
 

@@ -6,7 +6,14 @@ from seo_rec.train.checkpoint import CheckpointError, Checkpoints, load_tensors,
 from seo_rec.train.distributed import distribute
 from seo_rec.train.loop import BEST_FOLDER, FitResult, FitSettings, Preempted, evaluate, fit
 from seo_rec.train.optimizers import ROW_OPTIMIZERS, inner_model, make_optimizers
-from seo_rec.train.ranks import LaunchError, OtherRankError, Ranks, launched, ranks
+from seo_rec.train.ranks import (
+    LaunchError,
+    OtherRankError,
+    Ranks,
+    launched,
+    ranks,
+    said_by_first,
+)
 
 __all__ = [
     "BEST_FOLDER",
@@ -28,4 +35,5 @@ __all__ = [
     "make_optimizers",
     "open_checkpoint",
     "ranks",
+    "said_by_first",
 ]

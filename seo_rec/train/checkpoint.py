@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 import torch
 import torch.distributed as dist
@@ -33,9 +33,16 @@ from seo_rec.files import write_json
 from seo_rec.train.ranks import Ranks
 from seo_rec.train.state import Sharded, State, copied
 
+R = TypeVar("R")
+
 MARKER = "complete.json"
 VALUES = "state.json"
 INDEX = ".metadata"
+VALUE_TYPES: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    list[float]: "a list of numbers",
+}
 NAME = re.compile(r"step-(\d{9,})")
 DTYPES = (
     torch.float64,
@@ -60,6 +67,29 @@ class Saved:
     folder: Path
     values: dict[str, Any]
     sizes: dict[str, tuple[torch.Size, torch.dtype]]
+
+    def record(self, kind: type[R], name: str) -> R:
+        """The values ``name`` as a dataclass ``kind``, whose fields are numbers or lists of them.
+
+        Raises:
+            CheckpointError: a field is missing, unknown or of another type.
+        """
+        hints, values = get_type_hints(kind), self.values.get(name)
+        if not isinstance(values, dict) or set(values) != set(hints):
+            found = sorted(values) if isinstance(values, dict) else repr(values)
+            raise self._misfit(f"{name} is {found}; allowed: {sorted(hints)}")
+        for field, hint in hints.items():
+            if not _is(hint, values[field]):
+                raise self._misfit(
+                    f"{field} of {name} is {values[field]!r:.80}; allowed: {VALUE_TYPES[hint]}"
+                )
+        return kind(**values)
+
+    def _misfit(self, what: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self.folder}: {VALUES} does not fit this release ({what}); remove this folder to "
+            "resume from the checkpoint before it"
+        )
 
 
 class Checkpoints:
@@ -232,6 +262,8 @@ def open_checkpoint(folder: Path, ranks: Ranks | None = None) -> Saved:
     try:
         files = _verified(folder, ranks)
         values = json.loads((folder / VALUES).read_text())
+        if not isinstance(values, dict):
+            raise ValueError(f"{VALUES} is {values!r:.80}; allowed: an object")
         index = _Reader(folder).read_metadata()
         if unknown := {info.relative_path for info in index.storage_data.values()} - files:
             raise ValueError(f"{INDEX} reads {sorted(unknown)[0]!r}, which {MARKER} does not list")
@@ -284,6 +316,13 @@ def _plain_errors() -> Iterator[None]:
         if not isinstance(cause, Exception):
             raise
         raise RuntimeError(f"{type(cause).__name__} on rank {rank}: {_reason(cause)}") from cause
+
+
+def _is(hint: Any, value: Any) -> bool:
+    """Whether a value read from JSON is of a type of ``VALUE_TYPES``; true and false are none."""
+    if hint == list[float]:
+        return isinstance(value, list) and all(_is(float, v) for v in value)
+    return type(value) is int or (hint is float and type(value) is float)
 
 
 def _reason(error: BaseException) -> str:

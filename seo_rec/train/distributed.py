@@ -59,14 +59,14 @@ def distribute(
 
     Args:
         model: the same in every process (made with one seed).
-        placements: of every table of the model's policy.
+        placements: of every table of ``model.embedding.stored``.
         ranks: the processes; the process group must be up.
         row_optimizer, row_lr, row_l2: of the tables; decide what FBGEMM updates in the backward.
 
     Raises:
         PlanError: the placements do not fit the policy, the ranks or the optimizer.
     """
-    policy = model.embedding.policy
+    policy = model.embedding.stored
     check_placements(policy, placements, ranks.world_size)
     kernel_of = kernels(placements, row_optimizer, row_l2)
     full = {name: t.detach().clone() for name, t in model.state_dict().items()}

@@ -180,6 +180,7 @@ def fit(
 
     Raises:
         CheckpointError: the newest checkpoint of ``out`` is damaged, or one cannot be written.
+        ValueError: the run in ``out`` is past ``max_steps`` and was never evaluated.
         FloatingPointError: the loss is not finite.
         Preempted: SIGTERM came; with ``out``, a checkpoint has been written.
     """
@@ -215,7 +216,7 @@ class _Fit:
         self.mean = WeightAverage(model, settings.average)
         self.folder = _RunFolder(out, settings.keep, self.ranks) if out else None
         self.best: list[torch.Tensor] = []
-        self.best_val: dict[str, Any] = {}
+        self.best_val: Metrics | None = None
         self.done = 0  # steps of the stream's epoch
         alone = after_step is None or not after_step.calls_model
         self.steps = make_steps(model, optimizers, self.ranks, alone)
@@ -328,20 +329,22 @@ class _Fit:
             self.folder.best.save(self.state.step, _named("model", weights_of(self.model)), values)
         else:
             self.best = [t.clone() for t in local_tensors(weights_of(self.model))]
-            self.best_val = asdict(metrics)
+            self.best_val = metrics
 
     def result(self) -> FitResult:
         """Put the best weights back, and say how it went."""
-        weights, best_val = weights_of(self.model), self.best_val
+        weights = weights_of(self.model)
         if self.folder:
             self.folder.close()
             saved = self.folder.best.open(self.state.best_step)
+            best_val = saved.record(Metrics, "val")
             load_tensors(saved, _named("model", weights), self.ranks)
-            best_val = saved.values["val"]
         else:
+            assert self.best_val is not None
+            best_val = self.best_val
             copy_into(weights, self.best)
         return FitResult(
-            Metrics(**best_val),
+            best_val,
             self.state.best_epoch,
             self.state.epoch,
             self.state.step,
@@ -395,6 +398,12 @@ class _Fit:
                     self.state.epoch,
                     self.state.step,
                 )
+        if self.finished() and self.state.best_epoch < 0:
+            raise ValueError(
+                f"max_steps is {self.settings.max_steps} and the run stands at step "
+                f"{self.state.step}, within its first epoch, so it has no weights to end with; "
+                f"allowed: more than {self.state.step}, or 0"
+            )
         self.folder.drop_after(self.state.step)
 
     def _restore(self, saved: Saved) -> None:
@@ -425,7 +434,7 @@ class _Fit:
         if self.after_step:
             tensors = {n.removeprefix("after_step."): t for n, t in after.items()}
             self.after_step.load(tensors, saved.values["after_step"])
-        self.state = Progress(**saved.values["progress"])
+        self.state = saved.record(Progress, "progress")
         self.started = time.perf_counter() - self.state.seconds
 
     def _leave(self) -> None:

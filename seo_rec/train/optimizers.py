@@ -59,7 +59,8 @@ def make_optimizers(
     ``row_l2`` adds ``row_l2 / 2 * |T|^2`` of every whole table T to the loss, through its gradient.
     The parameters of a gate belong to the search that made it and are left out. What a sharded
     model updates within its backward pass comes as ``"fused"``, whose steps only set learning
-    rates.
+    rates. The second layers of tables (MLET) come as ``"factors"``: by ``row_optimizer`` at
+    ``row_lr`` like the first ones, without L2.
 
     Args:
         model: a :class:`RecModel`, or what :func:`distribute` made of one.
@@ -80,6 +81,8 @@ def make_optimizers(
         optimizers["rows"] = make(tables, row_lr, row_l2)
     if isinstance(model, DistributedModelParallel) and model.fused_optimizer.params:
         optimizers["fused"] = model.fused_optimizer
+    if whole.embedding.factors is not None:
+        optimizers["factors"] = make(whole.embedding.factors.parameters(), row_lr, 0.0)
     project = whole.embedding.project
     maps = [] if project is None else list(project.parameters())
     optimizers["dense"] = torch.optim.Adam(

@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 TIMEOUT_VARIABLE = "SEO_REC_TIMEOUT_S"
 DEFAULT_TIMEOUT_S = 600
+SAID = "seo-rec/error"  # key of the message that rank 0 ends with
+SAID_WITHIN_S = 3.0
 
 
 class LaunchError(RuntimeError):
@@ -107,6 +109,24 @@ def ranks() -> Ranks:
     return Ranks(
         dist.get_rank(), size, int(os.environ.get("LOCAL_WORLD_SIZE", size)), _local_device()
     )
+
+
+def said_by_first(here: Ranks, message: str, within_s: float = SAID_WITHIN_S) -> bool:
+    """Whether rank 0 ends with the same ``message``, so that this rank need not say it.
+
+    For a rank that is about to end with an error; it waits at most ``within_s`` seconds. Rank 0
+    leaves its message in the store of the launch, and says it. False in doubt: said twice is
+    better than never.
+    """
+    store = dist.distributed_c10d._get_default_store()
+    try:
+        if here.first:
+            store.set(SAID, message)
+            return False
+        store.wait([SAID], timedelta(seconds=within_s))
+        return bool(store.get(SAID).decode() == message)
+    except RuntimeError:  # rank 0 goes on, or has gone and taken the store with it
+        return False
 
 
 @contextmanager

@@ -55,12 +55,16 @@ class Runs:
         self, optimizer: str, before: tuple[str, int], after: tuple[str, int], out: Path
     ) -> Trained:
         """Stopped within an epoch under one plan, gone on under another."""
-        stopped = self.folder / f"stopped-{optimizer}-{before[0]}-{before[1]}"
-        if not stopped.exists():
-            stop(self.data, settings(optimizer), *before, stopped, STOPPED_AT)
-        shutil.copytree(stopped, out)
+        shutil.copytree(self.stopped(optimizer, before), out)
         assert Checkpoints(out / "checkpoints").steps() == [STOPPED_AT]
         return train(self.data, settings(optimizer), *after, out)
+
+    def stopped(self, optimizer: str, plan: tuple[str, int]) -> Path:
+        """The folder of a run that was stopped within an epoch; read-only."""
+        out = self.folder / f"stopped-{optimizer}-{plan[0]}-{plan[1]}"
+        if not out.exists():
+            stop(self.data, settings(optimizer), *plan, out, STOPPED_AT)
+        return out
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +95,7 @@ def assert_close(found: Trained, expected: Trained) -> None:
 # ---- the same number of ranks ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adagrad", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
 def test_the_same_ranks_and_plan_go_on_to_the_bit(
     runs: Runs, tmp_path: Path, optimizer: str
 ) -> None:
@@ -99,13 +103,10 @@ def test_the_same_ranks_and_plan_go_on_to_the_bit(
     assert_equal(found, runs.undisturbed(optimizer, "mixed", 2))
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
-def test_another_plan_of_whole_tables_goes_on_to_the_bit(
-    runs: Runs, tmp_path: Path, optimizer: str
-) -> None:
+def test_another_plan_of_whole_tables_goes_on_to_the_bit(runs: Runs, tmp_path: Path) -> None:
     """Whichever rank holds a table, it adds up the same gradients in the same order."""
-    found = runs.resumed(optimizer, ("table_wise", 2), ("one_rank", 2), tmp_path / "run")
-    assert_equal(found, runs.undisturbed(optimizer, "table_wise", 2))
+    found = runs.resumed("adagrad", ("table_wise", 2), ("one_rank", 2), tmp_path / "run")
+    assert_equal(found, runs.undisturbed("adagrad", "table_wise", 2))
 
 
 @pytest.mark.parametrize(
@@ -118,21 +119,19 @@ def test_another_plan_that_adds_in_another_order_goes_on(
     assert_close(found, runs.undisturbed(optimizer, "mixed", 2))
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
 def test_ranks_without_any_shard_and_several_resumes(
-    tiny: Path, runs: Runs, tmp_path: Path, optimizer: str
+    tiny: Path, runs: Runs, tmp_path: Path
 ) -> None:
     """Rank 0 holds no table; what it knows of the optimizer must not overwrite what others do."""
     for step in (4, 10):  # the second stop is in the second epoch
-        stop(tiny, settings(optimizer), "one_rank", 2, tmp_path, step)
-    found = train(tiny, settings(optimizer), "one_rank", 2, tmp_path)
-    assert_equal(found, runs.undisturbed(optimizer, "one_rank", 2))
+        stop(tiny, settings("adam"), "one_rank", 2, tmp_path, step)
+    found = train(tiny, settings("adam"), "one_rank", 2, tmp_path)
+    assert_equal(found, runs.undisturbed("adam", "one_rank", 2))
     saved = Checkpoints(tmp_path / "checkpoints").latest()
     assert saved
     steps = {n: torch.zeros(()) for n, (size, _) in saved.sizes.items() if n.endswith(".step")}
     load_tensors(saved, dict(steps))
-    assert {float(t) for t in steps.values()} <= {12.0}
-    assert steps or optimizer == "adagrad"
+    assert {float(t) for t in steps.values()} == {12.0}
 
 
 # ---- another number of ranks ------------------------------------------------------------------
@@ -147,11 +146,10 @@ ONE_TO_TWO = (("", 1), ("mixed", 2))
 @pytest.mark.parametrize(
     "optimizer, before, after",
     [
-        (optimizer, *change)
-        for optimizer in ("adam", "adagrad")
-        for change in (TWO_TO_ONE, TWO_TO_FOUR, FOUR_TO_TWO, ONE_TO_TWO)
-    ]
-    + [("sgd", *TWO_TO_ONE), ("sgd", *FOUR_TO_TWO), ("sgd", *ONE_TO_TWO)],
+        *(("adam", *change) for change in (TWO_TO_ONE, FOUR_TO_TWO, ONE_TO_TWO)),
+        *(("adagrad", *change) for change in (TWO_TO_ONE, TWO_TO_FOUR, ONE_TO_TWO)),
+        ("sgd", *TWO_TO_ONE),
+    ],
 )
 def test_another_number_of_ranks_goes_on(
     runs: Runs, tmp_path: Path, optimizer: str, before: tuple[str, int], after: tuple[str, int]
@@ -174,8 +172,7 @@ def test_rowwise_adagrad_fused_and_not(
 def test_all_state_arrives_to_the_bit(runs: Runs, tmp_path: Path, optimizer: str) -> None:
     """However the tables are cut: a small loss of state would hide below a tolerance of losses."""
     kind = "row_wise" if optimizer == "rowwise_adagrad" else "mixed"
-    runs.resumed(optimizer, (kind, 2), (kind, 2), tmp_path / "run")
-    stopped = runs.folder / f"stopped-{optimizer}-{kind}-2"
+    stopped = runs.stopped(optimizer, (kind, 2))
     one = state_after_resume(runs.data, optimizer, "", 1, stopped, tmp_path / "one")
     assert sum(n.endswith((".exp_avg", ".sum")) and bool(one[n].any()) for n in one) >= 4
     for cut, world in (("one_rank", 2), (kind, 4)):
@@ -274,10 +271,9 @@ def told(action: Callable[[], Any]) -> tuple[str, str, float]:
     return "", "", time.monotonic() - started
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-@pytest.mark.parametrize("what", ["checkpoints", "best"])
+@pytest.mark.parametrize("what, victim", [("checkpoints", 1), ("best", 0)])
 def test_a_full_disk_of_one_rank_ends_all(
-    tiny: Path, tmp_path: Path, victim: int, what: str
+    tiny: Path, tmp_path: Path, what: str, victim: int
 ) -> None:
     """Soon, with the message that names it; the checkpoint before it remains, and goes on."""
     wanted = settings(checkpoint_every=3, max_steps=9 if what == "best" else 12)
@@ -337,9 +333,8 @@ def test_rank_0_alone_cannot_finish_the_checkpoint(tiny: Path, tmp_path: Path) -
 @pytest.mark.parametrize("name", [".metadata", "__0_0.distcp", "__1_0.distcp", "state.json"])
 def test_damage_is_told_on_every_rank(runs: Runs, tmp_path: Path, name: str) -> None:
     """Each rank reads only some of the files for their checksums."""
-    runs.resumed("adam", ("mixed", 2), ("mixed", 2), tmp_path / "run")
     out = tmp_path / "damaged"
-    shutil.copytree(runs.folder / "stopped-adam-mixed-2", out)
+    shutil.copytree(runs.stopped("adam", ("mixed", 2)), out)
     path = out / f"checkpoints/step-{STOPPED_AT:09d}" / name
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4

@@ -21,13 +21,14 @@ from seo_rec.train import FitSettings
 from seo_rec.train.distributed import kernels
 
 TOLERANCE = 1e-6
+STEPS = 11  # of 970 rows in batches of 120: the ninth is short, and not of equal shares
 
 
 def settings(optimizer: str, **other: object) -> FitSettings:
     given = {
         "epochs": 5,
-        "max_steps": 20,
-        "batch_size": 120,  # 970 rows: the ninth batch is short, and not of equal shares
+        "max_steps": STEPS,
+        "batch_size": 120,
         "row_optimizer": optimizer,
         "row_lr": 2e-3 if optimizer == "adam" else 0.02,  # Adam's steps are of this size
         "dense_lr": 2e-3,
@@ -48,7 +49,7 @@ def whole(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tra
 
 
 def assert_same(found: Trained, expected: Trained) -> None:
-    assert len(found.losses) == len(expected.losses) == 20
+    assert len(found.losses) == len(expected.losses) == STEPS
     assert found.losses == pytest.approx(expected.losses, abs=TOLERANCE)
     assert found.weights.keys() == expected.weights.keys()
     for name, weight in expected.weights.items():
@@ -57,17 +58,21 @@ def assert_same(found: Trained, expected: Trained) -> None:
         assert found.val[key] == pytest.approx(expected.val[key], abs=TOLERANCE)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adagrad", "sgd"])
-@pytest.mark.parametrize("kind", PLANS)
+@pytest.mark.parametrize(
+    "kind, optimizer",
+    [
+        *((kind, "adagrad") for kind in PLANS),  # fused with the backward pass
+        *((kind, "adam") for kind in ("column_wise", "mixed", "one_rank")),  # not fused on CPU
+        ("mixed", "sgd"),
+    ],
+)
 def test_two_ranks_equal_one_process(
     tiny: Path, tmp_path: Path, whole: dict[str, Trained], kind: str, optimizer: str
 ) -> None:
     assert_same(train(tiny, settings(optimizer), kind, 2, tmp_path), whole[optimizer])
 
 
-@pytest.mark.parametrize(
-    "kind, optimizer", [("mixed", "adam"), ("mixed", "adagrad"), ("row_wise", "sgd")]
-)
+@pytest.mark.parametrize("kind, optimizer", [("mixed", "adam"), ("row_wise", "adagrad")])
 def test_four_ranks_equal_one_process(
     tiny: Path, tmp_path: Path, whole: dict[str, Trained], kind: str, optimizer: str
 ) -> None:
@@ -108,16 +113,15 @@ def test_weight_decay_and_average_over_ranks(tiny: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "kind, optimizer, world",
+    "turn, kind, optimizer, world",
     [
-        ("table_wise", "adam", 2),
-        ("row_wise", "adagrad", 2),
-        ("column_wise", "sgd", 2),
-        ("data_parallel", "rowwise_adagrad", 2),
-        ("mixed", "adagrad", 4),
+        (0, "table_wise", "adam", 2),
+        (1, "row_wise", "adagrad", 2),
+        (0, "column_wise", "sgd", 2),
+        (1, "data_parallel", "rowwise_adagrad", 2),
+        (0, "mixed", "adagrad", 4),
     ],
 )
-@pytest.mark.parametrize("turn", [0, 1])
 def test_every_combine_and_address_on_ranks(
     tiny: Path, tmp_path: Path, turn: int, kind: str, optimizer: str, world: int
 ) -> None:

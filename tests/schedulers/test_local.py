@@ -1,4 +1,4 @@
-"""``torchx run`` on this machine: a search with two processes, and a job that fails."""
+"""``torchx run`` on this machine: a training, a search with two processes, a job that fails."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from torchx_jobs import SEARCH, TORCHX, make_clone
+from torchx_jobs import APPLIER, SEARCH, TORCHX, make_clone
+
+import small_job
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -24,6 +26,16 @@ def run(clone: Path, component: str, *arguments: str) -> subprocess.CompletedPro
     )
 
 
+def test_a_training(tiny: Path, tmp_path: Path) -> None:
+    clone = make_clone(tmp_path / "clone")
+    policy = small_job.write_policy(tiny, tmp_path / "policy.json")
+    given = ["--data", str(tiny), "--policy", str(policy), "--out", "r"]
+    trained = run(clone, "train", *given, "--", *APPLIER)
+    assert trained.returncode == 0, trained.stderr
+    assert json.loads((clone / "r/result.json").read_text())["embedding_params"] == 1600
+
+
+@pytest.mark.slow
 def test_a_search_with_two_processes(tmp_path: Path) -> None:
     clone = make_clone(tmp_path / "clone")
     searched = run(clone, "search", "-j", "1x2", "--", *SEARCH)

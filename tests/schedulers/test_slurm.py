@@ -55,6 +55,7 @@ def said(clone: Path, job: str) -> str:
     return "\n".join(f"{p.name}\n{p.read_text()}" for p in sorted(clone.glob(f"slurm-{job}*")))
 
 
+@pytest.mark.slow
 def test_a_search_and_its_applier(cluster: Slurm, clone: Path) -> None:
     search = submit(cluster, clone, "search", "--", *SEARCH)
     assert cluster.wait(search, LONG) == ["COMPLETED"], said(clone, search)

@@ -72,13 +72,15 @@ def launch(j: str, rdzv_timeout: int = 60) -> specs.Role:
     )
 
 
-def test_ranks_of_two_hosts_meet(tmp_path):
+@pytest.mark.parametrize("local", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_ranks_of_two_hosts_meet(tmp_path, local):
     with two_hosts() as hosts:
-        assert run(launch("2x2"), hosts, tmp_path, 120) == [0, 0], said(tmp_path, hosts[0])
-    seen = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(4)]
-    assert sorted(each["host"] for each in seen) == ["first", "first", "second", "second"]
-    assert {each["world"] for each in seen} == {4}
-    assert {each["sum"] for each in seen} == {1.0 + 2 + 3 + 4}
+        assert run(launch(f"2x{local}"), hosts, tmp_path, 120) == [0, 0], said(tmp_path, hosts[0])
+    numbers = range(2 * local)
+    seen = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in numbers]
+    assert sorted(each["host"] for each in seen) == ["first"] * local + ["second"] * local
+    assert {each["world"] for each in seen} == {2 * local}
+    assert {each["sum"] for each in seen} == {sum(numbers) + 2.0 * local}
 
 
 @pytest.mark.slow

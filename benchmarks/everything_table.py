@@ -1,0 +1,121 @@
+"""Every way to decide, at equal budgets on the same data, backbone and seeds, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from seo_rec.report.comparison import paired_difference, spread
+from seo_rec.report.formats import p_value
+
+Line = dict[str, Any]
+SEEDS = (0, 1, 2)
+MLET = "+mlet"
+METHODS = {
+    "separate": "separate",
+    "monolithic": "monolithic",
+    "multi-size": "multi-size unified, 2 lookups",
+    "multi-size-8": "multi-size unified, 8 lookups",
+    "mixed-dimension": "mixed dimension",
+    "sseds": "SSEDS",
+    "autodim": "AutoDim",
+    "dimgrow": "DimGrow",
+    "optembed": "OptEmbed",
+    "seo": "SEO",
+    "seo-pruned": "SEO's chunks, OptEmbed's rows",
+}
+# Study names of benchmarks.evidence that share data, settings and budget.
+COLUMNS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "MovieLens-1M, 96,000": ("movielens", ("ml-1m", "ml-1m-widths", "ml-1m-all")),
+    "MovieLens-1M, 48,000": ("movielens", ("ml-1m-48000", "ml-1m-48000-all")),
+    "Criteo sample, 80,000": (
+        "criteo",
+        ("criteo-80000", "criteo-80000-widths", "criteo-80000-all"),
+    ),
+}
+
+
+def of(lines: Sequence[Line], studies: Sequence[str], method: str) -> dict[int, Line]:
+    """Lines of a method by seed."""
+    return {
+        x["seed"]: x
+        for x in lines
+        if x["study"] in studies and x["method"] == method and x["seed"] in SEEDS
+    }
+
+
+def _auc(runs: Mapping[int, Line], key: str = "test_auc") -> str:
+    if not runs:
+        return "—"
+    found = spread([x[key] for x in runs.values()])
+    few = "" if len(runs) == len(SEEDS) else f" ({len(runs)} of {len(SEEDS)})"
+    return f"{found.mean:.5f}{few}"
+
+
+def _difference(runs: Mapping[int, Line], reference: Mapping[int, Line]) -> str:
+    seeds = sorted(set(runs) & set(reference))
+    if len(seeds) < 2:
+        return "—"
+    d = paired_difference(
+        [runs[s]["test_auc"] for s in seeds], [reference[s]["test_auc"] for s in seeds]
+    )
+    return f"{d.mean:+.5f} ± {d.standard_error:.5f} (p {p_value(d.p)})"
+
+
+def _mean(runs: Mapping[int, Line], key: str, scale: float = 1.0) -> float:
+    return scale * spread([x[key] for x in runs.values()]).mean
+
+
+def accuracy(lines: Sequence[Line], studies: Sequence[str]) -> list[str]:
+    """AUC and log loss of every method, and what MLET training changes, paired by seed."""
+    out = [
+        "| | validation AUC | test AUC | log loss | with MLET: test AUC | MLET minus plain |",
+        "|---|---|---|---|---|---|",
+    ]
+    for method, title in METHODS.items():
+        plain, factored = of(lines, studies, method), of(lines, studies, method + MLET)
+        if plain or factored:
+            loss = f"{_mean(plain, 'test_logloss'):.5f}" if plain else "—"
+            out.append(
+                f"| {title} | {_auc(plain, 'val_auc')} | {_auc(plain)} | {loss} | "
+                f"{_auc(factored)} | {_difference(factored, plain)} |"
+            )
+    return out
+
+
+def cost(lines: Sequence[Line], studies: Sequence[str]) -> list[str]:
+    """What a search takes, what training takes, and what is served."""
+    out = [
+        "| | search, s | embedding memory of the search, MB | training, s | with MLET, s "
+        "| serving floats |",
+        "|---|---|---|---|---|---|",
+    ]
+    for method, title in METHODS.items():
+        plain, factored = of(lines, studies, method), of(lines, studies, method + MLET)
+        if not plain:
+            continue
+        known = [x for x in plain.values() if x.get("search_peak_bytes")]
+        memory = f"{max(x['search_peak_bytes'] for x in known) / 1e6:.2f}" if known else "—"
+        searched = _mean(plain, "search_seconds")
+        second = f"{_mean(factored, 'seconds'):.0f}" if factored else "—"
+        params = sorted({x["embedding_params"] for x in plain.values()})
+        size = " to ".join(f"{p:,}" for p in dict.fromkeys((params[0], params[-1])))
+        out.append(
+            f"| {title} | {f'{searched:.0f}' if searched else '—'} | {memory} | "
+            f"{_mean(plain, 'seconds'):.0f} | {second} | {size} |"
+        )
+    return out
+
+
+def section(results: Mapping[str, Sequence[Line]]) -> list[str]:
+    """All columns.
+
+    Args:
+        results: lines of ``benchmarks/results`` by study file (``movielens``, ``criteo``).
+    """
+    out: list[str] = []
+    for title, (name, studies) in COLUMNS.items():
+        lines = results[name]
+        out += [f"### {title} parameters", "", *accuracy(lines, studies), ""]
+        out += [*cost(lines, studies), ""]
+    return out

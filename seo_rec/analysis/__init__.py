@@ -1,0 +1,58 @@
+"""What sharing rows does to encodings and to weights: section 4 of "Unified Embedding"."""
+
+from __future__ import annotations
+
+from seo_rec.analysis.inner_products import (
+    Encoding,
+    Measured,
+    closed_form,
+    compare_encodings,
+    encodings,
+    inner_products,
+    one_of_each,
+    part_of_each,
+    summary,
+    variance,
+)
+from seo_rec.analysis.orthogonality import (
+    Orthogonality,
+    OrthogonalitySettings,
+    angles,
+    figure,
+    growth,
+    orthogonality,
+)
+from seo_rec.analysis.tables import (
+    SharedRows,
+    print_inner_products,
+    print_orthogonality,
+    print_shared_rows,
+    shared_rows,
+)
+from seo_rec.analysis.vocabularies import only, vocabularies_of
+
+__all__ = [
+    "Encoding",
+    "Measured",
+    "Orthogonality",
+    "OrthogonalitySettings",
+    "SharedRows",
+    "angles",
+    "closed_form",
+    "compare_encodings",
+    "encodings",
+    "figure",
+    "growth",
+    "inner_products",
+    "one_of_each",
+    "only",
+    "orthogonality",
+    "part_of_each",
+    "print_inner_products",
+    "print_orthogonality",
+    "print_shared_rows",
+    "shared_rows",
+    "summary",
+    "variance",
+    "vocabularies_of",
+]

@@ -1,0 +1,141 @@
+"""``seo-rec analyze``: collisions | orthogonality | frequency."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seo_rec.cli import options as opt
+
+app = typer.Typer(help="What sharing rows does, and which samples gain.")
+
+Rows = Annotated[str, typer.Option(help="Rows of all tables together, comma-separated.")]
+Features = Annotated[str, typer.Option(help="Names of features, comma-separated (none: all).")]
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+@app.command()
+def collisions(
+    data: opt.Data,
+    rows: Rows = "1000,10000",
+    seeds: Annotated[int, typer.Option(help="Hash functions that are drawn.")] = 2000,
+    share: Annotated[
+        float, typer.Option(help="Part of every vocabulary in x and in y, 0 to 1.")
+    ] = 0.01,
+    features: Features = "",
+    seed: opt.Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the figures there too, as JSON.")] = None,
+    threads: opt.Threads = 0,
+) -> None:
+    """Measured mean and variance of hashed inner products beside their closed form.
+
+    Proposition 4.2 of "Unified Embedding": one table for all features, against one for each.
+    """
+    opt.set_threads(threads)
+    from seo_rec import analysis
+    from seo_rec.files import write_json
+    from seo_rec.recipes import command_line
+
+    sizes = opt.whole_numbers(rows, "--rows")
+    found = list(analysis.compare_encodings(data, sizes, seeds, share, _names(features), seed))
+    analysis.print_inner_products(found)
+    counts = list(analysis.shared_rows(data, sizes, _names(features), seed))
+    analysis.print_shared_rows(counts)
+    if out:
+        write_json(
+            out,
+            {
+                "command": command_line(),
+                "inner_products": [asdict(m) | {"within": m.within} for m in found],
+                "shared_rows": [asdict(c) for c in counts],
+            },
+        )
+        typer.echo(f"figures: {out}")
+
+
+@app.command()
+def orthogonality(
+    data: opt.Data,
+    out: Annotated[Path, typer.Option(help="Folder for orthogonality.json and .png.")],
+    rows: Rows = "100,300,1000,3000,10000,30000,100000",
+    dim: Annotated[int, typer.Option(help="Width of an embedding, floats.")] = 32,
+    features: Features = "",
+    control: Annotated[
+        bool, typer.Option("--control", help="Train a table per feature beside it.")
+    ] = False,
+    seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 1,
+    seed: opt.Seed = 0,
+    epochs: opt.Epochs = 10,
+    patience: opt.Patience = 2,
+    batch_size: opt.BatchSize = 2048,
+    lr: opt.Lr = 2e-3,
+    optimizer: opt.Optimizer = "adam",
+    threads: opt.Threads = 0,
+) -> None:
+    """Angles between the weights of features that share one table, against its size.
+
+    Figure 2 of "Unified Embedding": all weights start alike; the smaller the table, the further
+    they turn apart. A file that exists is replaced.
+    """
+    opt.set_threads(threads)
+    from seo_rec import analysis
+    from seo_rec.analysis.orthogonality import TABLES
+    from seo_rec.files import write_bytes, write_json
+    from seo_rec.recipes import command_line
+    from seo_rec.report.charts import as_png
+
+    settings = analysis.OrthogonalitySettings(
+        rows=opt.whole_numbers(rows, "--rows"),
+        dim=dim,
+        seeds=seeds,
+        features=_names(features),
+        tables=TABLES if control else TABLES[:1],
+    )
+    fit = opt.fit_settings(epochs, patience, batch_size, lr, optimizer, 0.0, 0.0, seed)
+    found = list(analysis.orthogonality(data, settings, fit))
+    unified = [r for r in found if r.tables == "unified"]
+    write_json(
+        out / "orthogonality.json",
+        {
+            "command": command_line(),
+            "settings": asdict(settings),
+            "fit": asdict(fit),
+            "models": [asdict(r) for r in found],
+            "growth_of_square_norm": analysis.growth(unified) if len(settings.rows) > 1 else None,
+        },
+    )
+    write_bytes(out / "orthogonality.png", as_png(analysis.figure(found)))
+    analysis.print_orthogonality(found)
+    typer.echo(f"plot: {out / 'orthogonality.png'}")
+
+
+@app.command()
+def frequency(
+    data: opt.Data,
+    runs: Annotated[list[Path], typer.Argument(help="Finished training runs; the first is 0 %.")],
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    share: Annotated[float, typer.Option(help="Part of the samples in each of the sets.")] = 0.1,
+    out: Annotated[Path | None, typer.Option(help="Write the figures there too, as JSON.")] = None,
+    threads: opt.Threads = 0,
+) -> None:
+    """PR-AUC on the samples whose ids are most and least frequent in training.
+
+    Table 4 of "Multi-Layer Embedding Training" (MLET). A file that exists is replaced.
+    """
+    opt.set_threads(threads)
+    from seo_rec import recipes
+    from seo_rec.files import write_json
+    from seo_rec.report.frequency import print_frequency
+
+    found = {str(run): q for run, q in recipes.frequency(data, runs, split, share).items()}
+    print_frequency(found, f"PR-AUC, {share:g} of the {split} samples in each set")
+    if out:
+        figures = {name: asdict(quality) for name, quality in found.items()}
+        write_json(out, {"command": recipes.command_line(), "runs": figures})
+        typer.echo(f"figures: {out}")

@@ -1,0 +1,71 @@
+"""``seo-rec frontier``: ``compare`` at several budgets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from seo_rec.cli import options as opt
+
+OWN = ("data", "out", "methods", "budgets", "scheduler", "threads")
+
+
+def frontier(
+    context: typer.Context,
+    data: Annotated[list[Path], typer.Argument(help="Prepared data set, or one for each seed.")],
+    out: Annotated[Path, typer.Option(help="Folder of the frontier; run again to go on with it.")],
+    budgets: Annotated[
+        str,
+        typer.Option(
+            help="Parameters, comma-separated; 0.1x: a tenth of collisionless tables. Rounded down "
+            "to whole rows of --dim."
+        ),
+    ],
+    methods: Annotated[
+        str, typer.Option(help="As of compare; collisionless is trained once, at its own size.")
+    ] = "separate,monolithic,multi-size,collisionless",
+    dim: opt.Dim = 16,
+    scheduler: Annotated[
+        str,
+        typer.Option(
+            help="Train nothing; print a `torchx run` line per budget for this scheduler of TorchX."
+        ),
+    ] = "",
+    threads: opt.Threads = 0,
+    **_: Any,
+) -> None:
+    """Accuracy against parameters: compare methods at several budgets; OUT/frontier.png and .json.
+
+    Budgets are trained one after the other, and the plot holds what there is.
+    """
+    opt.set_threads(threads)
+    from seo_rec import recipes, report
+    from seo_rec.cli.main import comparison_of
+
+    wanted = recipes.read_budgets(budgets, data[0], dim)
+    comparison = comparison_of(context, wanted[0] // dim)
+    if scheduler:
+        for line in recipes.frontier_jobs(comparison, wanted, out, _typed(context), scheduler):
+            typer.echo(line)
+        return
+    recipes.frontier(comparison, wanted, out)
+    report.print_frontier(out)
+    typer.echo(f"plot: {out / report.FRONTIER_PICTURE}")
+
+
+def _typed(context: typer.Context) -> list[str]:
+    """The options on the command line that ``compare`` has too, as typed."""
+    words: list[str] = []
+    for option in context.command.params:
+        name = option.name or ""
+        if name in OWN or not opt.given(context, [name]):
+            continue
+        value = context.params[name]
+        if isinstance(value, bool):
+            words.append((option.opts if value else option.secondary_opts)[0])
+        else:
+            for one in value if isinstance(value, list | tuple) else [value]:
+                words += [option.opts[0], str(one)]
+    return words

@@ -1,0 +1,205 @@
+"""The parameter-accuracy frontier: methods at several budgets, one comparison for each.
+
+A folder of it::
+
+    DIR/run.json (kind frontier)   frontier.json  frontier.png  infeasible.json
+    DIR/params-<N>/                the comparison at a budget of N parameters
+    DIR/collisionless/             the method whose size follows from the data, if asked for
+
+Figures 3 and 6 to 8 of "Unified Embedding" (Coleman et al., 2023).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from seo_rec.files import write_json
+from seo_rec.methods import SUFFIX
+from seo_rec.policy import PolicyError
+from seo_rec.recipes.comparing import (
+    SEO_METHODS,
+    Comparison,
+    asked_of,
+    check_comparison,
+    compare,
+)
+from seo_rec.recipes.folders import Run, RunError, command_line, open_run
+from seo_rec.report.folders import INFEASIBLE_FILE, UNBUDGETED
+from seo_rec.report.frontier import write_frontier
+from seo_rec.schema import read_schema
+from seo_rec.search import SEARCHES
+from seo_rec.train import ranks
+
+log = logging.getLogger(__name__)
+
+COMPONENT = "components/seo.py:compare"
+
+
+def read_budgets(text: str, data: Path, dim: int) -> tuple[int, ...]:
+    """``"400000,0.1x"`` as parameters, each rounded down to whole rows of ``dim``; largest first.
+
+    ``0.1x`` is a tenth of what collisionless tables of that width take, as in the paper's grid.
+
+    Raises:
+        ValueError: no number, less than one row, or two budgets that are one after rounding.
+    """
+    full = collisionless_rows(data) * dim
+    budgets = []
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        try:
+            asked = float(part[:-1]) * full if part.endswith("x") else float(int(part))
+        except ValueError:
+            raise ValueError(
+                f"--budgets has {part!r}; allowed: parameters, or as 0.1x a multiple of the "
+                f"{full:,} parameters of collisionless tables"
+            ) from None
+        if not dim <= asked < 2**62:
+            raise ValueError(f"--budgets has {part!r}; allowed: one row of --dim {dim} or more")
+        budgets.append(int(asked) // dim * dim)
+    if not budgets:
+        raise ValueError("--budgets is empty; allowed: parameters separated by commas")
+    if len(set(budgets)) < len(budgets):
+        raise ValueError(
+            f"--budgets {text!r}: in rows of {dim} these are {budgets}; give each once"
+        )
+    return tuple(sorted(budgets, reverse=True))
+
+
+def collisionless_rows(data: Path) -> int:
+    """Rows of all collisionless tables: one per training id, and one per feature for others."""
+    return sum((c.vocab_size or 0) + 1 for c in read_schema(data).features)
+
+
+def parts(comparison: Comparison, budgets: Sequence[int]) -> dict[str, Comparison]:
+    """The comparison of every subfolder; a budget's lacks the methods that do not fit into it."""
+    dim, wanted = comparison.settings.dim, comparison.methods
+    found = {}
+    for budget in budgets:
+        if budget < dim or budget % dim:
+            raise ValueError(f"budget {budget}; allowed: a multiple of dim {dim}")
+        at_budget = replace(
+            comparison,
+            settings=replace(comparison.settings, budget_rows=budget // dim),
+            methods=tuple(m for m in wanted if m not in UNBUDGETED),
+        )
+        if at_budget.methods:
+            found[f"params-{budget}"] = at_budget
+    if free := tuple(m for m in wanted if m in UNBUDGETED):
+        rows = collisionless_rows(comparison.data[0])
+        found["collisionless"] = replace(
+            comparison,
+            settings=replace(comparison.settings, budget_rows=rows),
+            methods=free,
+        )
+    return found
+
+
+def infeasible(comparison: Comparison) -> dict[str, str]:
+    """Methods without a search that do not fit into the budget of a comparison, and why."""
+    reasons = {}
+    for method in comparison.methods:
+        plain = method.removesuffix(SUFFIX)
+        if plain in SEO_METHODS or plain == "seo" or plain in SEARCHES:
+            continue
+        for data in dict.fromkeys(comparison.data):
+            try:
+                comparison.plain_policy(plain, data, comparison.first_seed)
+            except PolicyError as error:
+                reasons[method] = str(error)
+    return reasons
+
+
+def frontier(comparison: Comparison, budgets: Sequence[int], out: Path) -> list[Run]:
+    """Compare methods at every budget, one after the other; plot what there is after each.
+
+    Args:
+        comparison: methods, seeds and settings; its own budget does not count.
+        budgets: in parameters, multiples of ``comparison.settings.dim``.
+        out: resumable as a comparison is; more budgets, methods and seeds may be asked for. A
+            method without a search that does not fit into a budget is left out there, and
+            ``infeasible.json`` says why.
+
+    Returns:
+        The runs of all budgets.
+
+    Raises:
+        RunError: ``out`` holds a frontier with other data or settings, or no method fits.
+        ValueError: an unknown method or a budget that is no multiple of the width.
+    """
+    wanted = parts(comparison, budgets)
+    if not wanted:
+        raise ValueError("no budget or no method is given; allowed: 1 or more of each")
+    for part in wanted.values():
+        check_comparison(part)
+    here = ranks()
+    _claim(comparison, out)
+    runs: list[Run] = []
+    for name, part in wanted.items():
+        reasons = infeasible(part)
+        for method, reason in reasons.items():
+            log.warning("%s: %s is left out: %s", name, method, reason)
+        fits = tuple(m for m in part.methods if m not in reasons)
+        try:
+            if fits:
+                runs += compare(replace(part, methods=fits), out / name)
+        finally:
+            here.on_first(partial(_write, out, name, reasons))
+    if not runs:
+        raise RunError(f"{out}: no method fits into any budget; see {INFEASIBLE_FILE} there")
+    return runs
+
+
+def _claim(comparison: Comparison, out: Path) -> None:
+    asked = asked_of(comparison)
+    asked["settings"] = {k: v for k, v in asked["settings"].items() if k != "budget_rows"}
+    ranks().on_first(partial(open_run, out, {**asked, "kind": "frontier"}, resume=True))
+
+
+def _write(out: Path, name: str, reasons: Mapping[str, str]) -> None:
+    path = out / INFEASIBLE_FILE
+    if reasons:
+        known = json.loads(path.read_text()) if path.exists() else {}
+        write_json(path, {**known, name: {**known.get(name, {}), **reasons}})
+    if any(out.glob("*/results.jsonl")):
+        write_frontier(out, command_line())
+
+
+def jobs(
+    comparison: Comparison,
+    budgets: Sequence[int],
+    out: Path,
+    options: Sequence[str],
+    scheduler: str,
+) -> list[str]:
+    """``torchx run`` commands that do what :func:`frontier` does, one job per budget.
+
+    Claims ``out``, so that :func:`frontier` can gather what the jobs have left there.
+
+    Args:
+        options: further options of ``seo-rec compare``, as typed.
+        scheduler: of TorchX, such as ``slurm``.
+    """
+    wanted = parts(comparison, budgets)
+    for part in wanted.values():
+        check_comparison(part)
+    _claim(comparison, out)
+    lines = []
+    for name, part in wanted.items():
+        reasons = infeasible(part)
+        ranks().on_first(partial(_write, out, name, reasons))
+        fits = [m for m in part.methods if m not in reasons]
+        if not fits:
+            continue
+        first, *more = map(str, part.data)
+        words = ["torchx", "run", "-s", scheduler, COMPONENT, "--data", first]
+        words += ["--out", str(out / name), "--", *more, "--methods", ",".join(fits)]
+        words += ["--params", str(part.settings.params)]
+        words += options
+        lines.append(shlex.join(words))
+    return lines

@@ -1,0 +1,217 @@
+"""The parameter-accuracy frontier: every method at every budget, and what is Pareto-optimal.
+
+A point is *Pareto-optimal* if no other one has at most its parameters and at least its mean test
+AUC, and less or more of one of them. Methods at one budget count as equally large: they differ by
+less than a row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+from rich.table import Table
+from rich.text import Text
+
+from seo_rec.files import write_bytes, write_json
+from seo_rec.report import charts, folders, formats
+from seo_rec.report.charts import Mark
+from seo_rec.report.comparison import Group, Row, Spread, group
+from seo_rec.report.terminal import open_console
+
+FRONTIER_FILE = "frontier.json"
+FRONTIER_PICTURE = "frontier.png"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Point:
+    """One method at one budget; ``budget`` is None for a method whose size follows from the data.
+
+    ``test_auc``: mean over ``seeds``; ``standard_error``: their sample standard deviation over the
+    root of their number, NaN for one.
+    """
+
+    method: str
+    budget: int | None
+    params: float
+    seeds: int
+    test_auc: float
+    standard_error: float
+    val_auc: float
+    test_logloss: float
+    pareto: bool = False
+
+    @property
+    def size(self) -> float:
+        """Parameters that the frontier counts."""
+        return self.params if self.budget is None else self.budget
+
+
+def points(groups: Sequence[Group]) -> tuple[Point, ...]:
+    """The rows of comparisons on one data set, each once, by size and then by AUC."""
+    rows: list[tuple[int | None, Row]] = []
+    for g in groups:
+        for row in g.rows:
+            if all(row.runs != known.runs for _, known in rows):
+                rows.append((g.budget if row.at_budget else None, row))
+    found = [_point(budget, row) for budget, row in rows]
+    best = [replace(p, pareto=not any(_beats(q, p) for q in found)) for p in found]
+    return tuple(sorted(best, key=lambda p: (-p.size, -p.test_auc, p.method)))
+
+
+def _point(budget: int | None, row: Row) -> Point:
+    return Point(
+        method=row.method,
+        budget=budget,
+        params=row.params.mean,
+        seeds=row.test_auc.n,
+        test_auc=row.test_auc.mean,
+        standard_error=standard_error(row.test_auc),
+        val_auc=row.val_auc.mean,
+        test_logloss=row.test_logloss.mean,
+    )
+
+
+def standard_error(values: Spread) -> float:
+    """``sd / sqrt(n)``; NaN for one value."""
+    return values.sd / math.sqrt(values.n)
+
+
+def _beats(p: Point, q: Point) -> bool:
+    no_worse = p.size <= q.size and p.test_auc >= q.test_auc
+    return no_worse and (p.size < q.size or p.test_auc > q.test_auc)
+
+
+def figure(found: Sequence[Point], mark: Mapping[str, Mark], legend: bool = True) -> Figure:
+    """Test AUC over parameters (logarithmic), a line per method, bars of one standard error.
+
+    Pareto-optimal points have a ring. A method whose size follows from the data is a point and a
+    dotted line at its height.
+    """
+    methods = list(dict.fromkeys(p.method for p in sorted(found, key=lambda p: -p.test_auc)))
+    sizes = [p.params for p in found]
+    step = 0.008 * np.log(max(sizes) / min(sizes))  # apart, so that no bar hides another
+    with matplotlib.rc_context(charts.STYLE):
+        drawn = Figure(figsize=(8.4, 4.4), layout="constrained")
+        ax = drawn.add_subplot()
+        for i, method in enumerate(methods):
+            line = sorted((p for p in found if p.method == method), key=lambda p: p.params)
+            m = mark[method]
+            free = line[0].budget is None
+            aside = 1.0 if free else float(np.exp(step * (i - (len(methods) - 1) / 2)))
+            x = [p.params * aside for p in line]
+            ax.errorbar(
+                x,
+                [p.test_auc for p in line],
+                yerr=[np.nan_to_num(p.standard_error) for p in line],
+                fmt=m.marker,
+                linestyle="none" if free else m.dash,
+                color=m.colour,
+                markersize=6,
+                capsize=3,
+                linewidth=1.5,
+                label=method,
+            )
+            if free:
+                ax.axhline(line[0].test_auc, color=m.colour, linestyle=":", linewidth=1.2)
+            at = [i for i, p in enumerate(line) if p.pareto]
+            _rings(ax, [x[i] for i in at], [line[i].test_auc for i in at])
+        charts.size_axis(ax, {int(p.size) for p in found})
+        ax.set_xlabel("embedding parameters (floats, logarithmic)")
+        ax.set_ylabel("test AUC")
+        if legend:
+            handles, labels = ax.get_legend_handles_labels()
+            ax.legend(
+                [*handles, _rings(ax, [], [])],
+                [*labels, "Pareto-optimal (means)"],
+                loc="center left",
+                bbox_to_anchor=(1.01, 0.5),
+                frameon=False,
+            )
+        return drawn
+
+
+def _rings(ax: Axes, x: Sequence[float], y: Sequence[float]) -> PathCollection:
+    return ax.scatter(x, y, s=150, facecolors="none", edgecolors="#222222")
+
+
+def svg(found: Sequence[Point], mark: Mapping[str, Mark]) -> str:
+    """The figure for the page, whose legend is text."""
+    return charts.as_svg(figure(found, mark, legend=False))
+
+
+def write_frontier(folder: Path, command: str = "") -> tuple[Point, ...]:
+    """Write ``frontier.json`` and ``frontier.png`` of a frontier's finished runs.
+
+    Raises:
+        ReportError: no finished run.
+    """
+    found = read_points(folder)
+    mark = charts.marks(sorted({p.method for p in found}))
+    write_json(
+        folder / FRONTIER_FILE,
+        {
+            "version": VERSION,
+            "command": command,
+            "points": [_plain(p) for p in found],
+            "infeasible": [
+                {"part": name, "method": method, "reason": why}
+                for name, method, why in folders.read_infeasible(folder)
+            ],
+        },
+    )
+    write_bytes(folder / FRONTIER_PICTURE, charts.as_png(figure(found, mark)))
+    return found
+
+
+def read_points(folder: Path) -> tuple[Point, ...]:
+    """The points of a folder's finished runs; ReportError if there is none."""
+    return points(group(folders.read([folder])))
+
+
+def _plain(point: Point) -> dict[str, object]:
+    """NaN is no JSON: an unknown standard error is null."""
+    return {
+        k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(point).items()
+    }
+
+
+def print_frontier(folder: Path) -> None:
+    """Print the points by budget, largest first, methods sorted by mean test AUC."""
+    found = read_points(folder)
+    console = open_console()
+    table = Table(box=None, pad_edge=False)
+    for heading in ("budget", "method", "params", "seeds", "test AUC", "log loss", "Pareto"):
+        side = "left" if heading in ("method", "Pareto") else "right"
+        table.add_column(heading, justify=side, no_wrap=True)  # type: ignore[arg-type]
+    shown = None
+    for p in found:
+        budget = "its own" if p.budget is None else formats.count(p.budget)
+        cells = (
+            "" if budget == shown else budget,
+            p.method,
+            formats.count(p.params),
+            str(p.seeds),
+            formats.plus_minus(p.test_auc, p.standard_error),
+            formats.number(p.test_logloss, 5),
+            "*" if p.pareto else "",
+        )
+        shown = budget
+        table.add_row(*map(Text, cells), style="bold" if p.pareto else "")
+    console.print(table)
+    console.print(
+        Text(
+            "test AUC: mean ± standard error over seeds; * no other mean is at least as good with "
+            "as many parameters or fewer"
+        )
+    )
+    for name, method, why in folders.read_infeasible(folder):
+        console.print(Text(f"note: {name}: {method} is left out: {why}"))

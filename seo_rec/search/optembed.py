@@ -1,0 +1,542 @@
+"""OptEmbed: which rows of every table to keep, and how wide each table is, from one supernet.
+
+"OptEmbed: Learning Optimal Embedding Table for Click-through Rate Prediction".
+Letters: B batch, F features, V rows of a table, D full width, E = F D, Z = dense columns and E,
+C candidates.
+
+Phase 1 trains the supernet: a row v of feature f counts as ``S(|e_v|_1 - t_f) e_v`` with a learnt
+threshold ``t_f`` per feature, and of the vector of every sample and feature the first i columns, i
+uniform from 1 to D. Phase 2 freezes it and evolves the widths by validation AUC. Phase 3, training
+what is left, is that of any policy, from scratch or from weights that this search writes.
+
+Readings of the paper that had to be chosen, and what differs:
+
+* A pruned id reads the row of the ids that training never saw (row 0 of a table), so that serving
+  needs no mask: the ids that are left are the vocabulary. That row is a zero in the supernet, as in
+  the paper (``pruned="zero"``), or a vector of its own (``"shared"``). Training the policy trains
+  it in both cases, and it counts in the budget.
+* Hashed tables keep all rows: a hash cannot leave one out. Their widths are searched.
+* A feature of which no row is left is dropped, unless its shared row is a vector.
+* The norm is taken over all D columns, whatever the widths of the sample.
+* A budget is not part of the method. With one, rows of the smallest ``|e_v|_1 - t_f`` go until what
+  is left could be ``LEAST_MEAN_WIDTH`` wide, and candidates above the budget lose columns.
+* The best candidate is that of all generations; of equal AUC the smaller.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from seo_rec.batch import Batch
+from seo_rec.data.stream import Stream
+from seo_rec.embed import table_key
+from seo_rec.metrics import binary_metrics
+from seo_rec.model import ModelSettings, RecModel, build_model
+from seo_rec.policy import PolicyError
+from seo_rec.search.evolution import Candidate, Evolution, Evolved, evolve
+from seo_rec.search.found import Found, embedding_bytes
+from seo_rec.search.slicing import EXACT, SLICED, backbone_columns
+from seo_rec.search.space import (
+    LEAST_MEAN_WIDTH,
+    Space,
+    SpaceSettings,
+    open_space,
+    require,
+    streams,
+)
+from seo_rec.train import FitSettings, fit, ranks
+from seo_rec.train.optimizers import ROW_OPTIMIZERS
+
+log = logging.getLogger(__name__)
+
+VARIANTS = ("full", "rows", "dims")
+PRUNED = ("zero", "shared")
+WEIGHTS = ("none", "initial", "trained")
+STATE_FILE = "evolution.json"
+
+Kept = list[npt.NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class OptEmbedSettings(SpaceSettings):
+    """``variant``: ``full``, or ``rows`` (OptEmbed-E) or ``dims`` (OptEmbed-D) alone.
+
+    Of the rows: ``alpha``: weight of ``sum_f exp(-t_f)``, more of it prunes more;
+    ``threshold_lr``: SGD's learning rate of the thresholds; ``pruned``: what a pruned id reads in
+    the supernet, ``zero`` or the ``shared`` row of unknown ids.
+
+    Of the widths: ``generations``, ``mutations``, ``crossovers``, ``mutation_rate``, ``parents``:
+    see :class:`~seo_rec.search.evolution.Evolution`.
+
+    ``weights``: what the policy's training may start from: ``none``, the supernet's ``initial``
+    weights, or its ``trained`` ones, with which the policy's model computes what the masked
+    supernet does.
+    """
+
+    address: str = "id"
+    variant: str = "full"
+    alpha: float = 2e-3
+    threshold_lr: float = 0.1
+    pruned: str = "zero"
+    generations: int = 30
+    mutations: int = 10
+    crossovers: int = 10
+    mutation_rate: float = 0.1
+    parents: int = 15
+    weights: str = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.variant in VARIANTS, "variant", self.variant, ", ".join(VARIANTS))
+        require(self.alpha >= 0, "alpha", self.alpha, "0 or more")
+        require(self.threshold_lr > 0, "threshold_lr", self.threshold_lr, "above 0")
+        require(self.pruned in PRUNED, "pruned", self.pruned, ", ".join(PRUNED))
+        for name in ("generations", "parents"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        for name in ("mutations", "crossovers"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        if not self.mutations + self.crossovers:
+            raise ValueError("mutations 0 and crossovers 0; allowed: one of them above 0")
+        rate = self.mutation_rate
+        require(0 < rate <= 1, "mutation_rate", rate, "above 0, to 1")
+        require(self.weights in WEIGHTS, "weights", self.weights, ", ".join(WEIGHTS))
+        for name in _UNUSED.get(self.variant, ()):
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise ValueError(
+                    f"{name} {getattr(self, name)!r} with variant {self.variant!r}, which does not "
+                    f"read it; allowed: the default, or variant 'full'"
+                )
+
+    @property
+    def prunes(self) -> bool:
+        return self.variant != "dims"
+
+    @property
+    def narrows(self) -> bool:
+        return self.variant != "rows"
+
+
+_UNUSED = {
+    "rows": ("generations", "mutations", "crossovers", "mutation_rate", "parents"),
+    "dims": ("alpha", "threshold_lr", "pruned"),
+}
+
+
+# ---- the supernet ------------------------------------------------------------------------
+
+
+class _UnitStep(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(u)
+        return (u > 0).to(u.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        distance = ctx.saved_tensors[0].abs()
+        slope = torch.where(distance <= 0.4, 2 - 4 * distance, 0.4)
+        return gradients[0] * slope.masked_fill(distance > 1, 0.0)
+
+
+def unit_step(u: torch.Tensor) -> torch.Tensor:
+    """``S(u) = 1 if u > 0 else 0``, with the long-tailed estimator in place of its derivative.
+
+    ``H(u) = 2 - 4 |u|`` up to 0.4, 0.4 up to 1, and 0 beyond. Any shape.
+    """
+    stepped: torch.Tensor = _UnitStep.apply(u)
+    return stepped
+
+
+def sparsity(thresholds_F: torch.Tensor) -> torch.Tensor:
+    """``sum_f exp(-t_f)``."""
+    return torch.exp(-thresholds_F).sum()
+
+
+class Supernet(nn.Module):
+    """``Batch -> (loss, logits_B)`` of tables whose rows and columns are masked.
+
+    In training the loss has ``alpha`` times the sparsity term in it, and widths are drawn for every
+    sample and feature. In evaluation all columns count, or those of ``dims``.
+
+    Args:
+        model: of all features at width D, with its initial weights.
+        space: rows of every feature.
+        settings: of the search.
+
+    Attributes:
+        kept: rows that count, once that is decided; until then the thresholds say.
+        dims: a width of every feature, once that is decided.
+    """
+
+    def __init__(self, model: RecModel, space: Space, settings: OptEmbedSettings) -> None:
+        super().__init__()
+        self.space, self.settings = space, settings
+        self.embedding, self.backbone = model.embedding, model.backbone
+        self.prunable = [settings.prunes and n in space.vocabularies for n in space.names]
+        F = len(space.names)
+        self.thresholds_F = nn.Parameter(torch.zeros(F), requires_grad=settings.prunes)
+        self.kept: list[torch.Tensor] | None = None
+        self.dims: Candidate | None = None
+
+    @property
+    def tables(self) -> list[nn.Parameter]:
+        """Weights (V, D) of every feature."""
+        bags = self.embedding.ebc.embedding_bags
+        return [bags[key].weight for key in self.embedding.table_keys]
+
+    def freeze(self, kept: Kept) -> list[int]:
+        """Count these rows from now on, whatever the thresholds; the features that have some.
+
+        A shared row of zeros does not count.
+        """
+        masks = [torch.from_numpy(rows.copy()) for rows in kept]
+        for mask_V, prunable in zip(masks, self.prunable, strict=True):
+            if prunable and self.settings.pruned == "zero":
+                mask_V[0] = False
+        self.kept = [mask_V.to(self.thresholds_F.device) for mask_V in masks]
+        return [i for i, mask_V in enumerate(masks) if bool(mask_V.any())]
+
+    def margins(self, feature: int) -> torch.Tensor:
+        """``|e_v|_1 - t_f`` of every row of a feature, (V,)."""
+        norms_V = self.tables[feature].abs().sum(1)
+        return norms_V - self.thresholds_F[feature]
+
+    def row_mask(self, feature: int) -> torch.Tensor:
+        """One for the rows that count, (V,); row 0, that of unknown ids, is as ``pruned`` says."""
+        if self.kept is not None:
+            return self.kept[feature].to(self.thresholds_F.dtype)
+        mask_V = unit_step(self.margins(feature))
+        first = torch.full_like(mask_V[:1], float(self.settings.pruned == "shared"))
+        return torch.cat([first, mask_V[1:]])
+
+    def masked_table(self, feature: int) -> torch.Tensor:
+        """``m_v e_v``, and with ``pruned="shared"`` ``(1 - m_v) e_0`` more, (V, D)."""
+        table_VD = self.tables[feature]
+        if not self.prunable[feature]:
+            return table_VD
+        mask_V1 = self.row_mask(feature)[:, None]
+        masked_VD = table_VD * mask_V1
+        if self.settings.pruned == "zero":
+            return masked_VD
+        return masked_VD + table_VD[:1] * (1 - mask_V1)
+
+    def embed(self, sparse: KeyedJaggedTensor) -> torch.Tensor:
+        """The masked rows of every sample, bags summed, all columns: x_BE."""
+        batched = self.embedding.batched
+        assert batched is not None
+        tables = [self.masked_table(i) for i in range(len(self.space.names))]
+        x_BE: torch.Tensor = batched(tables, self.embedding.remap(sparse))
+        return x_BE
+
+    def column_mask(self, widths: torch.Tensor) -> torch.Tensor:
+        """Ones for the first columns: int64 (..., F) to float32 (..., E)."""
+        columns_D = torch.arange(self.settings.max_dim, device=widths.device)
+        return (columns_D < widths[..., None]).float().flatten(-2)
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        x_BE, s = self.embed(batch.sparse), self.settings
+        if self.training and s.narrows:
+            shape = (x_BE.shape[0], len(self.space.names))
+            widths_BF = torch.randint(1, s.max_dim + 1, shape)  # CPU: checkpoints hold its state
+            x_BE = x_BE * self.column_mask(widths_BF.to(x_BE.device))
+        elif self.dims is not None:
+            x_BE = x_BE * self.column_mask(torch.tensor(self.dims, device=x_BE.device))
+        logits_B = self.backbone(batch.dense_BN, x_BE)
+        loss = functional.binary_cross_entropy_with_logits(logits_B, batch.labels_B)
+        if self.training and s.prunes and s.alpha:
+            prunable = torch.tensor(self.prunable, device=x_BE.device)
+            loss = loss + s.alpha * sparsity(self.thresholds_F[prunable])
+        return loss, logits_B
+
+
+def make_optimizers(model: Supernet, f: FitSettings) -> dict[str, torch.optim.Optimizer]:
+    """``rows`` and ``dense`` as for any model, and SGD for the thresholds."""
+    make, _ = ROW_OPTIMIZERS[f.row_optimizer]
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        "rows": make(model.tables, f.row_lr, f.row_l2),
+        "dense": torch.optim.Adam(model.backbone.parameters(), lr=f.dense_lr, fused=True),
+    }
+    if model.settings.prunes:
+        lr = model.settings.threshold_lr
+        optimizers["thresholds"] = torch.optim.SGD([model.thresholds_F], lr=lr)
+    return optimizers
+
+
+# ---- the rows ----------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def kept_rows(model: Supernet) -> Kept:
+    """Rows that the policy has, of every feature bool (V,): those that count, and the shared one.
+
+    With a budget, of the rows above their thresholds those that are furthest above.
+    """
+    s, space = model.settings, model.space
+    everything = [np.ones(r, bool) for r in space.rows]
+    if not s.prunes:
+        return everything
+    margins = [
+        model.margins(i).cpu().numpy()[1:] if prunable else np.zeros(0, np.float32)
+        for i, prunable in enumerate(model.prunable)
+    ]
+    if s.params:
+        room = s.params // _width_with_rows(s) - sum(
+            1 if prunable else r for r, prunable in zip(space.rows, model.prunable, strict=True)
+        )
+        every = np.concatenate(margins)
+        order = np.argsort(-every, kind="stable")
+        every[order[room:]] = -np.inf
+        margins = np.split(every, np.cumsum([len(m) for m in margins])[:-1])
+    return [
+        np.concatenate([[True], margin > 0]) if prunable else all_rows
+        for margin, prunable, all_rows in zip(margins, model.prunable, everything, strict=True)
+    ]
+
+
+def _width_with_rows(s: OptEmbedSettings) -> int:
+    """The mean width that the rows which are kept must leave room for."""
+    return min(s.max_dim, LEAST_MEAN_WIDTH) if s.narrows else s.max_dim
+
+
+def require_budget(space: Space, s: OptEmbedSettings) -> None:
+    """PolicyError unless a policy within the budget exists, whatever the training finds."""
+    if not s.params:
+        return
+    if not s.prunes:
+        space.require_columns(s.params)
+        return
+    hashed = sum(r for r, n in zip(space.rows, space.names, strict=True) if not _has_ids(space, n))
+    least = hashed + len(space.vocabularies) + 1
+    width = _width_with_rows(s)
+    if s.params < least * width:
+        raise PolicyError(
+            f"a budget of {s.params} parameters; a row of {width} for the unknown ids of each of "
+            f"{len(space.vocabularies)} features, {hashed} hashed rows and one of an id take "
+            f"{least * width}, the smallest feasible budget; raise it"
+        )
+
+
+def _has_ids(space: Space, name: str) -> bool:
+    return name in space.vocabularies
+
+
+def pruned_space(space: Space, kept: Kept) -> Space:
+    """The rows that are left, and their ids."""
+    vocabularies = {
+        name: space.vocabularies[name][rows[1:]]
+        for name, rows in zip(space.names, kept, strict=True)
+        if name in space.vocabularies
+    }
+    return replace(space, rows=tuple(int(k.sum()) for k in kept), vocabularies=vocabularies)
+
+
+# ---- the widths --------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def score(model: Supernet, val: Stream, candidates: Sequence[Candidate]) -> list[float]:
+    """Validation AUC of the supernet at the widths of each candidate, in one pass over the rows."""
+    model.eval()
+    device = ranks().device
+    masks_CE = model.column_mask(torch.tensor(candidates, device=device))
+    logits: list[list[npt.NDArray[np.float32]]] = [[] for _ in candidates]
+    labels = []
+    for batch in val:
+        labels.append(batch.labels_B.numpy())
+        here = batch.to(device)
+        x_BE = model.embed(here.sparse)
+        for mask_E, scored in zip(masks_CE, logits, strict=True):
+            scored.append(model.backbone(here.dense_BN, x_BE * mask_E).cpu().numpy())
+    y = np.concatenate(labels)
+    return [binary_metrics(np.concatenate(z), y).auc for z in logits]
+
+
+# ---- the weights -------------------------------------------------------------------------
+
+
+def policy_weights(
+    model: Supernet,
+    kept: Kept,
+    dims: Sequence[int],
+    model_settings: ModelSettings,
+    state: Mapping[str, torch.Tensor],
+) -> dict[str, torch.Tensor]:
+    """Weights of the policy's own model: the rows and columns of the supernet's that are left.
+
+    Args:
+        model: the supernet.
+        kept, dims: its rows and widths; width 0 drops a feature.
+        model_settings: the backbone, one of ``SLICED``.
+        state: the supernet's weights, by the names of a ``RecModel`` of full width.
+    """
+    space, s = model.space, model.settings
+    weights = backbone_columns(dims, s.max_dim, len(space.schema.numeric), model_settings, state)
+    for i, (name, rows, dim) in enumerate(zip(space.names, kept, dims, strict=True)):
+        if not dim:
+            continue
+        key = f"embedding.ebc.embedding_bags.{table_key(name)}.weight"
+        table_VD = state[key].detach().cpu()[torch.from_numpy(rows), :dim].clone()
+        if model.prunable[i] and s.pruned == "zero":
+            table_VD[0] = 0
+        weights[key] = table_VD
+    return weights
+
+
+def _loses_dense_vectors(dims: Sequence[int], numeric: int, m: ModelSettings, D: int) -> bool:
+    """Whether products of dense columns' vectors had more columns than any feature has left."""
+    return m.backbone in ("deepfm", "ipnn") and numeric > 1 and max(dims) < D
+
+
+def _check_weights(s: OptEmbedSettings, m: ModelSettings) -> None:
+    allowed = {"none": (m.backbone,), "initial": SLICED, "trained": EXACT}[s.weights]
+    if m.backbone not in allowed:
+        raise ValueError(
+            f"weights {s.weights!r} with the backbone {m.backbone!r}, of which columns cannot be "
+            f"taken out; allowed: none, or one of the backbones {', '.join(allowed)}"
+        )
+
+
+# ---- the search --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A supernet at the rows and widths that were found, ``dims`` 0 where none is left."""
+
+    model: Supernet
+    kept: Kept
+    dims: tuple[int, ...]
+    val_auc: float
+    evolved: Evolved
+    seconds: float
+    peak_bytes: int
+
+
+def search_supernet(
+    data: Path,
+    settings: OptEmbedSettings,
+    model_settings: ModelSettings,
+    fit_settings: FitSettings,
+    out: Path | None = None,
+) -> Searched:
+    """Phases 1 and 2; the supernet computes with what was found only.
+
+    Raises:
+        PolicyError: the budget cannot be met, or no row is above its threshold.
+    """
+    s, f = settings, fit_settings
+    _check_weights(s, model_settings)
+    space = open_space(data, s, f.seed)
+    require_budget(space, s)
+    if s.prunes and not space.vocabularies:
+        raise PolicyError(
+            "every feature is hashed, and a hash cannot leave rows out; set address=id, a larger "
+            "hash_rows, or variant=dims"
+        )
+    train, val = streams(data, f)
+    whole = space.policy([s.max_dim] * len(space.names))
+    plain = build_model(whole, len(space.schema.numeric), model_settings, f.seed)
+    model = Supernet(plain, space, s).to(ranks().device)
+    optimizers = make_optimizers(model, f)
+    result = fit(model, train, val, optimizers, f, out, title="optembed")
+    kept = kept_rows(model)
+    served = model.freeze(kept)
+    if s.prunes and not any(bool(kept[i][1:].any()) for i in served):
+        raise PolicyError(
+            f"no row of any feature is above its threshold: alpha {s.alpha} or threshold_lr "
+            f"{s.threshold_lr} is too large for these data; lower them"
+        )
+    state = out / STATE_FILE if out else None
+    dims, val_auc, evolved = _search_widths(model, kept, served, val, f.seed, state)
+    model.dims = dims
+    peak = embedding_bytes(model.tables, [optimizers["rows"]])
+    return Searched(model, kept, dims, val_auc, evolved, result.seconds + evolved.seconds, peak)
+
+
+def _search_widths(
+    model: Supernet, kept: Kept, served: Sequence[int], val: Stream, seed: int, state: Path | None
+) -> tuple[Candidate, float, Evolved]:
+    """A width for every feature, 0 for those not ``served``, its AUC, and how it was found."""
+    s = model.settings
+
+    def of_all(candidate: Sequence[int]) -> Candidate:
+        widths = dict(zip(served, candidate, strict=True))
+        return tuple(widths.get(i, 0) for i in range(len(kept)))
+
+    if not s.narrows:
+        widest = of_all([s.max_dim] * len(served))
+        return widest, score(model, val, [widest])[0], Evolved()
+    plan = Evolution(
+        tuple(int(kept[i].sum()) for i in served),
+        s.max_dim,
+        s.params,
+        s.generations,
+        s.mutations,
+        s.crossovers,
+        s.mutation_rate,
+        s.parents,
+        seed,
+    )
+    evolved = evolve(plan, lambda found: score(model, val, [of_all(c) for c in found]), state)
+    best = evolved.ranked(plan)[0]
+    return of_all(best), evolved.scores[evolved.candidates.index(best)], evolved
+
+
+def optembed(
+    data: Path,
+    settings: OptEmbedSettings,
+    model_settings: ModelSettings,
+    fit_settings: FitSettings,
+    out: Path | None = None,
+) -> Found:
+    """Rows above their thresholds, at the widths of the best candidate.
+
+    ``sparsity`` of the record is ``1 - floats / (rows D)``.
+
+    Raises:
+        PolicyError: the budget cannot be met, or no row is above its threshold.
+        ValueError: ``weights`` of a backbone that cannot be sliced.
+    """
+    searched = search_supernet(data, settings, model_settings, fit_settings, out)
+    model, dims, s = searched.model, searched.dims, settings
+    space, numeric = model.space, len(model.space.schema.numeric)
+    left = pruned_space(space, searched.kept)
+    origin = space.origin("optembed", dims, asdict(s))
+    policy = left.policy(dims, origin=origin)
+    weights: dict[str, torch.Tensor] = {}
+    if s.weights == "trained" and _loses_dense_vectors(dims, numeric, model_settings, s.max_dim):
+        log.warning(
+            "no weights: the vectors of dense columns have %d columns and no feature has more than "
+            "%d, so that the policy's model cannot compute what the supernet does",
+            s.max_dim,
+            max(dims),
+        )
+    elif s.weights != "none":
+        state = dict(model.state_dict())
+        if s.weights == "initial":
+            whole = space.policy([s.max_dim] * len(dims))
+            state = build_model(whole, numeric, model_settings, fit_settings.seed).state_dict()
+        weights = policy_weights(model, searched.kept, dims, model_settings, state)
+    by_name = dict(zip(space.names, range(len(dims)), strict=True))
+    record = {
+        "sparsity": 1 - policy.num_params / space.size([s.max_dim] * len(dims)),
+        "rows": {name: [int(searched.kept[i].sum()), space.rows[i]] for name, i in by_name.items()},
+        "dims": {name: dims[i] for name, i in by_name.items()},
+        "thresholds": {
+            name: model.thresholds_F[i].item() for name, i in by_name.items() if model.prunable[i]
+        },
+        "candidates": len(searched.evolved.candidates),
+        "generations": searched.evolved.history,
+    }
+    return Found(policy, searched.val_auc, searched.seconds, searched.peak_bytes, record, weights)

@@ -1,0 +1,406 @@
+"""The frontier: its comparisons, what it keeps, what is Pareto-optimal, what it shows."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+from matplotlib.collections import PathCollection
+
+from seo_rec import recipes, report
+from seo_rec.model import ModelSettings
+from seo_rec.policy import Policy
+from seo_rec.recipes import Comparison, Run, RunError, comparing
+from seo_rec.recipes.frontier import collisionless_rows
+from seo_rec.report import folders
+from seo_rec.report.frontier import Point, figure, points, read_points
+from seo_rec.schema import read_schema
+from seo_rec.search.seo import SeoSettings
+from seo_rec.train import FitSettings
+
+AUC = {"separate": 0.6, "monolithic": 0.7, "multi-size": 0.65, "collisionless": 0.72}
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
+    """Method, budget and seed of what is trained from now on; the AUC is made up."""
+    calls: list[tuple[str, int, int]] = []
+
+    def fake(data: Path, policy: Policy, out: Path, model: Any, fit: Any, **more: Any) -> Run:
+        method, budget = more["method"], more["budget"]
+        calls.append((method, budget, fit.seed))
+        auc = AUC[method] + 1e-6 * policy.num_params + 0.01 * fit.seed
+        schema = read_schema(data)
+        floats = dict.fromkeys(
+            ("val_logloss", "test_logloss", "test_normalized_entropy", "test_calibration"), 0.5
+        )
+        times = dict.fromkeys(("seconds_per_epoch", "seconds", "search_seconds"), 1.0)
+        return Run(
+            data=schema.dataset,
+            data_fingerprint=schema.fingerprint,
+            method=method,
+            seed=fit.seed,
+            budget=budget,
+            embedding_params=policy.num_params,
+            val_auc=auc,
+            test_auc=auc,
+            epochs=1,
+            steps=1,
+            policy="",
+            command="",
+            environment={},
+            **floats,
+            **times,
+        )
+
+    monkeypatch.setattr(comparing, "train", fake)
+    return calls
+
+
+def comparison(data: Path, *methods: str, seeds: int = 3, **other: Any) -> Comparison:
+    settings = SeoSettings(budget_rows=1)
+    return Comparison((data,), methods, settings, seeds=seeds, **other)
+
+
+# ---- budgets -----------------------------------------------------------------------------
+
+
+def test_budgets_are_whole_rows_and_parts_of_the_collisionless_size(tiny: Path) -> None:
+    full = collisionless_rows(tiny) * 16
+    assert full == recipes.method_policy("collisionless", tiny, 1, 16, 8, 0).num_params
+    assert recipes.read_budgets("1605, 800,0.5x", tiny, 16) == tuple(
+        sorted((1600, 800, full // 2 // 16 * 16), reverse=True)
+    )
+    for text, wrong in (
+        ("", "is empty"),
+        ("1e6", "has '1e6'; allowed: parameters, or as 0.1x"),
+        ("15", "one row of --dim 16 or more"),
+        ("nanx", "one row of --dim"),
+        ("1600,1601", "give each once"),
+    ):
+        with pytest.raises(ValueError, match=wrong):
+            recipes.read_budgets(text, tiny, 16)
+
+
+# ---- which comparisons, and how often ----------------------------------------------------
+
+
+def test_a_comparison_for_every_budget_and_one_for_what_has_none(
+    tiny: Path, tmp_path: Path, trained: list[tuple[str, int, int]]
+) -> None:
+    out = tmp_path / "f"
+    asked = comparison(tiny, "monolithic", "collisionless")
+    runs = recipes.frontier(asked, (1600, 800), out)
+    full = collisionless_rows(tiny) * 16
+    sizes = [("monolithic", 1600), ("monolithic", 800), ("collisionless", full)]
+    assert trained == [(m, b, s) for m, b in sizes for s in range(3)]
+    assert {(r.method, r.embedding_params) for r in runs} == set(sizes)
+    assert {p.name for p in out.iterdir() if p.is_dir()} == {
+        "params-1600",
+        "params-800",
+        "collisionless",
+    }
+    trained.clear()
+    assert recipes.frontier(asked, (1600, 800), out) == runs
+    assert trained == []
+    more = comparison(tiny, "monolithic", "separate", seeds=1)
+    recipes.frontier(more, (800, 400), out)
+    assert trained == [("separate", 800, 0), ("monolithic", 400, 0), ("separate", 400, 0)]
+
+
+def test_other_settings_are_refused_before_anything_is_trained(
+    tiny: Path, tmp_path: Path, trained: list[tuple[str, int, int]]
+) -> None:
+    asked = comparison(tiny, "monolithic", seeds=1)
+    recipes.frontier(asked, (1600,), tmp_path / "f")
+    trained.clear()
+    for change, differs in (
+        ({"model": ModelSettings(hidden=(9,))}, "model"),
+        ({"fit": FitSettings(epochs=3)}, "fit"),
+        ({"exact_below": 9}, "exact_below"),
+        ({"settings": SeoSettings(budget_rows=1, chunk_dim=4)}, "settings"),
+    ):
+        with pytest.raises(RunError, match=f"differs in {differs}"):
+            recipes.frontier(replace(asked, **change), (800,), tmp_path / "f")
+    with pytest.raises(ValueError, match="method 'magic'"):
+        recipes.frontier(comparison(tiny, "magic"), (1600,), tmp_path / "g")
+    with pytest.raises(ValueError, match="a multiple of dim 16"):
+        recipes.frontier(asked, (1601,), tmp_path / "g")
+    assert trained == [] and not (tmp_path / "g").exists()
+
+
+def test_what_does_not_fit_is_left_out_and_said(
+    tiny: Path, tmp_path: Path, trained: list[tuple[str, int, int]]
+) -> None:
+    out = tmp_path / "f"
+    asked = comparison(tiny, "separate", "monolithic", seeds=1)
+    recipes.frontier(asked, (1600, 64), out)
+    assert trained == [("separate", 1600, 0), ("monolithic", 1600, 0), ("monolithic", 64, 0)]
+    ((name, method, why),) = folders.read_infeasible(out)
+    assert (name, method) == ("params-64", "separate") and "smallest feasible budget is 112" in why
+    assert json.loads((out / "frontier.json").read_text())["infeasible"][0]["method"] == "separate"
+    assert any("params-64: separate is left out" in n for n in folders.read([out]).notes)
+    with pytest.raises(RunError, match="no method fits into any budget"):
+        recipes.frontier(comparison(tiny, "separate"), (64,), tmp_path / "g")
+
+
+def test_a_killed_frontier_shows_what_it_has_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+    tiny: Path,
+    tmp_path: Path,
+    trained: list[tuple[str, int, int]],
+) -> None:
+    out, fake = tmp_path / "f", comparing.train
+
+    def dies(*arguments: Any, **more: Any) -> Run:
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return fake(*arguments, **more)
+
+    monkeypatch.setattr(comparing, "train", dies)
+    asked = comparison(tiny, "monolithic", "separate", seeds=2)
+    with pytest.raises(KeyboardInterrupt):
+        recipes.frontier(asked, (1600, 800), out)
+    known = json.loads((out / "frontier.json").read_text())["points"]
+    assert {(p["method"], p["budget"], p["seeds"]) for p in known} == {
+        ("monolithic", 1600, 2),
+        ("separate", 1600, 1),
+    }
+    monkeypatch.setattr(comparing, "train", fake)
+    recipes.frontier(asked, (1600, 800), out)
+    assert len(trained) == len(set(trained)) == 8
+
+
+# ---- points ------------------------------------------------------------------------------
+
+
+def test_points_are_means_with_standard_errors(
+    tiny: Path, tmp_path: Path, trained: list[tuple[str, int, int]]
+) -> None:
+    out = tmp_path / "f"
+    runs = recipes.frontier(comparison(tiny, "separate", "monolithic"), (1600, 800), out)
+    for p in read_points(out):
+        aucs = [r.test_auc for r in runs if (r.method, r.budget) == (p.method, p.budget)]
+        assert p.seeds == len(aucs) == 3
+        assert p.test_auc == pytest.approx(np.mean(aucs))
+        assert p.standard_error == pytest.approx(float(scipy.stats.sem(aucs)))
+    stored = json.loads((out / "frontier.json").read_text())
+    assert [p["test_auc"] for p in stored["points"]] == [p.test_auc for p in read_points(out)]
+    recipes.frontier(comparison(tiny, "separate", seeds=1), (1600,), tmp_path / "one")
+    (one,) = json.loads((tmp_path / "one" / "frontier.json").read_text())["points"]
+    assert one["standard_error"] is None and one["pareto"] is True
+
+
+def test_pareto_points_are_those_that_none_beats(
+    tiny: Path, tmp_path: Path, trained: list[tuple[str, int, int]]
+) -> None:
+    """Against the definition, over all pairs; the size of collisionless tables is their own."""
+    out = tmp_path / "f"
+    methods = ("separate", "monolithic", "multi-size", "collisionless")
+    budgets = recipes.read_budgets("64,800,1600,2x", tiny, 16)
+    recipes.frontier(comparison(tiny, *methods), budgets, out)
+    found = read_points(out)
+    assert len(found) == 3 * 3 + 2 + 1  # `separate` does not fit into 64
+    for p in found:
+        beaten = any(
+            (q.size < p.size and q.test_auc >= p.test_auc)
+            or (q.size <= p.size and q.test_auc > p.test_auc)
+            for q in found
+        )
+        assert p.pareto != beaten, p
+    best = {p.method for p in found if p.pareto}
+    assert best == {"monolithic", "collisionless"}
+    assert [p.budget for p in found if p.method == "collisionless"] == [None]
+
+
+def test_equal_points_are_both_optimal() -> None:
+    from seo_rec.report.frontier import _beats
+
+    p = Point("a", 100, 100, 1, 0.7, float("nan"), 0.7, 0.5)
+    same = replace(p, method="b", params=96)  # of one budget: a row less is no less
+    assert not _beats(p, same) and not _beats(same, p)
+    assert _beats(replace(p, budget=99), p) and _beats(replace(p, test_auc=0.8), p)
+    assert not _beats(replace(p, budget=99, test_auc=0.69), p)
+
+
+def test_no_points_of_no_groups() -> None:
+    assert points(()) == ()
+
+
+# ---- what is shown -----------------------------------------------------------------------
+
+
+def test_the_picture_has_a_line_per_method_and_bars_of_one_standard_error() -> None:
+    from seo_rec.report import charts
+
+    found = [
+        Point("a", 1000, 1000, 3, 0.70, 0.01, 0.7, 0.5, True),
+        Point("a", 100, 100, 3, 0.60, 0.02, 0.7, 0.5, True),
+        Point("b", 1000, 990, 1, 0.65, float("nan"), 0.7, 0.5, False),
+        Point("free", None, 5000, 3, 0.72, 0.01, 0.7, 0.5, True),
+    ]
+    drawn = figure(found, charts.marks(("a", "b", "free")))
+    (ax,) = drawn.axes
+    assert ax.get_xscale() == "log"
+    bars = {c.get_label(): c for c in ax.containers}
+    assert set(bars) == {"a", "b", "free"}
+    line, _, (stem,) = bars["a"]
+    assert list(line.get_ydata()) == [0.60, 0.70]
+    assert [float(np.ptp(s[:, 1])) for s in stem.get_segments()] == pytest.approx([0.04, 0.02])
+    rings = [c.get_offsets() for c in ax.collections if isinstance(c, PathCollection)]
+    assert sum(len(r) for r in rings) == 3
+    level = [x for x in ax.lines if x.get_linestyle() == ":" and len(set(x.get_ydata())) == 1]
+    assert [x.get_ydata()[0] for x in level] == [0.72]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["100", "1,000", "5,000"]
+    names = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert names == ["free", "a", "b", "Pareto-optimal (means)"]
+
+
+def test_the_report_takes_a_frontier_folder(
+    tiny: Path, tmp_path: Path, trained: list[tuple[str, int, int]]
+) -> None:
+    out = tmp_path / "f"
+    recipes.frontier(comparison(tiny, "monolithic", "collisionless"), (1600, 800), out)
+    report.build([out], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert 'id="budgets"' in page and "one standard error" in page and "Pareto" in page
+    before = (out / "frontier.png").read_bytes()
+    assert before[:8] == b"\x89PNG\r\n\x1a\n"
+    report.write_frontier(out)
+    assert (out / "frontier.png").read_bytes() == before
+    (out / "params-1600" / "results.jsonl").unlink()
+    (out / "params-800" / "results.jsonl").unlink()
+    (out / "collisionless" / "results.jsonl").unlink()
+    with pytest.raises(report.ReportError, match="no finished run"):
+        report.build([out], tmp_path / "none.html")
+
+
+# ---- the command -------------------------------------------------------------------------
+
+
+def test_the_command_has_the_options_of_compare() -> None:
+    import typer
+
+    from seo_rec.cli.main import app
+
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    names = {name: {p.name for p in commands[name].params} for name in ("compare", "frontier")}
+    assert names["frontier"] - names["compare"] == {"budgets", "scheduler"}
+    assert names["compare"] - names["frontier"] == {"params", "budget_of"}
+
+
+def test_the_command_trains_and_shows_and_goes_on(
+    tiny: Path, tmp_path: Path, seo_rec: Callable[..., Any]
+) -> None:
+    out = tmp_path / "f"
+    asked = ("frontier", tiny, "--out", out, "--methods", "monolithic", "--budgets", "1600,801")
+    settings = ("--seeds", 1, "--epochs", 1, "--hidden", "8", "--batch-size", 256)
+    done = seo_rec(*asked, *settings, "--exact-below", 12)
+    assert done.code == 0, done.err
+    assert "standard error" in done.out and "frontier.png" in done.out
+    stored = json.loads((out / "run.json").read_text())
+    assert stored["exact_below"] == 12 and stored["fit"]["batch_size"] == 256
+    policy = Policy.load(out / "params-800/runs/monolithic-seed0/policy.json")
+    assert [f.name for f in policy.features if f.lookups[0].address == "id"] == [
+        c.name for c in read_schema(tiny).features if (c.vocab_size or 0) <= 12
+    ]
+    again = seo_rec(*asked, *settings, "--exact-below", 12)
+    assert again.code == 0 and again.out == done.out
+    assert seo_rec(*asked, *settings).code == 2  # other settings: exact_below differs
+
+
+def test_the_jobs_make_the_comparisons_of_the_frontier(
+    tiny: Path, tmp_path: Path, seo_rec: Callable[..., Any], trained: list[tuple[str, int, int]]
+) -> None:
+    out = tmp_path / "f"
+    asked = ("frontier", tiny, "--out", out, "--methods", "separate,monolithic,collisionless")
+    asked += ("--budgets", "1600,64", "--seeds", 1, "--lr", 0.01, "--use-down-projection")
+    done = seo_rec(*asked, "--scheduler", "slurm")
+    assert done.code == 0, done.err
+    lines = [shlex.split(line) for line in done.out.splitlines()]
+    assert len(lines) == 3 and trained == []
+    start = ["torchx", "run", "-s", "slurm", "components/seo.py:compare", "--data", str(tiny)]
+    for words in lines:
+        assert words[:7] == start and words[7] == "--out" and words[9] == "--"
+        given = seo_rec("compare", tiny, "--out", words[8], *words[10:])  # what the job runs
+        assert given.code == 0, given.err
+    assert trained[:3] == [("separate", 1600, 0), ("monolithic", 1600, 0), ("monolithic", 64, 0)]
+    trained.clear()
+    gathered = seo_rec(*asked)
+    assert gathered.code == 0 and trained == [], gathered.err
+    assert (out / "frontier.png").exists()
+
+
+# ---- exact features ----------------------------------------------------------------------
+
+
+PLAIN = ("separate", "separate-cardinality", "monolithic", "multi-size", "multi-size-4")
+
+
+@pytest.mark.parametrize("method", [*PLAIN, "pq-3", "multiplexed-hashednet", "robe-4"])
+def test_small_features_stay_exact_at_the_budget(tiny: Path, method: str) -> None:
+    schema = read_schema(tiny)
+    small = {c.name for c in schema.features if (c.vocab_size or 0) <= 12}
+    assert 0 < len(small) < len(schema.features)
+    policy = recipes.method_policy(method, tiny, 3200, 16, 8, 0, exact_below=12)
+    assert {f.name for f in policy.features if f.lookups[0].address == "id"} == small
+    assert 3200 - 16 < policy.num_params <= 3200
+
+
+@pytest.mark.parametrize("method", PLAIN)
+def test_where_no_feature_is_small_the_method_is_the_same(tiny: Path, method: str) -> None:
+    """The tables and the seeds of every feature; only names of tables may differ."""
+
+    def shape(policy: Policy) -> Any:
+        size = {t.name: (t.num_rows, t.dim) for t in policy.tables}
+        return [[(size[k.table], k.address, k.seed) for k in f.lookups] for f in policy.features]
+
+    plain = recipes.method_policy(method, tiny, 3200, 16, 8, 5)
+    twin = recipes.method_policy(method, tiny, 3200, 16, 8, 5, exact_below=1)
+    assert shape(twin) == shape(plain)
+
+
+def test_groups_of_features_hash_alike(tiny: Path) -> None:
+    a, b, *_ = (c.name for c in read_schema(tiny).features)
+    policy = recipes.method_policy("multi-size", tiny, 1600, 16, 8, 0, same_hash=((a, b),))
+    seeds = {f.name: [k.seed for k in f.lookups] for f in policy.features}
+    assert seeds[a] == seeds[b] and len({tuple(s) for s in seeds.values()}) == len(seeds) - 1
+
+
+def test_exact_features_are_refused_where_they_would_be_ignored(
+    tiny: Path, tmp_path: Path, seo_rec: Callable[..., Any]
+) -> None:
+    for method in ("seo", "seo-rr", "dimgrow", "no-search"):
+        with pytest.raises(ValueError, match=f"exact_below or same_hash with method '{method}'"):
+            recipes.compare(comparison(tiny, method, exact_below=9), tmp_path / "c")
+    with pytest.raises(ValueError, match="exact_below is -1; allowed: 0 or more"):
+        recipes.method_policy("monolithic", tiny, 1600, 16, 8, 0, exact_below=-1)
+    with pytest.raises(ValueError, match=r"same_hash names \['x', 'y'\]; allowed: "):
+        recipes.compare(comparison(tiny, "monolithic", same_hash=(("x", "y"),)), tmp_path / "c")
+    recipes.method_policy("monolithic", tiny, 1600, 16, 8, 0).save(tmp_path / "p.json")
+    done = seo_rec(
+        "train", tiny, "--policy", tmp_path / "p.json", "--out", tmp_path / "r", "--exact-below", 9
+    )
+    assert done.code == 2 and "--exact-below with --policy would be ignored" in done.err
+    done = seo_rec(
+        "train", tiny, "--method", "monolithic", "--out", tmp_path / "r", "--same-hash", "a"
+    )
+    assert done.code == 2 and "two names or more" in done.err
+
+
+def test_what_is_not_asked_for_is_not_in_run_json(
+    tiny: Path, tmp_path: Path, trained: list[tuple[str, int, int]]
+) -> None:
+    """Comparisons of before these settings go on; with them they are another comparison."""
+    recipes.compare(comparison(tiny, "monolithic", seeds=1), tmp_path / "c")
+    stored = json.loads((tmp_path / "c" / "run.json").read_text())
+    assert not {"exact_below", "same_hash"} & set(stored)
+    with pytest.raises(RunError, match="differs in exact_below"):
+        recipes.compare(comparison(tiny, "monolithic", exact_below=9), tmp_path / "c")

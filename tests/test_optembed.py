@@ -1,0 +1,568 @@
+"""OptEmbed: the estimator and the sparsity term in closed form, thresholds that rise and fall, a
+policy that computes what the masked supernet does, budgets, variants, resuming, and errors."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from seo_rec import recipes, search
+from seo_rec.data.stream import Stream
+from seo_rec.data.synthetic import synthetic
+from seo_rec.data.vocabulary import read_vocabulary
+from seo_rec.model import ModelSettings, build_model
+from seo_rec.policy import Policy, PolicyError
+from seo_rec.schema import read_schema
+from seo_rec.search.optembed import (
+    OptEmbedSettings,
+    Searched,
+    Supernet,
+    kept_rows,
+    optembed,
+    score,
+    search_supernet,
+    sparsity,
+    unit_step,
+)
+from seo_rec.search.slicing import EXACT, SLICED
+from seo_rec.search.space import open_space
+from seo_rec.train import FitSettings, evaluate, loop
+
+module = importlib.import_module("seo_rec.search.optembed")  # its function has the same name
+
+SMALL = ModelSettings(hidden=(8,), init_scale=0.1)
+FIT = FitSettings(epochs=2, batch_size=200, row_lr=0.02, dense_lr=0.02)
+SETTINGS = OptEmbedSettings(max_dim=6, alpha=0.2, threshold_lr=0.3, generations=3)
+ROWS = replace(SETTINGS, variant="rows", generations=30)
+DIMS = OptEmbedSettings(max_dim=6, variant="dims", generations=3)
+
+
+def supernet(data: Path, settings: OptEmbedSettings, backbone: str = "mlp") -> Supernet:
+    space = open_space(data, settings, 0)
+    whole = space.policy([settings.max_dim] * len(space.names))
+    model = build_model(whole, 1, replace(SMALL, backbone=backbone), 0)
+    return Supernet(model, space, settings)
+
+
+def logits_of(model: torch.nn.Module, data: Path, split: str = "val") -> torch.Tensor:
+    model.eval()
+    with torch.no_grad():
+        return torch.cat([model(b)[1] for b in Stream(data, split, batch_size=50)])
+
+
+# ---- the estimator and the sparsity term -------------------------------------------------
+
+
+def test_the_step_and_its_long_tailed_gradient() -> None:
+    u = torch.linspace(-1.5, 1.5, 3001, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn(3001, dtype=torch.float64)
+    stepped = unit_step(u)
+    (gradient,) = torch.autograd.grad(stepped, [u], upstream)
+    for value, s, g, w in zip(
+        u.tolist(), stepped.tolist(), gradient.tolist(), upstream.tolist(), strict=True
+    ):
+        a = abs(value)
+        slope = 2 - 4 * a if a <= 0.4 else 0.4 if a <= 1 else 0.0
+        assert s == float(value > 0)
+        assert g == pytest.approx(w * slope, rel=1e-12, abs=1e-15)
+    assert unit_step(torch.zeros(1)).item() == 0
+
+
+def test_the_gradient_of_the_sparsity_term() -> None:
+    t = torch.tensor([-0.5, 0.0, 2.0], dtype=torch.float64, requires_grad=True)
+    term = sparsity(t)
+    assert term.item() == pytest.approx(sum(np.exp([0.5, 0.0, -2.0])), rel=1e-12)
+    (gradient,) = torch.autograd.grad(term, [t])
+    np.testing.assert_allclose(gradient.numpy(), -np.exp([0.5, 0.0, -2.0]), rtol=1e-12)
+
+
+@pytest.mark.parametrize("pruned", ["zero", "shared"])
+def test_rows_and_their_gradients_in_closed_form(tiny: Path, pruned: str) -> None:
+    """x = m e + (1 - m) r, so dL/dt = -sum_v H(u_v) <g_v, e_v - r>, with r the shared row or 0."""
+    model = supernet(tiny, replace(SETTINGS, pruned=pruned)).double()
+    with torch.no_grad():
+        model.tables[0].mul_(3)
+        model.thresholds_F.fill_(float(model.tables[0].abs().sum(1).median()))
+    table, t = model.tables[0], model.thresholds_F[0].item()
+    masked = model.masked_table(0)
+    e = table.detach().numpy()
+    r = e[0] if pruned == "shared" else np.zeros(6)
+    u = np.abs(e).sum(1) - t
+    m = (u > 0).astype(float)
+    m[0] = float(pruned == "shared")
+    assert 0 < m.sum() < len(m)
+    np.testing.assert_allclose(masked.detach().numpy(), m[:, None] * e + (1 - m[:, None]) * r)
+    g = torch.randn_like(table)
+    gradient_t, gradient_e = torch.autograd.grad(
+        (masked * g).sum(), [model.thresholds_F, model.tables[0]]
+    )
+    a = np.abs(u)
+    slope = np.where(a <= 0.4, 2 - 4 * a, np.where(a <= 1, 0.4, 0.0))
+    slope[0] = 0  # the shared row has no threshold
+    dm = (g.numpy() * (e - r)).sum(1) * slope
+    assert gradient_t[0].item() == pytest.approx(-dm.sum(), rel=1e-9)
+    assert not gradient_t[1:].any()
+    expected = m[:, None] * g.numpy() + dm[:, None] * np.sign(e)
+    if pruned == "shared":
+        expected[0] += ((1 - m)[:, None] * g.numpy()).sum(0)
+    np.testing.assert_allclose(gradient_e.numpy(), expected, rtol=1e-9)
+
+
+def test_thresholds_rise_where_rows_are_useless_and_fall_where_they_are_not(tiny: Path) -> None:
+    """The first table's rows are the logit, the second's do nothing; labels follow the first."""
+    settings = replace(SETTINGS, variant="rows", generations=30, max_dim=1, alpha=1e-3)
+    model = supernet(tiny, settings)
+    names = model.space.names
+
+    class First(torch.nn.Module):
+        def forward(self, dense_BN: torch.Tensor, x_BE: torch.Tensor) -> torch.Tensor:
+            return x_BE[:, 0] + 0 * x_BE[:, 1]
+
+    model.backbone = First()
+    with torch.no_grad():
+        for table in model.tables:
+            table.copy_(torch.where(torch.arange(len(table))[:, None] % 2 == 1, 0.5, -0.5))
+        model.thresholds_F.fill_(0.3)
+    optimizer = torch.optim.SGD([model.thresholds_F], lr=0.1)
+    batch = next(iter(Stream(tiny, "train", batch_size=200)))
+    jagged = batch.sparse[names[0]]
+    there = jagged.lengths() == 1
+    odd = torch.zeros(200)
+    odd[there] = (model.embedding.remap(batch.sparse)[f"{names[0]}:0"].values() % 2).float()
+    batch.labels_B.copy_(odd)
+    model.train()
+    for _ in range(20):
+        optimizer.zero_grad()
+        model(batch)[0].backward()
+        optimizer.step()
+    first, second, *_ = model.thresholds_F.tolist()
+    assert first < 0.3 - 0.01
+    assert second == pytest.approx(0.3 + 20 * 0.1 * 1e-3 * np.exp(-0.3), rel=1e-2)
+
+
+def test_the_loss_has_the_sparsity_term_in_training_only(tiny: Path) -> None:
+    batch = next(iter(Stream(tiny, "train", batch_size=200)))
+    with_term, without = supernet(tiny, ROWS), supernet(tiny, replace(ROWS, alpha=0.0))
+    terms = len(with_term.space.names)  # exp(0) of each
+    for model in (with_term, without):
+        model.train()
+    difference = with_term(batch)[0] - without(batch)[0]
+    assert difference.item() == pytest.approx(0.2 * terms, rel=1e-5)
+    assert with_term.eval()(batch)[0] == without.eval()(batch)[0]
+
+
+# ---- drawn widths ------------------------------------------------------------------------
+
+
+def test_widths_are_drawn_for_every_sample_and_feature(tiny: Path) -> None:
+    model = supernet(tiny, DIMS)
+    seen: list[torch.Tensor] = []
+
+    class Watching(torch.nn.Module):
+        def forward(self, dense_BN: torch.Tensor, x_BE: torch.Tensor) -> torch.Tensor:
+            seen.append(x_BE)
+            return x_BE.sum(1)
+
+    model.backbone = Watching()
+    with torch.no_grad():
+        for table in model.tables:
+            table.fill_(1.0)
+    batch = next(iter(Stream(tiny, "train", batch_size=900)))
+    model.train()
+    torch.manual_seed(0)
+    model(batch)
+    x_BFD = (seen[0] != 0).view(-1, 7, 6)
+    present = x_BFD[:, :, 0]  # the first column is never masked
+    widths_BF = x_BFD.sum(2)
+    assert torch.equal(x_BFD, torch.arange(6) < widths_BF[..., None])  # leading columns only
+    drawn = widths_BF[present]
+    counts = torch.bincount(drawn, minlength=7)[1:].double()
+    expected = len(drawn) / 6
+    assert ((counts - expected).abs() < 5 * expected**0.5).all()
+    both = present[:, 0] & present[:, 1]
+    together = np.corrcoef(widths_BF[both, 0], widths_BF[both, 1])[0, 1]
+    assert abs(together) < 5 / int(both.sum()) ** 0.5
+    model.eval()
+    model(batch)
+    assert torch.equal((seen[1] != 0).view(-1, 7, 6).sum(2)[present], torch.full_like(drawn, 6))
+    model = supernet(tiny, replace(ROWS, alpha=0.0))
+    model.backbone = Watching()
+    model.train()(batch)
+    assert (seen[2] != 0).sum() >= (seen[1] != 0).sum() * 0.9  # rows alone: no column is masked
+
+
+# ---- the policy is the masked supernet ---------------------------------------------------
+
+
+def searched_and_found(
+    data: Path, settings: OptEmbedSettings, model: ModelSettings, fit: FitSettings = FIT
+) -> tuple[Searched, search.Found]:
+    """What :func:`optembed` finds, and the supernet that it found it with."""
+    held: list[Searched] = []
+
+    def keeping(*given: Any) -> Searched:
+        held.append(search_supernet(*given))
+        return held[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "search_supernet", keeping)
+        found = optembed(data, settings, model, fit)
+    return held[0], found
+
+
+def shown(policy: Policy) -> dict[str, tuple[int, int]]:
+    return {t.name: (t.num_rows, t.dim) for t in policy.tables}
+
+
+@pytest.mark.parametrize("pruned", ["zero", "shared"])
+@pytest.mark.parametrize("backbone", EXACT)
+def test_the_policy_computes_what_the_masked_supernet_does(
+    tiny: Path, backbone: str, pruned: str
+) -> None:
+    settings = replace(SETTINGS, pruned=pruned, weights="trained")
+    model = replace(SMALL, backbone=backbone)
+    searched, found = searched_and_found(tiny, settings, model)
+    assert 0 < sum(k.sum() for k in searched.kept) < sum(len(k) for k in searched.kept)
+    assert len(set(found.policy.widths)) > 1
+    own = build_model(found.policy, 1, model, 7)
+    own.load_state_dict(dict(found.weights))
+    for split in ("val", "test", "train"):
+        expected = logits_of(searched.model, tiny, split)
+        torch.testing.assert_close(logits_of(own, tiny, split), expected, rtol=1e-5, atol=1e-5)
+    metrics, _, _ = evaluate(searched.model, Stream(tiny, "val", batch_size=64))
+    assert found.val_auc == pytest.approx(metrics.auc, abs=1e-9)
+    assert found.val_auc == searched.val_auc
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, replace(SETTINGS, pruned="shared"), ROWS, DIMS])
+def test_the_policy_looks_up_what_the_masked_supernet_does(
+    tiny: Path, settings: OptEmbedSettings
+) -> None:
+    """For every backbone: the embeddings, with zeros where columns are masked."""
+    model = replace(SMALL, backbone="dcn")
+    searched = search_supernet(tiny, settings, model, FIT)
+    dims = searched.dims
+    left = module.pruned_space(searched.model.space, searched.kept).policy(dims)
+    own = build_model(left, 1, model, 7).embedding
+    state = searched.model.state_dict()
+    weights = module.policy_weights(searched.model, searched.kept, dims, model, state)
+    own.load_state_dict(
+        {n.removeprefix("embedding."): w for n, w in weights.items() if n.startswith("embedding.")}
+    )
+    mask_E = searched.model.column_mask(torch.tensor(dims))
+    for batch in Stream(tiny, "val", batch_size=50):
+        wide = (searched.model.embed(batch.sparse) * mask_E).view(-1, 7, 6)
+        narrow = torch.cat([wide[:, i, :d] for i, d in enumerate(dims)], dim=1)
+        torch.testing.assert_close(own(batch.sparse), narrow, rtol=1e-6, atol=1e-7)
+        assert all(not wide[:, i, d:].any() for i, d in enumerate(dims))
+
+
+def test_features_without_rows_are_dropped(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With any backbone, pairs of features included, leaving zeros out changes nothing."""
+    settings = replace(SETTINGS, weights="trained")
+
+    def without(model: Supernet) -> Any:
+        rows = kept_rows(model)
+        rows[1][1:] = rows[4][1:] = False
+        return rows
+
+    monkeypatch.setattr(module, "kept_rows", without)
+    for backbone in ("ipnn", "deepfm", "mlp", "wide-deep"):
+        model = replace(SMALL, backbone=backbone)
+        searched, found = searched_and_found(tiny, settings, model)
+        names = searched.model.space.names
+        assert set(found.policy.dropped) >= {names[1], names[4]}
+        assert searched.dims[1] == searched.dims[4] == 0
+        own = build_model(found.policy, 1, model, 7)
+        own.load_state_dict(dict(found.weights))
+        expected = logits_of(searched.model, tiny)
+        torch.testing.assert_close(logits_of(own, tiny), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", SLICED)
+def test_the_lottery_ticket_is_the_supernets_start(tiny: Path, backbone: str) -> None:
+    """The initial weights are slices of those that the supernet began with."""
+    settings = replace(SETTINGS, weights="initial")
+    model = replace(SMALL, backbone=backbone)
+    searched, found = searched_and_found(tiny, settings, model)
+    fresh = supernet(tiny, settings, backbone)
+    names = fresh.space.names
+    for name in (f.name for f in found.policy.features):
+        i = names.index(name)
+        table = found.weights[f"embedding.ebc.embedding_bags.{name}.weight"]
+        start = fresh.tables[i].detach()[torch.from_numpy(searched.kept[i])]
+        assert torch.equal(table[1:], start[1:, : searched.dims[i]]) and not table[0].any()
+    own = build_model(found.policy, 1, model, 7)
+    own.load_state_dict(dict(found.weights))
+    fresh.kept, fresh.dims = searched.model.kept, searched.dims
+    expected = logits_of(fresh, tiny)
+    torch.testing.assert_close(logits_of(own, tiny), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_training_starts_from_the_ticket(tiny: Path, tmp_path: Path) -> None:
+    out, settings = tmp_path / "s", replace(SETTINGS, weights="initial")
+    found = recipes.search_by("optembed", tiny, out, settings, SMALL, FIT)
+    scratch, ticket = (
+        recipes.train(tiny, found.policy, tmp_path / name, SMALL, FIT, weights=given)
+        for name, given in (("a", None), ("b", out / "weights.npz"))
+    )
+    assert scratch.val_auc != ticket.val_auc
+    assert scratch.embedding_params == found.policy.num_params
+
+
+# ---- what is kept ------------------------------------------------------------------------
+
+
+def test_the_vocabulary_is_that_of_the_kept_rows(tiny: Path) -> None:
+    searched, found = searched_and_found(tiny, SETTINGS, SMALL)
+    space, model = searched.model.space, searched.model
+    for i, name in enumerate(space.names):
+        norms = model.tables[i].detach().abs().sum(1)
+        above = (norms > model.thresholds_F[i])[1:].numpy()
+        if name in found.policy.dropped:
+            assert not above.any()
+            continue
+        ids = read_vocabulary(tiny, name)[0]
+        assert np.array_equal(found.policy.vocabularies[name], ids[above])
+        table, feature = (
+            found.policy.table(name),
+            next(f for f in found.policy.features if f.name == name),
+        )
+        assert table.num_rows == above.sum() + 1 and table.dim == searched.dims[i]
+        assert [k.address for k in feature.lookups] == ["id"]
+    full = space.size([6] * 7)
+    assert found.record["sparsity"] == pytest.approx(1 - found.policy.num_params / full)
+    names = [c.name for c in read_schema(tiny).features]
+    served = [f.name for f in found.policy.features]
+    assert sorted([*served, *found.policy.dropped]) == sorted(names)
+    assert Policy.from_json(json.loads(json.dumps(found.policy.to_json()))) == found.policy
+
+
+def test_variants_search_one_thing_each(tiny: Path) -> None:
+    rows, dims = optembed(tiny, ROWS, SMALL, FIT), optembed(tiny, DIMS, SMALL, FIT)
+    assert set(rows.policy.widths) == {6} and rows.record["candidates"] == 0
+    assert any(kept < all_rows for kept, all_rows in rows.record["rows"].values())
+    assert all(kept == all_rows for kept, all_rows in dims.record["rows"].values())
+    assert not dims.policy.dropped and dims.record["thresholds"] == {}
+    assert len(set(dims.policy.widths)) > 1 and dims.record["candidates"] == 60
+    assert rows.policy.provenance["arguments"]["variant"] == "rows"
+
+
+def test_hashed_tables_keep_their_rows(tiny: Path) -> None:
+    settings = replace(SETTINGS, address="hash", hash_rows=20, weights="trained")
+    searched, found = searched_and_found(tiny, settings, SMALL)
+    hashed = [f.name for f in found.policy.features if f.lookups[0].address == "hash"]
+    assert 0 < len(hashed) < 7
+    for name in hashed:
+        assert found.policy.table(name).num_rows == 20 and name not in found.record["thresholds"]
+    own = build_model(found.policy, 1, SMALL, 7)
+    own.load_state_dict(dict(found.weights))
+    expected = logits_of(searched.model, tiny)
+    torch.testing.assert_close(logits_of(own, tiny), expected, rtol=1e-5, atol=1e-5)
+    none_left = replace(settings, hash_rows=1)
+    with pytest.raises(PolicyError, match="every feature is hashed"):
+        optembed(tiny, none_left, SMALL, FIT)
+    only = optembed(tiny, replace(DIMS, address="hash", hash_rows=2), SMALL, FIT).policy
+    assert all(t.num_rows == 2 for t in only.tables)
+
+
+# ---- budgets -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings, params",
+    [
+        (SETTINGS, 32),
+        (SETTINGS, 60),
+        (replace(SETTINGS, pruned="shared"), 301),
+        (replace(SETTINGS, alpha=0.0), 301),
+        (ROWS, 48),
+        (replace(ROWS, alpha=0.0), 300),
+        (DIMS, 300),
+        (replace(SETTINGS, address="hash", hash_rows=20), 400),
+    ],
+)
+def test_a_budget_is_never_exceeded(tiny: Path, settings: OptEmbedSettings, params: int) -> None:
+    found = optembed(tiny, replace(settings, params=params), SMALL, FIT)
+    assert found.policy.num_params <= params
+    built = build_model(found.policy, 1, SMALL, 0).embedding
+    assert sum(p.numel() for p in built.parameters()) == found.policy.num_params
+
+
+def test_a_budget_keeps_the_rows_furthest_above_their_thresholds(tiny: Path) -> None:
+    model = supernet(tiny, replace(ROWS, params=300))
+    with torch.no_grad():
+        for table in model.tables:
+            table.normal_()
+        model.thresholds_F.uniform_(-1, 1)
+    kept, free = kept_rows(model), supernet(tiny, ROWS)
+    free.load_state_dict(model.state_dict())
+    margins = [model.margins(i).detach().numpy() for i in range(7)]
+    inside = np.concatenate([m[1:][k[1:]] for m, k in zip(margins, kept, strict=True)])
+    outside = np.concatenate([m[1:][~k[1:]] for m, k in zip(margins, kept, strict=True)])
+    assert sum(k.sum() for k in kept) == 300 // 6 and all(k[0] for k in kept)
+    assert inside.min() > outside.max()
+    assert all((k <= f).all() for k, f in zip(kept, kept_rows(free), strict=True))
+
+
+@pytest.mark.parametrize(
+    "settings, least",
+    [(SETTINGS, 4 * 8), (ROWS, 6 * 8), (replace(SETTINGS, max_dim=2), 2 * 8), (DIMS, None)],
+)
+def test_a_budget_that_is_too_small_is_refused_before_training(
+    tiny: Path, settings: OptEmbedSettings, least: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    least = least or sum(open_space(tiny, settings, 0).rows)
+    monkeypatch.delattr(module, "fit")
+    with pytest.raises(PolicyError, match=rf"\b{least}\b"):
+        optembed(tiny, replace(settings, params=least - 1), SMALL, FIT)
+    monkeypatch.undo()
+    found = optembed(tiny, replace(settings, params=least), SMALL, FIT)
+    assert found.policy.num_params <= least
+
+
+# ---- scoring, seeds, resuming ------------------------------------------------------------
+
+
+def test_candidates_are_scored_as_if_alone(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One pass over the rows for all of them gives each the AUC of the supernet at its widths."""
+    model = supernet(tiny, SETTINGS)
+    with torch.no_grad():
+        for table in model.tables:
+            table.normal_()
+        model.thresholds_F.fill_(3.5)
+    candidates = [(1, 2, 3, 4, 5, 6, 1), (6,) * 7, (0, 1, 0, 6, 2, 2, 2)]
+    passes: list[int] = []
+    original = Supernet.embed
+
+    def counting(self: Supernet, sparse: Any) -> torch.Tensor:
+        passes.append(1)
+        return original(self, sparse)
+
+    monkeypatch.setattr(Supernet, "embed", counting)
+    val = Stream(tiny, "val", batch_size=50)
+    found = score(model, val, candidates)
+    assert len(passes) == len(val)
+    for candidate, auc in zip(candidates, found, strict=True):
+        model.dims = candidate
+        assert auc == evaluate(model, Stream(tiny, "val", batch_size=50))[0].auc
+    assert len(set(found)) == 3
+
+
+def test_the_same_seed_finds_the_same(tiny: Path) -> None:
+    first, second = (optembed(tiny, SETTINGS, SMALL, FIT) for _ in range(2))
+    assert first.policy == second.policy and first.record == second.record
+    assert first.val_auc == second.val_auc and first.peak_bytes == second.peak_bytes
+    json.dumps(first.record, allow_nan=False)
+    other = optembed(tiny, SETTINGS, SMALL, replace(FIT, seed=1))
+    assert other.record["thresholds"] != first.record["thresholds"]
+
+
+@pytest.mark.parametrize("where", ["training", "evolution"])
+def test_what_is_resumed_is_what_was_not_interrupted(
+    tiny: Path, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(SETTINGS, weights="trained")
+    fit = replace(FIT, epochs=3, checkpoint_every=2)
+    whole = optembed(tiny, settings, SMALL, fit, tmp_path / "whole")
+    calls: list[int] = []
+
+    def stopping(function: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            calls.append(1)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return function(*arguments)
+
+        return call
+
+    if where == "training":
+        monkeypatch.setattr(loop, "evaluate", stopping(evaluate))
+    else:
+        monkeypatch.setattr(module, "score", stopping(score))
+    with pytest.raises(KeyboardInterrupt):
+        optembed(tiny, settings, SMALL, fit, tmp_path / "cut")
+    again = optembed(tiny, settings, SMALL, fit, tmp_path / "cut")
+    assert len(calls) == 4  # what was finished was not done again
+    assert again.policy == whole.policy and again.record == whole.record
+    assert again.val_auc == whole.val_auc
+    assert all(torch.equal(again.weights[name], w) for name, w in whole.weights.items())
+
+
+# ---- errors ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        ({"variant": "E"}, "variant is 'E'; allowed: full, rows, dims"),
+        ({"alpha": -1.0}, "alpha is -1.0; allowed: 0 or more"),
+        ({"threshold_lr": 0.0}, "threshold_lr is 0.0; allowed: above 0"),
+        ({"pruned": "oov"}, "pruned is 'oov'; allowed: zero, shared"),
+        ({"generations": 0}, "generations is 0; allowed: 1 or more"),
+        ({"parents": 0}, "parents is 0; allowed: 1 or more"),
+        ({"mutations": -1}, "mutations is -1; allowed: 0 or more"),
+        ({"mutations": 0, "crossovers": 0}, "allowed: one of them above 0"),
+        ({"mutation_rate": 0.0}, "mutation_rate is 0.0; allowed: above 0, to 1"),
+        ({"weights": "random"}, "weights is 'random'; allowed: none, initial, trained"),
+        ({"variant": "rows", "generations": 5}, "generations 5 with variant 'rows'"),
+        ({"variant": "dims", "pruned": "shared"}, "pruned 'shared' with variant 'dims'"),
+        ({"params": -1}, "params is -1"),
+    ],
+)
+def test_settings_out_of_range(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        OptEmbedSettings(**wrong)
+
+
+@pytest.mark.parametrize(
+    "settings, backbone, error, says",
+    [
+        (replace(SETTINGS, weights="trained"), "dcn", ValueError, "'trained' with the backbone"),
+        (replace(SETTINGS, weights="initial"), "dlrm", ValueError, "'initial' with the backbone"),
+        (replace(SETTINGS, threshold_lr=1e3), "mlp", PolicyError, "no row of any feature"),
+    ],
+)
+def test_a_search_that_cannot_answer_says_so(
+    tiny: Path, settings: OptEmbedSettings, backbone: str, error: Any, says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        optembed(tiny, settings, replace(SMALL, backbone=backbone), FIT)
+
+
+# ---- planted structure -------------------------------------------------------------------
+
+
+def test_noise_loses_its_rows(tmp_path: Path) -> None:
+    """Ids that tell nothing are pruned, those that tell something mostly stay."""
+    data = tmp_path / "data"
+    synthetic(
+        data,
+        rows=12_000,
+        strong=3,
+        weak=2,
+        noise=3,
+        numeric=0,
+        strong_vocab=30,
+        weak_vocab=20,
+        noise_vocab=1000,
+        signal=3.0,
+    )
+    settings = OptEmbedSettings(max_dim=8, alpha=3e-3, threshold_lr=1.0, generations=2)
+    fit = FitSettings(epochs=6, patience=6, batch_size=256, row_lr=1e-2, dense_lr=5e-3, row_l2=1e-3)
+    rows = optembed(data, settings, ModelSettings(hidden=(32,)), fit).record["rows"]
+    share = {
+        role: sum(k for n, (k, _) in rows.items() if n.startswith(role))
+        / sum(r for n, (_, r) in rows.items() if n.startswith(role))
+        for role in ("strong", "weak", "noise")
+    }
+    print(rows)
+    assert share["noise"] < 0.5 * share["strong"]
