@@ -22,7 +22,7 @@ import argparse
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -79,6 +79,12 @@ CHUNK_DIMS = {"seo-rr": 8, "seo-rr-4": 4}
 DIM = 16
 MODEL = ModelSettings(hidden=(128, 64))
 REFERENCE = "separate"
+PAIRS = (
+    ("multi-size-4", "monolithic"),
+    ("multi-size-4", "collisionless-first"),
+    ("seo-rr", "multi-size"),
+    ("seo-rr-4", "multi-size-4"),
+)
 LATE = 4  # days at the end that have a column of their own
 # Drawn methods and their colours (Okabe and Ito); the plain forms of each kind are solid.
 DRAWN = {
@@ -92,6 +98,7 @@ DRAWN = {
 }
 
 Line = dict[str, Any]
+Over = Callable[[Line, str], float]
 
 
 @dataclass(frozen=True)
@@ -298,13 +305,13 @@ def mean_and_error(values: Sequence[float], digits: int = 4) -> str:
     return plus_minus(found.mean, found.sd / found.n**0.5, digits)
 
 
-def against(runs: dict[int, Line], others: dict[int, Line], key: str) -> str:
+def against(runs: dict[int, Line], others: dict[int, Line], key: str, over: Over = counted) -> str:
     """The paired difference over the seeds that both have, with its standard error."""
     seeds = sorted(set(runs) & set(others))
     if not seeds or runs is others:
         return ""
     d = paired_difference(
-        [counted(runs[s], key) for s in seeds], [counted(others[s], key) for s in seeds]
+        [over(runs[s], key) for s in seeds], [over(others[s], key) for s in seeds]
     )
     return difference(d.mean, d.standard_error, 4)
 
@@ -338,6 +345,21 @@ def table(lines: Sequence[Line], scenario: str) -> list[str]:
         f"| {mean_and_error([late(x, 'bayes_auc') for x in best])} | "
         f"{mean_and_error([counted(x, 'bayes_log_loss') for x in best])} | | |"
     )
+    return out
+
+
+def pairs_table(lines: Sequence[Line]) -> list[str]:
+    """Differences of AUC that the page speaks of: over the days that count, over the last ones."""
+    names = scenarios_of(lines)
+    heads = [f"{s} | {s}, last {LATE} days" for s in names]
+    out = ["| AUC | " + " | ".join(heads) + " |", "|---" * (1 + 2 * len(names)) + "|"]
+    for one_of, other in PAIRS:
+        cells = [
+            against(of(lines, s, one_of), of(lines, s, other), "auc", over)
+            for s in names
+            for over in (counted, late)
+        ]
+        out.append(f"| `{one_of}` − `{other}` | " + " | ".join(cells) + " |")
     return out
 
 
@@ -411,6 +433,7 @@ def page(lines: Sequence[Line]) -> None:
     ]
     for scenario in scenarios_of(lines):
         out += [f"**{title_of(lines, scenario)}**", "", *table(lines, scenario), ""]
+    out += ["**Between methods**", "", *pairs_table(lines), ""]
     write_text(PAGE, before + "\n".join([*out, END]) + after)
     draw(lines, PLOT)
 

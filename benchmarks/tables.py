@@ -1,9 +1,10 @@
-"""The tables of ``docs/results.md`` and of the README, from the committed results.
+"""The tables of ``docs/results.md``, ``docs/methods.md`` and the README, from committed results.
 
     python -m benchmarks.tables
 
 Reads ``benchmarks/results/{movielens,criteo,synthetic}*.jsonl`` as written by
-``benchmarks.evidence --record``; nothing is typed in by hand but the paper's figures.
+``benchmarks.evidence --record``, and ``unified.jsonl`` of ``benchmarks.unified``; nothing is typed
+in by hand but the papers' figures.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import everything_table, unified_table
 from seo_rec.files import write_text
 from seo_rec.report.comparison import paired_difference, spread
 from seo_rec.report.formats import p_value
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
+METHODS = Path(__file__).parent.parent / "docs" / "methods.md"
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- results: written by benchmarks.tables -->", "<!-- end of results -->"
+MEASURED = "<!-- measured: python -m benchmarks.tables -->", "<!-- end of measured -->"
 
 # Shared Embedding Optimization: Tables 1 and 2, MovieLens 1M (test AUC).
 PAPER_TABLE_1 = {"separate": 0.80361, "monolithic": 0.85068, "best applier": 0.85310}
@@ -212,11 +216,39 @@ def overview() -> list[str]:
     return out
 
 
+def replace_section(path: Path, begin: str, end: str, lines: Sequence[str]) -> None:
+    """Write ``lines`` between the two marks of a page.
+
+    Raises:
+        ValueError: a mark is not there.
+    """
+    before, found, rest = path.read_text().partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"{path} lacks {begin!r} or {end!r}; put both where the tables belong")
+    write_text(path, f"{before}{begin}\n\n" + "\n".join([*lines, "", end]) + after)
+
+
+def unified() -> list[str]:
+    """Unified Embedding's Table 1 and its like on the Criteo sample."""
+    lines = read("unified")
+    return [
+        "MovieLens-1M, DCN-V2, width 30, mean ± standard deviation over seeds; bold: the best of a "
+        "column. `python -m benchmarks.unified --data data/ml-1m --record`",
+        "",
+        *unified_table.movielens(lines),
+        "",
+        "The Criteo sample, 39 embedded columns, width 12, the same network; seeds are random "
+        "splits. `python -m benchmarks.unified --data data/criteo-0 data/criteo-1 data/criteo-2 "
+        "--record`",
+        "",
+        *unified_table.criteo(lines),
+    ]
+
+
 def main() -> None:
-    before, _, rest = README.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
-    section = "\n".join([BEGIN, "", *overview(), "", END])
-    write_text(README, f"{before}{section}{after}")
+    replace_section(README, BEGIN, END, overview())
+    replace_section(METHODS, *MEASURED, unified())
     page = [
         "# Results",
         "",
@@ -235,6 +267,9 @@ def main() -> None:
         page += criteo(lines)
     if lines := read("synthetic"):
         page += synthetic(lines)
+    page += ["## Every way to decide", "", "Three seeds each; ± is a standard error of the paired "
+             "difference. One command makes it all: `make everything`.", ""]  # fmt: skip
+    page += everything_table.section({name: read(name) for name in ("movielens", "criteo")})
     write_text(PAGE, "\n".join(page).rstrip() + "\n")
     print(PAGE.read_text())
 
