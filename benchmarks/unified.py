@@ -34,6 +34,7 @@ from benchmarks.environment import append_jsonl
 from seo_rec import recipes
 from seo_rec.backbones import DCNv2Settings
 from seo_rec.cli.main import quiet_libraries
+from seo_rec.methods import Sharing
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Policy
 from seo_rec.recipes.published import is_published, published_policy
@@ -116,7 +117,8 @@ def policy_of(
             data, out / "search", settings, MODEL, fit, study.run_off, resume=True
         )
     if is_published(method):
-        return published_policy(method, data, params, study.dim, fit.seed, study.exact_below)
+        sharing = Sharing(exact_below=study.exact_below)
+        return published_policy(method, data, params, study.dim, fit.seed, sharing)
     return recipes.method_policy(method, data, params, study.dim, 1, fit.seed)
 
 

@@ -342,7 +342,7 @@ def test_methods_by_name(tiny: Path) -> None:
         assert 1600 - 16 < policy.num_params <= 1600
         assert set(policy.widths) == {16}
     published = {"hashing-trick": 1, "hash-embedding": 2, "hash-embedding-3": 3, "hashednet": 1}
-    published |= {"robe-4": 1, "pq": 2, "pq-3": 3, "qr": 2, "qr-3": 3}
+    published |= {"robe-4": 1, "pq": 2, "pq-3": 3, "qr": 2, "qr-3": 3, "hash-embedding-2-p0.2": 2}
     for name, k in published.items():
         for whole in (name, f"multiplexed-{name}"):
             policy = recipes.method_policy(whole, tiny, 4000, 16, 8, 0)
@@ -350,12 +350,25 @@ def test_methods_by_name(tiny: Path) -> None:
             assert 4000 - 16 < policy.num_params <= 4000
             assert set(policy.widths) == {16}
             assert len(policy.tables) + len(policy.arrays) >= (1 if whole != name else 7)
+    weighted = recipes.method_policy("multiplexed-hash-embedding-2-p0.2", tiny, 4000, 16, 8, 0)
+    shares = {t.dim: t.num_rows * t.dim / 4000 for t in weighted.tables}
+    assert shares[2] == pytest.approx(0.2, abs=0.005)
     free = recipes.method_policy("collisionless", tiny, 1600, 16, 8, 0)
     sizes = {c.name: c.vocab_size for c in read_schema(tiny).features}
     assert {t.name: t.num_rows for t in free.tables} == {n: v + 1 for n, v in sizes.items()}
     narrow = recipes.method_policy("monolithic", tiny, 1600, 12, 8, 0)  # has no chunks to divide
     assert set(narrow.widths) == {12}
-    for name in ("", "SEO", "multi-size-", "multi-size-x", "seo", "pq-", "pq-0", "hashednet-2"):
+    for name in (
+        "",
+        "SEO",
+        "multi-size-",
+        "multi-size-x",
+        "seo",
+        "pq-",
+        "pq-0",
+        "hashednet-2",
+        "pq-2-p0.1",
+    ):
         with pytest.raises(ValueError, match="allowed: separate, "):
             recipes.method_policy(name, tiny, 1600, 16, 8, 0)
 

@@ -30,10 +30,13 @@ _MAKE: dict[str, Callable[..., Policy]] = {
     "pq": methods.pq,
     "qr": methods.qr,
 }
-_NAME = re.compile(rf"(multiplexed-)?({'|'.join(_MAKE)})(?:-([1-9][0-9]{{0,4}}))?")
+_NAME = re.compile(
+    rf"(multiplexed-)?({'|'.join(_MAKE)})(?:-([1-9][0-9]{{0,4}}))?(?:-p(0\.[0-9]{{1,4}}))?"
+)
 PUBLISHED = (
     "hashing-trick",
     "hash-embedding-K",
+    "hash-embedding-K-p0.1",
     "hashednet",
     "robe-Z",
     "pq-K",
@@ -45,7 +48,9 @@ PUBLISHED = (
 def is_published(name: str) -> bool:
     """Whether ``name`` is one of :data:`PUBLISHED`; the number at its end may be left out."""
     found = _NAME.fullmatch(name)
-    return found is not None and (found[3] is None or _NUMBERS[found[2]] is not None)
+    if found is None or (found[4] and found[2] != "hash-embedding"):
+        return False
+    return found[3] is None or _NUMBERS[found[2]] is not None
 
 
 def published_policy(
@@ -60,7 +65,7 @@ def published_policy(
 
     Args:
         name: as :func:`is_published`; ``-K`` is the number of lookups or components, ``-Z`` the
-            size of a block.
+            size of a block, ``-p`` the share of the budget that importance weights take.
         data: prepared data set.
         params, dim, seed: budget, width, salt.
         sharing: rows, exact features and common hash functions; the name says who shares tables.
@@ -74,6 +79,8 @@ def published_policy(
     make = partial(_MAKE[found[2]], schema, params, dim, seed=seed)
     if (argument := _NUMBERS[found[2]]) and found[3]:
         make = partial(make, **{argument: int(found[3])})
+    if found[4]:
+        make = partial(make, importance=float(found[4]))
     sharing = replace(sharing, multiplexed=found[1] is not None)
     every = found[2] == "qr" and not sharing.multiplexed
     vocabularies = {
