@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 STAMP := .venv/installed-$(STACK)
 
-.PHONY: help demo test schedulers lint setup clean
+.PHONY: help demo test schedulers lint setup everything clean
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo "Settings: STACK=auto|cpu|cuda (auto: cuda if nvidia-smi lists a GPU), OUT=$(OUT), PYTHON=python3.x"
@@ -30,6 +30,12 @@ lint: $(STAMP)  ## Style, types and the import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+CRITEO := $(foreach i,0 1 2 3 4,data/criteo-$(i))
+everything: $(STAMP)  ## Every method on prepared data/ml-1m and data/criteo-0..4 (many hours; resumable)
+	$(BIN)/python -m benchmarks.evidence movielens --data data/ml-1m --only ml-1m ml-1m-widths ml-1m-48000 --record
+	$(BIN)/python -m benchmarks.evidence criteo --data $(CRITEO) --only criteo-80000 criteo-80000-widths --record
+	$(BIN)/python -m benchmarks.tables
 
 setup: $(STAMP)  ## Create .venv and install the pinned stack into it
 

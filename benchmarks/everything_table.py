@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from seo_rec.methods import SUFFIX
 from seo_rec.report.comparison import paired_difference, spread
 from seo_rec.report.formats import p_value
 
 Line = dict[str, Any]
 SEEDS = (0, 1, 2)
-MLET = "+mlet"
+
 METHODS = {
     "separate": "separate",
     "monolithic": "monolithic",
@@ -22,15 +23,14 @@ METHODS = {
     "dimgrow": "DimGrow",
     "optembed": "OptEmbed",
     "seo": "SEO",
-    "seo-pruned": "SEO's chunks, OptEmbed's rows",
 }
 # Study names of benchmarks.evidence that share data, settings and budget.
 COLUMNS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "MovieLens-1M, 96,000": ("movielens", ("ml-1m", "ml-1m-widths", "ml-1m-all")),
-    "MovieLens-1M, 48,000": ("movielens", ("ml-1m-48000", "ml-1m-48000-all")),
+    "MovieLens-1M, 96,000": ("movielens", ("ml-1m", "ml-1m-widths")),
+    "MovieLens-1M, 48,000": ("movielens", ("ml-1m-48000",)),
     "Criteo sample, 80,000": (
         "criteo",
-        ("criteo-80000", "criteo-80000-widths", "criteo-80000-all"),
+        ("criteo-80000", "criteo-80000-widths"),
     ),
 }
 
@@ -73,7 +73,7 @@ def accuracy(lines: Sequence[Line], studies: Sequence[str]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for method, title in METHODS.items():
-        plain, factored = of(lines, studies, method), of(lines, studies, method + MLET)
+        plain, factored = of(lines, studies, method), of(lines, studies, method + SUFFIX)
         if plain or factored:
             loss = f"{_mean(plain, 'test_logloss'):.5f}" if plain else "—"
             out.append(
@@ -91,7 +91,7 @@ def cost(lines: Sequence[Line], studies: Sequence[str]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for method, title in METHODS.items():
-        plain, factored = of(lines, studies, method), of(lines, studies, method + MLET)
+        plain, factored = of(lines, studies, method), of(lines, studies, method + SUFFIX)
         if not plain:
             continue
         known = [x for x in plain.values() if x.get("search_peak_bytes")]

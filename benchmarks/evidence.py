@@ -22,18 +22,24 @@ import torch
 from seo_rec import recipes, report
 from seo_rec.cli.main import quiet_libraries
 from seo_rec.files import write_text
+from seo_rec.methods import SUFFIX, Mlet
 from seo_rec.search.seo import SeoSettings
 from seo_rec.train import FitSettings
 
 RESULTS = Path(__file__).parent / "results"
 PLAIN = ("separate", "monolithic", "multi-size", "multi-size-4", "multi-size-8")
 APPLIERS = ("seo-exact", "seo-rr")
-WIDTHS = ("mixed-dimension", "sseds", "dimgrow", "autodim")  # searches of one table per feature
+WIDTHS = ("mixed-dimension", "sseds", "dimgrow", "optembed", "autodim")  # a table per feature
+RIVALS = ("separate", "monolithic", "multi-size", "multi-size-8", "seo")
+MLET = Mlet(dim=32, std=0.5)
 
 
 @dataclass(frozen=True)
 class Part:
-    """One comparison of a study: a folder name, its methods, and how the search is set."""
+    """One comparison of a study: a folder name, its methods, and how the search is set.
+
+    ``factored``: methods that are also trained by MLET, with at most three of the seeds.
+    """
 
     name: str
     methods: tuple[str, ...]
@@ -41,6 +47,7 @@ class Part:
     fit: FitSettings
     run_off: recipes.RunOff
     seeds: int = 5
+    factored: tuple[str, ...] = ()
 
 
 def movielens() -> list[Part]:
@@ -49,7 +56,7 @@ def movielens() -> list[Part]:
     run_off = recipes.RunOff()
     base = SeoSettings(budget_rows=6000)
     shared = replace(base, chunk_hashing="shared")
-    parts = [Part("ml-1m", (*PLAIN, *APPLIERS, "seo"), base, fit, run_off)]
+    parts = [Part("ml-1m", (*PLAIN, *APPLIERS, "seo"), base, fit, run_off, factored=RIVALS)]
     for project, adjust in ((False, True), (True, False), (True, True)):
         settings = replace(base, use_down_projection=project, adjust_hash_buckets=adjust)
         name = f"ml-1m-dp{int(project)}-ah{int(adjust)}"
@@ -59,8 +66,8 @@ def movielens() -> list[Part]:
     shorter = recipes.RunOff(chunk_dims=(8,))
     return [
         *parts,
-        Part("ml-1m-widths", WIDTHS, base, fit, run_off, 3),
-        Part("ml-1m-48000", (*PLAIN, "seo", *WIDTHS), half, fit, shorter, 3),
+        Part("ml-1m-widths", WIDTHS, base, fit, run_off, 3, WIDTHS),
+        Part("ml-1m-48000", (*RIVALS, *WIDTHS), half, fit, shorter, 3, (*RIVALS, *WIDTHS)),
         Part("ml-1m-shared", APPLIERS, shared, fit, run_off),
         Part("ml-1m-collisionless", ("collisionless",), base, fit, run_off),
         Part("ml-1m-shared-min0", APPLIERS, replace(shared, min_chunks=0), fit, run_off, 3),
@@ -76,9 +83,11 @@ def criteo() -> list[Part]:
     for rows in (2000, 20000, 5000):
         settings = SeoSettings(budget_rows=rows)
         methods = (*PLAIN, *APPLIERS, "seo")
-        parts.append(Part(f"criteo-{rows * 16}", methods, settings, fit, run_off))
+        factored = RIVALS if rows == 5000 else ()
+        part = Part(f"criteo-{rows * 16}", methods, settings, fit, run_off, factored=factored)
+        parts.append(part)
     middle = SeoSettings(budget_rows=5000)
-    parts.append(Part("criteo-80000-widths", WIDTHS, middle, fit, run_off, 3))
+    parts.append(Part("criteo-80000-widths", WIDTHS, middle, fit, run_off, 3, WIDTHS))
     for rows in (2000, 20000):
         settings = SeoSettings(budget_rows=rows, search_split="held-out")
         parts.append(Part(f"criteo-{rows * 16}-held-out", APPLIERS, settings, fit, run_off))
@@ -116,6 +125,11 @@ def run(
                 run_off=part.run_off,
             )
             recipes.compare(comparison, folder)
+            if part.factored:
+                names = tuple(m + SUFFIX for m in part.factored)
+                count = min(comparison.seeds, 3)
+                again = replace(comparison, methods=names, seeds=count, mlet=MLET)
+                recipes.compare(again, folder)
             report.print_comparison([folder])
         if (folder / "results.jsonl").exists():
             for done in recipes.read_runs(folder / "results.jsonl"):
@@ -126,15 +140,24 @@ def run(
         for path in sorted(folder.glob("attentions/*/result.json")):
             searches.append(json.dumps(_search_line(part, path), sort_keys=True))
     if record:
-        write_text(RESULTS / f"{study}.jsonl", "".join(f"{line}\n" for line in runs))
-        write_text(RESULTS / f"{study}-searches.jsonl", "".join(f"{line}\n" for line in searches))
+        merge(RESULTS / f"{study}.jsonl", runs, ("study", "method", "seed"))
+        merge(RESULTS / f"{study}-searches.jsonl", searches, ("study", "chunk_dim", "seed"))
+
+
+def merge(path: Path, lines: list[str], identity: tuple[str, ...]) -> None:
+    """Write ``lines``, and those of the file that none of them replaces; new ones last."""
+    kept = path.read_text().splitlines() if path.exists() else []
+    found = {}
+    for line in (*kept, *lines):
+        found[tuple(json.loads(line)[k] for k in identity)] = line
+    write_text(path, "".join(f"{line}\n" for line in found.values()))
 
 
 def _peak_bytes(part: Part, folder: Path, method: str, seed: int) -> int | None:
     """Most bytes that a search's embedding parameters, gradients and Adam's moments took."""
     if method.startswith("seo"):  # its widest search model, as large as it was at any time
         return 4 * 4 * part.settings.budget_rows * part.settings.search_dim
-    path = folder / "searches" / f"{method.removesuffix('+mlet')}-seed{seed}" / "search.json"
+    path = folder / "searches" / f"{method.removesuffix(SUFFIX)}-seed{seed}" / "search.json"
     return json.loads(path.read_text())["peak_bytes"] if path.exists() else None
 
 
