@@ -232,6 +232,8 @@ def replace_section(path: Path, begin: str, end: str, lines: Sequence[str]) -> N
 def unified() -> list[str]:
     """Unified Embedding's Table 1 and its like on the Criteo sample."""
     lines = read("unified")
+    if not lines:
+        return ["Not measured yet."]
     return [
         "MovieLens-1M, DCN-V2, width 30, mean ± standard deviation over seeds; bold: the best of a "
         "column. `python -m benchmarks.unified --data data/ml-1m --record`",

@@ -22,9 +22,10 @@ docs/methods.md.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,13 @@ class Study:
     fit: FitSettings
     exact_below: int
 
+    def settings(self, method: str) -> str:
+        """A digest of all that decides a run besides its row, budget, seed and data."""
+        of_search = [asdict(self.seo), asdict(self.run_off)] if method == "seo" else []
+        of_all = [self.dim, self.exact_below, asdict(self.fit), MODEL.as_json()]
+        text = json.dumps([*of_all, *of_search], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
 
 STUDIES = {
     "movielens-1m": Study(
@@ -98,6 +106,7 @@ STUDIES = {
         0,
     ),
 }
+IDENTITY = ("row", "method", "budget", "seed", "data_fingerprint", "settings")
 MODEL = ModelSettings("dcn-v2", hidden=(192,), interaction=DCNv2Settings(layers=1))
 CRITEO_ROWS = {
     "PQ Embedding": ("pq-3",),
@@ -138,6 +147,7 @@ class Runs:
             "budget": params,
             "seed": seed,
             "data_fingerprint": read_schema(data).fingerprint,
+            "settings": self.study.settings(method),
         }
         if known := self.known.get(_key(what)):
             return known
@@ -171,7 +181,7 @@ class Runs:
 
 
 def _key(line: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(line[k] for k in ("row", "method", "budget", "seed", "data_fingerprint"))
+    return tuple(line[k] for k in IDENTITY)
 
 
 def chosen(runs: Runs, row: str, methods: tuple[str, ...], params: int) -> str:

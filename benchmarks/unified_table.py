@@ -123,15 +123,18 @@ def _difference(a: dict[int, Line], b: dict[int, Line]) -> str:
 
 def deviations(lines: Sequence[Line], budgets: Sequence[int], sizes: Sequence[str]) -> list[str]:
     """Rows that are more than half a point below the paper, or the sentence that there are none."""
-    found = []
+    found, measured, asked = [], 0, 0
     for row, paper in PAPER.items():
         for i, budget in enumerate(budgets):
             runs, published = chosen_lines(lines, row, budget), paper[i]
+            asked += published is not None
+            measured += bool(runs) and published is not None
             if runs and published is not None and _mean(runs) < published / 100 - BELOW:
                 found.append(f"{row} at {sizes[i]} ({100 * _mean(runs) - published:+.2f})")
+    of = f"Of the {asked} figures of the paper {measured} are measured here"
     if not found:
-        return ["No row is more than half a point below the paper's."]
-    return [f"More than half a point below the paper: {', '.join(found)}."]
+        return [f"{of}; none is more than half a point below it."]
+    return [f"{of}; more than half a point below it: {', '.join(found)}."]
 
 
 def against_seo(lines: Sequence[Line], budgets: Sequence[int], sizes: Sequence[str]) -> list[str]:
