@@ -240,6 +240,8 @@ def unified() -> list[str]:
         "",
         *unified_table.movielens(lines),
         "",
+        "![test AUC over parameters on MovieLens-1M](frontier.png)",
+        "",
         "The Criteo sample, 39 embedded columns, width 12, the same network; seeds are random "
         "splits. `python -m benchmarks.unified --data data/criteo-0 data/criteo-1 data/criteo-2 "
         "--record`",
@@ -251,6 +253,8 @@ def unified() -> list[str]:
 def main() -> None:
     replace_section(README, BEGIN, END, overview())
     replace_section(METHODS, *MEASURED, unified())
+    if lines := read("unified"):
+        unified_table.picture(lines, METHODS.with_name("frontier.png"))
     page = [
         "# Results",
         "",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmarks.unified import CRITEO_BUDGETS, MOVIELENS_BUDGETS
+from seo_rec.files import write_bytes
+from seo_rec.report.charts import marks
 from seo_rec.report.comparison import paired_difference, spread
 from seo_rec.report.formats import p_value
+from seo_rec.report.frontier import Point, figure, pareto, standard_error
 
 # Unified Embedding, Table 1: test AUC in percent at 1.6 MB, 791 kB and 158 kB of MovieLens-1M.
 PAPER: dict[str, tuple[float | None, ...]] = {
@@ -91,6 +96,33 @@ def movielens(lines: Sequence[Line]) -> list[str]:
         out.append(f"| {row} | {' | '.join(cells)} |")
     out += ["", *multiplexing(mine, budgets, sizes), "", *deviations(mine, budgets, sizes)]
     return [*out, "", *against_seo(mine, budgets, sizes)]
+
+
+def picture(lines: Sequence[Line], path: Path) -> None:
+    """Test AUC over parameters on MovieLens-1M, a line per row of the table (Figures 3 and 8)."""
+    mine = [x for x in lines if x["study"] == "movielens-1m"]
+    found = []
+    for row in dict.fromkeys(x["row"] for x in mine):
+        for budget in MOVIELENS_BUDGETS:
+            if runs := list(chosen_lines(mine, row, budget).values()):
+                auc = spread([x["test_auc"] for x in runs])
+                params = spread([x["embedding_params"] for x in runs]).mean
+                found.append(
+                    Point(
+                        method=row,
+                        budget=None if row == "Collisionless" else budget,
+                        params=params,
+                        seeds=auc.n,
+                        test_auc=auc.mean,
+                        standard_error=standard_error(auc),
+                        val_auc=spread([x["val_auc"] for x in runs]).mean,
+                        test_logloss=spread([x["test_logloss"] for x in runs]).mean,
+                    )
+                )
+    known = pareto(found)
+    buffer = io.BytesIO()
+    figure(known, marks([p.method for p in known])).savefig(buffer, format="png", dpi=120)
+    write_bytes(path, buffer.getvalue())
 
 
 def multiplexing(lines: Sequence[Line], budgets: Sequence[int], sizes: Sequence[str]) -> list[str]:

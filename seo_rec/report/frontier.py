@@ -62,7 +62,11 @@ def points(groups: Sequence[Group]) -> tuple[Point, ...]:
         for row in g.rows:
             if all(row.runs != known.runs for _, known in rows):
                 rows.append((g.budget if row.at_budget else None, row))
-    found = [_point(budget, row) for budget, row in rows]
+    return pareto([_point(budget, row) for budget, row in rows])
+
+
+def pareto(found: Sequence[Point]) -> tuple[Point, ...]:
+    """``found`` by size and then by AUC, those that no other one beats marked."""
     best = [replace(p, pareto=not any(_beats(q, p) for q in found)) for p in found]
     return tuple(sorted(best, key=lambda p: (-p.size, -p.test_auc, p.method)))
 
