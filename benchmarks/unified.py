@@ -12,8 +12,8 @@ trained with the other seeds, and only its lines are reported. Batch and learnin
 
 With Criteo data the columns are 39, the width is 12, the budgets are those of
 :data:`CRITEO_BUDGETS`, and seed s takes data set number s; there are no published figures for a
-sample of it. No L2 on the tables, unlike in ``benchmarks.evidence``: what is right for single rows
-(3e-3) drives the products of rows and importance weights to nothing (hash embedding 0.68).
+sample of it. Per feature, rows go by the number of ids (as in the paper), and the sample has many
+features of few ids, which at these budgets are left with one row each.
 
 Runs are kept in ``--out`` and found again there, also unfinished ones; ``--record`` appends the new
 lines to ``benchmarks/results/unified.jsonl``, from which ``python -m benchmarks.tables`` writes
