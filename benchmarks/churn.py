@@ -1,6 +1,6 @@
 """Ids that come and go: one budget of hashed tables, trained online, over days of a stream.
 
-    python -m benchmarks.churn --record             # the runs, about 3 CPU minutes a seed
+    python -m benchmarks.churn --record             # the runs, 5 to 44 s each and the searches
     python -m benchmarks.churn --page               # tables and plot of docs/churn.md
     python -m benchmarks.churn --scenarios own --enter 0.3,0.05 --vanish 0.1 --seeds 1
 

@@ -34,6 +34,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -59,6 +60,9 @@ FIT = FitSettings(epochs=100, patience=2, batch_size=256, row_lr=1e-3, dense_lr=
 WIDTHS = ("no-search", "dimgrow", "autodim", "sseds")
 SHARED = ("dimgrow", "sseds", "mixed-dimension", "no-search")
 METHODS = tuple(dict.fromkeys((*WIDTHS, *SHARED)))
+# What docs/searches.md shows of `widths`: the second command above.
+PAGE = {"batch_size": 2048, "epochs": 12, "set": ["alpha=1e-4"]}
+PAGE_METHODS, PAGE_SHARES, PAGE_SEEDS = ("no-search", "mixed-dimension", "dimgrow"), 3, 3
 
 
 class Records:
@@ -180,6 +184,51 @@ def widths_table(options: argparse.Namespace, data: str, records: Records) -> li
             f"{mean(runs, 'search_seconds', 0)} | {mean(runs, 'train_seconds', 0)} |"
         )
     return out
+
+
+def page_lines(records: Records | None = None) -> list[str]:
+    """Tables in Markdown of `memory`, `shuffle` and `widths`, and how much of the plan they hold.
+
+    Args:
+        records: default: the committed ones.
+    """
+    known = (records or Records(RECORD)).known.values()
+    out = ["| search | `max_dim` | steps | columns at the end | peak embedding memory, MB |",
+           "|---|---|---|---|---|"]  # fmt: skip
+    for line in (x for x in known if x["part"] == "memory"):
+        what, allocated = line["what"], line["allocated"]
+        columns = sum(allocated.values()) if allocated else what["max_dim"] * len(line["dims"])
+        out.append(
+            f"| {what['method']} | {what['max_dim']} | {what['steps']} | {columns} | "
+            f"{line['peak_bytes'] / 1e6:.2f} |"
+        )
+    shuffles = [x for x in known if x["part"] == "shuffle"]
+    if shuffles:
+        least, most = (f([x["nanoseconds_per_DBlogB"] for x in shuffles]) for f in (min, max))
+        sizes = sorted((x["what"]["rows"], x["what"]["columns"]) for x in shuffles)
+        first, last = (f"{B:,} x {D}" for B, D in (sizes[0], sizes[-1]))
+        out += ["", f"One shuffle of B x D numbers takes {least:.1f} to {most:.1f} ns of CPU per "
+                f"D B log2 B, from {first} to {last}."]  # fmt: skip
+    runs = [x for x in known if x["part"] == "widths" and _on_page(x["what"])]
+    cases = sum(m in WIDTHS for m in PAGE_METHODS)
+    cases += PAGE_SHARES * sum(m in SHARED for m in PAGE_METHODS)
+    for data in dict.fromkeys(x["what"]["data"] for x in runs):
+        done = sum(x["what"]["data"] == data for x in runs)
+        out += [
+            "",
+            f"Trained from scratch, {done} of {cases * PAGE_SEEDS} runs (batch "
+            f"{PAGE['batch_size']:,}, at most {PAGE['epochs']} epochs; differences of test AUC are "
+            "paired by seed):",
+            "",
+            *widths_table(argparse.Namespace(**PAGE), data, records or Records(RECORD)),
+        ]
+    return out
+
+
+def _on_page(what: Mapping[str, Any]) -> bool:
+    given = PAGE["set"] if what["method"] == "dimgrow" else []
+    wanted = {**PAGE, "set": given}
+    return what["method"] in PAGE_METHODS and all(what[k] == v for k, v in wanted.items())
 
 
 def memory(options: argparse.Namespace, records: Records) -> None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
@@ -35,6 +35,9 @@ from seo_rec.cli.main import quiet_libraries
 from seo_rec.data.stream import Stream
 from seo_rec.metrics import Metrics
 from seo_rec.model import ModelSettings
+from seo_rec.report.comparison import paired_difference
+from seo_rec.report.comparison import spread as spread_of
+from seo_rec.report.formats import difference, p_value, percent, plus_minus
 from seo_rec.schema import read_schema
 from seo_rec.search.no_search import NoSearchSettings, no_search
 from seo_rec.search.optembed import OptEmbedSettings, search_supernet
@@ -61,9 +64,8 @@ def settings_of(variant: str, options: argparse.Namespace) -> OptEmbedSettings:
     return OptEmbedSettings(max_dim=WIDTH, variant=variant, weights=weights, **given)
 
 
-def cells(options: argparse.Namespace) -> list[Line]:
-    """What to run: one entry per backbone, seed and variant."""
-    fingerprint = read_schema(options.data).fingerprint
+def cells(options: argparse.Namespace, fingerprint: str) -> list[Line]:
+    """What to run on the data of this fingerprint: one entry per backbone, seed and variant."""
     common = {"data": fingerprint, "epochs": options.epochs, "row_l2": options.row_l2}
     found = []
     for backbone in options.backbones:
@@ -83,7 +85,7 @@ def one(what: Line, options: argparse.Namespace) -> Line:
     names = [what["backbone"], what["variant"], what["seed"], what["epochs"], what["row_l2"]]
     folder = options.out / "-".join(str(n) for n in [*names, *sorted(_numbers(what))])
     whole = no_search(options.data, NoSearchSettings(max_dim=WIDTH), model, fit).policy
-    line: Line = {"what": what}
+    line: Line = {"what": what, "data": read_schema(options.data).dataset}
     policy = whole
     if what["variant"] != "original":
         settings = settings_of(what["variant"], options)
@@ -189,7 +191,80 @@ def show(name: str, kind: str, lines: Sequence[Line], original: dict[int, Line])
     )
 
 
-def main() -> None:
+def page_lines(lines: Sequence[Line] | None = None) -> list[str]:
+    """Tables in Markdown by data set and start, and how much of the default plan they hold.
+
+    Args:
+        lines: default: the record.
+    """
+    lines = read() if lines is None else lines
+    known = {key_of(line["what"]): line for line in lines}
+    names = {line["what"]["data"]: line["data"] for line in lines}
+    out: list[str] = []
+    for fingerprint, name in names.items():
+        for start in STARTS:
+            options = parser().parse_args(["--data", name, "--start", start])
+            wanted = [key_of(what) for what in cells(options, fingerprint)]
+            there = [known[key] for key in wanted if key in known]
+            if start != "scratch" and all("start" not in line["what"] for line in there):
+                continue
+            words = {"scratch": "new weights", "initial": "the supernet's initial weights"}
+            out += [
+                f"{name}, trained again from {words[start]}, {len(there)} of {len(wanted)} runs:",
+                "",
+                *_markdown(there),
+                "",
+            ]
+    plan = len(cells(parser().parse_args(["--data", "any"]), ""))
+    return out[:-1] or [f"Nothing is recorded yet; the plan has {plan} runs."]
+
+
+def _markdown(lines: Sequence[Line]) -> list[str]:
+    """A row per backbone, variant and kind of model; differences are paired by seed."""
+    out = [
+        "| backbone | variant | seeds | sparsity | validation AUC | test AUC | log loss "
+        "| − original |",
+        "|---" * 8 + "|",
+    ]
+    for backbone in dict.fromkeys(line["what"]["backbone"] for line in lines):
+        rows = {
+            variant: {
+                line["what"]["seed"]: line
+                for line in lines
+                if line["what"]["backbone"] == backbone and line["what"]["variant"] == variant
+            }
+            for variant in VARIANTS
+        }
+        for variant, runs in rows.items():
+            for kind, title in (("trained", variant), ("supernet", f"{variant}, its supernet")):
+                having = {seed: line for seed, line in runs.items() if kind in line}
+                if having:
+                    original = {} if variant == "original" else rows["original"]
+                    out.append(f"| {backbone} | {title} | {_row(having, kind, original)} |")
+    return out
+
+
+def _row(runs: Mapping[int, Line], kind: str, original: Mapping[int, Line]) -> str:
+    def of(split: str, key: str) -> str:
+        found = spread_of([line[kind][split][key] for line in runs.values()])
+        return plus_minus(found.mean, found.sd)
+
+    seeds = sorted(set(runs) & set(original))
+    gain = ""
+    if seeds:
+        own = [runs[s][kind]["test"]["auc"] for s in seeds]
+        d = paired_difference(own, [original[s]["trained"]["test"]["auc"] for s in seeds])
+        gain = f"{difference(d.mean, d.standard_error)} (p {p_value(d.p)})"
+    share = percent(mean(line["sparsity"] for line in runs.values()))
+    cells = (str(len(runs)), share, of("val", "auc"), of("test", "auc"), of("test", "log_loss"))
+    return " | ".join((*cells, gain))
+
+
+def read() -> list[Line]:
+    return [json.loads(text) for text in RECORD.read_text().splitlines()] if RECORD.exists() else []
+
+
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="prepared data set")
     parser.add_argument("--backbones", nargs="*", choices=BACKBONES, default=list(BACKBONES))
@@ -206,14 +281,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--record", action="store_true", help=f"append to {RECORD.name}")
     parser.add_argument("--table", action="store_true", help="run nothing, show the record")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    options = parser().parse_args()
     torch.set_num_threads(options.threads)
     quiet_libraries()
-    wanted = cells(options)
-    recorded = options.record or options.table
-    lines = []
-    if recorded and RECORD.exists():
-        lines = [json.loads(text) for text in RECORD.read_text().splitlines()]
+    wanted = cells(options, read_schema(options.data).fingerprint)
+    lines = read() if options.record or options.table else []
     known = {key_of(line["what"]) for line in lines}
     if not options.table:
         print(json.dumps(stamp(), sort_keys=True))

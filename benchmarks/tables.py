@@ -1,10 +1,9 @@
-"""The tables of ``docs/results.md``, ``docs/methods.md`` and the README, from committed results.
+"""The tables of the README and of the pages of docs/ that have results, from committed results.
 
     python -m benchmarks.tables
 
-Reads ``benchmarks/results/{movielens,criteo,synthetic}*.jsonl`` as written by
-``benchmarks.evidence --record``, and ``unified.jsonl`` of ``benchmarks.unified``; nothing is typed
-in by hand but the papers' figures.
+Reads ``benchmarks/results/*.jsonl`` as the benchmarks wrote them with ``--record``; nothing is
+typed in by hand but the papers' figures.
 """
 
 from __future__ import annotations
@@ -15,7 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import everything_table, unified_table
+from benchmarks import (
+    combined,
+    dimgrow,
+    everything_table,
+    mlet,
+    optembed,
+    unified_table,
+)
 from seo_rec.files import write_text
 from seo_rec.report.comparison import paired_difference, spread
 from seo_rec.report.formats import p_value
@@ -23,6 +29,7 @@ from seo_rec.report.formats import p_value
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 METHODS = Path(__file__).parent.parent / "docs" / "methods.md"
+SEARCHES = METHODS.with_name("searches.md")
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- results: written by benchmarks.tables -->", "<!-- end of results -->"
 MEASURED = "<!-- measured: python -m benchmarks.tables -->", "<!-- end of measured -->"
@@ -253,6 +260,14 @@ def unified() -> list[str]:
 def main() -> None:
     replace_section(README, BEGIN, END, overview())
     replace_section(METHODS, *MEASURED, unified())
+    for page, name, lines in (
+        (SEARCHES, "dimgrow", dimgrow.page_lines()),
+        (SEARCHES, "optembed", optembed.page_lines()),
+        (SEARCHES, "combined", combined.page_lines()),
+        (METHODS, "mlet", mlet.page_lines()),
+    ):
+        begin = f"<!-- measured {name}: python -m benchmarks.tables -->"
+        replace_section(page, begin, f"<!-- end of measured {name} -->", lines)
     if lines := read("unified"):
         unified_table.picture(lines, METHODS.with_name("frontier.png"))
     page = [

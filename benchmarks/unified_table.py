@@ -188,11 +188,10 @@ def against_seo(lines: Sequence[Line], budgets: Sequence[int], sizes: Sequence[s
             d = paired_difference(
                 [seo[s]["test_auc"] for s in seeds], [others[best][s]["test_auc"] for s in seeds]
             )
-            text += f", p {p_value(d.p)}"
-        winners = ", ".join(str(seo[s]["winner"]) for s in sorted(seo))
-        out.append(f"- {size}: SEO minus the best other row ({best}) {text} points; it chose "
-                   f"{winners}.")  # fmt: skip
-    return out
+            text += f" (p {p_value(d.p)})"
+        winners = ", ".join(dict.fromkeys(str(seo[s]["winner"]) for s in sorted(seo)))
+        out.append(f"- {size}: SEO minus the best other row, {best}: {text}; it chose {winners}.")
+    return ["SEO on the frontier (points; the best of many rows is partly the luckiest):", "", *out]
 
 
 def criteo(lines: Sequence[Line]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,15 @@ def test_weights_turn_apart_in_a_small_table_and_less_in_a_large_one(tiny: Path)
     assert small.ids_per_row == ids / 8
     again = next(analysis.orthogonality(tiny, settings, fit))
     assert (again.mean_angle, again.mean_norm) == (small.mean_angle, small.mean_norm)
+
+
+def test_every_seed_has_its_own_order_of_rows(tiny: Path) -> None:
+    """Seed 1 of two seeds is what seed 1 alone is."""
+    settings = analysis.OrthogonalitySettings((20,), dim=4, seeds=2)
+    fit = FitSettings(epochs=1, batch_size=64, row_lr=0.03, dense_lr=0.03, average=0)
+    _, second = analysis.orthogonality(tiny, settings, fit)
+    (alone,) = analysis.orthogonality(tiny, replace(settings, seeds=1), replace(fit, seed=1))
+    assert replace(second, seconds=0) == replace(alone, seconds=0)
 
 
 def test_growth_is_the_slope() -> None:

@@ -37,6 +37,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "dimgrow": {"max_dim": 8, "adapt_dim": 4, "gate_lr": 0.05, "alpha": 1e-5},
     "autodim": {"max_dim": 8},
     "sseds": {"max_dim": 8},
+    "optembed": {"max_dim": 8, "variant": "dims", "generations": 2},
     "mixed-dimension": {"max_dim": 8},
     "no-search": {"max_dim": 8},
 }

@@ -7,9 +7,11 @@ import torch
 
 import laws
 from cases import BAGS, BUILDABLE, POLICIES, SCHEMAS, batch
+from seo_kernels import chunk_bag
 from seo_rec import embed, methods
 from seo_rec.embed.rows import table_key
 from seo_rec.policy import Feature, Lookup, Policy, Table
+from seo_rec.search.seo import SeoSettings, make_gate, search_space
 
 policies = pytest.mark.parametrize("policy", BUILDABLE)
 
@@ -149,6 +151,138 @@ def test_a_bag_is_the_weighted_sum_of_its_ids(combine, project):
     torch.testing.assert_close(both[0], (alone[:3] * factors[:3, None]).sum(0))
     torch.testing.assert_close(both[1], alone[3] * 3.0)
     torch.testing.assert_close(x([0, 1], ids[:1], factors[:1])[0], torch.zeros_like(both[0]))
+
+
+# ---- everything in one pass, as on a GPU ------------------------------------------------------
+
+
+class Switch:
+    """Whether a CPU goes in one pass; ``passes`` counts them."""
+
+    def __init__(self, monkeypatch):
+        self.patch, self.passes = monkeypatch, 0
+        monkeypatch.setattr("seo_rec.embed.rows.chunk_bag", self.counted)
+
+    def counted(self, *arguments):
+        self.passes += 1
+        return chunk_bag(*arguments)
+
+    def turn(self, on):
+        self.patch.setattr("seo_rec.embed.rows.IN_ONE_PASS", ("cpu",) if on else ("cuda",))
+        self.passes = 0
+
+
+@pytest.fixture
+def one_pass(monkeypatch):
+    return Switch(monkeypatch)
+
+
+BY_HASH = [name for name in BUILDABLE if laws.built(BUILDABLE[name]).chunks is not None]
+
+
+def outcome(module, features):
+    """``x_BE``, and the gradients of all that the module trains and of the weights of ids."""
+    weights = features.weights_or_none()
+    leaf = None if weights is None else weights.clone().requires_grad_()
+    x_BE = module(
+        laws.KeyedJaggedTensor(features.keys(), features.values(), leaf, lengths=features.lengths())
+    )
+    leaves = [*module.parameters(), *([] if leaf is None else [leaf])]
+    upstream = torch.randn(x_BE.shape, generator=torch.Generator().manual_seed(2))
+    return [x_BE, *torch.autograd.grad(x_BE, leaves, upstream.to(x_BE.device))]
+
+
+def same_outcome(one_pass, module, features):
+    wanted = outcome(module, features)
+    assert one_pass.passes == 0
+    one_pass.turn(on=True)
+    found = outcome(module, features)
+    assert one_pass.passes == 1
+    one_pass.turn(on=False)
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("policy", ["seo-exact", "seo-rr", "mixed-dims"])
+def test_a_gpu_goes_in_one_pass_and_gives_what_a_cpu_gives(policy, one_pass):
+    module = laws.built(BUILDABLE[policy])
+    features = batch(tuple(f.name for f in module.policy.features), BAGS["bags-weighted"])
+    wanted = outcome(module, features)
+    found = outcome(module.cuda(), features.to(torch.device("cuda")))
+    assert one_pass.passes == 1
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_which_policies_go_in_one_pass():
+    assert {"seo-exact", "seo-rr", "search-space", "mixed-dims", "sum", "twice"} <= set(BY_HASH)
+    assert {"project", "separate", "monolithic", "multi-size-2", "one-row"} <= set(BY_HASH)
+    others = {"collisionless", "id-and-hash", "digits", "weighted-sum", "blocks", "qr"}
+    assert not (others | {"hash-embedding", "rows-and-blocks"}) & set(BY_HASH)
+
+
+@pytest.mark.parametrize("policy", BY_HASH)
+def test_one_pass_changes_neither_output_nor_gradients(policy, one_pass):
+    module = laws.built(BUILDABLE[policy])
+    names = tuple(f.name for f in module.policy.features)
+    for bags in BAGS.values():
+        same_outcome(one_pass, module, batch(names, bags))
+    same_outcome(one_pass, module, batch(names, BAGS["bags-weighted"], rows=0))
+
+
+@pytest.mark.parametrize("policy", ["seo-exact", "seo-rr", "search-space", "mixed-dims"])
+def test_one_pass_equals_the_reference(policy, one_pass):
+    one_pass.turn(on=True)
+    for bags in BAGS.values():
+        laws.equals_the_reference(BUILDABLE[policy], bags)
+    assert one_pass.passes == len(BAGS)
+
+
+@pytest.mark.parametrize("projected", [False, True], ids=["scaled", "projected"])
+@pytest.mark.parametrize("hashing", ["shared", "independent"])
+def test_one_pass_takes_the_attention_along(hashing, projected, one_pass, monkeypatch):
+    settings = SeoSettings(
+        budget_rows=30,
+        dim=8,
+        chunk_dim=2,
+        search_dim=16,
+        chunk_hashing=hashing,
+        use_down_projection=projected,
+    )
+    policy, gate = search_space(SCHEMAS["three"], settings), make_gate(SCHEMAS["three"], settings)
+    torch.nn.init.normal_(gate.logits, generator=torch.Generator().manual_seed(3))
+    module = embed.PolicyEmbedding(policy, gate, init_scale=1.0)
+    names = tuple(f.name for f in policy.features)
+    for bags in BAGS.values():
+        same_outcome(one_pass, module, batch(names, bags))
+    one_pass.turn(on=True)
+    calls = []
+    monkeypatch.setattr(gate, "forward", lambda x_BE: calls.append(x_BE) or x_BE)
+    module(batch(names, BAGS["bags"]))
+    assert len(calls) == projected  # without a projection nothing is left to multiply
+
+
+def test_any_other_gate_follows_the_pass(one_pass):
+    module = embed.PolicyEmbedding(BUILDABLE["mixed-dims"], Doubles())
+    same_outcome(one_pass, module, batch(("user", "item"), BAGS["bags-weighted"]))
+
+
+def test_two_layers_go_in_one_pass_as_well(one_pass):
+    module = embed.PolicyEmbedding(BUILDABLE["seo-exact"], init_scale=1.0, mlet=methods.Mlet(dim=5))
+    names = tuple(f.name for f in module.policy.features)
+    same_outcome(one_pass, module, batch(names, BAGS["bags-weighted"]))
+
+
+def test_a_batch_in_another_order_goes_the_long_way(one_pass):
+    one_pass.turn(on=True)
+    laws.key_order_does_not_matter(BUILDABLE["seo-exact"], BAGS["bags-weighted"])
+    module = laws.built(BUILDABLE["mixed-dims"])
+    one_pass.passes = 0
+    module(batch(("item", "user"), BAGS["bags"]))
+    assert one_pass.passes == 0
+    with pytest.raises(KeyError, match="lacks features"):
+        module(batch(("item",), BAGS["bags"]))
 
 
 def test_table_names_become_module_names_one_to_one():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,17 +16,21 @@ import scipy.stats
 from matplotlib.collections import PathCollection
 
 from seo_rec import recipes, report
+from seo_rec.methods import Mlet
 from seo_rec.model import ModelSettings
-from seo_rec.policy import Policy
+from seo_rec.policy import Policy, PolicyError
 from seo_rec.recipes import Comparison, Run, RunError, comparing
 from seo_rec.recipes.frontier import collisionless_rows
 from seo_rec.report import folders
 from seo_rec.report.frontier import Point, figure, points, read_points
 from seo_rec.schema import read_schema
+from seo_rec.search.no_search import NoSearchSettings
 from seo_rec.search.seo import SeoSettings
-from seo_rec.train import FitSettings
+from seo_rec.train import FitSettings, Preempted
+from seo_rec.train.ranks import Ranks
 
 AUC = {"separate": 0.6, "monolithic": 0.7, "multi-size": 0.65, "collisionless": 0.72}
+AUC |= {"monolithic+mlet": 0.71}
 
 
 @pytest.fixture
@@ -176,6 +181,89 @@ def test_a_killed_frontier_shows_what_it_has_and_goes_on(
     monkeypatch.setattr(comparing, "train", fake)
     recipes.frontier(asked, (1600, 800), out)
     assert len(trained) == len(set(trained)) == 8
+
+
+def test_what_cannot_be_had_is_found_before_any_training(
+    tiny: Path, tmp_path: Path, trained: list[tuple[str, int, int]]
+) -> None:
+    """No rows for MLET, no room for a search that trains nothing, no room for the run-off."""
+    mixed = ("monolithic", "monolithic+mlet", "hashednet+mlet", "robe-8+mlet", "no-search")
+    own = {"no-search": NoSearchSettings(address="id", max_dim=32)}
+    asked = comparison(tiny, *mixed, seeds=1, mlet=Mlet(20), searches=own)
+    with pytest.raises(comparing.InfeasibleError, match=r"hashednet\+mlet: MLET trains tables"):
+        recipes.compare(replace(asked, settings=SeoSettings(budget_rows=4)), tmp_path / "c")
+    assert trained == [] and not (tmp_path / "c").exists()
+    recipes.frontier(asked, (64,), tmp_path / "f")
+    assert trained == [("monolithic", 64, 0), ("monolithic+mlet", 64, 0)]
+    left_out = {m: why for _, m, why in folders.read_infeasible(tmp_path / "f")}
+    assert set(left_out) == {"hashednet+mlet", "robe-8+mlet", "no-search"}
+    assert "smallest feasible budget is" in left_out["no-search"]
+    searched = comparison(tiny, "seo", "seo-rr", "dimgrow")
+    assert comparing.infeasible(searched) == {}
+    tight = SeoSettings(budget_rows=1, search_dim=64, adjust_hash_buckets=True)
+    assert set(comparing.infeasible(replace(searched, settings=tight))) == {"seo", "seo-rr"}
+
+
+def test_a_search_without_a_policy_leaves_the_rest_to_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+    tiny: Path,
+    tmp_path: Path,
+    trained: list[tuple[str, int, int]],
+) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise PolicyError("no gate of the search ended above 0.5")
+
+    monkeypatch.setattr(comparing, "search_by", fails)
+    asked = comparison(
+        tiny, "monolithic", "dimgrow", "dimgrow+mlet", "separate", seeds=2, mlet=Mlet(20)
+    )
+    runs = recipes.frontier(asked, (1600, 800), tmp_path / "f")
+    assert trained == [
+        (m, b, s) for b in (1600, 800) for s in (0, 1) for m in ("monolithic", "separate")
+    ]
+    assert len(runs) == 8
+    assert {(n, m) for n, m, _ in folders.read_infeasible(tmp_path / "f")} == {
+        (f"params-{b}", m) for b in (1600, 800) for m in ("dimgrow", "dimgrow+mlet")
+    }
+
+
+def test_searches_that_run_in_one_process_are_refused_in_several(
+    monkeypatch: pytest.MonkeyPatch, tiny: Path
+) -> None:
+    monkeypatch.setattr(comparing, "ranks", lambda: Ranks(0, 2, 2))
+    with pytest.raises(ValueError, match="'dimgrow' in 2 processes; allowed: 1"):
+        comparing.check_comparison(comparison(tiny, "monolithic", "dimgrow"))
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("error", [FloatingPointError("mine"), KeyboardInterrupt(), Preempted("")])
+def test_an_error_is_not_hidden_by_the_report_nor_waits_for_other_ranks(
+    monkeypatch: pytest.MonkeyPatch,
+    tiny: Path,
+    tmp_path: Path,
+    error: BaseException,
+    world_size: int,
+) -> None:
+    """A rank that alone fails must enter no collective; at a stop the report is best effort."""
+    module, written = sys.modules["seo_rec.recipes.frontier"], []
+
+    class Alone(Ranks):
+        def on_first(self, action: Any) -> Any:
+            if getattr(action, "func", None) is module._write:
+                written.append(type(error))
+                raise OSError("disk full")
+            return action()
+
+    def fails(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(module, "ranks", lambda: Alone(0, world_size, world_size))
+    monkeypatch.setattr(module, "compare", fails)
+    with pytest.raises(type(error)) as caught:
+        recipes.frontier(comparison(tiny, "monolithic"), (1600,), tmp_path / "f")
+    assert caught.value is error
+    tries = (Preempted, KeyboardInterrupt) if world_size == 1 else (Preempted,)
+    assert written == ([type(error)] if isinstance(error, tries) else [])
 
 
 # ---- points ------------------------------------------------------------------------------
@@ -338,6 +426,27 @@ def test_the_jobs_make_the_comparisons_of_the_frontier(
     assert (out / "frontier.png").exists()
 
 
+def test_a_job_has_mlet_s_options_only_where_a_method_is_trained_so(
+    tiny: Path, tmp_path: Path, seo_rec: Callable[..., Any], trained: list[tuple[str, int, int]]
+) -> None:
+    """`compare` refuses them elsewhere; every line is one that it takes."""
+    asked = ("frontier", tiny, "--out", tmp_path / "f", "--budgets", "1600,800", "--seeds", 1)
+    asked += ("--methods", "monolithic+mlet,collisionless", "--mlet-dim", 20, "--mlet-std", 0.5)
+    done = seo_rec(*asked, "--scheduler", "slurm")
+    assert done.code == 0, done.err
+    lines = [shlex.split(line) for line in done.out.splitlines()]
+    assert [("--mlet-dim" in words, "--mlet-std" in words) for words in lines] == [
+        (True, True),
+        (True, True),
+        (False, False),
+    ]
+    for words in lines:
+        given = seo_rec("compare", tiny, "--out", words[8], *words[10:])
+        assert given.code == 0, given.err
+    trained.clear()
+    assert seo_rec(*asked).code == 0 and trained == []
+
+
 # ---- exact features ----------------------------------------------------------------------
 
 
@@ -384,6 +493,21 @@ def test_exact_features_are_refused_where_they_would_be_ignored(
         recipes.method_policy("monolithic", tiny, 1600, 16, 8, 0, exact_below=-1)
     with pytest.raises(ValueError, match=r"same_hash names \['x', 'y'\]; allowed: "):
         recipes.compare(comparison(tiny, "monolithic", same_hash=(("x", "y"),)), tmp_path / "c")
+    a = read_schema(tiny).features[0].name
+    for groups, wrong in (
+        ((("x", "y"),), r"names \['x', 'y'\]; allowed"),
+        (((a, a),), r"names \[.*\] twice; allowed: each"),
+    ):
+        for method in ("monolithic", "collisionless"):
+            with pytest.raises(ValueError, match=f"same_hash {wrong}"):
+                recipes.method_policy(method, tiny, 1600, 16, 8, 0, same_hash=groups)
+    with pytest.raises(ValueError, match="exact_below is -1; allowed: 0 or more"):
+        recipes.method_policy("collisionless", tiny, 1600, 16, 8, 0, exact_below=-1)
+    for option, value in (("--same-hash", "a,b"), ("--exact-below", 9), ("--params", 1600)):
+        asked = ("train", tiny, "--method", "collisionless", "--out", tmp_path / "r")
+        done = seo_rec(*asked, option, value)
+        assert done.code == 2
+        assert f"{option} with --method collisionless would be ignored" in done.err
     recipes.method_policy("monolithic", tiny, 1600, 16, 8, 0).save(tmp_path / "p.json")
     done = seo_rec(
         "train", tiny, "--policy", tmp_path / "p.json", "--out", tmp_path / "r", "--exact-below", 9
@@ -399,8 +523,9 @@ def test_what_is_not_asked_for_is_not_in_run_json(
     tiny: Path, tmp_path: Path, trained: list[tuple[str, int, int]]
 ) -> None:
     """Comparisons of before these settings go on; with them they are another comparison."""
-    recipes.compare(comparison(tiny, "monolithic", seeds=1), tmp_path / "c")
+    plain = replace(comparison(tiny, "monolithic", seeds=1), settings=SeoSettings(budget_rows=99))
+    recipes.compare(plain, tmp_path / "c")
     stored = json.loads((tmp_path / "c" / "run.json").read_text())
     assert not {"exact_below", "same_hash"} & set(stored)
     with pytest.raises(RunError, match="differs in exact_below"):
-        recipes.compare(comparison(tiny, "monolithic", exact_below=9), tmp_path / "c")
+        recipes.compare(replace(plain, exact_below=9), tmp_path / "c")

@@ -22,6 +22,7 @@ from distributed.sharded import plan, policy_of
 from seo_rec import recipes
 from seo_rec.batch import Batch
 from seo_rec.data.stream import Stream
+from seo_rec.data.synthetic import synthetic
 from seo_rec.embed import PolicyEmbedding
 from seo_rec.embed.quantize import dequantize_rows, quantize_rows, quantize_tables_
 from seo_rec.methods import Mlet, inner_policy, two_layer_tables
@@ -534,6 +535,14 @@ def test_analyze_frequency(seo_rec: Callable[..., Any], tiny: Path, tmp_path: Pa
     labels = recipes.labels_of(tiny, "test")
     sets = frequency_sets(tiny, "test", 0.3)
     assert found[str(runs[1])] == pytest.approx(asdict(frequency_quality(logits, labels, sets)))
+    rare = 1.5 / len(labels)  # one sample in each set: at least one of the four is not positive
+    done = seo_rec("analyze", "frequency", tiny, *runs, "--share", rare, "--out", out)
+    assert done.code == 0 and "NaN" not in out.read_text()
+    assert None in json.loads(out.read_text())["runs"][str(runs[0])].values()
+    other = tmp_path / "other"
+    synthetic(other, rows=300, strong=2, weak=2, noise=2, numeric=2, multivalent=1)
+    refused = seo_rec("analyze", "frequency", other, runs[0])
+    assert refused.code == 2 and "trained on 1 numeric columns" in refused.err
     for share in (0, 0.6, 1e-9):
         refused = seo_rec("analyze", "frequency", tiny, runs[0], "--share", share)
         assert refused.code == 2 and "allowed" in refused.err

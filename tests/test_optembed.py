@@ -429,6 +429,64 @@ def test_a_budget_that_is_too_small_is_refused_before_training(
     assert found.policy.num_params <= least
 
 
+@pytest.mark.parametrize(
+    "settings, params, weights",
+    [
+        (SETTINGS, 400, "none"),
+        (replace(SETTINGS, pruned="shared"), 400, "trained"),
+        (DIMS, 1000, "trained"),
+    ],
+)
+def test_what_is_left_of_a_budget_is_filled_in_proportion(
+    tiny: Path, settings: OptEmbedSettings, params: int, weights: str
+) -> None:
+    """No width shrinks, no further column fits, and the score is that of the filled widths."""
+    settings = replace(settings, params=params, weights=weights)
+    searched, found = searched_and_found(tiny, settings, SMALL)
+    best = found.record["generations"][-1]["best"]
+    before = dict(zip((n for n, d in found.record["dims"].items() if d), best, strict=True))
+    rows = {t.name: t.num_rows for t in found.policy.tables}
+    after = {t.name: t.dim for t in found.policy.tables}
+    assert before != after and all(after[n] >= d for n, d in before.items())
+    left = params - found.policy.num_params
+    assert 0 <= left < min((rows[n] for n, d in after.items() if d < 6), default=params + 1)
+    assert found.val_auc == evaluate(searched.model, Stream(tiny, "val", batch_size=64))[0].auc
+    unfilled = optembed(tiny, replace(settings, fill=False), SMALL, FIT)
+    assert {t.name: t.dim for t in unfilled.policy.tables} == before
+    if weights == "trained":
+        own = build_model(found.policy, 1, SMALL, 7)
+        own.load_state_dict(dict(found.weights))
+        expected = logits_of(searched.model, tiny)
+        torch.testing.assert_close(logits_of(own, tiny), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("weights", ["none", "initial"])
+def test_hashed_tables_take_the_rows_that_are_left(tiny: Path, weights: str) -> None:
+    """Unless weights are written, which are of the supernet's rows."""
+    settings = replace(SETTINGS, address="hash", hash_rows=20, params=400, weights=weights)
+    policy = optembed(tiny, settings, SMALL, FIT).policy
+    hashed = [policy.table(f.name) for f in policy.features if f.lookups[0].address == "hash"]
+    if weights == "none":
+        assert 0 <= 400 - policy.num_params < min(t.dim for t in hashed)
+    else:
+        assert all(t.num_rows == 20 for t in hashed) and policy.num_params <= 400
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, ROWS, DIMS])
+def test_a_target_of_the_sparsity_is_a_budget(tiny: Path, settings: OptEmbedSettings) -> None:
+    """At least s of the floats of all rows at ``max_dim`` are saved, as by that budget."""
+    full = 6 * sum(open_space(tiny, settings, 0).rows)
+    target = 0.625  # exact in binary
+    by_share = optembed(tiny, replace(settings, sparsity=target), SMALL, FIT)
+    by_floats = optembed(tiny, replace(settings, params=full * 3 // 8), SMALL, FIT)
+    assert by_share.record["sparsity"] >= target
+    assert by_share.policy == by_floats.policy and by_share.val_auc == by_floats.val_auc
+    assert by_share.policy.provenance["arguments"]["sparsity"] == target
+    assert module.with_budget(open_space(tiny, settings, 0), settings) is settings
+    with pytest.raises(PolicyError, match="a budget of 1 parameters"):
+        optembed(tiny, replace(settings, sparsity=1 - 1e-12), SMALL, FIT)
+
+
 # ---- scoring, seeds, resuming ------------------------------------------------------------
 
 
@@ -516,6 +574,8 @@ def test_what_is_resumed_is_what_was_not_interrupted(
         ({"variant": "rows", "generations": 5}, "generations 5 with variant 'rows'"),
         ({"variant": "dims", "pruned": "shared"}, "pruned 'shared' with variant 'dims'"),
         ({"params": -1}, "params is -1"),
+        ({"sparsity": 1.0}, "sparsity is 1.0; allowed: 0 (no target) to below 1"),
+        ({"sparsity": 0.5, "params": 9}, "sparsity 0.5 with params 9; allowed: one of the two"),
     ],
 )
 def test_settings_out_of_range(wrong: dict[str, Any], says: str) -> None:
@@ -536,6 +596,27 @@ def test_a_search_that_cannot_answer_says_so(
 ) -> None:
     with pytest.raises(error, match=says):
         optembed(tiny, settings, replace(SMALL, backbone=backbone), FIT)
+
+
+@pytest.mark.parametrize("backbone", ["deepfm", "ipnn", "nfm"])
+def test_too_few_features_for_the_backbone_are_named_in_the_search(
+    tiny: Path, backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One feature and no dense column make no pair; the search says so, not the training."""
+    schema = read_schema(tiny)
+    searched = replace(SETTINGS, generations=1)
+    space = replace(open_space(tiny, searched, 0), schema=replace(schema, columns=schema.features))
+    assert not space.schema.numeric
+    model = replace(SMALL, backbone=backbone)
+    module.require_backbone([0, 3], space, searched, model)
+    says = rf"1 of 7 features .* backbone '{backbone}' .*no pair.*: alpha 0\.2 or threshold_lr"
+    with pytest.raises(PolicyError, match=says):
+        module.require_backbone([3], space, searched, model)
+    module.require_backbone([3], space, searched, SMALL)
+    asked: list[Any] = []
+    monkeypatch.setattr(module, "require_backbone", lambda served, *_: asked.append(served))
+    optembed(tiny, searched, model, FIT)
+    assert len(asked) == 1
 
 
 # ---- planted structure -------------------------------------------------------------------

@@ -6,6 +6,7 @@ import json
 import logging
 import random
 import shutil
+from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -328,6 +329,21 @@ def test_equal_candidates_are_trained_once(
     assert sorted(trainings) == ["seo-x", "trivial-2x8"]
     assert scores["seo-y"] == {"same_as": "trivial-2x8", "params": 1600}
     assert winner in ("trivial-2x8", "seo-x")
+
+
+def test_the_logits_of_a_candidate_are_whole_or_absent(
+    monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path
+) -> None:
+    def dies(file: Any, z: np.ndarray, **_: Any) -> None:
+        with open(file, "wb") if isinstance(file, Path) else nullcontext(file) as stream:
+            stream.write(z.tobytes()[:8])
+        raise KeyboardInterrupt
+
+    (tmp_path / "s").mkdir()
+    monkeypatch.setattr(np, "save", dies)
+    with pytest.raises(KeyboardInterrupt):
+        searching._score(tiny, "x", policy_of(tiny), SMALL, replace(FIT, epochs=1), tmp_path / "s")
+    assert not list(tmp_path.glob("s/*"))
 
 
 # ---- methods by name ---------------------------------------------------------------------

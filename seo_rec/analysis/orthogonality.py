@@ -128,7 +128,7 @@ def orthogonality(
     Args:
         data: prepared data set.
         settings: what.
-        fit_settings: how; its seed is the first one.
+        fit_settings: how; its seed is the first one. A seed is of weights, hashes and row order.
 
     Raises:
         ValueError: an unknown feature, or fewer than two.
@@ -139,26 +139,31 @@ def orthogonality(
     if len(names) < 2:
         raise ValueError(f"features {names}; allowed: 2 or more, angles are between two")
     vocabularies = vocabularies_of(data, schema)
-    streams = {
-        split: Stream(
-            data,
-            split,
-            batch_size=fit_settings.batch_size if split == "train" else EVAL_BATCH,
-            shuffle=split == "train",
-            seed=fit_settings.seed,
-            columns=names,
-        )
-        for split in ("train", "val")
-    }
-    for i, rows, tables in product(range(settings.seeds), settings.rows, settings.tables):
-        seed, params = fit_settings.seed + i, rows * settings.dim
-        if tables == "unified":
-            policy = methods.monolithic(schema, params, settings.dim, seed=seed)
-        else:
-            policy = methods.separate(schema, params, settings.dim, rows="cardinality", seed=seed)
-        for stream in streams.values():
-            stream.set_epoch(0)
-        yield _train(policy, tables, rows, vocabularies, streams, replace(fit_settings, seed=seed))
+    for i in range(settings.seeds):
+        seed = fit_settings.seed + i
+        streams = {
+            split: Stream(
+                data,
+                split,
+                batch_size=fit_settings.batch_size if split == "train" else EVAL_BATCH,
+                shuffle=split == "train",
+                seed=seed,
+                columns=names,
+            )
+            for split in ("train", "val")
+        }
+        of_seed = replace(fit_settings, seed=seed)
+        for rows, tables in product(settings.rows, settings.tables):
+            params = rows * settings.dim
+            if tables == "unified":
+                policy = methods.monolithic(schema, params, settings.dim, seed=seed)
+            else:
+                policy = methods.separate(
+                    schema, params, settings.dim, rows="cardinality", seed=seed
+                )
+            for stream in streams.values():
+                stream.set_epoch(0)
+            yield _train(policy, tables, rows, vocabularies, streams, of_seed)
 
 
 def _train(

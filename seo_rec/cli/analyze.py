@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +19,15 @@ Features = Annotated[str, typer.Option(help="Names of features, comma-separated 
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _null(document: Any) -> Any:
+    """``document`` with None, JSON's null, for what is not a number."""
+    if isinstance(document, dict):
+        return {name: _null(value) for name, value in document.items()}
+    if isinstance(document, list | tuple):
+        return [_null(value) for value in document]
+    return None if isinstance(document, float) and math.isnan(document) else document
 
 
 @app.command()
@@ -48,14 +58,12 @@ def collisions(
     counts = list(analysis.shared_rows(data, sizes, _names(features), seed))
     analysis.print_shared_rows(counts)
     if out:
-        write_json(
-            out,
-            {
-                "command": command_line(),
-                "inner_products": [asdict(m) | {"within": m.within} for m in found],
-                "shared_rows": [asdict(c) for c in counts],
-            },
-        )
+        figures = {
+            "command": command_line(),
+            "inner_products": [asdict(m) | {"within": m.within} for m in found],
+            "shared_rows": [asdict(c) for c in counts],
+        }
+        write_json(out, _null(figures))
         typer.echo(f"figures: {out}")
 
 
@@ -100,16 +108,14 @@ def orthogonality(
     fit = opt.fit_settings(epochs, patience, batch_size, lr, optimizer, 0.0, 0.0, seed)
     found = list(analysis.orthogonality(data, settings, fit))
     unified = [r for r in found if r.tables == "unified"]
-    write_json(
-        out / "orthogonality.json",
-        {
-            "command": command_line(),
-            "settings": asdict(settings),
-            "fit": asdict(fit),
-            "models": [asdict(r) for r in found],
-            "growth_of_square_norm": analysis.growth(unified) if len(settings.rows) > 1 else None,
-        },
-    )
+    figures = {
+        "command": command_line(),
+        "settings": asdict(settings),
+        "fit": asdict(fit),
+        "models": [asdict(r) for r in found],
+        "growth_of_square_norm": analysis.growth(unified),
+    }
+    write_json(out / "orthogonality.json", _null(figures))
     write_bytes(out / "orthogonality.png", as_png(analysis.figure(found)))
     analysis.print_orthogonality(found)
     typer.echo(f"plot: {out / 'orthogonality.png'}")
@@ -137,5 +143,5 @@ def frequency(
     print_frequency(found, f"PR-AUC, {share:g} of the {split} samples in each set")
     if out:
         figures = {name: asdict(quality) for name, quality in found.items()}
-        write_json(out, {"command": recipes.command_line(), "runs": figures})
+        write_json(out, _null({"command": recipes.command_line(), "runs": figures}))
         typer.echo(f"figures: {out}")

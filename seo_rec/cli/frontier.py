@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from seo_rec.cli import options as opt
 
 OWN = ("data", "out", "methods", "budgets", "scheduler", "threads")
+MLET = ("mlet_dim", "mlet_std")
 
 
 def frontier(
@@ -47,7 +49,10 @@ def frontier(
     wanted = recipes.read_budgets(budgets, data[0], dim)
     comparison = comparison_of(context, wanted[0] // dim)
     if scheduler:
-        for line in recipes.frontier_jobs(comparison, wanted, out, _typed(context), scheduler):
+        shared = [o.name for o in context.command.params if o.name not in (*OWN, *MLET)]
+        options, mlet_options = _typed(context, shared), _typed(context, MLET)
+        lines = recipes.frontier_jobs(comparison, wanted, out, options, mlet_options, scheduler)
+        for line in lines:
             typer.echo(line)
         return
     recipes.frontier(comparison, wanted, out)
@@ -55,12 +60,12 @@ def frontier(
     typer.echo(f"plot: {out / report.FRONTIER_PICTURE}")
 
 
-def _typed(context: typer.Context) -> list[str]:
-    """The options on the command line that ``compare`` has too, as typed."""
+def _typed(context: typer.Context, names: Container[str | None]) -> list[str]:
+    """The options ``names`` that stand on the command line, as typed."""
     words: list[str] = []
     for option in context.command.params:
         name = option.name or ""
-        if name in OWN or not opt.given(context, [name]):
+        if name not in names or not opt.given(context, [name]):
             continue
         value = context.params[name]
         if isinstance(value, bool):

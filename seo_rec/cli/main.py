@@ -284,6 +284,9 @@ def train(
         opt.refuse_ignored(context, of_method, "--policy", "--method")
     elif method != "multi-size":
         opt.refuse_ignored(context, ["chunk_dim"], f"--method {method}", "--method multi-size")
+    if method == "collisionless":
+        of_budget = ["params", "exact_below", "same_hash"]
+        opt.refuse_ignored(context, of_budget, "--method collisionless", "methods that share rows")
     chosen = (
         Policy.load(policy)
         if policy

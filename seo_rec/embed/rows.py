@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from fbgemm_gpu.split_embedding_configs import SparseType
@@ -18,6 +18,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
+from seo_kernels import Blocks, chunk_bag, chunk_blocks
 from seo_rec.embed.combine import Combine, Project, combines_ids
 from seo_rec.embed.flat import FlatArrays
 from seo_rec.embed.mlet import Factors
@@ -26,6 +27,7 @@ from seo_rec.methods import Mlet, inner_policy
 from seo_rec.policy import Policy
 
 INIT_SCALE = 0.01
+IN_ONE_PASS = ("cuda",)  # devices where ChunkBag is used
 _MODULES = nn.ModuleDict()  # only to ask which names it takes
 
 
@@ -37,6 +39,15 @@ class Gate(Protocol):
         ...
 
     def __call__(self, lookups_BE: torch.Tensor) -> torch.Tensor: ...
+
+
+@runtime_checkable
+class ScalingGate(Gate, Protocol):
+    """A gate that may do no more than multiply each lookup by a number of its own."""
+
+    def scales(self) -> torch.Tensor | None:
+        """These numbers, (K,); None where the gate does more."""
+        ...
 
 
 def table_key(table: str) -> str:
@@ -103,6 +114,9 @@ class PolicyEmbedding(nn.Module):
     tables of ``ebc`` are the first of two layers, ``factors`` is the second, and ``stored`` is the
     policy with their widths; without it, ``stored`` is ``policy``.
 
+    On a GPU an unsharded collection of tables that are read by hash alone is looked up by
+    :class:`ChunkBag`, a :class:`ScalingGate` included; ``chunks`` is None for other policies.
+
     Args:
         policy: tables, features and lookups.
         gate: applied to the concatenated lookups in place of ``Combine``; see :class:`Gate`.
@@ -142,6 +156,7 @@ class PolicyEmbedding(nn.Module):
         self.combine = None if plain else Combine(policy)
         self.project = None if _no_project(policy) else _project(policy, device)
         self.batched = TableBatched(self.stored) if policy.tables else None
+        self.chunks = ChunkBag(self.stored) if policy.tables and _by_hash(policy) else None
         if gate is not None and (
             policy.arrays
             or mlet is not None
@@ -161,12 +176,17 @@ class PolicyEmbedding(nn.Module):
 
     def forward(self, features: KeyedJaggedTensor) -> torch.Tensor:
         """``KJT[features] -> x_BE`` float32 (B, E)."""
-        rows_VE = None if self.batched is None else self._look_up(features, self.batched)
+        rows_VE = scales_K = None
+        if self.chunks is not None and self._in_one_pass(features):
+            scales_K = self.gate.scales() if isinstance(self.gate, ScalingGate) else None
+            rows_VE = self.chunks(self._tables(), features, scales_K)
+        elif self.batched is not None:
+            rows_VE = self._look_up(features, self.batched)
         if self.factors is not None:
             rows_VE = self.factors(rows_VE)
         if self.gate is not None:
             assert rows_VE is not None
-            return self.gate(rows_VE)
+            return self.gate(rows_VE) if scales_K is None else rows_VE
         blocks_BE = None if self.flat is None else self.flat(features)
         if self.combine is not None:
             x_BE = self.combine(rows_VE, blocks_BE, features)
@@ -187,12 +207,21 @@ class PolicyEmbedding(nn.Module):
         single.load_state_dict(state)
         return single.to(next(iter(state.values())).device)
 
+    def _in_one_pass(self, features: KeyedJaggedTensor) -> bool:
+        """Whether :class:`ChunkBag` is used: unsharded, with the policy's features in order."""
+        return (
+            type(self.ebc) is EmbeddingBagCollection
+            and features.device().type in IN_ONE_PASS
+            and features.keys() == self.remap.names
+        )
+
+    def _tables(self) -> list[torch.Tensor]:
+        bags = self.ebc.embedding_bags
+        return [bags[key].weight for key in self.table_keys]
+
     def _look_up(self, features: KeyedJaggedTensor, batched: TableBatched) -> torch.Tensor:
         if type(self.ebc) is EmbeddingBagCollection:
-            lookups = self.remap(features)
-            bags = self.ebc.embedding_bags
-            weights = [bags[key].weight for key in self.table_keys]
-            return batched(weights, lookups)
+            return batched(self._tables(), self.remap(features))
         # sharded by TorchRec: keys come back in the order of the plan
         return _in_order(self.ebc(self.remap(features, True)), self.lookup_keys)
 
@@ -228,9 +257,8 @@ class TableBatched(nn.Module):
 
     def forward(self, weights: list[torch.Tensor], lookups: KeyedJaggedTensor) -> torch.Tensor:
         """``x_BE`` = pooled rows of every lookup side by side, float32 (B, E)."""
-        flat = torch.cat([w.view(-1) for w in weights]) if len(weights) > 1 else weights[0].view(-1)
         return torch.ops.fbgemm.dense_embedding_codegen_lookup_function(
-            dev_weights=flat,
+            dev_weights=_one_after_the_other(weights),
             weights_offsets=self.get_buffer("weights_offsets"),
             D_offsets=self.get_buffer("dim_offsets"),
             total_D=self.total_dim,
@@ -253,6 +281,55 @@ class TableBatched(nn.Module):
                 self._offsets = torch.arange(values.numel() + 1, device=values.device)
             return self._offsets
         return torch.ops.fbgemm.asynchronous_complete_cumsum(lengths.long())
+
+
+class ChunkBag(nn.Module):
+    """All lookups of an unsharded collection in one pass of :func:`seo_kernels.chunk_bag`.
+
+    It takes the place of :class:`Remap`, :class:`TableBatched` and the product with the scales of a
+    gate: ids are hashed where they are used, no row number and no unscaled vector is stored.
+
+    Args:
+        policy: its tables are read by hash alone, and pooled before anything is combined.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        index = {t.name: i for i, t in enumerate(policy.tables)}
+        made = chunk_blocks(
+            [t.num_rows for t in policy.tables],
+            [t.dim for t in policy.tables],
+            [(index[k.table], i, k.seed) for _, i, k in row_lookups(policy)],
+            len(policy.features),
+        )
+        self.register_buffer("table", made.table, persistent=False)
+        self.shape = (made.num_features, made.width, made.block)
+
+    def forward(
+        self,
+        weights: list[torch.Tensor],
+        features: KeyedJaggedTensor,
+        scales_K: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """``x_BE`` = pooled and scaled rows of every lookup side by side, float32 (B, E)."""
+        return chunk_bag(
+            _one_after_the_other(weights),
+            features.values(),
+            features.offsets(),
+            Blocks(self.get_buffer("table"), *self.shape),
+            scales_K,
+            features.weights_or_none(),
+        )
+
+
+def _one_after_the_other(weights: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([w.view(-1) for w in weights]) if len(weights) > 1 else weights[0].view(-1)
+
+
+def _by_hash(policy: Policy) -> bool:
+    """Whether tables are read by hash alone, in bags that they may sum."""
+    hashed = all(k.address == "hash" for _, _, k in row_lookups(policy))
+    return hashed and not any(map(combines_ids, policy.features))
 
 
 def _all_concat(policy: Policy) -> bool:

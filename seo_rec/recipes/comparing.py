@@ -14,15 +14,15 @@ from seo_rec import apply, methods
 from seo_rec.data.synthetic import synthetic
 from seo_rec.data.vocabulary import read_vocabulary
 from seo_rec.files import append_line, write_json
-from seo_rec.methods import SUFFIX, Mlet
+from seo_rec.methods import SUFFIX, Mlet, inner_policy
 from seo_rec.model import ModelSettings
-from seo_rec.policy import Policy
+from seo_rec.policy import Policy, PolicyError
 from seo_rec.recipes.folders import SEARCH_FILE, Run, RunError, open_run, read_runs
 from seo_rec.recipes.published import PUBLISHED, is_published, published_policy
 from seo_rec.recipes.search_by import search_by
-from seo_rec.recipes.searching import RunOff, check_search, search
+from seo_rec.recipes.searching import RunOff, check_search, check_space, search
 from seo_rec.recipes.training import train
-from seo_rec.schema import SCHEMA_FILE, read_schema
+from seo_rec.schema import SCHEMA_FILE, Schema, read_schema
 from seo_rec.search import SEARCHES, seo
 from seo_rec.train import FitSettings, ranks
 
@@ -49,11 +49,13 @@ def method_policy(
     method that has no search; ``collisionless`` keeps all features exact and hashes none.
 
     Raises:
-        ValueError: unknown name, or one that keeps no feature exact.
+        PolicyError: an infeasible budget.
+        ValueError: unknown name of a method or of a feature, or a method that keeps none exact.
     """
     schema = read_schema(data)
+    if exact_below or same_hash:
+        _check_sharing(method, exact_below, same_hash, schema)
     if (exact_below or same_hash) and method != "collisionless":
-        _check_sharing(method, exact_below)
         name, rows = _published_twin(method, dim, chunk_dim)
         sharing = methods.Sharing(rows=rows, exact_below=exact_below, same_hash=same_hash)
         return published_policy(name, data, params, dim, seed, sharing)
@@ -83,7 +85,9 @@ def method_policy(
     raise ValueError(f"method {method!r}; allowed: {', '.join((*PLAIN_METHODS, *UNTRAINED))}")
 
 
-def _check_sharing(method: str, exact_below: int) -> None:
+def _check_sharing(
+    method: str, exact_below: int, same_hash: tuple[tuple[str, ...], ...], schema: Schema
+) -> None:
     if exact_below < 0:
         raise ValueError(f"exact_below is {exact_below}; allowed: 0 or more")
     if method == "seo" or method in SEO_METHODS or method in SEARCHES:
@@ -91,6 +95,13 @@ def _check_sharing(method: str, exact_below: int) -> None:
             f"exact_below or same_hash with method {method!r}; allowed with: "
             f"{', '.join(PLAIN_METHODS)}"
         )
+    named = [name for names in same_hash for name in names]
+    if unknown := sorted(set(named) - {c.name for c in schema.features}):
+        raise ValueError(
+            f"same_hash names {unknown}; allowed: {', '.join(c.name for c in schema.features)}"
+        )
+    if twice := sorted({name for name in named if named.count(name) > 1}):
+        raise ValueError(f"same_hash names {twice} twice; allowed: each feature once")
 
 
 def _published_twin(method: str, dim: int, chunk_dim: int) -> tuple[str, str]:
@@ -200,6 +211,7 @@ def check_comparison(comparison: Comparison) -> None:
             f"methods {', '.join(m for m in comparison.methods if m.endswith(SUFFIX))} without "
             "settings of MLET; give --mlet-dim"
         )
+    schema = read_schema(comparison.data[0])
     for method in sorted(names):
         known = method in METHODS and method not in PUBLISHED
         if not known and not _is_multi_size(method) and not is_published(method):
@@ -207,25 +219,71 @@ def check_comparison(comparison: Comparison) -> None:
                 f"method {method!r}; allowed: {', '.join(METHODS)}, each also with {SUFFIX}"
             )
         if comparison.exact_below or comparison.same_hash:
-            _check_sharing(method, comparison.exact_below)
+            _check_sharing(method, comparison.exact_below, comparison.same_hash, schema)
+        if method in SEARCHES and ranks().world_size > 1:
+            raise ValueError(
+                f"method {method!r} in {ranks().world_size} processes; allowed: 1, of the searches "
+                "only seo shards"
+            )
     for name, given in comparison.searches.items():
         if name not in SEARCHES or type(given) is not SEARCHES[name].settings or given.params:
             raise ValueError(
                 f"searches[{name!r}] = {given!r:.80}; allowed: settings of {', '.join(SEARCHES)}, "
                 "without params: the budget is the comparison's"
             )
-    schema = read_schema(comparison.data[0])
-    named = {name for names in comparison.same_hash for name in names}
-    if unknown := sorted(named - {c.name for c in schema.features}):
-        raise ValueError(
-            f"same_hash names {unknown}; allowed: {', '.join(c.name for c in schema.features)}"
-        )
     for run_off in {
         None if m in SEO_METHODS else comparison.run_off
         for m in names
         if m == "seo" or m in SEO_METHODS
     }:
         check_search(schema, comparison.settings, comparison.fit, run_off)
+
+
+class InfeasibleError(PolicyError):
+    """Methods of a comparison have no policy at its budget; ``reasons``: why, by their names."""
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        super().__init__("; ".join(f"{method}: {why}" for method, why in reasons.items()))
+        self.reasons = dict(reasons)
+
+
+def infeasible(comparison: Comparison) -> dict[str, str]:
+    """Methods of which it is known before any training that they cannot be had, and why.
+
+    For those that train nothing to find a policy it is made; of SEO, the space that is searched
+    and the trivial policies of the run-off. Other searches are not looked at.
+    """
+    reasons = {}
+    for method in comparison.methods:
+        for data in dict.fromkeys(comparison.data):
+            try:
+                _require_feasible(comparison, method, data)
+            except PolicyError as error:
+                reasons[method] = str(error)
+    return reasons
+
+
+def _require_feasible(comparison: Comparison, name: str, data: Path) -> None:
+    """PolicyError for what :func:`infeasible` says of a method on one data set."""
+    method, seed = name.removesuffix(SUFFIX), comparison.first_seed
+    if method == "seo" or method in SEO_METHODS:
+        run_off = comparison.run_off if method == "seo" else None
+        check_space(read_schema(data), comparison.settings, run_off, seed)
+        return
+    if method in UNTRAINED:
+        found = SEARCHES[method].run(
+            data,
+            comparison.search_settings(method),
+            comparison.model,
+            replace(comparison.fit, seed=seed),
+        )
+        policy = found.policy
+    elif method in SEARCHES:
+        return
+    else:
+        policy = comparison.plain_policy(method, data, seed)
+    if name != method and comparison.mlet is not None:
+        inner_policy(policy, comparison.mlet)
 
 
 def asked_of(comparison: Comparison) -> dict[str, Any]:
@@ -251,10 +309,13 @@ def compare(comparison: Comparison, out: Path) -> list[Run]:
     seeds may be asked for.
 
     Raises:
+        InfeasibleError: before the first training, or after a search.
         RunError: ``out`` holds a comparison with other data or settings.
         ValueError: an unknown method, or one with the suffix of MLET without settings of it.
     """
     check_comparison(comparison)
+    if reasons := infeasible(comparison):
+        raise InfeasibleError(reasons)
     asked = asked_of(comparison)
     here = ranks()
     results = out / "results.jsonl"
@@ -293,11 +354,33 @@ def _claim_mlet(path: Path, mlet: Mlet) -> None:
 
 
 def _compare_one(comparison: Comparison, name: str, data: Path, seed: int, out: Path) -> Run:
-    settings, fit_settings = comparison.settings, replace(comparison.fit, seed=seed)
-    method, searched = name.removesuffix(SUFFIX), 0.0
-    model = comparison.model
+    fit_settings, model = replace(comparison.fit, seed=seed), comparison.model
+    method = name.removesuffix(SUFFIX)
     if method != name:
         model = replace(model, mlet=comparison.mlet)
+    try:
+        policy, searched = _policy(comparison, method, data, seed, out)
+    except PolicyError as error:
+        both = [m for m in comparison.methods if m.removesuffix(SUFFIX) == method]
+        raise InfeasibleError(dict.fromkeys(both, str(error))) from error
+    return train(
+        data,
+        policy,
+        out / "runs" / f"{name}-seed{seed}",
+        model,
+        fit_settings,
+        method=name,
+        resume=True,
+        budget=comparison.settings.params,
+        search_seconds=searched,
+    )
+
+
+def _policy(
+    comparison: Comparison, method: str, data: Path, seed: int, out: Path
+) -> tuple[Policy, float]:
+    """The policy of a method without suffix, and the seconds that its search took."""
+    settings, fit_settings = comparison.settings, replace(comparison.fit, seed=seed)
     if method == "seo" or method in SEO_METHODS:
         raw = method in SEO_METHODS
         folder = out / "searches" / f"{'seo-raw' if raw else 'seo'}-seed{seed}"
@@ -314,8 +397,8 @@ def _compare_one(comparison: Comparison, name: str, data: Path, seed: int, out: 
         if raw:
             policy = apply.STRATEGIES[SEO_METHODS[method]](policy, settings.params)
         record = ranks().on_first((folder / SEARCH_FILE).read_text)
-        searched = float(json.loads(record)["seconds"])
-    elif method in SEARCHES:
+        return policy, float(json.loads(record)["seconds"])
+    if method in SEARCHES:
         found = search_by(
             method,
             data,
@@ -325,20 +408,8 @@ def _compare_one(comparison: Comparison, name: str, data: Path, seed: int, out: 
             fit_settings,
             resume=True,
         )
-        policy, searched = found.policy, found.seconds
-    else:
-        policy = comparison.plain_policy(method, data, seed)
-    return train(
-        data,
-        policy,
-        out / "runs" / f"{name}-seed{seed}",
-        model,
-        fit_settings,
-        method=name,
-        resume=True,
-        budget=settings.params,
-        search_seconds=searched,
-    )
+        return found.policy, found.seconds
+    return comparison.plain_policy(method, data, seed), 0.0
 
 
 # ---- the main job on made-up data --------------------------------------------------------

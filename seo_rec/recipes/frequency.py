@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from seo_rec.recipes.training import eval_stream, load_trained
+from seo_rec.recipes.training import load_trained, stream_of
 from seo_rec.report.frequency import FrequencyQuality, frequency_quality, frequency_sets
 from seo_rec.train import evaluate, ranks
 
@@ -22,14 +22,14 @@ def frequency(
         share: of the split in each set.
 
     Raises:
-        RunError: a folder is not a finished training run.
+        RunError: a folder is not a finished training run, or ``data`` has other numeric columns.
         ValueError: the share is out of its range.
     """
     models = {run: load_trained(run) for run in runs}
+    streams = {run: stream_of(run, data, split) for run in runs}
     sets = frequency_sets(data, split, share)
     found = {}
     for run, model in models.items():
-        stream = eval_stream(data, split, model.embedding.policy)
-        _, logits, labels = evaluate(model.to(ranks().device), stream)
+        _, logits, labels = evaluate(model.to(ranks().device), streams[run])
         found[run] = frequency_quality(logits, labels, sets)
     return found

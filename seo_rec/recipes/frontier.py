@@ -21,20 +21,19 @@ from pathlib import Path
 
 from seo_rec.files import write_json
 from seo_rec.methods import SUFFIX
-from seo_rec.policy import PolicyError
 from seo_rec.recipes.comparing import (
-    SEO_METHODS,
     Comparison,
+    InfeasibleError,
     asked_of,
     check_comparison,
     compare,
+    infeasible,
 )
 from seo_rec.recipes.folders import Run, RunError, command_line, open_run
 from seo_rec.report.folders import INFEASIBLE_FILE, UNBUDGETED
 from seo_rec.report.frontier import write_frontier
 from seo_rec.schema import read_schema
-from seo_rec.search import SEARCHES
-from seo_rec.train import ranks
+from seo_rec.train import Preempted, ranks
 
 log = logging.getLogger(__name__)
 
@@ -100,21 +99,6 @@ def parts(comparison: Comparison, budgets: Sequence[int]) -> dict[str, Compariso
     return found
 
 
-def infeasible(comparison: Comparison) -> dict[str, str]:
-    """Methods without a search that do not fit into the budget of a comparison, and why."""
-    reasons = {}
-    for method in comparison.methods:
-        plain = method.removesuffix(SUFFIX)
-        if plain in SEO_METHODS or plain == "seo" or plain in SEARCHES:
-            continue
-        for data in dict.fromkeys(comparison.data):
-            try:
-                comparison.plain_policy(plain, data, comparison.first_seed)
-            except PolicyError as error:
-                reasons[method] = str(error)
-    return reasons
-
-
 def frontier(comparison: Comparison, budgets: Sequence[int], out: Path) -> list[Run]:
     """Compare methods at every budget, one after the other; plot what there is after each.
 
@@ -122,8 +106,8 @@ def frontier(comparison: Comparison, budgets: Sequence[int], out: Path) -> list[
         comparison: methods, seeds and settings; its own budget does not count.
         budgets: in parameters, multiples of ``comparison.settings.dim``.
         out: resumable as a comparison is; more budgets, methods and seeds may be asked for. A
-            method without a search that does not fit into a budget is left out there, and
-            ``infeasible.json`` says why.
+            method that does not fit into a budget is left out there, be it known beforehand or
+            after its search, and ``infeasible.json`` says why.
 
     Returns:
         The runs of all budgets.
@@ -141,15 +125,14 @@ def frontier(comparison: Comparison, budgets: Sequence[int], out: Path) -> list[
     _claim(comparison, out)
     runs: list[Run] = []
     for name, part in wanted.items():
-        reasons = infeasible(part)
-        for method, reason in reasons.items():
-            log.warning("%s: %s is left out: %s", name, method, reason)
-        fits = tuple(m for m in part.methods if m not in reasons)
+        reasons: dict[str, str] = {}
         try:
-            if fits:
-                runs += compare(replace(part, methods=fits), out / name)
-        finally:
-            here.on_first(partial(_write, out, name, reasons))
+            runs += _compare_what_fits(part, out / name, reasons)
+        except (KeyboardInterrupt, Preempted) as stop:
+            if here.world_size == 1 or isinstance(stop, Preempted):  # then all ranks stop together
+                _write_at_a_stop(out, name, reasons)
+            raise
+        here.on_first(partial(_write, out, name, reasons))
     if not runs:
         raise RunError(f"{out}: no method fits into any budget; see {INFEASIBLE_FILE} there")
     return runs
@@ -159,6 +142,26 @@ def _claim(comparison: Comparison, out: Path) -> None:
     asked = asked_of(comparison)
     asked["settings"] = {k: v for k, v in asked["settings"].items() if k != "budget_rows"}
     ranks().on_first(partial(open_run, out, {**asked, "kind": "frontier"}, resume=True))
+
+
+def _compare_what_fits(part: Comparison, out: Path, reasons: dict[str, str]) -> list[Run]:
+    """The runs of the methods that fit; why others do not is added to ``reasons``."""
+    while fits := tuple(m for m in part.methods if m not in reasons):
+        try:
+            return compare(replace(part, methods=fits), out)
+        except InfeasibleError as error:
+            for method, reason in error.reasons.items():
+                log.warning("%s: %s is left out: %s", out.name, method, reason)
+            reasons |= error.reasons
+    return []
+
+
+def _write_at_a_stop(out: Path, name: str, reasons: Mapping[str, str]) -> None:
+    """As :func:`_write`; an error of it does not hide the stop."""
+    try:
+        ranks().on_first(partial(_write, out, name, reasons))
+    except Exception as error:
+        log.warning("%s: the plot is not drawn: %s", out, error)
 
 
 def _write(out: Path, name: str, reasons: Mapping[str, str]) -> None:
@@ -175,6 +178,7 @@ def jobs(
     budgets: Sequence[int],
     out: Path,
     options: Sequence[str],
+    mlet_options: Sequence[str],
     scheduler: str,
 ) -> list[str]:
     """``torchx run`` commands that do what :func:`frontier` does, one job per budget.
@@ -183,6 +187,7 @@ def jobs(
 
     Args:
         options: further options of ``seo-rec compare``, as typed.
+        mlet_options: those that a job without a method ending in ``+mlet`` would refuse.
         scheduler: of TorchX, such as ``slurm``.
     """
     wanted = parts(comparison, budgets)
@@ -201,5 +206,7 @@ def jobs(
         words += ["--out", str(out / name), "--", *more, "--methods", ",".join(fits)]
         words += ["--params", str(part.settings.params)]
         words += options
+        if any(m.endswith(SUFFIX) for m in fits):
+            words += mlet_options
         lines.append(shlex.join(words))
     return lines

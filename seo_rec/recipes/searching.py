@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ import torch
 from seo_rec import apply, methods
 from seo_rec.data.stream import Stream
 from seo_rec.environment import stamp
-from seo_rec.files import write_json
+from seo_rec.files import write_bytes, write_json
 from seo_rec.metrics import auc_gain
 from seo_rec.model import ModelSettings, build_model
 from seo_rec.policy import Policy
@@ -179,12 +180,7 @@ def candidates(
 ) -> tuple[dict[str, Policy], dict[int, Searched]]:
     """The policies of the run-off: trivial ones, and those selected from searches."""
     schema = read_schema(data)
-    policies: dict[str, Policy] = {}
-    for k in dict.fromkeys((settings.dim // settings.chunk_dim, *run_off.trivial_lookups)):
-        if settings.dim % k == 0:
-            policies[f"trivial-{k}x{settings.dim // k}"] = methods.multi_size(
-                schema, settings.params, settings.dim, lookups=k, seed=fit_settings.seed
-            )
+    policies = _trivial(schema, settings, run_off, fit_settings.seed)
     searches: dict[int, Searched] = {}
     for width in _widths(settings, run_off):
         of_width = replace(settings, chunk_dim=width, total_chunks=None)
@@ -196,6 +192,18 @@ def candidates(
             for name, strategy in apply.STRATEGIES.items():
                 policies[f"seo-{width}-min{least}-{name}"] = strategy(chosen, settings.params)
     return policies, searches
+
+
+def _trivial(
+    schema: Schema, settings: seo.SeoSettings, run_off: RunOff, seed: int
+) -> dict[str, Policy]:
+    return {
+        f"trivial-{k}x{settings.dim // k}": methods.multi_size(
+            schema, settings.params, settings.dim, lookups=k, seed=seed
+        )
+        for k in dict.fromkeys((settings.dim // settings.chunk_dim, *run_off.trivial_lookups))
+        if settings.dim % k == 0
+    }
 
 
 def search(
@@ -307,6 +315,17 @@ def check_search(
         seo.check_total(F, of_width.num_chunks, of_width.chosen(F), settings.min_chunks)
 
 
+def check_space(
+    schema: Schema, settings: seo.SeoSettings, run_off: RunOff | None, seed: int
+) -> None:
+    """PolicyError if the budget has no room for what a search trains, whatever it finds."""
+    widths = [settings.chunk_dim] if run_off is None else _widths(settings, run_off)
+    for width in widths:
+        seo.search_space(schema, replace(settings, chunk_dim=width, total_chunks=None), seed)
+    if run_off is not None:
+        _trivial(schema, settings, run_off, seed)
+
+
 def _widths(settings: seo.SeoSettings, run_off: RunOff) -> list[int]:
     """Chunk widths that a run-off searches: the settings' own first, then those that divide."""
     widths = dict.fromkeys((settings.chunk_dim, *run_off.chunk_dims))
@@ -401,7 +420,9 @@ def _score(
         found = {"val_auc": metrics.auc, "params": policy.num_params, "seconds": seconds}
 
         def keep() -> None:
-            np.save(saved, z, allow_pickle=False)
+            content = io.BytesIO()
+            np.save(content, z, allow_pickle=False)
+            write_bytes(saved, content.getvalue())
             write_json(score, found)
             log.info("candidate %s: validation AUC %.5f", stem, metrics.auc)
 

@@ -256,11 +256,21 @@ def evaluate_quantized(run: Path, data: Path, split: str, bits: int) -> dict[str
 
 
 def _evaluate_run(run: Path, model: RecModel, data: Path, split: str) -> Metrics:
-    stream = eval_stream(data, split, model.embedding.policy)
+    return evaluate(model.to(ranks().device), stream_of(run, data, split))[0]
+
+
+def stream_of(run: Path, data: Path, split: str) -> Stream:
+    """:func:`eval_stream` for the model of a finished training run.
+
+    Raises:
+        DataError: ``data`` lacks a feature.
+        RunError: ``data`` has other numeric columns.
+    """
+    stream = eval_stream(data, split, Policy.load(run / POLICY_FILE))
     wanted, found = json.loads((run / RUN_FILE).read_text())["num_dense"], stream.schema.numeric
     if wanted != len(found):
         raise RunError(f"{run} was trained on {wanted} numeric columns and {data} has {len(found)}")
-    return evaluate(model.to(ranks().device), stream)[0]
+    return stream
 
 
 def labels_of(data: Path, split: str) -> Floats:

@@ -18,14 +18,16 @@ Readings of the paper that had to be chosen, and what differs:
 * Hashed tables keep all rows: a hash cannot leave one out. Their widths are searched.
 * A feature of which no row is left is dropped, unless its shared row is a vector.
 * The norm is taken over all D columns, whatever the widths of the sample.
-* A budget is not part of the method. With one, rows of the smallest ``|e_v|_1 - t_f`` go until what
-  is left could be ``LEAST_MEAN_WIDTH`` wide, and candidates above the budget lose columns.
+* A budget is not part of the method, nor is a target sparsity. With one, rows of the smallest
+  ``|e_v|_1 - t_f`` go until what is left could be ``LEAST_MEAN_WIDTH`` wide, candidates above the
+  budget lose columns, and the best one is widened in proportion until the budget is filled.
 * The best candidate is that of all generations; of equal AUC the smaller.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -38,6 +40,7 @@ from torch import nn
 from torch.nn import functional
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from seo_rec.backbones import build_backbone
 from seo_rec.batch import Batch
 from seo_rec.data.stream import Stream
 from seo_rec.embed import table_key
@@ -79,6 +82,11 @@ class OptEmbedSettings(SpaceSettings):
     Of the widths: ``generations``, ``mutations``, ``crossovers``, ``mutation_rate``, ``parents``:
     see :class:`~seo_rec.search.evolution.Evolution`.
 
+    Of the size: ``sparsity``: in place of ``params``, a budget of ``1 - sparsity`` of the floats of
+    all rows at ``max_dim`` (0: none); ``fill``: with a budget, widen what was found in proportion
+    until no further column fits; hashed tables also take the rows that are left over, unless
+    ``weights`` are asked for. Rows that were pruned do not come back.
+
     ``weights``: what the policy's training may start from: ``none``, the supernet's ``initial``
     weights, or its ``trained`` ones, with which the policy's model computes what the masked
     supernet does.
@@ -94,6 +102,8 @@ class OptEmbedSettings(SpaceSettings):
     crossovers: int = 10
     mutation_rate: float = 0.1
     parents: int = 15
+    sparsity: float = 0.0
+    fill: bool = True
     weights: str = "none"
 
     def __post_init__(self) -> None:
@@ -110,6 +120,11 @@ class OptEmbedSettings(SpaceSettings):
             raise ValueError("mutations 0 and crossovers 0; allowed: one of them above 0")
         rate = self.mutation_rate
         require(0 < rate <= 1, "mutation_rate", rate, "above 0, to 1")
+        require(0 <= self.sparsity < 1, "sparsity", self.sparsity, "0 (no target) to below 1")
+        if self.sparsity and self.params:
+            raise ValueError(
+                f"sparsity {self.sparsity} with params {self.params}; allowed: one of the two"
+            )
         require(self.weights in WEIGHTS, "weights", self.weights, ", ".join(WEIGHTS))
         for name in _UNUSED.get(self.variant, ()):
             if getattr(self, name) != type(self).__dataclass_fields__[name].default:
@@ -309,6 +324,14 @@ def _width_with_rows(s: OptEmbedSettings) -> int:
     return min(s.max_dim, LEAST_MEAN_WIDTH) if s.narrows else s.max_dim
 
 
+def with_budget(space: Space, s: OptEmbedSettings) -> OptEmbedSettings:
+    """``s`` with the budget in floats that its sparsity is: ``(1 - sparsity) rows D`` at most."""
+    if not s.sparsity:
+        return s
+    full = space.size([s.max_dim] * len(space.names))
+    return replace(s, params=max(1, full - math.ceil(s.sparsity * full)), sparsity=0.0)
+
+
 def require_budget(space: Space, s: OptEmbedSettings) -> None:
     """PolicyError unless a policy within the budget exists, whatever the training finds."""
     if not s.params:
@@ -323,7 +346,7 @@ def require_budget(space: Space, s: OptEmbedSettings) -> None:
         raise PolicyError(
             f"a budget of {s.params} parameters; a row of {width} for the unknown ids of each of "
             f"{len(space.vocabularies)} features, {hashed} hashed rows and one of an id take "
-            f"{least * width}, the smallest feasible budget; raise it"
+            f"{least * width}, the smallest feasible budget; raise it, or lower sparsity"
         )
 
 
@@ -339,6 +362,21 @@ def pruned_space(space: Space, kept: Kept) -> Space:
         if name in space.vocabularies
     }
     return replace(space, rows=tuple(int(k.sum()) for k in kept), vocabularies=vocabularies)
+
+
+def require_backbone(
+    served: Sequence[int], space: Space, s: OptEmbedSettings, m: ModelSettings
+) -> None:
+    """PolicyError unless the backbone can be built of the features that have rows left."""
+    widths, numeric = [s.max_dim] * len(served), len(space.schema.numeric)
+    try:
+        build_backbone(m.backbone, numeric, widths, m.hidden, m.dropout, m.interaction)
+    except ValueError as error:
+        raise PolicyError(
+            f"{len(served)} of {len(space.names)} features have rows above their thresholds, too "
+            f"few for the backbone {m.backbone!r} ({error}): alpha {s.alpha} or threshold_lr "
+            f"{s.threshold_lr} is too large for these data; lower them"
+        ) from error
 
 
 # ---- the widths --------------------------------------------------------------------------
@@ -433,11 +471,12 @@ def search_supernet(
     """Phases 1 and 2; the supernet computes with what was found only.
 
     Raises:
-        PolicyError: the budget cannot be met, or no row is above its threshold.
+        PolicyError: the budget cannot be met, or too few features have a row above its threshold.
     """
-    s, f = settings, fit_settings
-    _check_weights(s, model_settings)
-    space = open_space(data, s, f.seed)
+    f = fit_settings
+    _check_weights(settings, model_settings)
+    space = open_space(data, settings, f.seed)
+    s = with_budget(space, settings)
     require_budget(space, s)
     if s.prunes and not space.vocabularies:
         raise PolicyError(
@@ -457,6 +496,7 @@ def search_supernet(
             f"no row of any feature is above its threshold: alpha {s.alpha} or threshold_lr "
             f"{s.threshold_lr} is too large for these data; lower them"
         )
+    require_backbone(served, space, s, model_settings)
     state = out / STATE_FILE if out else None
     dims, val_auc, evolved = _search_widths(model, kept, served, val, f.seed, state)
     model.dims = dims
@@ -490,7 +530,13 @@ def _search_widths(
     )
     evolved = evolve(plan, lambda found: score(model, val, [of_all(c) for c in found]), state)
     best = evolved.ranked(plan)[0]
-    return of_all(best), evolved.scores[evolved.candidates.index(best)], evolved
+    found = of_all(best)
+    if s.params and s.fill:
+        left, most = pruned_space(model.space, kept), [s.max_dim] * len(kept)
+        filled = tuple(left.fill([float(d) for d in found], s.params, most))
+        if filled != found:
+            return filled, score(model, val, [filled])[0], evolved
+    return found, evolved.scores[evolved.candidates.index(best)], evolved
 
 
 def optembed(
@@ -505,15 +551,16 @@ def optembed(
     ``sparsity`` of the record is ``1 - floats / (rows D)``.
 
     Raises:
-        PolicyError: the budget cannot be met, or no row is above its threshold.
+        PolicyError: the budget cannot be met, or too few features have a row above its threshold.
         ValueError: ``weights`` of a backbone that cannot be sliced.
     """
     searched = search_supernet(data, settings, model_settings, fit_settings, out)
-    model, dims, s = searched.model, searched.dims, settings
+    model, dims, s = searched.model, searched.dims, searched.model.settings
     space, numeric = model.space, len(model.space.schema.numeric)
     left = pruned_space(space, searched.kept)
-    origin = space.origin("optembed", dims, asdict(s))
-    policy = left.policy(dims, origin=origin)
+    origin = space.origin("optembed", dims, asdict(settings))
+    room = s.params if s.fill and s.weights == "none" else 0
+    policy = left.policy(dims, room, origin)
     weights: dict[str, torch.Tensor] = {}
     if s.weights == "trained" and _loses_dense_vectors(dims, numeric, model_settings, s.max_dim):
         log.warning(

@@ -189,9 +189,16 @@ class Attention(nn.Module):
             return (self.chunk_dim,) * self.projection.shape[1]
         return policy.widths
 
+    def scales(self) -> torch.Tensor | None:
+        """What each chunk is multiplied by, (F C), unless a projection follows: then None."""
+        return self._scales() if self.projection is None else None
+
+    def _scales(self) -> torch.Tensor:
+        return self.alpha().view(-1) * self.scale
+
     def forward(self, lookups_BE: torch.Tensor) -> torch.Tensor:
         chunks = lookups_BE.view(lookups_BE.shape[0], -1, self.chunk_dim)
-        weights = self.alpha().view(-1) * self.scale
+        weights = self._scales()
         if self.projection is None:
             return (chunks * weights[:, None]).flatten(1)
         mixed = torch.einsum("bkd,km->bmd", chunks, self.projection * weights[:, None])

@@ -81,5 +81,6 @@ def blocks(
     if list(features) != sorted(features):
         raise ValueError(f"features {list(features)} must rise: the blocks of one stand together")
     rows = [features, seeds, counts, starts, strides, widths, columns[:-1]]
-    table = torch.tensor([list(row) for row in rows], dtype=torch.int64).view(7, len(features))
+    numbers = [list(row) for row in rows]
+    table = torch.tensor(numbers, dtype=torch.int64, device="cpu").view(7, len(features))
     return Blocks(table, num_features, columns[-1], max(widths, default=0))
