@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    backbones,
     combined,
     dimgrow,
     everything_table,
@@ -30,6 +31,7 @@ RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 METHODS = Path(__file__).parent.parent / "docs" / "methods.md"
 SEARCHES = METHODS.with_name("searches.md")
+BACKBONES = METHODS.with_name("backbones.md")
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- results: written by benchmarks.tables -->", "<!-- end of results -->"
 MEASURED = "<!-- measured: python -m benchmarks.tables -->", "<!-- end of measured -->"
@@ -265,6 +267,7 @@ def main() -> None:
         (SEARCHES, "optembed", optembed.page_lines()),
         (SEARCHES, "combined", combined.page_lines()),
         (METHODS, "mlet", mlet.page_lines()),
+        (BACKBONES, "backbones", backbones.page_lines()),
     ):
         begin = f"<!-- measured {name}: python -m benchmarks.tables -->"
         replace_section(page, begin, f"<!-- end of measured {name} -->", lines)
