@@ -15,13 +15,13 @@ What is published to hold it against (AUC):
     BARS, two other data sets               a backbone's distance to the plain DNN, ``GAINS``
 
 A backbone of BARS is in the range if it reaches 0.8872 with collisionless tables, and if its
-distance to the MLP of the same tables lies between the least and the largest of ``GAINS``, or off by
-no more than ``SLACK``. One that is not there is in the range if its AUC with collisionless tables is
-between the least and the largest published for these data. The distances are those of finished
-trainings: with few ``--epochs`` backbones that learn faster than the MLP are far above it.
-Backbones that are alone there (a factorization machine, a cross network, attention, without deep
-layers) have ranges of their own. Runs go to ``--out`` and are found again there, also unfinished
-ones; ``--record`` adds the lines that the record does not have yet.
+distance to the MLP of the same tables lies between the least and the largest of ``GAINS``, or off
+by no more than ``SLACK``. One that is not there is in the range if its AUC with collisionless
+tables is between the least and the largest published for these data. The distances are those of
+finished trainings: with few ``--epochs`` backbones that learn faster than the MLP are far above
+it. Backbones that are alone there (a factorization machine, a cross network, attention, without
+deep layers) have ranges of their own. Runs go to ``--out`` and are found again there, also
+unfinished ones; ``--record`` adds the lines that the record does not have yet.
 """
 
 from __future__ import annotations
