@@ -379,6 +379,20 @@ def test_the_best_epoch_can_be_the_answer(tiny: Path) -> None:
         assert torch.equal(best.weights[name], tensor)
 
 
+def test_weights_are_left_only_where_they_fit(tiny: Path) -> None:
+    """Hashed tables take the rows that a budget leaves over; the search's rows are not theirs."""
+    hashed = replace(SETTINGS, max_dim=1, address="hash", hash_rows=7)
+    alike = dimgrow(tiny, hashed, SMALL, FIT)
+    longer = dimgrow(tiny, replace(hashed, params=60), SMALL, FIT)
+    assert alike.policy.dropped == longer.policy.dropped
+    assert alike.policy.num_params < longer.policy.num_params == 60
+    for found in (alike, longer):
+        model = build_model(found.policy, len(read_schema(tiny).numeric), SMALL, 0)
+        if found.weights:
+            model.load_state_dict(found.weights)
+    assert alike.weights and not longer.weights
+
+
 def test_memory_is_that_of_the_columns(tiny: Path) -> None:
     """Parameter, gradient and two moments of four bytes each, and Adam's count of steps.
 

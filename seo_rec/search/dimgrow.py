@@ -555,6 +555,7 @@ def dimgrow(
     weights = run.best_weights
     if settings.gates_of == "last":
         weights = found_weights(model, run.kept_columns())
+    as_grown = dims == kept and policy.num_params == space.size(dims)  # no wider, no longer tables
     columns = [d.values_V for own in model.columns for d in own]  # type: ignore[attr-defined]
     return Found(
         policy,
@@ -562,7 +563,7 @@ def dimgrow(
         time.perf_counter() - run.started,
         embedding_bytes(columns, [run.optimizers["rows"]]),
         record,
-        weights if dims == kept else {},
+        weights if as_grown else {},
     )
 
 
