@@ -56,6 +56,7 @@ from benchmarks.workload import (
 )
 from seo_rec.plan import rates_of
 from seo_rec.policy import Policy
+from seo_rec.process import run_and_leave
 from seo_rec.recipes.training import topology_here
 from seo_rec.schema import Schema, read_schema
 from seo_rec.train import Ranks, launched
@@ -354,4 +355,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_leave(lambda: sys.exit(main()))

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from seo_rec.cli.frontier import frontier
 from seo_rec.cli.jobs import FURTHER_OPTIONS, job_applier, job_search
 from seo_rec.cli.plan import plan
 from seo_rec.cli.prepare import app as prepare_app
+from seo_rec.process import run_and_leave
 from seo_rec.stack import StackError
 
 if TYPE_CHECKING:
@@ -526,12 +528,17 @@ def quiet_libraries() -> None:
 
 
 def main() -> None:
-    """Run the command line; a user's mistake gives one message and exit status 2."""
+    """Run the command line, in one process or as one of a launch."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        _told(app)
+    else:
+        run_and_leave(lambda: _told(_launched))
+
+
+def _told(command: Callable[[], None]) -> None:
+    """Run a command; a user's mistake gives one message and exit status 2."""
     try:
-        if os.environ.get("WORLD_SIZE", "1") == "1":
-            app()
-        else:
-            _launched()
+        command()
     except StackError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
