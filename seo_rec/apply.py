@@ -13,18 +13,28 @@ from seo_rec.policy import Feature, Lookup, Policy, PolicyError, Table, split_ro
 
 
 def exact(policy: Policy, params: int) -> Policy:
-    """Keep the searched slots and seeds; rescale the rows to the budget.
+    """Keep the searched slots and seeds; rescale the rows of hashed tables to the budget.
 
     Args:
         policy: each feature's chosen chunks.
-        params: everything that is stored; projections, codes and flat arrays stay what they are.
+        params: everything that is stored. Tables that are not read by hash have the rows that
+            their ids need, and keep them; projections, codes and flat arrays stay what they are.
 
     Raises:
-        PolicyError: the budget is below one row of every table.
+        PolicyError: the budget is below one row of every hashed table and all that stays.
     """
     origin = {"apply": "exact", "params": params, "of": dict(policy.provenance)}
-    besides = policy.num_params - sum(t.num_rows * t.dim for t in policy.tables)
-    tables = _fit_rows(policy.tables, params - besides)
+    stay = {k.table for f in policy.features for k in f.all_lookups if k.address != "hash"}
+    hashed = tuple(t for t in policy.tables if t.name not in stay)
+    besides = policy.num_params - sum(t.num_rows * t.dim for t in hashed)
+    smallest = besides + sum(t.dim for t in hashed)
+    if params < smallest:
+        raise PolicyError(
+            f"a budget of {params} parameters; {besides} of this policy cannot shrink (rows by id, "
+            f"codes, flat arrays, projections), the smallest feasible budget is {smallest}"
+        )
+    fitted = {t.name: t for t in _fit_rows(hashed, params - besides)} if hashed else {}
+    tables = tuple(fitted.get(t.name, t) for t in policy.tables)
     return replace(policy, tables=tables, provenance=origin)
 
 

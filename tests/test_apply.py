@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
@@ -256,8 +259,28 @@ def test_exact_keeps_what_is_no_table():
     applied = apply.exact(policy, 1000)
     assert applied.features == policy.features
     assert 998 < applied.num_params <= 1000
-    with pytest.raises(PolicyError, match="smallest feasible budget is 5"):
-        apply.exact(policy, 20 + 3 + 4)
+    with pytest.raises(PolicyError, match=r"23 of this policy cannot shrink.* budget is 28"):
+        apply.exact(policy, 27)
+
+
+def test_exact_keeps_rows_that_ids_need():
+    """Only hashed tables take the budget; a policy without any is what it is."""
+    three = Table("by-id", 3, 4)
+    of_ids = Feature("only", (Lookup("by-id", "id"),))
+    ids = {"only": np.array([5, 9])}
+    alone = Policy((three,), (of_ids,), vocabularies=ids)
+    for params in (12, 100):
+        assert apply.exact(alone, params) == alone
+    with pytest.raises(PolicyError, match=r"12 of this policy cannot shrink.* budget is 12"):
+        apply.exact(alone, 11)
+    both = Policy(
+        (three, Table("shared", 2, 2)),
+        (replace(of_ids, lookups=(*of_ids.lookups, Lookup("shared", "hash"))),),
+        vocabularies=ids,
+    )
+    applied = apply.exact(both, 101)
+    assert [t.num_rows for t in applied.tables] == [3, (101 - 12) // 2]
+    assert applied.features == both.features
 
 
 @pytest.mark.parametrize(

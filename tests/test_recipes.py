@@ -21,7 +21,16 @@ from seo_rec.data.synthetic import synthetic
 from seo_rec.metrics import Metrics, auc_gain, binary_metrics
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Feature, Lookup, Policy, Table
-from seo_rec.recipes import Comparison, Run, RunError, RunOff, comparing, searching, training
+from seo_rec.recipes import (
+    Comparison,
+    Run,
+    RunError,
+    RunOff,
+    comparing,
+    searching,
+    training,
+    trivial,
+)
 from seo_rec.schema import DataError, read_schema
 from seo_rec.search.seo import SeoSettings
 from seo_rec.train import FitSettings
@@ -30,6 +39,7 @@ SMALL = ModelSettings(hidden=(8,))
 FIT = FitSettings(epochs=2, batch_size=200, row_lr=0.02, dense_lr=0.02)
 SEO = SeoSettings(budget_rows=100, logit_lr=0.05)
 OFF = RunOff(epochs=1, chunk_dims=(8,), trivial_lookups=(2, 4))
+AND = "trivial-mixed-dimension-and-2x8"
 
 
 def policy_of(data: Path, params: int = 1600) -> Policy:
@@ -252,6 +262,64 @@ def test_a_run_off_scores_its_candidates(tiny: Path, tmp_path: Path) -> None:
     assert policy.provenance["winner"] == winner
     saved = Policy.load(tmp_path / "s/candidates" / f"{winner}.json")
     assert saved == policy == Policy.load(tmp_path / "s/policy.json")
+
+
+def test_candidates_by_id_have_a_row_per_id_and_stay_below_the_budget(tiny: Path) -> None:
+    """Wherever they fit: exactly where all tables have room for two columns."""
+    schema = read_schema(tiny)
+    rows = {c.name: (c.vocab_size or 0) + 1 for c in schema.features}
+    fits = 2 * sum(rows.values())
+    for params, names in (
+        (fits - 1, set()),
+        (fits, {"trivial-no-search", "trivial-mixed-dimension"}),
+        (2 * fits - 1, {"trivial-no-search", "trivial-mixed-dimension"}),
+        (2 * fits, {"trivial-no-search", "trivial-mixed-dimension", AND}),
+        (9 * fits, {"trivial-no-search", "trivial-mixed-dimension", AND}),
+    ):
+        settings = replace(SEO, budget_rows=params, dim=1, chunk_dim=1, search_dim=32)
+        found = trivial.by_id(tiny, settings, seed=0) | trivial.both(tiny, settings, seed=0)
+        assert {n.replace("1x1", "2x8") for n in found} == names
+        for policy in found.values():
+            assert policy.num_params <= params
+            own = {k.table: f.name for f in policy.features for k in f.lookups if k.address == "id"}
+            assert {name: policy.table(t).num_rows for t, name in own.items()} == rows
+            widest = max(policy.table(t).dim for t in own)
+            assert widest <= settings.search_dim
+            assert set(policy.vocabularies) == set(rows)
+
+
+def test_own_and_shared_tables_stand_side_by_side(tiny: Path) -> None:
+    """The mixed dimension of half the budget, then the chunks of what is left, seeds and all."""
+    settings = replace(SEO, budget_rows=400)
+    schema, both = read_schema(tiny), trivial.both(tiny, settings, seed=3)[AND]
+    own = [t for t in both.tables if t.name.startswith("own ")]
+    left = settings.params - sum(t.num_rows * t.dim for t in own)
+    assert settings.params / 2 <= left < settings.params / 2 + max(t.num_rows for t in own)
+    shared = methods.multi_size(schema, left, 16, lookups=2, seed=3)
+    assert both.tables == (*own, *shared.tables)
+    for feature, of in zip(both.features, shared.features, strict=True):
+        first, *rest = feature.lookups
+        assert (first.table, first.address) == (f"own {feature.name}", "id")
+        assert tuple(rest) == of.lookups
+
+
+def test_a_run_off_may_be_told_to_hash_all(tiny: Path, tmp_path: Path) -> None:
+    settings, scores = replace(SEO, budget_rows=400), []
+    for by_id in (True, False):
+        rules = replace(OFF, by_id=by_id)
+        out = tmp_path / str(by_id)
+        recipes.search(tiny, out, settings, SMALL, replace(FIT, epochs=1), rules)
+        scores.append(json.loads((out / "search.json").read_text())["run_off"])
+    assert set(scores[0]) - set(scores[1]) == {
+        "trivial-no-search",
+        "trivial-mixed-dimension",
+        AND,
+        "seo-8-by-id",
+    }
+    for found, first in zip(scores, (AND, "trivial-2x8"), strict=True):
+        assert {s["against"] for n, s in found.items() if n.startswith("trivial")} == {first}
+    policies = [Policy.load(p) for p in (tmp_path / "False/candidates").glob("*.json")]
+    assert {k.address for p in policies for f in p.features for k in f.lookups} == {"hash"}
 
 
 AGAIN = 7919  # what a run-off adds to the seed of the second training

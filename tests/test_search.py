@@ -26,6 +26,7 @@ from seo_rec.search.seo import (
     Attention,
     LogitStep,
     SeoSettings,
+    by_id,
     gate_optimizers,
     make_gate,
     search_space,
@@ -417,3 +418,29 @@ def test_planted_structure_is_found(tmp_path: Path) -> None:
     assert sum(c["strong"] > c["noise"] for c in found) >= 9
     assert sum(c["strong"] > 2 * c["noise"] for c in found) >= 9
     assert sum(c["weak"] > c["noise"] for c in found) >= 9
+
+
+# ---- widths by attention -------------------------------------------------------------------
+
+
+def test_the_attention_as_widths(tiny: Path) -> None:
+    """More attention never means fewer columns; the budget is kept, and nothing fits any more."""
+    settings = replace(SEO, budget_rows=400)
+    schema = read_schema(tiny)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        alpha = torch.softmax(2 * torch.randn(len(schema.features), 4).flatten(), 0)
+        alpha = alpha.view(len(schema.features), 4)
+        policy = by_id(tiny, alpha, settings, seed)
+        dims = {t.name: t.dim for t in policy.tables}
+        rows = {c.name: (c.vocab_size or 0) + 1 for c in schema.features}
+        assert {t.name: t.num_rows for t in policy.tables} == rows
+        assert all(1 <= d <= settings.search_dim for d in dims.values())
+        left = settings.params - policy.num_params
+        assert left >= 0
+        assert all(rows[n] > left for n, d in dims.items() if d < settings.search_dim)
+        weight = dict(zip(rows, alpha.sum(1).tolist(), strict=True))
+        for one in rows:
+            for other in rows:
+                if weight[one] > weight[other] and rows[one] <= rows[other]:
+                    assert dims[one] >= dims[other]

@@ -62,6 +62,7 @@ SEO_OPTIONS = frozenset(
         "logit_lr",
         "run_off",
         "run_off_epochs",
+        "by_id",
     }
 )
 EXIT_PREEMPTED = 143  # 128 + SIGTERM, as a shell reports a process ended by that signal
@@ -114,6 +115,7 @@ def search(
         bool, typer.Option(help="Choose among candidates on validation rows; else the top chunks.")
     ] = True,
     run_off_epochs: opt.RunOffEpochs = 20,
+    by_id: opt.ById = True,
     backbone: opt.Backbone = "mlp",
     interaction: opt.InteractionText = "",
     hidden: opt.Hidden = "256,128",
@@ -160,7 +162,7 @@ def search(
         raise ValueError(f"--set {set_[0]!r} with --method seo; its settings are options")
     _refuse_idle_warmup(context, search_split)
     if not run_off:
-        opt.refuse_ignored(context, ["run_off_epochs"], "--no-run-off", "--run-off")
+        opt.refuse_ignored(context, ["run_off_epochs", "by_id"], "--no-run-off", "--run-off")
     if budget_of:
         budget_rows = opt.budget_rows_of(budget_of, dim, context, "budget_rows")
     policy = recipes.search(
@@ -185,7 +187,7 @@ def search(
         ),
         model_settings,
         fit_settings,
-        recipes.RunOff(epochs=run_off_epochs) if run_off else None,
+        recipes.RunOff(epochs=run_off_epochs, by_id=by_id) if run_off else None,
         resume=resume,
     )
     _say_searched(out, policy.provenance["winner"], policy)
@@ -386,6 +388,7 @@ def compare(
     warmup_epochs: opt.WarmupEpochs = 1,
     logit_lr: opt.LogitLr = 5e-3,
     run_off_epochs: opt.RunOffEpochs = 20,
+    by_id: opt.ById = True,
     backbone: opt.Backbone = "mlp",
     interaction: opt.InteractionText = "",
     hidden: opt.Hidden = "256,128",
@@ -451,7 +454,7 @@ def comparison_of(context: typer.Context, budget_rows: int) -> Comparison:
         seeds=given.seeds,
         first_seed=given.first_seed,
         model=opt.model_settings(given.backbone, given.interaction, given.hidden, given.dropout),
-        run_off=recipes.RunOff(epochs=given.run_off_epochs),
+        run_off=recipes.RunOff(epochs=given.run_off_epochs, by_id=given.by_id),
         fit=opt.fit_settings(
             given.epochs,
             given.patience,
@@ -472,9 +475,9 @@ def _say_idle_options(context: typer.Context, methods: tuple[str, ...]) -> None:
     """Name the options that none of ``methods`` reads: methods asked for later may read them."""
     read = {"dim"} | ({"chunk_dim"} if "multi-size" in methods else set())
     if any(name.startswith("seo") for name in methods):
-        read |= SEO_OPTIONS - {"run_off_epochs"}
+        read |= SEO_OPTIONS - {"run_off_epochs", "by_id"}
     if "seo" in methods:
-        read.add("run_off_epochs")
+        read |= {"run_off_epochs", "by_id"}
     if idle := opt.given(context, SEO_OPTIONS - read):
         typer.echo(f"note: none of {', '.join(methods)} reads {', '.join(idle)}", err=True)
 

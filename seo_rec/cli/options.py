@@ -105,6 +105,10 @@ AttentionScale = Annotated[
 WarmupEpochs = Annotated[int, typer.Option(help="Epochs before held-out steps begin.")]
 LogitLr = Annotated[float, typer.Option(help="Learning rate of the logits.")]
 RunOffEpochs = Annotated[int, typer.Option(help="Epochs of a candidate in the run-off at most.")]
+ById = Annotated[
+    bool,
+    typer.Option(help="Candidates of the run-off with a row per training id, where that fits."),
+]
 DownProjection = Annotated[
     bool, typer.Option("--use-down-projection", help="Project the pool of chunks to M vectors.")
 ]

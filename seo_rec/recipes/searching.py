@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from seo_rec import apply, methods
+from seo_rec import apply
 from seo_rec.data.stream import Stream
 from seo_rec.environment import stamp
 from seo_rec.files import write_bytes, write_json
 from seo_rec.metrics import auc_gain
 from seo_rec.model import ModelSettings, build_model
 from seo_rec.policy import Policy
+from seo_rec.recipes import trivial
 from seo_rec.recipes.folders import (
     POLICY_FILE,
     RESULT_FILE,
@@ -43,6 +44,7 @@ from seo_rec.search import seo
 from seo_rec.train import FitSettings, evaluate, fit, ranks
 
 log = logging.getLogger(__name__)
+RULE = 3  # of a run-off's candidates and winner; a change of it is another search
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,16 @@ class RunOff:
     must beat the policy it would replace by so many standard errors of the paired difference of
     AUC, because the best of many candidates is partly the luckiest; ``chunk_dims``: widths of
     chunks to search besides the settings' own; ``trivial_lookups``: the trivial policies besides
-    the one of ``dim / chunk_dim`` lookups per feature, which is the first to beat.
+    the one of ``dim / chunk_dim`` lookups per feature; ``by_id``: whether narrow tables with a row
+    per training id are tried, where they fit. The first to beat is a policy of both kinds
+    (:func:`seo_rec.recipes.trivial.both`) where it fits, else ``dim / chunk_dim`` lookups.
     """
 
     epochs: int = 20
     standard_errors: float = 2.0
     chunk_dims: tuple[int, ...] = (8, 4)
     trivial_lookups: tuple[int, ...] = (2, 4, 8)
+    by_id: bool = True
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.standard_errors < 0:
@@ -179,8 +184,11 @@ def candidates(
     out: Path,
 ) -> tuple[dict[str, Policy], dict[int, Searched]]:
     """The policies of the run-off: trivial ones, and those selected from searches."""
-    schema = read_schema(data)
-    policies = _trivial(schema, settings, run_off, fit_settings.seed)
+    schema, seed = read_schema(data), fit_settings.seed
+    policies = trivial.by_chunks(schema, settings, run_off.trivial_lookups, seed)
+    if run_off.by_id:
+        first = trivial.both(data, settings, seed)
+        policies = {**first, **policies, **trivial.by_id(data, settings, seed)}
     searches: dict[int, Searched] = {}
     for width in _widths(settings, run_off):
         of_width = replace(settings, chunk_dim=width, total_chunks=None)
@@ -191,19 +199,9 @@ def candidates(
             chosen = seo.select(found.space, found.alpha, total, least)
             for name, strategy in apply.STRATEGIES.items():
                 policies[f"seo-{width}-min{least}-{name}"] = strategy(chosen, settings.params)
+        if run_off.by_id and trivial.fits_by_id(schema, settings.params):
+            policies[f"seo-{width}-by-id"] = seo.by_id(data, found.alpha, of_width, seed)
     return policies, searches
-
-
-def _trivial(
-    schema: Schema, settings: seo.SeoSettings, run_off: RunOff, seed: int
-) -> dict[str, Policy]:
-    return {
-        f"trivial-{k}x{settings.dim // k}": methods.multi_size(
-            schema, settings.params, settings.dim, lookups=k, seed=seed
-        )
-        for k in dict.fromkeys((settings.dim // settings.chunk_dim, *run_off.trivial_lookups))
-        if settings.dim % k == 0
-    }
 
 
 def search(
@@ -237,7 +235,7 @@ def search(
         "seo": asdict(settings),
         "model": model_settings.as_json(),
         "fit": asdict(fit_settings),
-        "run_off": asdict(run_off) if run_off else None,
+        "run_off": {**asdict(run_off), "rule": RULE} if run_off else None,
     }
     here = ranks()
 
@@ -323,7 +321,7 @@ def check_space(
     for width in widths:
         seo.search_space(schema, replace(settings, chunk_dim=width, total_chunks=None), seed)
     if run_off is not None:
-        _trivial(schema, settings, run_off, seed)
+        trivial.by_chunks(schema, settings, run_off.trivial_lookups, seed)
 
 
 def _widths(settings: seo.SeoSettings, run_off: RunOff) -> list[int]:

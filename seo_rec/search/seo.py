@@ -29,6 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ from seo_rec.data.stream import Stream
 from seo_rec.methods import lookup_seed, provenance
 from seo_rec.policy import Feature, Lookup, Policy, PolicyError, Table, split_rows
 from seo_rec.schema import Schema
+from seo_rec.search.space import SpaceSettings, open_space
 from seo_rec.train.ranks import ranks
 from seo_rec.train.state import State
 from seo_rec.train.steps import ready
@@ -355,3 +357,24 @@ def select(space: Policy, alpha: torch.Tensor, total: int, min_chunks: int = 0) 
         dropped=space.dropped + tuple(f.name for f in space.features if f.name not in served),
         provenance={**space.provenance, "total_chunks": total, "min_chunks": min_chunks},
     )
+
+
+def by_id(data: Path, alpha: torch.Tensor, settings: SeoSettings, seed: int = 0) -> Policy:
+    """The attention as widths: a table per feature with a row for every training id.
+
+    Feature f gets ``d_f = floor(lambda * sum_i alpha_{f,i})`` columns, 1 to ``search_dim``, for the
+    largest lambda that fits the budget, and then what is left over (:meth:`Space.fill
+    <seo_rec.search.space.Space.fill>`). Rows of chunks cost all features the same; these cost what
+    the feature's vocabulary makes them cost.
+
+    Args:
+        data: prepared data set.
+        alpha: attention, (F, C).
+
+    Raises:
+        PolicyError: one column of every feature does not fit.
+    """
+    space = open_space(data, SpaceSettings(settings.params, settings.search_dim, "id"), seed)
+    weights = alpha.sum(1).tolist()
+    dims = space.fill(weights, settings.params, [settings.search_dim] * len(weights))
+    return space.policy(dims, origin=space.origin("seo-by-id", dims, asdict(settings)))
