@@ -10,10 +10,11 @@ What is stored to serve is the same, sum over features of (ids + 1) d floats.
 
 ``tune`` chooses one learning rate and L2 for each way of training, and for MLET the standard
 deviation too, by the best VALIDATION AUC of the MLP at d = 8 (k = 32), seed 0. All backbones and
-widths share them. ``auc`` trains every cell with these; it refuses to start before ``tune`` is
-recorded. Each model is the one of its best validation epoch; test rows are read once. Settings
-differ from the paper's: Adam, batch 4,096, up to ``EPOCHS`` epochs, L2 on the rows (with MLET those
-of W1), no mean of weights. Its own are one epoch of SGD or Adagrad.
+widths share them; AutoInt has one layer of attention. ``auc`` trains every cell with these; it
+refuses to start before ``tune`` is recorded. Each model is the one of its best validation epoch;
+test rows are read once. Settings differ from the paper's: Adam, batch 4,096, up to ``EPOCHS``
+epochs, L2 on the rows (with MLET those of W1), no mean of weights. Its own are one epoch of SGD or
+Adagrad.
 
 ``show`` prints, for every data set, what was recorded with the choice that ``tune`` makes now, over
 the seeds that all cells of a backbone have: AUC by d and k; at the k with the best validation AUC
@@ -41,7 +42,7 @@ import torch
 
 from benchmarks.environment import append_jsonl
 from seo_rec import recipes
-from seo_rec.backbones import BACKBONES
+from seo_rec.backbones import BACKBONES, AutoIntSettings
 from seo_rec.cli.main import quiet_libraries
 from seo_rec.methods import Mlet
 from seo_rec.model import ModelSettings
@@ -55,6 +56,7 @@ TUNED_AT = ("mlp", 8, 32)  # backbone, d, k
 EPOCHS, PATIENCE = 10, 2
 HIDDEN = (64, 32)
 SHARE = 0.1
+SMALL = {"autoint": AutoIntSettings(layers=1)}  # three layers take ten times as long
 
 Line = Mapping[str, Any]
 
@@ -98,7 +100,8 @@ class Cell:
     @property
     def model(self) -> ModelSettings:
         mlet = Mlet(self.k, self.choice.std) if self.k else None
-        return ModelSettings(self.backbone, hidden=HIDDEN, mlet=mlet)
+        interaction = SMALL.get(self.backbone)
+        return ModelSettings(self.backbone, hidden=HIDDEN, interaction=interaction, mlet=mlet)
 
     @property
     def fit(self) -> FitSettings:

@@ -142,7 +142,7 @@ def test_what_is_resumed_is_what_was_not_interrupted(
 
 def test_auto_is_id_where_the_budget_has_room(tiny: Path) -> None:
     total = sum(open_space(tiny, NoSearchSettings(), 0).rows)
-    for params, hashed in ((0, False), (4 * total, False), (4 * total - 1, True)):
+    for params, hashed in ((0, False), (2 * total, False), (2 * total - 1, True)):
         space = open_space(tiny, NoSearchSettings(params=params), 0)
         assert (len(space.vocabularies) < len(space.rows)) == hashed
 
@@ -399,7 +399,7 @@ def test_a_comparison_searches_at_its_budget(tiny: Path, tmp_path: Path) -> None
     comparison = recipes.Comparison(
         data=(tiny,),
         methods=("no-search", "mixed-dimension", "sseds", "monolithic"),
-        settings=SeoSettings(budget_rows=100, dim=8, chunk_dim=4, search_dim=16),
+        settings=SeoSettings(budget_rows=60, dim=8, chunk_dim=4, search_dim=16),
         seeds=1,
         model=SMALL,
         fit=replace(FIT, epochs=1),
@@ -407,7 +407,7 @@ def test_a_comparison_searches_at_its_budget(tiny: Path, tmp_path: Path) -> None
     )
     runs = recipes.compare(comparison, tmp_path / "c")
     assert [r.method for r in runs] == list(comparison.methods)
-    assert all(r.budget == 800 and 780 < r.embedding_params <= 800 for r in runs)
+    assert all(r.budget == 480 and 460 < r.embedding_params <= 480 for r in runs)
     assert runs[2].search_seconds > 0
     assert recipes.compare(comparison, tmp_path / "c") == runs
     wrong = replace(comparison, searches={"sseds": SsedsSettings(params=800)})
@@ -421,8 +421,8 @@ def test_a_comparison_searches_at_its_budget(tiny: Path, tmp_path: Path) -> None
 
 def test_untrained_searches_are_methods(tiny: Path) -> None:
     for name in ("mixed-dimension", "no-search"):
-        policy = recipes.method_policy(name, tiny, 800, 8, 4, 0)
-        assert 780 < policy.num_params <= 800
+        policy = recipes.method_policy(name, tiny, 480, 8, 4, 0)
+        assert 460 < policy.num_params <= 480
     with pytest.raises(ValueError, match="needs a search; run `seo-rec search --method dimgrow`"):
         recipes.method_policy("dimgrow", tiny, 800, 8, 4, 0)
 

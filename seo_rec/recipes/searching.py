@@ -41,6 +41,7 @@ from seo_rec.recipes.training import (
 )
 from seo_rec.schema import Schema, read_schema
 from seo_rec.search import seo
+from seo_rec.search.space import fits_by_id
 from seo_rec.train import FitSettings, evaluate, fit, ranks
 
 log = logging.getLogger(__name__)
@@ -199,7 +200,7 @@ def candidates(
             chosen = seo.select(found.space, found.alpha, total, least)
             for name, strategy in apply.STRATEGIES.items():
                 policies[f"seo-{width}-min{least}-{name}"] = strategy(chosen, settings.params)
-        if run_off.by_id and trivial.fits_by_id(schema, settings.params):
+        if run_off.by_id and fits_by_id(schema, settings.params):
             policies[f"seo-{width}-by-id"] = seo.by_id(data, found.alpha, of_width, seed)
     return policies, searches
 

@@ -13,10 +13,10 @@ from seo_rec.policy import Feature, Policy
 from seo_rec.schema import Schema, read_schema
 from seo_rec.search import SEARCHES
 from seo_rec.search.seo import SeoSettings
+from seo_rec.search.space import fits_by_id
 from seo_rec.train import FitSettings
 
 MIXED = "mixed-dimension"
-LEAST_COLUMNS = 2  # of every table, or rows by id are not tried
 
 
 def by_chunks(
@@ -42,7 +42,8 @@ def by_id(data: Path, settings: SeoSettings, seed: int) -> dict[str, Policy]:
     """Every feature has a table of its own, with a row for every training id; by name.
 
     One of equal widths, and one of widths by popularity (mixed dimension), up to the widest that
-    SEO can give a feature, ``search_dim``. None where they do not fit (:func:`fits_by_id`).
+    SEO can give a feature, ``search_dim``. None where they do not fit
+    (:func:`seo_rec.search.space.fits_by_id`).
     """
     if not fits_by_id(read_schema(data), settings.params):
         return {}
@@ -56,7 +57,7 @@ def both(data: Path, settings: SeoSettings, seed: int) -> dict[str, Policy]:
     """Half the budget by id (mixed dimension), the rest in ``dim / chunk_dim`` shared tables.
 
     What a feature has of its own cannot collide, and what it shares makes it wider. None where
-    half the budget is too little (:func:`fits_by_id`).
+    half the budget is too little (:func:`seo_rec.search.space.fits_by_id`).
     """
     schema, half = read_schema(data), settings.params // 2
     if not fits_by_id(schema, half):
@@ -67,12 +68,6 @@ def both(data: Path, settings: SeoSettings, seed: int) -> dict[str, Policy]:
     name = f"{MIXED}-and-{k}x{settings.chunk_dim}"
     origin = methods.provenance(schema, name, params=settings.params, dim=settings.dim, seed=seed)
     return {f"trivial-{name}": _side_by_side(own, shared, origin)}
-
-
-def fits_by_id(schema: Schema, params: int) -> bool:
-    """Whether a row per training id leaves ``LEAST_COLUMNS`` columns to every table."""
-    rows = sum((c.vocab_size or 0) + 1 for c in schema.features)
-    return LEAST_COLUMNS * rows <= params
 
 
 def _widths(method: str, data: Path, params: int, settings: SeoSettings, seed: int) -> Policy:

@@ -19,7 +19,7 @@ Readings of the paper that had to be chosen, and what differs:
 * A feature of which no row is left is dropped, unless its shared row is a vector.
 * The norm is taken over all D columns, whatever the widths of the sample.
 * A budget is not part of the method, nor is a target sparsity. With one, rows of the smallest
-  ``|e_v|_1 - t_f`` go until what is left could be ``LEAST_MEAN_WIDTH`` wide, candidates above the
+  ``|e_v|_1 - t_f`` go until what is left could be ``KEPT_WIDTH`` wide, candidates above the
   budget lose columns, and the best one is widened in proportion until the budget is filled.
 * The best candidate is that of all generations; of equal AUC the smaller.
 """
@@ -51,7 +51,6 @@ from seo_rec.search.evolution import Candidate, Evolution, Evolved, evolve
 from seo_rec.search.found import Found, embedding_bytes
 from seo_rec.search.slicing import EXACT, SLICED, backbone_columns
 from seo_rec.search.space import (
-    LEAST_MEAN_WIDTH,
     Space,
     SpaceSettings,
     open_space,
@@ -67,6 +66,7 @@ VARIANTS = ("full", "rows", "dims")
 PRUNED = ("zero", "shared")
 WEIGHTS = ("none", "initial", "trained")
 STATE_FILE = "evolution.json"
+KEPT_WIDTH = 4  # columns that a budget leaves to the mean feature when it takes rows away
 
 Kept = list[npt.NDArray[np.bool_]]
 
@@ -321,7 +321,7 @@ def kept_rows(model: Supernet) -> Kept:
 
 def _width_with_rows(s: OptEmbedSettings) -> int:
     """The mean width that the rows which are kept must leave room for."""
-    return min(s.max_dim, LEAST_MEAN_WIDTH) if s.narrows else s.max_dim
+    return min(s.max_dim, KEPT_WIDTH) if s.narrows else s.max_dim
 
 
 def with_budget(space: Space, s: OptEmbedSettings) -> OptEmbedSettings:

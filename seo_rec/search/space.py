@@ -20,7 +20,7 @@ from seo_rec.schema import Schema, read_schema
 from seo_rec.train import FitSettings
 
 ADDRESSES = ("auto", "id", "hash")
-LEAST_MEAN_WIDTH = 4  # "auto" hashes if rows for all ids leave less than this to the mean width
+LEAST_MEAN_WIDTH = 2  # "auto" hashes if rows for all ids leave less than this to the mean width
 EVAL_BATCH = 8192
 
 
@@ -31,7 +31,7 @@ class SpaceSettings:
     ``params``: exact budget in floats (0: none); ``max_dim``: the widest table;
     ``address``: ``id`` gives every training id of a feature a row, ``hash`` gives features of more
     than ``hash_rows`` ids so many rows and the others a row per id, ``auto`` is ``id`` where the
-    budget (if there is one) then leaves a mean width of 4 or more;
+    budget (if there is one) then leaves a mean width of 2 or more;
     ``hash_rows``: 0 takes as many as fill the budget at a mean width of ``max_dim / 2``.
     """
 
@@ -186,6 +186,12 @@ class Space:
         return {**provenance(self.schema, method, seed=self.seed, **settings), "dims": widths}
 
 
+def fits_by_id(schema: Schema, params: int) -> bool:
+    """Whether a row per training id leaves a mean width of ``LEAST_MEAN_WIDTH`` to the tables."""
+    rows = sum((c.vocab_size or 0) + 1 for c in schema.features)
+    return LEAST_MEAN_WIDTH * rows <= params
+
+
 def open_space(
     data: Path, settings: SpaceSettings, seed: int, mean_dim: float | None = None
 ) -> Space:
@@ -202,7 +208,7 @@ def open_space(
     exact = [(c.vocab_size or 0) + 1 for c in schema.features]
     address = settings.address
     if address == "auto":
-        fits = not settings.params or LEAST_MEAN_WIDTH * sum(exact) <= settings.params
+        fits = not settings.params or fits_by_id(schema, settings.params)
         address = "id" if fits else "hash"
     most = max(exact)
     if address == "hash":
