@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -380,7 +381,7 @@ def test_the_command_has_the_options_of_compare() -> None:
 
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     names = {name: {p.name for p in commands[name].params} for name in ("compare", "frontier")}
-    assert names["frontier"] - names["compare"] == {"budgets", "scheduler"}
+    assert names["frontier"] - names["compare"] == {"budgets", "scheduler", "submit"}
     assert names["compare"] - names["frontier"] == {"params", "budget_of"}
 
 
@@ -424,6 +425,30 @@ def test_the_jobs_make_the_comparisons_of_the_frontier(
     gathered = seo_rec(*asked)
     assert gathered.code == 0 and trained == [], gathered.err
     assert (out / "frontier.png").exists()
+
+
+def test_jobs_are_submitted_in_order_until_one_fails(
+    tiny: Path, tmp_path: Path, seo_rec: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("frontier", tiny, "--out", tmp_path / "f", "--budgets", "1600,800,400", "--seeds", 1)
+    asked += ("--methods", "separate", "--submit")
+    refused = seo_rec(*asked)
+    assert refused.code == 2 and "--submit needs --scheduler" in refused.err
+    run: list[list[str]] = []
+
+    def torchx(words: list[str]) -> SimpleNamespace:
+        run.append(words)
+        return SimpleNamespace(returncode=0 if len(run) != 5 else 7)
+
+    monkeypatch.setattr("seo_rec.cli.frontier.subprocess.run", torchx)
+    done = seo_rec(*asked, "--scheduler", "slurm")
+    assert done.code == 0, done.err
+    lines = [shlex.split(line)[1:] for line in done.out.splitlines()]
+    assert [words[3:] for words in run] == lines and len(lines) == 3
+    assert all(words[1:3] == ["-m", "torchx.cli.main"] for words in run)
+    failed = seo_rec(*asked, "--scheduler", "slurm")
+    assert failed.code == 2 and "params-800" in failed.err and "status 7" in failed.err
+    assert len(run) == 5  # not the sixth
 
 
 def test_a_job_has_mlet_s_options_only_where_a_method_is_trained_so(

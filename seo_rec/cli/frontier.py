@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
 from collections.abc import Container
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +13,7 @@ import typer
 
 from seo_rec.cli import options as opt
 
-OWN = ("data", "out", "methods", "budgets", "scheduler", "threads")
+OWN = ("data", "out", "methods", "budgets", "scheduler", "submit", "threads")
 MLET = ("mlet_dim", "mlet_std")
 
 
@@ -35,6 +38,9 @@ def frontier(
             help="Train nothing; print a `torchx run` line per budget for this scheduler of TorchX."
         ),
     ] = "",
+    submit: Annotated[
+        bool, typer.Option("--submit", help="Run the lines of --scheduler, one after the other.")
+    ] = False,
     threads: opt.Threads = 0,
     **_: Any,
 ) -> None:
@@ -54,10 +60,23 @@ def frontier(
         lines = recipes.frontier_jobs(comparison, wanted, out, options, mlet_options, scheduler)
         for line in lines:
             typer.echo(line)
+            if submit:
+                _submit(line)
         return
+    if submit:
+        raise ValueError("--submit needs --scheduler NAME, the scheduler of TorchX to submit to")
     recipes.frontier(comparison, wanted, out)
     report.print_frontier(out)
     typer.echo(f"plot: {out / report.FRONTIER_PICTURE}")
+
+
+def _submit(line: str) -> None:
+    """Run a ``torchx run`` line: local schedulers return when the job has ended, others at once."""
+    from seo_rec.recipes import RunError
+
+    words = [sys.executable, "-m", "torchx.cli.main", *shlex.split(line)[1:]]
+    if status := subprocess.run(words).returncode:
+        raise RunError(f"`{line}` ended with status {status}; the lines after it were not run")
 
 
 def _typed(context: typer.Context, names: Container[str | None]) -> list[str]:

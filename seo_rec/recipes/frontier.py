@@ -37,7 +37,7 @@ from seo_rec.train import Preempted, ranks
 
 log = logging.getLogger(__name__)
 
-COMPONENT = "components/seo.py:compare"
+COMPONENT = Path("components/seo.py")  # in a clone; elsewhere TorchX finds the installed one
 
 
 def read_budgets(text: str, data: Path, dim: int) -> tuple[int, ...]:
@@ -194,6 +194,7 @@ def jobs(
     for part in wanted.values():
         check_comparison(part)
     _claim(comparison, out)
+    component = f"{COMPONENT}:compare" if COMPONENT.exists() else "seo.compare"
     lines = []
     for name, part in wanted.items():
         reasons = infeasible(part)
@@ -202,7 +203,7 @@ def jobs(
         if not fits:
             continue
         first, *more = map(str, part.data)
-        words = ["torchx", "run", "-s", scheduler, COMPONENT, "--data", first]
+        words = ["torchx", "run", "-s", scheduler, component, "--data", first]
         words += ["--out", str(out / name), "--", *more, "--methods", ",".join(fits)]
         words += ["--params", str(part.settings.params)]
         words += options

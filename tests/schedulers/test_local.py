@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,19 @@ def test_a_training(tiny: Path, tmp_path: Path) -> None:
     trained = run(clone, "train", *given, "--", *APPLIER)
     assert trained.returncode == 0, trained.stderr
     assert json.loads((clone / "r/result.json").read_text())["embedding_params"] == 1600
+
+
+def test_a_frontier_submits_its_jobs(tiny: Path, tmp_path: Path) -> None:
+    """One job per budget; then the same command without a scheduler has nothing left to train."""
+    clone = make_clone(tmp_path / "clone")
+    asked = [sys.executable, "-m", "seo_rec", "frontier", str(tiny), "--methods", "separate"]
+    asked += ["--budgets", "1600", "--seeds", "1", "--epochs", "1", "--out", str(tmp_path / "f")]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for more in (["--scheduler", "local_cwd", "--submit"], []):
+        done = subprocess.run([*asked, *more], cwd=clone, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "f/params-1600/results.jsonl").exists()
+    assert (tmp_path / "f/frontier.png").exists()
 
 
 @pytest.mark.slow
