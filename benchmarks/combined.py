@@ -79,8 +79,8 @@ def read_found(path: Path, schema: Schema, params: int) -> Policy:
     """The policy of a search of widths on these data at this budget.
 
     Raises:
-        ValueError: it is of other data or of another budget, has not one table of its own for every
-            feature, or leaves ids out, which chunk tables have no way to.
+        ValueError: it is of other data or of another budget, shares a table, or leaves ids out,
+            which chunk tables have no way to.
     """
     found = Policy.load(path)
     origin = found.provenance
@@ -96,8 +96,8 @@ def read_found(path: Path, schema: Schema, params: int) -> Policy:
             "allowed: the budget of the searches"
         )
     read = [k.table for f in found.features for k in f.all_lookups]
-    if len(read) != len(found.features) or len(set(read)) != len(read):
-        raise ValueError(f"{path}: allowed: policies with one table for every feature")
+    if len(set(read)) != len(read):
+        raise ValueError(f"{path}: allowed: policies whose features share no table")
     pruned = [
         f.name
         for f in found.features
@@ -116,7 +116,7 @@ def shared(found: Policy, data: Path, params: int, chunk_dim: int, seed: int) ->
     """As many chunks as ``found``'s widths ask for, in shared tables of ``params`` floats.
 
     Args:
-        found: one table per feature, as searches of widths leave it.
+        found: tables of every feature's own, as searches of widths leave them.
         chunk_dim: width of a chunk.
     """
     widths = dict(zip((f.name for f in found.features), found.widths, strict=True))

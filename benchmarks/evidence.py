@@ -70,8 +70,9 @@ def movielens() -> list[Part]:
         Part("ml-1m-48000", (*RIVALS, *WIDTHS), half, fit, shorter, 3, (*RIVALS, *WIDTHS)),
         Part("ml-1m-shared", APPLIERS, shared, fit, run_off),
         Part("ml-1m-collisionless", ("collisionless",), base, fit, run_off),
-        Part("ml-1m-shared-min0", APPLIERS, replace(shared, min_chunks=0), fit, run_off, 3),
-        Part("ml-1m-held-out", APPLIERS, held_out, fit, run_off, 3),
+        Part("ml-1m-min0", APPLIERS, replace(base, min_chunks=0), fit, run_off),
+        Part("ml-1m-shared-min0", APPLIERS, replace(shared, min_chunks=0), fit, run_off),
+        Part("ml-1m-held-out", APPLIERS, held_out, fit, run_off),
     ]
 
 
@@ -106,29 +107,43 @@ STUDIES = {"movielens": movielens, "criteo": criteo, "synthetic": synthetic}
 
 
 def run(
-    study: str, data: list[Path], out: Path, only: list[str], seeds: range | None, record: bool
+    study: str,
+    data: list[Path],
+    out: Path,
+    only: list[str],
+    methods: list[str],
+    seeds: range | None,
+    record: bool,
 ) -> None:
-    """Run the parts of a study that are not finished, print their tables, collect the lines."""
+    """Run the parts of a study that are not finished, print their tables, collect the lines.
+
+    ``only``, ``methods``: names of parts, and of methods with or without ``+mlet``; empty: all.
+    """
     command = f"python -m benchmarks.evidence {study} --data {' '.join(str(d) for d in data)}"
     runs: list[str] = []
     searches: list[str] = []
     for part in STUDIES[study]():
         folder = out / part.name
-        if not only or part.name in only:
+        factored = tuple(m + SUFFIX for m in part.factored)
+        plain, factored = (
+            tuple(m for m in names if not methods or m in methods)
+            for names in (part.methods, factored)
+        )
+        if (not only or part.name in only) and (plain or factored):
             comparison = recipes.Comparison(
                 data=tuple(data),
-                methods=part.methods,
+                methods=plain,
                 settings=part.settings,
                 seeds=len(seeds) if seeds else part.seeds,
                 first_seed=seeds.start if seeds else 0,
                 fit=part.fit,
                 run_off=part.run_off,
             )
-            recipes.compare(comparison, folder)
-            if part.factored:
-                names = tuple(m + SUFFIX for m in part.factored)
+            if plain:
+                recipes.compare(comparison, folder)
+            if factored:
                 count = min(comparison.seeds, 3)
-                again = replace(comparison, methods=names, seeds=count, mlet=MLET)
+                again = replace(comparison, methods=factored, seeds=count, mlet=MLET)
                 recipes.compare(again, folder)
             report.print_comparison([folder])
         if (folder / "results.jsonl").exists():
@@ -188,6 +203,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="prepared data sets")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the comparisons")
     parser.add_argument("--only", nargs="*", default=[], help="names of parts to run")
+    parser.add_argument("--methods", nargs="*", default=[], help="names of methods to run")
     parser.add_argument("--seeds", type=int, nargs=2, metavar=("FIRST", "COUNT"), help="some only")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of one process")
     parser.add_argument("--record", action="store_true", help="write benchmarks/results")
@@ -195,7 +211,15 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     quiet_libraries()
     seeds = range(options.seeds[0], sum(options.seeds)) if options.seeds else None
-    run(options.study, options.data, options.out, options.only, seeds, options.record)
+    run(
+        options.study,
+        options.data,
+        options.out,
+        options.only,
+        options.methods,
+        seeds,
+        options.record,
+    )
 
 
 if __name__ == "__main__":

@@ -93,6 +93,11 @@ METHODS = {
     "monolithic": Method(lambda s, p, seed: methods.monolithic(s, p, 8, seed=seed)),
     "multi-size-2": Method(lambda s, p, seed: methods.multi_size(s, p, 8, seed=seed)),
     "multi-size-4": Method(lambda s, p, seed: methods.multi_size(s, p, 8, lookups=4, seed=seed)),
+    "multi-size-1-to-4": Method(
+        lambda s, p, seed: methods.multi_size(
+            s, p, 8, lookups={c.name: 4 >> i % 3 for i, c in enumerate(s.features)}, seed=seed
+        )
+    ),
     "multi-size-shared": Method(
         lambda s, p, seed: methods.multi_size(s, p, 8, shared=True, seed=seed)
     ),

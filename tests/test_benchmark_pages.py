@@ -189,7 +189,7 @@ def test_searches_that_do_not_fit_are_refused(tiny: Path, tmp_path: Path, search
     cases: dict[str, Policy] = {
         "of the data b": other,
         "are pruned, and chunk tables": pruned,
-        "one table for every": shared,
+        "share no table": shared,
     }
     for says, policy in cases.items():
         policy.save(tmp_path / "p.json")

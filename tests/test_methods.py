@@ -73,8 +73,24 @@ def test_multi_size_divides_the_width():
     assert policy.widths == (8, 8, 8)
     with pytest.raises(PolicyError, match="dim 8 is not a multiple of lookups 3"):
         methods.multi_size(SCHEMAS["three"], 800, 8, lookups=3)
-    with pytest.raises(PolicyError, match="multiple of lookups 0"):
+    with pytest.raises(PolicyError, match=r"below 1; allowed: 1 or more"):
         methods.multi_size(SCHEMAS["three"], 800, 8, lookups=0)
+
+
+def test_multi_size_with_a_number_for_each_feature():
+    policy = methods.multi_size(
+        SCHEMAS["three"], 800, 8, lookups={"user": 4, "item": 2, "hour": 1}, seed=3
+    )
+    assert policy.widths == (8, 4, 2) and policy.num_params == 800
+    read = {f.name: [k.table for k in f.lookups] for f in policy.features}
+    # the widest reads every table; those after it begin where the one before ended
+    assert read["user"] == ["chunk0", "chunk1", "chunk2", "chunk3"]
+    assert read["item"] == ["chunk0", "chunk1"] and read["hour"] == ["chunk2"]
+    # the j-th row of a feature has the same hash in every such policy
+    whole = methods.multi_size(SCHEMAS["three"], 800, 8, lookups=4, seed=3)
+    for one, all_of_them in zip(policy.features, whole.features, strict=True):
+        seeds = [k.seed for k in all_of_them.lookups]
+        assert [k.seed for k in one.lookups] == seeds[: len(one.lookups)]
 
 
 @schemas
@@ -326,8 +342,34 @@ def test_features_of_one_vocabulary_may_share_their_hash():
         (lambda s: methods.Sharing(multiplexed=True, rows="even"), "do not divide rows"),
         (lambda s: methods.Sharing(same_hash=(("a", "b"), ("a",))), "names a feature twice"),
         (
-            lambda s: methods.pq(s, 900, 8, sharing=methods.Sharing(same_hash=(("item", "x"),))),
+            lambda s: methods.pq(
+                s, 900, 8, sharing=methods.Sharing(multiplexed=True, same_hash=(("item", "x"),))
+            ),
             r"same_hash names \['x'\]; the features are",
+        ),
+        (
+            lambda s: methods.pq(s, 900, 8, sharing=methods.Sharing(same_hash=(("item", "user"),))),
+            "would change nothing; allowed with multiplexed methods",
+        ),
+        (
+            lambda s: methods.pq(
+                s,
+                900,
+                8,
+                sharing=methods.Sharing(
+                    multiplexed=True, exact_below=24, same_hash=(("item", "hour"),)
+                ),
+                vocabularies=vocabularies(s),
+            ),
+            r"same_hash names \['hour'\], which exact_below=24 gives a row per id",
+        ),
+        (
+            lambda s: methods.multi_size(s, 900, 8, lookups={"user": 4, "item": 2}),
+            r"lookups of \['item', 'user'\]; allowed: one number for each of .*'hour'",
+        ),
+        (
+            lambda s: methods.multi_size(s, 900, 8, lookups={"user": 4, "item": 2, "hour": 0}),
+            r"lookups of \['hour'\] below 1",
         ),
     ],
 )

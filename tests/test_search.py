@@ -432,12 +432,12 @@ def test_the_attention_as_widths(tiny: Path) -> None:
         alpha = torch.softmax(2 * torch.randn(len(schema.features), 4).flatten(), 0)
         alpha = alpha.view(len(schema.features), 4)
         policy = by_id(tiny, alpha, settings, seed)
-        dims = {t.name: t.dim for t in policy.tables}
+        dims = {t.name: t.dim for t in policy.tables if ":last" not in t.name}
         rows = {c.name: (c.vocab_size or 0) + 1 for c in schema.features}
-        assert {t.name: t.num_rows for t in policy.tables} == rows
+        assert {t: policy.table(t).num_rows for t in dims} == rows
         assert all(1 <= d <= settings.search_dim for d in dims.values())
-        left = settings.params - policy.num_params
-        assert left >= 0
+        assert policy.num_params == settings.params
+        left = settings.params - sum(rows[n] * d for n, d in dims.items())
         assert all(rows[n] > left for n, d in dims.items() if d < settings.search_dim)
         weight = dict(zip(rows, alpha.sum(1).tolist(), strict=True))
         for one in rows:

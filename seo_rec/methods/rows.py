@@ -64,41 +64,61 @@ def monolithic(schema: Schema, params: int, dim: int, *, seed: int = 0) -> Polic
 
 
 def multi_size(
-    schema: Schema, params: int, dim: int, *, lookups: int = 2, shared: bool = False, seed: int = 0
+    schema: Schema,
+    params: int,
+    dim: int,
+    *,
+    lookups: int | Mapping[str, int] = 2,
+    shared: bool = False,
+    seed: int = 0,
 ) -> Policy:
-    """``lookups`` shared tables of width ``dim / lookups``; every feature reads one row of each.
+    """Shared tables of width ``dim / k``; a feature reads one row of each, or of some of them.
 
     Unified Embedding's multi-size form: the rows of one id are hashed independently, so two ids
-    rarely collide in all of them. It is also SEO's trivial policy: every feature, every chunk.
+    rarely collide in all of them. With one number for all features it is also SEO's trivial policy:
+    every feature, every chunk. With a number for each, features have the widths they are given
+    (section 3 of the paper), and begin at different tables, so that all are read about as often.
 
     Args:
         schema: the data set.
         params: floats of all tables together.
-        dim: width of a feature's embedding, a multiple of ``lookups``.
-        lookups: number of tables, and of rows read per id.
+        dim: width of the widest feature's embedding, a multiple of k.
+        lookups: rows read per id, for all features or for each by its name; k, the number of
+            tables, is the largest.
         shared: one seed per feature for all its lookups (then it computes what ``monolithic``
             computes: SEO, Theorem 1) in place of independent ones.
         seed: salt of the hash functions.
 
     Raises:
-        PolicyError: ``dim`` is not a multiple of ``lookups``, or the budget is too small.
+        PolicyError: ``dim`` is not a multiple of k, the budget is too small, or ``lookups`` does
+            not give every feature 1 or more.
     """
-    if lookups < 1 or dim % lookups:
-        raise PolicyError(f"dim {dim} is not a multiple of lookups {lookups}")
-    width = dim // lookups
-    num_rows = split_rows(params, [width] * lookups, [1.0] * lookups)
-    tables = tuple(Table(f"chunk{i}", r, width) for i, r in enumerate(num_rows))
-    features = tuple(
-        Feature(
-            c.name,
-            tuple(
-                Lookup(t.name, "hash", lookup_seed(seed, c.name, 0 if shared else i))
-                for i, t in enumerate(tables)
-            ),
+    names = [c.name for c in schema.features]
+    reads = {n: lookups for n in names} if isinstance(lookups, int) else dict(lookups)
+    if set(reads) != set(names):
+        raise PolicyError(f"lookups of {sorted(reads)}; allowed: one number for each of {names}")
+    if few := [n for n, k in reads.items() if k < 1]:
+        raise PolicyError(f"lookups of {few} below 1; allowed: 1 or more")
+    k = max(reads.values())
+    if dim % k:
+        raise PolicyError(f"dim {dim} is not a multiple of lookups {k}")
+    num_rows = split_rows(params, [dim // k] * k, [1.0] * k)
+    tables = tuple(Table(f"chunk{i}", r, dim // k) for i, r in enumerate(num_rows))
+    features, first = [], 0
+    for name in names:
+        places = range(k) if reads[name] == k else range(first, first + reads[name])
+        first += reads[name]
+        features.append(
+            Feature(
+                name,
+                tuple(
+                    Lookup(tables[i % k].name, "hash", lookup_seed(seed, name, 0 if shared else j))
+                    for j, i in enumerate(places)
+                ),
+            )
         )
-        for c in schema.features
-    )
+    told = lookups if isinstance(lookups, int) else {n: reads[n] for n in names}
     origin = provenance(
-        schema, "multi-size", params=params, dim=dim, lookups=lookups, shared=shared, seed=seed
+        schema, "multi-size", params=params, dim=dim, lookups=told, shared=shared, seed=seed
     )
-    return Policy(tables, features, provenance=origin)
+    return Policy(tables, tuple(features), provenance=origin)

@@ -39,7 +39,7 @@ class Sharing:
         exact_below: features with at most so many training ids keep a row per id (and one for
             unknown ids), of the width ``dim``, outside of what the method does.
         same_hash: groups of features, by name, that take one set of hash functions, since their
-            vocabularies are the same.
+            vocabularies are the same; for multiplexed features only, whose rows they then share.
     """
 
     multiplexed: bool = False
@@ -83,7 +83,8 @@ class Division:
         vocabularies: sorted training ids, of the exact features at least.
 
     Raises:
-        PolicyError: a vocabulary is lacking, or ``same_hash`` names an unknown feature.
+        PolicyError: a vocabulary is lacking, or ``same_hash`` names a feature that is unknown or
+            exact, or no tables are shared.
     """
 
     def __init__(
@@ -104,11 +105,21 @@ class Division:
             self.groups = [Group(SHARED, tuple(others), 1)]
         else:
             self.groups = [Group(c.name, (c,), w) for c, w in zip(others, weights, strict=True)]
+        if sharing.same_hash and not sharing.multiplexed:
+            raise PolicyError(
+                "same_hash where no two features share a table would change nothing; allowed with "
+                "multiplexed methods"
+            )
         names = [c.name for c in schema.features]
         self._hash_of = {n: n for n in names}
         for same in sharing.same_hash:
             if unknown := sorted(set(same) - set(names)):
                 raise PolicyError(f"same_hash names {unknown}; the features are {names}")
+            if kept := sorted(set(same) & {c.name for c in self.exact}):
+                raise PolicyError(
+                    f"same_hash names {kept}, which exact_below={sharing.exact_below} gives a row "
+                    "per id; leave them out of one of the two"
+                )
             self._hash_of |= dict.fromkeys(same, same[0])
 
     @property

@@ -45,7 +45,7 @@ from seo_rec.search.space import fits_by_id
 from seo_rec.train import FitSettings, evaluate, fit, ranks
 
 log = logging.getLogger(__name__)
-RULE = 3  # of a run-off's candidates and winner; a change of it is another search
+RULE = 4  # of a run-off's candidates and winner; a change of it is another search
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,9 @@ class RunOff:
     AUC, because the best of many candidates is partly the luckiest; ``chunk_dims``: widths of
     chunks to search besides the settings' own; ``trivial_lookups``: the trivial policies besides
     the one of ``dim / chunk_dim`` lookups per feature; ``by_id``: whether narrow tables with a row
-    per training id are tried, where they fit. The first to beat is a policy of both kinds
-    (:func:`seo_rec.recipes.trivial.both`) where it fits, else ``dim / chunk_dim`` lookups.
+    per training id are tried, where they fit. The first to beat is the trivial policy of ``dim /
+    chunk_dim`` lookups; or one of both kinds (:func:`seo_rec.recipes.trivial.both`) where that fits
+    and has the better mean AUC of two trainings.
     """
 
     epochs: int = 20
@@ -188,8 +189,7 @@ def candidates(
     schema, seed = read_schema(data), fit_settings.seed
     policies = trivial.by_chunks(schema, settings, run_off.trivial_lookups, seed)
     if run_off.by_id:
-        first = trivial.both(data, settings, seed)
-        policies = {**first, **policies, **trivial.by_id(data, settings, seed)}
+        policies |= trivial.both(data, settings, seed) | trivial.by_id(data, settings, seed)
     searches: dict[int, Searched] = {}
     for width in _widths(settings, run_off):
         of_width = replace(settings, chunk_dim=width, total_chunks=None)
@@ -220,8 +220,8 @@ def search(
 
     Without ``run_off`` it is the paper's raw policy: the top chunks of the attention, not yet
     applied. With it, candidates and trivial policies are trained and the best on validation data
-    is taken (already at the budget): a trivial one, unless a searched one is clearly better
-    there. ``attentions`` is where searches of attention are kept, for several callers to share
+    is taken (already at the budget): a trivial one, unless another one is clearly better
+    there (:class:`RunOff`). ``attentions`` is where searches of attention are kept, for several callers to share
     (default: a folder in ``out``).
 
     Raises:
@@ -350,9 +350,9 @@ def _run_off(
     """Train every candidate, score it on validation rows, and name the winner.
 
     Equal policies are trained once, and a candidate already scored in ``out`` is not trained again.
-    The first trivial policy wins unless another trivial one, and then a searched one, beats the
-    winner so far by ``standard_errors`` of the paired difference, and does so still on the mean of
-    two trainings when both are trained once more with another seed.
+    The first to beat (:class:`RunOff`) wins unless another trivial one, and then a searched one,
+    beats the winner so far by ``standard_errors`` of the paired difference, and does so still on
+    the mean of two trainings when both are trained once more with another seed.
     """
     here = ranks()
     scored = out.parent / "scores"
@@ -377,8 +377,11 @@ def _run_off(
         return auc_gain(logits(name, trainings), logits(incumbent, trainings), labels)
 
     names = list(seen.values())
-    winner = names[0]
     other_seed = replace(short, seed=short.seed + 7919)
+    winner = names[0]
+    for other in [n for n in names if n.startswith(trivial.BOTH)]:
+        scores[other]["gain_over_first"] = gain(other, winner, short, other_seed)[0]
+        winner = other if scores[other]["gain_over_first"] > 0 else winner
     for rivals in (
         [n for n in names if n.startswith("trivial")],
         [n for n in names if not n.startswith("trivial")],

@@ -17,6 +17,7 @@ from seo_rec.search.space import fits_by_id
 from seo_rec.train import FitSettings
 
 MIXED = "mixed-dimension"
+BOTH = f"trivial-{MIXED}-and-"  # how the name of a policy of both kinds begins
 
 
 def by_chunks(
@@ -65,9 +66,10 @@ def both(data: Path, settings: SeoSettings, seed: int) -> dict[str, Policy]:
     own = _widths(MIXED, data, half, settings, seed)
     k, rest = settings.dim // settings.chunk_dim, settings.params - own.num_params
     shared = methods.multi_size(schema, rest, settings.dim, lookups=k, seed=seed)
-    name = f"{MIXED}-and-{k}x{settings.chunk_dim}"
-    origin = methods.provenance(schema, name, params=settings.params, dim=settings.dim, seed=seed)
-    return {f"trivial-{name}": _side_by_side(own, shared, origin)}
+    name = f"{BOTH}{k}x{settings.chunk_dim}"
+    method = name.removeprefix("trivial-")
+    origin = methods.provenance(schema, method, params=settings.params, dim=settings.dim, seed=seed)
+    return {name: _side_by_side(own, shared, origin)}
 
 
 def _widths(method: str, data: Path, params: int, settings: SeoSettings, seed: int) -> Policy:

@@ -62,12 +62,16 @@ def require(holds: bool, name: str, got: object, allowed: str) -> None:
 
 @dataclass(frozen=True)
 class Space:
-    """Features, and the rows of the table of each; ``vocabularies`` of those addressed by id."""
+    """Features, and the rows of the table of each; ``vocabularies`` of those addressed by id.
+
+    ``max_dim``: the widest a feature may be; 0: no limit.
+    """
 
     schema: Schema
     rows: tuple[int, ...]
     vocabularies: Mapping[str, Ids]
     seed: int
+    max_dim: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -82,27 +86,38 @@ class Space:
     ) -> Policy:
         """Tables of widths ``dims``; features of width 0 are dropped.
 
-        With ``params`` the hashed tables (if there are any) take the rows that are left over, so
-        that less than one row of the narrowest stays unused. Id tables have the rows they need.
+        With ``params`` what is left over is spent. Hashed tables (if there are any) take more rows,
+        so that less than one row of the narrowest stays unused. Where all tables have the rows they
+        need, the next column is bought although not all its rows fit: one feature, of the fewest
+        rows that are too many, gets a further column whose rows are hashed. Nothing stays unused,
+        unless all such features have ``max_dim`` columns.
         """
         served = [i for i, d in enumerate(dims) if d > 0]
         rows = list(self.rows)
         hashed = [i for i in served if self.names[i] not in self.vocabularies]
+        left = params - self.size(dims)
         if params and hashed:
             fixed = sum(rows[i] * dims[i] for i in served if i not in hashed)
             weights = [rows[i] * dims[i] for i in hashed]
             shared = split_rows(params - fixed, [dims[i] for i in hashed], weights)
             for i, r in zip(hashed, shared, strict=True):
                 rows[i] = r
-        features = []
+        room = [i for i in served if left < rows[i] and not dims[i] == self.max_dim > 0]
+        last = min(room, key=lambda i: rows[i]) if left > 0 and room and not hashed else None
+        tables, features = [], []
         for i in served:
             name = self.names[i]
-            lookup = Lookup(name, "id")
+            tables.append(Table(name, rows[i], dims[i]))
+            lookups = [Lookup(name, "id")]
             if i in hashed:
-                lookup = Lookup(name, "hash", lookup_seed(self.seed, name, 0))
-            features.append(Feature(name, (lookup,)))
+                lookups = [Lookup(name, "hash", lookup_seed(self.seed, name, 0))]
+            if i == last:
+                tables.append(Table(f"{name}:last", left, 1))
+                seed = lookup_seed(self.seed, name, "last")
+                lookups.append(Lookup(f"{name}:last", "hash", seed))
+            features.append(Feature(name, tuple(lookups)))
         return Policy(
-            tuple(Table(self.names[i], rows[i], dims[i]) for i in served),
+            tuple(tables),
             tuple(features),
             tuple(n for n, d in zip(self.names, dims, strict=True) if d == 0),
             {n: v for n, v in self.vocabularies.items() if dims[self.names.index(n)] > 0},
@@ -220,7 +235,7 @@ def open_space(
         for name, r in zip(names, exact, strict=True)
         if r <= most
     }
-    return Space(schema, rows, vocabularies, seed)
+    return Space(schema, rows, vocabularies, seed, settings.max_dim)
 
 
 def _level(exact: Sequence[int], budget: int) -> int:
