@@ -6,14 +6,18 @@
 
 Each study is one or more comparisons (``seo-rec compare``) in ``--out``, and can be stopped and
 started again. ``--record`` writes one JSON object per run to
-``benchmarks/results/<study>.jsonl`` and one per search model to ``<study>-searches.jsonl`` there.
+``benchmarks/results/<study>.jsonl`` and one per search model to ``<study>-searches.jsonl`` there,
+whenever a seed is done. Several processes may run parts, seeds or methods of one study.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
+import os
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ from seo_rec import recipes, report
 from seo_rec.cli.main import quiet_libraries
 from seo_rec.files import write_text
 from seo_rec.methods import SUFFIX, Mlet
+from seo_rec.policy import Policy
 from seo_rec.search.seo import SeoSettings
 from seo_rec.train import FitSettings
 
@@ -38,7 +43,7 @@ MLET = Mlet(dim=32, std=0.5)
 class Part:
     """One comparison of a study: a folder name, its methods, and how the search is set.
 
-    ``factored``: methods that are also trained by MLET, with at most three of the seeds.
+    ``factored``: methods that are also trained by MLET, with the first three seeds.
     """
 
     name: str
@@ -48,6 +53,11 @@ class Part:
     run_off: recipes.RunOff
     seeds: int = 5
     factored: tuple[str, ...] = ()
+
+    def names(self, seed: int) -> tuple[str, ...]:
+        """The methods of a seed, those that are also trained by MLET last."""
+        again = self.factored if seed < 3 else ()
+        return (*self.methods, *(m + SUFFIX for m in again))
 
 
 def movielens() -> list[Part]:
@@ -106,74 +116,113 @@ def synthetic() -> list[Part]:
 STUDIES = {"movielens": movielens, "criteo": criteo, "synthetic": synthetic}
 
 
-def run(
-    study: str,
-    data: list[Path],
-    out: Path,
-    only: list[str],
-    methods: list[str],
-    seeds: range | None,
-    record: bool,
-) -> None:
-    """Run the parts of a study that are not finished, print their tables, collect the lines.
+@dataclass(frozen=True)
+class Some:
+    """What of a study to run; empty: all. Names of methods are with or without ``+mlet``."""
 
-    ``only``, ``methods``: names of parts, and of methods with or without ``+mlet``; empty: all.
-    """
+    parts: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+
+    def of(self, part: Part) -> list[tuple[int, str]]:
+        """Seed and method of every run of a part, seed by seed."""
+        if self.parts and part.name not in self.parts:
+            return []
+        return [
+            (seed, method)
+            for seed in range(part.seeds)
+            if not self.seeds or seed in self.seeds
+            for method in part.names(seed)
+            if not self.methods or method in self.methods
+        ]
+
+    def check(self, parts: list[Part]) -> None:
+        """ValueError for a name that no part has."""
+        known = {"part": {p.name for p in parts}, "method": {m for p in parts for m in p.names(0)}}
+        for kind, names in (("part", self.parts), ("method", self.methods)):
+            if unknown := sorted(set(names) - known[kind]):
+                raise ValueError(f"{kind} {unknown}; allowed: {', '.join(sorted(known[kind]))}")
+
+
+def run(study: str, data: list[Path], out: Path, some: Some, record: bool) -> None:
+    """Run what is not finished, print its tables, write the lines of a seed when it is done."""
+    parts = STUDIES[study]()
+    some.check(parts)
     command = f"python -m benchmarks.evidence {study} --data {' '.join(str(d) for d in data)}"
-    runs: list[str] = []
-    searches: list[str] = []
-    for part in STUDIES[study]():
+    for part in parts:
         folder = out / part.name
-        factored = tuple(m + SUFFIX for m in part.factored)
-        plain, factored = (
-            tuple(m for m in names if not methods or m in methods)
-            for names in (part.methods, factored)
-        )
-        if (not only or part.name in only) and (plain or factored):
-            comparison = recipes.Comparison(
-                data=tuple(data),
-                methods=plain,
-                settings=part.settings,
-                seeds=len(seeds) if seeds else part.seeds,
-                first_seed=seeds.start if seeds else 0,
-                fit=part.fit,
-                run_off=part.run_off,
-            )
-            if plain:
-                recipes.compare(comparison, folder)
-            if factored:
-                count = min(comparison.seeds, 3)
-                again = replace(comparison, methods=factored, seeds=count, mlet=MLET)
-                recipes.compare(again, folder)
-            report.print_comparison([folder])
+        for seed, runs in groupby(some.of(part), key=lambda x: x[0]):
+            for _, method in runs:
+                comparison = recipes.Comparison(
+                    data=tuple(data),
+                    methods=(method,),
+                    settings=part.settings,
+                    seeds=1,
+                    first_seed=seed,
+                    fit=part.fit,
+                    run_off=part.run_off,
+                    mlet=MLET if method.endswith(SUFFIX) else None,
+                )
+                try:
+                    recipes.compare(comparison, folder)
+                except recipes.InfeasibleError as error:  # the others go on
+                    print(f"{part.name}, seed {seed}: {error}", flush=True)
+            if record:
+                write_lines(study, part, folder, command)
         if (folder / "results.jsonl").exists():
-            for done in recipes.read_runs(folder / "results.jsonl"):
-                line = {"study": part.name, "search": _differences(part.settings), **asdict(done)}
-                line["command"] = f"{command} --only {part.name}"
-                line["search_peak_bytes"] = _peak_bytes(part, folder, done.method, done.seed)
-                runs.append(json.dumps(line, sort_keys=True))
-        for path in sorted(folder.glob("attentions/*/result.json")):
-            searches.append(json.dumps(_search_line(part, path), sort_keys=True))
-    if record:
-        merge(RESULTS / f"{study}.jsonl", runs, ("study", "method", "seed"))
-        merge(RESULTS / f"{study}-searches.jsonl", searches, ("study", "chunk_dim", "seed"))
+            report.print_comparison([folder])
+            if record:
+                write_lines(study, part, folder, command)
+
+
+def write_lines(study: str, part: Part, folder: Path, command: str) -> None:
+    """Put what ``folder`` holds into the record."""
+    runs, searches = [], []
+    for done in recipes.read_runs(folder / "results.jsonl"):
+        line = {"study": part.name, "search": _differences(part.settings), **asdict(done)}
+        line["command"] = f"{command} --only {part.name} --methods {done.method}"
+        line |= _of_search(part, folder, done.method, done.seed)
+        runs.append(json.dumps(line, sort_keys=True))
+    for path in sorted(folder.glob("attentions/*/result.json")):
+        line = _search_line(part, path) | {"command": f"{command} --only {part.name}"}
+        searches.append(json.dumps(line, sort_keys=True))
+    merge(RESULTS / f"{study}.jsonl", runs, ("study", "method", "seed"))
+    merge(RESULTS / f"{study}-searches.jsonl", searches, ("study", "chunk_dim", "seed"))
 
 
 def merge(path: Path, lines: list[str], identity: tuple[str, ...]) -> None:
     """Write ``lines``, and those of the file that none of them replaces; new ones last."""
-    kept = path.read_text().splitlines() if path.exists() else []
-    found = {}
-    for line in (*kept, *lines):
-        found[tuple(json.loads(line)[k] for k in identity)] = line
-    write_text(path, "".join(f"{line}\n" for line in found.values()))
+    folder = os.open(path.parent, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)  # several processes may run parts of one study
+    try:
+        kept = path.read_text().splitlines() if path.exists() else []
+        found = {}
+        for line in (*kept, *lines):
+            found[tuple(json.loads(line)[k] for k in identity)] = line
+        if lines:
+            write_text(path, "".join(f"{line}\n" for line in found.values()))
+    finally:
+        os.close(folder)
 
 
-def _peak_bytes(part: Part, folder: Path, method: str, seed: int) -> int | None:
-    """Most bytes that a search's embedding parameters, gradients and Adam's moments took."""
+def _of_search(part: Part, folder: Path, method: str, seed: int) -> dict[str, Any]:
+    """What a search took, and what its policy has to know beside its floats.
+
+    ``search_peak_bytes``: the most that embedding parameters, gradients and Adam's moments took;
+    ``id_bytes``: the ids of all features that are addressed by id, 8 bytes each.
+    """
+    name = f"{method.removesuffix(SUFFIX)}-seed{seed}"
+    found = folder / "searches" / name
+    policy = folder / "runs" / f"{method}-seed{seed}" / recipes.POLICY_FILE
+    ids = None
+    if policy.exists():
+        ids = 8 * sum(len(v) for v in Policy.load(policy).vocabularies.values())
+    peak: int | None = None
     if method.startswith("seo"):  # its widest search model, as large as it was at any time
-        return 4 * 4 * part.settings.budget_rows * part.settings.search_dim
-    path = folder / "searches" / f"{method.removesuffix(SUFFIX)}-seed{seed}" / "search.json"
-    return json.loads(path.read_text())["peak_bytes"] if path.exists() else None
+        peak = 4 * 4 * part.settings.budget_rows * part.settings.search_dim
+    elif (found / recipes.SEARCH_FILE).exists():
+        peak = json.loads((found / recipes.SEARCH_FILE).read_text())["peak_bytes"]
+    return {"search_peak_bytes": peak, "id_bytes": ids}
 
 
 def _differences(settings: SeoSettings) -> dict[str, Any]:
@@ -188,7 +237,11 @@ def _search_line(part: Part, path: Path) -> dict[str, Any]:
     return {
         "study": part.name,
         "search": _differences(part.settings),
+        "method": "seo, search model",
+        "data": asked["data"],
         "chunk_dim": asked["seo"]["chunk_dim"],
+        "embedding_params": asked["seo"]["budget_rows"]
+        * asked["seo"]["dim" if asked["seo"]["adjust_hash_buckets"] else "search_dim"],
         "budget": asked["seo"]["budget_rows"] * asked["seo"]["dim"],
         "seed": asked["fit"]["seed"],
         "data_fingerprint": asked["data_fingerprint"],
@@ -204,22 +257,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the comparisons")
     parser.add_argument("--only", nargs="*", default=[], help="names of parts to run")
     parser.add_argument("--methods", nargs="*", default=[], help="names of methods to run")
-    parser.add_argument("--seeds", type=int, nargs=2, metavar=("FIRST", "COUNT"), help="some only")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[], help="some only")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of one process")
     parser.add_argument("--record", action="store_true", help="write benchmarks/results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     quiet_libraries()
-    seeds = range(options.seeds[0], sum(options.seeds)) if options.seeds else None
-    run(
-        options.study,
-        options.data,
-        options.out,
-        options.only,
-        options.methods,
-        seeds,
-        options.record,
-    )
+    some = Some(tuple(options.only), tuple(options.methods), tuple(options.seeds))
+    try:
+        run(options.study, options.data, options.out, some, options.record)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

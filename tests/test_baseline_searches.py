@@ -80,6 +80,17 @@ def test_the_same_seed_finds_the_same(tiny: Path, name: str) -> None:
     json.dumps(first.record, allow_nan=False)
 
 
+@pytest.mark.parametrize("name", ["autodim", "sseds"])
+def test_the_seconds_of_a_search_survive_a_resume(tiny: Path, tmp_path: Path, name: str) -> None:
+    """Called again on what is trained: what it took is not what the second call took."""
+    kind, function = search.SEARCHES[name]
+    first, again = (
+        function(tiny, kind(**SEARCHES[name]), SMALL, FIT, tmp_path / "work") for _ in range(2)
+    )
+    assert again.policy == first.policy
+    assert again.seconds > 0.25 * first.seconds
+
+
 @every_search
 @pytest.mark.parametrize("params", [500, 1001])
 def test_hashed_tables_fill_the_budget(tiny: Path, name: str, params: int) -> None:

@@ -94,7 +94,7 @@ def multi_size(
             not give every feature 1 or more.
     """
     names = [c.name for c in schema.features]
-    reads = {n: lookups for n in names} if isinstance(lookups, int) else dict(lookups)
+    reads = dict.fromkeys(names, lookups) if isinstance(lookups, int) else dict(lookups)
     if set(reads) != set(names):
         raise PolicyError(f"lookups of {sorted(reads)}; allowed: one number for each of {names}")
     if few := [n for n, k in reads.items() if k < 1]:

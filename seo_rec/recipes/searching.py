@@ -220,9 +220,9 @@ def search(
 
     Without ``run_off`` it is the paper's raw policy: the top chunks of the attention, not yet
     applied. With it, candidates and trivial policies are trained and the best on validation data
-    is taken (already at the budget): a trivial one, unless another one is clearly better
-    there (:class:`RunOff`). ``attentions`` is where searches of attention are kept, for several callers to share
-    (default: a folder in ``out``).
+    is taken (already at the budget): a trivial one, unless another one is clearly better there
+    (:class:`RunOff`). ``attentions`` is where searches of attention are kept, for several callers
+    to share (default: a folder in ``out``).
 
     Raises:
         RunError: ``out`` holds another run, or a run and ``resume`` is False.

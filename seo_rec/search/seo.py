@@ -364,7 +364,8 @@ def by_id(data: Path, alpha: torch.Tensor, settings: SeoSettings, seed: int = 0)
 
     Feature f gets ``d_f = floor(lambda * sum_i alpha_{f,i})`` columns, 1 to ``search_dim``, for the
     largest lambda that fits the budget, and then what is left over (:meth:`Space.fill
-    <seo_rec.search.space.Space.fill>`, :meth:`Space.policy <seo_rec.search.space.Space.policy>`). Rows of chunks cost all features the same; these cost what
+    <seo_rec.search.space.Space.fill>`, :meth:`Space.policy <seo_rec.search.space.Space.policy>`).
+    Rows of chunks cost all features the same; these cost what
     the feature's vocabulary makes them cost.
 
     Args:
@@ -377,6 +378,4 @@ def by_id(data: Path, alpha: torch.Tensor, settings: SeoSettings, seed: int = 0)
     space = open_space(data, SpaceSettings(settings.params, settings.search_dim, "id"), seed)
     weights = alpha.sum(1).tolist()
     dims = space.fill(weights, settings.params, [settings.search_dim] * len(weights))
-    return space.policy(
-        dims, settings.params, space.origin("seo-by-id", dims, asdict(settings))
-    )
+    return space.policy(dims, settings.params, space.origin("seo-by-id", dims, asdict(settings)))

@@ -100,7 +100,6 @@ def sseds(
     Raises:
         PolicyError: the budget is below ``min_dim`` columns of every feature.
     """
-    started = time.perf_counter()
     space = open_space(data, settings, fit_settings.seed)
     space.require_columns(settings.params, max(1, settings.min_dim))
     F, D = len(space.names), settings.max_dim
@@ -113,10 +112,12 @@ def sseds(
     f = fit_settings
     optimizers = make_optimizers(model, f.row_optimizer, f.row_lr, f.dense_lr, f.row_l2)
     result = fit(model, train, val, optimizers, f, out, title="sseds")
+    trained = time.perf_counter()
     looked_at = Stream(data, settings.split, batch_size=f.batch_size)
     scores_FD = saliency(model, gate, looked_at, settings.batches).view(F, D)
     dims = choose(space, scores_FD, settings)
     policy = space.policy(dims, settings.params, space.origin("sseds", dims, asdict(settings)))
     peak = embedding_bytes(model.embedding.ebc.parameters(), [optimizers["rows"]])
     record = {"saliency": dict(zip(space.names, scores_FD.tolist(), strict=True))}
-    return Found(policy, result.val.auc, time.perf_counter() - started, peak, record)
+    seconds = result.seconds + time.perf_counter() - trained  # those before a resume as well
+    return Found(policy, result.val.auc, seconds, peak, record)
