@@ -81,8 +81,8 @@ def movielens() -> list[Part]:
         Part("ml-1m-shared", APPLIERS, shared, fit, run_off),
         Part("ml-1m-collisionless", ("collisionless",), base, fit, run_off),
         Part("ml-1m-min0", APPLIERS, replace(base, min_chunks=0), fit, run_off),
-        Part("ml-1m-shared-min0", APPLIERS, replace(shared, min_chunks=0), fit, run_off),
-        Part("ml-1m-held-out", APPLIERS, held_out, fit, run_off),
+        Part("ml-1m-shared-min0", APPLIERS, replace(shared, min_chunks=0), fit, run_off, 3),
+        Part("ml-1m-held-out", APPLIERS, held_out, fit, run_off, 3),
     ]
 
 
@@ -99,9 +99,8 @@ def criteo() -> list[Part]:
         parts.append(part)
     middle = SeoSettings(budget_rows=5000)
     parts.append(Part("criteo-80000-widths", WIDTHS, middle, fit, run_off, 3, WIDTHS))
-    for rows in (2000, 20000):
-        settings = SeoSettings(budget_rows=rows, search_split="held-out")
-        parts.append(Part(f"criteo-{rows * 16}-held-out", APPLIERS, settings, fit, run_off))
+    held_out = SeoSettings(budget_rows=2000, search_split="held-out")
+    parts.append(Part("criteo-32000-held-out", APPLIERS, held_out, fit, run_off))
     return parts
 
 

@@ -11,7 +11,18 @@ from typing import Any
 
 import pytest
 
-from benchmarks import combined, dimgrow, everything_table, mlet, optembed
+from benchmarks import (
+    backbones,
+    combined,
+    dimgrow,
+    everything_table,
+    evidence,
+    mlet,
+    optembed,
+    tables,
+    unified,
+    unified_table,
+)
 from seo_rec import recipes, search
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Policy
@@ -231,3 +242,140 @@ def test_columns_without_lines_are_left_out() -> None:
     assert [x for x in page if x.startswith("#")] == ["### MovieLens-1M, 48,000 parameters"]
     assert "| SEO | 7 | 3.00 | 2 | — | 48,000 |" in page
     assert page.count(everything_table.MEMORY) == 1
+
+
+# ---- results.md --------------------------------------------------------------------------
+
+
+def run_of(study: str, method: str, seed: int, auc: float, **more: Any) -> dict[str, Any]:
+    line = {"study": study, "method": method, "seed": seed, "epochs": 3, "val_auc": auc}
+    line |= {"test_auc": auc, "test_logloss": 1 - auc, "embedding_params": 96_000}
+    line |= {"policy": "2 tables", "command": f"python -m x --data d --only {study} --methods y"}
+    return line | more
+
+
+def test_every_declared_reading_has_a_row_though_it_was_not_run() -> None:
+    searched = {p.name for p in evidence.movielens() if set(p.methods) == set(evidence.APPLIERS)}
+    assert searched <= set(tables.READINGS) | set(tables.TABLE_2_STUDIES.values())
+    page = tables.movielens([], [])
+    for text in tables.READINGS.values():
+        (row,) = (x for x in page if x.startswith(f"| {text} |"))
+        assert row.count("not run") == 4
+    assert sum(x.count("not run") for x in page if x.startswith(("| True", "| False"))) == 12
+    page = tables.criteo([])
+    for part in evidence.criteo():
+        if part.name.endswith("-held-out"):
+            budget = f"{int(part.name.split('-')[1]):,}"
+            (row,) = (x for x in page if x.startswith(f"| {budget} parameters, on held-out"))
+            assert row.count("not run") == 4
+    assert "Study `criteo-80000`: not run." in page
+    assert "Study `synthetic-64000`: not run." in tables.synthetic([])
+
+
+@pytest.mark.parametrize(
+    "dealt, monolithic, expected",
+    [
+        ((0.80, 0.81, 0.82), (0.70, 0.71, 0.73), "yes"),
+        ((0.70, 0.71, 0.73), (0.80, 0.81, 0.82), "no"),
+        ((0.70, 0.80, 0.72), (0.71, 0.72, 0.79), "not told apart"),
+        ((0.80,), (0.70, 0.71, 0.72), "not told apart"),
+        ((), (0.70, 0.71, 0.72), "not run"),
+    ],
+)
+def test_the_order_holds_beyond_two_standard_errors(
+    dealt: tuple[float, ...], monolithic: tuple[float, ...], expected: str
+) -> None:
+    values = {"seo-rr": dealt, "monolithic": monolithic, "separate": (0.5, 0.51, 0.53)}
+    lines = [run_of("s", m, i, v) for m, found in values.items() for i, v in enumerate(found)]
+    assert tables.reading(lines, "s", "text", "s").endswith(f"| {expected} |")
+
+
+def test_the_table_says_what_the_default_search_chose_and_holds() -> None:
+    seo = [
+        run_of("s", "seo", 0, 0.7),
+        run_of("s", "seo", 1, 0.8, policy="6 tables", embedding_params=95_047, id_bytes=72),
+        run_of("s", "seo", 2, 0.7),
+    ]
+    page = tables.comparison([*seo, run_of("s", "multi-size", 0, 0.6)], "s")
+    assert page[-2] == (
+        "`seo` chose, with seeds 0, 2: 2 tables (96,000 parameters); with seed 1: 6 tables (95,047 "
+        "parameters, beside them 72 bytes of ids)."
+    )
+    assert any(x.startswith("| seo | 95,047 to 96,000 | 3 |") for x in page)
+
+
+def test_methods_trained_by_mlet_are_no_reference() -> None:
+    lines = [run_of("s", m, 0, v) for m, v in (("multi-size", 0.6), ("multi-size+mlet", 0.7))]
+    assert "difference to multi-size |" in tables.comparison(lines, "s")[0]
+
+
+def test_each_column_of_the_readme_has_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = {"movielens": [run_of("ml-1m", "seo", 0, 0.9)]}
+    lines["criteo"] = [run_of(f"criteo-{n}", "seo", 0, 0.7) for n in (320000, 80000)]
+    monkeypatch.setattr(tables, "read", lambda name: lines.get(name, []))
+    page = tables.overview()
+    assert page[0] == (
+        "| test AUC (seeds) | MovieLens-1M, 96,000 | Criteo sample, 320,000 | 80,000 |"
+    )
+    assert page[-1] == (
+        "Commands: MovieLens-1M, 96,000, Criteo sample, 320,000, 80,000: "
+        "`python -m x --data d --record`."
+    )
+
+
+def test_goals_of_the_time_per_epoch_are_met_or_missed() -> None:
+    """Of each data set the last line; a goal counts for every applier."""
+    ratio = {"low": 0.9, "high": 1.2, "paper": None, "goal": None, "met": None}
+    ratios = {
+        "applier, a / monolithic": ratio | {"median": 1.05, "goal": 1.1, "met": True},
+        "applier, b / monolithic": ratio | {"median": 1.04, "goal": 1.1, "met": True},
+        "applier, a / separate": ratio | {"median": 1.02, "goal": 1.0, "met": False, "paper": 1.08},
+        "applier, b / separate": ratio | {"median": 0.99, "goal": 1.0, "met": True},
+        "search / monolithic": ratio | {"median": 1.5, "paper": 0.74},
+    }
+    stamp = {"git_dirty": False, "git_sha": "a" * 40, "cpu": "c", "threads": 2, "torch": "t"}
+    line = {"data": "d", "fingerprint": "f", "rows": 9, "batch": 2, "rounds": 3}
+    line |= {"environment": stamp, "ratios": ratios}
+    older = {**line, "ratios": {}, "rows": 5}
+    page = tables.epochs([older, line])
+    assert "* An applier's epoch takes at most 1.1 times that of monolithic: **met by all 2** " in (
+        "\n".join(page)
+    )
+    assert any(
+        "**missed by 1 of 2** (0.990 to 1.020; the paper's applier: 1.08)" in x for x in page
+    )
+    assert "| applier, a / separate | 1.020 | 0.900 to 1.200 | 1.08 | at most 1.0: missed |" in page
+    assert "| search / monolithic | 1.500 | 0.900 to 1.200 | 0.74 |  |" in page
+    assert sum("benchmarks.epoch" in x for x in page) == 1 and "5 training" not in "".join(page)
+    assert tables.epochs([])[-2] == "`python -m benchmarks.epoch`: not run."
+
+
+@pytest.mark.parametrize(
+    ("name", "auc", "inside"),
+    [
+        ("deepfm", 0.8990, True),
+        ("deepfm", 0.8990 + 0.0026, False),  # its own range, not that of all backbones
+        ("deepfm", 0.8990 - 0.0022, False),
+        ("ipnn", 0.8990 + 0.0026, True),
+        ("deepfm-fm", 0.8990 - 0.02, True),
+        ("deepfm-fm", 0.8990, True),  # alone, it may be nearer to the MLP than where it is published
+        ("deepfm-fm", 0.8990 - 0.027, False),
+        ("dcn-v2", 0.8800, False),  # not in BARS: by what is published for these data
+        ("dcn-v2", 0.8990, True),
+        ("dcn-v2", 0.9010, False),
+    ],
+)
+def test_a_backbone_is_held_against_its_own_figures(name: str, auc: float, inside: bool) -> None:
+    line = {"name": name, "tables": "collisionless", "test_auc": auc}
+    assert backbones.judge(line, 0.8990)["in_range"] is inside
+
+
+def test_table_1_reads_only_lines_of_the_present_settings() -> None:
+    study = unified.STUDIES["movielens-1m"]
+    known = {"study": study.name, "row": "SEO", "budget": 40_980, "method": "seo", "val_auc": 0.5}
+    now = [{**known, "seed": s, "settings": study.settings("seo"), "test_auc": 0.8} for s in (0, 1)]
+    old = [{**known, "seed": s, "settings": "of before", "test_auc": 0.9} for s in (0, 1, 2)]
+    assert unified_table.chosen_lines([*old, *now], "SEO", 40_980) == {0: now[0], 1: now[1]}
+    text = "\n".join(unified_table.movielens([*old, *now]))
+    assert "(2 of 3 seeds)" in text and "90.00" not in text
+    assert study.settings("seo") != study.settings("multi-size-5") != study.settings("pq-5")
