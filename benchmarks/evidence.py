@@ -208,20 +208,23 @@ def _of_search(part: Part, folder: Path, method: str, seed: int) -> dict[str, An
     """What a search took, and what its policy has to know beside its floats.
 
     ``search_peak_bytes``: the most that embedding parameters, gradients and Adam's moments took;
-    ``id_bytes``: the ids of all features that are addressed by id, 8 bytes each.
+    ``id_bytes``: the ids of all features that are addressed by id, 8 bytes each; ``winner``: what a
+    run-off chose.
     """
     name = f"{method.removesuffix(SUFFIX)}-seed{seed}"
     found = folder / "searches" / name
     policy = folder / "runs" / f"{method}-seed{seed}" / recipes.POLICY_FILE
-    ids = None
+    ids = winner = None
     if policy.exists():
-        ids = 8 * sum(len(v) for v in Policy.load(policy).vocabularies.values())
+        read = Policy.load(policy)
+        ids = 8 * sum(len(v) for v in read.vocabularies.values())
+        winner = read.provenance.get("winner")
     peak: int | None = None
     if method.startswith("seo"):  # its widest search model, as large as it was at any time
         peak = 4 * 4 * part.settings.budget_rows * part.settings.search_dim
     elif (found / recipes.SEARCH_FILE).exists():
         peak = json.loads((found / recipes.SEARCH_FILE).read_text())["peak_bytes"]
-    return {"search_peak_bytes": peak, "id_bytes": ids}
+    return {"search_peak_bytes": peak, "id_bytes": ids, "winner": winner}
 
 
 def _differences(settings: SeoSettings) -> dict[str, Any]:

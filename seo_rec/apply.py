@@ -6,10 +6,11 @@ floats (SEO, section 3.2, ``adjust_hash_buckets``, mandatory for the applier).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
-from seo_rec.policy import Feature, Lookup, Policy, PolicyError, Table, split_rows
+from seo_rec.policy import Policy, PolicyError, Table, split_rows
 
 
 def exact(policy: Policy, params: int) -> Policy:
@@ -24,16 +25,8 @@ def exact(policy: Policy, params: int) -> Policy:
         PolicyError: the budget is below one row of every hashed table and all that stays.
     """
     origin = {"apply": "exact", "params": params, "of": dict(policy.provenance)}
-    stay = {k.table for f in policy.features for k in f.all_lookups if k.address != "hash"}
-    hashed = tuple(t for t in policy.tables if t.name not in stay)
-    besides = policy.num_params - sum(t.num_rows * t.dim for t in hashed)
-    smallest = besides + sum(t.dim for t in hashed)
-    if params < smallest:
-        raise PolicyError(
-            f"a budget of {params} parameters; {besides} of this policy cannot shrink (rows by id, "
-            f"codes, flat arrays, projections), the smallest feasible budget is {smallest}"
-        )
-    fitted = {t.name: t for t in _fit_rows(hashed, params - besides)} if hashed else {}
+    hashed = _hashed(policy)
+    fitted = {t.name: t for t in _fit_rows(policy, hashed, hashed, params)}
     tables = tuple(fitted.get(t.name, t) for t in policy.tables)
     return replace(policy, tables=tables, provenance=origin)
 
@@ -42,46 +35,59 @@ def round_robin(policy: Policy, params: int, *, slots: int | None = None) -> Pol
     """Keep each feature's number of chunks; deal the slots in turn, feature after feature.
 
     With four slots, a feature of 2 chunks takes slots 1, 2 and the next one, of 3, takes 3, 4, 1
-    (SEO, section 3.2). The j-th lookup of a feature keeps its seed.
+    (SEO, section 3.2). The j-th lookup of a feature keeps its seed. Dealt is what is hashed: the
+    lookups of tables that need a row for every id stay where they are, and a policy that has no
+    others is returned as it is.
 
     Args:
         policy: each feature's chosen chunks, all of one width.
-        params: floats of all tables together.
+        params: everything that is stored; what is not dealt keeps its size, as in :func:`exact`.
         slots: number of chunk tables (default: as many as the policy has, and at least the
             largest number of chunks of a feature, so that no feature reads a slot twice).
 
     Raises:
-        PolicyError: tables of different widths, fewer slots than a feature needs, or a budget
-            below one row of every slot.
+        PolicyError: chunk tables of different widths, fewer slots than a feature needs, or a
+            budget below one row of every slot and all that stays.
     """
-    if any(k.address != "hash" for f in policy.features for k in f.all_lookups):
-        raise PolicyError("round robin moves lookups between tables; only hash lookups can move")
-    if special := [f.name for f in policy.features if f.weights or f.project]:
+    old = _hashed(policy)
+    chunks = {t.name for t in old}
+    dealt = {f.name: [k.table in chunks for k in f.lookups] for f in policy.features}
+    if special := [
+        f.name
+        for f in policy.features
+        if (f.weights or f.project) and any(k.table in chunks for k in f.all_lookups)
+    ]:
         raise PolicyError(
             f"round robin deals chunks; features {special} have importance weights or a projection"
         )
-    widths = {t.dim for t in policy.tables}
+    widths = sorted({t.dim for t in old})
     if len(widths) > 1:
         raise PolicyError(
-            f"round robin deals chunks of one width, the policy has tables of {sorted(widths)}"
+            f"round robin deals chunks of one width, the policy has tables of {widths}"
         )
-    most = max(len(f.lookups) for f in policy.features)
-    slots = max(len(policy.tables), most) if slots is None else slots
+    most = max(map(sum, dealt.values()))
+    slots = max(len(old), most) if slots is None else slots
     if slots < most:
         raise PolicyError(f"{slots} slots, but a feature needs {most}; allowed: {most} or more")
-    slots = min(slots, policy.num_lookups)
-    names = [f"chunk{i}" for i in range(slots)]
-    features, turn = [], 0
-    for f in policy.features:
-        lookups = tuple(
-            Lookup(names[(turn + j) % slots], k.address, k.seed) for j, k in enumerate(f.lookups)
+    slots = min(slots, sum(map(sum, dealt.values())))
+    taken = {t.name for t in policy.tables} - chunks | {a.name for a in policy.arrays}
+    free = (name for i in itertools.count() if (name := f"chunk{i}") not in taken)
+    names = list(itertools.islice(free, slots))
+    turn = itertools.cycle(names)
+    features = tuple(
+        replace(
+            f,
+            lookups=tuple(
+                replace(k, table=next(turn)) if moves else k
+                for k, moves in zip(f.lookups, dealt[f.name], strict=True)
+            ),
         )
-        turn += len(lookups)
-        features.append(Feature(f.name, lookups, f.combine))
-    dim = widths.pop()
-    tables = _fit_rows(tuple(Table(n, 1, dim) for n in names), params)
+        for f in policy.features
+    )
+    new = _fit_rows(policy, old, tuple(Table(n, 1, *widths) for n in names), params)
+    tables = (*(t for t in policy.tables if t.name not in chunks), *new)
     origin = {"apply": "round-robin", "params": params, "of": dict(policy.provenance)}
-    return replace(policy, tables=tables, features=tuple(features), provenance=origin)
+    return replace(policy, tables=tables, features=features, provenance=origin)
 
 
 STRATEGIES: dict[str, Callable[[Policy, int], Policy]] = {
@@ -90,7 +96,23 @@ STRATEGIES: dict[str, Callable[[Policy, int], Policy]] = {
 }
 
 
-def _fit_rows(tables: tuple[Table, ...], params: int) -> tuple[Table, ...]:
-    dims = [t.dim for t in tables]
-    rows = split_rows(params, dims, [float(d) for d in dims])
-    return tuple(replace(t, num_rows=r) for t, r in zip(tables, rows, strict=True))
+def _hashed(policy: Policy) -> tuple[Table, ...]:
+    """The tables that are read by hash alone; the others have the rows that their ids need."""
+    stay = {k.table for f in policy.features for k in f.all_lookups if k.address != "hash"}
+    return tuple(t for t in policy.tables if t.name not in stay)
+
+
+def _fit_rows(
+    policy: Policy, old: tuple[Table, ...], new: tuple[Table, ...], params: int
+) -> tuple[Table, ...]:
+    """``new``, which take the place of the tables ``old``, with rows that fill the budget."""
+    besides = policy.num_params - sum(t.num_rows * t.dim for t in old)
+    dims = [t.dim for t in new]
+    if params < besides + sum(dims):
+        raise PolicyError(
+            f"a budget of {params} parameters; {besides} of this policy cannot shrink (rows by id, "
+            f"codes, flat arrays, projections), the smallest feasible budget is "
+            f"{besides + sum(dims)}"
+        )
+    rows = split_rows(params - besides, dims, [float(d) for d in dims]) if new else []
+    return tuple(replace(t, num_rows=r) for t, r in zip(new, rows, strict=True))

@@ -13,6 +13,7 @@ from cases import BAGS, POLICIES, SCHEMAS, searched
 from seo_rec import apply, methods
 from seo_rec.embed.remap import hash_rows
 from seo_rec.policy import Feature, Lookup, Policy, PolicyError, Table
+from seo_rec.recipes import trivial
 from seo_rec.search import seo
 
 strategies = pytest.mark.parametrize("strategy", apply.STRATEGIES)
@@ -86,9 +87,6 @@ def test_round_robin_refuses_what_it_cannot_deal():
     )
     with pytest.raises(PolicyError, match=r"one width, the policy has tables of \[2, 4\]"):
         apply.round_robin(widths, 800)
-    by_id = methods.collisionless(SCHEMAS["one"], 2, {"only": torch.arange(3).numpy()})
-    with pytest.raises(PolicyError, match="only hash lookups can move"):
-        apply.round_robin(by_id, 800)
 
 
 @strategies
@@ -288,11 +286,71 @@ def test_exact_keeps_rows_that_ids_need():
     [
         ("project", r"features \['user', 'item'\] have importance weights or a projection"),
         ("weighted-sum", r"features \['user', 'hour'\] have importance weights"),
-        ("codes", "only hash lookups can move"),
-        ("digits", "only hash lookups can move"),
-        ("blocks", "only hash lookups can move"),
+        ("rows-and-blocks", r"features \['hour'\] have importance weights"),
     ],
 )
 def test_round_robin_refuses_what_it_would_lose(name, message):
     with pytest.raises(PolicyError, match=message):
         apply.round_robin(POLICIES[name], 1000)
+
+
+@pytest.mark.parametrize("name", ["codes", "digits", "blocks"])
+def test_round_robin_leaves_a_policy_without_hashed_tables_as_it_is(name):
+    policy = POLICIES[name]
+    for params in (policy.num_params, 1000):
+        assert apply.round_robin(policy, params) == policy
+    with pytest.raises(PolicyError, match=f"smallest feasible budget is {policy.num_params}"):
+        apply.round_robin(policy, policy.num_params - 1)
+
+
+def own(policy: Policy) -> list[Table]:
+    return [t for t in policy.tables if not t.name.startswith("chunk")]
+
+
+@strategies
+@pytest.mark.parametrize("params", [20_000, 20_001, 30_007])
+def test_a_policy_of_the_run_off_by_id_keeps_what_ids_need(strategy, params, tiny):
+    """Tables with a row per id stay; the shared chunks beside them take the rest to a row."""
+    settings = seo.SeoSettings(budget_rows=1250, dim=16, chunk_dim=4, search_dim=16)
+    alone = trivial.by_id(tiny, settings, 0)
+    assert alone, "no row per id fits, so this test says nothing"
+    for policy in alone.values():
+        applied = apply.STRATEGIES[strategy](policy, params)
+        assert applied == policy and applied.num_params <= params
+        with pytest.raises(PolicyError, match="cannot shrink"):
+            apply.STRATEGIES[strategy](policy, policy.num_params - 1)
+    (policy,) = trivial.both(tiny, settings, 0).values()
+    applied = apply.STRATEGIES[strategy](policy, params)
+    laws.keeps_what_was_chosen(policy, applied)
+    laws.applying_twice_changes_nothing(policy, strategy, params)
+    assert own(applied) == own(policy) != []
+    chunks = [t for t in applied.tables if t not in own(applied)]
+    assert {t.dim for t in chunks} == {4} and 0 <= params - applied.num_params < 4
+    assert max(t.num_rows for t in chunks) - min(t.num_rows for t in chunks) <= 1
+
+
+def test_round_robin_deals_the_shared_chunks_beside_rows_by_id():
+    """As in the paper's example, with a table by id that is read before, between and after."""
+    dealt = chunks(2, 3)
+    ids = Lookup("chunk1", "id")  # its name is taken, so no slot gets it
+    mixed = Policy(
+        (Table("chunk1", 3, 5), *(replace(t, name=f"s{t.name}") for t in dealt.tables)),
+        tuple(
+            replace(
+                f,
+                lookups=(
+                    *(replace(k, table=f"s{k.table}") for k in f.lookups[:n]),
+                    ids,
+                    *(replace(k, table=f"s{k.table}") for k in f.lookups[n:]),
+                ),
+            )
+            for f, n in zip(dealt.features, (0, 1), strict=True)
+        ),
+        vocabularies={f.name: np.array([5, 9]) for f in dealt.features},
+    )
+    applied = apply.round_robin(mixed, 815)
+    assert slots(applied) == [
+        ["chunk1", "chunk0", "chunk2"],
+        ["chunk3", "chunk1", "chunk4", "chunk0"],
+    ]
+    assert {t.num_rows for t in applied.tables[1:]} == {100} and applied.num_params == 815

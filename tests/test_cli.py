@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from seo_rec.cli import options as opt
 from seo_rec.cli.main import app
 from seo_rec.plan import plan_policy, read_topology
 from seo_rec.policy import Policy
-from seo_rec.recipes import training
+from seo_rec.recipes import training, trivial
+from seo_rec.search.seo import SeoSettings
 
 Command = Callable[..., Any]
 QUICK = ["--hidden", "8", "--epochs", "1", "--batch-size", "200", "--lr", "0.02", "--threads", "1"]
@@ -94,6 +95,20 @@ def test_round_robin_and_another_budget(seo_rec: Command, chain: Path, tmp_path:
     )
     assert done.code == 0 and f"{Policy.load(out).num_params} parameters" in done.out
     assert 792 < Policy.load(out).num_params <= 800
+
+
+def test_round_robin_of_a_winner_by_id(seo_rec: Command, tiny: Path, tmp_path: Path) -> None:
+    """It has no slots to deal, so the policy is what won, and nothing is remarked."""
+    made = trivial.by_id(tiny, SeoSettings(budget_rows=1250, dim=16, search_dim=16), 0)
+    won = made["trivial-no-search"]
+    won = replace(won, provenance={**won.provenance, "winner": "trivial-no-search"})
+    won.save(tmp_path / "policy.json")
+    asked = ("apply", tmp_path / "policy.json", "--strategy", "round-robin")
+    done = seo_rec(*asked, "--out", tmp_path / "rr.json")
+    assert done.code == 0 and not done.err
+    assert Policy.load(tmp_path / "rr.json") == won
+    done = seo_rec(*asked, "--out", tmp_path / "small.json", "--params", 100)
+    assert done.code == 2 and "cannot shrink" in done.err
 
 
 def test_compare_and_report(seo_rec: Command, tiny: Path, tmp_path: Path) -> None:

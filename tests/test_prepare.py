@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 
 from real_data import real_data
 from seo_rec.cli.prepare import app
-from seo_rec.data import rawfile
+from seo_rec.data import prepare, rawfile, table
 from seo_rec.data.avazu import HEADER, prepare_avazu
 from seo_rec.data.criteo import bucket, log_transform, prepare_criteo
 from seo_rec.data.movielens import prepare_movielens
+from seo_rec.data.progress import ProgressBar
 from seo_rec.data.rawfile import BadRows
 from seo_rec.data.shards import ROW_GROUP_ROWS
 from seo_rec.data.split import Split
@@ -239,6 +240,10 @@ def test_bad_avazu_and_movielens_rows_are_named(tmp_path: Path) -> None:
     write(tmp_path / "users.dat", "1::F::1::10::1", "1::M::1::10::1")
     with pytest.raises(DataError, match="user 1 has more than one line"):
         prepare_movielens(tmp_path, tmp_path / "out")
+    write(tmp_path / "users.dat", "1,F,1,10,1", "x::F::1::10::1")
+    with pytest.raises(DataError, match=r"users\.dat: none of its 2 lines .* line 1: .*1 columns"):
+        prepare_movielens(tmp_path, tmp_path / "out", bad_rows=BadRows("skip"))
+    assert not (tmp_path / "out").exists()
 
 
 # --- the user's own table -------------------------------------------------------------------
@@ -299,6 +304,33 @@ def test_table_from_parquet_equals_csv(tmp_path: Path) -> None:
     prepare_table(tmp_path / "t.parquet", tmp_path / "parquet", columns=TABLE, split=ALL_TRAIN)
     prepare_table(raw, tmp_path / "csv", columns=TABLE, split=ALL_TRAIN)
     assert rows(tmp_path / "parquet") == rows(tmp_path / "csv")
+
+
+def test_progress_of_parquet_follows_the_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a file and within a row group; at the end every byte is counted once."""
+    seen: list[tuple[int, int]] = []
+
+    class Watched(ProgressBar):
+        def update(self, done: int, rows: int, num_bytes: int | None = None) -> None:
+            seen.append((rows, done))
+
+    monkeypatch.setattr(prepare, "ProgressBar", Watched)
+    monkeypatch.setattr(table, "_PARQUET_ROWS", 100)
+    paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    ids = np.random.default_rng(0).integers(0, 2**60, 1000)
+    for path in paths:
+        pq.write_table(pa.table({"y": ids % 2, "a": ids, "b": ids}), path, row_group_size=400)
+    columns = TableColumns("y", categorical=("a",))
+    schema = prepare_table(paths, tmp_path / "out", columns=columns)
+    sizes = [path.stat().st_size for path in paths]
+    assert [rows for rows, _ in seen] == [*range(100, 2001, 100), 2000]
+    read = np.interp(range(2001), [0, 1000, 2000], [0, sizes[0], sum(sizes)])
+    for rows, done in seen:  # the reader is up to four batches ahead; the footer comes last
+        assert read[rows] - 0.1 * sizes[0] < done <= read[min(2000, rows + 400)]
+    assert seen[-1] == (2000, sum(sizes))
+    assert [source["bytes"] for source in schema.sources] == sizes
 
 
 @pytest.mark.parametrize(

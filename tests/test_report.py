@@ -233,6 +233,32 @@ def test_budgets_make_groups_and_a_method_without_budget_joins_them(tmp_path):
     assert "collisionless †" in html
 
 
+def test_a_method_that_leaves_much_of_the_budget_stays_in_the_comparison(tmp_path):
+    """The budget is what the run recorded, else what its policy was made for."""
+    data = tmp_path / "data"
+    fingerprint = make_data(data).fingerprint
+    made_for = {"method": "no-search", "arguments": {"params": 128}}
+    for method, params, recorded, origin in (
+        ("monolithic", 128, {"budget": 128}, {}),
+        ("mixed-dimension", 96, {"budget": 128}, {}),
+        ("no-search", 64, {}, made_for),
+        ("retrained", 64, {"budget": 64}, made_for),  # train --policy has no other budget
+    ):
+        outcome = result(method, 0, 0.7, data_fingerprint=fingerprint, **recorded)
+        outcome["embedding_params"] = params
+        policy = shared_policy(rows=(params // 8, params // 8), **origin)
+        make_training(tmp_path / "c" / "runs" / f"{method}-seed0", outcome, policy, data)
+    (group,) = comparison.group(folders.read([tmp_path / "c"]))
+    assert (group.budget, len(group.rows)) == (128, 4)
+    assert group.reference is not None
+    html = page_of([tmp_path / "c"], tmp_path)
+    assert "The budget is 128 embedding parameters (floats); the methods hold 64 to 128." in html
+    assert html.count("<svg") == 3  # AUC over 64, 96 and 128 parameters, by method, and curves
+    for size in (64, 96, 128):
+        assert f">{size}</text>" in html
+    assert html == page_of([tmp_path / "c"], tmp_path)
+
+
 def test_splits_per_seed_are_one_data_set_but_other_folders_are_not(tmp_path):
     a, b, c = (make_data(tmp_path / f"data{i}", seed=i).fingerprint for i in range(3))
     for folder, seed, fingerprint in (("x", 0, a), ("x", 1, b), ("y", 0, c)):
@@ -460,6 +486,7 @@ def test_the_page_says_what_the_runs_say(compared, tmp_path):
         "seo-2-min1-exact ★",
         "2.00</td>",  # attention 0.5 x 4, relative to uniform
         "git abc123, with uncommitted changes",
+        "toy: no chart; its methods all hold 128 parameters",
         "40",
         "<svg",
     ):
@@ -467,6 +494,30 @@ def test_the_page_says_what_the_runs_say(compared, tmp_path):
     assert html.count("<svg") == 2
     assert "Not everything could be used" not in html
     assert "Not counted" not in html
+
+
+def test_a_policy_of_a_table_per_feature_is_said_to_be_too_wide_to_draw(tmp_path):
+    """Rows by id for 39 features: no picture of 39 columns, the rest of the page is there."""
+    names = tuple(f"c{i}" for i in range(39))
+    data = tmp_path / "data"
+    fingerprint = make_data(data, names).fingerprint
+    ids = {name: np.arange(1, 40, dtype=np.int64) for name in names}
+    of_ids = Policy(
+        tuple(Table(f"own {name}", 40, 2) for name in names),
+        tuple(Feature(name, (Lookup(f"own {name}", "id"),)) for name in names),
+        vocabularies=ids,
+        provenance={"winner": "trivial-no-search"},
+    )
+    outcome = result("seo", 0, 0.7, data_fingerprint=fingerprint, embedding_params=39 * 80)
+    make_training(tmp_path / "run", outcome, of_ids, data)
+    html = page_of([tmp_path / "run"], tmp_path)
+    parsed(html)
+    assert "seo, seed 0, which is candidate trivial-no-search: 39 tables, too many" in html
+    assert "39 of 39 features have a table of their own" in html
+    assert 'href="#g1-slots"' in html and 'id="g1-slots"' in html
+    assert 'class="cells"' not in html.split('id="g1-slots"')[1].split("<h3")[0]
+    assert "Not counted" not in html and "0.70000" in html
+    assert "toy: no chart; its one method holds 3,120 parameters" in html
 
 
 def test_equal_runs_give_equal_bytes(compared, tmp_path):

@@ -228,13 +228,14 @@ def apply(
     if out.exists():
         raise FileExistsError(f"{out} exists; choose another --out")
     searched = Policy.load(policy)
-    if strategy == "round-robin" and searched.provenance.get("winner", "seo") != "seo":
+    applied = STRATEGIES[strategy](searched, params or recipes.budget_of(searched))
+    won = strategy == "round-robin" and searched.provenance.get("winner", "seo") != "seo"
+    if won and applied != searched:
         typer.echo(
             "note: this policy won a run-off as it is; dealing its slots anew gives one that was "
             "not validated (--strategy exact keeps it)",
             err=True,
         )
-    applied = STRATEGIES[strategy](searched, params or recipes.budget_of(searched))
     applied.save(out)
     typer.echo(f"{out}: {applied.num_params} parameters, {recipes.describe(applied)}")
 

@@ -84,7 +84,7 @@ SearchSplit = Annotated[
 ]
 SearchMethod = Annotated[
     str,
-    typer.Option(help="seo, dimgrow, autodim, sseds, mixed-dimension or no-search."),
+    typer.Option(help="seo, dimgrow, optembed, autodim, sseds, mixed-dimension or no-search."),
 ]
 Set = Annotated[
     list[str] | None,

@@ -116,7 +116,13 @@ def _read_users(path: Path, intake: Intake) -> _Users:
         return pa.table({"user": table["user"], **ids})
 
     blocks = _tabbed(text_blocks(path, intake))
-    table = pa.concat_tables(read_blocks(blocks, layout, encode, intake))
+    tables = list(read_blocks(blocks, layout, encode, intake))
+    if not tables:
+        raise DataError(
+            f"{path}: none of its {intake.num_bad} lines can be read, so no rating has a user; "
+            f"the first one: {intake.examples[0]}"
+        )
+    table = pa.concat_tables(tables)
     numbers = table["user"].to_numpy()
     order = np.argsort(numbers, kind="stable")
     numbers = numbers[order]

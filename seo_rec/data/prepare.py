@@ -161,6 +161,7 @@ def _first_pass(
         rows += table.num_rows
         bar.update(intake.bytes_read, rows, intake.bytes_read if total else None)
         yield table
+    bar.update(intake.bytes_read, rows, intake.bytes_read if total else None)
 
 
 def _second_pass(folder: Path, num_rows: int, bar: ProgressBar, stack: ExitStack) -> Iterator[Any]:

@@ -106,14 +106,17 @@ def existing_file(path: Path | str) -> Path:
     return path
 
 
-def file_sha256(path: Path, intake: Intake) -> None:
-    """Read a binary file once for its checksum and add it to the sources."""
+def file_sha256(path: Path, intake: Intake, counted: int = 0) -> None:
+    """Read a binary file once for its checksum and add it to the sources.
+
+    ``counted``: bytes of it that ``intake`` counts as read already.
+    """
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as stream:
         while data := stream.read(_READ_BYTES):
             digest.update(data)
             size += len(data)
-    intake.bytes_read += size
+    intake.bytes_read += size - counted
     intake.add_source(path, size, digest.hexdigest())
 
 

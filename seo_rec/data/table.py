@@ -211,19 +211,34 @@ def _read_parquet(path: Path, columns: TableColumns, intake: Intake) -> Iterator
         with pq.ParquetFile(path) as file:
             columns.require_in(file.schema_arrow.names, path)
             _require_numbers(path, file.schema_arrow, columns.numeric)
-            first = 1
+            first, counted = 1, 0
+            rows, sizes = _row_group_ends(file)
             batches = file.iter_batches(_PARQUET_ROWS, columns=list(columns.used))
             for batch in batches:
                 table = pa.table(batch)
                 encoded = _encode_parquet(path, first, table, columns, intake)
                 first += table.num_rows
+                done = int(np.interp(first - 1, rows, sizes))
+                intake.bytes_read += done - counted
+                counted = done
                 if encoded.num_rows:
                     yield encoded
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{path}: not readable as Parquet ({error}); write or download the file again"
         ) from error
-    file_sha256(path, intake)
+    file_sha256(path, intake, counted)
+
+
+def _row_group_ends(file: Any) -> tuple[list[int], list[int]]:
+    """Rows up to the end of each row group and the compressed bytes of all its columns, from 0."""
+    footer = file.metadata
+    rows, sizes = [0], [0]
+    for group in map(footer.row_group, range(footer.num_row_groups)):
+        packed = sum(group.column(i).total_compressed_size for i in range(group.num_columns))
+        rows.append(rows[-1] + group.num_rows)
+        sizes.append(sizes[-1] + packed)
+    return rows, sizes
 
 
 def _require_numbers(path: Path, schema: Any, names: Sequence[str]) -> None:

@@ -90,9 +90,11 @@ def multi_size(
         seed: salt of the hash functions.
 
     Raises:
-        PolicyError: ``dim`` is not a multiple of k, the budget is too small, or ``lookups`` does
+        PolicyError: ``dim`` is not a positive multiple of k, the budget is too small, or ``lookups`` does
             not give every feature 1 or more.
     """
+    if dim < 1:
+        raise PolicyError(f"dim is {dim}; allowed: 1 or more")
     names = [c.name for c in schema.features]
     reads = dict.fromkeys(names, lookups) if isinstance(lookups, int) else dict(lookups)
     if set(reads) != set(names):

@@ -154,7 +154,8 @@ def as_svg(figure: Figure) -> str:
     """The figure as an SVG element for an HTML page: no XML header, no names nobody refers to."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", text)

@@ -276,7 +276,7 @@ def _training(
         method=method,
         seed=_whole(result, "seed", where),
         params=params,
-        budget=None if method in UNBUDGETED else _budget(policy, params),
+        budget=None if method in UNBUDGETED else _budget(result, policy, params),
         val_auc=_number(result, "val_auc", where),
         test_auc=_number(result, "test_auc", where),
         test_logloss=_number(result, "test_logloss", where),
@@ -293,15 +293,16 @@ def _training(
     )
 
 
-def _budget(policy: Policy | None, params: int) -> int:
-    """The budget asked for, which may exceed ``params`` by less than a row; else ``params``."""
-    if policy is None:
-        return params
-    origin = policy.provenance
+def _budget(result: Mapping[str, Any], policy: Policy | None, params: int) -> int:
+    """The recorded budget: the run's, else the policy's; ``params`` if neither is that large.
+
+    A method may use less of it, as with a row per id, or a search that stops growing.
+    """
+    origin = policy.provenance if policy else {}
     arguments = origin.get("arguments")
     asked = origin.get("params", arguments.get("params") if isinstance(arguments, dict) else None)
-    widest = max((t.dim for t in policy.tables), default=1)  # an array wastes nothing
-    return asked if isinstance(asked, int) and params <= asked < params + widest else params
+    recorded = (result.get("budget"), asked)
+    return next((n for n in recorded if type(n) is int and n > params), params)
 
 
 def _curve(path: Path, notes: list[str]) -> Iterator[Epoch]:

@@ -1,8 +1,8 @@
 """The parameter-accuracy frontier: every method at every budget, and what is Pareto-optimal.
 
 A point is *Pareto-optimal* if no other one has at most its parameters and at least its mean test
-AUC, and less or more of one of them. Methods at one budget count as equally large: they differ by
-less than a row.
+AUC, and less or more of one of them. Methods at one budget count as equally large, though one may
+leave a part of it: of a row, or of what rows per id cannot use.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rich.text import Text
 from seo_rec.files import write_bytes, write_json
 from seo_rec.report import charts, folders, formats
 from seo_rec.report.charts import Mark
-from seo_rec.report.comparison import Group, Row, Spread, group
+from seo_rec.report.comparison import SAME_BUDGET, Group, Row, Spread, group
 from seo_rec.report.terminal import open_console
 
 FRONTIER_FILE = "frontier.json"
@@ -53,6 +53,12 @@ class Point:
     def size(self) -> float:
         """Parameters that the frontier counts."""
         return self.params if self.budget is None else self.budget
+
+    @property
+    def held(self) -> float:
+        """The budget, or what the method holds where it leaves more than 1% of it."""
+        near = self.params >= self.size * (1 - SAME_BUDGET)
+        return self.size if near else self.params
 
 
 def points(groups: Sequence[Group]) -> tuple[Point, ...]:
@@ -128,7 +134,7 @@ def figure(found: Sequence[Point], mark: Mapping[str, Mark], legend: bool = True
                 ax.axhline(line[0].test_auc, color=m.colour, linestyle=":", linewidth=1.2)
             at = [i for i, p in enumerate(line) if p.pareto]
             _rings(ax, [x[i] for i in at], [line[i].test_auc for i in at])
-        charts.size_axis(ax, {int(p.size) for p in found})
+        charts.size_axis(ax, {int(p.held) for p in found})
         ax.set_xlabel("embedding parameters (floats, logarithmic)")
         ax.set_ylabel("test AUC")
         if legend:

@@ -17,7 +17,7 @@ from seo_rec.files import write_text
 from seo_rec.policy import Ids, Policy
 from seo_rec.report import charts, folders, formats, frontier
 from seo_rec.report.collisions import Collisions, collisions
-from seo_rec.report.comparison import Group, group
+from seo_rec.report.comparison import SAME_BUDGET, Group, group
 from seo_rec.report.folders import Attention, Records, Search, Training
 from seo_rec.schema import SPLITS, DataError, read_schema
 
@@ -63,6 +63,16 @@ class Counted:
 
 
 @dataclass(frozen=True)
+class OverSizes:
+    """Test AUC over parameters on one data set: a chart, or in words why there is none."""
+
+    dataset: str
+    methods: tuple[str, ...]
+    chart: str
+    why_not: str
+
+
+@dataclass(frozen=True)
 class Section:
     """Everything the page shows about one group."""
 
@@ -75,6 +85,7 @@ class Section:
     curves: str
     heatmaps: tuple[tuple[int, tuple[Heatmap, ...]], ...]
     slots: tuple[Slots, ...]
+    slot_notes: tuple[str, ...]
     counted: tuple[Counted, ...]
     collision_notes: tuple[str, ...]
 
@@ -106,13 +117,10 @@ def render(records: Records, given: Sequence[str]) -> str:
     groups = group(records)
     mark = charts.marks(sorted({row.method for g in groups for row in g.rows}))
     sections = [_section(i, g, mark) for i, g in enumerate(groups, 1)]
-    over_budgets = []
-    for dataset in dict.fromkeys(g.dataset for g in groups if g.rows):
-        same = [g for g in groups if g.dataset == dataset and g.rows]
-        if len({g.budget for g in same}) > 1:
-            methods = sorted({row.method for g in same for row in g.rows})
-            chart = frontier.svg(frontier.points(same), mark)
-            over_budgets.append((dataset, chart, methods))
+    over_sizes = [
+        _over_sizes(dataset, [g for g in groups if g.dataset == dataset and g.rows], mark)
+        for dataset in dict.fromkeys(g.dataset for g in groups if g.rows)
+    ]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -125,7 +133,7 @@ def render(records: Records, given: Sequence[str]) -> str:
         given=given,
         records=records,
         sections=sections,
-        over_budgets=over_budgets,
+        over_sizes=over_sizes,
         mark=mark,
         origins=_origins(records),
         f=formats,
@@ -133,8 +141,21 @@ def render(records: Records, given: Sequence[str]) -> str:
     )
 
 
+def _over_sizes(dataset: str, same: Sequence[Group], mark: Mapping[str, charts.Mark]) -> OverSizes:
+    found = frontier.points(same)
+    methods = tuple(sorted({p.method for p in found}))
+    sizes = [p.held for p in found]
+    if max(sizes) > min(sizes) * (1 + SAME_BUDGET):
+        return OverSizes(dataset, methods, frontier.svg(found, mark), "")
+    held = f"{max(sizes):,.0f} parameters"
+    who = "its one method holds" if len(methods) == 1 else "its methods all hold"
+    why = f"{who} {held}, so there is no size to draw over; seo-rec frontier trains at several"
+    return OverSizes(dataset, methods, "", why)
+
+
 def _section(number: int, found: Group, mark: Mapping[str, charts.Mark]) -> Section:
     counted, notes = _collisions(found)
+    pictures = _slot_policies(found)
     return Section(
         anchor=f"g{number}",
         group=found,
@@ -144,7 +165,8 @@ def _section(number: int, found: Group, mark: Mapping[str, charts.Mark]) -> Sect
         auc_chart=charts.auc_by_method(found, mark) if found.rows else "",
         curves=charts.training_curves(found, mark),
         heatmaps=tuple((i, _heatmaps(s)) for i, s in enumerate(found.searches)),
-        slots=tuple(_slots(title, p) for title, p in _slot_policies(found)),
+        slots=tuple(_slots(title, p) for title, p in pictures if _fits(p)),
+        slot_notes=tuple(_too_wide(title, p) for title, p in pictures if not _fits(p)),
         counted=counted,
         collision_notes=notes,
     )
@@ -285,7 +307,7 @@ def _slot_policies(found: Group) -> list[tuple[str, Policy]]:
             note = f", which is candidate {winner}" if winner and winner != "seo" else ""
             pictures.append((f"{row.method}, seed {first.seed}{note}", first.policy))
     if pictures:
-        return [(t, p) for t, p in pictures if len(p.tables) <= MAX_SLOTS]
+        return pictures
     for search in found.searches:
         score = {c.name: c.val_auc for c in search.candidates}
         if search.policy:
@@ -296,7 +318,24 @@ def _slot_policies(found: Group) -> list[tuple[str, Policy]]:
                 name = max(names, key=lambda n: score.get(n, 0.0))
                 title = f"seed {search.seed}: best {called} candidate, {name}"
                 pictures.append((title, search.policies[name]))
-    return [(t, p) for t, p in pictures if len(p.tables) <= MAX_SLOTS]
+    return pictures
+
+
+def _fits(policy: Policy) -> bool:
+    return len(policy.tables) <= MAX_SLOTS
+
+
+def _too_wide(title: str, policy: Policy) -> str:
+    """Why a policy has no picture, and the little that can be said of it."""
+    readers: dict[str, set[str]] = {}
+    for f in policy.features:
+        for k in f.all_lookups:
+            readers.setdefault(k.table, set()).add(f.name)
+    own = {name for names in readers.values() if len(names) == 1 for name in names}
+    return (
+        f"{title}: {len(policy.tables)} tables, too many for a picture (at most {MAX_SLOTS}); "
+        f"{len(own)} of {len(policy.features)} features have a table of their own"
+    )
 
 
 def _slots(title: str, policy: Policy) -> Slots:
