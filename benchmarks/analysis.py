@@ -2,7 +2,7 @@
 
     python -m benchmarks.analysis collisions --data data/ml-1m --record
     python -m benchmarks.analysis orthogonality --data data/ml-1m --epochs 4 --record
-    python -m benchmarks.analysis show          # the tables of docs/analysis.md
+    python -m benchmarks.analysis show          # the tables and the picture of docs/analysis.md
 
 ``collisions``: what ``seo-rec analyze collisions`` measures, 10,000 hash functions each.
 ``orthogonality``: the models of ``seo-rec analyze orthogonality --control``, one line each.
@@ -27,10 +27,13 @@ from seo_rec import analysis
 from seo_rec.analysis.inner_products import SIGMAS
 from seo_rec.analysis.orthogonality import TABLES
 from seo_rec.cli.main import quiet_libraries
+from seo_rec.files import write_bytes
+from seo_rec.report.charts import as_png
 from seo_rec.schema import read_schema
 from seo_rec.train import FitSettings
 
 RECORD = Path(__file__).parent / "results" / "analysis.jsonl"
+PICTURE = Path(__file__).parent.parent / "docs" / "orthogonality.png"
 
 
 def collisions(options: argparse.Namespace, records: Records) -> None:
@@ -95,7 +98,7 @@ MODEL = ("mean norm", "validation AUC", "epochs")
 
 
 def show(options: argparse.Namespace, records: Records) -> None:
-    """What was recorded, as tables for a document."""
+    """What was recorded, as tables for a document; the angles also as its picture."""
     lines = [json.loads(line) for line in RECORD.read_text().splitlines()]
     lines.sort(key=lambda r: (r["what"]["dataset"], r["what"]["rows"]))
     tables: dict[str, list[tuple[str, ...]]] = {
@@ -108,6 +111,7 @@ def show(options: argparse.Namespace, records: Records) -> None:
         ],
     }
     unified: dict[str, list[analysis.Orthogonality]] = {}
+    angles: dict[str, list[analysis.Orthogonality]] = {}
     for line in lines:
         what = line["what"]
         data = f"{what['dataset']}" + (f", {len(what['features'])}" if what["features"] else "")
@@ -115,6 +119,7 @@ def show(options: argparse.Namespace, records: Records) -> None:
             r = analysis.Orthogonality(**{k: line[k] for k in _names(analysis.Orthogonality)})
             cells = [data, f"{r.rows:,}", f"{r.ids_per_row:.3g}", r.tables, f"{r.mean_angle:.1f}°"]
             cells += [f"{r.least_angle:.1f}° to {r.largest_angle:.1f}°", f"{r.mean_norm:.3f}"]
+            angles.setdefault(data, []).append(r)
             if r.tables == "unified":
                 unified.setdefault(data, []).append(r)
             tables["angles"].append((*cells, f"{r.val_auc:.5f}", str(r.epochs)))
@@ -136,6 +141,9 @@ def show(options: argparse.Namespace, records: Records) -> None:
             print(f"| {' | '.join(row)} |")
     for dataset, models in unified.items():
         print(f"\n{dataset}: squared norm of a shared row ~ N/M ^ {analysis.growth(models):.2f}")
+    pictured = next(iter(angles))  # the Criteo columns, as in the paper's Figure 2
+    write_bytes(PICTURE, as_png(analysis.figure(angles[pictured])))
+    print(f"\n{pictured}: {PICTURE.name}")
 
 
 def _names(kind: type[Any]) -> list[str]:
