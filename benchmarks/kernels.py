@@ -24,11 +24,13 @@ machine that does other things too.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import PoolingMode
@@ -321,6 +323,36 @@ def measure(contestants: list[Contestant], rounds: int, clock: str) -> list[list
             if i >= 2:
                 times_of.append(taken)
     return times
+
+
+def page_lines() -> list[str]:
+    """The newest measurement of every clock and number of threads, a row per op and way."""
+    texts = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+    newest: dict[tuple[str, str, int], dict[str, dict[str, Any]]] = {}
+    for line in map(json.loads, texts):
+        key = (line["device"], line["clock"], line["environment"]["threads"])
+        run = newest.setdefault(key, {})
+        run[f"{line['op']} {line['way']}"] = line
+    out = []
+    for (device, clock, threads), run in sorted(newest.items(), reverse=True):
+        first = next(iter(run.values()))
+        e = first["environment"]
+        out += [
+            f"{device}, {threads} thread{'s' * (threads > 1)}, {clock}, {first['rounds']} rounds; "
+            f"{e['gpu'] or e['cpu']}, torch {e['torch']}, {e['date'][:10]}, git "
+            f"{e['git_sha'][:7]}; copy {first['copy_gb_per_s']:.1f} GB/s",
+            "",
+            "| op | way | min ms | median ms | MB moved | GB/s | of copy | time over ours |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for x in run.values():
+            out.append(
+                f"| {x['op']} | {x['way']} | {x['min_ms']:.2f} | {x['median_ms']:.2f} | "
+                f"{x['bytes'] / 1e6:.1f} | {x['gb_per_s']:.2f} | {x['of_copy']:.2f} | "
+                f"{x['time_over_ours']:.2f} |"
+            )
+        out.append("")
+    return out[:-1] or ["Nothing is recorded yet."]
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from benchmarks import (
     dimgrow,
     everything_table,
     evidence,
+    kernels,
     mlet,
     optembed,
     unified_table,
@@ -36,6 +37,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 METHODS = Path(__file__).parent.parent / "docs" / "methods.md"
 SEARCHES = METHODS.with_name("searches.md")
 BACKBONES = METHODS.with_name("backbones.md")
+KERNELS = METHODS.with_name("kernels.md")
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- results: written by benchmarks.tables -->", "<!-- end of results -->"
 MEASURED = "<!-- measured: python -m benchmarks.tables -->", "<!-- end of measured -->"
@@ -411,6 +413,7 @@ def main() -> None:
         (SEARCHES, "combined", combined.page_lines()),
         (METHODS, "mlet", mlet.page_lines()),
         (BACKBONES, "backbones", backbones.page_lines()),
+        (KERNELS, "kernels", kernels.page_lines()),
     ):
         begin = f"<!-- measured {name}: python -m benchmarks.tables -->"
         replace_section(page, begin, f"<!-- end of measured {name} -->", lines)
