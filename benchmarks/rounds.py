@@ -13,7 +13,7 @@ import torch.distributed as dist
 from benchmarks.stages import PHASES, STAGES
 from benchmarks.step import ratio, spread
 from benchmarks.traffic import PARTS, Traffic, computed, replicated_bytes
-from benchmarks.trainees import THEIRS, Recipe, Trainee
+from benchmarks.trainees import FED_ROWS, Recipe, Trainee
 from seo_rec.train import Ranks
 from seo_rec.train.optimizers import inner_model
 
@@ -110,7 +110,7 @@ def line_of(trainee: Trainee, here: Ranks, recipe: Recipe, common: Line) -> Line
         "peak_mb": [round(b / 2**20, 1) for b in here.gather(trainee.peak_bytes)][:taking_part],
     }
     line["stages_sum_ms"] = round(sum(s["mean"] for s in line["stages_ms"].values()), 3)
-    if trainee.placed is not None and trainee.way not in THEIRS:
+    if trainee.placed is not None and trainee.way not in FED_ROWS:
         line["estimate_ms"] = {
             "step": trainee.placed.estimate.step_ms,
             "imbalance": trainee.placed.estimate.imbalance,
@@ -119,7 +119,7 @@ def line_of(trainee: Trainee, here: Ranks, recipe: Recipe, common: Line) -> Line
         line["measured_ms"] = embedding_ms(trainee, line["stages_ms"])
         kinds = [p.kind for p in trainee.placed.placements]
         line["sharding"] = {kind: kinds.count(kind) for kind in sorted(set(kinds))}
-    if trainee.way not in ("alone", "apart", *THEIRS):
+    if trainee.way not in ("alone", "apart", *FED_ROWS):
         line["bytes"] = exchanged(trainee, here)
     return line
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import statistics
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -158,38 +159,44 @@ def table_of(lines: list[dict[str, Any]], way: str) -> list[str]:
 
 
 def measured(path: Path = RESULTS / "throughput.jsonl") -> list[str]:
-    """The model beside measured steps (``benchmarks.throughput``), the latest of each kind."""
+    """The model beside measured steps (``benchmarks.throughput``), the latest of each kind.
+
+    Left out are models that every rank trains whole beside the others (``apart``: one rank's plan)
+    and one rank's sharded collection (``--against-torchrec``), which is not what one rank plans.
+    """
     if not path.is_file():
         return ["Not measured yet: `python -m benchmarks.throughput --plans --record`.", ""]
     found: dict[tuple[str, str, int, str], dict[str, Any]] = {}
     for text in path.read_text().splitlines():
         line = json.loads(text)
-        if line.get("kind") == "measurement" and "estimate_ms" in line and "measured_ms" in line:
-            optimizer = str(line.get("row_optimizer", ""))
-            found[line["policy"], line["way"], line["ranks"], optimizer] = line
+        planned = line["kind"] == "measurement" and "measured_ms" in line
+        one_rank_sharded = line["question"] == "torchrec" and line["world_size"] == 1
+        if planned and line["way"] != "apart" and not one_rank_sharded:
+            found[line["policy"], line["way"], line["ranks"], line["row_optimizer"]] = line
     if not found:
         return ["No measurement with an estimate has been recorded.", ""]
     out = [
-        "| policy | plan | ranks | estimated ms | measured ms | measured / estimated |",
-        "|---|---|---|---|---|---|",
+        "| policy | plan | ranks | row optimizer | estimated ms | measured ms | "
+        "measured / estimated |",
+        "|---|---|---|---|---|---|---|",
     ]
-    ratios = []
-    for (policy, way, ranks, _), line in sorted(found.items()):
+    ratios: dict[int, list[float]] = {}
+    for (policy, way, ranks, optimizer), line in sorted(found.items()):
         guess, real = line["estimate_ms"]["step"], sum(line["measured_ms"].values())
         if guess <= 0 or real <= 0:
             continue
-        ratios.append(real / guess)
+        ratios.setdefault(ranks, []).append(real / guess)
         out.append(
-            f"| {policy} | {way} | {ranks} | {guess:.1f} | {real:.1f} | {real / guess:.2f} |"
+            f"| {policy} | {way} | {ranks} | {optimizer} | {guess:.1f} | {real:.1f} | "
+            f"{real / guess:.2f} |"
         )
-    middle = sorted(ratios)[len(ratios) // 2] if ratios else float("nan")
-    out += [
-        "",
-        f"Measured over estimated: median {middle:.2f}, from {min(ratios, default=0):.2f} to "
-        f"{max(ratios, default=0):.2f} over {len(ratios)} runs.",
-        "",
-    ]
-    return out
+    out += ["", "| ranks | runs | measured / estimated: median | least | most |", "|---" * 5 + "|"]
+    for ranks, those in sorted(ratios.items()):
+        middle = statistics.median(those)
+        out.append(
+            f"| {ranks} | {len(those)} | {middle:.2f} | {min(those):.2f} | {max(those):.2f} |"
+        )
+    return [*out, ""]
 
 
 def write_page(lines: list[dict[str, Any]]) -> None:

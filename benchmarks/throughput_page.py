@@ -81,7 +81,8 @@ def heading(run: Sequence[Line]) -> str:
     return (
         f"{ranks} of {threads} on {place['cores']} cores ({place['cpu']}), {data}, "
         f"{x['batch']:,} rows a rank, row optimizer {x['row_optimizer']}, {x['repeats']} repeats "
-        f"of {x['steps']} steps, load average at the start {place['load'][0]}, "
+        f"of {x['steps']} steps, load average at the start {place['load'][0]}, nice "
+        f"{place['nice']}, "
         f"{place['date'][:10]}, code {str(place['git_sha'])[:7]}"
         f"{' with changes' if place['git_dirty'] else ''}."
     )
@@ -155,19 +156,24 @@ def efficiency(run: Sequence[Line]) -> list[str]:
 
 
 def ratios(run: Sequence[Line]) -> list[str]:
-    """Ours over TorchRec's, by what is timed and what it is compared with."""
-    found: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
+    """Ours over TorchRec's, by what is timed and what is compared with what."""
+    found: dict[tuple[str, str], dict[tuple[str, str, str], str]] = {}
     for x in run:
         if x["kind"] == "ratio":
-            found.setdefault((x["policy"], x["part"]), {})[x["beside"], x["time"]] = interval(x)
+            pair = x.get("ours", "ours"), x["beside"], x["time"]
+            found.setdefault((x["policy"], x["part"]), {})[pair] = interval(x)
     columns = {
-        ("torchrec", "passed"): "collection: time",
-        ("torchrec", "cpu"): "processor time",
-        ("torchrec, regrouped", "passed"): "collection, regrouped: time",
-        ("torchrec, regrouped", "cpu"): "processor time",
+        ("ours, pre-hashed", "torchrec"): "the same row numbers: time",
+        ("ours", "torchrec"): "ours from ids: time",
+        ("ours", "torchrec, regrouped"): "ours from ids, its columns regrouped: time",
     }
-    rows = [[*key, *(cells[c] for c in columns)] for key, cells in found.items()]
-    return table(["policy", "ours over TorchRec's", *columns.values()], rows)
+    shown = [c for c in columns if all((*c, "passed") in cells for cells in found.values())]
+    head = [text for c in shown for text in (columns[c], "processor time")]
+    rows = [
+        [*key, *(cells[*c, time] for c in shown for time in ("passed", "cpu"))]
+        for key, cells in found.items()
+    ]
+    return table(["policy", "ours over TorchRec's", *head], rows)
 
 
 def plans(run: Sequence[Line]) -> list[str]:

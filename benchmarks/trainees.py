@@ -32,6 +32,8 @@ from seo_rec.train.steps import make_steps
 
 LR = 1e-3
 TORCHREC, REGROUPED = THEIRS = ("torchrec", "torchrec, regrouped")
+HASHED = "ours, pre-hashed"
+FED_ROWS = (HASHED, *THEIRS)
 
 
 # ---- models ------------------------------------------------------------------------------
@@ -90,6 +92,13 @@ class PlainEmbedding(PolicyEmbedding):
         return KeyedTensor.regroup([pooled], self.groups)[0]
 
 
+class RowsAsTheyAre(nn.Module):
+    """In place of a Remap: the lookups' row numbers are known already."""
+
+    def forward(self, lookups: KeyedJaggedTensor, same_bags: bool = False) -> KeyedJaggedTensor:
+        return lookups
+
+
 @dataclass
 class Trainee:
     """A model, its optimizers and batches on this rank, ready to be timed.
@@ -99,7 +108,8 @@ class Trainee:
         way: ``alone`` (rank 0 trains a whole model, the others wait), ``apart`` (each rank trains
             a whole model of its own, at the same time), a plan (``ours``, ``default``), or
             ``torchrec`` (its own collection, on our plan; ``torchrec, regrouped`` gives columns in
-            the policy's order, as ours does).
+            the policy's order, as ours does), or ``ours, pre-hashed`` (our embedding without the
+            hash: the collection, and our order of the columns).
         policy: tables and lookups.
         model: whole or sharded.
         optimizers: by name.
@@ -136,7 +146,7 @@ class Trainee:
         clock = Clock(self.ranks.device)
         total: dict[str, float] = {}
         with staged(self.model, clock):
-            for batch in self._next(steps):
+            for batch in self._next(steps, self.ranks.device):
                 clock.start()
                 self._reset()
                 loss, _ = self.model(batch)
@@ -153,15 +163,18 @@ class Trainee:
         shape = (len(self.batches[0].labels_B), sum(embedding.dims))
         ones = torch.ones(shape, device=self.ranks.device)
         with self._timed(steps):
-            for batch in self._next(steps):
+            for batch in self._next(steps, self.ranks.device):
                 for optimizer in tables:
                     optimizer.zero_grad()
                 embedding(batch.sparse).backward(ones)
                 for optimizer in tables:
                     optimizer.step()
 
-    def _next(self, steps: int) -> Iterator[Batch]:
-        """Batches in turn, as a loader would give them: without what TorchRec once found out."""
+    def _next(self, steps: int, device: torch.device | None = None) -> Iterator[Batch]:
+        """Batches in turn, as a loader would give them: without what TorchRec once found out.
+
+        On ``device``; None: where they are, for a loop that copies them itself.
+        """
         for batch in itertools.islice(itertools.cycle(self.batches), steps):
             old = batch.sparse
             sparse = KeyedJaggedTensor(
@@ -171,7 +184,8 @@ class Trainee:
                 weights=old.weights_or_none(),
                 stride=old.stride(),
             )
-            yield replace(batch, sparse=sparse)
+            found = replace(batch, sparse=sparse)
+            yield found if device is None else found.to(device)
 
     def forget(self) -> None:
         """Begin anew with an empty list of repeats."""
@@ -233,6 +247,7 @@ class Recipe:
             placed = self.place(policy, "ours", topology_here(alone))
             trainee.placed = None if isinstance(placed, str) else placed
             trainee.train(2)
+        trainee.forget()
         return replace(trainee, peak_bytes=peak[0])
 
     def sharded(self, name: str, policy: Policy, way: str, placed: Placed, here: Ranks) -> Trainee:
@@ -240,9 +255,12 @@ class Recipe:
         with peak_memory(here.device) as peak:
             whole = self._model(name, policy)
             batches = self.batches
-            if way in THEIRS:
+            if way in FED_ROWS:
                 remap = whole.embedding.remap
                 batches = [replace(b, sparse=remap(b.sparse)) for b in batches]
+            if way == HASHED:
+                whole.embedding.remap = RowsAsTheyAre()  # type: ignore[assignment]
+            if way in THEIRS:
                 plain = PlainEmbedding(policy, regroup=way == REGROUPED)
                 plain.load_state_dict(whole.embedding.state_dict())
                 whole = RecModel(plain, whole.backbone)
@@ -252,6 +270,7 @@ class Recipe:
             trainee = self._trainee(name, way, policy, model, here)
             trainee.batches, trainee.placed = batches, placed
             trainee.train(2)
+        trainee.forget()
         return replace(trainee, peak_bytes=peak[0])
 
     def _model(self, name: str, policy: Policy) -> RecModel:

@@ -358,7 +358,7 @@ def test_goals_of_the_time_per_epoch_are_met_or_missed() -> None:
         ("deepfm", 0.8990 - 0.0022, False),
         ("ipnn", 0.8990 + 0.0026, True),
         ("deepfm-fm", 0.8990 - 0.02, True),
-        ("deepfm-fm", 0.8990, True),  # alone, it may be nearer to the MLP than where it is published
+        ("deepfm-fm", 0.8990, True),  # alone, it may be nearer to the MLP
         ("deepfm-fm", 0.8990 - 0.027, False),
         ("dcn-v2", 0.8800, False),  # not in BARS: by what is published for these data
         ("dcn-v2", 0.8990, True),

@@ -140,6 +140,17 @@ def test_command(seo_rec, tmp_path):
     assert done.out.replace("\n", "").endswith(str(out))
     plan = Plan.load(out)
     assert (plan.world_size, plan.row_optimizer, plan.batch_size) == (2, "adam", 8192)
+    rows = [line.replace("│", " ").split() for line in done.out.splitlines()]
+    for rank in range(2):  # our plan's tables, memory, lookups and ms, and TorchRec's
+        shown = next(row for row in rows if row[:1] == [str(rank)])
+        for e, at in ((plan.estimate, 1), (plan.default, 5)):
+            load = e.ranks[rank]
+            assert shown[at : at + 4] == [
+                str(load.tables),
+                f"{load.memory_bytes / 1e9:.3f}",
+                f"{load.lookups_per_sample:.2f}",
+                f"{load.ms:.3f}",
+            ]
     before = out.read_bytes()
     assert seo_rec(*arguments).code == 0 and out.read_bytes() == before
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,8 @@ def test_wrong_questions_are_refused():
         lines_of("--against-torchrec", "--methods", "search")
     with pytest.raises(SystemExit):
         throughput.parse(["--repeats", "0"])
+    with pytest.raises(SystemExit):
+        throughput.parse(["--warmup", "-1"])
 
 
 def backbone_bytes(line: dict[str, Any]) -> int:
@@ -134,8 +137,47 @@ def test_two_ranks_plans():
 def test_two_ranks_against_torchrec():
     """``run`` itself refuses to compare embeddings that give different vectors."""
     both = run_ranks(lambda: lines_of("--against-torchrec", "--methods", "exact"), 2, timeout=100)
-    beside = {(x["part"], x["beside"], x["time"]) for x in both[0] if x["kind"] == "ratio"}
-    assert len(beside) == 8
+    found = [x for x in both[0] if x["kind"] == "ratio"]
+    assert len({(x["part"], x["ours"], x["beside"], x["time"]) for x in found}) == len(found) == 12
+    pairs = {(x["ours"], x["beside"]) for x in found if "goal" in x}
+    assert pairs == {("ours, pre-hashed", "torchrec")}  # the same row numbers for both
+    assert "the same row numbers: time" in throughput_page.ratios(both[0])[0]
+
+
+def test_a_goal_is_missed_if_the_whole_interval_is_beyond_it():
+    """As `benchmarks.planner`, the command exits with 1 if one is."""
+    line = {"policy": "p", "what": "w", "low": 1.1, "high": 1.3}
+    for goal, equal, expected in (
+        ("<= 1.15", False, False),
+        ("<= 1.05", False, True),
+        (">= 1.35", False, True),
+        (">= 1.35", True, False),
+        (">= 1.2", False, False),
+    ):
+        assert bool(throughput.missed([{**line, "goal": goal, "equal_plans": equal}])) == expected
+    assert not throughput.missed([line])
+
+
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_repeats_are_those_asked_for(warmup: int):
+    """The steps of setting up count for no one, and no two trainees share a list."""
+    schema = zipf_schema(6, 500, 2)
+    recipe = Recipe(2, (8,), "adam", zipf_batches(schema, 1.1, 32, 2, seed=0), 32, 9600, 16)
+    policy = make_policy("exact", schema, 9600, 16)
+    made = recipe.whole("exact", policy, "alone", Ranks())
+    assert (made.seconds, made.cpu, made.stages) == ([], [], [])
+    (line, *_) = lines_of("--methods", "exact", "--warmup", str(warmup))
+    assert line["repeats"] == 2 and line["environment"]["nice"] == os.nice(0)
+
+
+def test_batches_are_where_the_model_is():
+    """Stages and embedding alone take batches to the device, as the training loop does."""
+    schema = zipf_schema(6, 500, 2)
+    recipe = Recipe(2, (8,), "adam", zipf_batches(schema, 1.1, 32, 2, seed=0), 32, 9600, 16)
+    trainee = recipe.whole("exact", make_policy("exact", schema, 9600, 16), "alone", Ranks())
+    (batch,) = trainee._next(1, torch.device("meta"))
+    tensors = (batch.dense_BN, batch.labels_B, batch.sparse.values(), batch.sparse.lengths())
+    assert {t.device.type for t in tensors} == {"meta"}
 
 
 def traffic_of(data: Path, kind: str) -> tuple[Any, Any, Any]:

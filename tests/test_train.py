@@ -33,6 +33,7 @@ from seo_rec.train import (
     Checkpoints,
     FitResult,
     FitSettings,
+    Ranks,
     checkpoint,
     evaluate,
     fit,
@@ -891,3 +892,20 @@ def test_best_weights_after_the_checkpoint_are_forgotten(tiny: Path, tmp_path: P
     save(best, 9)
     _, result = fitted(tiny, settings(max_steps=5), tmp_path)
     assert result.steps == 5 and 9 not in best.steps()
+
+
+# ---- generators -------------------------------------------------------------------------------
+
+
+def test_the_generator_of_a_gpu_is_saved_and_restored(monkeypatch):
+    """Dropout on a GPU draws from the GPU's own generator."""
+    device, states = torch.device("cuda", 1), {}
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda at: torch.full((16,), at.index))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, at: states.update({at: state}))
+    saved = loop._rng_states(Ranks(3, 4, 4, device))
+    assert set(saved) == {"rng.3", "rng.cuda.3"}
+    drawn = torch.rand(2)
+    loop._set_rng_states(saved, Ranks(3, 4, 4, device))
+    assert torch.equal(torch.rand(2), drawn)
+    assert torch.equal(states[device], torch.full((16,), 1))
+    assert set(loop._rng_states(Ranks())) == {"rng.0"}

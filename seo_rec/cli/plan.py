@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from seo_rec.plan import Estimate, Plan
+    from seo_rec.plan import Estimate, Plan, RankLoad
 
 MOST_LINES = 16  # ranks shown one by one; of more, a few
 
@@ -48,7 +48,7 @@ def plan(
 
 
 def show(plan: Plan, console: Console) -> None:
-    """The ranks' loads, the step, and the same for TorchRec's own plan beside it."""
+    """The ranks' loads, the step, and the same for TorchRec's own plan beside each."""
     console.print(_ranks(plan))
     console.print(_totals(plan))
     for note in plan.notes:
@@ -57,18 +57,26 @@ def show(plan: Plan, console: Console) -> None:
 
 def _ranks(plan: Plan) -> Table:
     table = Table(title=f"{plan.topology}, batch {plan.batch_size:,} per device")
-    for title in ("rank", "tables", "memory, GB", "lookups/sample", "est. ms"):
+    titles = ["tables", "memory, GB", "lookups/sample", "est. ms"]
+    table.add_column("rank", justify="right")
+    estimates = [plan.estimate]
+    if plan.default is not None:
+        estimates.append(plan.default)
+        titles += [f"TorchRec's {title}" for title in titles]
+    for title in titles:
         table.add_column(title, justify="right")
     for name, rank in _shown(plan.estimate):
-        load = plan.estimate.ranks[rank]
-        table.add_row(
-            name,
-            str(load.tables),
-            f"{load.memory_bytes / 1e9:.3f}",
-            f"{load.lookups_per_sample:.2f}",
-            f"{load.ms:.3f}",
-        )
+        table.add_row(name, *(cell for e in estimates for cell in _cells(e.ranks[rank])))
     return table
+
+
+def _cells(load: RankLoad) -> list[str]:
+    return [
+        str(load.tables),
+        f"{load.memory_bytes / 1e9:.3f}",
+        f"{load.lookups_per_sample:.2f}",
+        f"{load.ms:.3f}",
+    ]
 
 
 def _shown(estimate: Estimate) -> list[tuple[str, int]]:

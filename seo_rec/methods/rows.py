@@ -90,7 +90,7 @@ def multi_size(
         seed: salt of the hash functions.
 
     Raises:
-        PolicyError: ``dim`` is not a positive multiple of k, the budget is too small, or ``lookups`` does
+        PolicyError: ``dim`` is not a multiple of k, the budget is too small, or ``lookups`` does
             not give every feature 1 or more.
     """
     if dim < 1:

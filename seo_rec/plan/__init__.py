@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from seo_rec.plan.cost import is_fused
 from seo_rec.plan.placement import (
     EMBEDDING_PATH,
     Placement,
@@ -25,6 +26,7 @@ __all__ = [
     "Shard",
     "Topology",
     "check_placements",
+    "is_fused",
     "plan_policy",
     "rates_of",
     "read_topology",

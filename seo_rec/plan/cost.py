@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +35,9 @@ from seo_rec.plan.topology import Topology
 from seo_rec.policy import Policy, Table
 
 PHASES = ("input_dist", "lookup", "output_dist", "gradient_dist", "update")
+# Collectives of a step for every kind of sharding, by phase: lengths and ids, vectors, gradients.
+_SHARDED_EXCHANGES = (2, 0, 1, 1, 0)
+_COPIED_EXCHANGES = (0, 0, 0, 1, 0)  # data-parallel tables have one all-reduce
 ROW_OPTIMIZERS = {
     "adam": torch.optim.Adam,
     "adagrad": torch.optim.Adagrad,
@@ -44,9 +47,31 @@ ROW_OPTIMIZERS = {
 # Passes over a table that an optimizer on dense gradients makes in a step, in table sizes:
 # gradient zeroed and filled, read with the weights and states, weights and states written.
 _DENSE_PASSES = {"adam": 8.0, "adagrad": 6.0, "rowwise_adagrad": 5.0, "sgd": 4.0}
+_CONCATENATED = 2.0  # passes over a table that is copied behind others: read, and written
+# TorchRec takes a backward pass with the update fused into it for two forward passes; on CPU it
+# was measured at five (benchmarks/results/throughput.jsonl, Adagrad).
+_FUSED_ON_CPU = 2.5
 _FEWEST_IDS = 1e-3  # a feature that is nearly always empty still costs its empty bags
+RESERVED = 0.15  # of a device, for dense layers, activations, buffers and fragmentation
+_TABLE_WISE = ShardingType.TABLE_WISE.value
 _DATA_PARALLEL = ShardingType.DATA_PARALLEL.value
 _BY_ROW = (ShardingType.ROW_WISE.value, ShardingType.TABLE_ROW_WISE.value)
+
+
+def is_fused(kind: str, columns: int, row_optimizer: str, row_l2: float) -> bool:
+    """Whether FBGEMM updates a shard within the backward pass; if not, it has a dense gradient.
+
+    Only where that is the same mathematics. Its Adam (on CUDA; on CPU it has none) and its weight
+    decay leave rows alone that are not in the batch, and a data-parallel table has its gradients
+    all-reduced first.
+
+    Args:
+        kind: of sharding.
+        columns: of the shard; FBGEMM's fused kernels want multiples of 4.
+        row_optimizer: a key of :data:`ROW_OPTIMIZERS`.
+        row_l2: weight decay of the tables.
+    """
+    return row_optimizer != "adam" and not row_l2 and kind != _DATA_PARALLEL and columns % 4 == 0
 
 
 @dataclass(frozen=True)
@@ -93,6 +118,7 @@ class Prices:
         batch_size: rows of one rank's batch, B.
         row_optimizer: a key of :data:`ROW_OPTIMIZERS`.
         rates: mean ids per bag by feature (None: 1).
+        row_l2: weight decay of the tables; above 0, all have dense gradients.
     """
 
     def __init__(
@@ -102,14 +128,16 @@ class Prices:
         batch_size: int,
         row_optimizer: str,
         rates: Mapping[str, float] | None,
+        row_l2: float = 0.0,
     ) -> None:
         self.topology = topology
         self.batch_size = batch_size
         self.row_optimizer = row_optimizer
+        self.row_l2 = row_l2
+        self.alone = topology.world_size == 1  # then nothing is sharded, and nothing fused
         self.tables = {t.name: t for t in policy.tables}
         self.reads = reads_by_table(policy, rates)
-        self._flat = sum(a.size for a in policy.arrays)
-        self.dense = topology.device == "cpu" and row_optimizer == "adam"
+        self.arrays = {a.name: a.size for a in policy.arrays}
         target = torchrec_topology(topology)
         self._perf = EmbeddingPerfEstimator(topology=target)
         self._storage = EmbeddingStorageEstimator(topology=target)
@@ -124,7 +152,32 @@ class Prices:
     def flat_bytes(self) -> int:
         """Flat arrays on every rank, with states, gradients and the bucket of their exchange."""
         states = {"adam": 2, "adagrad": 1}.get(self.row_optimizer, 0)
-        return 4 * self._flat * (3 + states)
+        return 4 * sum(self.arrays.values()) * (2 + (not self.alone) + states)
+
+    def table_bytes(self, row_optimizer: str) -> int:
+        """All tables whole, with states and gradients under another optimizer; no buffers."""
+        states = {"adam": 2, "adagrad": 1}.get(row_optimizer, 0)
+        return sum(
+            4 * t.num_rows * t.dim * (1 + states + self._copies(_TABLE_WISE, t.dim, row_optimizer))
+            for t in self.tables.values()
+        )
+
+    def _copies(self, kind: str, columns: int, row_optimizer: str) -> int:
+        """Times that a piece is held besides weights and states: gradients, and where else."""
+        if self.alone:  # its gradient, and all tables one after the other for one lookup
+            return 1 + (len(self.tables) > 1)
+        if kind == _DATA_PARALLEL:  # its gradient, and the bucket of its exchange
+            return 2
+        return int(not is_fused(kind, columns, row_optimizer, self.row_l2))
+
+    def exchanges_ms(self, kinds: Iterable[str]) -> tuple[float, ...]:
+        """What exchanges cost however little they send, by phase, if ``kinds`` are in the plan."""
+        if self.alone:
+            return (0.0,) * len(PHASES)
+        each = [
+            _COPIED_EXCHANGES if k == _DATA_PARALLEL else _SHARDED_EXCHANGES for k in set(kinds)
+        ]
+        return tuple(self.topology.exchange_ms * sum(n) for n in zip(*each, strict=True))
 
     def lookups_per_sample(self, table: str, kind: str) -> float:
         """Rows of ``table`` that one rank reads per sample of the whole batch."""
@@ -149,19 +202,28 @@ class Prices:
         reads = [max(r, _FEWEST_IDS) for r in self.reads[table.name]]
         # TorchRec lets bags that are empty travel for nothing; pooled vectors travel all the same.
         full = len(reads) / sum(min(1.0, r) for r in reads)
-        alone = self.topology.world_size == 1
-        update = perf.bwd_compute
-        if self.dense and kind != _DATA_PARALLEL:
-            passes = _DENSE_PASSES[self.row_optimizer]
-            update += passes * 4e3 * rows * columns / self.topology.stream_bandwidth
-        phases = (
-            0.0 if alone else perf.input_dist_comms,
-            perf.fwd_compute,
-            0.0 if alone else perf.fwd_comms * full,
-            0.0 if alone else perf.bwd_comms * (1.0 if kind == _DATA_PARALLEL else full),
-            update,
-        )
-        return Price(phases, self._memory(table, kind, rows, columns))
+        lookup, update, gradients = perf.fwd_compute, perf.bwd_compute, perf.bwd_comms * full
+        size = 4e3 * rows * columns  # bytes, in thousandths: times are milliseconds
+        if kind == _DATA_PARALLEL:
+            # The kernels are those of a whole table, on this rank's bags; TorchRec halves their
+            # bandwidth, leaves out what narrow rows cost, counts the optimizer as exchange, and
+            # sends over the network what stays in one machine.
+            whole = self.price(table.name, _TABLE_WISE, rows, columns).phases[1]
+            lookup = whole / self.topology.world_size
+            update = 2 * lookup
+            gradients = size * self.topology.all_reduce
+        if self.alone or not is_fused(kind, columns, self.row_optimizer, self.row_l2):
+            update += _DENSE_PASSES[self.row_optimizer] * size / self.topology.stream_bandwidth
+        elif self.topology.device == "cpu":
+            update *= _FUSED_ON_CPU
+        if not self.alone:
+            return Price(
+                (perf.input_dist_comms, lookup, perf.fwd_comms * full, gradients, update),
+                self._memory(table, kind, rows, columns),
+            )
+        if len(self.tables) > 1:
+            lookup += _CONCATENATED * size / self.topology.stream_bandwidth
+        return Price((0.0, lookup, 0.0, 0.0, update), self._memory(table, kind, rows, columns))
 
     def _memory(self, table: Table, kind: str, rows: int, columns: int) -> int:
         """Weights, optimizer state, dense gradients where there are some, ids and vectors."""
@@ -170,8 +232,8 @@ class Prices:
         self._storage.estimate([option], self._sharders)
         storage = option.shards[0].storage
         assert storage is not None
-        gradients = 2 if kind == _DATA_PARALLEL else int(self.dense)  # its own and DDP's bucket
-        return int(storage.hbm + storage.ddr) + gradients * 4 * rows * columns
+        copies = self._copies(kind, columns, self.row_optimizer)
+        return int(storage.hbm + storage.ddr) + copies * 4 * rows * columns
 
     def _option(
         self, table: Table, kind: str, rows: int, columns: int, floor: float
@@ -179,8 +241,9 @@ class Prices:
         """One shard in TorchRec's terms; lookups of one rate are one input read several times."""
         counts = Counter(max(r, floor) for r in self.reads[table.name])
         rates = sorted(counts)
-        dense = kind == _DATA_PARALLEL
-        kernel = EmbeddingComputeKernel.DENSE if dense else EmbeddingComputeKernel.FUSED
+        # TorchRec's two kernels differ in bandwidth only; gradients and updates are ours to count
+        copied = kind == _DATA_PARALLEL
+        kernel = EmbeddingComputeKernel.DENSE if copied else EmbeddingComputeKernel.FUSED
         return ShardingOption(
             name="t",
             tensor=torch.empty(table.num_rows, table.dim, device="meta"),
@@ -190,9 +253,7 @@ class Prices:
             batch_size=self.batch_size,
             sharding_type=kind,
             partition_by=get_partition_by_type(kind),
-            compute_kernel=(
-                EmbeddingComputeKernel.DENSE if kind == _DATA_PARALLEL else kernel
-            ).value,
+            compute_kernel=kernel.value,
             shards=[Shard(size=[rows, columns], offset=[0, 0])],
             is_pooled=True,
         )

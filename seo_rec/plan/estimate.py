@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -49,14 +50,15 @@ def estimate(placements: tuple[Placement, ...], prices: Prices) -> Estimate:
             used.add(s.rank)
     ms = phases_W5.sum(axis=1)
     slowest = phases_W5.max(axis=0)
-    further = max(0, len({p.kind for p in placements}) - 1)
+    if placements:
+        slowest += prices.exchanges_ms(p.kind for p in placements)
     return Estimate(
         ranks=tuple(
             RankLoad(int(t), int(m), _short(k), _short(x))
             for t, m, k, x in zip(tables, memory, lookups, ms, strict=True)
         ),
         imbalance=_short(ms.max() / ms.mean()) if ms.mean() else 1.0,
-        step_ms=_short(slowest.sum() + further * prices.topology.exchange_ms),
+        step_ms=_short(slowest.sum()),
         phases_ms={name: _short(x) for name, x in zip(PHASES, slowest, strict=True)},
     )
 
@@ -81,12 +83,8 @@ def default_placements(
     ebc = EmbeddingBagCollection(tables=table_configs(policy), device=torch.device("meta"))
     for weight in ebc.parameters():
         weight._optimizer_classes = [ROW_OPTIMIZERS[row_optimizer]]  # type: ignore[attr-defined]
-    notices = logging.getLogger("torchrec.distributed.planner")
-    level = notices.level
-    notices.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of its own storage reservation
+        with _quiet():
             planner = EmbeddingShardingPlanner(
                 topology=torchrec_topology(topology),
                 batch_size=batch_size,
@@ -97,8 +95,6 @@ def default_placements(
             found = planner.plan(ebc, [EmbeddingBagCollectionSharder()]).plan[""]
     except (PlannerError, RuntimeError, ValueError) as error:
         return f"TorchRec's planner finds none: {str(error).strip().splitlines()[0]}"
-    finally:
-        notices.setLevel(level)
     placements = []
     for t in policy.tables:
         sharding = found[table_key(t.name)]
@@ -114,6 +110,31 @@ def default_placements(
             )
         )
     return tuple(placements)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """TorchRec's planner logs what it tries, and warns of every table that it keeps on all ranks.
+
+    That warning goes to the root logger, which would also get a handler if it had none.
+    """
+
+    def other(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Sharding spec not found")
+
+    root, notices = logging.getLogger(), logging.getLogger("torchrec.distributed.planner")
+    level, handler = notices.level, logging.NullHandler()
+    notices.setLevel(logging.CRITICAL)
+    root.addFilter(other)
+    root.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of its own storage reservation
+            yield
+    finally:
+        root.removeHandler(handler)
+        root.removeFilter(other)
+        notices.setLevel(level)
 
 
 def _constraints(reads: Mapping[str, list[float]]) -> dict[str, ParameterConstraints]:

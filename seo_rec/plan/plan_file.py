@@ -35,9 +35,9 @@ class Estimate:
         ranks: one entry per rank, in order.
         imbalance: the largest ``ms`` of a rank over the mean of all.
         step_ms: the embedding part of a training step. Ranks wait for each other after every
-            phase, so it is the sum over phases of the slowest rank, plus a fixed cost for each
-            kind of sharding but one.
-        phases_ms: the slowest rank of every phase, by name.
+            phase, so it is the sum over phases of the slowest rank.
+        phases_ms: the slowest rank of every phase, by name, with the fixed costs of exchanges
+            (which are no rank's load: ``ranks`` and ``imbalance`` leave them out).
     """
 
     ranks: tuple[RankLoad, ...]

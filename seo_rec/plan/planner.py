@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 from torchrec.distributed.types import ShardingType
 
-from seo_rec.plan.cost import ROW_OPTIMIZERS, Price, Prices
+from seo_rec.plan.cost import RESERVED, ROW_OPTIMIZERS, Price, Prices
 from seo_rec.plan.estimate import default_placements, estimate
 from seo_rec.plan.partition import NoRoom, Piece, Ranks, pack
 from seo_rec.plan.placement import Placement, PlanError, Shard, check_placements
 from seo_rec.plan.plan_file import Estimate, Plan
 from seo_rec.plan.shift import Columns, shift_columns
-from seo_rec.plan.shortage import shortage
+from seo_rec.plan.shortage import flat_shortage, shortage
 from seo_rec.plan.topology import Topology
 from seo_rec.policy import Policy
 from seo_rec.schema import Schema
@@ -30,9 +30,11 @@ COLUMN_WISE = ShardingType.COLUMN_WISE.value
 ROW_WISE = ShardingType.ROW_WISE.value
 DATA_PARALLEL = ShardingType.DATA_PARALLEL.value
 
-RESERVED = 0.15  # of a device, for dense layers, activations, buffers and fragmentation
 BALANCED = 1.05  # an imbalance that is not worth another cut
 HARDLY_LONGER = 1.05  # a balanced plan may take so much longer than the shortest one
+# Cuts and copies must bring the step below so much of that of whole tables. The estimates of the
+# measured runs on CPU err by about a third, and there a cut that promised less brought nothing.
+CLEARLY_SHORTER = {"cpu": 2 / 3, "cuda": HARDLY_LONGER}
 LANES = 4  # columns of a shard are a multiple of this (FBGEMM's fused kernels)
 TINY = 0.005  # of a device's memory: a larger table is never kept on every rank
 HEAVIEST = (1, 2, 4, 8)  # so many of the most read tables are tried on every rank, or by rows
@@ -77,14 +79,15 @@ def plan_policy(
     batch_size: int = 8192,
     row_optimizer: str = "adam",
     rates: Mapping[str, float] | None = None,
+    row_l2: float = 0.0,
     default: bool | None = None,
 ) -> Plan:
     """Place every table of ``policy`` so that the step is short and every device can hold its part.
 
     Tables are packed whole, longest first. Wide tables are cut in columns, ever finer, as long as
-    that shortens the step: at the policy's chunk boundaries where there are some, else at
-    multiples of 4. A table that no device can hold goes to all of them by rows; on CUDA a heavily
-    read one may, too. A tiny table may stay on every rank. Equal arguments give equal plans.
+    that shortens the step, at multiples of 4. A table that no device can hold goes to all of them
+    by rows; on CUDA a heavily read one may, too. A tiny table may stay on every rank. Equal
+    arguments give equal plans.
 
     Args:
         policy: tables and lookups.
@@ -93,10 +96,11 @@ def plan_policy(
         row_optimizer: adam, adagrad, rowwise_adagrad (never cut in columns: its state is one
             number per row *of a shard*) or sgd.
         rates: mean ids per bag by feature (:func:`rates_of`); 1 for all if None.
+        row_l2: weight decay of the tables, which then have dense gradients.
         default: whether to compare with TorchRec's own plan; None: up to 32 ranks.
 
     Raises:
-        PlanError: an argument is out of range, or the tables do not fit.
+        PlanError: an argument is out of range, or the tables or flat arrays do not fit.
     """
     if row_optimizer not in ROW_OPTIMIZERS:
         raise PlanError(
@@ -104,8 +108,11 @@ def plan_policy(
         )
     if not 1 <= batch_size <= MAX_BATCH:
         raise PlanError(f"batch {batch_size}; allowed: 1 to {MAX_BATCH} rows of one rank")
-    prices = Prices(policy, topology, batch_size, row_optimizer, rates)
-    search = _Search(policy, prices)
+    prices = Prices(policy, topology, batch_size, row_optimizer, rates, row_l2)
+    usable = int(topology.memory_bytes * (1 - RESERVED))
+    if prices.flat_bytes() >= usable:
+        raise flat_shortage(prices, usable)
+    search = _Search(policy, prices, usable - prices.flat_bytes())
     alone = topology.world_size == 1 or not policy.tables
     placements = search.alone() if alone else search.best()
     check_placements(policy, placements, topology.world_size)
@@ -145,11 +152,11 @@ def rates_of(schema: Schema) -> dict[str, float]:
 class _Search:
     """The plans that are tried for one policy, and the best of them."""
 
-    def __init__(self, policy: Policy, prices: Prices) -> None:
+    def __init__(self, policy: Policy, prices: Prices, capacity: int) -> None:
         self.policy = policy
         self.prices = prices
         self.world_size = prices.topology.world_size
-        self.capacity = int(prices.topology.memory_bytes * (1 - RESERVED)) - prices.flat_bytes()
+        self.capacity = capacity
         self.cuttable = prices.row_optimizer != "rowwise_adagrad"
         self.readers = _readers(policy)
         self.chunk = math.gcd(*(t.dim for t in policy.tables))
@@ -162,11 +169,6 @@ class _Search:
             yield (
                 "rowwise_adagrad: no table is cut in columns, because its state is one number per "
                 "row of a shard and a cut would change the training"
-            )
-        if self.world_size > 1 and not self._may_repeat():
-            yield (
-                "adam on cuda: no table is kept on every rank, because those are trained with "
-                "dense gradients and Adam then moves rows that were not read, too"
             )
 
     def alone(self) -> tuple[Placement, ...]:
@@ -184,7 +186,8 @@ class _Search:
         """The shortest step of the plans tried; of equal ones, the one with fewest shards.
 
         A balanced plan is taken in its place if its step is hardly longer: the estimates are not
-        that good, and an even load is also one that memory and the network bear best.
+        that good, and an even load is also one that memory and the network bear best. Whole
+        tables are taken unless something else is clearly shorter than they are.
         """
         tried = [self.attempt(_Choice())]  # with the error, if nothing fits
         if self.cuttable:
@@ -195,13 +198,15 @@ class _Search:
                 tried += self._if_it_fits(replace(start, shifted=True))
         for choice in self._other_kinds(_chosen(tried)):
             tried += self._if_it_fits(choice)
-        return _chosen(tried).placements
+        found, whole = _chosen(tried), tried[0]
+        enough = CLEARLY_SHORTER[self.prices.topology.device] * whole.estimate.step_ms
+        return (found if found.estimate.step_ms <= enough else whole).placements
 
     def _other_kinds(self, found: _Tried) -> Iterator[_Choice]:
         """``found``, and its uncut form, with the heaviest tables on every rank or by rows."""
         starts = dict.fromkeys((found.choice, _Choice()))
         heaviest = sorted(self.prices.tables, key=lambda t: (-self._whole(t).ms, t))
-        copied = [t for t in heaviest if self._may_repeat() and self._is_small(t)]
+        copied = [t for t in heaviest if self._is_small(t)]
         by_row = [t for t in heaviest if self.prices.tables[t].num_rows >= 1000 * self.world_size]
         if self.prices.topology.device != "cuda" or found.estimate.imbalance <= BALANCED:
             by_row = []
@@ -249,7 +254,8 @@ class _Search:
             pieces = [self._piece(t, columns) for t in packed for columns in cuts[t]]
             if ranks.memory > ranks.capacity:
                 short = ranks.memory - self.capacity
-                raise shortage(self.prices, self.capacity, max(by_row, key=self._row_memory), short)
+                largest = max(by_row | choice.everywhere, key=self._row_memory)
+                raise shortage(self.prices, self.capacity, largest, short)
             found = pack(pieces, ranks, self.readers)
             if not isinstance(found, NoRoom):
                 columns: Columns = {t: {} for t in packed}
@@ -338,10 +344,6 @@ class _Search:
         t = self.prices.tables[table]
         return self.prices.price(table, DATA_PARALLEL, t.num_rows, t.dim)
 
-    def _may_repeat(self) -> bool:
-        topology = self.prices.topology
-        return not (topology.device == "cuda" and self.prices.row_optimizer == "adam")
-
     def _is_small(self, table: str) -> bool:
         return self._everywhere(table).memory <= TINY * self.capacity
 
@@ -349,7 +351,7 @@ class _Search:
         """Tables that cost each rank less when all keep a copy than as a share of one exchange."""
         room = 10 * TINY * self.capacity
         found = set()
-        for table in sorted(self.prices.tables) if self._may_repeat() else ():
+        for table in sorted(self.prices.tables):
             copy = self._everywhere(table)
             share = self._whole(table).ms / self.world_size
             if self._is_small(table) and copy.memory <= room and copy.ms <= share:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seo_rec.plan.cost import Prices
+from seo_rec.plan.cost import RESERVED, Prices
 from seo_rec.plan.placement import PlanError
 
 
@@ -28,11 +28,11 @@ def _helps(prices: Prices, capacity: int, short: int) -> list[str]:
     """Three things, each with the number that it needs, the surest first."""
     topology, size = prices.topology, prices.topology.world_size
     floats = sum(t.num_rows * t.dim for t in prices.tables.values())
-    states = {"adam": 2.0, "adagrad": 1.0}.get(prices.row_optimizer, 0.0)
-    stored = int(4 * floats * (1 + states + prices.dense)) // size  # a device's part of the tables
+    stored = prices.table_bytes(prices.row_optimizer) // size  # a device's part of the tables
+    saved = stored - prices.table_bytes("sgd") // size
     buffers = max(0, capacity + short - stored)
     batch = f"a --batch below {prices.batch_size:,} rows of one device"
-    larger = int((capacity + short) / capacity * topology.memory_bytes)
+    larger = _device(topology.memory_bytes, short)
     helps = [batch] if buffers > stored else []
     room = capacity - buffers
     if room > 0:
@@ -42,10 +42,46 @@ def _helps(prices: Prices, capacity: int, short: int) -> list[str]:
             f"at most {floats * room // stored:,} parameters in place of {floats:,} "
             "(`seo-rec apply --params`)"
         )
-    if states:
-        saved = int(4 * floats * states) // size
+    if saved:
         helps.append(
             f"--row-optimizer rowwise_adagrad or sgd, which frees about {saved:,} bytes a device"
         )
     helps += [f"devices of {larger:,} bytes (--topology)", batch]
     return list(dict.fromkeys(helps))[:3]
+
+
+def flat_shortage(prices: Prices, usable: int) -> PlanError:
+    """The error of a policy whose flat arrays, which every device holds whole, fill one.
+
+    Args:
+        prices: of the policy.
+        usable: bytes of a device that tables and arrays may take.
+    """
+    topology, needed = prices.topology, prices.flat_bytes()
+    floats = sum(prices.arrays.values())
+    short = needed - usable + 1  # tables need some, too
+    each = needed // floats
+    lean = floats * (each - {"adam": 8, "adagrad": 4}.get(prices.row_optimizer, 0))
+    helps = [
+        f"at most {(usable - 1) // each:,} floats in flat arrays in place of {floats:,} (a smaller "
+        "budget)",
+        f"devices of {_device(topology.memory_bytes, short):,} bytes (--topology)",
+        "a method with tables (multi-size, unified, ...), which can be sharded",
+    ]
+    if lean < needed:
+        helps[2] = (
+            f"--row-optimizer sgd, under which they take {lean:,} bytes, or a method with tables, "
+            "which can be sharded"
+        )
+    largest = max(prices.arrays, key=lambda name: (prices.arrays[name], name))
+    return PlanError(
+        f"flat array {largest!r} ({prices.arrays[largest]:,} floats) is short by {short:,} bytes "
+        f"on every device of {topology.name}: flat arrays are not sharded, and with their "
+        f"gradients and optimizer states they take {needed:,} bytes where {usable:,} of "
+        f"{topology.memory_bytes:,} are free. Three things that would help: " + "; ".join(helps)
+    )
+
+
+def _device(memory: int, short: int) -> int:
+    """Bytes of a device that has room for ``short`` bytes more than one of ``memory``."""
+    return memory + int(short / (1 - RESERVED)) + 1

@@ -15,7 +15,7 @@ from typing import Any
 from seo_rec.plan.placement import PlanError
 
 FORMAT = "seo-rec-topology"
-VERSION = 1
+VERSION = 2  # of 1, exchange_ms was the cost of a further kind of sharding
 MAX_DEVICES = 65_536
 MAX_FILE_BYTES = 2**20
 DEVICES = ("cpu", "cuda")
@@ -35,7 +35,7 @@ class Topology:
         stream_bandwidth: of one device's memory when tables are read in order, bytes/s.
         intra_bandwidth: from one device to the others of its machine, bytes/s.
         inter_bandwidth: from one device to other machines, bytes/s.
-        exchange_ms: fixed cost of each further kind of sharding in a step, milliseconds.
+        exchange_ms: what a collective takes that sends next to nothing, milliseconds.
 
     Raises:
         PlanError: a number is out of range; the message names the field.
@@ -71,10 +71,18 @@ class Topology:
     def world_size(self) -> int:
         return self.local_size * self.nodes
 
+    @property
+    def all_reduce(self) -> float:
+        """Seconds per byte of an all-reduce in a ring; all devices of a machine use the network."""
+        link = self.intra_bandwidth
+        if self.nodes > 1:
+            link = min(link, self.local_size * self.inter_bandwidth)
+        return 2 * (self.world_size - 1) / self.world_size / link
+
 
 BANDWIDTHS = ("lookup_bandwidth", "stream_bandwidth", "intra_bandwidth", "inter_bandwidth")
 _GB = 10**9
-_CUDA_EXCHANGE_MS = 0.2  # four collectives and their launches; an assumption, not a measurement
+_CUDA_EXCHANGE_MS = 0.05  # a collective and its launches; an assumption, not a measurement
 
 
 def _gpu(gigabytes: int, memory: float, link: float, network: float) -> Topology:
@@ -104,9 +112,10 @@ PRESETS = {
     "H200-141GB": _gpu(141, 4_800, 450, 50),
     "B200-180GB": _gpu(180, 8_000, 900, 50),
     "L4-24GB": _gpu(24, 300, 32, 12.5),
-    # One process with one thread on a shared x86 server, gloo: bandwidths seen by this
-    # project's own benchmarks there (docs/scaling.md). A file says more about your machine.
-    "cpu": Topology("", "cpu", 1, 1, 16 * _GB, 4e9, 8e9, 1e9, 1e9, 6.0),
+    # One process with one thread on a shared x86 server, gloo: fitted to the phases of 30 runs on
+    # one and two ranks there, whose tables of 6.7 MB lie in the processor's caches
+    # (docs/scaling.md). A file says more about your machine.
+    "cpu": Topology("", "cpu", 1, 1, 16 * _GB, 20e9, 16e9, 1e9, 1e9, 3.0),
 }
 _SPELLED = re.compile(r"(?:(\d{1,9})x)?([A-Za-z][\w.-]*)")
 

@@ -21,6 +21,7 @@ from seo_rec.environment import stamp
 from seo_rec.files import write_bytes, write_json
 from seo_rec.metrics import auc_gain
 from seo_rec.model import ModelSettings, build_model
+from seo_rec.plan import rates_of
 from seo_rec.policy import Policy
 from seo_rec.recipes import trivial
 from seo_rec.recipes.folders import (
@@ -124,7 +125,7 @@ def search_attention(
     gate = seo.make_gate(schema, settings, fit_settings.seed)
     whole = build_model(space, len(schema.numeric), model_settings, fit_settings.seed, gate)
     train, val = streams(data, space, fit_settings)
-    model = shard(whole, fit_settings)
+    model = shard(whole, fit_settings, rates=rates_of(schema))
     optimizers = optimizers_of(model, fit_settings)
     optimizers |= seo.gate_optimizers(gate, settings, fit_settings.dense_lr)
     held_out = None

@@ -15,7 +15,7 @@ from torchrec.distributed.types import ModuleSharder
 
 from seo_rec.embed import table_key
 from seo_rec.model import RecModel
-from seo_rec.plan import Placement, PlanError, check_placements, sharding_plan
+from seo_rec.plan import Placement, PlanError, check_placements, is_fused, sharding_plan
 from seo_rec.train.optimizers import FUSED
 from seo_rec.train.ranks import Ranks
 from seo_rec.train.state import Sharded, weights_of
@@ -40,9 +40,8 @@ def kernels(placements: tuple[Placement, ...], row_optimizer: str, row_l2: float
                 "keeps one number per row of the whole table; use a plan without column cuts "
                 "(`seo-rec plan --row-optimizer rowwise_adagrad`), or --optimizer adagrad"
             )
-        fits = all(w % 4 == 0 for w in widths)  # FBGEMM's fused kernels assert this
-        fused = row_optimizer in FUSED and not row_l2 and p.shards and fits
-        names[p.table] = "fused" if fused else "dense"
+        fused = [is_fused(p.kind, width, row_optimizer, row_l2) for width in widths]
+        names[p.table] = "fused" if widths and all(fused) else "dense"
     return names
 
 

@@ -367,7 +367,7 @@ class _Fit:
             **_named("optimizer", optimizer_state(self.model, self.optimizers)),
             **_named("average", self.mean.state),
             **_named("after_step", self.after_step.tensors() if self.after_step else {}),
-            f"rng.{self.ranks.rank}": torch.get_rng_state(),
+            **_rng_states(self.ranks),
         }
         values = {
             "progress": asdict(self.state),
@@ -417,9 +417,8 @@ class _Fit:
             for name, (size, dtype) in saved.sizes.items()
             if name.startswith("after_step.")
         }
-        rng = {f"rng.{self.ranks.rank}": torch.get_rng_state()}
-        if not rng.keys() <= saved.sizes.keys():  # fewer ranks wrote it
-            rng = {}
+        # fewer ranks may have written it, or ranks without a GPU
+        rng = {n: state for n, state in _rng_states(self.ranks).items() if n in saved.sizes}
         into = {
             **_named("model", weights_of(self.model)),
             **_named("optimizer", make_room(self.model, self.optimizers, state_sizes)),
@@ -428,8 +427,7 @@ class _Fit:
             **rng,
         }
         load_tensors(saved, into, self.ranks)
-        for state in rng.values():
-            torch.set_rng_state(state)
+        _set_rng_states(rng, self.ranks)
         self.train.load_state_dict(saved.values["stream"])
         if self.after_step:
             tensors = {n.removeprefix("after_step."): t for n, t in after.items()}
@@ -460,10 +458,21 @@ def evaluate(
     model.eval()
     here = ranks()
     scored: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
-    with torch.no_grad():
+    with (
+        torch.no_grad(),
+        tqdm(
+            desc=f"evaluate {stream.split}",
+            total=stream.num_rows,
+            unit="examples",
+            unit_scale=True,
+            leave=False,
+            disable=None if here.first else True,
+        ) as bar,
+    ):
         for batch in ready(stream, here):
             logits_B = model(batch.to(here.device))[1][: batch.num_rows]
             scored.append((logits_B.cpu().numpy(), batch.labels_B[: batch.num_rows].numpy()))
+            bar.update(batch.num_rows * here.world_size)
     in_order = [part for step in zip(*here.gather(scored), strict=True) for part in step]
     empty = np.zeros(0, np.float32)
     z = np.concatenate([empty, *(z for z, _ in in_order)])
@@ -516,6 +525,22 @@ def _position(stream: Stream, done: int) -> dict[str, int]:
     epoch = state["epoch"] - (1 if ahead_of_epoch else 0)
     whole = done == len(stream)
     return {**state, "epoch": epoch + 1 if whole else epoch, "step": 0 if whole else done}
+
+
+def _rng_states(ranks: Ranks) -> dict[str, torch.Tensor]:
+    """Where this rank's generators stand, that of its GPU included: dropout draws from it."""
+    states = {f"rng.{ranks.rank}": torch.get_rng_state()}
+    if ranks.device.type == "cuda":
+        states[f"rng.cuda.{ranks.rank}"] = torch.cuda.get_rng_state(ranks.device)
+    return states
+
+
+def _set_rng_states(states: Mapping[str, torch.Tensor], ranks: Ranks) -> None:
+    for name, state in states.items():
+        if name.startswith("rng.cuda."):
+            torch.cuda.set_rng_state(state, ranks.device)
+        else:
+            torch.set_rng_state(state)
 
 
 def _named(prefix: str, state: State) -> State:

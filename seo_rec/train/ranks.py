@@ -138,7 +138,8 @@ def launched() -> Iterator[Ranks]:
     that waits longer than SEO_REC_TIMEOUT_S seconds (default 600) for the others fails.
 
     Raises:
-        LaunchError: the port is taken, or a process did not come in time.
+        LaunchError: the port is taken, a process did not come in time, or it has no GPU of its
+            own where others have one.
         ValueError: SEO_REC_TIMEOUT_S is not a number of seconds.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
@@ -148,7 +149,14 @@ def launched() -> Iterator[Ranks]:
     if not wait.isdigit() or int(wait) < 1:
         raise ValueError(f"{TIMEOUT_VARIABLE} is {wait!r}; allowed: whole seconds, 1 or more")
     if torch.cuda.is_available():
-        torch.cuda.set_device(_local_device())
+        device, count = _local_device(), torch.cuda.device_count()
+        if device.index >= count:
+            raise LaunchError(
+                f"process {device.index} of this machine finds {count} GPU{'s' * (count > 1)}; "
+                f"allowed: one process per GPU, at most {count} here (--nproc_per_node, the second "
+                "number of -j), or CUDA_VISIBLE_DEVICES= (empty) for processes on the CPU"
+            )
+        torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
         dist.init_process_group(backend, timeout=timedelta(seconds=int(wait)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +94,13 @@ def plan(policy: Policy, kind: str, world: int) -> tuple[Placement, ...]:
 
 @dataclass(frozen=True)
 class Trained:
-    """Whole weights, the loss of every step, and the validation metrics of a run."""
+    """Whole weights at the end of a run (those of its best epoch) and after its last step, the
+    loss of every step, and the validation metrics."""
 
     weights: dict[str, torch.Tensor]
     losses: list[float]
     val: dict[str, Any]
+    last: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def train(
@@ -117,17 +119,57 @@ def train(
         if world == 1
         else run_ranks(_train, world, data, policy, settings, kind, out, timeout=timeout)
     )
-    weights: dict[str, torch.Tensor] = {}
-    for found, _ in pieces:
-        for name, (shape, parts) in found.items():
-            whole = weights.setdefault(name, torch.full(shape, float("nan")))
-            for offsets, part in parts:
-                whole[tuple(slice(o, o + n) for o, n in zip(offsets, part.shape, strict=True))] = (
-                    part
-                )
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     losses = [line["train_loss"] for line in lines if line["event"] == "step"]
-    return Trained(weights, losses, pieces[0][1])
+    weights, last = (_whole([found[i] for found in pieces]) for i in (0, 1))
+    return Trained(weights, losses, pieces[0][2], last)
+
+
+def _whole(pieces: list[Any]) -> dict[str, torch.Tensor]:
+    """Weights by name from the parts that every rank has of them."""
+    weights: dict[str, torch.Tensor] = {}
+    for name, (shape, parts) in (item for found in pieces for item in found.items()):
+        whole = weights.setdefault(name, torch.full(shape, float("nan")))
+        for offsets, part in parts:
+            at = tuple(slice(o, o + n) for o, n in zip(offsets, part.shape, strict=True))
+            whole[at] = part
+    return weights
+
+
+def _parts(model: Any) -> dict[str, Any]:
+    """A copy of this rank's part of every weight, with the whole one's size."""
+    found = {}
+    for name, value in weights_of(model).items():
+        parts = (
+            [(p.offsets, p.tensor.clone()) for p in value.pieces]
+            if isinstance(value, Sharded)
+            else [((0,) * value.dim(), value.clone())]
+        )
+        found[name] = (value.size(), parts)
+    return found
+
+
+class _Last:
+    """An ``after_step`` that keeps the weights after one step."""
+
+    calls_model = False
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.parts: dict[str, Any] = {}
+
+    def __call__(self, model: Any, step: int) -> None:
+        if step == self.step:
+            self.parts = _parts(model)
+
+    def tensors(self) -> dict[str, Any]:
+        return {}
+
+    def values(self) -> dict[str, Any]:
+        return {}
+
+    def load(self, tensors: Any, values: Any) -> None:
+        pass
 
 
 def _train(data: Path, policy: Policy, settings: FitSettings, kind: str, out: Path) -> Any:
@@ -152,13 +194,6 @@ def _train(data: Path, policy: Policy, settings: FitSettings, kind: str, out: Pa
         Stream(data, split, batch_size=here.share(size, "batch_size"), shuffle=shuffle, **share)
         for split, size, shuffle in (("train", settings.batch_size, True), ("val", 64, False))
     ]
-    result = fit(model, streams[0], streams[1], optimizers, settings, out)
-    found = {}
-    for name, value in weights_of(model).items():
-        parts = (
-            [(p.offsets, p.tensor.clone()) for p in value.pieces]
-            if isinstance(value, Sharded)
-            else [((0,) * value.dim(), value.clone())]
-        )
-        found[name] = (value.size(), parts)
-    return found, vars(result.val)
+    last = _Last(settings.max_steps)
+    result = fit(model, streams[0], streams[1], optimizers, settings, out, last)
+    return _parts(model), last.parts, vars(result.val)

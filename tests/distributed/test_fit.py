@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,11 +26,22 @@ from seo_rec import recipes
 from seo_rec.data.stream import Stream
 from seo_rec.metrics import binary_metrics
 from seo_rec.model import ModelSettings, build_model
-from seo_rec.plan import PlanError, plan_policy, read_topology
+from seo_rec.plan import PRESETS, PlanError, plan_policy, rates_of, read_topology
 from seo_rec.recipes import training
 from seo_rec.schema import read_schema
 from seo_rec.search.seo import SeoSettings
-from seo_rec.train import FitSettings, Preempted, evaluate, loop, ranks, said_by_first, steps
+from seo_rec.train import (
+    FitSettings,
+    LaunchError,
+    Preempted,
+    Ranks,
+    evaluate,
+    launched,
+    loop,
+    ranks,
+    said_by_first,
+    steps,
+)
 from spawn import run_ranks
 
 TOLERANCE = 1e-6
@@ -356,6 +369,124 @@ def test_a_plan_for_another_world_is_refused(tiny: Path, tmp_path: Path) -> None
     for _, text, seconds in (first, second):
         assert f"{tmp_path / 'plan.json'} is for 4 ranks on cpu; there are 2 on cpu" in text
         assert seconds < 20
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"row_optimizer": "sgd"}, "is for row optimizer sgd, .*; this run has adam"),
+        ({"local_size": 1}, "is for machines of 1 ranks; here a machine has 2 of 2"),
+    ],
+)
+def test_a_plan_for_another_run_is_refused(
+    tiny: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    policy = recipes.method_policy("multi-size", tiny, 1600, 16, 8, 0)
+    plan = plan_policy(policy, read_topology("2xcpu"), batch_size=100, default=False)
+    replace(plan, **change).save(tmp_path / "plan.json")
+    here = Ranks(0, 2, 2)
+    with pytest.raises(PlanError, match=message):
+        training._read_plan(tmp_path / "plan.json", policy, FIT, here)
+    first, second = refusals(tiny, tmp_path / "run", tmp_path / "plan.json")
+    assert (first[0], second[0]) == ("PlanError", "OtherRankError")
+    assert re.search(message, first[1]) and not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What training warned of."""
+    said: list[str] = []
+    monkeypatch.setattr(training.log, "warning", lambda text, *of: said.append(text % of))
+    return said
+
+
+def test_a_plan_for_another_batch_is_taken_with_a_warning(
+    tiny: Path, tmp_path: Path, warned: list[str]
+) -> None:
+    policy = recipes.method_policy("multi-size", tiny, 1600, 16, 8, 0)
+    for rows, count in ((FIT.batch_size // 2, 0), (77, 1)):
+        plan = plan_policy(policy, read_topology("2xcpu"), batch_size=rows, default=False)
+        plan.save(tmp_path / "plan.json")
+        arguments = policy, FIT, tmp_path / "plan.json", None, Ranks(0, 2, 2)
+        assert training._placements(*arguments) == plan.placements
+        assert len(warned) == count
+    assert "made for batches of 77 rows a rank; this run has 100" in warned[0]
+
+
+def test_a_plan_that_is_made_knows_the_run(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Optimizer, L2, rows of a rank and the data's ids per bag reach the planner."""
+    policy = recipes.method_policy("multi-size", tiny, 1600, 16, 8, 0)
+    asked: list[dict[str, Any]] = []
+
+    def noted(*_: Any, **options: Any) -> Any:
+        asked.append(options)
+        return plan_policy(*_, **options)
+
+    monkeypatch.setattr(training, "plan_policy", noted)
+    wanted = replace(FIT, epochs=1, row_optimizer="adagrad", row_l2=0.1)
+
+    def on_rank() -> list[dict[str, Any]]:
+        recipes.train(tiny, policy, tmp_path / "run", SMALL, wanted)
+        return asked
+
+    (options,), _ = run_ranks(on_rank, 2)
+    assert options == {
+        "batch_size": FIT.batch_size // 2,
+        "row_optimizer": "adagrad",
+        "rates": rates_of(read_schema(tiny)),
+        "row_l2": 0.1,
+        "default": False,
+    }
+    assert len(set(options["rates"].values())) > 1
+
+
+# ---- the machines that are there --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "gpu, memory, expected",
+    [
+        ("NVIDIA L4", 24e9, "L4-24GB"),
+        ("NVIDIA H100 80GB HBM3", 85e9, "H100-80GB"),
+        ("NVIDIA A100-SXM4-40GB", 42e9, "A100-40GB"),
+        ("NVIDIA A100-SXM4-80GB", 85e9, "A100-80GB"),
+        ("Tesla V100-SXM2-16GB", 17e9, "V100-32GB"),
+        ("NVIDIA L40S", 48e9, ""),
+        ("NVIDIA GeForce RTX 4090", 25e9, ""),
+    ],
+)
+def test_a_gpu_is_planned_for_as_what_it_is(
+    gpu: str,
+    memory: float,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    warned: list[str],
+) -> None:
+    found = SimpleNamespace(name=gpu, total_memory=int(memory))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: found)
+    here = Ranks(0, 8, 4, torch.device("cuda", 0))
+    topology = training.topology_here(here)
+    preset = PRESETS[expected or training.UNKNOWN_GPU]
+    assert topology.lookup_bandwidth == preset.lookup_bandwidth
+    assert (topology.memory_bytes, topology.local_size, topology.nodes) == (int(memory), 4, 2)
+    assert [f"GPU '{gpu}' is no preset" in text for text in warned] == [True] * (not expected)
+
+
+def test_processes_share_the_memory_of_their_machine() -> None:
+    one, four = (training.topology_here(Ranks(0, n, n)) for n in (1, 4))
+    assert one.memory_bytes // 4 == four.memory_bytes > 0
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    message = "process 2 of this machine finds 2 GPUs; allowed: one"
+    with pytest.raises(LaunchError, match=message), launched():
+        pass
 
 
 def test_a_plan_for_this_world_is_taken(tiny: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from torchx_jobs import APPLIER, SEARCH, TORCHX, make_clone
+from torchx_jobs import APPLIER, ROOT, SEARCH, TORCHX, make_clone
 
 import small_job
 
@@ -34,6 +34,20 @@ def test_a_training(tiny: Path, tmp_path: Path) -> None:
     trained = run(clone, "train", *given, "--", *APPLIER)
     assert trained.returncode == 0, trained.stderr
     assert json.loads((clone / "r/result.json").read_text())["embedding_params"] == 1600
+
+
+def test_a_benchmark(tmp_path: Path) -> None:
+    """Two ranks, far too small to measure anything."""
+    clone = make_clone(tmp_path / "clone")
+    (clone / "benchmarks").symlink_to(ROOT / "benchmarks")
+    tiny = ["--features", "4", "--vocabulary", "100", "--dense", "1", "--params", "3200"]
+    tiny += ["--hidden", "8", "--batch", "16", "--batches", "1", "--steps", "1", "--repeats", "1"]
+    tiny += ["--methods", "separate", "--warmup", "0", "--out", "out"]
+    done = run(clone, "benchmark", "-j", "1x2", "--", *tiny)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(x) for x in (clone / "out/throughput.jsonl").read_text().splitlines()]
+    assert {x["way"] for x in lines if x["kind"] == "measurement"} == {"alone", "apart", "ours"}
+    assert {x["world_size"] for x in lines} == {2}
 
 
 def test_a_frontier_submits_its_jobs(tiny: Path, tmp_path: Path) -> None:
