@@ -59,7 +59,7 @@ from benchmarks.workload import (
 from seo_rec.plan import rates_of
 from seo_rec.policy import Policy
 from seo_rec.process import run_and_leave
-from seo_rec.recipes.training import topology_here
+from seo_rec.recipes.sharding import topology_here
 from seo_rec.schema import Schema, read_schema
 from seo_rec.train import Ranks, launched
 from seo_rec.train.optimizers import ROW_OPTIMIZERS, inner_model

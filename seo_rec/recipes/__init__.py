@@ -39,13 +39,13 @@ from seo_rec.recipes.searching import (
     search,
     search_attention,
 )
+from seo_rec.recipes.sharding import topology_here
 from seo_rec.recipes.training import (
     Trained,
     evaluate_quantized,
     evaluate_run,
     labels_of,
     load_trained,
-    topology_here,
     train,
     train_model,
 )

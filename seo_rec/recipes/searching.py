@@ -31,12 +31,12 @@ from seo_rec.recipes.folders import (
     command_line,
     open_run,
 )
+from seo_rec.recipes.sharding import shard
 from seo_rec.recipes.training import (
     Floats,
     eval_stream,
     labels_of,
     optimizers_of,
-    shard,
     streams,
     train_model,
 )

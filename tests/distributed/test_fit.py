@@ -27,7 +27,7 @@ from seo_rec.data.stream import Stream
 from seo_rec.metrics import binary_metrics
 from seo_rec.model import ModelSettings, build_model
 from seo_rec.plan import PRESETS, PlanError, plan_policy, rates_of, read_topology
-from seo_rec.recipes import training
+from seo_rec.recipes import sharding
 from seo_rec.schema import read_schema
 from seo_rec.search.seo import SeoSettings
 from seo_rec.train import (
@@ -386,7 +386,7 @@ def test_a_plan_for_another_run_is_refused(
     replace(plan, **change).save(tmp_path / "plan.json")
     here = Ranks(0, 2, 2)
     with pytest.raises(PlanError, match=message):
-        training._read_plan(tmp_path / "plan.json", policy, FIT, here)
+        sharding.check_plan(tmp_path / "plan.json", policy, FIT, here)
     first, second = refusals(tiny, tmp_path / "run", tmp_path / "plan.json")
     assert (first[0], second[0]) == ("PlanError", "OtherRankError")
     assert re.search(message, first[1]) and not (tmp_path / "run").exists()
@@ -394,9 +394,9 @@ def test_a_plan_for_another_run_is_refused(
 
 @pytest.fixture
 def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What training warned of."""
+    """What sharding warned of."""
     said: list[str] = []
-    monkeypatch.setattr(training.log, "warning", lambda text, *of: said.append(text % of))
+    monkeypatch.setattr(sharding.log, "warning", lambda text, *of: said.append(text % of))
     return said
 
 
@@ -408,7 +408,7 @@ def test_a_plan_for_another_batch_is_taken_with_a_warning(
         plan = plan_policy(policy, read_topology("2xcpu"), batch_size=rows, default=False)
         plan.save(tmp_path / "plan.json")
         arguments = policy, FIT, tmp_path / "plan.json", None, Ranks(0, 2, 2)
-        assert training._placements(*arguments) == plan.placements
+        assert sharding._placements(*arguments) == plan.placements
         assert len(warned) == count
     assert "made for batches of 77 rows a rank; this run has 100" in warned[0]
 
@@ -424,7 +424,7 @@ def test_a_plan_that_is_made_knows_the_run(
         asked.append(options)
         return plan_policy(*_, **options)
 
-    monkeypatch.setattr(training, "plan_policy", noted)
+    monkeypatch.setattr(sharding, "plan_policy", noted)
     wanted = replace(FIT, epochs=1, row_optimizer="adagrad", row_l2=0.1)
 
     def on_rank() -> list[dict[str, Any]]:
@@ -467,15 +467,15 @@ def test_a_gpu_is_planned_for_as_what_it_is(
     found = SimpleNamespace(name=gpu, total_memory=int(memory))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: found)
     here = Ranks(0, 8, 4, torch.device("cuda", 0))
-    topology = training.topology_here(here)
-    preset = PRESETS[expected or training.UNKNOWN_GPU]
+    topology = sharding.topology_here(here)
+    preset = PRESETS[expected or sharding.UNKNOWN_GPU]
     assert topology.lookup_bandwidth == preset.lookup_bandwidth
     assert (topology.memory_bytes, topology.local_size, topology.nodes) == (int(memory), 4, 2)
     assert [f"GPU '{gpu}' is no preset" in text for text in warned] == [True] * (not expected)
 
 
 def test_processes_share_the_memory_of_their_machine() -> None:
-    one, four = (training.topology_here(Ranks(0, n, n)) for n in (1, 4))
+    one, four = (sharding.topology_here(Ranks(0, n, n)) for n in (1, 4))
     assert one.memory_bytes // 4 == four.memory_bytes > 0
 
 
@@ -515,7 +515,7 @@ def test_a_failing_planner_ends_all_ranks_with_its_message(
     def failing(*_: Any, **__: Any) -> Any:
         raise PlanError("table 'chunk0' is short by 12 bytes on rank 1")
 
-    monkeypatch.setattr(training, "plan_policy", failing)
+    monkeypatch.setattr(sharding, "plan_policy", failing)
     first, second = refusals(tiny, tmp_path / "run", None)
     assert (first[0], second[0]) == ("PlanError", "OtherRankError")
     for _, text, seconds in (first, second):
