@@ -19,6 +19,9 @@ from seo_rec.train import FitSettings, Ranks, distribute, ranks
 
 log = logging.getLogger(__name__)
 
+# An exchange of four gloo processes on two cores took about four times as long as one of two
+# (benchmarks/results/throughput.jsonl): the power of the processes per core.
+CROWDED = 2
 UNKNOWN_GPU = "V100-32GB"  # preset whose bandwidths stand for those of a GPU that is none
 
 
@@ -118,13 +121,16 @@ def check_plan(plan: Path, policy: Policy, settings: FitSettings, here: Ranks) -
 def topology_here(here: Ranks) -> Topology:
     """The preset of the devices of this launch, with their own memory.
 
-    A process on the CPU has its share of the machine's memory. A GPU that is no preset gets the
+    A process on the CPU has its share of the machine's memory; with more processes than cores, each
+    waits for its turn in every exchange (:data:`CROWDED`). A GPU that is no preset gets the
     bandwidths of :data:`UNKNOWN_GPU`, and a warning says so.
     """
     if here.device.type == "cpu":
         preset = read_topology(f"{here.local_size}xcpu")
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         memory = machine // here.local_size
+        crowd = max(1.0, here.local_size / len(os.sched_getaffinity(0)))
+        preset = replace(preset, exchange_ms=preset.exchange_ms * crowd**CROWDED)
     else:
         found = torch.cuda.get_device_properties(here.device)
         memory = found.total_memory

@@ -479,6 +479,16 @@ def test_processes_share_the_memory_of_their_machine() -> None:
     assert one.memory_bytes // 4 == four.memory_bytes > 0
 
 
+def test_processes_that_share_a_core_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = {"few": {0, 1}, "enough": set(range(8))}
+    ms = {}
+    for name, found in cores.items():
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, found=found: found)
+        ms[name] = [sharding.topology_here(Ranks(0, n, n)).exchange_ms for n in (1, 2, 4)]
+    once = PRESETS["cpu"].exchange_ms
+    assert ms == {"few": [once, once, 4 * once], "enough": [once] * 3}
+
+
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
