@@ -1,16 +1,26 @@
-"""Two searches in one policy: the widths that one finds, in the shared chunk tables of SEO.
+"""Two ways to decide in one policy, beside each of them alone.
 
     python -m benchmarks.combined --data data/ml-1m --searches runs/ml-1m-widths/searches --record
 
-DimGrow, SSEDS and AutoDim decide how wide a feature is and give every feature its own table; SEO
-shares chunk tables, and decides by attention. Here a feature that a search gave width d reads
-``max(1, round(d / chunk_dim))`` chunks of shared tables, dealt round robin, at the same budget as
-that search (whose policies are found in ``--searches``, a folder of ``benchmarks.evidence``). Every
-candidate is trained like the others of that study; the plain forms stand beside it there. Which of
+``chunks``: the widths that one search finds, in the shared chunk tables of SEO. DimGrow, SSEDS and
+AutoDim decide how wide a feature is and give every feature its own table; SEO shares chunk tables,
+and decides by attention. Here a feature that a search gave width d reads ``max(1, round(d /
+chunk_dim))`` chunks of shared tables, dealt round robin, at the same budget as that search (whose
+policies are found in ``--searches``, a folder of ``benchmarks.evidence``). Where every feature
+would read one chunk, nothing of the widths is left, and the table says "degenerate".
+
+``beside``: OptEmbed's pruned tables in half the budget, each feature its own, and beside them
+chunks that all features share, ``16 / chunk_dim`` tables in the rest of it (multi-size). Ids that
+were pruned still have chunks. The search at half the budget is made here, before the trainings.
+
+Every candidate is trained like the others of the studies of ``benchmarks.evidence``, whose lines
+stand beside it: the same search alone, with its own tables at the whole budget (study
+``ml-1m-widths``), and SEO alone (``ml-1m``), where data, budget and settings are the same. Which of
 them is worth keeping is read from the validation AUC.
 
-All policies are read and checked before the first training. Runs go to ``--out`` and are found
-again there, also unfinished ones; ``--record`` adds the lines that the record does not have yet.
+All policies of ``--searches`` are read and checked before the first training. Runs go to ``--out``
+and are found again there, also unfinished ones; ``--record`` adds the lines that the record does
+not have yet.
 """
 
 from __future__ import annotations
@@ -25,52 +35,63 @@ from typing import Any
 
 import torch
 
+from benchmarks import everything_table, evidence
 from benchmarks.environment import append_jsonl
-from seo_rec import apply, recipes
+from seo_rec import apply, methods, recipes
 from seo_rec.cli.main import quiet_libraries
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Policy
+from seo_rec.recipes.trivial import side_by_side
 from seo_rec.report.comparison import paired_difference, spread
 from seo_rec.report.formats import difference, p_value, plus_minus
 from seo_rec.schema import Schema, read_schema
+from seo_rec.search.optembed import OptEmbedSettings
 from seo_rec.search.seo import SeoSettings, search_space
 from seo_rec.train import FitSettings
 
 RESULTS = Path(__file__).parent / "results"
 RECORD = RESULTS / "combined.jsonl"
 METHODS = ("dimgrow", "sseds", "autodim")
+FORMS = ("chunks", "beside")
 CHUNK_DIMS = (4, 2)
 SEEDS = 3
+DIM, WIDEST = 16, 32  # of the multi-size chunks, and of OptEmbed as in benchmarks.evidence
+STUDIES = {study for _, studies in everything_table.COLUMNS.values() for study in studies}
+PLANNED = (len(METHODS) + 1) * len(CHUNK_DIMS) * SEEDS  # with the one search of "beside"
 
 Line = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One training: the widths that ``search`` found, in chunks of ``chunk_dim`` floats."""
+    """One training: what ``search`` found, in or beside chunks of ``chunk_dim`` floats."""
 
+    form: str
     search: str
     chunk_dim: int
     data: Path
     schema: Schema
     policy: Policy
+    params: int
     fit: FitSettings
 
     @property
     def name(self) -> str:
-        return f"{self.search}-chunks-{self.chunk_dim}"
+        return f"{self.search}-{self.form}-{self.chunk_dim}"
 
     @property
     def what(self) -> dict[str, Any]:
         """What a line of the record is of, whatever came out."""
         return {
             "method": self.name,
+            "form": self.form,
             "search": self.search,
             "chunk_dim": self.chunk_dim,
             "seed": self.fit.seed,
             "data_fingerprint": self.schema.fingerprint,
-            "params": self.policy.provenance["params"],
+            "params": self.params,
             "lookups": {f.name: len(f.lookups) for f in self.policy.features},
+            "tables": [[t.name, t.num_rows, t.dim] for t in self.policy.tables],
             "fit": asdict(self.fit),
         }
 
@@ -135,9 +156,32 @@ def shared(found: Policy, data: Path, params: int, chunk_dim: int, seed: int) ->
     return apply.round_robin(chosen, params)
 
 
+def beside(own: Policy, data: Path, params: int, chunk_dim: int, seed: int) -> Policy:
+    """``own``'s tables, and in the rest of ``params`` chunks that all features read.
+
+    A feature that ``own`` drops has chunks alone.
+
+    Raises:
+        ValueError: ``DIM`` is not a multiple of ``chunk_dim``.
+    """
+    if chunk_dim < 1 or DIM % chunk_dim:
+        raise ValueError(f"chunks of {chunk_dim} floats; allowed: divisors of {DIM}")
+    schema, rest = read_schema(data), params - own.num_params
+    chunks = methods.multi_size(schema, rest, DIM, lookups=DIM // chunk_dim, seed=seed)
+    served = {f.name for f in own.features}
+    alike = replace(chunks, features=tuple(f for f in chunks.features if f.name in served))
+    origin = {"method": "beside-chunks", "of": dict(own.provenance), "params": params}
+    both = side_by_side(own, alike, origin)
+    features = {f.name: f for f in (*chunks.features, *both.features)}  # the second of a name
+    return replace(both, features=tuple(features[c.name] for c in schema.features))
+
+
 def cells(options: argparse.Namespace) -> list[Cell]:
-    """Everything to train, seed by seed; see :func:`read_found` for what is refused."""
-    found = []
+    """Everything to train, seed by seed; see :func:`read_found` for what is refused.
+
+    The searches of ``beside`` are made when all that is read was found to be right.
+    """
+    found, later = [], []
     for seed in range(options.seeds):
         data = options.data[seed % len(options.data)]
         schema = read_schema(data)
@@ -148,22 +192,48 @@ def cells(options: argparse.Namespace) -> list[Cell]:
             row_l2=options.l2,
             seed=seed,
         )
-        for method in options.methods:
+        later.append((data, schema, fit))
+        for method in options.methods if "chunks" in options.forms else ():
             path = options.searches / f"{method}-seed{seed}" / "policy.json"
             widths = read_found(path, schema, options.params)
             for chunk_dim in options.chunk_dims:
                 policy = shared(widths, data, options.params, chunk_dim, seed)
-                found.append(Cell(method, chunk_dim, data, schema, policy, fit))
-    return found
+                found.append(
+                    Cell("chunks", method, chunk_dim, data, schema, policy, options.params, fit)
+                )
+    for data, schema, fit in later if "beside" in options.forms else ():
+        own = search_half(data, schema, options, fit)
+        for chunk_dim in options.chunk_dims:
+            policy = beside(own, data, options.params, chunk_dim, fit.seed)
+            found.append(
+                Cell("beside", "optembed", chunk_dim, data, schema, policy, options.params, fit)
+            )
+    return sorted(found, key=lambda cell: cell.fit.seed)
+
+
+def search_half(
+    data: Path, schema: Schema, options: argparse.Namespace, fit: FitSettings
+) -> Policy:
+    """OptEmbed's policy at half the budget, or the one that is in ``--out``."""
+    settings = OptEmbedSettings(params=options.params // 2, max_dim=WIDEST)
+    folder = folder_of(schema, options.params, options.out) / f"optembed-half-{_of_fit(fit)}"
+    found = recipes.search_by("optembed", data, folder, settings, ModelSettings(), fit, resume=True)
+    return found.policy
+
+
+def folder_of(schema: Schema, params: int, out: Path) -> Path:
+    return out / f"{schema.fingerprint}-{params}"
+
+
+def _of_fit(fit: FitSettings) -> str:
+    return f"seed{fit.seed}-{fit.batch_size}-{fit.row_lr:g}-{fit.row_l2:g}"
 
 
 def train(cell: Cell, out: Path) -> recipes.Run:
     """Train a cell, or find it again in ``out``."""
-    fit = cell.fit
-    name = f"{cell.name}-seed{fit.seed}-{fit.batch_size}-{fit.row_lr:g}-{fit.row_l2:g}"
-    folder = out / f"{cell.schema.fingerprint}-{cell.policy.provenance['params']}" / name
+    folder = folder_of(cell.schema, cell.params, out) / f"{cell.name}-{_of_fit(cell.fit)}"
     return recipes.train(
-        cell.data, cell.policy, folder, ModelSettings(), fit, method=cell.name, resume=True
+        cell.data, cell.policy, folder, ModelSettings(), cell.fit, method=cell.name, resume=True
     )
 
 
@@ -171,16 +241,19 @@ def command_of(options: argparse.Namespace) -> str:
     """The command with every option that says what is run."""
     words = ["python", "-m", "benchmarks.combined"]
     for name in (
-        "data", "searches", "methods", "params", "chunk_dims", "seeds", "batch_size", "lr", "l2"
+        "data", "searches", "forms", "methods", "params", "chunk_dims", "seeds", "batch_size", "lr",
+        "l2",
     ):  # fmt: skip
         value = getattr(options, name)
+        if value is None:
+            continue
         values = value if isinstance(value, list | tuple) else [value]
         words += [f"--{name.replace('_', '-')}", *(str(v) for v in values)]
     return shlex.join(words)
 
 
 def key_of(line: Line) -> str:
-    names = ("method", "seed", "data_fingerprint", "params", "lookups", "fit")
+    names = ("method", "seed", "data_fingerprint", "params", "lookups", "tables", "fit")
     return json.dumps([line[name] for name in names], sort_keys=True)
 
 
@@ -191,10 +264,25 @@ def read(path: Path) -> list[dict[str, Any]]:
 # ---- the table ---------------------------------------------------------------------------
 
 
+def alone(plain: Sequence[Line], method: str, runs: Mapping[int, Line]) -> dict[int, Line]:
+    """Lines of ``method`` alone with the data, budget, seeds and settings of ``runs``, by seed."""
+    fits = {part.name: asdict(part.fit) for make in evidence.STUDIES.values() for part in make()}
+    return {
+        x["seed"]: x
+        for x in plain
+        if x["study"] in STUDIES
+        and x["method"] == method
+        and not x.get("infeasible")
+        and (line := runs.get(x["seed"])) is not None
+        and (x["budget"], x["data_fingerprint"]) == (line["params"], line["data_fingerprint"])
+        and {**fits[x["study"]], "seed": x["seed"]} == line["fit"]
+    }
+
+
 def page_lines(
     lines: Sequence[Line] | None = None, plain: Sequence[Line] | None = None
 ) -> list[str]:
-    """Tables in Markdown by data set and budget, and how much of the plan they hold.
+    """Tables in Markdown by data set, budget and settings, and how much of the plan they hold.
 
     Args:
         lines: default: the record.
@@ -205,40 +293,75 @@ def page_lines(
         plain = [
             line for name in ("movielens", "criteo") for line in read(RESULTS / f"{name}.jsonl")
         ]
-    planned = len(METHODS) * len(CHUNK_DIMS) * SEEDS
     if not lines:
-        return [f"Nothing is recorded yet; a data set and budget have {planned} runs."]
+        return [f"Nothing is recorded yet; a data set and budget have {PLANNED} runs."]
+    groups: dict[str, list[Line]] = {}
+    for line in lines:
+        fit = {k: v for k, v in line["fit"].items() if k != "seed"}
+        key = json.dumps([line["data"], line["params"], fit], sort_keys=True)
+        groups.setdefault(key, []).append(line)
     out: list[str] = []
-    groups = dict.fromkeys((line["data"], line["params"]) for line in lines)
-    for data, params in groups:
-        here = [line for line in lines if (line["data"], line["params"]) == (data, params)]
-        done = {(line["method"], line["seed"]) for line in here}
-        out += [
-            f"{data}, {params:,} floats: {len(done)} of {planned} runs.",
-            "",
-            "| widths of | chunks of | seeds | validation AUC | test AUC | own tables, test AUC "
-            "| chunks − own |",
-            "|---" * 7 + "|",
+    for here in groups.values():
+        fit, first = here[0]["fit"], here[0]
+        prints = ", ".join(dict.fromkeys(f"`{x['data_fingerprint']}`" for x in here))
+        planned = [
+            x["seed"] < SEEDS and x["chunk_dim"] in CHUNK_DIMS and x["search"] in _searches(x)
+            for x in here
         ]
-        for search, chunk_dim in dict.fromkeys((x["search"], x["chunk_dim"]) for x in here):
-            runs = {x["seed"]: x for x in here if x["method"] == f"{search}-chunks-{chunk_dim}"}
-            own = {
-                x["seed"]: x
-                for x in plain
-                if x["method"] == search
-                and x["budget"] == params
-                and x["seed"] in runs
-                and x["data_fingerprint"] == runs[x["seed"]]["data_fingerprint"]
-            }
-            both = sorted(own)
-            row = [search, str(chunk_dim), str(len(runs)), _spread(runs, "val_auc")]
-            row += [_spread(runs, "test_auc"), _spread(own, "test_auc"), ""]
-            if both:
-                d = paired_difference(*([x[s]["test_auc"] for s in both] for x in (runs, own)))
-                row[-1] = f"{difference(d.mean, d.standard_error)} (p {p_value(d.p)})"
-            out.append("| " + " | ".join(row) + " |")
+        more = f" and {len(here) - sum(planned)} more" if not all(planned) else ""
+        out += [
+            f"{first['data']}, fingerprint {prints}, {first['params']:,} floats, batch "
+            f"{fit['batch_size']:,}, learning rate {fit['row_lr']:g}, L2 {fit['row_l2']:g}: "
+            f"{sum(planned)} of {PLANNED} planned runs{more}. AUC is of validation rows, but for "
+            "the last column; differences are paired by seed.",
+            "",
+            "| combination | seeds | validation AUC | search alone | SEO alone | − search alone "
+            "| − SEO alone | best on validation | test AUC |",
+            "|---" * 9 + "|",
+        ]
+        for method in dict.fromkeys(x["method"] for x in here):
+            runs = {x["seed"]: x for x in here if x["method"] == method}
+            out.append(_row(runs, plain))
         out.append("")
     return out[:-1]
+
+
+def _searches(line: Line) -> tuple[str, ...]:
+    return METHODS if line["form"] == "chunks" else ("optembed",)
+
+
+def _row(runs: Mapping[int, Line], plain: Sequence[Line]) -> str:
+    """Both ways to decide together, and each of them alone."""
+    line = next(iter(runs.values()))
+    search, chunk_dim = line["search"], line["chunk_dim"]
+    own, seo = alone(plain, search, runs), alone(plain, "seo", runs)
+    what = {
+        "chunks": f"{search}'s widths in chunks of {chunk_dim}",
+        "beside": f"{search}'s tables in half, chunks of {chunk_dim} in half",
+    }[line["form"]]
+    one = [seed for seed, x in sorted(runs.items()) if set(x["lookups"].values()) == {1}]
+    if one:
+        which = "" if len(one) == len(runs) else f" with seeds {', '.join(map(str, one))}"
+        what += f", degenerate{which}: one chunk for every feature"
+    known = {"together": runs, search: own, "seo": seo}
+    common = sorted(set.intersection(*(set(x) for x in known.values())))
+    best = "not known yet"
+    if common:
+        means = {name: spread([x[s]["val_auc"] for s in common]).mean for name, x in known.items()}
+        best = max(means, key=lambda name: means[name])
+        best += "" if len(common) == len(runs) else f" (seeds {', '.join(map(str, common))})"
+    row = [what, str(len(runs)), *(_spread(x, "val_auc") for x in (runs, own, seo))]
+    row += [_difference(runs, own), _difference(runs, seo), best, _spread(runs, "test_auc")]
+    return "| " + " | ".join(row) + " |"
+
+
+def _difference(runs: Mapping[int, Line], others: Mapping[int, Line]) -> str:
+    """Of the validation AUC."""
+    seeds = sorted(set(runs) & set(others))
+    if not seeds:
+        return ""
+    d = paired_difference(*([x[s]["val_auc"] for s in seeds] for x in (runs, others)))
+    return f"{difference(d.mean, d.standard_error)} (p {p_value(d.p)})"
 
 
 def _spread(runs: Mapping[int, Line], key: str) -> str:
@@ -251,8 +374,9 @@ def _spread(runs: Mapping[int, Line], key: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="prepared data sets")
-    parser.add_argument("--searches", type=Path, required=True, help="folder of finished searches")
-    parser.add_argument("--methods", nargs="*", default=list(METHODS))
+    parser.add_argument("--searches", type=Path, help="folder of finished searches, of `chunks`")
+    parser.add_argument("--forms", nargs="*", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--methods", nargs="*", default=list(METHODS), help="of `chunks`")
     parser.add_argument("--params", type=int, default=96_000, help="the budget of the searches")
     parser.add_argument("--chunk-dims", type=int, nargs="*", default=list(CHUNK_DIMS))
     parser.add_argument("--seeds", type=int, default=SEEDS)
@@ -265,6 +389,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     quiet_libraries()
+    if "chunks" in options.forms and options.searches is None:
+        parser.error("--searches is needed for the form chunks")
     try:
         wanted = cells(options)
     except (ValueError, OSError) as error:

@@ -30,6 +30,10 @@ MEMORY = (
     "not measured but 4 floats per parameter of its widest search model; the trainings of its "
     "run-off, one at a time, take less."
 )
+IDS = (
+    "Features that are addressed by id need their ids beside the serving floats, 8 bytes each, "
+    "which the budget does not count; features that are hashed need none (—: not recorded)."
+)
 # Study names of benchmarks.evidence that share data, settings and budget.
 COLUMNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "MovieLens-1M, 96,000": ("movielens", ("ml-1m", "ml-1m-widths")),
@@ -42,12 +46,34 @@ COLUMNS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def of(lines: Sequence[Line], studies: Sequence[str], method: str) -> dict[int, Line]:
-    """Lines of a method by seed."""
-    return {
-        x["seed"]: x
-        for x in lines
-        if x["study"] in studies and x["method"] == method and x["seed"] in SEEDS
-    }
+    """Lines of a method by seed, those of a run."""
+    return {x["seed"]: x for x in _lines(lines, studies, method) if not x.get("infeasible")}
+
+
+def _lines(lines: Sequence[Line], studies: Sequence[str], method: str) -> list[Line]:
+    return [
+        x for x in lines if x["study"] in studies and x["method"] == method and x["seed"] in SEEDS
+    ]
+
+
+def infeasible(lines: Sequence[Line], studies: Sequence[str]) -> list[str]:
+    """What has no policy at this budget, and why, where a line says so: ``infeasible``, a text."""
+    reasons: dict[str, list[int]] = {}
+    for method, title in METHODS.items():
+        for name, words in ((method, title), (method + SUFFIX, f"{title} with MLET")):
+            for x in _lines(lines, studies, name):
+                if x.get("infeasible"):
+                    reasons.setdefault(f"{words} ({x['infeasible']})", []).append(x["seed"])
+    if not reasons:
+        return []
+    texts = [f"{text}, seeds {', '.join(map(str, seeds))}" for text, seeds in reasons.items()]
+    return [f"Infeasible at this budget: {'; '.join(texts)}.", ""]
+
+
+def _range(values: Sequence[float], digits: int) -> str:
+    """The one value, or the smallest and the largest, in order."""
+    texts = [f"{value:,.{digits}f}" for value in (min(values), max(values))]
+    return " to ".join(dict.fromkeys(texts))
 
 
 def _auc(runs: Mapping[int, Line], key: str = "test_auc") -> str:
@@ -93,8 +119,8 @@ def cost(lines: Sequence[Line], studies: Sequence[str]) -> list[str]:
     """What a search takes, what training takes, and what is served."""
     out = [
         "| | search, s | embedding memory of the search, MB | training, s | with MLET, s "
-        "| serving floats |",
-        "|---|---|---|---|---|---|",
+        "| serving floats | ids, MB |",
+        "|---" * 7 + "|",
     ]
     for method, title in METHODS.items():
         plain, factored = of(lines, studies, method), of(lines, studies, method + SUFFIX)
@@ -104,11 +130,12 @@ def cost(lines: Sequence[Line], studies: Sequence[str]) -> list[str]:
         memory = f"{max(x['search_peak_bytes'] for x in known) / 1e6:.2f}" if known else "—"
         searched = _mean(plain, "search_seconds")
         second = f"{_mean(factored, 'seconds'):.0f}" if factored else "—"
-        params = sorted({x["embedding_params"] for x in plain.values()})
-        size = " to ".join(f"{p:,}" for p in dict.fromkeys((params[0], params[-1])))
+        size = _range([x["embedding_params"] for x in plain.values()], 0)
+        ids = [x["id_bytes"] / 1e6 for x in plain.values() if x.get("id_bytes") is not None]
         out.append(
             f"| {title} | {f'{searched:.0f}' if searched else '—'} | {memory} | "
-            f"{_mean(plain, 'seconds'):.0f} | {second} | {size} |"
+            f"{_mean(plain, 'seconds'):.0f} | {second} | {size} | "
+            f"{_range(ids, 3) if ids else '—'} |"
         )
     return out
 
@@ -122,7 +149,7 @@ def section(results: Mapping[str, Sequence[Line]]) -> list[str]:
     out: list[str] = []
     for title, (name, studies) in COLUMNS.items():
         lines = results[name]
-        if any(of(lines, studies, method) for method in METHODS):
+        if any(_lines(lines, studies, method) for method in METHODS):
             out += [f"### {title} parameters", "", *accuracy(lines, studies), ""]
-            out += [*cost(lines, studies), ""]
-    return [*out, MEMORY, ""] if out else []
+            out += [*cost(lines, studies), "", *infeasible(lines, studies)]
+    return [*out, MEMORY, "", IDS, ""] if out else []

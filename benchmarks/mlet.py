@@ -9,19 +9,21 @@ row per id, of width d (``collisionless``), trained as one layer and as two with
 What is stored to serve is the same, sum over features of (ids + 1) d floats.
 
 ``tune`` chooses one learning rate and L2 for each way of training, and for MLET the standard
-deviation too, by the best VALIDATION AUC of the MLP at d = 8 (k = 32), seed 0. All backbones and
-widths share them; AutoInt has one layer of attention. ``auc`` trains every cell with these; it
-refuses to start before ``tune`` is recorded. Each model is the one of its best validation epoch;
-test rows are read once. Settings differ from the paper's: Adam, batch 4,096, up to ``EPOCHS``
-epochs, L2 on the rows (with MLET those of W1), no mean of weights. Its own are one epoch of SGD or
-Adagrad.
+deviation too, by the best VALIDATION AUC of the MLP at d = 8 (k = 32), seed 0: 12 runs. All
+backbones and widths share them; AutoInt has one layer of attention. ``auc`` trains every cell with
+these, 132 runs; it refuses to start before ``tune`` is recorded. Each model is the one of its best
+validation epoch; test rows are read once. Settings differ from the paper's: Adam, batch 4,096, up
+to 20 epochs, L2 on the rows (with MLET those of W1), no mean of weights. Its own are one epoch of
+SGD or Adagrad.
 
-``show`` prints, for every data set, what was recorded with the choice that ``tune`` makes now, over
-the seeds that all cells of a backbone have: AUC by d and k; at the k with the best validation AUC
-at d the paired difference of test AUC to one layer, the change of PR-AUC on the 10 % of test
-samples with the most and the least frequent ids, and how many times fewer parameters MLET needs for
-the AUC of one layer: the width at which its AUC, interpolated linearly in log2 d, is that of one
-layer of width d, below d. ``at least`` where the narrowest table has it already.
+``show`` prints all that is recorded, by data set, by what ``tune`` chose from and by the limit of
+epochs, over the seeds that all planned cells of a backbone have: AUC by d and k; for every k the
+paired difference of test AUC to one layer, with the p-value of its t-test, not corrected for their
+number. At the k with the best validation AUC at d: how many times fewer parameters MLET needs for
+the AUC of one layer, which is the width at which its AUC, interpolated linearly in log2 d, is that
+of one layer of width d, below d (``at least`` where the narrowest table has it already); and the
+change of PR-AUC on the 10 % of test samples with the most and the least frequent ids. Runs that
+were still training at the limit of epochs are counted.
 
 Runs go to ``--out`` and are found again there; what ``--record`` wrote is not run again.
 """
@@ -32,7 +34,7 @@ import argparse
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -53,12 +55,13 @@ from seo_rec.train import FitSettings
 
 RECORD = Path(__file__).parent / "results" / "mlet.jsonl"
 TUNED_AT = ("mlp", 8, 32)  # backbone, d, k
-EPOCHS, PATIENCE = 10, 2
+EPOCHS, PATIENCE = 20, 2
 HIDDEN = (64, 32)
 SHARE = 0.1
 SMALL = {"autoint": AutoIntSettings(layers=1)}  # three layers take ten times as long
 
 Line = Mapping[str, Any]
+Pair = tuple[int, int]  # d, and k or 0
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,17 @@ class Plan:
     stds: tuple[float, ...] = (0.25, 0.5)
     backbones: tuple[str, ...] = ("dlrm", "dcn", "autoint", "mlp")
     widths: tuple[int, ...] = (4, 8, 16)
-    inner: tuple[int, ...] = (16, 64)
+    inner: tuple[int, ...] = (16, 32, 64)
     seeds: tuple[int, ...] = (0, 1, 2)
+    epochs: int = EPOCHS
 
-    def pairs(self) -> list[tuple[int, int]]:
+    def pairs(self) -> list[Pair]:
         """d and k of every cell, k = 0 for one layer, k above d otherwise."""
         return [(d, k) for d in self.widths for k in (0, *(k for k in self.inner if k > d))]
+
+    def tuned(self) -> dict[str, list[float]]:
+        """What the settings were chosen from, for a line of ``auc``."""
+        return {name: sorted(getattr(self, name)) for name in ("rates", "l2s", "stds")}
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,7 @@ class Cell:
     k: int
     seed: int
     choice: Choice
+    epochs: int = EPOCHS
 
     @property
     def model(self) -> ModelSettings:
@@ -107,7 +116,7 @@ class Cell:
     def fit(self) -> FitSettings:
         lr = self.choice.lr
         return FitSettings(
-            epochs=EPOCHS,
+            epochs=self.epochs,
             patience=PATIENCE,
             batch_size=4096,
             row_lr=lr,
@@ -118,29 +127,32 @@ class Cell:
         )
 
 
-def key_of(part: str, cell: Cell, fingerprint: str) -> str:
+def key_of(part: str, cell: Cell, fingerprint: str, plan: Plan) -> str:
     """What a line is of, whatever came out."""
-    what = [part, fingerprint, asdict(cell), cell.model.as_json(), asdict(cell.fit)]
+    tuned = plan.tuned() if part == "auc" else None
+    what = [part, fingerprint, tuned, asdict(cell), cell.model.as_json(), asdict(cell.fit)]
     return json.dumps(what, sort_keys=True)
 
 
 def by_key(lines: Sequence[Line]) -> dict[str, Line]:
     """Lines of the record by :func:`key_of`."""
-    what = ("part", "data_fingerprint", "cell", "model", "fit")
+    what = ("part", "data_fingerprint", "tuned", "cell", "model", "fit")
     return {json.dumps([line[name] for name in what], sort_keys=True): line for line in lines}
 
 
-def train(cell: Cell, part: str, data: Path, out: Path) -> dict[str, Any]:
+def train(cell: Cell, part: str, data: Path, out: Path, plan: Plan) -> dict[str, Any]:
     """Train a cell, or find it again in ``out``; its line of the record."""
     policy = recipes.method_policy("collisionless", data, 0, cell.d, cell.d, cell.seed)
     name = f"{read_schema(data).fingerprint}-{cell.backbone}-d{cell.d}-k{cell.k}-seed{cell.seed}"
-    folder = out / "-".join([name, *(f"{k}{v:g}" for k, v in asdict(cell.choice).items())])
+    values = (f"{k}{v:g}" for k, v in asdict(cell.choice).items())
+    folder = out / "-".join([name, *values, f"epochs{cell.epochs}"])
     run = recipes.train(
         data, policy, folder, cell.model, cell.fit, method="collisionless", resume=True
     )
     rare = recipes.frequency(data, [folder], "test", SHARE)[folder] if part == "auc" else None
     return {
         "part": part,
+        "tuned": plan.tuned() if part == "auc" else None,
         "cell": asdict(cell),
         "data": run.data,
         "data_fingerprint": run.data_fingerprint,
@@ -166,7 +178,7 @@ def tuning(plan: Plan, two_layers: bool) -> list[Cell]:
     """The trials of ``tune`` for one way of training."""
     backbone, d, k = TUNED_AT
     return [
-        Cell(backbone, d, k if two_layers else 0, 0, Choice(*choice))
+        Cell(backbone, d, k if two_layers else 0, 0, Choice(*choice), plan.epochs)
         for choice in product(plan.rates, plan.l2s, plan.stds if two_layers else (0.0,))
     ]
 
@@ -179,7 +191,7 @@ def chosen(
     Args:
         found: the record, :func:`by_key`.
     """
-    trials = {c.choice: key_of("tune", c, fingerprint) for c in tuning(plan, two_layers)}
+    trials = {c.choice: key_of("tune", c, fingerprint, plan) for c in tuning(plan, two_layers)}
     if any(key not in found for key in trials.values()):
         return None
     return max(trials, key=lambda choice: found[trials[choice]]["val_auc"])
@@ -189,7 +201,7 @@ def grid(plan: Plan, one: Choice, two: Choice) -> Iterator[Cell]:
     """The cells of ``auc``, seed by seed."""
     for seed, backbone in product(plan.seeds, plan.backbones):
         for d, k in plan.pairs():
-            yield Cell(backbone, d, k, seed, two if k else one)
+            yield Cell(backbone, d, k, seed, two if k else one, plan.epochs)
 
 
 # ---- the tables --------------------------------------------------------------------------
@@ -218,41 +230,54 @@ def narrower(d: int, auc: float, by_width: Mapping[int, float]) -> tuple[float, 
     return d / above, True
 
 
-def backbone_table(
-    cells: Mapping[tuple[int, int], Mapping[int, Line]], plan: Plan
-) -> tuple[list[str], list[int]]:
-    """A row per width, over the seeds that all ``cells`` have, and these seeds.
+def backbone_table(cells: Mapping[Pair, Mapping[int, Line]], plan: Plan) -> list[str]:
+    """The seeds that all planned ``cells`` have, and over these a row per width.
+
+    Cells outside the plan that lack one of these seeds are named and left out.
 
     Args:
         cells: lines by (d, k) and seed, of one backbone, data set and choice.
     """
-    seeds = sorted(set.intersection(*(set(runs) for runs in cells.values())))
-    if not seeds:
-        return [], []
+    planned = [set(runs) for pair, runs in cells.items() if pair in plan.pairs()]
+    common = set.intersection(*(planned or [set(runs) for runs in cells.values()]))
+    listed = ", ".join(map(str, sorted(common))) or "none in common"
+    there = {pair: runs for pair, runs in cells.items() if common <= set(runs)}
+    out = [f"seeds {listed}:", ""]
+    if common:
+        out += [*_rows(there, sorted(common)), ""]
+    if few := [f"d = {d}, k = {k}" for d, k in sorted(set(cells) - set(there))]:
+        out += [f"With fewer seeds, not shown: {'; '.join(few)}.", ""]
+    return out
+
+
+def _rows(cells: Mapping[Pair, Mapping[int, Line]], seeds: Sequence[int]) -> list[str]:
+    inner = sorted({k for _, k in cells if k})
 
     def values(d: int, k: int, key: str) -> list[float]:
         return [cells[d, k][seed][key] for seed in seeds]
 
     out = [
-        "| d | one layer | " + "".join(f"k = {k} | " for k in plan.inner) + "k by validation "
-        "| MLET − one layer | fewer parameters | PR-AUC, most frequent | least frequent |",
-        "|---" * (7 + len(plan.inner)) + "|",
-    ]
-    for d in plan.widths:
-        row = [
-            f"{mean(values(d, k, 'test_auc')):.5f}" if (d, k) in cells else ""
-            for k in (0, *plan.inner)
-        ]
-        inner = [k for k in plan.inner if (d, k) in cells]
-        if (d, 0) in cells and inner:
-            best = max(inner, key=lambda k: mean(values(d, k, "val_auc")))
-            one, two = values(d, 0, "test_auc"), values(d, best, "test_auc")
-            change = paired_difference(two, one)
-            text = f"{difference(change.mean, change.standard_error)} (p {p_value(change.p)})"
+        "| d | one layer | " + "".join(f"k = {k} | − one layer | " for k in inner)
+        + "k by validation | fewer parameters | PR-AUC, most frequent | least frequent |",
+        "|---" * (6 + 2 * len(inner)) + "|",
+    ]  # fmt: skip
+    for d in sorted({d for d, _ in cells}):
+        one = values(d, 0, "test_auc") if (d, 0) in cells else []
+        row = [f"{mean(one):.5f}" if one else ""]
+        for k in inner:
+            two = values(d, k, "test_auc") if (d, k) in cells else []
+            row += [f"{mean(two):.5f}" if two else "", ""]
+            if one and two:
+                change = paired_difference(two, one)
+                text = difference(change.mean, change.standard_error)
+                row[-1] = f"{text} (p {p_value(change.p)})"
+        known = [k for k in inner if (d, k) in cells]
+        if one and known:
+            best = max(known, key=lambda k: mean(values(d, k, "val_auc")))
             by_width = {w: mean(values(w, k, "test_auc")) for w, k in cells if k == best}
             ratio = narrower(d, mean(one), by_width)
             times = f"{'at least ' if ratio[1] else ''}{ratio[0]:.1f} times" if ratio else "none"
-            row += [str(best), text, times]
+            row += [str(best), times]
             for name in ("most", "least"):
                 shares = [
                     cells[d, best][s]["pr_auc"][name] / cells[d, 0][s]["pr_auc"][name]
@@ -260,49 +285,80 @@ def backbone_table(
                 ]
                 row.append(f"{signed(100 * (mean(shares) - 1), 2)} %")
         else:
-            row += [""] * 5
+            row += [""] * 4
         out.append(f"| {d} | " + " | ".join(row) + " |")
-    return out, seeds
+    return out
+
+
+def capped(lines: Sequence[Line]) -> str:
+    """How many runs used all epochs they were given, so that more might have helped."""
+    at_limit = sum(line["epochs"] >= line["fit"]["epochs"] for line in lines)
+    return f"{at_limit} of {len(lines)} runs hit the limit of epochs"
 
 
 def page_lines(lines: Sequence[Line] | None = None, plan: Plan | None = None) -> list[str]:
-    """The tables in Markdown, and how much of the plan they hold.
+    """The tables in Markdown of all that is recorded, and how much of the plan they hold.
 
     Args:
         lines: default: the record.
-        plan: default: the one of the command without options.
+        plan: what is counted as planned; default: the one of the command without options.
     """
     plan = plan or Plan()
     lines = recorded() if lines is None else lines
-    found = by_key(lines)
-    names = {line["data_fingerprint"]: line["data"] for line in lines}
-    out: list[str] = []
-    for fingerprint, name in names.items():
-        one, two = (chosen(found, plan, fingerprint, layers) for layers in (False, True))
-        trials = [c for layers in (False, True) for c in tuning(plan, layers)]
-        done = sum(key_of("tune", c, fingerprint) in found for c in trials)
-        if one is None or two is None:
-            out += [f"{name}: {done} of {len(trials)} runs of `tune` are recorded, so nothing is "
-                    "chosen yet.", ""]  # fmt: skip
-            continue
-        known: dict[str, dict[tuple[int, int], dict[int, Line]]] = {}
-        wanted = list(grid(plan, one, two))
-        for c in wanted:
-            if line := found.get(key_of("auc", c, fingerprint)):
-                known.setdefault(c.backbone, {}).setdefault((c.d, c.k), {})[c.seed] = line
-        done = sum(len(runs) for cells in known.values() for runs in cells.values())
-        out += [
-            f"{name}: {done} of {len(wanted)} runs are recorded. Chosen on validation rows "
-            f"({len(trials)} trials): one layer with learning rate {one.lr:g} and L2 {one.l2:g}; "
-            f"MLET with {two.lr:g}, {two.l2:g} and a standard deviation of {two.std:g}.",
-            "",
-        ]
-        for backbone in plan.backbones:
-            if backbone in known:
-                table, seeds = backbone_table(known[backbone], plan)
-                listed = ", ".join(map(str, seeds)) or "none in common"
-                out += [f"`{backbone}`, test AUC, seeds {listed}:", "", *table, ""]
+    groups: dict[str, tuple[str, Plan]] = {}  # data and plan of what is shown together
+    for line in (x for x in lines if x["part"] == "auc"):
+        tried = {name: tuple(values) for name, values in line["tuned"].items()}
+        own = replace(plan, **tried, epochs=line["fit"]["epochs"])
+        key = json.dumps([line["data_fingerprint"], line["tuned"], own.epochs])
+        groups.setdefault(key, (line["data_fingerprint"], own))
+    begun = {fingerprint for fingerprint, _ in groups.values()}
+    for fingerprint in dict.fromkeys(x["data_fingerprint"] for x in lines):
+        if fingerprint not in begun:
+            groups[fingerprint] = fingerprint, plan
+    out = [text for group in groups.values() for text in _group(lines, *group)]
     return out[:-1] or [f"Nothing is recorded yet; the plan has {_size(plan)} runs."]
+
+
+def _group(lines: Sequence[Line], fingerprint: str, plan: Plan) -> list[str]:
+    """Text and tables of one data set, with what was tuned over and the epochs of ``plan``."""
+    found = by_key([x for x in lines if x["data_fingerprint"] == fingerprint])
+    name = next(line["data"] for line in found.values())
+    one, two = (chosen(found, plan, fingerprint, layers) for layers in (False, True))
+    trials = [c for layers in (False, True) for c in tuning(plan, layers)]
+    tried = [x for c in trials if (x := found.get(key_of("tune", c, fingerprint, plan)))]
+    title = f"{name}, fingerprint `{fingerprint}`, at most {plan.epochs} epochs"
+    if one is None or two is None:
+        return [f"{title}: {len(tried)} of {len(trials)} runs of `tune` are recorded, so nothing "
+                "is chosen yet.", ""]  # fmt: skip
+    known: dict[str, dict[Pair, dict[int, Line]]] = {}
+    shown, others = [], 0
+    for key, line in found.items():
+        if line["part"] != "auc" or line["tuned"] != plan.tuned():
+            continue
+        cell = Cell(**{**line["cell"], "choice": Choice(**line["cell"]["choice"])})
+        if cell.epochs != plan.epochs:
+            continue
+        chosen_here = cell.choice == (two if cell.k else one)
+        if not chosen_here or key != key_of("auc", cell, fingerprint, plan):
+            others += 1
+            continue
+        known.setdefault(cell.backbone, {}).setdefault((cell.d, cell.k), {})[cell.seed] = line
+        shown.append(key)
+    wanted = [key_of("auc", c, fingerprint, plan) for c in grid(plan, one, two)]
+    done = len(set(wanted) & set(shown))
+    more = f", and {len(shown) - done} more" if len(shown) > done else ""
+    hidden = f" {others} of other settings are not shown." if others else ""
+    out = [
+        f"{title}: {done} of {len(wanted)} planned runs are recorded{more}.{hidden} Chosen on "
+        f"validation rows ({len(trials)} trials): one layer with learning rate {one.lr:g} and L2 "
+        f"{one.l2:g}; MLET with {two.lr:g}, {two.l2:g} and a standard deviation of {two.std:g}. "
+        f"{capped([*tried, *(found[key] for key in shown)])}, those of `tune` included.",
+        "",
+    ]
+    for backbone, cells in known.items():
+        first, *rest = backbone_table(cells, plan)
+        out += [f"`{backbone}`, test AUC, {first}", *rest]
+    return out
 
 
 def _size(plan: Plan) -> int:
@@ -327,6 +383,7 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="*", default=default.rates, help="of `tune`")
     parser.add_argument("--l2s", type=float, nargs="*", default=default.l2s, help="of `tune`")
     parser.add_argument("--stds", type=float, nargs="*", default=default.stds, help="of `tune`")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of a run, at most")
     parser.add_argument("--limit", type=int, default=0, help="stop after so many new runs")
     parser.add_argument("--out", type=Path, default=Path("runs/mlet"), help="run folders")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
@@ -335,7 +392,7 @@ def main() -> None:
     first, count = options.seeds
     tried = (tuple(options.rates), tuple(options.l2s), tuple(options.stds))
     cells = (tuple(options.only), tuple(options.widths), tuple(options.inner))
-    plan = Plan(*tried, *cells, tuple(range(first, first + count)))
+    plan = Plan(*tried, *cells, tuple(range(first, first + count)), options.epochs)
     if options.part == "show":
         print("\n".join(page_lines(plan=plan)))
         return
@@ -354,9 +411,10 @@ def main() -> None:
         wanted = list(grid(plan, one, two))
     new = 0
     for cell in wanted:
-        if key_of(options.part, cell, fingerprint) in found:
+        key = key_of(options.part, cell, fingerprint, plan)
+        if key in found:
             continue
-        line = train(cell, options.part, options.data, options.out)
+        line = train(cell, options.part, options.data, options.out, plan)
         print(
             f"{options.part} {cell.backbone:8} d {cell.d:2} k {cell.k:2} seed {cell.seed} "
             f"lr {cell.choice.lr:g} l2 {cell.choice.l2:g} std {cell.choice.std:g}: "
@@ -366,9 +424,12 @@ def main() -> None:
         )
         if options.record:
             append_jsonl(RECORD, line)
+        found[key] = line
         new += 1
         if new == options.limit:
-            return
+            break
+    keys = (key_of(options.part, cell, fingerprint, plan) for cell in wanted)
+    print(capped([found[key] for key in keys if key in found]))
 
 
 if __name__ == "__main__":

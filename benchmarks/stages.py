@@ -145,7 +145,7 @@ def staged(model: nn.Module, clock: Clock) -> Iterator[None]:
                 )
             )
     else:
-        # on a GPU one call hashes and looks up: its hashing then counts as part of the lookup
+        # in one pass one call hashes, looks up and scales: all of that counts as the lookup
         for lookup in filter(None, (embedding.batched, embedding.chunks)):
             after(lookup, lambda _values: clock.mark("lookup"))
             after(lookup, found)

@@ -26,7 +26,8 @@ from benchmarks import (
 from seo_rec import recipes, search
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Policy
-from seo_rec.schema import read_schema
+from seo_rec.schema import Column, Schema, read_schema
+from seo_rec.search.optembed import OptEmbedSettings
 from seo_rec.train import FitSettings
 
 PLAN = mlet.Plan((1.0, 2.0), (3.0,), (4.0, 5.0), ("mlp",), (4, 8), (16, 64), (0, 1, 2))
@@ -48,6 +49,8 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def line_of(part: str, cell: mlet.Cell, val: float, test: float, data: str = "a") -> dict[str, Any]:
     line = {
         "part": part,
+        "tuned": PLAN.tuned() if part == "auc" else None,
+        "epochs": cell.epochs - (cell.seed > 0),
         "cell": asdict(cell),
         "data": f"set {data}",
         "data_fingerprint": data,
@@ -92,16 +95,36 @@ def test_tables_hold_the_present_choice_and_common_seeds() -> None:
         lines.append(line_of("auc", other, 0.99, 0.1))
         lines.append(line_of("auc", cell, 0.99, 0.2, "b"))
     page = "\n".join(mlet.page_lines(lines, PLAN)).split("set b")
-    assert "set a: 17 of 18 runs are recorded." in page[0] and ": 17 of 18" in page[1]
+    assert "17 of 18 planned runs are recorded. 17 of other settings are not shown." in page[0]
+    assert "12 of 23 runs hit the limit of epochs" in page[0]  # those of seed 0, `tune` included
+    assert "17 of 18 planned runs are recorded. Chosen" in page[1]
     assert "`mlp`, test AUC, seeds 0, 1:" in page[0]
     assert (
-        "| 8 | 0.62000 | 0.63500 | 0.71000 | 16 | +0.01500 ± 0.00500 (p 0.205) | 1.7 times | "
-        "+2.42 % | +2.42 % |" in page[0]
+        "| 8 | 0.62000 | 0.63500 | +0.01500 ± 0.00500 (p 0.205) | 0.71000 | +0.09000 ± 0.00000 "
+        "(p n/a) | 16 | 1.7 times | +2.42 % | +2.42 % |" in page[0]
     )
-    assert mlet.page_lines(tuned("a", 2.0)[:-1], PLAN) == [
-        "set a: 5 of 6 runs of `tune` are recorded, so nothing is chosen yet."
-    ]
-    assert "the plan has 108 runs" in mlet.page_lines([])[0]
+    (found,) = mlet.page_lines(tuned("a", 2.0)[:-1], PLAN)
+    assert found.endswith(": 5 of 6 runs of `tune` are recorded, so nothing is chosen yet.")
+    assert "the plan has 144 runs" in mlet.page_lines([])[0]
+
+
+def test_mlet_shows_every_plan_that_was_recorded() -> None:
+    """Other trials, other limits of epochs, and cells that the plan does not have."""
+    one, two = mlet.Choice(2.0, 3.0), mlet.Choice(2.0, 3.0, 4.0)
+    longer = replace(PLAN, epochs=40)
+    wider = replace(PLAN, seeds=(0, 1), widths=(8, 32))
+    lines = []
+    for plan in (PLAN, longer):
+        lines += [line_of("tune", c, c.choice.lr, 0.9) for c in mlet.tuning(plan, False)]
+        lines += [line_of("tune", c, c.choice.lr, 0.9) for c in mlet.tuning(plan, True)]
+    for plan in (longer, PLAN, wider):
+        cells = mlet.grid(plan, one, two)
+        lines += [line_of("auc", c, 0.6, 0.6 + 0.01 * (c.k > 0)) for c in cells]
+    page = "\n".join(mlet.page_lines(lines, PLAN))
+    assert "at most 40 epochs: 18 of 18 planned runs are recorded. Chosen" in page
+    assert "at most 20 epochs: 18 of 18 planned runs are recorded, and 4 more. Chosen" in page
+    assert page.count("seeds 0, 1, 2:") == 2
+    assert "not shown: d = 32, k = 0; d = 32, k = 64." in page
 
 
 @pytest.mark.parametrize(
@@ -128,8 +151,8 @@ def test_mlet_is_tuned_first_and_runs_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(mlet, "RECORD", tmp_path / "mlet.jsonl")
-    monkeypatch.setattr(mlet, "EPOCHS", 1)
     small = ("--data", tiny, "--record", "--out", tmp_path / "runs", "--rates", 2e-3, "--l2s", 0)
+    small = (*small, "--epochs", 1)
     small = (*small, "--stds", 0.5, "--only", "mlp", "--widths", 2, "--inner", 3, "--seeds", 0, 1)
     with pytest.raises(SystemExit):
         command(mlet, "auc", *small)
@@ -137,9 +160,9 @@ def test_mlet_is_tuned_first_and_runs_once(
     for part in ("tune", "auc", "auc"):
         command(mlet, part, *small)
     assert [x["part"] for x in mlet.recorded()] == ["tune"] * 2 + ["auc"] * 2
-    capsys.readouterr()
+    assert capsys.readouterr().out.endswith("2 of 2 runs hit the limit of epochs\n")
     command(mlet, "show", *small)
-    assert "2 of 2 runs are recorded" in capsys.readouterr().out
+    assert "2 of 2 planned runs are recorded." in capsys.readouterr().out
 
 
 # ---- widths in chunks --------------------------------------------------------------------
@@ -168,7 +191,8 @@ def test_a_line_is_done_when_it_is_recorded(
     quick = lambda **given: FitSettings(**{**given, "epochs": 1, "batch_size": 200})  # noqa: E731
     monkeypatch.setattr(combined, "FitSettings", quick)
     asked = ("--data", tiny, "--searches", searches, "--methods", "mixed-dimension", "--seeds", 1)
-    asked = (*asked, "--params", 800, "--chunk-dims", 2, "--out", tmp_path / "runs")
+    asked = (*asked, "--params", 800, "--chunk-dims", 2, "--forms", "chunks")
+    asked = (*asked, "--out", tmp_path / "runs")
     command(combined, *asked)
     assert not record.exists()
     monkeypatch.setattr(recipes.training, "train_model", None)
@@ -177,12 +201,81 @@ def test_a_line_is_done_when_it_is_recorded(
     (line,) = combined.read(record)
     for words in ("--params 800", "--chunk-dims 2", "--lr 0.002", f"--searches {searches}"):
         assert words in line["command"]
-    own = {**line, "method": "mixed-dimension", "budget": 800, "test_auc": line["test_auc"] - 0.01}
-    page = combined.page_lines([line], [own, {**own, "budget": 900}])
-    assert page[0].endswith("800 floats: 1 of 18 runs.") and "+0.01000" in page[-1]
     assert combined.page_lines([], []) == [
-        "Nothing is recorded yet; a data set and budget have 18 runs."
+        "Nothing is recorded yet; a data set and budget have 24 runs."
     ]
+
+
+COMBINED_FIT = asdict(next(p for p in evidence.movielens() if p.name == "ml-1m").fit)
+
+
+def combined_line(seed: int, val: float, lookups: int = 3, **more: Any) -> dict[str, Any]:
+    line = {"method": "sseds-chunks-4", "form": "chunks", "search": "sseds", "chunk_dim": 4}
+    line |= {"data": "set d", "data_fingerprint": "d", "params": 800, "seed": seed, "val_auc": val}
+    line |= {"test_auc": 0.5, "lookups": {"a": lookups, "b": 1}, "tables": []}
+    return {**line, "fit": {**COMBINED_FIT, "seed": seed}, **more}
+
+
+def test_combinations_stand_beside_both_of_their_parts_on_validation() -> None:
+    lines = [combined_line(seed, 0.8 + 0.01 * seed, 3 - 2 * (seed == 1)) for seed in (0, 1)]
+    lines.append(combined_line(0, 0.7, 1, method="sseds-chunks-2", chunk_dim=2))
+    lines.append(combined_line(0, 0.7, 1, fit={**COMBINED_FIT, "epochs": 3}))
+    part = {"data_fingerprint": "d", "budget": 800, "test_auc": 0.9}
+    plain = []
+    for seed in (0, 1, 2):
+        own = {**part, "method": "sseds", "study": "ml-1m-widths", "seed": seed}
+        seo = {**part, "method": "seo", "study": "ml-1m", "seed": seed, "val_auc": 0.81}
+        plain += [{**own, "val_auc": 0.79 - 0.01 * seed}, seo]
+        plain += [{**seo, "study": "ml-1m-shared", "val_auc": 0.1}, {**seo, "budget": 900}]
+        plain += [{**own, "data_fingerprint": "e", "val_auc": 0.1}]
+    page = combined.page_lines(lines, plain)
+    assert "800 floats, batch 2,048, learning rate 0.002, L2 0.0002: 3 of 24" in page[0]
+    row, degenerate = (x for x in page if x.startswith("| sseds's widths") and "0.81000" in x)
+    assert row.startswith(
+        "| sseds's widths in chunks of 4, degenerate with seeds 1: one chunk for every feature | 2 "
+        "| 0.80500 ± 0.00707 | 0.78500 ± 0.00707 | 0.81000 ± 0.00000 | +0.02000 ± 0.01000 "
+        "(p 0.295) | \N{MINUS SIGN}0.00500 ± 0.00500 (p 0.500) | seo | 0.50000 ± 0.00000 |"
+    )
+    assert "in chunks of 2, degenerate: one chunk" in degenerate
+    other = page[-1]
+    assert "| not recorded | not recorded |" in other and "not known yet" in other
+
+
+def test_pruned_tables_beside_chunks_spend_one_budget(tiny: Path) -> None:
+    """A feature that the search dropped has chunks alone."""
+    schema = read_schema(tiny)
+    kind, function = search.SEARCHES["no-search"]
+    own = function(tiny, kind(params=800, max_dim=8, address="id"), ModelSettings(), FIT).policy  # type: ignore[call-arg]
+    gone = own.features[-1]
+    tables = tuple(t for t in own.tables if t.name not in {k.table for k in gone.lookups})
+    ids = {name: v for name, v in own.vocabularies.items() if name != gone.name}
+    own = replace(
+        own, tables=tables, features=own.features[:-1], dropped=(gone.name,), vocabularies=ids
+    )
+    found = combined.beside(own, tiny, 1600, 4, 0)
+    assert [f.name for f in found.features] == [c.name for c in schema.features]
+    assert not found.dropped and 1600 - 4 < found.num_params <= 1600
+    lookups = {f.name: [k.address for k in f.lookups] for f in found.features}
+    assert lookups.pop(gone.name) == ["hash"] * 4
+    assert all(x[0] == "id" and x[-4:] == ["hash"] * 4 for x in lookups.values())
+    with pytest.raises(ValueError, match="divisors of 16"):
+        combined.beside(own, tiny, 1600, 3, 0)
+
+
+def test_a_search_at_half_the_budget_is_combined_and_recorded(
+    tiny: Path, tmp_path: Path, command: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(combined, "RECORD", tmp_path / "combined.jsonl")
+    quick = lambda **given: FitSettings(**{**given, "epochs": 1, "batch_size": 200})  # noqa: E731
+    monkeypatch.setattr(combined, "FitSettings", quick)
+    fast = lambda **given: OptEmbedSettings(**given, generations=1)  # noqa: E731
+    monkeypatch.setattr(combined, "OptEmbedSettings", fast)
+    asked = ("--data", tiny, "--forms", "beside", "--seeds", 1, "--params", 1600)
+    command(combined, *asked, "--chunk-dims", 4, "--out", tmp_path / "runs", "--record")
+    (line,) = combined.read(tmp_path / "combined.jsonl")
+    assert line["method"] == "optembed-beside-4" and line["embedding_params"] <= 1600
+    with pytest.raises(SystemExit):
+        command(combined, "--data", tiny)
 
 
 def test_searches_that_do_not_fit_are_refused(tiny: Path, tmp_path: Path, searches: Path) -> None:
@@ -210,27 +303,165 @@ def test_searches_that_do_not_fit_are_refused(tiny: Path, tmp_path: Path, search
 
 # ---- OptEmbed, DimGrow, costs ------------------------------------------------------------
 
+DATA = Schema("set f", (Column("a", "categorical", 3),), "y", {}, {}, options={"rating_rule": "r"})
+
+
+def optembed_lines(*arguments: str) -> list[dict[str, Any]]:
+    """What a command would record, with made-up figures: full gains 0.002, 0.004, 0.006."""
+    lines = []
+    for what in optembed.cells(optembed.parser().parse_args([*arguments]), DATA):
+        auc = 0.8 + 0.01 * what["seed"] + 0.002 * (what["variant"] == "full") * (1 + what["seed"])
+        found = {s: {"auc": auc, "log_loss": 0.4} for s in ("val", "test")}
+        line = {"what": what, "sparsity": 0.25, "params": 96, "train_seconds": 2.0}
+        line["trained"] = found
+        if what["variant"] != "original":
+            before = {s: {"auc": auc - 0.05, "log_loss": 0.5} for s in ("val", "test")}
+            line |= {"supernet": before, "search_seconds": 7.0}
+        lines.append(line)
+    return lines
+
 
 def test_optembed_counts_its_plan_and_pairs_by_seed() -> None:
-    options = optembed.parser().parse_args(["--data", "any"])
-    wanted = [w for w in optembed.cells(options, "f") if w["backbone"] == "fnn"][:8]
-    assert {w["variant"] for w in wanted} == set(optembed.VARIANTS)
-    lines = []
-    for what in wanted:
-        auc = 0.8 + 0.01 * what["seed"] + 0.002 * (what["variant"] == "full") * (1 + what["seed"])
-        scores = {s: {"auc": auc, "log_loss": 0.4} for s in ("val", "test")}
-        line = {"what": what, "data": "set f", "sparsity": 0.25, "trained": scores}
-        lines.append(json.loads(json.dumps(line)))
-    page = optembed.page_lines(lines)
-    assert page[0] == "set f, trained again from new weights, 8 of 48 runs:"
+    lines = optembed_lines()
+    assert len(lines) == 36
+    by_variant = {v: {x["what"]["backbone"] for x in lines if x["what"]["variant"] == v}
+                  for v in optembed.VARIANTS}  # fmt: skip
+    assert by_variant["original"] == by_variant["full"] == set(optembed.BACKBONES)
+    assert by_variant["rows"] == by_variant["dims"] == {"deepfm", "dcn"}
+    page = optembed.page_lines(lines[:-1])
+    assert page[0].startswith("set f, fingerprint `") and "rating rule `r`" in page[0]
+    assert "20 epochs" in page[0] and "a supernet of at most 5 epochs" in page[0]
+    assert page[0].endswith("; 35 of 36 planned runs:")
     (row,) = (x for x in page if x.startswith("| fnn | full |"))
-    assert "| 2 | 25.0 % |" in row and "+0.00300 ± 0.00100 (p 0.205)" in row
-    assert optembed.page_lines([]) == ["Nothing is recorded yet; the plan has 48 runs."]
+    assert "| 3 | 96 | 25.0 % |" in row and "| +0.05000 ± 0.00000 (p n/a) |" in row
+    assert "+0.00400 ± 0.00115 (p 0.074)" in row
+    assert row.count("0.76400 ± 0.01200") == row.count("0.81400 ± 0.01200") == 2
+    assert optembed.page_lines([]) == ["Nothing is recorded yet; the plan has 36 runs."]
 
 
-def test_dimgrow_counts_its_plan() -> None:
+def test_optembed_shows_every_setting_in_its_own_table() -> None:
+    """Searches of other settings share the originals; trainings of other settings do not."""
+    few = ("--variants", "original", "full", "dims", "--backbones", "fnn")
+    lines = optembed_lines(*few)
+    lines += [x for x in optembed_lines(*few, "--alpha", "0.5") if "supernet" in x]
+    lines += optembed_lines(*few, "--lr", "0.5", "--seeds", "1")
+    page = optembed.page_lines(lines)
+    titles = [x for x in page if x.startswith("set f")]
+    assert len(titles) == 3 and "alpha 0.5" in titles[1] and "learning rate 0.5" in titles[2]
+    assert titles[0].endswith("6 of 36 planned runs and 3 more:")
+    assert [x.split("|")[3].strip() for x in page if x.startswith("| fnn |")] == (
+        ["3"] * 6 + ["1"] * 3
+    )
+    folders = {optembed.folder_of(x["what"]) for x in lines}
+    assert len(folders) == 9 + 3 + 3  # dims do not read alpha, and are not trained twice
+    assert all(name.startswith(DATA.fingerprint) for name in folders)
+
+
+def test_optembed_runs_once_with_epochs_of_its_own(
+    tiny: Path, tmp_path: Path, command: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optembed, "RECORD", tmp_path / "optembed.jsonl")
+    asked = ("--data", tiny, "--out", tmp_path / "runs", "--record", "--backbones", "fnn")
+    asked = (*asked, "--variants", "original", "full", "--seeds", 1, "--batch-size", 200)
+    asked = (*asked, "--generations", 1, "--search-epochs", 1, "--epochs", 2)
+    for _ in range(2):
+        command(optembed, *asked)
+    original, full = optembed.read()
+    assert (original["train_epochs"], full["train_epochs"]) == (2, 2)
+    assert "supernet" not in original and 0 <= full["sparsity"] < 1
+    (folder,) = (tmp_path / "runs").glob("*-full-*")
+    assert json.loads((folder / "search" / "run.json").read_text())["fit"]["epochs"] == 1
+    assert optembed.page_lines()[0].endswith("2 of 36 planned runs:")
+
+
+def dimgrow_records(data: Schema, **more: Any) -> list[dict[str, Any]]:
+    """No search at full width and 0.1 of it, and DimGrow there, of seeds 0 to 2."""
+    lines = []
+    for seed in range(3):
+        for method, share, auc in (
+            ("no-search", 0.0, 0.9),
+            ("no-search", 0.1, 0.8 - 0.01 * seed),
+            ("dimgrow", 0.1, 0.81),
+        ):
+            settings = {**asdict(search.SEARCHES[method].settings()), "params": int(share * 100)}
+            if method == "dimgrow":
+                settings |= more
+            what = {**dimgrow.of_data(data), "method": method, "share": share, "seed": seed}
+            what |= {"settings": settings, "fit": asdict(replace(dimgrow.FIT, seed=seed))}
+            what["model"] = dimgrow.MODEL.as_json()
+            line = {"part": "widths", "what": what, "test_auc": auc, "test_logloss": 0.4}
+            line |= {"params": 100, "share_of_full": share or 1.0, "total_dims": 3 + seed}
+            line |= {"search_seconds": 2.0, "train_seconds": 1.0}
+            lines.append(line | {"dims": {"a": 3, "b": seed + 1}, "dropped": ["c"]})
+    return lines
+
+
+def dimgrow_page(*lines: dict[str, Any]) -> list[str]:
+    records = dimgrow.Records(None)
+    for line in lines:
+        records.add(**line)
+    return dimgrow.page_lines(records)
+
+
+def test_dimgrow_pairs_by_seed_and_says_what_it_found() -> None:
+    """The standard error of differences (0.01, 0.02, 0.03) is 0.01 / sqrt(3)."""
+    page = dimgrow_page(*dimgrow_records(DATA))
+    assert "rating rule `r`, batch 256, patience 2, at most 100 epochs. 9 of 33" in page[0]
+    row, dims, *_ = (x for x in page if "| 10.0 % | dimgrow |" in x)
+    assert (
+        "| 10.0 % | dimgrow | 3 | 100 ± 0 | 10.0 % | 4.0 ± 0.6 | 0.81000 ± 0.00000 | "
+        "0.40000 ± 0.00000 | +0.02000 ± 0.00577 (p 0.074) | "
+        "\N{MINUS SIGN}0.09000 ± 0.00000 (p n/a) |"
+    ) in row
+    assert dims == "| 10.0 % | dimgrow | 0 | 3 | 1 | dropped |"
+
+
+def test_dimgrow_mixes_neither_data_nor_settings() -> None:
+    other = replace(DATA, options={"rating_rule": "other"})
+    lines = [*dimgrow_records(DATA), *dimgrow_records(other)]
+    lines += [x for x in dimgrow_records(DATA, alpha=0.5) if x["what"]["method"] == "dimgrow"]
+    old = {"data": "d", "method": "dimgrow", "share": 0.0, "seed": 0, "set": []}
+    page = dimgrow_page(*lines, {"part": "widths", "what": old, "test_auc": 0.1})
+    assert sum(x.startswith("set f, fingerprint") for x in page) == 2
+    assert "9 of 33 planned runs, and 3 more;" in page[0]
+    assert sum("| 10.0 % | dimgrow, alpha=0.5 | 3 |" in x for x in page) == 1
+    assert sum("| 10.0 % | dimgrow | 3 |" in x for x in page) == 2
+
+
+def test_dimgrow_counts_its_plan(tmp_path: Path) -> None:
     page = "\n".join(dimgrow.page_lines())
-    assert " of 33 runs" in page and "| sseds | 16 | 600 | 96 | 3.37 |" in page
+    assert "33 " in page and "| sseds | 16 | 600 | 96 | 3.37 |" in page
+    nothing = dimgrow.page_lines(dimgrow.Records(tmp_path / "none"))
+    assert nothing == ["Nothing is recorded yet of `widths`; its plan has 33 runs."]
+    plan = dimgrow.cases(dimgrow.PLAN_METHODS, dimgrow.PLAN_SHARES)
+    assert plan[:2] == [("no-search", 0.0), ("dimgrow", 0.0)] and len(plan) == 11
+
+
+def test_dimgrow_runs_once_in_a_folder_of_its_data(
+    tiny: Path,
+    tmp_path: Path,
+    command: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(dimgrow, "RECORD", tmp_path / "dimgrow.jsonl")
+    asked = ("widths", "--data", tiny, "--out", tmp_path / "runs", "--record", "--epochs", 1)
+    asked = (*asked, "--seeds", 1, "--shares", 0.5)
+    for _ in range(2):
+        command(dimgrow, *asked, "--methods", "no-search", "sseds")
+    lines = dimgrow.RECORD.read_text().splitlines()
+    whats = [json.loads(line)["what"] for line in lines]
+    assert [(x["method"], x["share"]) for x in whats] == [
+        ("no-search", 0.0),
+        ("sseds", 0.5),
+        ("no-search", 0.5),
+    ]
+    fingerprint = read_schema(tiny).fingerprint
+    assert all(p.name.startswith(fingerprint) for p in (tmp_path / "runs").iterdir())
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        command(dimgrow, *asked, "--methods", "sseds", "--set", "alpha=1")
+    assert "--set is for dimgrow" in capsys.readouterr().err
 
 
 def test_columns_without_lines_are_left_out() -> None:
@@ -240,8 +471,13 @@ def test_columns_without_lines_are_left_out() -> None:
     line |= {"search_seconds": 7.0, "search_peak_bytes": 3_000_000}
     page = everything_table.section({"movielens": [line], "criteo": []})
     assert [x for x in page if x.startswith("#")] == ["### MovieLens-1M, 48,000 parameters"]
-    assert "| SEO | 7 | 3.00 | 2 | — | 48,000 |" in page
-    assert page.count(everything_table.MEMORY) == 1
+    assert "| SEO | 7 | 3.00 | 2 | — | 48,000 | — |" in page
+    assert page.count(everything_table.MEMORY) == page.count(everything_table.IDS) == 1
+    by_id = [{**line, "id_bytes": n, "seed": s} for s, n in ((0, 105_168), (1, 0))]
+    why = {"study": "ml-1m-48000", "method": "sseds", "seed": 0, "infeasible": "too small"}
+    page = everything_table.section({"movielens": [*by_id, why], "criteo": []})
+    assert "| SEO | 7 | 3.00 | 2 | — | 48,000 | 0.000 to 0.105 |" in page
+    assert "Infeasible at this budget: SSEDS (too small), seeds 0." in page
 
 
 # ---- results.md --------------------------------------------------------------------------

@@ -3,7 +3,6 @@ really grow, a search that can be repeated and resumed, and noise that loses its
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
 from dataclasses import replace
@@ -14,7 +13,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from benchmarks.dimgrow import Records, widths_table
 from seo_rec.data.stream import Stream
 from seo_rec.data.synthetic import synthetic
 from seo_rec.embed import PolicyEmbedding
@@ -528,28 +526,3 @@ def test_noise_loses_its_columns(tmp_path: Path) -> None:
 
 
 # ---- the benchmark -----------------------------------------------------------------------
-
-
-def test_the_benchmarks_table_pairs_runs_by_seed() -> None:
-    """Only lines of the settings asked for count; s.e. of (0.01, 0.02, 0.03) is 0.01 / sqrt(3)."""
-    records = Records(None)
-    what = {"data": "d", "batch_size": 2, "epochs": 3, "set": []}
-    rest = {"params": 100, "search_seconds": 2.0, "train_seconds": 1.0}
-    for seed in range(3):
-        for method, share, auc in (
-            ("no-search", 0.0, 0.9),
-            ("no-search", 0.1, 0.8 - 0.01 * seed),
-            ("dimgrow", 0.1, 0.81),
-        ):
-            of = {**what, "method": method, "share": share, "seed": seed}
-            of["set"] = ["alpha=1"] if method == "dimgrow" else []
-            records.add("widths", of, test_auc=auc, **rest)
-    other = {**what, "epochs": 9, "method": "dimgrow", "share": 0.1, "seed": 0}
-    records.add("widths", {**other, "set": ["alpha=1"]}, test_auc=0.1, **rest)
-    records.add("shuffle", {"rows": 1}, seconds=1.0)
-    options = argparse.Namespace(batch_size=2, epochs=3, set=["alpha=1"])
-    table = widths_table(options, "d", records)
-    assert len(table) == 5
-    row = next(line for line in table if "| dimgrow |" in line)
-    assert "| 10.0 % | dimgrow | 3 | 100 ± 0 | 0.81000 ± 0.00000 | +0.02000 ± 0.00577 |" in row
-    assert "| \N{MINUS SIGN}0.09000 ± 0.00000 |" in row

@@ -153,7 +153,7 @@ def test_a_bag_is_the_weighted_sum_of_its_ids(combine, project):
     torch.testing.assert_close(x([0, 1], ids[:1], factors[:1])[0], torch.zeros_like(both[0]))
 
 
-# ---- everything in one pass, as on a GPU ------------------------------------------------------
+# ---- everything in one pass -------------------------------------------------------------------
 
 
 class Switch:
@@ -162,6 +162,7 @@ class Switch:
     def __init__(self, monkeypatch):
         self.patch, self.passes = monkeypatch, 0
         monkeypatch.setattr("seo_rec.embed.rows.chunk_bag", self.counted)
+        self.turn(on=False)
 
     def counted(self, *arguments):
         self.passes += 1

@@ -213,9 +213,13 @@ def test_computed_bytes_are_those_sent(tiny: Path, kind: str):
         assert (kind == "data_parallel") == (not any(t["handed"] for t in sent.values()))
 
 
+@pytest.mark.parametrize("one_pass", [False, True], ids=["hash, then look up", "in one pass"])
 @pytest.mark.parametrize("name", ["monolithic", "exact", "search"])
-def test_stages_are_the_whole_step_and_change_nothing(name: str):
+def test_stages_are_the_whole_step_and_change_nothing(
+    name: str, one_pass: bool, monkeypatch: pytest.MonkeyPatch
+):
     """The marks leave no gap, and gradients and weights stay those of an ordinary step."""
+    monkeypatch.setattr("seo_rec.embed.rows.IN_ONE_PASS", ("cpu",) if one_pass else ())
     schema = zipf_schema(6, 500, 2)
     batches = zipf_batches(schema, 1.1, 512, 2, seed=0)
     recipe = Recipe(2, (8,), "adam", batches, 512, 9600, 16)
@@ -229,7 +233,8 @@ def test_stages_are_the_whole_step_and_change_nothing(name: str):
         loss.backward()
         clock.mark("table backward")
     seconds = clock.read()
-    assert ("regroup backward" in seconds) == (name == "search")
+    assert ("hash" in seconds) == (not one_pass)
+    assert ("regroup backward" in seconds) == (name == "search" and not one_pass)
     start, *_, end = (at for _, at in clock._marks)
     assert sum(seconds.values()) == pytest.approx(end - start)
     assert min(seconds.values()) > 0

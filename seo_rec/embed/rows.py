@@ -18,7 +18,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from seo_kernels import Blocks, chunk_bag, chunk_blocks
+from seo_kernels import Blocks, chunk_bag, chunk_blocks, native
 from seo_rec.embed.combine import Combine, Project, combines_ids
 from seo_rec.embed.flat import FlatArrays
 from seo_rec.embed.mlet import Factors
@@ -27,7 +27,7 @@ from seo_rec.methods import Mlet, inner_policy
 from seo_rec.policy import Policy
 
 INIT_SCALE = 0.01
-IN_ONE_PASS = ("cuda",)  # devices where ChunkBag is used
+IN_ONE_PASS = ("cuda", "cpu")  # devices where ChunkBag is used; a CPU needs its C library
 _MODULES = nn.ModuleDict()  # only to ask which names it takes
 
 
@@ -114,7 +114,7 @@ class PolicyEmbedding(nn.Module):
     tables of ``ebc`` are the first of two layers, ``factors`` is the second, and ``stored`` is the
     policy with their widths; without it, ``stored`` is ``policy``.
 
-    On a GPU an unsharded collection of tables that are read by hash alone is looked up by
+    An unsharded collection of tables that are read by hash alone is looked up by
     :class:`ChunkBag`, a :class:`ScalingGate` included; ``chunks`` is None for other policies.
 
     Args:
@@ -209,9 +209,11 @@ class PolicyEmbedding(nn.Module):
 
     def _in_one_pass(self, features: KeyedJaggedTensor) -> bool:
         """Whether :class:`ChunkBag` is used: unsharded, with the policy's features in order."""
+        device = features.device().type
         return (
             type(self.ebc) is EmbeddingBagCollection
-            and features.device().type in IN_ONE_PASS
+            and device in IN_ONE_PASS
+            and (device != "cpu" or native.missing() is None)
             and features.keys() == self.remap.names
         )
 

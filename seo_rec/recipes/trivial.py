@@ -69,7 +69,7 @@ def both(data: Path, settings: SeoSettings, seed: int) -> dict[str, Policy]:
     name = f"{BOTH}{k}x{settings.chunk_dim}"
     method = name.removeprefix("trivial-")
     origin = methods.provenance(schema, method, params=settings.params, dim=settings.dim, seed=seed)
-    return {name: _side_by_side(own, shared, origin)}
+    return {name: side_by_side(own, shared, origin)}
 
 
 def _widths(method: str, data: Path, params: int, settings: SeoSettings, seed: int) -> Policy:
@@ -78,7 +78,7 @@ def _widths(method: str, data: Path, params: int, settings: SeoSettings, seed: i
     return search.run(data, widths, ModelSettings(), FitSettings(seed=seed)).policy
 
 
-def _side_by_side(own: Policy, shared: Policy, origin: Mapping[str, Any]) -> Policy:
+def side_by_side(own: Policy, shared: Policy, origin: Mapping[str, Any]) -> Policy:
     """Every feature reads what it reads in either policy, its own table first."""
     name = "own {}".format  # so that no feature's table has the name of a shared one
     features = tuple(

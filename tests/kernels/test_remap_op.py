@@ -57,7 +57,7 @@ def test_the_hash_is_seo_recs_to_the_bit(values, seed, rows):
 
 
 def test_threads_change_nothing(path, monkeypatch):
-    monkeypatch.setattr(native, "GRAIN", 1)
+    monkeypatch.setattr(native, "REMAP_GRAIN", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
     found = remap(IDS, STARTS["ragged"], FEATURES, SEEDS, ROWS)
     assert torch.equal(found, one_at_a_time(STARTS["ragged"]))

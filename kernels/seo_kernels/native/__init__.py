@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 ABI = 1  # of native.c; a library of another number is older or newer than this file
-GRAIN = 2**19  # floats or row numbers that are worth a thread of their own
+GRAIN = 2**16  # floats that are worth a thread of their own
+REMAP_GRAIN = 2**19  # row numbers that are, which cost little more than writing them
 TILE_FLOATS = 2**16  # of the output; a tile stays in the second-level cache
 
 _i64 = ctypes.c_int64
@@ -81,9 +82,9 @@ def missing() -> str | None:
     return _load()[1]
 
 
-def _threads(work: int) -> int:
+def _threads(work: int, grain: int) -> int:
     """Threads wait for each other, so small work gets one."""
-    return max(1, min(torch.get_num_threads(), work // GRAIN))
+    return max(1, min(torch.get_num_threads(), work // grain))
 
 
 def _address(tensor: Tensor | None) -> int | None:
@@ -113,7 +114,8 @@ def remap(
     numbers = [None if t is None else t.contiguous() for t in (seeds_K, rows_K, shifts_K)]
     ids_V = ids_V.contiguous()
     addresses = [_address(t) for t in numbers]
-    c.seo_remap(ids_V.data_ptr(), K, *spans, *addresses, rows_W.data_ptr(), _threads(to[K]))
+    threads = _threads(to[K], REMAP_GRAIN)
+    c.seo_remap(ids_V.data_ptr(), K, *spans, *addresses, rows_W.data_ptr(), threads)
     return rows_W
 
 
@@ -161,7 +163,7 @@ class BlockLookup:
         )
         # About as many floats are read as there are in x_BE, if bags hold one id.
         floats = width * max(self.num_bags, self.num_ids // num_features)
-        self.threads = _threads(floats)
+        self.threads = _threads(floats, GRAIN)
         c = library()
         assert c is not None
         self.c = c
