@@ -219,4 +219,7 @@ def criteo(lines: Sequence[Line]) -> list[str]:
         ]
         out.append(f"| {row} | {' | '.join(cells)} |")
     sizes = [f"{b:,} floats" for b in CRITEO_BUDGETS]
+    absent = [r for r in rows if not any(chosen_lines(mine, r, b) for b in CRITEO_BUDGETS)]
+    if absent:
+        out += ["", f"Not run with the present settings: {', '.join(absent)}."]
     return [*out, "", *against_seo(mine, CRITEO_BUDGETS, sizes)]
