@@ -178,7 +178,8 @@ class PolicyEmbedding(nn.Module):
         """``KJT[features] -> x_BE`` float32 (B, E)."""
         rows_VE = scales_K = None
         if self.chunks is not None and self._in_one_pass(features):
-            scales_K = self.gate.scales() if isinstance(self.gate, ScalingGate) else None
+            if self.gate is not None and isinstance(self.gate, ScalingGate):
+                scales_K = self.gate.scales()
             rows_VE = self.chunks(self._tables(), features, scales_K)
         elif self.batched is not None:
             rows_VE = self._look_up(features, self.batched)
@@ -315,7 +316,7 @@ class ChunkBag(nn.Module):
     ) -> torch.Tensor:
         """``x_BE`` = pooled and scaled rows of every lookup side by side, float32 (B, E)."""
         return chunk_bag(
-            _one_after_the_other(weights),
+            weights,
             features.values(),
             features.offsets(),
             Blocks(self.get_buffer("table"), *self.shape),

@@ -46,6 +46,42 @@ def test_opcheck(path, case, weighted):
     torch.library.opcheck(torch.ops.seo_kernels.block_bag.default, arguments)
 
 
+@every_case
+def test_the_op_and_the_call_without_the_dispatcher_give_the_same_bits(case):
+    given, batch, blocks = (
+        inputs(CASES[case], BAGS["mixed"], True),
+        BAGS["mixed"],
+        CASES[case].blocks,
+    )
+    sizes = (blocks.table, blocks.num_features, blocks.width, blocks.block)
+    results = []
+    for by_op in (False, True):
+        leaves = flat, scales, weights = given.leaves(torch.float32, "cpu")
+        if by_op:
+            arguments = (flat, scales, batch.ids_V, batch.offsets, *sizes, weights, False)
+            x = torch.ops.seo_kernels.block_bag(*arguments)
+        else:
+            x = block_bag(flat, batch.ids_V, batch.offsets, blocks, scales, weights)
+        grads = torch.autograd.grad(x.square().sum(), [t for t in leaves if t is not None])
+        results.append([x, *grads])
+    for found, wanted in zip(*results, strict=True):
+        assert torch.equal(found, wanted)
+
+
+def test_a_list_of_tensors_stands_for_one(path):
+    case, batch = CASES["chunks"], BAGS["mixed"]
+    flat, scales, weights = inputs(case, batch, True).leaves(torch.float32, "cpu")
+    wanted_x = block_bag(flat, batch.ids_V, batch.offsets, case.blocks, scales, weights)
+    (wanted,) = torch.autograd.grad(wanted_x.square().sum(), [flat])
+    head, tail = flat.detach()[: case.size // 2], flat.detach()[case.size // 2 :]
+    parts = [head.clone(), tail.view(1, -1).clone().requires_grad_()]
+    x = block_bag(parts, batch.ids_V, batch.offsets, case.blocks, scales, weights)
+    x.square().sum().backward()
+    assert torch.equal(x, wanted_x)
+    assert parts[0].grad is None
+    assert torch.equal(parts[1].grad, wanted[case.size // 2 :].view(1, -1))
+
+
 @every_batch
 @every_case
 def test_every_float_of_the_results_is_written(path, case, batch):

@@ -51,7 +51,7 @@ def chunk_blocks(
 
 
 def chunk_bag(
-    flat_N: Tensor,
+    flat_N: Tensor | list[Tensor],
     ids_V: Tensor,
     offsets: Tensor,
     blocks: Blocks,
@@ -62,7 +62,7 @@ def chunk_bag(
     """``x[b] = Concat_k(a_k sum_{v in bag(f_k, b)} w_v T_k[hash_rows(id_v, seed_k, rows_k)])``.
 
     Args:
-        flat_N: the chunk tables, one after the other.
+        flat_N: the chunk tables, one after the other, or the list of them.
         ids_V, offsets, weights_V, deterministic: see :func:`seo_kernels.block_bag`.
         blocks: from :func:`chunk_blocks`.
         attention_K: a, the attention of each lookup; None for ones (after the search).
