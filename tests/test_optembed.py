@@ -356,22 +356,32 @@ def test_variants_search_one_thing_each(tiny: Path) -> None:
     assert rows.policy.provenance["arguments"]["variant"] == "rows"
 
 
-def test_hashed_tables_keep_their_rows(tiny: Path) -> None:
+def test_codes_say_which_rows_of_a_hashed_table_are_left(tiny: Path) -> None:
+    """All hashes of a pruned row have code 0; codes count, and the outputs are the supernet's."""
     settings = replace(SETTINGS, address="hash", hash_rows=20, weights="trained")
     searched, found = searched_and_found(tiny, settings, SMALL)
-    hashed = [f.name for f in found.policy.features if f.lookups[0].address == "hash"]
-    assert 0 < len(hashed) < 7
-    for name in hashed:
-        assert found.policy.table(name).num_rows == 20 and name not in found.record["thresholds"]
-    own = build_model(found.policy, 1, SMALL, 7)
+    policy, space = found.policy, searched.model.space
+    hashed = {f.name: f.lookups[0] for f in policy.features if f.lookups[0].address == "codes"}
+    assert 0 < len(hashed) < 7 and set(hashed) == set(policy.codes)
+    for name, lookup in hashed.items():
+        kept, codes = searched.kept[space.names.index(name)], policy.codes[name]
+        assert lookup.modulus == codes.size == 20 and len(kept) == 21 and kept[0]
+        table = policy.table(name)
+        assert table.num_rows == kept.sum() < 21
+        assert np.array_equal(codes > 0, kept[1:])
+        assert np.array_equal(codes[codes > 0], np.arange(1, table.num_rows))
+    floats = sum(t.num_rows * t.dim for t in policy.tables)
+    assert policy.num_params == floats + 20 * len(hashed)
+    own = build_model(policy, 1, SMALL, 7)
     own.load_state_dict(dict(found.weights))
     expected = logits_of(searched.model, tiny)
     torch.testing.assert_close(logits_of(own, tiny), expected, rtol=1e-5, atol=1e-5)
-    none_left = replace(settings, hash_rows=1)
-    with pytest.raises(PolicyError, match="every feature is hashed"):
-        optembed(tiny, none_left, SMALL, FIT)
-    only = optembed(tiny, replace(DIMS, address="hash", hash_rows=2), SMALL, FIT).policy
-    assert all(t.num_rows == 2 for t in only.tables)
+    assert Policy.from_json(json.loads(json.dumps(policy.to_json()))) == policy
+
+
+def test_with_widths_alone_hashed_tables_keep_their_rows(tiny: Path) -> None:
+    policy = optembed(tiny, replace(DIMS, address="hash", hash_rows=2), SMALL, FIT).policy
+    assert all(t.num_rows == 2 for t in policy.tables) and not policy.codes
 
 
 # ---- budgets -----------------------------------------------------------------------------
@@ -394,7 +404,8 @@ def test_a_budget_is_never_exceeded(tiny: Path, settings: OptEmbedSettings, para
     found = optembed(tiny, replace(settings, params=params), SMALL, FIT)
     assert found.policy.num_params <= params
     built = build_model(found.policy, 1, SMALL, 0).embedding
-    assert sum(p.numel() for p in built.parameters()) == found.policy.num_params
+    codes = sum(c.size for c in found.policy.codes.values())
+    assert sum(p.numel() for p in built.parameters()) == found.policy.num_params - codes
 
 
 def test_a_budget_keeps_the_rows_furthest_above_their_thresholds(tiny: Path) -> None:
@@ -415,7 +426,13 @@ def test_a_budget_keeps_the_rows_furthest_above_their_thresholds(tiny: Path) -> 
 
 @pytest.mark.parametrize(
     "settings, least",
-    [(SETTINGS, 4 * 8), (ROWS, 6 * 8), (replace(SETTINGS, max_dim=2), 2 * 8), (DIMS, None)],
+    [
+        (SETTINGS, 4 * 8),
+        (ROWS, 6 * 8),
+        (replace(SETTINGS, max_dim=2), 2 * 8),
+        (replace(SETTINGS, address="hash", hash_rows=1), 4 * 8 + 7),
+        (DIMS, None),
+    ],
 )
 def test_a_budget_that_is_too_small_is_refused_before_training(
     tiny: Path, settings: OptEmbedSettings, least: int | None, monkeypatch: pytest.MonkeyPatch
@@ -462,8 +479,8 @@ def test_what_is_left_of_a_budget_is_filled_in_proportion(
 
 @pytest.mark.parametrize("weights", ["none", "initial"])
 def test_hashed_tables_take_the_rows_that_are_left(tiny: Path, weights: str) -> None:
-    """Unless weights are written, which are of the supernet's rows."""
-    settings = replace(SETTINGS, address="hash", hash_rows=20, params=400, weights=weights)
+    """With widths alone, and unless weights are written, which are of the supernet's rows."""
+    settings = replace(DIMS, address="hash", hash_rows=20, params=400, weights=weights)
     policy = optembed(tiny, settings, SMALL, FIT).policy
     hashed = [policy.table(f.name) for f in policy.features if f.lookups[0].address == "hash"]
     if weights == "none":

@@ -11,11 +11,13 @@ what is left, is that of any policy, from scratch or from weights that this sear
 
 Readings of the paper that had to be chosen, and what differs:
 
-* A pruned id reads the row of the ids that training never saw (row 0 of a table), so that serving
-  needs no mask: the ids that are left are the vocabulary. That row is a zero in the supernet, as in
-  the paper (``pruned="zero"``), or a vector of its own (``"shared"``). Training the policy trains
-  it in both cases, and it counts in the budget.
-* Hashed tables keep all rows: a hash cannot leave one out. Their widths are searched.
+* A pruned id reads row 0 of a table, that of the ids which training never saw, so that serving
+  needs no mask. That row is a zero in the supernet, as in the paper (``pruned="zero"``), or a
+  vector of its own (``"shared"``). Training the policy trains it in both cases, and it counts in
+  the budget.
+* Where a feature has a row per id, the ids that are left are the vocabulary of what is served,
+  which is less to store than a code for every id. Where it is hashed, codes say which row a hash
+  has; each of them takes a float of the budget.
 * A feature of which no row is left is dropped, unless its shared row is a vector.
 * The norm is taken over all D columns, whatever the widths of the sample.
 * A budget is not part of the method, nor is a target sparsity. With one, rows of the smallest
@@ -84,8 +86,8 @@ class OptEmbedSettings(SpaceSettings):
 
     Of the size: ``sparsity``: in place of ``params``, a budget of ``1 - sparsity`` of the floats of
     all rows at ``max_dim`` (0: none); ``fill``: with a budget, widen what was found in proportion
-    until no further column fits; hashed tables also take the rows that are left over, unless
-    ``weights`` are asked for. Rows that were pruned do not come back.
+    until no further column fits; with ``dims``, hashed tables also take the rows that are left
+    over, unless ``weights`` are asked for. Rows that were pruned do not come back.
 
     ``weights``: what the policy's training may start from: ``none``, the supernet's ``initial``
     weights, or its ``trained`` ones, with which the policy's model computes what the masked
@@ -136,6 +138,11 @@ class OptEmbedSettings(SpaceSettings):
     @property
     def prunes(self) -> bool:
         return self.variant != "dims"
+
+    @property
+    def zeros(self) -> bool:
+        """Whether row 0 of every table is one of zeros."""
+        return self.prunes and self.pruned == "zero"
 
     @property
     def narrows(self) -> bool:
@@ -198,7 +205,6 @@ class Supernet(nn.Module):
         super().__init__()
         self.space, self.settings = space, settings
         self.embedding, self.backbone = model.embedding, model.backbone
-        self.prunable = [settings.prunes and n in space.vocabularies for n in space.names]
         F = len(space.names)
         self.thresholds_F = nn.Parameter(torch.zeros(F), requires_grad=settings.prunes)
         self.kept: list[torch.Tensor] | None = None
@@ -216,8 +222,8 @@ class Supernet(nn.Module):
         A shared row of zeros does not count.
         """
         masks = [torch.from_numpy(rows.copy()) for rows in kept]
-        for mask_V, prunable in zip(masks, self.prunable, strict=True):
-            if prunable and self.settings.pruned == "zero":
+        if self.settings.zeros:
+            for mask_V in masks:
                 mask_V[0] = False
         self.kept = [mask_V.to(self.thresholds_F.device) for mask_V in masks]
         return [i for i, mask_V in enumerate(masks) if bool(mask_V.any())]
@@ -238,7 +244,7 @@ class Supernet(nn.Module):
     def masked_table(self, feature: int) -> torch.Tensor:
         """``m_v e_v``, and with ``pruned="shared"`` ``(1 - m_v) e_0`` more, (V, D)."""
         table_VD = self.tables[feature]
-        if not self.prunable[feature]:
+        if not self.settings.prunes:
             return table_VD
         mask_V1 = self.row_mask(feature)[:, None]
         masked_VD = table_VD * mask_V1
@@ -270,8 +276,7 @@ class Supernet(nn.Module):
         logits_B = self.backbone(batch.dense_BN, x_BE)
         loss = functional.binary_cross_entropy_with_logits(logits_B, batch.labels_B)
         if self.training and s.prunes and s.alpha:
-            prunable = torch.tensor(self.prunable, device=x_BE.device)
-            loss = loss + s.alpha * sparsity(self.thresholds_F[prunable])
+            loss = loss + s.alpha * sparsity(self.thresholds_F)
         return loss, logits_B
 
 
@@ -298,25 +303,16 @@ def kept_rows(model: Supernet) -> Kept:
     With a budget, of the rows above their thresholds those that are furthest above.
     """
     s, space = model.settings, model.space
-    everything = [np.ones(r, bool) for r in space.rows]
     if not s.prunes:
-        return everything
-    margins = [
-        model.margins(i).cpu().numpy()[1:] if prunable else np.zeros(0, np.float32)
-        for i, prunable in enumerate(model.prunable)
-    ]
+        return [np.ones(r, bool) for r in space.rows]
+    margins = [model.margins(i).cpu().numpy()[1:] for i in range(len(space.names))]
     if s.params:
-        room = s.params // _width_with_rows(s) - sum(
-            1 if prunable else r for r, prunable in zip(space.rows, model.prunable, strict=True)
-        )
+        rows = (s.params - _num_codes(space)) // _width_with_rows(s) - len(margins)
         every = np.concatenate(margins)
         order = np.argsort(-every, kind="stable")
-        every[order[room:]] = -np.inf
+        every[order[rows:]] = -np.inf
         margins = np.split(every, np.cumsum([len(m) for m in margins])[:-1])
-    return [
-        np.concatenate([[True], margin > 0]) if prunable else all_rows
-        for margin, prunable, all_rows in zip(margins, model.prunable, everything, strict=True)
-    ]
+    return [np.concatenate([[True], margin > 0]) for margin in margins]
 
 
 def _width_with_rows(s: OptEmbedSettings) -> int:
@@ -328,7 +324,7 @@ def with_budget(space: Space, s: OptEmbedSettings) -> OptEmbedSettings:
     """``s`` with the budget in floats that its sparsity is: ``(1 - sparsity) rows D`` at most."""
     if not s.sparsity:
         return s
-    full = space.size([s.max_dim] * len(space.names))
+    full = sum(space.rows) * s.max_dim
     return replace(s, params=max(1, full - math.ceil(s.sparsity * full)), sparsity=0.0)
 
 
@@ -339,29 +335,45 @@ def require_budget(space: Space, s: OptEmbedSettings) -> None:
     if not s.prunes:
         space.require_columns(s.params)
         return
-    hashed = sum(r for r, n in zip(space.rows, space.names, strict=True) if not _has_ids(space, n))
-    least = hashed + len(space.vocabularies) + 1
-    width = _width_with_rows(s)
-    if s.params < least * width:
+    width, codes = _width_with_rows(s), _num_codes(space)
+    least = (len(space.names) + 1) * width + codes
+    if s.params < least:
         raise PolicyError(
-            f"a budget of {s.params} parameters; a row of {width} for the unknown ids of each of "
-            f"{len(space.vocabularies)} features, {hashed} hashed rows and one of an id take "
-            f"{least * width}, the smallest feasible budget; raise it, or lower sparsity"
+            f"a budget of {s.params} parameters; a row of {width} for the pruned ids of each of "
+            f"{len(space.names)} features, one of an id, and {codes} codes of hashed features take "
+            f"{least}, the smallest feasible budget; raise it, or lower sparsity"
         )
 
 
-def _has_ids(space: Space, name: str) -> bool:
-    return name in space.vocabularies
+def with_codes(space: Space) -> Space:
+    """Hashed features with a code for every hash, which so far says row ``1 + hash``.
+
+    Row 0 of all tables is then that of the pruned ids.
+    """
+    codes = {
+        name: np.arange(1, r + 1, dtype=np.int32)
+        for name, r in zip(space.names, space.rows, strict=True)
+        if name not in space.vocabularies
+    }
+    rows = (r + (n in codes) for n, r in zip(space.names, space.rows, strict=True))
+    return replace(space, rows=tuple(rows), codes=codes)
+
+
+def _num_codes(space: Space) -> int:
+    return sum(c.size for c in space.codes.values())
 
 
 def pruned_space(space: Space, kept: Kept) -> Space:
-    """The rows that are left, and their ids."""
-    vocabularies = {
-        name: space.vocabularies[name][rows[1:]]
-        for name, rows in zip(space.names, kept, strict=True)
-        if name in space.vocabularies
-    }
-    return replace(space, rows=tuple(int(k.sum()) for k in kept), vocabularies=vocabularies)
+    """The rows that are left, and their ids; pruned hashes have code 0."""
+    vocabularies, codes = dict(space.vocabularies), dict(space.codes)
+    for name, rows in zip(space.names, kept, strict=True):
+        if name in vocabularies:
+            vocabularies[name] = vocabularies[name][rows[1:]]
+        elif name in codes:
+            row = (np.cumsum(rows, dtype=np.int32) - 1) * rows
+            codes[name] = row[codes[name]].astype(np.int32)
+    left = tuple(int(k.sum()) for k in kept)
+    return replace(space, rows=left, vocabularies=vocabularies, codes=codes)
 
 
 def require_backbone(
@@ -420,12 +432,12 @@ def policy_weights(
     """
     space, s = model.space, model.settings
     weights = backbone_columns(dims, s.max_dim, len(space.schema.numeric), model_settings, state)
-    for i, (name, rows, dim) in enumerate(zip(space.names, kept, dims, strict=True)):
+    for name, rows, dim in zip(space.names, kept, dims, strict=True):
         if not dim:
             continue
         key = f"embedding.ebc.embedding_bags.{table_key(name)}.weight"
         table_VD = state[key].detach().cpu()[torch.from_numpy(rows), :dim].clone()
-        if model.prunable[i] and s.pruned == "zero":
+        if s.zeros:
             table_VD[0] = 0
         weights[key] = table_VD
     return weights
@@ -477,12 +489,9 @@ def search_supernet(
     _check_weights(settings, model_settings)
     space = open_space(data, settings, f.seed)
     s = with_budget(space, settings)
+    if s.prunes:
+        space = with_codes(space)
     require_budget(space, s)
-    if s.prunes and not space.vocabularies:
-        raise PolicyError(
-            "every feature is hashed, and a hash cannot leave rows out; set address=id, a larger "
-            "hash_rows, or variant=dims"
-        )
     train, val = streams(data, f)
     whole = space.policy([s.max_dim] * len(space.names))
     plain = build_model(whole, len(space.schema.numeric), model_settings, f.seed)
@@ -517,10 +526,11 @@ def _search_widths(
     if not s.narrows:
         widest = of_all([s.max_dim] * len(served))
         return widest, score(model, val, [widest])[0], Evolved()
+    codes = [model.space.codes.get(model.space.names[i], ()) for i in served]
     plan = Evolution(
         tuple(int(kept[i].sum()) for i in served),
         s.max_dim,
-        s.params,
+        s.params and s.params - sum(map(len, codes)),
         s.generations,
         s.mutations,
         s.crossovers,
@@ -577,11 +587,11 @@ def optembed(
         weights = policy_weights(model, searched.kept, dims, model_settings, state)
     by_name = dict(zip(space.names, range(len(dims)), strict=True))
     record = {
-        "sparsity": 1 - policy.num_params / space.size([s.max_dim] * len(dims)),
+        "sparsity": 1 - policy.num_params / (sum(space.rows) * s.max_dim),
         "rows": {name: [int(searched.kept[i].sum()), space.rows[i]] for name, i in by_name.items()},
         "dims": {name: dims[i] for name, i in by_name.items()},
         "thresholds": {
-            name: model.thresholds_F[i].item() for name, i in by_name.items() if model.prunable[i]
+            name: model.thresholds_F[i].item() for name, i in by_name.items() if s.prunes
         },
         "candidates": len(searched.evolved.candidates),
         "generations": searched.evolved.history,

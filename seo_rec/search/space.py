@@ -7,15 +7,15 @@ Every feature has a table of its own. How many rows it has is given, how wide it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from seo_rec.data.stream import Stream
 from seo_rec.data.vocabulary import read_vocabulary
 from seo_rec.methods import lookup_seed, provenance
-from seo_rec.policy import Feature, Ids, Lookup, Policy, PolicyError, Table, split_rows
+from seo_rec.policy import Codes, Feature, Ids, Lookup, Policy, PolicyError, Table, split_rows
 from seo_rec.schema import Schema, read_schema
 from seo_rec.train import FitSettings
 
@@ -64,7 +64,8 @@ def require(holds: bool, name: str, got: object, allowed: str) -> None:
 class Space:
     """Features, and the rows of the table of each; ``vocabularies`` of those addressed by id.
 
-    ``max_dim``: the widest a feature may be; 0: no limit.
+    ``max_dim``: the widest a feature may be; 0: no limit. ``codes``: of features that are hashed
+    into more rows than their tables have, the row of each hash; each counts like a float.
     """
 
     schema: Schema
@@ -72,14 +73,19 @@ class Space:
     vocabularies: Mapping[str, Ids]
     seed: int
     max_dim: int = 0
+    codes: Mapping[str, Codes] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(c.name for c in self.schema.features)
 
     def size(self, dims: Sequence[int]) -> int:
-        """Floats of the tables at widths ``dims``."""
-        return sum(r * d for r, d in zip(self.rows, dims, strict=True))
+        """Floats of the tables at widths ``dims``, and the codes of features of width 1 or more."""
+        codes = sum(self.codes[n].size for n, d in self._widths(dims) if d and n in self.codes)
+        return codes + sum(r * d for r, d in zip(self.rows, dims, strict=True))
+
+    def _widths(self, dims: Sequence[int]) -> Iterator[tuple[str, int]]:
+        return zip(self.names, dims, strict=True)
 
     def policy(
         self, dims: Sequence[int], params: int = 0, origin: Mapping[str, Any] | None = None
@@ -94,12 +100,12 @@ class Space:
         """
         served = [i for i, d in enumerate(dims) if d > 0]
         rows = list(self.rows)
-        hashed = [i for i in served if self.names[i] not in self.vocabularies]
+        found = {*self.vocabularies, *self.codes}  # which rows ids have is settled
+        hashed = [i for i in served if self.names[i] not in found]
         left = params - self.size(dims)
         if params and hashed:
-            fixed = sum(rows[i] * dims[i] for i in served if i not in hashed)
             weights = [rows[i] * dims[i] for i in hashed]
-            shared = split_rows(params - fixed, [dims[i] for i in hashed], weights)
+            shared = split_rows(left + sum(weights), [dims[i] for i in hashed], weights)
             for i, r in zip(hashed, shared, strict=True):
                 rows[i] = r
         room = [i for i in served if left < rows[i] and not dims[i] == self.max_dim > 0]
@@ -108,20 +114,26 @@ class Space:
         for i in served:
             name = self.names[i]
             tables.append(Table(name, rows[i], dims[i]))
+            seed = lookup_seed(self.seed, name, 0)
             lookups = [Lookup(name, "id")]
-            if i in hashed:
-                lookups = [Lookup(name, "hash", lookup_seed(self.seed, name, 0))]
+            if name in self.codes:
+                modulus = self.codes[name].size
+                lookups = [Lookup(name, "codes", seed, modulus=modulus, codes=name)]
+            elif i in hashed:
+                lookups = [Lookup(name, "hash", seed)]
             if i == last:
                 tables.append(Table(f"{name}:last", left, 1))
                 seed = lookup_seed(self.seed, name, "last")
                 lookups.append(Lookup(f"{name}:last", "hash", seed))
             features.append(Feature(name, tuple(lookups)))
+        dropped = tuple(n for n, d in self._widths(dims) if d == 0)
         return Policy(
             tuple(tables),
             tuple(features),
-            tuple(n for n, d in zip(self.names, dims, strict=True) if d == 0),
-            {n: v for n, v in self.vocabularies.items() if dims[self.names.index(n)] > 0},
+            dropped,
+            {n: v for n, v in self.vocabularies.items() if n not in dropped},
             origin or {},
+            codes={n: c for n, c in self.codes.items() if n not in dropped},
         )
 
     def require_columns(self, params: int, least: int = 1) -> None:
@@ -197,7 +209,7 @@ class Space:
         self, method: str, dims: Sequence[int], settings: Mapping[str, Any]
     ) -> dict[str, Any]:
         """What the policy records about where it came from."""
-        widths = dict(zip(self.names, dims, strict=True))
+        widths = dict(self._widths(dims))
         return {**provenance(self.schema, method, seed=self.seed, **settings), "dims": widths}
 
 
