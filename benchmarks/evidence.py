@@ -221,7 +221,7 @@ def _of_search(part: Part, folder: Path, method: str, seed: int) -> dict[str, An
         winner = read.provenance.get("winner")
     peak: int | None = None
     if method.startswith("seo"):  # its widest search model, as large as it was at any time
-        peak = 4 * 4 * part.settings.budget_rows * part.settings.search_dim
+        peak = part.settings.search_bytes
     elif (found / recipes.SEARCH_FILE).exists():
         peak = json.loads((found / recipes.SEARCH_FILE).read_text())["peak_bytes"]
     return {"search_peak_bytes": peak, "id_bytes": ids, "winner": winner}

@@ -426,6 +426,9 @@ def test_a_comparison_searches_at_its_budget(tiny: Path, tmp_path: Path) -> None
     assert [r.method for r in runs] == list(comparison.methods)
     assert all(r.budget == 480 and 460 < r.embedding_params <= 480 for r in runs)
     assert runs[2].search_seconds > 0
+    found = json.loads((tmp_path / "c/searches/sseds-seed0/search.json").read_text())
+    assert runs[2].search_peak_bytes == found["peak_bytes"] > 4 * 480
+    assert runs[3].search_peak_bytes == 0
     assert recipes.compare(comparison, tmp_path / "c") == runs
     wrong = replace(comparison, searches={"sseds": SsedsSettings(params=800)})
     with pytest.raises(ValueError, match="the budget is the comparison's"):
@@ -433,6 +436,8 @@ def test_a_comparison_searches_at_its_budget(tiny: Path, tmp_path: Path) -> None
     from seo_rec import report
 
     report.build([tmp_path / "c"], tmp_path / "page.html")
+    shown = (tmp_path / "page.html").read_text()
+    assert f"<td>{found['peak_bytes'] / 1e6:.2f}</td>" in shown
     assert "by sseds" in (tmp_path / "page.html").read_text()
 
 

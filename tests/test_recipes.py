@@ -560,6 +560,7 @@ def test_every_seo_method_compares_at_the_budget(
     for run in runs:
         assert 1600 - 16 < run.embedding_params <= run.budget == 1600
         assert run.search_seconds > 0
+        assert run.search_peak_bytes == asked.settings.search_bytes > 0
     searched = Policy.load(tmp_path / "c/searches/seo-raw-seed0/policy.json")
     for run, strategy in zip(runs, ("exact", "round-robin"), strict=False):
         trained_policy = Policy.load(tmp_path / "c/runs" / f"{run.method}-seed0" / "policy.json")

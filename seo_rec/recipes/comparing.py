@@ -17,7 +17,7 @@ from seo_rec.files import append_line, write_json
 from seo_rec.methods import SUFFIX, Mlet, inner_policy
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Policy, PolicyError
-from seo_rec.recipes.folders import SEARCH_FILE, Run, RunError, open_run, read_runs
+from seo_rec.recipes.folders import SEARCH_FILE, Run, RunError, SearchCost, open_run, read_runs
 from seo_rec.recipes.published import PUBLISHED, is_published, published_policy
 from seo_rec.recipes.search_by import search_by
 from seo_rec.recipes.searching import RunOff, check_search, check_space, search
@@ -359,7 +359,7 @@ def _compare_one(comparison: Comparison, name: str, data: Path, seed: int, out: 
     if method != name:
         model = replace(model, mlet=comparison.mlet)
     try:
-        policy, searched = _policy(comparison, method, data, seed, out)
+        policy, cost = _policy(comparison, method, data, seed, out)
     except PolicyError as error:
         both = [m for m in comparison.methods if m.removesuffix(SUFFIX) == method]
         raise InfeasibleError(dict.fromkeys(both, str(error))) from error
@@ -372,14 +372,14 @@ def _compare_one(comparison: Comparison, name: str, data: Path, seed: int, out: 
         method=name,
         resume=True,
         budget=comparison.settings.params,
-        search_seconds=searched,
+        search=cost,
     )
 
 
 def _policy(
     comparison: Comparison, method: str, data: Path, seed: int, out: Path
-) -> tuple[Policy, float]:
-    """The policy of a method without suffix, and the seconds that its search took."""
+) -> tuple[Policy, SearchCost]:
+    """The policy of a method without suffix, and what its search took."""
     settings, fit_settings = comparison.settings, replace(comparison.fit, seed=seed)
     if method == "seo" or method in SEO_METHODS:
         raw = method in SEO_METHODS
@@ -397,7 +397,7 @@ def _policy(
         if raw:
             policy = apply.STRATEGIES[SEO_METHODS[method]](policy, settings.params)
         record = ranks().on_first((folder / SEARCH_FILE).read_text)
-        return policy, float(json.loads(record)["seconds"])
+        return policy, SearchCost(float(json.loads(record)["seconds"]), settings.search_bytes)
     if method in SEARCHES:
         found = search_by(
             method,
@@ -408,8 +408,8 @@ def _policy(
             fit_settings,
             resume=True,
         )
-        return found.policy, found.seconds
-    return comparison.plain_policy(method, data, seed), 0.0
+        return found.policy, SearchCost(found.seconds, found.peak_bytes)
+    return comparison.plain_policy(method, data, seed), SearchCost()
 
 
 # ---- the main job on made-up data --------------------------------------------------------

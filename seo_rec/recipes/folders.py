@@ -32,8 +32,19 @@ class RunError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class SearchCost:
+    """What finding a policy took: ``seconds``, and ``peak_bytes`` as :class:`Found` counts them."""
+
+    seconds: float = 0.0
+    peak_bytes: int = 0
+
+
+@dataclass(frozen=True)
 class Run:
-    """What one trained model came to; one line of ``results.jsonl``."""
+    """What one trained model came to; one line of ``results.jsonl``.
+
+    ``search_peak_bytes`` came later than the rest: 0 in older files.
+    """
 
     data: str
     data_fingerprint: str
@@ -55,6 +66,7 @@ class Run:
     policy: str
     command: str
     environment: Mapping[str, Any]
+    search_peak_bytes: int = 0
 
 
 def open_run(out: Path, asked: Mapping[str, Any], resume: bool) -> None:

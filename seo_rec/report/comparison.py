@@ -50,7 +50,9 @@ class Row:
     test_logloss: Spread
     seconds_per_epoch: Spread
     epochs: Spread
+    seconds: Spread
     search_seconds: Spread
+    search_peak_bytes: int
     difference: Difference | None
     description: str
     runs: tuple[Training, ...]
@@ -235,7 +237,9 @@ def _row(method: str, runs: Sequence[Training]) -> Row:
         test_logloss=spread([t.test_logloss for t in runs]),
         seconds_per_epoch=spread([t.seconds_per_epoch for t in runs]),
         epochs=spread([t.epochs for t in runs]),
+        seconds=spread([t.seconds for t in runs]),
         search_seconds=spread([t.search_seconds for t in runs]),
+        search_peak_bytes=max(t.search_peak_bytes for t in runs),
         difference=None,
         description=_description(runs),
         runs=tuple(runs),

@@ -69,7 +69,9 @@ class Training:
     test_logloss: float
     epochs: int
     seconds_per_epoch: float
+    seconds: float
     search_seconds: float
+    search_peak_bytes: int
     description: str
     command: str
     environment: Mapping[str, Any]
@@ -282,7 +284,9 @@ def _training(
         test_logloss=_number(result, "test_logloss", where),
         epochs=_whole(result, "epochs", where),
         seconds_per_epoch=_number(result, "seconds_per_epoch", where),
+        seconds=_number(result, "seconds", where),
         search_seconds=_number(result, "search_seconds", where),
+        search_peak_bytes=_whole({"search_peak_bytes": 0, **result}, "search_peak_bytes", where),
         description=_text(result, "policy", where),
         command=_text(result, "command", where),
         environment=_mapping(result, "environment", where),

@@ -74,6 +74,11 @@ class SeoSettings:
     warmup_epochs: int = 1
     logit_lr: float = 5e-3
 
+    @property
+    def search_bytes(self) -> int:
+        """The search table's parameters, their gradients and Adam's two moments."""
+        return 4 * 4 * self.budget_rows * self.search_dim
+
     def __post_init__(self) -> None:
         for name in ("budget_rows", "dim", "chunk_dim", "search_dim"):
             if getattr(self, name) < 1:
