@@ -178,9 +178,12 @@ def descend(
 # ---- tables that grow --------------------------------------------------------------------
 
 
-def growing(data: Path, settings: DimGrowSettings = SETTINGS) -> tuple[GrowingModel, Growth]:
+def growing(
+    data: Path, settings: DimGrowSettings = SETTINGS, backbone: str = "mlp"
+) -> tuple[GrowingModel, Growth]:
     torch.manual_seed(0)
-    model = GrowingModel(open_space(data, settings, 0), settings, SMALL)
+    own = replace(SMALL, backbone=backbone)
+    model = GrowingModel(open_space(data, settings, 0), settings, own)
     names = model.space.names
     for i in range(len(names)):
         model.allocate(i)
@@ -436,21 +439,28 @@ def test_a_budget_is_filled(tiny: Path, address: str) -> None:
     assert kept.record == found.record  # only what is made of it differs
 
 
-def test_training_can_go_on_from_the_search(tiny: Path) -> None:
+@pytest.mark.parametrize("adapt", ["joint", "per-feature"])
+@pytest.mark.parametrize("backbone", ["mlp", "fnn", "wide-deep"])
+def test_training_can_go_on_from_the_search(tiny: Path, backbone: str, adapt: str) -> None:
     """With gates at one, the policy's own model computes what the search model computes."""
-    model, growth = growing(tiny)
+    model, growth = growing(tiny, replace(SETTINGS, adapt=adapt), backbone)
     growth.start([2] * 7, [[0, 1], [1], [0], [0], [1, 0], [0], [0]])
-    for i, own in enumerate(model.used):
-        for k in own:
+    for own in model.columns:
+        for column in own:
             with torch.no_grad():
-                model.dimension(i, k).theta.fill_(20.0)
+                column.theta.fill_(20.0)
     weights = found_weights(model, model.used)
-    policy = model.space.policy(model.dims)
-    plain = build_model(policy, len(model.space.schema.numeric), SMALL, 5)
+    policy, numeric = model.space.policy(model.dims), len(model.space.schema.numeric)
+    plain = build_model(policy, numeric, replace(SMALL, backbone=backbone), 5)
     plain.load_state_dict(weights)
     batch = next(iter(Stream(tiny, "train", batch_size=100)))
     model.eval()
     torch.testing.assert_close(plain(batch)[1], model(batch)[1], rtol=1e-5, atol=1e-6)
+
+
+def test_vectors_that_are_multiplied_leave_no_weights(tiny: Path) -> None:
+    model, _ = growing(tiny, replace(SETTINGS, adapt="per-feature"), "deepfm")
+    assert found_weights(model, model.used) == {}
 
 
 @pytest.mark.parametrize(

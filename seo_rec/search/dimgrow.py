@@ -35,7 +35,7 @@ from torch import nn
 from torch.nn import functional
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from seo_rec.backbones import MLP, build_backbone
+from seo_rec.backbones import FNN, MLP, WideDeep, build_backbone
 from seo_rec.batch import Batch
 from seo_rec.embed import table_key
 from seo_rec.embed.remap import Remap
@@ -51,6 +51,12 @@ from seo_rec.train.state import State, optimizer_state, weights_of
 
 ADAPTS = ("joint", "per-feature")
 GATES_OF = ("last", "best")
+# Layers of a backbone that read the vectors, where these are all linear.
+READERS: dict[type, tuple[str, ...]] = {
+    MLP: ("layers.0",),
+    FNN: ("layers.0",),
+    WideDeep: ("deep.0", "wide"),
+}
 KEPT = 0.5  # a column whose gate ends above this is part of the answer
 
 
@@ -571,26 +577,30 @@ def dimgrow(
 def found_weights(model: GrowingModel, kept: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
     """Weights with which the policy's own model computes what the search model does.
 
-    The adaptation layer is folded into the first layer of the MLP, ``W_1 W_adapt^T``, and a
-    column's gate into its values; what is shuffled, or not kept, is lost. Other backbones have no
-    such layer: no weights.
+    The adaptation layer is folded into the linear maps that read the vectors (``READERS``), ``W_1
+    W_adapt^T``, and a column's gate into its values; what is shuffled, or not kept, is lost. Other
+    backbones read the vectors in products too: no weights.
     """
     backbone = model.backbone
-    if not isinstance(backbone, MLP):
+    readers = READERS.get(type(backbone), ())
+    if not readers:
         return {}
     weights = {f"backbone.{name}": value.clone() for name, value in backbone.state_dict().items()}
-    first = weights["backbone.layers.0.weight"]
     H, joint = model.settings.adapt_dim, model.settings.adapt == "joint"
-    numeric = len(model.space.schema.numeric)
-    parts = [first[:, :numeric]]
+    adapted: dict[int, torch.Tensor] = {}  # of every feature that is left, (H, its columns)
     for i, own in enumerate(kept):
-        if not own:
-            continue
-        found = [model.dimension(i, k) for k in own]
-        gates = torch.sigmoid(model.settings.tau * torch.stack([d.theta for d in found]))
-        key = f"embedding.ebc.embedding_bags.{table_key(model.space.names[i])}.weight"
-        weights[key] = torch.stack([d.values_V for d in found], dim=1) * gates
-        start = numeric + (0 if joint else i * H)
-        parts.append(first[:, start : start + H] @ torch.stack([d.adapt_H for d in found], dim=1))
-    weights["backbone.layers.0.weight"] = torch.cat(parts, dim=1)
+        if own:
+            found = [model.dimension(i, k) for k in own]
+            gates = torch.sigmoid(model.settings.tau * torch.stack([d.theta for d in found]))
+            key = f"embedding.ebc.embedding_bags.{table_key(model.space.names[i])}.weight"
+            weights[key] = torch.stack([d.values_V for d in found], dim=1) * gates
+            adapted[i] = torch.stack([d.adapt_H for d in found], dim=1)
+    for reader in readers:
+        name = f"backbone.{reader}.weight"
+        numeric = weights[name].shape[1] - H * (1 if joint else len(kept))
+        parts = [weights[name][:, :numeric]]
+        for i, adapt_HD in adapted.items():
+            start = numeric + (0 if joint else i * H)
+            parts.append(weights[name][:, start : start + H] @ adapt_HD)
+        weights[name] = torch.cat(parts, dim=1)
     return {name: value.cpu() for name, value in weights.items()}
