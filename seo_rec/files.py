@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+LOCK_FILE = ".lock"
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -51,6 +54,27 @@ def append_line(path: Path | str, line: str) -> None:
         stream.write(line.encode() + b"\n")
         stream.flush()
         os.fsync(stream.fileno())
+
+
+@contextmanager
+def locked(folder: Path | str) -> Iterator[None]:
+    """Within the block nobody else holds ``folder``; the end of the process ends the block.
+
+    Where the file system has no locks, nobody is kept out.
+
+    Raises:
+        BlockingIOError: somebody does.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_FILE).open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass
+        yield
 
 
 @contextmanager

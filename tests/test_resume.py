@@ -25,10 +25,11 @@ import torch
 
 from seo_rec import recipes
 from seo_rec.data.stream import Stream
+from seo_rec.files import locked
 from seo_rec.model import ModelSettings
 from seo_rec.recipes import comparing, folders, searching, training
 from seo_rec.search.seo import SeoSettings
-from seo_rec.train import FitSettings, checkpoint
+from seo_rec.train import CheckpointError, FitSettings, checkpoint
 
 CLOCKS = {"seconds", "seconds_per_epoch", "epoch_seconds", "search_seconds", "examples_per_s"}
 CLOCKS |= {"command", "environment"}
@@ -394,6 +395,23 @@ def test_a_line_cut_short_by_a_kill_is_dropped(tiny: Path, tmp_path: Path, fuse:
     with (out / "metrics.jsonl").open("a") as stream:
         stream.write('{"event": "step", "st')
     fuse.light(0)
+    run(out)
+    assert not differences(outcome(tmp_path / "whole"), outcome(out))
+
+
+def test_two_processes_do_not_train_one_run(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
+    """Neither is disturbed by the other: the second one ends before it writes anything."""
+    run, out = trains(tiny), tmp_path / "out"
+    wanted = places_of(run, tmp_path / "whole", fuse)
+    fuse.light(len(wanted) // 2)
+    with pytest.raises(Killed):
+        run(out)
+    files = [p for p in out.rglob("*") if p.is_file() and p.name != "policy.json"]
+    made = {p: p.stat().st_mtime_ns for p in files}
+    fuse.light(0)
+    with locked(out), pytest.raises(CheckpointError, match="another process is training this run"):
+        run(out)
+    assert {p: p.stat().st_mtime_ns for p in files} == made
     run(out)
     assert not differences(outcome(tmp_path / "whole"), outcome(out))
 

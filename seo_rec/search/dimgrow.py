@@ -44,7 +44,15 @@ from seo_rec.policy import PolicyError
 from seo_rec.search.found import Found, embedding_bytes
 from seo_rec.search.held_out import SPLITS, HeldOut
 from seo_rec.search.space import Space, SpaceSettings, open_space, require, streams
-from seo_rec.train import Checkpoints, FitSettings, Preempted, evaluate, load_tensors, ranks
+from seo_rec.train import (
+    Checkpoints,
+    FitSettings,
+    Preempted,
+    claimed,
+    evaluate,
+    load_tensors,
+    ranks,
+)
 from seo_rec.train.loop import stop_signal
 from seo_rec.train.optimizers import ROW_OPTIMIZERS
 from seo_rec.train.state import State, optimizer_state, weights_of
@@ -523,11 +531,12 @@ def dimgrow(
     """Search widths by growing them; ``d_f = |{k: g_fk > 0.5}|``, features with none are dropped.
 
     Raises:
-        CheckpointError: the newest checkpoint of ``out`` is damaged.
+        CheckpointError: the newest checkpoint of ``out`` is damaged, or another process searches
+            there.
         PolicyError: one column of every feature exceeds a limit, or no gate ended above 0.5.
         Preempted: SIGTERM came; with ``out``, a checkpoint has been written.
     """
-    with stop_signal() as stop:
+    with stop_signal() as stop, claimed(out, ranks()):
         run = _Run(data, settings, model_settings, fit_settings, out)
         run.resume()
         while not run.finished():

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from seo_rec.train.checkpoint import CheckpointError, Checkpoints, load_tensors, open_checkpoint
+from seo_rec.train.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    claimed,
+    load_tensors,
+    open_checkpoint,
+)
 from seo_rec.train.distributed import distribute
 from seo_rec.train.loop import BEST_FOLDER, FitResult, FitSettings, Preempted, evaluate, fit
 from seo_rec.train.optimizers import ROW_OPTIMIZERS, inner_model, make_optimizers
@@ -26,6 +32,7 @@ __all__ = [
     "OtherRankError",
     "Preempted",
     "Ranks",
+    "claimed",
     "distribute",
     "evaluate",
     "fit",

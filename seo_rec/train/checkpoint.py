@@ -16,7 +16,7 @@ import shutil
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, Def
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import ReadItem
 
-from seo_rec.files import write_json
+from seo_rec.files import locked, write_json
 from seo_rec.train.ranks import Ranks
 from seo_rec.train.state import Sharded, State, copied
 
@@ -58,6 +58,30 @@ DTYPES = (
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be written or read; the message names it and the way out."""
+
+
+@contextmanager
+def claimed(out: Path | None, ranks: Ranks) -> Iterator[None]:
+    """Within the block only this launch writes to the run ``out`` (None: nobody writes).
+
+    Raises:
+        CheckpointError: another launch does; on every rank.
+    """
+
+    def claim() -> None:
+        if out is None:
+            return
+        try:
+            stack.enter_context(locked(out))
+        except BlockingIOError as error:
+            raise CheckpointError(
+                f"{out}: another process is training this run; wait until it ends, or choose "
+                "another --out"
+            ) from error
+
+    with ExitStack() as stack:
+        ranks.on_first(claim)
+        yield
 
 
 @dataclass(frozen=True)

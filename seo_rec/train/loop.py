@@ -23,7 +23,7 @@ from seo_rec.data.stream import Stream
 from seo_rec.files import write_text
 from seo_rec.metrics import Metrics, binary_metrics
 from seo_rec.train.average import WeightAverage
-from seo_rec.train.checkpoint import CheckpointError, Checkpoints, Saved, load_tensors
+from seo_rec.train.checkpoint import CheckpointError, Checkpoints, Saved, claimed, load_tensors
 from seo_rec.train.optimizers import ROW_OPTIMIZERS
 from seo_rec.train.ranks import Ranks, ranks
 from seo_rec.train.state import (
@@ -179,12 +179,13 @@ def fit(
         title: words before the progress bar.
 
     Raises:
-        CheckpointError: the newest checkpoint of ``out`` is damaged, or one cannot be written.
+        CheckpointError: the newest checkpoint of ``out`` is damaged, or one cannot be written, or
+            another process trains the run in ``out``.
         ValueError: the run in ``out`` is past ``max_steps`` and was never evaluated.
         FloatingPointError: the loss is not finite.
         Preempted: SIGTERM came; with ``out``, a checkpoint has been written.
     """
-    with stop_signal() as stop:
+    with stop_signal() as stop, claimed(out, ranks()):
         run = _Fit(model, train, val, optimizers, settings, out, after_step, title, stop)
         run.resume()
         while not run.finished():
