@@ -126,18 +126,51 @@ def cost(lines: Sequence[Line], studies: Sequence[str]) -> list[str]:
         plain, factored = of(lines, studies, method), of(lines, studies, method + SUFFIX)
         if not plain:
             continue
-        known = [x for x in plain.values() if x.get("search_peak_bytes")]
-        memory = f"{max(x['search_peak_bytes'] for x in known) / 1e6:.2f}" if known else "—"
-        searched = _mean(plain, "search_seconds")
         second = f"{_mean(factored, 'seconds'):.0f}" if factored else "—"
         size = _range([x["embedding_params"] for x in plain.values()], 0)
         ids = [x["id_bytes"] / 1e6 for x in plain.values() if x.get("id_bytes") is not None]
         out.append(
-            f"| {title} | {f'{searched:.0f}' if searched else '—'} | {memory} | "
-            f"{_mean(plain, 'seconds'):.0f} | {second} | {size} | "
+            f"| {title} | {' | '.join(_search(plain))} | {second} | {size} | "
             f"{_range(ids, 3) if ids else '—'} |"
         )
     return out
+
+
+def overview(results: Mapping[str, Sequence[Line]]) -> list[str]:
+    """Test AUC in all columns, and what the first one takes: the README's table.
+
+    Args:
+        results: see :func:`section`.
+    """
+    found = {
+        title: (results[name], studies)
+        for title, (name, studies) in COLUMNS.items()
+        if any(_lines(results[name], studies, method) for method in METHODS)
+    }
+    if not found:
+        return ["Nothing is recorded yet."]
+    first = next(iter(found))
+    heads = [f"{title} | with MLET" for title in found]
+    heads += [f"{first}: search, s", "search, MB", "training, s"]
+    out = [f"| test AUC, three seeds | {' | '.join(heads)} |", "|---" * (2 * len(found) + 4) + "|"]
+    for method, title in METHODS.items():
+        runs = {x: (of(*where, method), of(*where, method + SUFFIX)) for x, where in found.items()}
+        cells = [
+            text for plain, factored in runs.values() for text in (_auc(plain), _auc(factored))
+        ]
+        if any(plain or factored for plain, factored in runs.values()):
+            out.append(f"| {title} | {' | '.join([*cells, *_search(runs[first][0])])} |")
+    return out
+
+
+def _search(runs: Mapping[int, Line]) -> tuple[str, str, str]:
+    """Seconds and embedding MB of a search, and seconds of training."""
+    if not runs:
+        return "—", "—", "—"
+    known = [x for x in runs.values() if x.get("search_peak_bytes")]
+    memory = f"{max(x['search_peak_bytes'] for x in known) / 1e6:.2f}" if known else "—"
+    searched = _mean(runs, "search_seconds")
+    return f"{searched:.0f}" if searched else "—", memory, f"{_mean(runs, 'seconds'):.0f}"
 
 
 def section(results: Mapping[str, Sequence[Line]]) -> list[str]:

@@ -40,6 +40,7 @@ BACKBONES = METHODS.with_name("backbones.md")
 KERNELS = METHODS.with_name("kernels.md")
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- results: written by benchmarks.tables -->", "<!-- end of results -->"
+EVERY_WAY = "<!-- every way: written by benchmarks.tables -->", "<!-- end of every way -->"
 MEASURED = "<!-- measured: python -m benchmarks.tables -->", "<!-- end of measured -->"
 
 # Shared Embedding Optimization: Tables 1 (test AUC, log loss) and 2 (test AUC), MovieLens 1M.
@@ -405,7 +406,9 @@ def unified() -> list[str]:
 
 
 def main() -> None:
+    decided = {name: read(name) for name in ("movielens", "criteo")}
     replace_section(README, BEGIN, END, overview())
+    replace_section(README, *EVERY_WAY, everything_table.overview(decided))
     replace_section(METHODS, *MEASURED, unified())
     for page, name, lines in (
         (SEARCHES, "dimgrow", dimgrow.page_lines()),
@@ -440,7 +443,7 @@ def main() -> None:
     page += epochs(read("epoch"))
     page += ["## Every way to decide", "", "Three seeds each; ± is a standard error of the paired "
              "difference. One command makes it all: `make everything`.", ""]  # fmt: skip
-    page += everything_table.section({name: read(name) for name in ("movielens", "criteo")})
+    page += everything_table.section(decided)
     write_text(PAGE, "\n".join(page).rstrip() + "\n")
     print(PAGE.read_text())
 

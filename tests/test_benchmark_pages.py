@@ -466,6 +466,9 @@ def test_dimgrow_runs_once_in_a_folder_of_its_data(
 
 def test_columns_without_lines_are_left_out() -> None:
     assert everything_table.section({"movielens": [], "criteo": []}) == []
+    assert everything_table.overview({"movielens": [], "criteo": []}) == [
+        "Nothing is recorded yet."
+    ]
     line = {"study": "ml-1m-48000", "method": "seo", "seed": 0, "embedding_params": 48_000}
     line |= {"val_auc": 0.89, "test_auc": 0.88, "test_logloss": 0.3, "seconds": 2.0}
     line |= {"search_seconds": 7.0, "search_peak_bytes": 3_000_000}
@@ -473,6 +476,10 @@ def test_columns_without_lines_are_left_out() -> None:
     assert [x for x in page if x.startswith("#")] == ["### MovieLens-1M, 48,000 parameters"]
     assert "| SEO | 7 | 3.00 | 2 | — | 48,000 | — |" in page
     assert page.count(everything_table.MEMORY) == page.count(everything_table.IDS) == 1
+    factored = {**line, "method": "seo+mlet", "test_auc": 0.881}
+    short = everything_table.overview({"movielens": [line, factored], "criteo": []})
+    assert short[0].count("MovieLens-1M, 48,000") == 2 and len(short) == 3
+    assert short[2] == "| SEO | 0.88000 (1 of 3) | 0.88100 (1 of 3) | 7 | 3.00 | 2 |"
     by_id = [{**line, "id_bytes": n, "seed": s} for s, n in ((0, 105_168), (1, 0))]
     why = {"study": "ml-1m-48000", "method": "sseds", "seed": 0, "infeasible": "too small"}
     page = everything_table.section({"movielens": [*by_id, why], "criteo": []})
