@@ -36,6 +36,7 @@ everything: $(STAMP)  ## Every method on prepared data/ml-1m and data/criteo-0..
 	$(BIN)/python -m benchmarks.evidence movielens --data data/ml-1m --only ml-1m ml-1m-widths ml-1m-48000 --record
 	$(BIN)/python -m benchmarks.evidence criteo --data $(CRITEO) --only criteo-80000 criteo-80000-widths --record
 	$(BIN)/python -m benchmarks.tables
+	$(BIN)/seo-rec report runs/ml-1m runs/ml-1m-widths runs/ml-1m-48000 runs/criteo-80000 runs/criteo-80000-widths --out runs/every-way.html --force
 
 setup: $(STAMP)  ## Create .venv and install the pinned stack into it
 

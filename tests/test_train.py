@@ -902,10 +902,10 @@ def test_the_generator_of_a_gpu_is_saved_and_restored(monkeypatch):
     device, states = torch.device("cuda", 1), {}
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda at: torch.full((16,), at.index))
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, at: states.update({at: state}))
-    saved = loop._rng_states(Ranks(3, 4, 4, device))
+    saved = checkpoint.rng_states(Ranks(3, 4, 4, device))
     assert set(saved) == {"rng.3", "rng.cuda.3"}
     drawn = torch.rand(2)
-    loop._set_rng_states(saved, Ranks(3, 4, 4, device))
+    checkpoint.set_rng_states(saved, Ranks(3, 4, 4, device))
     assert torch.equal(torch.rand(2), drawn)
     assert torch.equal(states[device], torch.full((16,), 1))
-    assert set(loop._rng_states(Ranks())) == {"rng.0"}
+    assert set(checkpoint.rng_states(Ranks())) == {"rng.0"}

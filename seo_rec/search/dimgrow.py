@@ -52,6 +52,8 @@ from seo_rec.train import (
     evaluate,
     load_tensors,
     ranks,
+    rng_states,
+    set_rng_states,
 )
 from seo_rec.train.loop import stop_signal
 from seo_rec.train.optimizers import ROW_OPTIMIZERS
@@ -472,7 +474,7 @@ class _Run:
         states = optimizer_state(self.model, self.optimizers)
         tensors |= {f"optimizer.{n}": t for n, t in states.items()}
         tensors |= {f"best.{n}": t for n, t in self.best_weights.items()}
-        tensors["rng"] = torch.get_rng_state()
+        tensors |= rng_states(ranks())
         values = {
             "progress": asdict(self.progress),
             "events": self.growth.events,
@@ -511,7 +513,7 @@ class _Run:
         self.best_weights = {
             n.removeprefix("best."): t for n, t in into.items() if n.startswith("best.")
         }
-        torch.set_rng_state(into["rng"])
+        set_rng_states({n: t for n, t in into.items() if n.startswith("rng.")}, ranks())
         self.train.load_state_dict(values["train"])
         if self.held_out:
             self.held_out.load_state_dict(values["held_out"])

@@ -8,6 +8,8 @@ from seo_rec.train.checkpoint import (
     claimed,
     load_tensors,
     open_checkpoint,
+    rng_states,
+    set_rng_states,
 )
 from seo_rec.train.distributed import distribute
 from seo_rec.train.loop import BEST_FOLDER, FitResult, FitSettings, Preempted, evaluate, fit
@@ -42,5 +44,7 @@ __all__ = [
     "make_optimizers",
     "open_checkpoint",
     "ranks",
+    "rng_states",
     "said_by_first",
+    "set_rng_states",
 ]

@@ -23,7 +23,15 @@ from seo_rec.data.stream import Stream
 from seo_rec.files import write_text
 from seo_rec.metrics import Metrics, binary_metrics
 from seo_rec.train.average import WeightAverage
-from seo_rec.train.checkpoint import CheckpointError, Checkpoints, Saved, claimed, load_tensors
+from seo_rec.train.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    Saved,
+    claimed,
+    load_tensors,
+    rng_states,
+    set_rng_states,
+)
 from seo_rec.train.optimizers import ROW_OPTIMIZERS
 from seo_rec.train.ranks import Ranks, ranks
 from seo_rec.train.state import (
@@ -368,7 +376,7 @@ class _Fit:
             **_named("optimizer", optimizer_state(self.model, self.optimizers)),
             **_named("average", self.mean.state),
             **_named("after_step", self.after_step.tensors() if self.after_step else {}),
-            **_rng_states(self.ranks),
+            **rng_states(self.ranks),
         }
         values = {
             "progress": asdict(self.state),
@@ -419,7 +427,7 @@ class _Fit:
             if name.startswith("after_step.")
         }
         # fewer ranks may have written it, or ranks without a GPU
-        rng = {n: state for n, state in _rng_states(self.ranks).items() if n in saved.sizes}
+        rng = {n: state for n, state in rng_states(self.ranks).items() if n in saved.sizes}
         into = {
             **_named("model", weights_of(self.model)),
             **_named("optimizer", make_room(self.model, self.optimizers, state_sizes)),
@@ -428,7 +436,7 @@ class _Fit:
             **rng,
         }
         load_tensors(saved, into, self.ranks)
-        _set_rng_states(rng, self.ranks)
+        set_rng_states(rng, self.ranks)
         self.train.load_state_dict(saved.values["stream"])
         if self.after_step:
             tensors = {n.removeprefix("after_step."): t for n, t in after.items()}
@@ -526,22 +534,6 @@ def _position(stream: Stream, done: int) -> dict[str, int]:
     epoch = state["epoch"] - (1 if ahead_of_epoch else 0)
     whole = done == len(stream)
     return {**state, "epoch": epoch + 1 if whole else epoch, "step": 0 if whole else done}
-
-
-def _rng_states(ranks: Ranks) -> dict[str, torch.Tensor]:
-    """Where this rank's generators stand, that of its GPU included: dropout draws from it."""
-    states = {f"rng.{ranks.rank}": torch.get_rng_state()}
-    if ranks.device.type == "cuda":
-        states[f"rng.cuda.{ranks.rank}"] = torch.cuda.get_rng_state(ranks.device)
-    return states
-
-
-def _set_rng_states(states: Mapping[str, torch.Tensor], ranks: Ranks) -> None:
-    for name, state in states.items():
-        if name.startswith("rng.cuda."):
-            torch.cuda.set_rng_state(state, ranks.device)
-        else:
-            torch.set_rng_state(state)
 
 
 def _named(prefix: str, state: State) -> State:
