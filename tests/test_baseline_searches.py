@@ -21,13 +21,14 @@ from seo_rec.data.vocabulary import read_vocabulary
 from seo_rec.model import ModelSettings, build_model
 from seo_rec.policy import Policy, PolicyError
 from seo_rec.schema import Column, Schema, read_schema
-from seo_rec.search.autodim import AutoDimSettings, WidthChoice
+from seo_rec.search.autodim import AutoDimSettings, ChoiceStep, WidthChoice
+from seo_rec.search.held_out import HeldOut
 from seo_rec.search.mixed_dimension import MixedDimensionSettings, mixed_dimension
 from seo_rec.search.no_search import NoSearchSettings, no_search
 from seo_rec.search.seo import SeoSettings
 from seo_rec.search.space import Space, open_space
 from seo_rec.search.sseds import ColumnMask, SsedsSettings, choose, saliency, sseds
-from seo_rec.train import FitSettings, evaluate, loop
+from seo_rec.train import FitSettings, evaluate, loop, make_optimizers
 
 SMALL = ModelSettings(hidden=(8,), init_scale=0.1)
 FIT = FitSettings(epochs=2, batch_size=200, row_lr=0.05, dense_lr=0.05)
@@ -307,6 +308,29 @@ def test_gumbel_noise_draws_by_the_probabilities() -> None:
     assert (drawn.max(dim=1).values > 0.9).float().mean() > 0.9
     expected = torch.softmax(torch.tensor([0.0, 1.0, -1.0]), 0)
     torch.testing.assert_close(drawn.mean(0), expected, atol=0.03, rtol=0)
+
+
+def test_the_choice_of_autodim_learns_from_held_out_rows_alone(tiny: Path) -> None:
+    """A held-out step moves the logits and nothing else; a training step everything else."""
+    space, settings = open_space(tiny, NoSearchSettings(max_dim=4), 0), AutoDimSettings(max_dim=4)
+    gate = WidthChoice(len(space.names), settings.candidates, seed=0)
+    policy = space.policy([4] * len(space.names))
+    model = build_model(policy, len(space.schema.numeric), SMALL, 0, gate).train()
+    optimizers = make_optimizers(model, "adam", 0.01, 0.01, 0.0)
+    trained = [p for o in optimizers.values() for g in o.param_groups for p in g["params"]]
+    assert all(p is not gate.logits_FC for p in trained)
+    step = ChoiceStep(gate, settings, HeldOut(tiny, FIT))
+    read, take = [], step.held_out.next
+    step.held_out.next = lambda: read.append(step.held_out.stream.split) or take()  # type: ignore
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    step(model, 1)
+    assert read == ["val"]
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == {"embedding.gate.logits_FC"}
+    assert all(p.grad is None for p in model.parameters())
+    step.every = 2
+    step(model, 3)
+    assert read == ["val"]  # only after every second step
 
 
 def test_candidates_of_autodim() -> None:
