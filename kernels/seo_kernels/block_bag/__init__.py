@@ -326,11 +326,11 @@ def _one_after_the_other(parts: Sequence[Tensor]) -> Tensor:
 
 def _calls_c(parts: Sequence[Tensor]) -> bool:
     """Whether these are plain tensors that the C kernels read, and nothing traces the call."""
-    return (
-        all(type(part) in (Tensor, torch.nn.Parameter) for part in parts)
-        and parts[0].device.type == "cpu"
-        and _runs_in_c(parts[0])
-        and not torch.compiler.is_compiling()
+    return not torch.compiler.is_compiling() and all(
+        type(part) in (Tensor, torch.nn.Parameter)
+        and part.device.type == "cpu"
+        and _runs_in_c(part)
+        for part in parts
     )
 
 
