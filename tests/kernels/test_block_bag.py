@@ -73,13 +73,14 @@ def test_a_list_of_tensors_stands_for_one(path):
     flat, scales, weights = inputs(case, batch, True).leaves(torch.float32, "cpu")
     wanted_x = block_bag(flat, batch.ids_V, batch.offsets, case.blocks, scales, weights)
     (wanted,) = torch.autograd.grad(wanted_x.square().sum(), [flat])
-    head, tail = flat.detach()[: case.size // 2], flat.detach()[case.size // 2 :]
+    cut = int(case.blocks.table[START].max())  # where the last table begins
+    head, tail = flat.detach()[:cut], flat.detach()[cut:]
     parts = [head.clone(), tail.view(1, -1).clone().requires_grad_()]
     x = block_bag(parts, batch.ids_V, batch.offsets, case.blocks, scales, weights)
     x.square().sum().backward()
     assert torch.equal(x, wanted_x)
     assert parts[0].grad is None
-    assert torch.equal(parts[1].grad, wanted[case.size // 2 :].view(1, -1))
+    assert torch.equal(parts[1].grad, wanted[cut:].view(1, -1))
 
 
 @every_batch
@@ -250,6 +251,17 @@ def test_the_op_refuses_what_does_not_fit(path):
 
 
 @pytest.mark.skipif(native.missing() is not None, reason=str(native.missing()))
+@pytest.mark.skipif(native.missing() is not None, reason=str(native.missing()))
+def test_a_block_lies_in_one_tensor_of_a_list():
+    case, batch = CASES["chunks"], BAGS["mixed"]
+    flat, scales, _ = inputs(case, batch, False).leaves(torch.float32, "cpu")
+    cut = int(case.blocks.table[START].max())
+    for wrong in (cut - 1, cut + 1):
+        with pytest.raises(ValueError, match="from two of their 2 parts"):
+            parts = [flat[:wrong], flat[wrong:]]
+            block_bag(parts, batch.ids_V, batch.offsets, case.blocks, scales)
+
+
 def test_c_never_reads_outside_of_its_tensors():
     case, batch = robe([4, 4, 4], 4, [0, 0, 0], [9, 9, 9]), bags([1] * F)
     ids, offsets = batch.ids_V, batch.offsets

@@ -37,7 +37,8 @@ def block_bag(
 
     Args:
         flat_N: the parameters; float32 runs the fast kernels, other types the reference. A list
-            of tensors of any shapes stands for their floats one after the other.
+            of tensors of any shapes stands for their floats one after the other, a block reads
+            from one of them; on a CPU they are read where they are, else copied.
         ids_V: int64, feature after feature, bag after bag, not negative.
         offsets: (F * B + 1), bag b of feature f is ``ids_V[offsets[i] : offsets[i + 1]]`` with
             i = f B + b.
@@ -88,29 +89,29 @@ class _InC(torch.autograd.Function):
     def forward(  # type: ignore[no-untyped-def]
         ctx, scales_K, ids_V, offsets, table, num_features, width, weights_V, *parts
     ):
-        flat_N = _one_after_the_other(parts)
-        _check(flat_N, scales_K, ids_V, offsets, table, num_features, weights_V)
+        first = parts[0] if len(parts) == 1 else parts[0].view(-1)
+        _check(first, scales_K, ids_V, offsets, table, num_features, weights_V)
         x_BE = native.BlockLookup(
-            flat_N, scales_K, ids_V, offsets, table, num_features, width, weights_V
+            parts, scales_K, ids_V, offsets, table, num_features, width, weights_V
         ).forward()
         kept_BE = x_BE if ctx.needs_input_grad[0] else None
-        ctx.save_for_backward(kept_BE, flat_N, scales_K, ids_V, offsets, table, weights_V)
-        ctx.num_features, ctx.shapes = num_features, [part.shape for part in parts]
+        ctx.save_for_backward(kept_BE, scales_K, ids_V, offsets, table, weights_V, *parts)
+        ctx.num_features = num_features
         return x_BE
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_BE):  # type: ignore[no-untyped-def]
-        x_BE, flat_N, scales_K, ids_V, offsets, table, weights_V = ctx.saved_tensors
+        x_BE, scales_K, ids_V, offsets, table, weights_V, *parts = ctx.saved_tensors
         of_scales, *_, of_weights = ctx.needs_input_grad[:7]
         needs = (any(ctx.needs_input_grad[7:]), of_scales, of_weights)
-        read = (flat_N, scales_K, ids_V, offsets, table, ctx.num_features)
+        read = (parts, scales_K, ids_V, offsets, table, ctx.num_features)
         grads = _backward_in_c(grad_BE, x_BE, *read, weights_V, needs)
         of_N, of_K, of_V = (g if need else None for g, need in zip(grads, needs, strict=True))
-        of_parts = [None] * len(ctx.shapes)
+        of_parts = [None] * len(parts)
         if of_N is not None:
-            pieces = of_N.split([shape.numel() for shape in ctx.shapes])
-            of_parts = [g.view(shape) for g, shape in zip(pieces, ctx.shapes, strict=True)]
+            pieces = of_N.split([part.numel() for part in parts])
+            of_parts = [g.view_as(part) for g, part in zip(pieces, parts, strict=True)]
         return of_K, None, None, None, None, None, of_V, *of_parts
 
 
@@ -134,7 +135,7 @@ def _block_bag(
             flat_N, scales_K, ids_V, offsets, table, num_features, width, weights_V
         )
     lookup = native.BlockLookup(
-        flat_N, scales_K, ids_V, offsets, table, num_features, width, weights_V
+        [flat_N], scales_K, ids_V, offsets, table, num_features, width, weights_V
     )
     return lookup.forward()
 
@@ -204,7 +205,7 @@ def _backward(
     needs = (needs_flat, needs_scales, needs_weights)
     if _runs_in_c(flat_N):
         return _backward_in_c(
-            grad_BE, x_BE, flat_N, scales_K, ids_V, offsets, table, num_features, weights_V, needs
+            grad_BE, x_BE, [flat_N], scales_K, ids_V, offsets, table, num_features, weights_V, needs
         )
     grads = reference.backward(
         grad_BE, flat_N, scales_K, ids_V, offsets, table, num_features, weights_V
@@ -299,7 +300,7 @@ _block_bag.register_autograd(_autograd, setup_context=_setup_context)
 def _backward_in_c(
     grad_BE: Tensor,
     x_BE: Tensor | None,
-    flat_N: Tensor,
+    parts: Sequence[Tensor],
     scales_K: Tensor | None,
     ids_V: Tensor,
     offsets: Tensor,
@@ -309,12 +310,12 @@ def _backward_in_c(
     needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     lookup = native.BlockLookup(
-        flat_N, scales_K, ids_V, offsets, table, num_features, grad_BE.shape[1], weights_V
+        parts, scales_K, ids_V, offsets, table, num_features, grad_BE.shape[1], weights_V
     )
     of_flat, of_scales, of_weights = needs
     grad_BE = grad_BE.contiguous()
-    grad_N = lookup.backward(grad_BE) if of_flat else flat_N.new_empty(0)
-    grad_K, grad_V = flat_N.new_empty(0), flat_N.new_empty(0)
+    grad_N = lookup.backward(grad_BE) if of_flat else grad_BE.new_empty(0)
+    grad_K, grad_V = grad_BE.new_empty(0), grad_BE.new_empty(0)
     if of_scales or of_weights:
         grad_K, grad_V = lookup.backward_scales(grad_BE, x_BE, of_weights)
     return _kept((grad_N, grad_K, grad_V), needs)

@@ -12,12 +12,13 @@ import ctypes
 from collections.abc import Sequence
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-ABI = 1  # of native.c; a library of another number is older or newer than this file
+ABI = 2  # of native.c; a library of another number is older or newer than this file
 GRAIN = 2**16  # floats that are worth a thread of their own
 REMAP_GRAIN = 2**19  # row numbers that are, which cost little more than writing them
 TILE_FLOATS = 2**16  # of the output; a tile stays in the second-level cache
@@ -30,8 +31,9 @@ class _Lookup(ctypes.Structure):
     """``Lookup`` of native.c."""
 
     _fields_ = (
-        ("flat", _pointer),
-        ("size", _i64),
+        ("parts", _pointer),
+        ("ends", _pointer),
+        ("num_parts", _i64),
         ("ids", _pointer),
         ("offsets", _pointer),
         ("id_weights", _pointer),
@@ -122,13 +124,16 @@ def remap(
 class BlockLookup:
     """One call's arguments for the C kernels of ``block_bag``; holds what their pointers name.
 
+    Args:
+        parts: tensors whose floats are numbered one after the other; a block reads from one.
+
     Raises:
-        ValueError: an offset or a block would read outside of ``ids_V`` or ``flat_N``.
+        ValueError: an offset or a block would read outside of ``ids_V`` or of its part.
     """
 
     def __init__(
         self,
-        flat_N: Tensor,
+        parts: Sequence[Tensor],
         scales_K: Tensor | None,
         ids_V: Tensor,
         offsets: Tensor,
@@ -139,17 +144,20 @@ class BlockLookup:
     ) -> None:
         self.held = [
             None if t is None else t.detach().contiguous()
-            for t in (flat_N, ids_V, offsets, weights_V, table, scales_K)
+            for t in (ids_V, offsets, weights_V, table, scales_K, *parts)
         ]
-        flat, ids, bounds, weights, blocks, scales = map(_address, self.held)
+        ids, bounds, weights, blocks, scales, *at = map(_address, self.held)
+        ends = list(accumulate(part.numel() for part in parts))
+        self.parts, self.ends = (_pointer * len(at))(*at), (_i64 * len(ends))(*ends)
         self.num_bags = (offsets.numel() - 1) // num_features
         self.num_blocks, self.width = table.shape[1], width
-        self.num_ids, self.size = ids_V.numel(), flat_N.numel()
+        self.num_ids, self.size = ids_V.numel(), ends[-1]
         self.tile = max(16, min(512, TILE_FLOATS // max(1, width)))
         self.arguments = ctypes.byref(
             _Lookup(
-                flat,
-                self.size,
+                ctypes.addressof(self.parts),
+                ctypes.addressof(self.ends),
+                len(ends),
                 ids,
                 bounds,
                 weights,
@@ -174,8 +182,9 @@ class BlockLookup:
             )
         if bad:
             raise ValueError(
-                f"block {bad - 1} reads outside of the {self.size} floats, or of a feature not in "
-                f"[0, {num_features}), or writes outside of the {width} columns"
+                f"block {bad - 1} reads outside of the {self.size} floats, or from two of their "
+                f"{len(ends)} parts, or of a feature not in [0, {num_features}), or writes outside "
+                f"of the {width} columns"
             )
 
     def forward(self) -> Tensor:

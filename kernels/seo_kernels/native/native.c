@@ -3,8 +3,9 @@
    Letters: B bags of one feature, F features, V ids, K blocks, E floats in an output row.
 
    Every op here walks blocks: block k reads, for each id of feature blocks[FEATURE][k],
-   `width` consecutive floats of `flat` from start + row * stride, where row is the hash of the id
-   in [0, count). A chunk of a table has stride = width; a block of a ROBE array has stride 1.
+   `width` consecutive floats from start + row * stride, where row is the hash of the id in
+   [0, count). A chunk of a table has stride = width; a block of a ROBE array has stride 1. Floats
+   are numbered through the parts, which lie anywhere; a block reads from one of them.
 
    Results do not depend on the number of threads: every float is summed by one thread, in the
    order of tiles of bags, then blocks, then ids. */
@@ -19,7 +20,7 @@
 #define omp_get_num_threads() 1
 #endif
 
-#define ABI 1
+#define ABI 2
 
 /* Hot loops are compiled for three generations of x86; the loader of the C library picks one. */
 #if !defined(__x86_64__) || !defined(__GLIBC__) || !defined(__GNUC__) || defined(__clang__)
@@ -35,8 +36,9 @@ enum { FEATURE, SEED, COUNT, START, STRIDE, WIDTH, COLUMN };
 enum { PIECE = 256, PAIRS = 4096 };
 
 typedef struct {
-    const float *flat;
-    int64_t size;
+    const float *const *parts;
+    const int64_t *ends;      /* of each part, in floats of all parts; the last is their number */
+    int64_t num_parts;
     const int64_t *ids;
     const int64_t *offsets;   /* (F * B + 1): bag (f, b) is ids[offsets[f B + b] : ... + 1] */
     const float *id_weights;  /* (V) or NULL */
@@ -52,6 +54,12 @@ typedef struct {
     int64_t feature, seed, count, start, stride, width, column;
     float scale;
 } Block;
+
+/* Where the floats of one part are: number i lies at floats[i - first], for i below end. */
+typedef struct {
+    const float *floats;
+    int64_t first, end;
+} Part;
 
 int64_t seo_kernels_abi(void) { return ABI; }
 
@@ -135,6 +143,18 @@ INLINE float dot(const float *restrict x, const float *restrict y, int64_t width
     return sum;
 }
 
+INLINE Part part_of(const Lookup *p, int64_t start) {
+    int64_t j = 0;
+    while (j < p->num_parts - 1 && start >= p->ends[j]) j++;
+    return (Part){p->parts[j], j ? p->ends[j - 1] : 0, p->ends[j]};
+}
+
+/* The block with its floats numbered from the first of their part. */
+INLINE Block within(Block block, Part part) {
+    block.start -= part.first;
+    return block;
+}
+
 /* 0 if every read and write stays inside, -1 for bad offsets, k + 1 for a bad block k. */
 int64_t seo_blocks_check(const Lookup *p, int64_t num_features, int64_t num_ids) {
     const int64_t bags = num_features * p->num_bags;
@@ -143,10 +163,11 @@ int64_t seo_blocks_check(const Lookup *p, int64_t num_features, int64_t num_ids)
     if (odd) return -1;
     for (int64_t k = 0; k < p->num_blocks; k++) {
         const Block b = block_at(p, k);
+        const int64_t end = part_of(p, b.start).end;
         if (b.feature < 0 || b.feature >= num_features || b.count < 1 || b.start < 0 ||
             b.stride < 1 || b.width < 1 || b.column != column || b.width > p->row_floats - column ||
-            b.width > p->size || b.start > p->size - b.width || b.count > (int64_t)1 << 31 ||
-            (b.count - 1) > (p->size - b.width - b.start) / b.stride)
+            b.width > end || b.start > end - b.width || b.count > (int64_t)1 << 31 ||
+            (b.count - 1) > (end - b.width - b.start) / b.stride)
             return k + 1;
         column += b.width;
     }
@@ -174,22 +195,24 @@ CLONES static void forward_tile(const Lookup *p, int64_t first_bag, int64_t end_
             zeroed = 1;
         }
         const int64_t begin = bounds[first_bag], end = bounds[end_bag];
+        const Part part = part_of(p, block.start);
+        const Block inside = within(block, part);
         int64_t b = first_bag;
         for (int64_t v = begin; v < end; v += PIECE) {
             const int64_t n = end - v < PIECE ? end - v : PIECE;
-            addresses(p->ids + v, n, &block, at);
-            for (int64_t i = 0; i < n; i++) __builtin_prefetch(p->flat + at[i]);
+            addresses(p->ids + v, n, &inside, at);
+            for (int64_t i = 0; i < n; i++) __builtin_prefetch(part.floats + at[i]);
             const float *w = p->id_weights ? p->id_weights + v : 0;
             float *to = out + block.column;
             if (single) {
                 BY_WIDTH(for (int64_t i = 0; i < n; i++) copy_scaled(
-                             to + (b + i) * E, p->flat + at[i],
+                             to + (b + i) * E, part.floats + at[i],
                              w ? block.scale * w[i] : block.scale, W))
                 b += n;
             } else {
                 BY_WIDTH(for (int64_t i = 0; i < n; i++) {
                     while (v + i >= bounds[b + 1]) b++;
-                    add_scaled(to + b * E, p->flat + at[i], w ? block.scale * w[i] : block.scale,
+                    add_scaled(to + b * E, part.floats + at[i], w ? block.scale * w[i] : block.scale,
                                W);
                 })
             }
@@ -248,13 +271,14 @@ CLONES static void scatter_tile(const Lookup *p, int64_t first_bag, int64_t end_
     }
 }
 
-/* grad (size), zeroed by the caller: each thread owns a range of it and skips other addresses. */
+/* grad (one float for every float of the parts), zeroed by the caller: each thread owns a range of it and skips other addresses. */
 void seo_blocks_backward(const Lookup *p, const float *grad_out, float *grad, int64_t threads) {
     const int64_t tiles = (p->num_bags + p->tile - 1) / p->tile;
 #pragma omp parallel num_threads(threads)
     {
         const int64_t T = omp_get_num_threads(), me = omp_get_thread_num();
-        const int64_t low = p->size / T * me, high = me == T - 1 ? p->size : p->size / T * (me + 1);
+        const int64_t size = p->ends[p->num_parts - 1];
+        const int64_t low = size / T * me, high = me == T - 1 ? size : size / T * (me + 1);
         for (int64_t t = 0; t < tiles; t++) {
             const int64_t first = t * p->tile, end = first + p->tile;
             scatter_tile(p, first, end < p->num_bags ? end : p->num_bags, grad_out, low, high,
@@ -303,15 +327,17 @@ CLONES static void scales_tile(const Lookup *p, int64_t first_bag, int64_t end_b
             grad_scales[k] /= block.scale; /* of output_tile's sum */
             continue;
         }
+        const Part part = part_of(p, block.start);
+        const Block inside = within(block, part);
         for (int64_t v = begin; v < end; v += PIECE) {
             const int64_t n = end - v < PIECE ? end - v : PIECE;
-            addresses(p->ids + v, n, &block, at);
-            for (int64_t i = 0; i < n; i++) __builtin_prefetch(p->flat + at[i]);
+            addresses(p->ids + v, n, &inside, at);
+            for (int64_t i = 0; i < n; i++) __builtin_prefetch(part.floats + at[i]);
             const float *w = p->id_weights ? p->id_weights + v : 0;
             const float *from = grad_out + block.column;
             BY_WIDTH(for (int64_t i = 0; i < n; i++) {
                 while (v + i >= bounds[b + 1]) b++;
-                const float product = dot(from + b * E, p->flat + at[i], W);
+                const float product = dot(from + b * E, part.floats + at[i], W);
                 if (grad_id_weights) grad_id_weights[v + i] += block.scale * product;
                 sum += w ? w[i] * product : product;
             })
