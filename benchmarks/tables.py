@@ -310,7 +310,8 @@ def overview() -> list[str]:
         lines = read(name)
         if of(lines, study):
             commands.setdefault(f"`{command_of(lines)}`", []).append(title)
-        for method in dict.fromkeys(x["method"] for x in lines if x["study"] == study):
+        found = dict.fromkeys(x["method"] for x in lines if x["study"] == study)
+        for method in (m for m in found if not m.endswith(SUFFIX)):  # these have their own table
             runs = of(lines, study, method)
             cells.setdefault(method, {})[title] = f"{auc(runs)} ({len(runs)})"
     titles = [t for t in COLUMNS if any(t in row for row in cells.values())]

@@ -251,7 +251,6 @@ def test_the_op_refuses_what_does_not_fit(path):
 
 
 @pytest.mark.skipif(native.missing() is not None, reason=str(native.missing()))
-@pytest.mark.skipif(native.missing() is not None, reason=str(native.missing()))
 def test_a_block_lies_in_one_tensor_of_a_list():
     case, batch = CASES["chunks"], BAGS["mixed"]
     flat, scales, _ = inputs(case, batch, False).leaves(torch.float32, "cpu")
@@ -262,6 +261,7 @@ def test_a_block_lies_in_one_tensor_of_a_list():
             block_bag(parts, batch.ids_V, batch.offsets, case.blocks, scales)
 
 
+@pytest.mark.skipif(native.missing() is not None, reason=str(native.missing()))
 def test_c_never_reads_outside_of_its_tensors():
     case, batch = robe([4, 4, 4], 4, [0, 0, 0], [9, 9, 9]), bags([1] * F)
     ids, offsets = batch.ids_V, batch.offsets
