@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+RECORDS = "benchmarks/results"
 PACKAGES = {
     "torch": ("torch",),
     "torchrec": ("torchrec",),
@@ -22,8 +23,11 @@ PACKAGES = {
 
 
 def stamp() -> dict[str, Any]:
-    """Git sha and dirty flag, machine, versions, threads, UTC date; None where unknown."""
-    status = _git("status", "--porcelain")
+    """Git sha and dirty flag, machine, versions, threads, UTC date; None where unknown.
+
+    Records that are waiting for their commit do not make the code that wrote them dirty.
+    """
+    status = _git("status", "--porcelain", "--", ":/", f":(top,exclude){RECORDS}")
     return {
         "git_sha": _git("rev-parse", "HEAD"),
         "git_dirty": None if status is None else bool(status),
