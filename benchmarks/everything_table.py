@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -173,6 +174,19 @@ def _search(runs: Mapping[int, Line]) -> tuple[str, str, str]:
     return f"{searched:.0f}" if searched else "—", memory, f"{_mean(runs, 'seconds'):.0f}"
 
 
+def places(lines: Sequence[Line], studies: Sequence[str]) -> str:
+    """Where the seconds were measured: runs by processor and threads."""
+    runs = [
+        x["environment"]
+        for method in METHODS
+        for name in (method, method + SUFFIX)
+        for x in of(lines, studies, name).values()
+    ]
+    counted = Counter(f"{e['cpu']}, threads: {e['threads']}" for e in runs)
+    found = "; ".join(f"{where} ({n} runs)" for where, n in counted.most_common())
+    return f"Seconds are of {found}, beside other processes: read orders of magnitude only."
+
+
 def section(results: Mapping[str, Sequence[Line]]) -> list[str]:
     """All columns.
 
@@ -184,5 +198,6 @@ def section(results: Mapping[str, Sequence[Line]]) -> list[str]:
         lines = results[name]
         if any(_lines(lines, studies, method) for method in METHODS):
             out += [f"### {title} parameters", "", *accuracy(lines, studies), ""]
-            out += [*cost(lines, studies), "", *infeasible(lines, studies)]
+            out += [*cost(lines, studies), "", places(lines, studies), ""]
+            out += infeasible(lines, studies)
     return [*out, MEMORY, "", IDS, ""] if out else []

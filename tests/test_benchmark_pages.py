@@ -472,6 +472,7 @@ def test_columns_without_lines_are_left_out() -> None:
     line = {"study": "ml-1m-48000", "method": "seo", "seed": 0, "embedding_params": 48_000}
     line |= {"val_auc": 0.89, "test_auc": 0.88, "test_logloss": 0.3, "seconds": 2.0}
     line |= {"search_seconds": 7.0, "search_peak_bytes": 3_000_000}
+    line |= {"environment": {"cpu": "c", "threads": 1}}
     page = everything_table.section({"movielens": [line], "criteo": []})
     assert [x for x in page if x.startswith("#")] == ["### MovieLens-1M, 48,000 parameters"]
     assert "| SEO | 7 | 3.00 | 2 | — | 48,000 | — |" in page
@@ -485,6 +486,7 @@ def test_columns_without_lines_are_left_out() -> None:
     page = everything_table.section({"movielens": [*by_id, why], "criteo": []})
     assert "| SEO | 7 | 3.00 | 2 | — | 48,000 | 0.000 to 0.105 |" in page
     assert "Infeasible at this budget: SSEDS (too small), seeds 0." in page
+    assert any(text.startswith("Seconds are of c, threads: 1 (2 runs), ") for text in page)
 
 
 # ---- results.md --------------------------------------------------------------------------
