@@ -2,9 +2,9 @@
 
     python -m benchmarks.combined --data data/ml-1m --searches runs/ml-1m-widths/searches --record
 
-``chunks``: the widths that one search finds, in the shared chunk tables of SEO. DimGrow, SSEDS and
-AutoDim decide how wide a feature is and give every feature its own table; SEO shares chunk tables,
-and decides by attention. Here a feature that a search gave width d reads ``max(1, round(d /
+``chunks``: the widths that one search finds, in the shared chunk tables of SEO. DimGrow and SSEDS
+decide how wide a feature is and give every feature its own table; SEO shares chunk tables, and
+decides by attention. Here a feature that a search gave width d reads ``max(1, round(d /
 chunk_dim))`` chunks of shared tables, dealt round robin, at the same budget as that search (whose
 policies are found in ``--searches``, a folder of ``benchmarks.evidence``). Where every feature
 would read one chunk, nothing of the widths is left, and the table says "degenerate".
@@ -51,9 +51,9 @@ from seo_rec.train import FitSettings
 
 RESULTS = Path(__file__).parent / "results"
 RECORD = RESULTS / "combined.jsonl"
-METHODS = ("dimgrow", "sseds", "autodim")
+METHODS = ("dimgrow", "sseds")
 FORMS = ("chunks", "beside")
-CHUNK_DIMS = (4, 2)
+CHUNK_DIMS = (4,)
 SEEDS = 3
 DIM, WIDEST = 16, 32  # of the multi-size chunks, and of OptEmbed as in benchmarks.evidence
 STUDIES = {study for _, studies in everything_table.COLUMNS.values() for study in studies}
