@@ -229,7 +229,8 @@ def test_combinations_stand_beside_both_of_their_parts_on_validation() -> None:
         plain += [{**seo, "study": "ml-1m-shared", "val_auc": 0.1}, {**seo, "budget": 900}]
         plain += [{**own, "data_fingerprint": "e", "val_auc": 0.1}]
     page = combined.page_lines(lines, plain)
-    assert "800 floats, batch 2,048, learning rate 0.002, L2 0.0002: 2 of 9 planned runs and 1 more" in page[0]
+    assert "800 floats, batch 2,048, learning rate 0.002, L2 0.0002: 2 of 9 planned" in page[0]
+    assert "planned runs and 1 more. " in page[0]
     row, degenerate = (x for x in page if x.startswith("| sseds's widths") and "0.81000" in x)
     assert row.startswith(
         "| sseds's widths in chunks of 4, degenerate with seeds 1: one chunk for every feature | 2 "

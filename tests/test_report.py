@@ -289,6 +289,59 @@ def test_runs_of_train_policy_are_told_apart_by_their_policies(tmp_path):
     assert group.reference is None
 
 
+def make_settings(folder: Path, outcome: dict, data: Path, model: dict, fit: dict) -> None:
+    """A training with settings of its own."""
+    make_training(folder, outcome, shared_policy(method=outcome["method"]), data)
+    asked = json.loads((folder / "run.json").read_text())
+    asked |= {"model": asked["model"] | model, "fit": asked["fit"] | fit}
+    write_json(folder / "run.json", asked)
+
+
+def test_runs_of_mlet_stand_beside_those_of_one_layer(tmp_path):
+    """Differences are to the best plain method of one layer, whatever MLET reaches."""
+    fingerprint = make_data(tmp_path / "data").fingerprint
+    mlet = {"mlet": {"dim": 32, "std": 0.5}}
+    for name, auc, model in (
+        ("separate", 0.71, {}),
+        ("multi-size", 0.72, {}),
+        ("multi-size+mlet", 0.74, mlet),
+    ):
+        outcome = result(name, 0, auc, data_fingerprint=fingerprint)
+        make_settings(
+            tmp_path / "c" / "runs" / f"{name}-seed0", outcome, tmp_path / "data", model, {}
+        )
+    (group,) = comparison.group(folders.read([tmp_path / "c"]))
+    assert [r.method for r in group.rows] == ["multi-size+mlet", "multi-size", "separate"]
+    assert group.reference.method == "multi-size"
+    assert group.rows[0].difference.mean == pytest.approx(0.02)
+    for name, auc, dim in (("a", 0.75, 32), ("b", 0.76, 64)):  # of `train`, which has no suffix
+        outcome = result("multi-size", 1, auc, data_fingerprint=fingerprint)
+        model = {"mlet": {"dim": dim, "std": 0.5}}
+        make_settings(tmp_path / name, outcome, tmp_path / "data", model, {})
+    (group,) = comparison.group(folders.read([tmp_path / x for x in ("c", "a", "b")]))
+    assert {r.method: r.test_auc.n for r in group.rows} == {
+        "multi-size": 1,
+        "separate": 1,
+        "multi-size+mlet 32 x 0.5": 2,
+        "multi-size+mlet 64 x 0.5": 1,
+    }
+
+
+def test_titles_name_the_settings_that_differ(tmp_path):
+    fingerprint = make_data(tmp_path / "data").fingerprint
+    for name, model, fit in (
+        ("a", {}, {"row_l2": 0.0}),
+        ("b", {"interaction": {"layers": 3}}, {"row_l2": 0.001}),
+    ):
+        outcome = result("separate", 0, 0.7, data_fingerprint=fingerprint)
+        make_settings(tmp_path / name, outcome, tmp_path / "data", model, fit)
+    groups = comparison.group(folders.read([tmp_path / "a", tmp_path / "b"]))
+    assert {g.title for g in groups} == {
+        "toy, 128 parameters (row_l2 0.0)",
+        "toy, 128 parameters (row_l2 0.001, interaction.layers 3)",
+    }
+
+
 # ---- collisions --------------------------------------------------------------------------
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.stats
 
+from seo_rec.methods import SUFFIX
 from seo_rec.policy import Policy
 from seo_rec.report.folders import Records, Search, Training
 
@@ -62,8 +64,9 @@ class Row:
 class Group:
     """Runs that share data set, budget and training settings, and the searches behind them.
 
-    ``rows`` are sorted by mean test AUC, best first; ``reference`` is the method that the
-    differences are taken against, or None if there is no plain one.
+    Runs of MLET stand beside those of one layer, under names that end in ``+mlet``. ``rows`` are
+    sorted by mean test AUC, best first; ``reference`` is the method that the differences are taken
+    against, or None if there is no plain one.
     """
 
     title: str
@@ -99,7 +102,8 @@ def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Di
 def is_searched(run: Training) -> bool:
     """Whether a search decided the run's policy; the others are plain methods."""
     origin = run.policy.provenance if run.policy else {}
-    named = run.method == "seo" or run.method.startswith("seo-")
+    method = run.method.partition(SUFFIX)[0]
+    named = method == "seo" or method.startswith("seo-")
     return named or "apply" in origin or "winner" in origin or origin.get("method") == "seo-search"
 
 
@@ -111,7 +115,7 @@ def group(records: Records) -> tuple[Group, ...]:
     """
     world = _worlds(records)
     names = {world[t.fingerprint]: t.dataset for t in reversed(records.trainings) if t.fingerprint}
-    trainings = _name_policies(records.trainings)
+    trainings = _name_factored(_name_policies(records.trainings))
     budgets = _budgets(trainings, records.searches, world)
     keys: dict[tuple[str, int, str], list[Training]] = {}
     for t in trainings:
@@ -133,11 +137,11 @@ def group(records: Records) -> tuple[Group, ...]:
         searches.setdefault(key, []).append(s)
     groups = []
     for key in sorted(keys, key=lambda k: (names.get(k[0], ""), k[0], k[1])):
-        alike = [k for k in keys if k[:2] == key[:2]]
+        setups = [k[2] for k in keys if k[:2] == key[:2]]
         dataset = names.get(key[0], f"data {key[0]}")
         title = f"{dataset}, {key[1]:,} parameters"
-        if len(alike) > 1:
-            title += f" (training settings {alike.index(key) + 1} of {len(alike)})"
+        if len(setups) > 1:
+            title += f" ({_told_apart(setups)[key[2]]})"
         rows, reference = _rows(_unique_labels(keys[key]))
         groups.append(Group(title, dataset, key[1], rows, reference, tuple(searches.get(key, ()))))
     return tuple(groups)
@@ -174,9 +178,52 @@ def _budgets(
 
 
 def _setup(run: Training | Search) -> str:
+    """Settings of the model and its training; not the seed, nor those of MLET."""
     settings = {k: dict(v) for k, v in run.settings.items() if k in ("model", "fit")}
     settings.get("fit", {}).pop("seed", None)
+    settings.get("model", {}).pop("mlet", None)
     return json.dumps(settings, sort_keys=True)
+
+
+def _told_apart(setups: Sequence[str]) -> dict[str, str]:
+    """In words, what each of these has that not all of them have."""
+    flat = {text: _flat(json.loads(text)) for text in setups}
+    names = dict.fromkeys(name for settings in flat.values() for name in settings)
+    differ = [n for n in names if len({json.dumps(s.get(n)) for s in flat.values()}) > 1]
+    return {
+        text: ", ".join(f"{n} {settings[n]}" for n in differ if n in settings) or "other settings"
+        for text, settings in flat.items()
+    }
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by their own name, of groups by ``group.name``; without the outermost groups."""
+    found: dict[str, Any] = {}
+    for group_of in settings.values():
+        for name, value in group_of.items():
+            if isinstance(value, Mapping):
+                found |= {f"{name}.{inner}": v for inner, v in value.items()}
+            else:
+                found[name] = value
+    return found
+
+
+def _mlet(run: Training) -> tuple[Any, ...] | None:
+    """Inner dimension and standard deviation of a run that MLET trained."""
+    given = run.settings.get("model", {}).get("mlet")
+    return (given["dim"], given["std"]) if given else None
+
+
+def _name_factored(trainings: Sequence[Training]) -> list[Training]:
+    """Runs of MLET end in ``+mlet``, and in its settings where these are not the same for all."""
+    kinds = {_mlet(t) for t in trainings} - {None}
+    named = []
+    for t in trainings:
+        if found := _mlet(t):
+            which = f" {found[0]} x {found[1]:g}" if len(kinds) > 1 else ""
+            t = replace(t, method=t.method.removesuffix(SUFFIX) + SUFFIX + which)
+        named.append(t)
+    return named
 
 
 def _name_policies(trainings: Sequence[Training]) -> list[Training]:
@@ -218,7 +265,8 @@ def _rows(trainings: Sequence[Training]) -> tuple[tuple[Row, ...], Row | None]:
         methods.setdefault(t.method, []).append(t)
     rows = [_row(method, runs) for method, runs in methods.items()]
     plain = [r for r in rows if not r.searched and r.at_budget and not math.isnan(r.val_auc.mean)]
-    reference = max(plain, key=lambda r: r.val_auc.mean, default=None)
+    single = [r for r in plain if _mlet(r.runs[0]) is None]
+    reference = max(single or plain, key=lambda r: r.val_auc.mean, default=None)
     if reference:
         rows = [replace(r, difference=_difference(r, reference)) for r in rows]
         reference = next(r for r in rows if r.method == reference.method)
