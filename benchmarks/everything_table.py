@@ -85,6 +85,15 @@ def _auc(runs: Mapping[int, Line], key: str = "test_auc") -> str:
     return f"{found.mean:.5f}{few}"
 
 
+def _loss(runs: Mapping[int, Line]) -> str:
+    return f"{_mean(runs, 'test_logloss'):.5f}" if runs else "—"
+
+
+def _both(runs: Mapping[int, Line]) -> str:
+    """AUC and log loss in one cell."""
+    return f"{_auc(runs)} / {_loss(runs)}" if runs else "—"
+
+
 def _difference(runs: Mapping[int, Line], reference: Mapping[int, Line]) -> str:
     seeds = sorted(set(runs) & set(reference))
     if len(seeds) < 2:
@@ -102,16 +111,16 @@ def _mean(runs: Mapping[int, Line], key: str, scale: float = 1.0) -> float:
 def accuracy(lines: Sequence[Line], studies: Sequence[str]) -> list[str]:
     """AUC and log loss of every method, and what MLET training changes, paired by seed."""
     out = [
-        "| | validation AUC | test AUC | log loss | with MLET: test AUC | MLET minus plain |",
-        "|---|---|---|---|---|---|",
+        "| | validation AUC | test AUC | log loss | with MLET: test AUC | log loss "
+        "| MLET minus plain, AUC |",
+        "|---" * 7 + "|",
     ]
     for method, title in METHODS.items():
         plain, factored = of(lines, studies, method), of(lines, studies, method + SUFFIX)
         if plain or factored:
-            loss = f"{_mean(plain, 'test_logloss'):.5f}" if plain else "—"
             out.append(
-                f"| {title} | {_auc(plain, 'val_auc')} | {_auc(plain)} | {loss} | "
-                f"{_auc(factored)} | {_difference(factored, plain)} |"
+                f"| {title} | {_auc(plain, 'val_auc')} | {_auc(plain)} | {_loss(plain)} | "
+                f"{_auc(factored)} | {_loss(factored)} | {_difference(factored, plain)} |"
             )
     return out
 
@@ -138,7 +147,7 @@ def cost(lines: Sequence[Line], studies: Sequence[str]) -> list[str]:
 
 
 def overview(results: Mapping[str, Sequence[Line]]) -> list[str]:
-    """Test AUC in all columns, and what the first one takes: the README's table.
+    """Test AUC and log loss in all columns, and what the first one takes: the README's table.
 
     Args:
         results: see :func:`section`.
@@ -153,12 +162,13 @@ def overview(results: Mapping[str, Sequence[Line]]) -> list[str]:
     first = next(iter(found))
     heads = [f"{title} | with MLET" for title in found]
     heads += [f"{first}: search, s", "search, MB", "training, s"]
-    out = [f"| test AUC, three seeds | {' | '.join(heads)} |", "|---" * (2 * len(found) + 4) + "|"]
+    out = [
+        f"| test AUC / log loss, three seeds | {' | '.join(heads)} |",
+        "|---" * (2 * len(found) + 4) + "|",
+    ]
     for method, title in METHODS.items():
         runs = {x: (of(*where, method), of(*where, method + SUFFIX)) for x, where in found.items()}
-        cells = [
-            text for plain, factored in runs.values() for text in (_auc(plain), _auc(factored))
-        ]
+        cells = [_both(x) for pair in runs.values() for x in pair]
         if any(plain or factored for plain, factored in runs.values()):
             out.append(f"| {title} | {' | '.join([*cells, *_search(runs[first][0])])} |")
     return out

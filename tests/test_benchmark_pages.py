@@ -478,10 +478,13 @@ def test_columns_without_lines_are_left_out() -> None:
     assert [x for x in page if x.startswith("#")] == ["### MovieLens-1M, 48,000 parameters"]
     assert "| SEO | 7 | 3.00 | 2 | — | 48,000 | — |" in page
     assert page.count(everything_table.MEMORY) == page.count(everything_table.IDS) == 1
-    factored = {**line, "method": "seo+mlet", "test_auc": 0.881}
+    factored = {**line, "method": "seo+mlet", "test_auc": 0.881, "test_logloss": 0.29}
     short = everything_table.overview({"movielens": [line, factored], "criteo": []})
     assert short[0].count("MovieLens-1M, 48,000") == 2 and len(short) == 3
-    assert short[2] == "| SEO | 0.88000 (1 of 3) | 0.88100 (1 of 3) | 7 | 3.00 | 2 |"
+    plain, mlet = "0.88000 (1 of 3) / 0.30000", "0.88100 (1 of 3) / 0.29000"
+    assert short[2] == f"| SEO | {plain} | {mlet} | 7 | 3.00 | 2 |"
+    page = everything_table.section({"movielens": [line, factored], "criteo": []})
+    assert any("| 0.88100 (1 of 3) | 0.29000 |" in text for text in page)
     by_id = [{**line, "id_bytes": n, "seed": s} for s, n in ((0, 105_168), (1, 0))]
     why = {"study": "ml-1m-48000", "method": "sseds", "seed": 0, "infeasible": "too small"}
     page = everything_table.section({"movielens": [*by_id, why], "criteo": []})

@@ -23,8 +23,10 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from seo_rec.batch import Batch
+from seo_rec.data import row_groups
 from seo_rec.data import stream as stream_module
-from seo_rec.data.stream import THREAD_NAME, Stream
+from seo_rec.data.read_ahead import THREAD_NAME
+from seo_rec.data.stream import Stream
 from seo_rec.schema import SCHEMA_FILE, Column, DataError, Schema
 
 # Rows are Python tuples (bags of each feature, dense columns, label): the reference for content.
@@ -507,13 +509,13 @@ def test_resume_decodes_only_what_is_left(plain: Path, monkeypatch: pytest.Monke
     for _ in itertools.islice(first, 12):
         pass
     decoded: list[Any] = []
-    original = stream_module._decode
+    original = stream_module.decode
 
     def spy(group: Any, *args: Any) -> Any:
         decoded.append(group)
         return original(group, *args)
 
-    monkeypatch.setattr(stream_module, "_decode", spy)
+    monkeypatch.setattr(stream_module, "decode", spy)
     second = Stream(plain, batch_size=16, shuffle=True, window=2, read_ahead=0)
     second.load_state_dict(first.state_dict())
     rest = 227 - 12 * 16
@@ -587,13 +589,13 @@ def test_cache_and_read_ahead_do_not_change_batches(data: Path, shuffle: bool) -
 
 def test_memory_cache_decodes_once(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[Any] = []
-    original = stream_module._decode
+    original = stream_module.decode
 
     def spy(group: Any, *args: Any) -> Any:
         decoded.append((group.path, group.number))
         return original(group, *args)
 
-    monkeypatch.setattr(stream_module, "_decode", spy)
+    monkeypatch.setattr(stream_module, "decode", spy)
     for cache, times in (("memory", 1), ("none", 3)):
         decoded.clear()
         stream = Stream(plain, batch_size=16, shuffle=True, window=4, cache=cache)
@@ -718,8 +720,8 @@ def test_lists_over_rows_that_are_null_leave_nothing_behind(tmp_path: Path) -> N
     offsets = pa.array([0, 2, 3, 3, 5], pa.int32())
     mask = pa.array([False, True, False, False])
     lists = pa.ListArray.from_arrays(offsets, pa.array([1, 2, 9, 3, 4]), mask=mask)
-    group = stream_module._RowGroup(Path("none"), None, 0, 4)
-    array = stream_module._bags(pa.chunked_array([lists]), "tags", group)
+    group = row_groups.RowGroup(Path("none"), None, 0, 4)
+    array = row_groups._bags(pa.chunked_array([lists]), "tags", group)
     assert array.values.tolist() == [1, 2, 3, 4]
     assert array.lengths is not None
     assert array.lengths.tolist() == [2, 0, 0, 2]

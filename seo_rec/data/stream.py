@@ -18,23 +18,17 @@ the ranks' shares differ by at most one row (and may be empty), or dropped with 
 from __future__ import annotations
 
 import hashlib
-import queue
-import threading
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from seo_rec.batch import Batch
+from seo_rec.data.read_ahead import ReadAhead
+from seo_rec.data.row_groups import Ints, Rows, decode, find_row_groups, gather
 from seo_rec.schema import SCHEMA_FILE, DataError, Schema, read_schema
 
 CACHES = ("auto", "memory", "none")
@@ -42,10 +36,6 @@ CACHE_LIMIT_BYTES = 1 << 30
 WINDOW_BYTES = 1 << 28
 ROW_GROUP_ROWS = 16_384
 STATE_VERSION = 1
-THREAD_NAME = "seo-rec-stream"
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
 
 
 def _default_window(schema: Schema) -> int:
@@ -138,7 +128,7 @@ class Stream:
         self.window = _default_window(self.schema) if window is None else window
         self.read_ahead = read_ahead
 
-        self._groups = _row_groups(Path(data), self.schema, split)
+        self._groups = find_row_groups(Path(data), self.schema, split)
         self._group_rows: Ints = np.array([g.num_rows for g in self._groups], dtype=np.int64)
         self.num_rows = int(self._group_rows.sum())
         self._numeric = tuple(c.name for c in self.schema.numeric)
@@ -158,7 +148,7 @@ class Stream:
         self.cached = cache == "memory" or (
             cache == "auto" and self._decoded_bytes() <= CACHE_LIMIT_BYTES
         )
-        self._decoded: dict[int, _Rows] = {}
+        self._decoded: dict[int, Rows] = {}
         self._ones: dict[int, torch.Tensor] = {}
         self._fingerprint = self._data_fingerprint()
         self._epoch, self._step, self._turn = 0, 0, 0
@@ -261,7 +251,7 @@ class Stream:
 
     def _batches(self, turn: int, epoch: int, step: int) -> Iterator[Batch]:
         windows = self._windows(epoch, step)
-        ahead = _ReadAhead(windows, self.read_ahead) if self.read_ahead else None
+        ahead = ReadAhead(windows, self.read_ahead) if self.read_ahead else None
         try:
             for rows, sizes in ahead if ahead else windows:
                 for batch in self._cut(rows, sizes):
@@ -280,7 +270,7 @@ class Stream:
             if ahead:
                 ahead.close()
 
-    def _cut(self, rows: _Rows, sizes: Sequence[int]) -> Iterator[Batch]:
+    def _cut(self, rows: Rows, sizes: Sequence[int]) -> Iterator[Batch]:
         """Batches of the given sizes from the front of ``rows``; here is the consumer's cost."""
         keys = list(self.features)
         dense_BN, labels_B = torch.from_numpy(rows.dense_BN), torch.from_numpy(rows.labels_B)
@@ -321,7 +311,7 @@ class Stream:
 
     # ---- producer side -------------------------------------------------------------------
 
-    def _windows(self, epoch: int, step: int) -> Iterator[tuple[_Rows, list[int]]]:
+    def _windows(self, epoch: int, step: int) -> Iterator[tuple[Rows, list[int]]]:
         """This rank's rows from ``step`` on, a window at a time, with the sizes of the batches.
 
         Windows before ``step`` are skipped by arithmetic on row counts, without decoding. Rows
@@ -332,7 +322,7 @@ class Stream:
         order = np.arange(len(self._groups))
         if self.shuffle:
             order = _permutation(len(self._groups), self.seed, epoch)
-        carry = _Rows.none(len(self.features), len(self._numeric))
+        carry = Rows.none(len(self.features), len(self._numeric))
         above = 0
         for number, at in enumerate(range(0, len(order), self.window)):
             members = order[at : at + self.window]
@@ -344,7 +334,7 @@ class Stream:
                 mine = _permutation(above - below, self.seed, epoch, number)[mine]
             parts = [carry, *(self._row_group(int(m)) for m in members)]
             kept = carry.num_rows
-            rows = _gather(parts, np.concatenate([np.arange(kept), mine + kept]))
+            rows = gather(parts, np.concatenate([np.arange(kept), mine + kept]))
             del parts
             sizes, used = [], 0
             while step < len(self) and used + self._size(step) <= rows.num_rows:
@@ -372,10 +362,10 @@ class Stream:
         in_last = (position >= last + low) & (position < last + high)
         return position[np.where(position < last, in_full, in_last)]
 
-    def _row_group(self, number: int) -> _Rows:
+    def _row_group(self, number: int) -> Rows:
         rows = self._decoded.get(number)
         if rows is None:
-            rows = _decode(self._groups[number], self.features, self._numeric, self.schema.label)
+            rows = decode(self._groups[number], self.features, self._numeric, self.schema.label)
             if self.cached:
                 self._decoded[number] = rows
         return rows
@@ -401,9 +391,6 @@ class Stream:
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-# ---- order ---------------------------------------------------------------------------------
-
-
 def _permutation(size: int, *key: int) -> Ints:
     """A permutation of range(size) that depends on ``key`` alone.
 
@@ -416,123 +403,6 @@ def _permutation(size: int, *key: int) -> Ints:
     if bool((ordered[1:] == ordered[:-1]).any()):
         order = np.argsort(draws, kind="stable")
     return order.astype(np.int64, copy=False)
-
-
-# ---- decoded rows --------------------------------------------------------------------------
-
-
-class _Bags(NamedTuple):
-    """One feature of some rows: ids end to end, and ids per row (None: one in every row)."""
-
-    values: Ints
-    lengths: npt.NDArray[np.int32] | None
-
-    def after(self, start: int) -> _Bags:
-        if self.lengths is None:
-            return _Bags(self.values[start:], None)
-        return _Bags(self.values[self.lengths[:start].sum() :], self.lengths[start:])
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """Some decoded rows.
-
-    Gathered rows also hold, over the same memory as ``bags``, all ids as one matrix if every
-    bag has one id, else all lengths as one matrix: a batch is then cut from it in one slice.
-    """
-
-    bags: list[_Bags]
-    dense_BN: Floats
-    labels_B: Floats
-    ids_FB: Ints | None = None
-    lengths_FB: npt.NDArray[np.int32] | None = None
-
-    @classmethod
-    def none(cls, num_features: int, num_dense: int) -> _Rows:
-        bag = _Bags(np.zeros(0, np.int64), None)
-        zero = np.zeros((0, num_dense), np.float32)
-        ids_FB = np.zeros((num_features, 0), np.int64)
-        return cls([bag] * num_features, zero, np.zeros(0, np.float32), ids_FB)
-
-    @property
-    def num_rows(self) -> int:
-        return len(self.labels_B)
-
-    def after(self, start: int) -> _Rows:
-        return _Rows(
-            [b.after(start) for b in self.bags],
-            self.dense_BN[start:],
-            self.labels_B[start:],
-            None if self.ids_FB is None else self.ids_FB[:, start:],
-            None if self.lengths_FB is None else self.lengths_FB[:, start:],
-        )
-
-
-def _gather(parts: Sequence[_Rows], index: Ints) -> _Rows:
-    """The rows ``index`` of the parts laid end to end; always new memory.
-
-    numpy, not torch: its copies stay on this thread and release the interpreter lock, so they
-    do not compete with the training step for torch's thread pool.
-    """
-    features = range(len(parts[0].bags))
-    shape = (len(features), len(index))
-    single = all(bags.lengths is None for part in parts for bags in part.bags)
-    ids_FB = np.empty(shape, np.int64) if single else None
-    lengths_FB = None if single else np.ones(shape, np.int32)
-    out: list[_Bags] = []
-    for f in features:
-        bags = [part.bags[f] for part in parts]
-        if ids_FB is not None:
-            # "clip" only because "raise" makes take() copy through a buffer
-            values = np.concatenate([b.values for b in bags])
-            np.take(values, index, out=ids_FB[f], mode="clip")
-            out.append(_Bags(ids_FB[f], None))
-        else:
-            assert lengths_FB is not None
-            out.append(_gather_bags(bags, index, lengths_FB[f]))
-    dense_BN = np.take(np.concatenate([p.dense_BN for p in parts]), index, axis=0)
-    labels_B = np.take(np.concatenate([p.labels_B for p in parts]), index)
-    return _Rows(out, dense_BN, labels_B, ids_FB, lengths_FB)
-
-
-def _gather_bags(bags: Sequence[_Bags], index: Ints, picked: npt.NDArray[np.int32]) -> _Bags:
-    """The bags ``index`` of one feature; their lengths are written to ``picked`` (full of 1)."""
-    values = np.concatenate([b.values for b in bags])
-    if all(b.lengths is None for b in bags):
-        return _Bags(np.take(values, index), None)
-    lengths = np.concatenate(
-        [np.ones(len(b.values), np.int32) if b.lengths is None else b.lengths for b in bags]
-    )
-    starts = np.cumsum(lengths, dtype=np.int64)
-    starts -= lengths
-    np.take(lengths, index, out=picked, mode="clip")
-    source = np.take(starts, index)
-    if lengths.max(initial=0) <= 1:
-        source = source[picked.astype(bool)]
-    else:
-        source -= np.cumsum(picked, dtype=np.int64) - picked
-        source = np.repeat(source, picked)
-        source += np.arange(len(source))
-    return _Bags(np.take(values, source), picked)
-
-
-# ---- parquet -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _RowGroup:
-    """A row group of a shard. The footer is kept: opening the file again need not parse it."""
-
-    path: Path
-    footer: Any
-    number: int
-    num_rows: int
-
-    def num_values(self, column: str) -> int:
-        """Leaf values of a column, at least; a missing or empty list counts as one."""
-        group = self.footer.row_group(self.number)
-        leaves = (group.column(i) for i in range(group.num_columns))
-        return sum(c.num_values for c in leaves if c.path_in_schema.split(".")[0] == column)
 
 
 def _chosen_features(schema: Schema, columns: Sequence[str] | None, where: str) -> tuple[str, ...]:
@@ -548,160 +418,3 @@ def _chosen_features(schema: Schema, columns: Sequence[str] | None, where: str) 
             f"{list(names)} (numeric columns are always read)"
         )
     return tuple(n for n in names if n in columns)
-
-
-def _row_groups(data: Path, schema: Schema, split: str) -> list[_RowGroup]:
-    """Row groups of a split in file order, after checking every shard against the schema."""
-    if split not in schema.num_rows:
-        raise DataError(
-            f"{data / SCHEMA_FILE}: no split {split!r}; this data set has {sorted(schema.num_rows)}"
-        )
-    paths = sorted((data / split).glob("part-*.parquet"), key=lambda p: (len(p.name), p.name))
-    groups: list[_RowGroup] = []
-    for path in paths:
-        try:
-            footer = pq.read_metadata(path)
-        except (pa.ArrowException, OSError) as error:
-            raise _unreadable(path, error) from error
-        _check_columns(path, footer.schema.to_arrow_schema(), schema)
-        sizes = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
-        groups += [_RowGroup(path, footer, i, n) for i, n in enumerate(sizes) if n]
-    found, expected = sum(g.num_rows for g in groups), schema.num_rows[split]
-    if found != expected:
-        raise DataError(
-            f"{data / split}: {found} rows in {len(paths)} shards (part-*.parquet), but "
-            f"{SCHEMA_FILE} says {expected}; shards are missing or left over, run "
-            "`seo-rec prepare` again"
-        )
-    if not groups:
-        raise DataError(f"{data / split}: split {split!r} has no rows; choose another split")
-    return groups
-
-
-def _check_columns(path: Path, shard: Any, schema: Schema) -> None:
-    """DataError unless the shard has exactly the schema's columns, with their types."""
-    wanted = {c.name: c.kind for c in schema.columns} | {schema.label: "label"}
-    missing = [n for n in wanted if n not in shard.names]
-    extra = [n for n in shard.names if n not in wanted]
-    if missing or extra or len(shard.names) != len(wanted):
-        raise DataError(
-            f"{path}: the columns do not match {SCHEMA_FILE}: missing {missing}, not in the "
-            f"schema {extra}; run `seo-rec prepare` again"
-        )
-    for name, kind in wanted.items():
-        got = shard.field(name).type
-        is_list = pa.types.is_list(got) or pa.types.is_large_list(got)
-        if kind == "multivalent":
-            good, allowed = is_list and got.value_type == pa.int64(), "list<int64>"
-        elif kind == "categorical":
-            good, allowed = got == pa.int64(), "int64"
-        else:
-            good, allowed = got == pa.float32(), "float32"
-        if not good:
-            raise DataError(
-                f"{path}: column {name!r} is {got}; a {kind} column must be {allowed}; run "
-                "`seo-rec prepare` again"
-            )
-
-
-def _decode(group: _RowGroup, features: Sequence[str], numeric: Sequence[str], label: str) -> _Rows:
-    """Decode the named columns of one row group; DataError names the file."""
-    try:
-        with pq.ParquetFile(group.path, metadata=group.footer) as file:
-            names = [*features, *numeric, label]
-            table = file.read_row_group(group.number, columns=names, use_threads=False)
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(group.path, error, group.number) from error
-    dense_BN = np.empty((group.num_rows, len(numeric)), np.float32)
-    for n, name in enumerate(numeric):
-        dense_BN[:, n] = _plain(table.column(name), name, group)
-    bags = [_bags(table.column(name), name, group) for name in features]
-    return _Rows(bags, dense_BN, _plain(table.column(label), label, group))
-
-
-def _plain(column: Any, name: str, group: _RowGroup) -> Any:
-    """A column without nulls as numpy."""
-    if column.null_count:
-        raise DataError(
-            f"{group.path}: row group {group.number}: column {name!r} has {column.null_count} "
-            "nulls; only categorical and multivalent columns may; run `seo-rec prepare` again"
-        )
-    return column.combine_chunks().to_numpy()
-
-
-def _bags(column: Any, name: str, group: _RowGroup) -> _Bags:
-    """A categorical or multivalent column; a null row is an empty bag."""
-    array = column.combine_chunks()
-    if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
-        if not array.null_count:
-            return _Bags(array.to_numpy(), None)
-        present = array.is_valid().to_numpy(zero_copy_only=False)
-        return _Bags(array.drop_null().to_numpy(), present.astype(np.int32))
-    ids = array.flatten()  # leaves out what lies under null lists
-    lengths = array.value_lengths().fill_null(0).to_numpy().astype(np.int32)
-    if ids.null_count:
-        raise DataError(
-            f"{group.path}: row group {group.number}: column {name!r} has {ids.null_count} nulls "
-            "inside its lists; a missing value is a null or empty list; run `seo-rec prepare` again"
-        )
-    return _Bags(ids.to_numpy(), lengths)
-
-
-def _unreadable(path: Path, error: Exception, group: int | None = None) -> DataError:
-    where = f"{path}: " if group is None else f"{path}: row group {group}: "
-    return DataError(
-        f"{where}not readable as parquet ({error}); restore the file or run `seo-rec prepare` again"
-    )
-
-
-# ---- decoding ahead ------------------------------------------------------------------------
-
-_Window = tuple[_Rows, list[int]]
-_Queue = queue.Queue[_Window | BaseException | None]
-
-
-class _ReadAhead:
-    """Iterate in one background thread, ``depth`` items ahead of the consumer.
-
-    The thread ends when the items do, at ``close``, when this object is collected and at exit of
-    the interpreter; it must not hold this object, or the last two would never come.
-    """
-
-    def __init__(self, items: Iterator[_Window], depth: int) -> None:
-        self._queue: _Queue = queue.Queue(maxsize=depth)
-        stop = threading.Event()
-        thread = threading.Thread(
-            target=_pump, args=(items, self._queue, stop), name=THREAD_NAME, daemon=True
-        )
-        self.close = weakref.finalize(self, _stop_pump, thread, self._queue, stop)
-        thread.start()
-
-    def __iter__(self) -> Iterator[_Window]:
-        while True:
-            item = self._queue.get()
-            if item is None:
-                return
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-
-
-def _pump(items: Iterator[_Window], out: _Queue, stop: threading.Event) -> None:
-    try:
-        for item in items:
-            out.put(item)
-            if stop.is_set():
-                return
-        out.put(None)
-    except BaseException as error:  # raised again where the batches are asked for
-        out.put(error)
-
-
-def _stop_pump(thread: threading.Thread, waiting: _Queue, stop: threading.Event) -> None:
-    stop.set()
-    while True:
-        while not waiting.empty():  # frees a put() that waits for room
-            waiting.get_nowait()
-        if thread is threading.current_thread() or not thread.is_alive():
-            return
-        thread.join(timeout=0.002)
