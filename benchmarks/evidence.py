@@ -34,8 +34,9 @@ from seo_rec.train import FitSettings
 RESULTS = Path(__file__).parent / "results"
 PLAIN = ("separate", "monolithic", "multi-size", "multi-size-4", "multi-size-8")
 APPLIERS = ("seo-exact", "seo-rr")
-WIDTHS = ("mixed-dimension", "sseds", "dimgrow", "optembed", "autodim")  # a table per feature
-RIVALS = ("separate", "monolithic", "multi-size", "multi-size-8", "seo")
+# A table per feature.
+WIDTHS = ("no-search", "mixed-dimension", "sseds", "dimgrow", "optembed", "autodim")
+RIVALS = ("separate", "monolithic", "multi-size", "multi-size-8", "seo-rr", "seo")
 MLET = Mlet(dim=32, std=0.5)
 
 
@@ -72,11 +73,13 @@ def movielens() -> list[Part]:
         name = f"ml-1m-dp{int(project)}-ah{int(adjust)}"
         parts.append(Part(name, APPLIERS, settings, fit, run_off))
     held_out = replace(base, search_split="held-out")
+    stronger = replace(fit, row_l2=4e-4)  # does MLET gain what more L2 would?
     half = replace(base, budget_rows=3000)
     shorter = recipes.RunOff(chunk_dims=(8,))
     return [
         *parts,
         Part("ml-1m-widths", WIDTHS, base, fit, run_off, 3, WIDTHS),
+        Part("ml-1m-widths-l2", WIDTHS[1:3], base, stronger, run_off, 3, WIDTHS[1:3]),
         Part("ml-1m-48000", (*RIVALS, *WIDTHS), half, fit, shorter, 3, (*RIVALS, *WIDTHS)),
         Part("ml-1m-shared", APPLIERS, shared, fit, run_off),
         Part("ml-1m-collisionless", ("collisionless",), base, fit, run_off),
