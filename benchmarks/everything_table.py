@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks import evidence
 from seo_rec.methods import SUFFIX
 from seo_rec.report.comparison import paired_difference, spread
 from seo_rec.report.formats import p_value
@@ -18,18 +19,24 @@ METHODS = {
     "monolithic": "monolithic",
     "multi-size": "multi-size unified, 2 lookups",
     "multi-size-8": "multi-size unified, 8 lookups",
+    "no-search": "equal widths, no search",
     "mixed-dimension": "mixed dimension",
     "sseds": "SSEDS",
     "autodim": "AutoDim",
     "dimgrow": "DimGrow",
     "optembed": "OptEmbed",
-    "seo": "SEO",
+    "seo-rr": "SEO's applier, round robin",
+    "seo": "SEO, default run-off",
 }
 MEMORY = (
     "Embedding memory is that of parameters, gradients and the optimizer's state; the supernets' "
     "other tensors are not in it, among them OptEmbed's masked copies of all its tables. SEO's is "
     "not measured but 4 floats per parameter of its widest search model; the trainings of its "
     "run-off, one at a time, take less."
+)
+TRIVIAL = (
+    "A `trivial-` policy is one that attention did not decide: nothing that it decided was better "
+    "on validation rows by two standard errors."
 )
 IDS = (
     "Features that are addressed by id need their ids beside the serving floats, 8 bytes each, "
@@ -69,6 +76,31 @@ def infeasible(lines: Sequence[Line], studies: Sequence[str]) -> list[str]:
         return []
     texts = [f"{text}, seeds {', '.join(map(str, seeds))}" for text, seeds in reasons.items()]
     return [f"Infeasible at this budget: {'; '.join(texts)}.", ""]
+
+
+def conditions(name: str, studies: Sequence[str]) -> str:
+    """What ``benchmarks.evidence`` trains the methods of a column with."""
+    parts = {part.name: part for part in evidence.STUDIES[name]()}
+    part, mlet = parts[studies[0]], evidence.MLET
+    fit, chunks = part.fit, " and ".join(map(str, part.run_off.chunk_dims))
+    return (
+        f"All rows alike: Adam, batch {fit.batch_size:,}, learning rate {fit.row_lr:g} of tables "
+        f"and {fit.dense_lr:g} of the rest, L2 {fit.row_l2:g} on the rows read; MLET with k "
+        f"{mlet.dim} and std {mlet.std:g}. The run-off of SEO: chunks of {chunks}, at most "
+        f"{part.run_off.epochs} epochs a candidate."
+    )
+
+
+def chosen(lines: Sequence[Line], studies: Sequence[str]) -> str:
+    """What the run-off of ``seo`` chose, with which seeds; empty where no line says so."""
+    seeds: dict[str, list[int]] = {}
+    for seed, line in sorted(of(lines, studies, "seo").items()):
+        if line.get("winner"):
+            seeds.setdefault(line["winner"], []).append(seed)
+    return "; ".join(
+        f"`{policy}` with seed{'s' * (len(found) > 1)} {', '.join(map(str, found))}"
+        for policy, found in seeds.items()
+    )
 
 
 def _range(values: Sequence[float], digits: int) -> str:
@@ -138,10 +170,8 @@ def cost(lines: Sequence[Line], studies: Sequence[str]) -> list[str]:
             continue
         second = f"{_mean(factored, 'seconds'):.0f}" if factored else "—"
         size = _range([x["embedding_params"] for x in plain.values()], 0)
-        ids = [x["id_bytes"] / 1e6 for x in plain.values() if x.get("id_bytes") is not None]
         out.append(
-            f"| {title} | {' | '.join(_search(plain))} | {second} | {size} | "
-            f"{_range(ids, 3) if ids else '—'} |"
+            f"| {title} | {' | '.join(_search(plain))} | {second} | {size} | {_ids(plain)} |"
         )
     return out
 
@@ -161,17 +191,27 @@ def overview(results: Mapping[str, Sequence[Line]]) -> list[str]:
         return ["Nothing is recorded yet."]
     first = next(iter(found))
     heads = [f"{title} | with MLET" for title in found]
-    heads += [f"{first}: search, s", "search, MB", "training, s"]
+    heads += [f"{first}: search, s", "search, MB", "training, s", "ids, MB"]
     out = [
         f"| test AUC / log loss, three seeds | {' | '.join(heads)} |",
-        "|---" * (2 * len(found) + 4) + "|",
+        "|---" * (2 * len(found) + 5) + "|",
     ]
     for method, title in METHODS.items():
         runs = {x: (of(*where, method), of(*where, method + SUFFIX)) for x, where in found.items()}
         cells = [_both(x) for pair in runs.values() for x in pair]
         if any(plain or factored for plain, factored in runs.values()):
-            out.append(f"| {title} | {' | '.join([*cells, *_search(runs[first][0])])} |")
+            plain = runs[first][0]
+            out.append(f"| {title} | {' | '.join([*cells, *_search(plain), _ids(plain)])} |")
+    choices = [f"{title}: {text}" for title, where in found.items() if (text := chosen(*where))]
+    if choices:
+        out += ["", f"SEO's run-off chose, {'. '.join(choices)}. {TRIVIAL}"]
     return out
+
+
+def _ids(runs: Mapping[int, Line]) -> str:
+    """MB of ids, where the lines say so."""
+    ids = [x["id_bytes"] / 1e6 for x in runs.values() if x.get("id_bytes") is not None]
+    return _range(ids, 3) if ids else "—"
 
 
 def _search(runs: Mapping[int, Line]) -> tuple[str, str, str]:
@@ -207,7 +247,10 @@ def section(results: Mapping[str, Sequence[Line]]) -> list[str]:
     for title, (name, studies) in COLUMNS.items():
         lines = results[name]
         if any(_lines(lines, studies, method) for method in METHODS):
-            out += [f"### {title} parameters", "", *accuracy(lines, studies), ""]
+            out += [f"### {title} parameters", "", conditions(name, studies), ""]
+            out += [*accuracy(lines, studies), ""]
+            if text := chosen(lines, studies):
+                out += [f"SEO's run-off chose {text}.", ""]
             out += [*cost(lines, studies), "", places(lines, studies), ""]
             out += infeasible(lines, studies)
-    return [*out, MEMORY, "", IDS, ""] if out else []
+    return [*out, TRIVIAL, "", MEMORY, "", IDS, ""] if out else []

@@ -392,7 +392,7 @@ def dimgrow_records(data: Schema, **more: Any) -> list[dict[str, Any]]:
             what["model"] = dimgrow.MODEL.as_json()
             line = {"part": "widths", "what": what, "test_auc": auc, "test_logloss": 0.4}
             line |= {"params": 100, "share_of_full": share or 1.0, "total_dims": 3 + seed}
-            line |= {"search_seconds": 2.0, "train_seconds": 1.0}
+            line |= {"search_seconds": 2.0, "train_seconds": 1.0, "epochs": 100 - seed}
             lines.append(line | {"dims": {"a": 3, "b": seed + 1}, "dropped": ["c"]})
     return lines
 
@@ -407,7 +407,8 @@ def dimgrow_page(*lines: dict[str, Any]) -> list[str]:
 def test_dimgrow_pairs_by_seed_and_says_what_it_found() -> None:
     """The standard error of differences (0.01, 0.02, 0.03) is 0.01 / sqrt(3)."""
     page = dimgrow_page(*dimgrow_records(DATA))
-    assert "rating rule `r`, batch 256, patience 2, at most 100 epochs. 9 of 33" in page[0]
+    assert "rating rule `r`, batch 2,048, patience 2, at most 100 epochs. 9 of 33" in page[0]
+    assert page[0].endswith("3 of 9 trainings hit the limit of epochs.")
     row, dims, *_ = (x for x in page if "| 10.0 % | dimgrow |" in x)
     assert (
         "| 10.0 % | dimgrow | 3 | 100 ± 0 | 10.0 % | 4.0 ± 0.6 | 0.81000 ± 0.00000 | "
@@ -421,12 +422,17 @@ def test_dimgrow_mixes_neither_data_nor_settings() -> None:
     other = replace(DATA, options={"rating_rule": "other"})
     lines = [*dimgrow_records(DATA), *dimgrow_records(other)]
     lines += [x for x in dimgrow_records(DATA, alpha=0.5) if x["what"]["method"] == "dimgrow"]
+    shorter = dimgrow_records(DATA)
+    for line in shorter:
+        line["what"]["fit"]["epochs"] = 20
+    lines += shorter
     old = {"data": "d", "method": "dimgrow", "share": 0.0, "seed": 0, "set": []}
     page = dimgrow_page(*lines, {"part": "widths", "what": old, "test_auc": 0.1})
-    assert sum(x.startswith("set f, fingerprint") for x in page) == 2
-    assert "9 of 33 planned runs, and 3 more;" in page[0]
+    titles = [x for x in page if x.startswith("set f, fingerprint")]
+    assert len(titles) == 3 and "9 of 33 planned runs, and 3 more;" in titles[0]
+    assert "at most 20 epochs. 0 of 33 planned runs, and 9 more;" in titles[2]
     assert sum("| 10.0 % | dimgrow, alpha=0.5 | 3 |" in x for x in page) == 1
-    assert sum("| 10.0 % | dimgrow | 3 |" in x for x in page) == 2
+    assert sum("| 10.0 % | dimgrow | 3 |" in x for x in page) == 3
 
 
 def test_dimgrow_counts_its_plan(tmp_path: Path) -> None:
@@ -476,21 +482,28 @@ def test_columns_without_lines_are_left_out() -> None:
     line |= {"environment": {"cpu": "c", "threads": 1}}
     page = everything_table.section({"movielens": [line], "criteo": []})
     assert [x for x in page if x.startswith("#")] == ["### MovieLens-1M, 48,000 parameters"]
-    assert "| SEO | 7 | 3.00 | 2 | — | 48,000 | — |" in page
+    assert "| SEO, default run-off | 7 | 3.00 | 2 | — | 48,000 | — |" in page
     assert page.count(everything_table.MEMORY) == page.count(everything_table.IDS) == 1
     factored = {**line, "method": "seo+mlet", "test_auc": 0.881, "test_logloss": 0.29}
     short = everything_table.overview({"movielens": [line, factored], "criteo": []})
     assert short[0].count("MovieLens-1M, 48,000") == 2 and len(short) == 3
     plain, mlet = "0.88000 (1 of 3) / 0.30000", "0.88100 (1 of 3) / 0.29000"
-    assert short[2] == f"| SEO | {plain} | {mlet} | 7 | 3.00 | 2 |"
+    assert short[2] == f"| SEO, default run-off | {plain} | {mlet} | 7 | 3.00 | 2 | — |"
     page = everything_table.section({"movielens": [line, factored], "criteo": []})
     assert any("| 0.88100 (1 of 3) | 0.29000 |" in text for text in page)
     by_id = [{**line, "id_bytes": n, "seed": s} for s, n in ((0, 105_168), (1, 0))]
     why = {"study": "ml-1m-48000", "method": "sseds", "seed": 0, "infeasible": "too small"}
     page = everything_table.section({"movielens": [*by_id, why], "criteo": []})
-    assert "| SEO | 7 | 3.00 | 2 | — | 48,000 | 0.000 to 0.105 |" in page
+    assert "| SEO, default run-off | 7 | 3.00 | 2 | — | 48,000 | 0.000 to 0.105 |" in page
     assert "Infeasible at this budget: SSEDS (too small), seeds 0." in page
     assert any(text.startswith("Seconds are of c, threads: 1 (2 runs), ") for text in page)
+    assert any("L2 0.0002 on the rows read; MLET with k 32 and std 0.5" in text for text in page)
+    assert not any("chose" in text for text in page)
+    told = [{**line, "seed": s, "winner": w} for s, w in ((0, "rr"), (1, "trivial-2x8"), (2, "rr"))]
+    page = everything_table.section({"movielens": told, "criteo": []})
+    assert "SEO's run-off chose `rr` with seeds 0, 2; `trivial-2x8` with seed 1." in page
+    short = everything_table.overview({"movielens": told, "criteo": []})
+    assert short[-1].startswith("SEO's run-off chose, MovieLens-1M, 48,000: `rr` with seeds 0, 2;")
 
 
 # ---- results.md --------------------------------------------------------------------------
