@@ -22,8 +22,9 @@ paired difference of test AUC to one layer, with the p-value of its t-test, not 
 number. At the k with the best validation AUC at d: how many times fewer parameters MLET needs for
 the AUC of one layer, which is the width at which its AUC, interpolated linearly in log2 d, is that
 of one layer of width d, below d (``at least`` where the narrowest table has it already); and the
-change of PR-AUC on the 10 % of test samples with the most and the least frequent ids. Runs that
-were still training at the limit of epochs are counted.
+change of PR-AUC on the 10 % of test samples with the most and the least frequent ids, and the
+difference of these two changes, paired by seed. Runs that were still training at the limit of
+epochs are counted, and choices at the edge of what was tried are named.
 
 Runs go to ``--out`` and are found again there; what ``--record`` wrote is not run again.
 """
@@ -258,8 +259,9 @@ def _rows(cells: Mapping[Pair, Mapping[int, Line]], seeds: Sequence[int]) -> lis
 
     out = [
         "| d | one layer | " + "".join(f"k = {k} | − one layer | " for k in inner)
-        + "k by validation | fewer parameters | PR-AUC, most frequent | least frequent |",
-        "|---" * (6 + 2 * len(inner)) + "|",
+        + "k by validation | fewer parameters | PR-AUC, most frequent | least frequent "
+        "| least − most |",
+        "|---" * (7 + 2 * len(inner)) + "|",
     ]  # fmt: skip
     for d in sorted({d for d, _ in cells}):
         one = values(d, 0, "test_auc") if (d, 0) in cells else []
@@ -276,18 +278,43 @@ def _rows(cells: Mapping[Pair, Mapping[int, Line]], seeds: Sequence[int]) -> lis
             best = max(known, key=lambda k: mean(values(d, k, "val_auc")))
             by_width = {w: mean(values(w, k, "test_auc")) for w, k in cells if k == best}
             ratio = narrower(d, mean(one), by_width)
-            times = f"{'at least ' if ratio[1] else ''}{ratio[0]:.1f} times" if ratio else "none"
-            row += [str(best), times]
-            for name in ("most", "least"):
-                shares = [
-                    cells[d, best][s]["pr_auc"][name] / cells[d, 0][s]["pr_auc"][name]
+            row += [str(best), _times(ratio)]
+            most, least = (
+                [
+                    100 * (cells[d, best][s]["pr_auc"][name] / cells[d, 0][s]["pr_auc"][name] - 1)
                     for s in seeds
                 ]
-                row.append(f"{signed(100 * (mean(shares) - 1), 2)} %")
+                for name in ("most", "least")
+            )
+            row += [f"{signed(mean(changes), 2)} %" for changes in (most, least)]
+            apart = paired_difference(least, most)
+            row.append(difference(apart.mean, apart.standard_error, 2))
         else:
-            row += [""] * 4
+            row += [""] * 5
         out.append(f"| {d} | " + " | ".join(row) + " |")
     return out
+
+
+def _times(ratio: tuple[float, bool] | None) -> str:
+    """What :func:`narrower` found, in words."""
+    if ratio is None:
+        return "none"
+    if ratio == (1.0, True):
+        return "no narrower table tried"
+    return f"{'at least ' if ratio[1] else ''}{ratio[0]:.1f} times"
+
+
+def edges(choice: Choice, tried: Mapping[str, Sequence[float]]) -> str:
+    """Which values of a choice are the largest or the smallest of those tried; empty: none."""
+    found = []
+    for values, value, name in (
+        (tried["rates"], choice.lr, "learning rate"),
+        (tried["l2s"], choice.l2, "L2"),
+        (tried["stds"], choice.std, "standard deviation"),
+    ):
+        if len(values) > 1 and value in (min(values), max(values)):
+            found.append(f"{name} (the {'largest' if value == max(values) else 'smallest'})")
+    return ", ".join(found)
 
 
 def capped(lines: Sequence[Line]) -> str:
@@ -350,8 +377,10 @@ def _group(lines: Sequence[Line], fingerprint: str, plan: Plan) -> list[str]:
     hidden = f" {others} of other settings are not shown." if others else ""
     out = [
         f"{title}: {done} of {len(wanted)} planned runs are recorded{more}.{hidden} Chosen on "
-        f"validation rows ({len(trials)} trials): one layer with learning rate {one.lr:g} and L2 "
-        f"{one.l2:g}; MLET with {two.lr:g}, {two.l2:g} and a standard deviation of {two.std:g}. "
+        f"validation rows: one layer, of {len(tuning(plan, False))} trials, with learning rate "
+        f"{one.lr:g} and L2 {one.l2:g}; MLET, of {len(tuning(plan, True))}, with {two.lr:g}, "
+        f"{two.l2:g} and a standard deviation of {two.std:g}. "
+        f"{_edges_of_both(one, two, plan)}"
         f"{capped([*tried, *(found[key] for key in shown)])}, those of `tune` included.",
         "",
     ]
@@ -359,6 +388,12 @@ def _group(lines: Sequence[Line], fingerprint: str, plan: Plan) -> list[str]:
         first, *rest = backbone_table(cells, plan)
         out += [f"`{backbone}`, test AUC, {first}", *rest]
     return out
+
+
+def _edges_of_both(one: Choice, two: Choice, plan: Plan) -> str:
+    found = {"one layer": edges(one, plan.tuned()), "MLET": edges(two, plan.tuned())}
+    said = "; ".join(f"{name}: {text}" for name, text in found.items() if text)
+    return f"At the edge of what was tried are, {said}. " if said else ""
 
 
 def _size(plan: Plan) -> int:

@@ -181,14 +181,21 @@ def test_hash_rows_are_given_or_fill_the_budget(tiny: Path) -> None:
 
 @pytest.mark.parametrize("budget", [30, 100, 1000, 12345])
 def test_fill_is_proportional(budget: int) -> None:
-    """Widths are floor(lambda w) for one lambda, and then what else fits."""
-    space, weights = space_of(10, 5, 2, 3), [3.0, 1.0, 2.0, 0.5]
-    dims = space.fill(weights, budget, [10**6] * 4, least=0)
-    assert budget - 2 < space.size(dims) <= budget
-    level = min((d + 1) / w for d, w in zip(dims, weights, strict=True))
-    # no narrow table took a column at the price of a share that still fitted
-    floors = [math.floor(level * w - 1e-9) for w in weights]
-    assert all(d >= f for d, f in zip(dims, floors, strict=True))
+    """At least floor(lambda w) for the largest lambda that fits, and then what else fits."""
+    rows, weights = (10, 5, 2, 3), (3.0, 1.0, 2.0, 0.5)
+    dims = space_of(*rows).fill(weights, budget, [10**6] * 4, least=0)
+    assert budget - min(rows) < sum(r * d for r, d in zip(rows, dims, strict=True)) <= budget
+
+    def floors(level: float) -> list[int]:
+        return [math.floor(level * w + 1e-9) for w in weights]
+
+    # the level at which something steps: n / w of some feature
+    levels = {n / w for w in weights for n in range(1, budget)}
+    fitting = (
+        x for x in levels if sum(map(math.prod, zip(rows, floors(x), strict=True))) <= budget
+    )
+    largest = floors(max(fitting))
+    assert all(d >= f for d, f in zip(dims, largest, strict=True)) and any(largest)
 
 
 def test_fill_respects_limits_and_zero_weights() -> None:

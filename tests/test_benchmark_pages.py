@@ -58,7 +58,7 @@ def line_of(part: str, cell: mlet.Cell, val: float, test: float, data: str = "a"
         "fit": asdict(cell.fit),
         "val_auc": val,
         "test_auc": test,
-        "pr_auc": {"most": test, "least": test / 2},
+        "pr_auc": {"most": test, "least": test / 2 * (1 + 0.01 * cell.seed * (cell.k > 0))},
     }
     return json.loads(json.dumps(line))  # type: ignore[no-any-return]
 
@@ -98,10 +98,13 @@ def test_tables_hold_the_present_choice_and_common_seeds() -> None:
     assert "17 of 18 planned runs are recorded. 17 of other settings are not shown." in page[0]
     assert "12 of 23 runs hit the limit of epochs" in page[0]  # those of seed 0, `tune` included
     assert "17 of 18 planned runs are recorded. Chosen" in page[1]
+    assert "one layer, of 2 trials, with learning rate 2 and L2 3; MLET, of 4, with" in page[0]
+    assert "are, one layer: learning rate (the largest); MLET: learning rate (the" in page[0]
     assert "`mlp`, test AUC, seeds 0, 1:" in page[0]
+    assert "| no narrower table tried |" in page[0]
     assert (
         "| 8 | 0.62000 | 0.63500 | +0.01500 ± 0.00500 (p 0.205) | 0.71000 | +0.09000 ± 0.00000 "
-        "(p n/a) | 16 | 1.7 times | +2.42 % | +2.42 % |" in page[0]
+        "(p n/a) | 16 | 1.7 times | +2.42 % | +2.94 % | +0.52 ± 0.52 |" in page[0]
     )
     (found,) = mlet.page_lines(tuned("a", 2.0)[:-1], PLAN)
     assert found.endswith(": 5 of 6 runs of `tune` are recorded, so nothing is chosen yet.")

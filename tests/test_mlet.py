@@ -183,19 +183,6 @@ def test_equation_2_and_theorem_1_hold_for_a_training_step() -> None:
     assert float(change[unread].abs().amax(1).min()) > 1e-4
 
 
-@pytest.mark.parametrize("k, d, n", [(1, 2, 5), (2, 2, 5), (4, 2, 5), (2, 4, 7)])
-def test_the_numbers_of_weights_that_are_not_zero(k: int, d: int, n: int) -> None:
-    """Section 3.3 and Table 1: (n + d - k) k of them for k < d, and kd that know the rows."""
-    generator = torch.Generator().manual_seed(k)
-    first = torch.linalg.svdvals(torch.randn(d, k, generator=generator))
-    second = torch.linalg.svdvals(torch.randn(k, n, generator=generator))
-    one = torch.cat([first, torch.zeros(d - len(first))])
-    other = torch.cat([second, torch.zeros(n - len(second))])
-    weights = one[:, None] ** 2 + other**2
-    assert int((weights > 1e-9).sum()) == (d * n if k >= d else (n + d - k) * k)
-    assert int((other > 1e-6).sum()) * d == min(k, n) * d
-
-
 def test_mean_weight_of_the_first_updates() -> None:
     """Warned of where it is small: the mean of sigma^2 of a Gaussian k x d is k std^2."""
     factor = torch.empty(200, 50).normal_(std=0.3, generator=torch.Generator().manual_seed(0))
