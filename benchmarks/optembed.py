@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import product
@@ -251,12 +252,16 @@ def _title(runs: Sequence[Line]) -> str:
 
 
 def _markdown(lines: Sequence[Line]) -> list[str]:
-    """Before: the masked supernet; after: trained again. Differences are paired by seed."""
+    """Before: the masked supernet; after: trained again. Differences are paired by seed.
+
+    The evolution's gain is that of the supernet's validation AUC, with the widths of its last
+    generation over the best of its first, which are drawn at random.
+    """
     out = [
         "| backbone | variant | seeds | floats | sparsity | validation AUC, before | after "
         "| test AUC, before | after | log loss, after | after − before | after − original "
-        "| search, s | training, s |",
-        "|---" * 14 + "|",
+        "| the evolution's gain | search, s | training, s |",
+        "|---" * 15 + "|",
     ]
     names = dict.fromkeys(line["what"]["backbone"] for line in lines)
     for backbone in sorted(names, key=BACKBONES.index):
@@ -295,7 +300,7 @@ def _row(runs: Mapping[int, Line], originals: Mapping[int, Line]) -> list[str]:
     return [
         str(len(runs)),
         f"{mean(x['params'] for x in lines):,.0f}",
-        percent(mean(x["sparsity"] for x in lines)),
+        _shares([x["sparsity"] for x in lines]),
         of("supernet", "val", "auc"),
         of("trained", "val", "auc"),
         of("supernet", "test", "auc"),
@@ -303,9 +308,24 @@ def _row(runs: Mapping[int, Line], originals: Mapping[int, Line]) -> list[str]:
         of("trained", "test", "log_loss"),
         gain("supernet", runs if searched else {}),
         gain("trained", originals),
+        _evolved(lines),
         f"{mean(x['search_seconds'] for x in lines):.0f}" if searched else "",
         f"{mean(x['train_seconds'] for x in lines):.0f}",
     ]
+
+
+def _shares(values: Sequence[float]) -> str:
+    """The mean, and from which to which."""
+    text = percent(mean(values))
+    if min(values) == max(values):
+        return text
+    return f"{text} ({percent(min(values))} to {percent(max(values))})"
+
+
+def _evolved(lines: Sequence[Line]) -> str:
+    found = [x["record"].get("generations") for x in lines if "record" in x]
+    gains = [scored[-1]["score"] - scored[0]["score"] for scored in found if scored]
+    return difference(mean(gains), math.nan) if gains else ""
 
 
 def read() -> list[Line]:

@@ -316,11 +316,15 @@ def optembed_lines(*arguments: str) -> list[dict[str, Any]]:
     for what in optembed.cells(optembed.parser().parse_args([*arguments]), DATA):
         auc = 0.8 + 0.01 * what["seed"] + 0.002 * (what["variant"] == "full") * (1 + what["seed"])
         found = {s: {"auc": auc, "log_loss": 0.4} for s in ("val", "test")}
-        line = {"what": what, "sparsity": 0.25, "params": 96, "train_seconds": 2.0}
+        sparsity = 0.25 + 0.05 * what["seed"] * (what["variant"] == "full")
+        line = {"what": what, "sparsity": sparsity, "params": 96, "train_seconds": 2.0}
         line["trained"] = found
         if what["variant"] != "original":
             before = {s: {"auc": auc - 0.05, "log_loss": 0.5} for s in ("val", "test")}
-            line |= {"supernet": before, "search_seconds": 7.0}
+            line |= {"supernet": before, "search_seconds": 7.0, "record": {}}
+            if what["variant"] != "rows":
+                scored = [{"score": 0.7}, {"score": 0.7 + 0.001 * (1 + what["seed"])}]
+                line["record"] = {"generations": scored}
         lines.append(line)
     return lines
 
@@ -337,7 +341,10 @@ def test_optembed_counts_its_plan_and_pairs_by_seed() -> None:
     assert "20 epochs" in page[0] and "a supernet of at most 5 epochs" in page[0]
     assert page[0].endswith("; 35 of 36 planned runs:")
     (row,) = (x for x in page if x.startswith("| fnn | full |"))
-    assert "| 3 | 96 | 25.0 % |" in row and "| +0.05000 ± 0.00000 (p n/a) |" in row
+    assert "| 3 | 96 | 30.0 % (25.0 % to 35.0 %) |" in row and "| +0.00200 | 7 | 2 |" in row
+    (rows,) = (x for x in page if x.startswith("| dcn | rows |"))
+    assert "| 3 | 96 | 25.0 % |" in rows and "|  | 7 | 2 |" in rows
+    assert "| +0.05000 ± 0.00000 (p n/a) |" in row
     assert "+0.00400 ± 0.00115 (p 0.074)" in row
     assert row.count("0.76400 ± 0.01200") == row.count("0.81400 ± 0.01200") == 2
     assert optembed.page_lines([]) == ["Nothing is recorded yet; the plan has 36 runs."]
