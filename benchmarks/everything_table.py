@@ -51,6 +51,11 @@ COLUMNS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("criteo-80000", "criteo-80000-widths"),
     ),
 }
+# Shown by `section` alone: whether MLET gains what more L2 on one layer would.
+CONTROLS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "MovieLens-1M, 96,000, with twice the L2": ("movielens", ("ml-1m-l2-4e-4",)),
+    "MovieLens-1M, 96,000, with four times the L2": ("movielens", ("ml-1m-l2-8e-4",)),
+}
 
 
 def of(lines: Sequence[Line], studies: Sequence[str], method: str) -> dict[int, Line]:
@@ -85,7 +90,8 @@ def conditions(name: str, studies: Sequence[str]) -> str:
     fit, chunks = part.fit, " and ".join(map(str, part.run_off.chunk_dims))
     return (
         f"All rows alike: Adam, batch {fit.batch_size:,}, learning rate {fit.row_lr:g} of tables "
-        f"and {fit.dense_lr:g} of the rest, L2 {fit.row_l2:g} on the rows read; MLET with k "
+        f"and {fit.dense_lr:g} of the rest, L2 {fit.row_l2:g} on the rows read, at most "
+        f"{fit.epochs} epochs; MLET with k "
         f"{mlet.dim} and std {mlet.std:g}. The run-off of SEO: chunks of {chunks}, at most "
         f"{part.run_off.epochs} epochs a candidate."
     )
@@ -238,16 +244,21 @@ def places(lines: Sequence[Line], studies: Sequence[str]) -> str:
 
 
 def section(results: Mapping[str, Sequence[Line]]) -> list[str]:
-    """All columns.
+    """All columns and the controls.
 
     Args:
         results: lines of ``benchmarks/results`` by study file (``movielens``, ``criteo``).
     """
     out: list[str] = []
-    for title, (name, studies) in COLUMNS.items():
+    for title, (name, studies) in (COLUMNS | CONTROLS).items():
         lines = results[name]
         if any(_lines(lines, studies, method) for method in METHODS):
-            out += [f"### {title} parameters", "", conditions(name, studies), ""]
+            out += [
+                f"### {title}{'' if title in CONTROLS else ' parameters'}",
+                "",
+                conditions(name, studies),
+                "",
+            ]
             out += [*accuracy(lines, studies), ""]
             if text := chosen(lines, studies):
                 out += [f"SEO's run-off chose {text}.", ""]

@@ -507,7 +507,10 @@ def test_columns_without_lines_are_left_out() -> None:
     assert "| SEO, default run-off | 7 | 3.00 | 2 | — | 48,000 | 0.000 to 0.105 |" in page
     assert "Infeasible at this budget: SSEDS (too small), seeds 0." in page
     assert any(text.startswith("Seconds are of c, threads: 1 (2 runs), ") for text in page)
-    assert any("L2 0.0002 on the rows read; MLET with k 32 and std 0.5" in text for text in page)
+    assert any(
+        "L2 0.0002 on the rows read, at most 20 epochs; MLET with k 32 and std 0.5" in text
+        for text in page
+    )
     assert not any("chose" in text for text in page)
     told = [{**line, "seed": s, "winner": w} for s, w in ((0, "rr"), (1, "trivial-2x8"), (2, "rr"))]
     page = everything_table.section({"movielens": told, "criteo": []})
