@@ -36,8 +36,9 @@ PLAIN = ("separate", "monolithic", "multi-size", "multi-size-4", "multi-size-8")
 APPLIERS = ("seo-exact", "seo-rr")
 # A table per feature.
 WIDTHS = ("no-search", "mixed-dimension", "sseds", "dimgrow", "optembed", "autodim")
-L2_TRIED = ("mixed-dimension", "sseds")  # also with more L2
 RIVALS = ("separate", "monolithic", "multi-size", "multi-size-8", "seo-rr", "seo")
+L2_TRIED = ("mixed-dimension", "sseds")  # with more L2 also trained by MLET
+MORE_L2 = ("monolithic", "multi-size", "multi-size-8", "seo-rr", *WIDTHS)
 MLET = Mlet(dim=32, std=0.5)
 
 
@@ -76,13 +77,15 @@ def movielens() -> list[Part]:
     held_out = replace(base, search_split="held-out")
     doubled = replace(fit, row_l2=4e-4, epochs=40)  # does MLET gain what more L2 would?
     fourfold = replace(doubled, row_l2=8e-4)
+    eightfold = replace(doubled, row_l2=16e-4)
     half = replace(base, budget_rows=3000)
     shorter = recipes.RunOff(chunk_dims=(8,))
     return [
         *parts,
         Part("ml-1m-widths", WIDTHS, base, fit, run_off, 3, WIDTHS),
         Part("ml-1m-l2-4e-4", L2_TRIED, base, doubled, run_off, 3, L2_TRIED),
-        Part("ml-1m-l2-8e-4", L2_TRIED, base, fourfold, run_off, 3, L2_TRIED),
+        Part("ml-1m-l2-8e-4", MORE_L2, base, fourfold, run_off, 3, L2_TRIED),
+        Part("ml-1m-l2-16e-4", ("no-search", "sseds"), base, eightfold, run_off, 3),
         Part("ml-1m-48000", (*RIVALS, *WIDTHS), half, fit, shorter, 3, (*RIVALS, *WIDTHS)),
         Part("ml-1m-shared", APPLIERS, shared, fit, run_off),
         Part("ml-1m-collisionless", ("collisionless",), base, fit, run_off),
