@@ -16,9 +16,11 @@ every contestant here makes them) and of the attention or weights. Rounds are in
 are the smallest and the median time. Bytes are what must be moved once: ids, the floats that are
 looked up, the output (and for "both" the output's gradient, and the dense gradient written).
 "copy" is the bandwidth of copying a tensor larger than the caches, measured in the same run; a
-fraction above 1 means that data stayed in a cache. On a GPU the tables are 64 times as large, so
-that they do not. `--cpu-time` counts one thread's own seconds instead of the clock's, for a
-machine that does other things too.
+fraction above 1 means that data stayed in a cache. On a GPU a batch has 65,536 bags of a feature
+and the tables are 64 times as large, so that they do not. There each call is queued behind a wait,
+so that the time between two events is the device's and not Python's; the "torch" ways that read a
+number back from the device wait for it, and their time holds that. `--cpu-time` counts one thread's
+own seconds instead of the clock's, for a machine that does other things too.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ from seo_kernels.remap import reference as remap_reference
 from seo_kernels.robe_bag import reference as robe_reference
 
 RESULTS = Path(__file__).parent / "results" / "kernels.jsonl"
-BATCH = 4096
+LEAD = 5_000_000  # clock cycles that a GPU waits before a call: two to three milliseconds
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,18 @@ class Contestant:
     name: str
     run: Callable[[], object]
     num_bytes: int
+
+
+@dataclass(frozen=True)
+class Scale:
+    """``batch`` bags of a feature; ``tables`` times the rows of the tables on a CPU."""
+
+    device: str
+    batch: int
+    tables: int
+
+
+SCALES = {"cpu": Scale("cpu", 4096, 1), "cuda": Scale("cuda", 65_536, 64)}
 
 
 def skewed_ids(num: int, device: str) -> Tensor:
@@ -77,10 +91,11 @@ def both(
     return lambda: torch.autograd.grad(forward(), leaves, grad)
 
 
-def remap(device: str, compiled: bool) -> list[Contestant]:
+def remap(scale: Scale, compiled: bool) -> list[Contestant]:
+    device, B = scale.device, scale.batch
     F, K = 39, 78
-    ids = skewed_ids(BATCH * F, device)
-    starts, features = [BATCH * f for f in range(F + 1)], [k // 2 for k in range(K)]
+    ids = skewed_ids(B * F, device)
+    starts, features = [B * f for f in range(F + 1)], [k // 2 for k in range(K)]
     seeds_K = torch.tensor(seeds(K), device=device)
     rows_K = torch.full((K,), 100_000, device=device)
 
@@ -91,7 +106,7 @@ def remap(device: str, compiled: bool) -> list[Contestant]:
     mix = seo_rec_mix()
 
     def in_place() -> Tensor:
-        mixed = mix(ids.view(F, BATCH).index_select(0, feature_K) ^ seeds_K[:, None])
+        mixed = mix(ids.view(F, B).index_select(0, feature_K) ^ seeds_K[:, None])
         return mixed.bitwise_and_(0xFFFFFFFF).mul_(rows_K[:, None]).bitwise_right_shift_(32)
 
     ways = {
@@ -103,7 +118,7 @@ def remap(device: str, compiled: bool) -> list[Contestant]:
         ways["torch.compile"] = torch.compile(plain)
     for name, way in ways.items():
         assert torch.equal(way().view(-1), plain()), name
-    moved = 8 * (ids.numel() + K * BATCH)
+    moved = 8 * (ids.numel() + K * B)
     return [Contestant("remap", name, way, moved) for name, way in ways.items()]
 
 
@@ -114,27 +129,28 @@ def seo_rec_mix() -> Callable[[Tensor], Tensor]:
     return mix_
 
 
-def chunk_bag(device: str, compiled: bool) -> list[Contestant]:
-    F, C, D, rows = 26, 4, 8, 100_000 * (64 if device == "cuda" else 1)
+def chunk_bag(scale: Scale, compiled: bool) -> list[Contestant]:
+    device, B = scale.device, scale.batch
+    F, C, D, rows = 26, 4, 8, 100_000 * scale.tables
     lookups = [(i, f, s) for (f, i), s in zip(pairs(F, C), seeds(F * C), strict=True)]
     blocks = seo_kernels.chunk_blocks([rows] * C, [D] * C, lookups, F).to(device)
     flat = (torch.randn(C * rows * D, device=device) * 0.01).requires_grad_()
     attention = torch.rand(F * C, device=device).requires_grad_()
-    ids = skewed_ids(BATCH * F, device)
-    offsets = torch.arange(F * BATCH + 1, device=device)
-    grad = torch.randn(BATCH, F * C * D, device=device)
+    ids = skewed_ids(B * F, device)
+    offsets = torch.arange(F * B + 1, device=device)
+    grad = torch.randn(B, F * C * D, device=device)
 
     tables = table_batched([(rows, D)] * C, [t for t, _, _ in lookups], device)
     features = [f for _, f, _ in lookups]
     feature_K = torch.tensor(features, device=device)
     seeds_K1 = blocks.table[1][:, None]
-    bounds = torch.arange(F * C * BATCH + 1, device=device)
+    bounds = torch.arange(F * C * B + 1, device=device)
 
     def unfused() -> Tensor:
-        ids_KB = ids.view(F, BATCH).index_select(0, feature_K)
+        ids_KB = ids.view(F, B).index_select(0, feature_K)
         rows_KB = remap_reference.hash_rows(ids_KB, seeds_K1, rows)
         x_BE = tables(rows_KB.view(-1), bounds)
-        return (x_BE.view(BATCH, -1, D) * attention[:, None]).flatten(1)
+        return (x_BE.view(B, -1, D) * attention[:, None]).flatten(1)
 
     def fused() -> Tensor:
         return seo_kernels.chunk_bag(flat, ids, offsets, blocks, attention)
@@ -165,7 +181,7 @@ def chunk_bag(device: str, compiled: bool) -> list[Contestant]:
     ]
     if compiled:
         fast = torch.compile(unfused_lookup)
-        arguments = (ids.view(F, BATCH), feature_K, seeds_K1, rows, C, D)
+        arguments = (ids.view(F, B), feature_K, seeds_K1, rows, C, D)
         torch.testing.assert_close(fast(flat, attention, *arguments), fused())
         way = lambda: fast(flat, attention, *arguments)  # noqa: E731
         out.insert(3, Contestant("chunk_bag forward", "torch.compile", way, moved))
@@ -192,17 +208,18 @@ def unfused_lookup(
     return parts_KBD.transpose(0, 1).flatten(1)
 
 
-def robe_bag(device: str, compiled: bool) -> list[Contestant]:
+def robe_bag(scale: Scale, compiled: bool) -> list[Contestant]:
+    device, B = scale.device, scale.batch
     out = []
     for op, Z, D, F in (("robe_bag", 8, 32, 39), ("hashed", 1, 16, 39)):
-        N = 4_000_000 * (64 if device == "cuda" else 1)
+        N = 4_000_000 * scale.tables
         of_feature = [seeds(D // Z) for _ in range(F)]
         parts = ([0] * F, [N] * F, [D] * F, Z)
         blocks = seo_kernels.robe_blocks(of_feature, *parts).to(device)
         array = (torch.randn(N, device=device) * 0.01).requires_grad_()
-        ids = skewed_ids(BATCH * F, device)
-        offsets = torch.arange(F * BATCH + 1, device=device)
-        grad = torch.randn(BATCH, F * D, device=device)
+        ids = skewed_ids(B * F, device)
+        offsets = torch.arange(F * B + 1, device=device)
+        grad = torch.randn(B, F * D, device=device)
         seeds_J = blocks.table[1]
 
         def fused(a=array, i=ids, o=offsets, b=blocks) -> Tensor:
@@ -214,7 +231,7 @@ def robe_bag(device: str, compiled: bool) -> list[Contestant]:
         def one_index(a=array, i=ids, s=seeds_J, f=F, n=N - Z + 1, z=Z) -> Tensor:
             row = remap_reference.hash_rows(i.view(f, -1, 1), s.view(f, 1, -1), n)
             at = row[..., None] + torch.arange(z, device=i.device)
-            return a[at.transpose(0, 1).reshape(BATCH, -1)]
+            return a[at.transpose(0, 1).reshape(B, -1)]
 
         with torch.no_grad():
             torch.testing.assert_close(fused(), naive())
@@ -232,12 +249,13 @@ def robe_bag(device: str, compiled: bool) -> list[Contestant]:
     return out
 
 
-def weighted(device: str, compiled: bool) -> list[Contestant]:
-    F, k, D, rows = 26, 2, 16, 100_000 * (64 if device == "cuda" else 1)
-    ids = torch.randint(0, rows, (F * BATCH * k,), device=device)
-    offsets = torch.arange(0, F * BATCH * k + 1, k, device=device)
-    weights = torch.rand(F * BATCH * k, device=device).requires_grad_()
-    grad = torch.randn(BATCH, F * D, device=device)
+def weighted(scale: Scale, compiled: bool) -> list[Contestant]:
+    device, B = scale.device, scale.batch
+    F, k, D, rows = 26, 2, 16, 100_000 * scale.tables
+    ids = torch.randint(0, rows, (F * B * k,), device=device)
+    offsets = torch.arange(0, F * B * k + 1, k, device=device)
+    weights = torch.rand(F * B * k, device=device).requires_grad_()
+    grad = torch.randn(B, F * D, device=device)
     tables = table_batched([(rows, D)], [0] * F, device)
 
     def fbgemm() -> Tensor:
@@ -251,7 +269,7 @@ def weighted(device: str, compiled: bool) -> list[Contestant]:
         out = torch.nn.functional.embedding_bag(
             ids, table, offsets[:-1], mode="sum", per_sample_weights=weights
         )
-        return out.view(F, BATCH, D).transpose(0, 1).flatten(1)
+        return out.view(F, B, D).transpose(0, 1).flatten(1)
 
     lookups = [(0, f, s) for f, s in enumerate(seeds(F))]
     blocks = seo_kernels.chunk_blocks([rows], [D], lookups, F).to(device)
@@ -295,6 +313,7 @@ def table_batched(
 def seconds(run: Callable[[], object], clock: str) -> float:
     if clock == "gpu":
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(LEAD)
         begin.record()
         run()
         end.record()
@@ -338,9 +357,10 @@ def page_lines() -> list[str]:
         first = next(iter(run.values()))
         e = first["environment"]
         out += [
-            f"{device}, {threads} thread{'s' * (threads > 1)}, {clock}, {first['rounds']} rounds; "
-            f"{e['gpu'] or e['cpu']}, torch {e['torch']}, {e['date'][:10]}, git "
-            f"{e['git_sha'][:7]}; copy {first['copy_gb_per_s']:.1f} GB/s",
+            f"{device}, {threads} thread{'s' * (threads > 1)}, {clock}, {first['rounds']} rounds "
+            f"of {first.get('batch', 4096):,} bags a feature; {e['gpu'] or e['cpu']}, "
+            f"torch {e['torch']}, {e['date'][:10]}, git {e['git_sha'][:7]}; "
+            f"copy {first['copy_gb_per_s']:.1f} GB/s",
             "",
             "| op | way | min ms | median ms | MB moved | GB/s | of copy | time over ours |",
             "|---|---|---|---|---|---|---|---|",
@@ -357,7 +377,8 @@ def page_lines() -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    here = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", choices=list(SCALES), default=here)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--compiled", action="store_true", help="torch.compile too; takes minutes")
@@ -377,8 +398,9 @@ def main() -> None:
     print(
         f"{'op':18} {'way':24} {'min ms':>8} {'median':>8} {'GB/s':>7} {'of copy':>7} {'ratio':>6}"
     )
+    scale = SCALES[options.device]
     for make in (remap, chunk_bag, robe_bag, weighted):
-        contestants = make(options.device, options.compiled)
+        contestants = make(scale, options.compiled)
         times = measure(contestants, options.rounds, clock)
         ours = {c.op: min(t) for c, t in reversed(list(zip(contestants, times, strict=True)))}
         for c, t in zip(contestants, times, strict=True):
@@ -393,6 +415,7 @@ def main() -> None:
                     "benchmark": "kernels",
                     "device": options.device,
                     "clock": clock,
+                    "batch": scale.batch,
                     "op": c.op,
                     "way": c.name,
                     "min_ms": round(min(t) * 1e3, 4),

@@ -205,15 +205,41 @@ def same_outcome(one_pass, module, features):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("policy", ["seo-exact", "seo-rr", "mixed-dims"])
-def test_a_gpu_goes_in_one_pass_and_gives_what_a_cpu_gives(policy, one_pass):
+@policies
+def test_a_gpu_gives_what_a_cpu_gives(policy, one_pass):
     module = laws.built(BUILDABLE[policy])
     features = batch(tuple(f.name for f in module.policy.features), BAGS["bags-weighted"])
     wanted = outcome(module, features)
     found = outcome(module.cuda(), features.to(torch.device("cuda")))
-    assert one_pass.passes == 1
+    assert one_pass.passes == (policy in BY_HASH)
     for ours, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dims", [(1, 3, 6), (4, 8, 5), (2, 2, 2)])
+def test_rows_filled_up_to_fours_change_neither_output_nor_gradients(dims, monkeypatch):
+    monkeypatch.setattr("seo_rec.embed.rows.IN_ONE_PASS", ())
+    names = ("a", "b", "c")
+    tables = [Table(n, 20, d) for n, d in zip(names, dims, strict=True)]
+    first, *others = (Feature(n, (Lookup(n, "hash", i),)) for i, n in enumerate(names))
+    twice = Feature("a", (*first.lookups, Lookup("c", "hash", 7)))
+    module = laws.built(Policy(tables, [twice, *others]))
+    seen = []
+    op = torch.ops.fbgemm.dense_embedding_codegen_lookup_function
+    wrapped = lambda **given: seen.append(given) or op(**given)  # noqa: E731
+    monkeypatch.setattr(torch.ops.fbgemm, "dense_embedding_codegen_lookup_function", wrapped)
+    for bags in BAGS.values():
+        features = batch(names, bags)
+        wanted = outcome(module, features)
+        monkeypatch.setattr("seo_rec.embed.rows.IN_FOURS", ("cpu",))
+        found = outcome(module, features)
+        monkeypatch.setattr("seo_rec.embed.rows.IN_FOURS", ("cuda",))
+        for ours, theirs in zip(found, wanted, strict=True):
+            assert torch.equal(ours, theirs)
+        exact, filled = seen[-2:]
+        assert exact["D_offsets"].diff().tolist() == [dims[i] for i in (0, 2, 1, 2)]
+        assert not any(int(x) % 4 for x in filled["D_offsets"])
+        assert not any(int(x) % 4 for x in filled["weights_offsets"])
 
 
 def test_which_policies_go_in_one_pass():

@@ -28,6 +28,7 @@ from seo_rec.policy import Policy
 
 INIT_SCALE = 0.01
 IN_ONE_PASS = ("cuda", "cpu")  # devices where ChunkBag is used; a CPU needs its C library
+IN_FOURS = ("cuda",)  # devices where FBGEMM reads four floats at a time, from multiples of four
 _MODULES = nn.ModuleDict()  # only to ask which names it takes
 
 
@@ -233,48 +234,43 @@ class TableBatched(nn.Module):
     """All lookups of an unsharded collection in one FBGEMM call, in the policy's order.
 
     TorchRec's own unsharded collection runs one ``embedding_bag`` and one full dense gradient per
-    (table, feature) pair; ``benchmarks/step.py`` measures both.
+    (table, feature) pair; ``benchmarks/step.py`` measures both. On devices of :data:`IN_FOURS` the
+    rows that FBGEMM reads are filled up with zeros to multiples of four floats, which are not
+    returned; the parameters stay as wide as the policy says.
     """
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
-        index = {t.name: i for i, t in enumerate(policy.tables)}
-        order = [index[k.table] for _, _, k in row_lookups(policy)]
-        dims = [t.dim for t in policy.tables]
-        rows = [t.num_rows for t in policy.tables]
-        starts = _running_sum([r * d for r, d in zip(rows, dims, strict=True)])
-        row_starts = _running_sum(rows)
-        self.total_dim = sum(dims[t] for t in order)
-        self.max_dim = max(dims)
-        self.row_bits = max(1, row_starts[-1]).bit_length()
-        self.mixed = len(set(dims)) > 1
-
-        def buffer(name: str, values: Sequence[int], dtype: torch.dtype) -> None:
-            tensor = torch.tensor(values, dtype=dtype, device="cpu")  # not meta
-            self.register_buffer(name, tensor, persistent=False)
-
-        buffer("weights_offsets", [starts[t] for t in order], torch.int64)
-        buffer("dim_offsets", _running_sum([dims[t] for t in order]), torch.int32)
-        buffer("row_offsets", [*(row_starts[t] for t in order), row_starts[-1]], torch.int64)
+        self.exact = _Layout(policy, 1)
+        self.fours = _Layout(policy, 4) if any(t.dim % 4 for t in policy.tables) else None
         self._offsets = torch.empty(0, dtype=torch.int64)
 
     def forward(self, weights: list[torch.Tensor], lookups: KeyedJaggedTensor) -> torch.Tensor:
         """``x_BE`` = pooled rows of every lookup side by side, float32 (B, E)."""
+        filled = self.fours if weights[0].device.type in IN_FOURS else None
+        if filled is None:
+            return self._look_up(self.exact, weights, lookups)
+        padded = [nn.functional.pad(w, (0, -w.shape[1] % 4)) for w in weights]
+        return self._look_up(filled, padded, lookups).index_select(1, filled.columns)
+
+    def _look_up(
+        self, layout: _Layout, weights: list[torch.Tensor], lookups: KeyedJaggedTensor
+    ) -> torch.Tensor:
         return torch.ops.fbgemm.dense_embedding_codegen_lookup_function(
             dev_weights=_one_after_the_other(weights),
-            weights_offsets=self.get_buffer("weights_offsets"),
-            D_offsets=self.get_buffer("dim_offsets"),
-            total_D=self.total_dim,
-            max_D=self.max_dim,
-            hash_size_cumsum=self.get_buffer("row_offsets"),
-            total_hash_size_bits=self.row_bits,
+            weights_offsets=layout.weights_offsets,
+            D_offsets=layout.dim_offsets,
+            total_D=layout.total_dim,
+            max_D=layout.max_dim,
+            hash_size_cumsum=layout.row_offsets,
+            total_hash_size_bits=layout.row_bits,
             indices=lookups.values(),
             offsets=self._bag_offsets(lookups),
             pooling_mode=int(PoolingMode.SUM),
             indice_weights=lookups.weights_or_none(),
             feature_requires_grad=None,
             output_dtype=SparseType.FP32.as_int(),
-            mixed_D=self.mixed,
+            mixed_D=layout.mixed,
         )
 
     def _bag_offsets(self, lookups: KeyedJaggedTensor) -> torch.Tensor:
@@ -284,6 +280,45 @@ class TableBatched(nn.Module):
                 self._offsets = torch.arange(values.numel() + 1, device=values.device)
             return self._offsets
         return torch.ops.fbgemm.asynchronous_complete_cumsum(lengths.long())
+
+
+class _Layout(nn.Module):
+    """Where FBGEMM finds tables that lie one after the other, and what it writes.
+
+    Args:
+        policy: its tables and lookups, in order.
+        multiple: rows begin at, and are as long as, multiples of so many floats.
+    """
+
+    weights_offsets: torch.Tensor
+    dim_offsets: torch.Tensor
+    row_offsets: torch.Tensor
+    columns: torch.Tensor  # of the output: those that are a table's own
+
+    def __init__(self, policy: Policy, multiple: int) -> None:
+        super().__init__()
+        index = {t.name: i for i, t in enumerate(policy.tables)}
+        order = [index[k.table] for _, _, k in row_lookups(policy)]
+        own = [t.dim for t in policy.tables]
+        dims = [-(-d // multiple) * multiple for d in own]
+        rows = [t.num_rows for t in policy.tables]
+        starts = _running_sum([r * d for r, d in zip(rows, dims, strict=True)])
+        row_starts = _running_sum(rows)
+        dim_starts = _running_sum([dims[t] for t in order])
+        self.total_dim = dim_starts[-1]
+        self.max_dim = max(dims)
+        self.row_bits = max(1, row_starts[-1]).bit_length()
+        self.mixed = len(set(dims)) > 1
+        columns = [s + c for s, t in zip(dim_starts, order, strict=False) for c in range(own[t])]
+
+        def buffer(name: str, values: Sequence[int], dtype: torch.dtype) -> None:
+            tensor = torch.tensor(values, dtype=dtype, device="cpu")  # not meta
+            self.register_buffer(name, tensor, persistent=False)
+
+        buffer("weights_offsets", [starts[t] for t in order], torch.int64)
+        buffer("dim_offsets", dim_starts, torch.int32)
+        buffer("row_offsets", [*(row_starts[t] for t in order), row_starts[-1]], torch.int64)
+        buffer("columns", columns, torch.int64)
 
 
 class ChunkBag(nn.Module):

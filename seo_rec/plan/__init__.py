@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seo_rec.plan.cost import is_fused
+from seo_rec.plan.cost import LANES, is_fused
 from seo_rec.plan.placement import (
     EMBEDDING_PATH,
     Placement,
@@ -17,6 +17,7 @@ from seo_rec.plan.topology import PRESETS, Topology, read_topology
 
 __all__ = [
     "EMBEDDING_PATH",
+    "LANES",
     "PRESETS",
     "Estimate",
     "Placement",

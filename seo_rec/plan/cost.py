@@ -37,6 +37,7 @@ from seo_rec.policy import Policy, Table
 PHASES = ("input_dist", "lookup", "output_dist", "gradient_dist", "update")
 # Collectives of a step for every kind of sharding, by phase: lengths and ids, vectors, gradients.
 _SHARDED_EXCHANGES = (2, 0, 1, 1, 0)
+LANES = 4  # floats that FBGEMM's fused kernels, and all of its kernels for GPUs, read at a time
 _COPIED_EXCHANGES = (0, 0, 0, 1, 0)  # data-parallel tables have one all-reduce
 ROW_OPTIMIZERS = {
     "adam": torch.optim.Adam,
@@ -71,7 +72,9 @@ def is_fused(kind: str, columns: int, row_optimizer: str, row_l2: float) -> bool
         row_optimizer: a key of :data:`ROW_OPTIMIZERS`.
         row_l2: weight decay of the tables.
     """
-    return row_optimizer != "adam" and not row_l2 and kind != _DATA_PARALLEL and columns % 4 == 0
+    return (
+        row_optimizer != "adam" and not row_l2 and kind != _DATA_PARALLEL and columns % LANES == 0
+    )
 
 
 @dataclass(frozen=True)

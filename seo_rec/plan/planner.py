@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from torchrec.distributed.types import ShardingType
 
-from seo_rec.plan.cost import RESERVED, ROW_OPTIMIZERS, Price, Prices
+from seo_rec.plan.cost import LANES, RESERVED, ROW_OPTIMIZERS, Price, Prices
 from seo_rec.plan.estimate import default_placements, estimate
 from seo_rec.plan.partition import NoRoom, Piece, Ranks, pack
 from seo_rec.plan.placement import Placement, PlanError, Shard, check_placements
@@ -35,7 +35,6 @@ HARDLY_LONGER = 1.05  # a balanced plan may take so much longer than the shortes
 # Cuts and copies must bring the step below so much of that of whole tables. The estimates of the
 # measured runs on CPU err by about a third, and there a cut that promised less brought nothing.
 CLEARLY_SHORTER = {"cpu": 2 / 3, "cuda": HARDLY_LONGER}
-LANES = 4  # columns of a shard are a multiple of this (FBGEMM's fused kernels)
 TINY = 0.005  # of a device's memory: a larger table is never kept on every rank
 HEAVIEST = (1, 2, 4, 8)  # so many of the most read tables are tried on every rank, or by rows
 FEW_RANKS = 64  # up to so many, columns are shifted from every start
@@ -169,6 +168,13 @@ class _Search:
             yield (
                 "rowwise_adagrad: no table is cut in columns, because its state is one number per "
                 "row of a shard and a cut would change the training"
+            )
+
+        odd = [t.name for t in self.policy.tables if t.dim % LANES]
+        if self.prices.topology.device == "cuda" and self.world_size > 1 and odd:
+            yield (
+                f"{len(odd)} table(s), {odd[0]!r} among them, are no multiple of {LANES} floats "
+                "wide and cannot be trained sharded on GPUs, where FBGEMM reads rows in fours"
             )
 
     def alone(self) -> tuple[Placement, ...]:

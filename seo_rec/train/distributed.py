@@ -15,7 +15,14 @@ from torchrec.distributed.types import ModuleSharder
 
 from seo_rec.embed import table_key
 from seo_rec.model import RecModel
-from seo_rec.plan import Placement, PlanError, check_placements, is_fused, sharding_plan
+from seo_rec.plan import (
+    LANES,
+    Placement,
+    PlanError,
+    check_placements,
+    is_fused,
+    sharding_plan,
+)
 from seo_rec.train.optimizers import FUSED
 from seo_rec.train.ranks import Ranks
 from seo_rec.train.state import Sharded, weights_of
@@ -45,6 +52,22 @@ def kernels(placements: tuple[Placement, ...], row_optimizer: str, row_l2: float
     return names
 
 
+def check_widths(placements: tuple[Placement, ...], device: str) -> None:
+    """PlanError if FBGEMM's kernels for ``device`` cannot read these shards.
+
+    Those for GPUs read four floats at a time: other widths end in a misaligned address.
+    """
+    odd = {p.table: s.columns for p in placements for s in p.shards if s.columns % LANES}
+    if device == "cuda" and odd:
+        table, width = next(iter(odd.items()))
+        raise PlanError(
+            f"{len(odd)} table(s) are cut to a width that is no multiple of {LANES}, the first one "
+            f"{table!r} ({width}); FBGEMM reads rows on GPUs in fours. Train this policy in one "
+            f"process (its tables are filled up there), or take one whose widths are multiples of "
+            f"{LANES}"
+        )
+
+
 def distribute(
     model: RecModel,
     placements: tuple[Placement, ...],
@@ -63,10 +86,11 @@ def distribute(
         row_optimizer, row_lr, row_l2: of the tables; decide what FBGEMM updates in the backward.
 
     Raises:
-        PlanError: the placements do not fit the policy, the ranks or the optimizer.
+        PlanError: the placements do not fit the policy, the ranks, the optimizer or the device.
     """
     policy = model.embedding.stored
     check_placements(policy, placements, ranks.world_size)
+    check_widths(placements, ranks.device.type)
     kernel_of = kernels(placements, row_optimizer, row_l2)
     full = {name: t.detach().clone() for name, t in model.state_dict().items()}
     bags = model.embedding.ebc.embedding_bags

@@ -19,7 +19,8 @@ from torch import Tensor
 from seo_kernels.remap.kernel import hash_rows
 from seo_kernels.remap.reference import hash_rows as hash_rows_reference
 
-TILE = 2048  # floats of a program
+TILE = 512  # floats of a program
+WARPS = 2  # of a program; chosen with TILE on an H100 (docs/LOG.md)
 TINY = tl.constexpr(1e-30)  # a scale below this may have rounded its block's output to nothing
 LINE = 32  # floats of the 128 bytes that a GPU moves at once
 
@@ -291,6 +292,7 @@ def forward(
             BAGS=shape["BAGS"],
             BLOCKS=shape["BLOCKS"],
             SIZE=shape["SIZE"],
+            num_warps=WARPS,
         )
     return x_BE
 
@@ -350,6 +352,7 @@ def backward(
             BAGS=shape["BAGS"],
             BLOCKS=shape["BLOCKS"],
             SIZE=shape["SIZE"],
+            num_warps=WARPS,
         )
     if needs_weights:
         features = torch.arange(num_features + 1, device=table.device)
@@ -370,6 +373,7 @@ def backward(
             BAGS=shape["BAGS"],
             BLOCKS=shape["BLOCKS"],
             SIZE=shape["SIZE"],
+            num_warps=WARPS,
         )
     return grad_N, grad_TK.sum(0), grad_V
 
