@@ -47,10 +47,11 @@ def read(path: Path = RESULTS) -> list[Line]:
 
 
 def latest(lines: Sequence[Line]) -> list[list[Line]]:
-    """The lines of the last run of every question, by ranks, row optimizer and data."""
+    """The lines of the last run of every question, by device, ranks, row optimizer and data."""
     runs: dict[tuple[Any, ...], list[Line]] = {}
     for line in lines:
-        key = (line["question"], line["world_size"], line["row_optimizer"], line["data"])
+        place = line["environment"]["device"]
+        key = (line["question"], place, line["world_size"], line["row_optimizer"], line["data"])
         run = runs.setdefault(key, [])
         if run and run[0]["environment"] != line["environment"]:
             run.clear()
@@ -226,7 +227,8 @@ def section(run: Sequence[Line]) -> list[str]:
         "torchrec": "Our embedding beside TorchRec's collection",
     }[question]
     optimizer = "" if run[0]["row_optimizer"] == "adam" else f", {run[0]['row_optimizer']}"
-    title = f"## {title}, {size} rank{'s' if size > 1 else ''}{optimizer}"
+    gpu = f", {run[0]['environment']['gpu']}" if run[0]["environment"]["device"] == "cuda" else ""
+    title = f"## {title}, {size} rank{'s' if size > 1 else ''}{optimizer}{gpu}"
     out = [title, "", heading(run), ""]
     shared: tuple[Part, ...] = (exchanges, efficiency) if size > 1 else ()
     parts: dict[str, tuple[Part, ...]] = {
@@ -276,7 +278,13 @@ def main() -> None:
     before, _, rest = PAGE.read_text().partition(BEGIN)
     after = rest.partition(END)[2]
     write_text(PAGE, before + "\n".join([*out, END]) + after)
-    figures = [r for r in runs if r[0]["question"] == "methods" and r[0]["row_optimizer"] == "adam"]
+    figures = [
+        r
+        for r in runs
+        if r[0]["question"] == "methods"
+        and r[0]["row_optimizer"] == "adam"
+        and r[0]["environment"]["device"] == "cpu"
+    ]
     if figures:
         plot(max(figures, key=lambda run: int(run[0]["world_size"])), PAGE.parent / FIGURE)
 

@@ -132,6 +132,13 @@ def test_training_learns(tiny: Path) -> None:
     assert result.val.log_loss < 0.55
 
 
+def test_batches_go_where_the_model_is(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on a machine with a GPU that the model was not moved to."""
+    monkeypatch.setattr("seo_rec.train.ranks._local_device", lambda: torch.device("cuda", 0))
+    model, result = fitted(tiny, settings(epochs=1))
+    assert evaluate(model, Stream(tiny, "val", batch_size=64))[0] == result.val
+
+
 def test_metrics_jsonl_holds_every_step_and_epoch(tiny: Path, tmp_path: Path) -> None:
     model, result = fitted(tiny, settings(average=0.0), tmp_path)
     train = Stream(tiny, "train", batch_size=200)

@@ -10,7 +10,7 @@ from torch import nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from seo_kernels.block_bag import Blocks, block_bag, blocks
-from seo_rec.embed.remap import mix_
+from seo_rec.embed.remap import chosen, mix_
 from seo_rec.policy import Lookup, Policy
 
 _LOW_63 = 2**63 - 1
@@ -81,7 +81,7 @@ class FlatArrays(nn.Module):
         if keys != self.names:
             if missing := [n for n in self.names if n not in keys]:
                 raise KeyError(f"the batch lacks features {missing}; it has {keys}")
-            features = features.permute([keys.index(n) for n in self.names])
+            features = chosen(features, self.names)
         read = Blocks(self.get_buffer("table"), len(self.names), self.width, self.widest)
         return block_bag(
             self.weight.view(-1),

@@ -71,6 +71,35 @@ def row_lookups(policy: Policy) -> list[tuple[str, int, Lookup]]:
     ]
 
 
+def chosen(features: KeyedJaggedTensor, names: list[str]) -> KeyedJaggedTensor:
+    """The features of these names, in this order.
+
+    Weights of ids that need a gradient are cut out by PyTorch: the backward pass of FBGEMM's
+    permutation on GPUs fails where features are left out.
+    """
+    keys = features.keys()
+    order = [keys.index(n) for n in names]
+    weights = features.weights_or_none()
+    if weights is None or not weights.requires_grad:
+        return features.permute(order)
+    ends = features.offset_per_key()
+    found = KeyedJaggedTensor(
+        keys=keys,
+        values=features.values(),
+        lengths=features.lengths(),
+        offsets=features.offsets(),
+        stride=features.stride(),
+    ).permute(order)
+    return KeyedJaggedTensor(
+        keys=found.keys(),
+        values=found.values(),
+        weights=torch.cat([weights[ends[i] : ends[i + 1]] for i in order]),
+        lengths=found.lengths(),
+        offsets=found.offsets(),
+        stride=features.stride(),
+    )
+
+
 def uses_index(lookup: Lookup) -> bool:
     """Whether a lookup reads by the rank of the id in the feature's vocabulary."""
     by_code = lookup.address == "codes" and not lookup.modulus
@@ -208,7 +237,7 @@ class Remap(nn.Module):
             return features
         if missing := [n for n in self.names if n not in keys]:
             raise KeyError(f"the batch lacks features {missing}; it has {keys}")
-        return features.permute([keys.index(n) for n in self.names])
+        return chosen(features, self.names)
 
     def _single(self, ids_FB: torch.Tensor) -> torch.Tensor:
         """Rows (K, B) when every bag holds exactly one id."""

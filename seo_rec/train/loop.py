@@ -33,7 +33,7 @@ from seo_rec.train.checkpoint import (
     set_rng_states,
 )
 from seo_rec.train.optimizers import ROW_OPTIMIZERS
-from seo_rec.train.ranks import Ranks, ranks
+from seo_rec.train.ranks import Ranks, ranks, ranks_of
 from seo_rec.train.state import (
     State,
     copy_into,
@@ -178,7 +178,7 @@ def fit(
     ``metrics.jsonl``, TensorBoard events, ``checkpoints/`` and ``best/`` are written.
 
     Args:
-        model: trained in place.
+        model: trained in place, on the device where it is.
         train, val: streams over the training and validation split.
         optimizers: each steps once per batch.
         settings: see :class:`FitSettings`.
@@ -218,7 +218,7 @@ class _Fit:
     ) -> None:
         self.model, self.train, self.val, self.optimizers = model, train, val, optimizers
         self.settings, self.after_step, self.title, self.stop = settings, after_step, title, stop
-        self.ranks = ranks()
+        self.ranks = ranks_of(model)
         torch.manual_seed(settings.seed + SEED_STEP * self.ranks.rank)
         self.state = Progress()
         self.started = time.perf_counter()
@@ -465,7 +465,7 @@ def evaluate(
         FloatingPointError: a logit is not finite.
     """
     model.eval()
-    here = ranks()
+    here = ranks_of(model)
     scored: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
     with (
         torch.no_grad(),

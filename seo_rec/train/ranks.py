@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 T = TypeVar("T")
 
@@ -109,6 +110,12 @@ def ranks() -> Ranks:
     return Ranks(
         dist.get_rank(), size, int(os.environ.get("LOCAL_WORLD_SIZE", size)), _local_device()
     )
+
+
+def ranks_of(model: nn.Module) -> Ranks:
+    """:func:`ranks`, whose device is that of the model: batches go where its parameters are."""
+    here, first = ranks(), next(model.parameters(), None)
+    return here if first is None else replace(here, device=first.device)
 
 
 def said_by_first(here: Ranks, message: str, within_s: float = SAID_WITHIN_S) -> bool:

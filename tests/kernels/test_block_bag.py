@@ -248,6 +248,9 @@ def test_the_op_refuses_what_does_not_fit(path):
         block_bag(flat, ids, offsets[:-1], case.blocks, scales)
     with pytest.raises(ValueError, match="with 2 dimensions"):
         block_bag(flat[:, None], ids, offsets, case.blocks, scales)
+    if path == "c":
+        with pytest.raises(ValueError, match="offsets is on meta; flat_N is on cpu"):
+            block_bag(flat, ids, offsets.to("meta"), case.blocks, scales)
 
 
 @pytest.mark.skipif(native.missing() is not None, reason=str(native.missing()))

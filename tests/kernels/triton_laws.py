@@ -69,6 +69,7 @@ def test_output_and_gradients_are_those_of_the_definition(case, batch, sort):
 
 def test_more_bags_and_blocks_than_a_program_takes(monkeypatch):
     monkeypatch.setattr(kernel, "TILE", 16)
+    monkeypatch.setattr(kernel, "SINGLES", 16)
     monkeypatch.setattr(kernel, "LINE", 4)
     for name in ("chunks-mixed", "robe-odd", "hashed-net"):
         test_output_and_gradients_are_those_of_the_definition(name, "mixed", False)

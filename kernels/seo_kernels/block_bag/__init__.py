@@ -368,6 +368,15 @@ def _check(
                 f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}; "
                 f"it must be {flat_N.dtype} like flat_N, of shape ({size},)"
             )
+    for name, tensor in (
+        ("ids_V", ids_V),
+        ("offsets", offsets),
+        ("table", table),
+        ("scales_K", scales_K),
+        ("weights_V", weights_V),
+    ):
+        if tensor is not None and tensor.device != flat_N.device:
+            raise ValueError(f"{name} is on {tensor.device}; flat_N is on {flat_N.device}")
     if ids_V.dtype != torch.int64 or ids_V.dim() != 1:
         raise ValueError(f"ids_V is {ids_V.dtype} with {ids_V.dim()} dimensions; int64 with one")
     if num_features < 1 or offsets.numel() < 1 or (offsets.numel() - 1) % num_features:

@@ -19,8 +19,9 @@ from torch import Tensor
 from seo_kernels.remap.kernel import hash_rows
 from seo_kernels.remap.reference import hash_rows as hash_rows_reference
 
-TILE = 512  # floats of a program
-WARPS = 2  # of a program; chosen with TILE on an H100 (docs/LOG.md)
+TILE = 1024  # floats of a program, chosen with WARPS on an H100 (docs/LOG.md) ...
+SINGLES = 512  # ... or so many, where every float has an address of its own
+WARPS = 2
 TINY = tl.constexpr(1e-30)  # a scale below this may have rounded its block's output to nothing
 LINE = 32  # floats of the 128 bytes that a GPU moves at once
 
@@ -255,7 +256,8 @@ def _shape(block: int) -> dict[str, int]:
     """Tile of a program: whole lines of neighbouring blocks, then as many bags as fit."""
     size = triton.next_power_of_2(max(1, block))
     blocks = max(1, LINE // size)
-    return {"BAGS": max(1, TILE // (blocks * size)), "BLOCKS": blocks, "SIZE": size}
+    tile = TILE if size > 1 else SINGLES
+    return {"BAGS": max(1, tile // (blocks * size)), "BLOCKS": blocks, "SIZE": size}
 
 
 def forward(

@@ -96,6 +96,8 @@ def _check(
                 f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}; "
                 f"it must be int64 of shape ({len(features)},), one number per lookup"
             )
+        if tensor is not None and tensor.device != ids_V.device:
+            raise ValueError(f"{name} is on {tensor.device}; ids_V is on {ids_V.device}")
     if ids_V.dtype != torch.int64 or ids_V.dim() != 1:
         raise ValueError(f"ids_V is {ids_V.dtype} with {ids_V.dim()} dimensions; int64 with one")
     if not starts or starts[0] < 0 or starts[-1] > ids_V.numel() or list(starts) != sorted(starts):
