@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import importlib
 import json
 import os
 import pickle
@@ -134,7 +135,8 @@ def test_training_learns(tiny: Path) -> None:
 
 def test_batches_go_where_the_model_is(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also on a machine with a GPU that the model was not moved to."""
-    monkeypatch.setattr("seo_rec.train.ranks._local_device", lambda: torch.device("cuda", 0))
+    found = importlib.import_module("seo_rec.train.ranks")
+    monkeypatch.setattr(found, "_local_device", lambda: torch.device("cuda", 0))
     model, result = fitted(tiny, settings(epochs=1))
     assert evaluate(model, Stream(tiny, "val", batch_size=64))[0] == result.val
 
