@@ -356,10 +356,12 @@ def page_lines() -> list[str]:
     for (device, clock, threads), run in sorted(newest.items(), reverse=True):
         first = next(iter(run.values()))
         e = first["environment"]
+        codes = dict.fromkeys(x["environment"]["git_sha"][:7] for x in run.values())
+        changed = " with changes" if e["git_dirty"] else ""
         out += [
             f"{device}, {threads} thread{'s' * (threads > 1)}, {clock}, {first['rounds']} rounds "
             f"of {first.get('batch', 4096):,} bags a feature; {e['gpu'] or e['cpu']}, "
-            f"torch {e['torch']}, {e['date'][:10]}, git {e['git_sha'][:7]}; "
+            f"torch {e['torch']}, {e['date'][:10]}, git {' and '.join(codes)}{changed}; "
             f"copy {first['copy_gb_per_s']:.1f} GB/s",
             "",
             "| op | way | min ms | median ms | MB moved | GB/s | of copy | time over ours |",
