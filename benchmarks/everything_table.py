@@ -56,6 +56,7 @@ CONTROLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "MovieLens-1M, 96,000, with twice the L2": ("movielens", ("ml-1m-l2-4e-4",)),
     "MovieLens-1M, 96,000, with four times the L2": ("movielens", ("ml-1m-l2-8e-4",)),
     "MovieLens-1M, 96,000, with eight times the L2": ("movielens", ("ml-1m-l2-16e-4",)),
+    "MovieLens-1M, 96,000, with sixteen times the L2": ("movielens", ("ml-1m-l2-32e-4",)),
 }
 
 

@@ -78,6 +78,7 @@ def movielens() -> list[Part]:
     doubled = replace(fit, row_l2=4e-4, epochs=40)  # does MLET gain what more L2 would?
     fourfold = replace(doubled, row_l2=8e-4)
     eightfold = replace(doubled, row_l2=16e-4)
+    sixteenfold = replace(doubled, row_l2=32e-4, epochs=80)
     half = replace(base, budget_rows=3000)
     shorter = recipes.RunOff(chunk_dims=(8,))
     return [
@@ -86,6 +87,7 @@ def movielens() -> list[Part]:
         Part("ml-1m-l2-4e-4", L2_TRIED, base, doubled, run_off, 3, L2_TRIED),
         Part("ml-1m-l2-8e-4", MORE_L2, base, fourfold, run_off, 3, L2_TRIED),
         Part("ml-1m-l2-16e-4", ("no-search", "sseds"), base, eightfold, run_off, 3),
+        Part("ml-1m-l2-32e-4", ("no-search",), base, sixteenfold, run_off, 3),
         Part("ml-1m-48000", (*RIVALS, *WIDTHS), half, fit, shorter, 3, (*RIVALS, *WIDTHS)),
         Part("ml-1m-shared", APPLIERS, shared, fit, run_off),
         Part("ml-1m-collisionless", ("collisionless",), base, fit, run_off),

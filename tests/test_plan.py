@@ -35,7 +35,7 @@ from seo_rec.plan.planner import CLEARLY_SHORTER
 from seo_rec.plan.topology import topology_json
 from seo_rec.policy import Array, Feature, Lookup, Policy, Table
 from seo_rec.schema import Column, Schema
-from seo_rec.train.distributed import kernels
+from seo_rec.train.distributed import check_widths, kernels
 
 GPUS = read_topology("8xH100-80GB")
 
@@ -110,6 +110,24 @@ def test_every_policy_has_a_plan(name, topology):
     fused = {t.name: "fused" for t in BUILDABLE[name].tables}
     sharding = sharding_plan(plan.placements, fused, plan.device, plan.local_size)
     assert len(sharding.plan[EMBEDDING_PATH]) == len(BUILDABLE[name].tables)
+
+
+def test_widths_that_gpus_cannot_read_are_noted_and_refused():
+    policy = Policy(
+        (Table("a", 100, 8), Table("b", 100, 6)),
+        (Feature("f", (Lookup("a", "hash", 1), Lookup("b", "hash", 2))),),
+    )
+    plans = {
+        name: plan_policy(policy, read_topology(name), batch_size=32, default=False)
+        for name in ("2xcpu", "1xA100-40GB", "8xA100-40GB")
+    }
+    noted = {name: [n for n in p.notes if "no multiple of 4" in n] for name, p in plans.items()}
+    assert [len(noted[name]) for name in plans] == [0, 0, 1] and "'b'" in noted["8xA100-40GB"][0]
+    placements = plans["8xA100-40GB"].placements
+    check_widths(policy, placements, "cpu")
+    check_widths(policy, [p for p in placements if p.table == "a"], "cuda")
+    with pytest.raises(PlanError, match=r"the first one of table 'b' \(6\)"):
+        check_widths(policy, placements, "cuda")
 
 
 def test_one_device_is_not_sharded():

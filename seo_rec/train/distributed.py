@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -23,6 +24,7 @@ from seo_rec.plan import (
     is_fused,
     sharding_plan,
 )
+from seo_rec.policy import Policy
 from seo_rec.train.optimizers import FUSED
 from seo_rec.train.ranks import Ranks
 from seo_rec.train.state import Sharded, weights_of
@@ -52,19 +54,22 @@ def kernels(placements: tuple[Placement, ...], row_optimizer: str, row_l2: float
     return names
 
 
-def check_widths(placements: tuple[Placement, ...], device: str) -> None:
-    """PlanError if FBGEMM's kernels for ``device`` cannot read these shards.
+def check_widths(policy: Policy, placements: Iterable[Placement], device: str) -> None:
+    """PlanError if FBGEMM's kernels for ``device`` cannot read these shards or whole tables.
 
     Those for GPUs read four floats at a time: other widths end in a misaligned address.
     """
-    odd = {p.table: s.columns for p in placements for s in p.shards if s.columns % LANES}
+    dims = {t.name: t.dim for t in policy.tables}
+    widths = {
+        (p.table, w) for p in placements for w in [dims[p.table], *(s.columns for s in p.shards)]
+    }
+    odd = sorted((table, width) for table, width in widths if width % LANES)
     if device == "cuda" and odd:
-        table, width = next(iter(odd.items()))
+        table, width = odd[0]
         raise PlanError(
-            f"{len(odd)} table(s) are cut to a width that is no multiple of {LANES}, the first one "
-            f"{table!r} ({width}); FBGEMM reads rows on GPUs in fours. Train this policy in one "
-            f"process (its tables are filled up there), or take one whose widths are multiples of "
-            f"{LANES}"
+            f"{len(odd)} widths are no multiples of {LANES}, the first one of table {table!r} "
+            f"({width}); FBGEMM reads rows on GPUs in fours. Train this policy in one process (its "
+            f"tables are filled up there), or take one whose widths are multiples of {LANES}"
         )
 
 
@@ -90,7 +95,7 @@ def distribute(
     """
     policy = model.embedding.stored
     check_placements(policy, placements, ranks.world_size)
-    check_widths(placements, ranks.device.type)
+    check_widths(policy, placements, ranks.device.type)
     kernel_of = kernels(placements, row_optimizer, row_l2)
     full = {name: t.detach().clone() for name, t in model.state_dict().items()}
     bags = model.embedding.ebc.embedding_bags
