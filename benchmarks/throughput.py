@@ -185,7 +185,8 @@ def check_equal(ours: Trainee, theirs: Trainee) -> None:
         found = other.ebc(theirs.batches[0].to(device).sparse).to_dict()
         y_BE = torch.cat([found[key] for key in mine.lookup_keys], dim=1)
     if not torch.equal(x_BE, y_BE):
-        raise SystemExit(f"{ours.name}: the two embeddings differ by {(x_BE - y_BE).abs().max()}")
+        gap = (x_BE - y_BE).abs().max()
+        raise SystemExit(f"{ours.name}: {ours.way} and {theirs.way} differ by {gap}")
 
 
 def _copy(value: torch.Tensor | Sharded, to: torch.Tensor | Sharded) -> None:

@@ -499,6 +499,12 @@ def test_columns_without_lines_are_left_out() -> None:
     assert short[0].count("MovieLens-1M, 48,000") == 2 and len(short) == 3
     plain, mlet = "0.88000 (1 of 3) / 0.30000", "0.88100 (1 of 3) / 0.29000"
     assert short[2] == f"| SEO, default run-off | {plain} | {mlet} | 7 | 3.00 | 2 | — |"
+    base, more = ({**line, "study": s} for s in ("ml-1m", "ml-1m-l2-8e-4"))
+    short = everything_table.overview(
+        {"movielens": [base, {**more, "test_auc": 0.9}], "criteo": []}
+    )
+    assert "| MovieLens-1M, 96,000 | with MLET | with four times the L2 | Movie" in short[0]
+    assert f"| {plain} | — | 0.90000 (1 of 3) / 0.30000 | 7 |" in short[2]
     page = everything_table.section({"movielens": [line, factored], "criteo": []})
     assert any("| 0.88100 (1 of 3) | 0.29000 |" in text for text in page)
     by_id = [{**line, "id_bytes": n, "seed": s} for s, n in ((0, 105_168), (1, 0))]
