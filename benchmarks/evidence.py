@@ -38,7 +38,7 @@ APPLIERS = ("seo-exact", "seo-rr")
 WIDTHS = ("no-search", "mixed-dimension", "sseds", "dimgrow", "optembed", "autodim")
 RIVALS = ("separate", "monolithic", "multi-size", "multi-size-8", "seo-rr", "seo")
 L2_TRIED = ("mixed-dimension", "sseds")  # with more L2 also trained by MLET
-MORE_L2 = ("monolithic", "multi-size", "multi-size-8", "seo-rr", *WIDTHS)
+MORE_L2 = (*RIVALS[1:], *WIDTHS)
 MLET = Mlet(dim=32, std=0.5)
 
 
@@ -85,7 +85,7 @@ def movielens() -> list[Part]:
         *parts,
         Part("ml-1m-widths", WIDTHS, base, fit, run_off, 3, WIDTHS),
         Part("ml-1m-l2-4e-4", L2_TRIED, base, doubled, run_off, 3, L2_TRIED),
-        Part("ml-1m-l2-8e-4", MORE_L2, base, fourfold, run_off, 3, L2_TRIED),
+        Part("ml-1m-l2-8e-4", MORE_L2, base, fourfold, shorter, 3, L2_TRIED),
         Part("ml-1m-l2-16e-4", ("no-search", "sseds"), base, eightfold, run_off, 3),
         Part("ml-1m-l2-32e-4", ("no-search",), base, sixteenfold, run_off, 3),
         Part("ml-1m-48000", (*RIVALS, *WIDTHS), half, fit, shorter, 3, (*RIVALS, *WIDTHS)),
