@@ -90,13 +90,14 @@ def conditions(name: str, studies: Sequence[str]) -> str:
     """What ``benchmarks.evidence`` trains the methods of a column with."""
     parts = {part.name: part for part in evidence.STUDIES[name]()}
     part, mlet = parts[studies[0]], evidence.MLET
-    fit, chunks = part.fit, " and ".join(map(str, part.run_off.chunk_dims))
+    fit, dim = part.fit, part.settings.dim
+    chunks = " and ".join(map(str, part.run_off.chunk_dims))
     return (
         f"All rows alike: Adam, batch {fit.batch_size:,}, learning rate {fit.row_lr:g} of tables "
-        f"and {fit.dense_lr:g} of the rest, L2 {fit.row_l2:g} on the rows read, at most "
-        f"{fit.epochs} epochs; MLET with k "
-        f"{mlet.dim} and std {mlet.std:g}. The run-off of SEO: chunks of {chunks}, at most "
-        f"{part.run_off.epochs} epochs a candidate."
+        f"and {fit.dense_lr:g} of the rest, L2 {fit.row_l2:g} on all rows of the tables, read or "
+        f"not, at most {fit.epochs} epochs; MLET with k {mlet.dim} and std {mlet.std:g}; searches "
+        f"of widths up to {2 * dim}, no search up to {dim}. The run-off of SEO: chunks of "
+        f"{chunks}, at most {part.run_off.epochs} epochs a candidate."
     )
 
 

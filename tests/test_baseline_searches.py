@@ -521,6 +521,14 @@ def test_the_command(seo_rec: Callable[..., Any], tiny: Path, tmp_path: Path) ->
             "--chunk-dim, --run-off with --method sseds; allowed with --method seo only",
         ),
         (("--set", "alpha=1"), "--set 'alpha=1' with --method seo; its settings are options"),
+        (
+            ("--method", "no-search", "--l2", "1e-4", "--epochs", "3"),
+            "--epochs, --l2 with --method no-search would be ignored; allowed with searches that",
+        ),
+        (
+            ("--method", "dimgrow", "--backbone", "dlrm"),
+            "allowed: adapt 'per-feature' (--set adapt",
+        ),
     ],
 )
 def test_mistakes_on_the_command_line(

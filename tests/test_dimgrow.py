@@ -4,7 +4,10 @@ really grow, a search that can be repeated and resumed, and noise that loses its
 from __future__ import annotations
 
 import math
+import os
 import re
+import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from seo_rec.search.dimgrow import (
     DimGrowSettings,
     GrowingModel,
     Growth,
+    adapt_of,
     dimgrow,
     found_weights,
     gated,
@@ -31,7 +35,7 @@ from seo_rec.search.dimgrow import (
     shuffle_columns,
 )
 from seo_rec.search.space import open_space
-from seo_rec.train import FitSettings, Preempted
+from seo_rec.train import CheckpointError, FitSettings, Preempted
 
 SMALL = ModelSettings(hidden=(8,), init_scale=0.1)
 FIT = FitSettings(epochs=4, patience=9, batch_size=200, row_lr=0.05, dense_lr=0.05)
@@ -356,6 +360,60 @@ def test_what_is_resumed_is_what_was_not_interrupted(
     assert again.val_auc == whole.val_auc
     for name, tensor in whole.weights.items():
         assert torch.equal(again.weights[name], tensor)
+
+
+@pytest.mark.parametrize("stop_at", [2, 5, 10])  # within an epoch, and after its last batch
+def test_sigterm_loses_nothing(
+    tiny: Path, tmp_path: Path, stop_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = dimgrow(tiny, SETTINGS, SMALL, FIT)
+    original, steps = Growth.__call__, list[int]()
+
+    def signalled(self: Growth, step: int) -> None:
+        original(self, step)
+        steps.append(step)
+        if len(steps) == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Growth, "__call__", signalled)
+    with pytest.raises(Preempted, match=f"SIGTERM at step {stop_at}; a checkpoint was written"):
+        dimgrow(tiny, SETTINGS, SMALL, FIT, tmp_path / "work")
+    again = dimgrow(tiny, SETTINGS, SMALL, FIT, tmp_path / "work")
+    assert steps == list(range(1, 21))
+    assert again.policy == whole.policy and again.record == whole.record
+
+
+def test_sigterm_without_a_folder_says_so(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Growth, "__call__", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Preempted, match="SIGTERM at step 1; nothing was saved"):
+        dimgrow(tiny, SETTINGS, SMALL, FIT)
+
+
+def test_a_search_that_ends_within_an_epoch(tiny: Path, tmp_path: Path) -> None:
+    """It is evaluated there; a checkpoint of that step that was not is refused."""
+    short = replace(FIT, checkpoint_every=2, max_steps=7)
+    assert dimgrow(tiny, SETTINGS, SMALL, short, tmp_path / "a").record["steps"] == 7
+    again = dimgrow(tiny, SETTINGS, SMALL, short, tmp_path / "a")
+    assert again.record == dimgrow(tiny, SETTINGS, SMALL, short).record
+    dimgrow(tiny, SETTINGS, SMALL, replace(short, max_steps=7), tmp_path / "b")
+    for folder in sorted((tmp_path / "b" / "checkpoints").iterdir())[1:]:  # all but that of step 6
+        shutil.rmtree(folder)
+    with pytest.raises(ValueError, match="max_steps is 6 and the search stands at step 6, within"):
+        dimgrow(tiny, SETTINGS, SMALL, replace(short, max_steps=6), tmp_path / "b")
+
+
+def test_a_checkpoint_that_does_not_fit_is_named(tiny: Path, tmp_path: Path) -> None:
+    dimgrow(tiny, SETTINGS, SMALL, replace(FIT, epochs=1), tmp_path)
+    with pytest.raises(CheckpointError, match=r"(?s)does not fit this search \(Runt.*remove"):
+        dimgrow(tiny, replace(SETTINGS, adapt_dim=5), SMALL, FIT, tmp_path)
+
+
+def test_options_that_do_not_go_together(tiny: Path) -> None:
+    with pytest.raises(ValueError, match=r"adapt 'joint' with backbone 'dlrm'.*adapt=per-feature"):
+        dimgrow(tiny, SETTINGS, replace(SMALL, backbone="dlrm"), FIT)
+    with pytest.raises(ValueError, match=r"average is 0\.9; allowed: 0 or the default"):
+        dimgrow(tiny, SETTINGS, SMALL, replace(FIT, average=0.9))
+    assert adapt_of("dlrm") == "per-feature" and adapt_of("mlp") == "joint"
 
 
 def test_the_best_epoch_can_be_the_answer(tiny: Path) -> None:

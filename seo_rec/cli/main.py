@@ -65,6 +65,21 @@ SEO_OPTIONS = frozenset(
         "by_id",
     }
 )
+# options of `search` that say how a model is trained, which some searches do not
+TRAINING_OPTIONS = (
+    "backbone",
+    "interaction",
+    "hidden",
+    "dropout",
+    "epochs",
+    "patience",
+    "batch_size",
+    "lr",
+    "optimizer",
+    "average",
+    "l2",
+    "checkpoint_every",
+)
 EXIT_PREEMPTED = 143  # 128 + SIGTERM, as a shell reports a process ended by that signal
 
 
@@ -153,6 +168,9 @@ def search(
         params = opt.params_of(budget_of) if budget_of else None
         settings = opt.settings_of(method, set_ or [], params)
         opt.refuse_other_options(context, method, SEO_OPTIONS)
+        if method in recipes.UNTRAINED:
+            searches = "searches that train a model"
+            opt.refuse_ignored(context, TRAINING_OPTIONS, f"--method {method}", searches)
         found = recipes.search_by(
             method, data, out, settings, model_settings, fit_settings, resume=resume
         )

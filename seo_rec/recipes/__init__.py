@@ -8,6 +8,7 @@ from __future__ import annotations
 from seo_rec.recipes.comparing import (
     DEMO_METHODS,
     METHODS,
+    UNTRAINED,
     Comparison,
     InfeasibleError,
     compare,
@@ -57,6 +58,7 @@ __all__ = [
     "RESULT_FILE",
     "RUN_FILE",
     "SEARCH_FILE",
+    "UNTRAINED",
     "Comparison",
     "InfeasibleError",
     "Run",

@@ -24,6 +24,7 @@ from seo_rec.recipes.searching import RunOff, check_search, check_space, search
 from seo_rec.recipes.training import train
 from seo_rec.schema import SCHEMA_FILE, Schema, read_schema
 from seo_rec.search import SEARCHES, seo
+from seo_rec.search.dimgrow import adapt_of
 from seo_rec.train import FitSettings, ranks
 
 log = logging.getLogger(__name__)
@@ -185,7 +186,11 @@ class Comparison:
     def search_settings(self, method: str) -> Any:
         """Settings of a search of ``SEARCHES`` at the budget of the comparison."""
         kind = SEARCHES[method].settings
-        given = self.searches.get(method, kind(max_dim=_widest(method, self.settings.dim)))
+        given = self.searches.get(method)
+        if given is None:
+            given = kind(max_dim=_widest(method, self.settings.dim))
+            if method == "dimgrow":
+                given = replace(given, adapt=adapt_of(self.model.backbone))
         return replace(given, params=self.settings.params)
 
     def plain_policy(self, method: str, data: Path, seed: int) -> Policy:
@@ -243,7 +248,8 @@ class InfeasibleError(PolicyError):
     """Methods of a comparison have no policy at its budget; ``reasons``: why, by their names."""
 
     def __init__(self, reasons: Mapping[str, str]) -> None:
-        super().__init__("; ".join(f"{method}: {why}" for method, why in reasons.items()))
+        each = [f"{method}: {why}" for method, why in reasons.items()]
+        super().__init__("; ".join([*each, "without these methods the comparison goes on"]))
         self.reasons = dict(reasons)
 
 

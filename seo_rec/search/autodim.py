@@ -25,9 +25,9 @@ from seo_rec.train import FitSettings, fit, make_optimizers, ranks
 @dataclass(frozen=True)
 class AutoDimSettings(SpaceSettings):
     """``candidates``: the widths to choose from, the last is ``max_dim`` (none: 1, 2, 4, ... and
-    ``max_dim``); ``logit_lr``: learning
-    rate of the choice; ``every``: training steps between its steps, which use held-out rows;
-    ``temperature_step``: the temperature is ``max(temperature_end, 1 - temperature_step * step)``.
+    ``max_dim``); ``logit_lr``: learning rate of the choice; ``every``: training steps between its
+    steps, which use held-out rows; ``temperature_step``: the temperature is ``max(temperature_end,
+    1 - temperature_step * step)``.
     """
 
     candidates: tuple[int, ...] = ()
@@ -122,8 +122,9 @@ def autodim(
 ) -> Found:
     """Train tables of width D and the choice between its candidates; take the likeliest.
 
-    The method itself cannot be told how large its answer may be. With a budget the chosen widths
-    say the proportions, and the budget the scale (:meth:`Space.fill
+    The likeliest by the running mean of the weights at the best epoch (``average``, 0: by the
+    weights themselves). The method itself cannot be told how large its answer may be. With a budget
+    the chosen widths say the proportions, and the budget the scale (:meth:`Space.fill
     <seo_rec.search.space.Space.fill>`).
 
     Raises:

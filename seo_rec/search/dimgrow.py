@@ -45,6 +45,7 @@ from seo_rec.search.found import Found, embedding_bytes
 from seo_rec.search.held_out import SPLITS, HeldOut
 from seo_rec.search.space import Space, SpaceSettings, open_space, require, streams
 from seo_rec.train import (
+    CheckpointError,
     Checkpoints,
     FitSettings,
     Preempted,
@@ -55,6 +56,7 @@ from seo_rec.train import (
     rng_states,
     set_rng_states,
 )
+from seo_rec.train.checkpoint import Saved
 from seo_rec.train.loop import stop_signal
 from seo_rec.train.optimizers import ROW_OPTIMIZERS
 from seo_rec.train.state import State, optimizer_state, weights_of
@@ -67,6 +69,9 @@ READERS: dict[type, tuple[str, ...]] = {
     FNN: ("layers.0",),
     WideDeep: ("deep.0", "wide"),
 }
+# Backbones that read every feature's vector on its own, of which ``joint`` leaves only one.
+PER_FEATURE = ("dlrm", "deepfm", "ipnn", "xdeepfm", "autoint", "nfm")
+NO_MEAN = "0 or the default with dimgrow, which keeps no mean of its weights"
 KEPT = 0.5  # a column whose gate ends above this is part of the answer
 
 
@@ -107,6 +112,11 @@ class DimGrowSettings(SpaceSettings):
         require(self.gate_lr > 0, "gate_lr", self.gate_lr, "above 0")
         require(self.gate_split in SPLITS, "gate_split", self.gate_split, ", ".join(SPLITS))
         require(self.gates_of in GATES_OF, "gates_of", self.gates_of, ", ".join(GATES_OF))
+
+
+def adapt_of(backbone: str) -> str:
+    """The ``adapt`` that goes with a backbone, by its name."""
+    return "per-feature" if backbone in PER_FEATURE else "joint"
 
 
 # ---- the gate ----------------------------------------------------------------------------
@@ -372,6 +382,14 @@ class _Run:
         self.settings, self.fit = settings, fit
         self.started = time.perf_counter()
         require(fit.warmup_steps == 0, "warmup_steps", fit.warmup_steps, "0 with dimgrow")
+        require(fit.average in (0.0, FitSettings.average), "average", fit.average, NO_MEAN)
+        if settings.adapt == "joint" and adapt_of(model_settings.backbone) != "joint":
+            raise ValueError(
+                f"adapt 'joint' with backbone {model_settings.backbone!r}, which pairs the vectors "
+                "of features and would see one; allowed: adapt 'per-feature' (--set "
+                "adapt=per-feature), or a backbone that reads vectors side by side: mlp, fnn, "
+                "wide-deep, dcn, dcn-v2"
+            )
         space = open_space(data, settings, fit.seed)
         space.require_columns(settings.params)
         F = len(space.names)
@@ -400,14 +418,14 @@ class _Run:
             self.growth(p.step)
             if not torch.isfinite(loss):
                 raise FloatingPointError(f"the training loss became {loss.item()}; lower row_lr")
-            whole = self.train.step == 0  # that was the last batch of the epoch
-            if stop.is_set() or (fit.checkpoint_every and p.step % fit.checkpoint_every == 0):
-                if not whole:
-                    self.save()
-                if stop.is_set():
-                    raise Preempted(f"SIGTERM at step {p.step}; --resume goes on")
             if p.step == fit.max_steps:
                 break
+            if self.train.step == 0:  # the last batch of the epoch, saved after its evaluation
+                continue
+            if stop.is_set() or (fit.checkpoint_every and p.step % fit.checkpoint_every == 0):
+                self.save()
+            if stop.is_set():
+                self._leave()
         metrics, _, _ = evaluate(self.model, self.val)
         if math.isnan(metrics.auc):
             raise ValueError(
@@ -427,6 +445,16 @@ class _Run:
         dims = {"used": self.model.dims, "kept": kept}
         p.history.append({"epoch": p.epoch, "step": p.step, "val_auc": metrics.auc, **dims})
         self.save()
+        if stop.is_set() and not self.finished():
+            self._leave()
+
+    def _leave(self) -> None:
+        saved = (
+            "a checkpoint was written, --resume goes on"
+            if self.checkpoints
+            else "nothing was saved"
+        )
+        raise Preempted(f"SIGTERM at step {self.progress.step}; {saved}")
 
     def _step(self, batch: Batch) -> torch.Tensor:
         for optimizer in self.optimizers.values():
@@ -490,6 +518,23 @@ class _Run:
         saved = self.checkpoints.latest() if self.checkpoints else None
         if saved is None:
             return
+        try:
+            self._restore(saved)
+        except CheckpointError:
+            raise
+        except Exception as error:  # whatever its plain values say
+            raise CheckpointError(
+                f"{saved.folder}: does not fit this search ({type(error).__name__}: {error}); "
+                "remove this folder to resume from the checkpoint before it"
+            ) from error
+        p = self.progress
+        if self.finished() and (not p.history or p.history[-1]["step"] != p.step):
+            raise ValueError(
+                f"max_steps is {self.fit.max_steps} and the search stands at step {p.step}, within "
+                f"an epoch, so its gates were not evaluated; allowed: more than {p.step}, or 0"
+            )
+
+    def _restore(self, saved: Saved) -> None:
         values = saved.values
         self.growth.start(values["allocated"], values["used"])
         self.growth.events = [(s, n, d) for s, n, d in values["events"]]
@@ -536,6 +581,8 @@ def dimgrow(
         CheckpointError: the newest checkpoint of ``out`` is damaged, or another process searches
             there.
         PolicyError: one column of every feature exceeds a limit, or no gate ended above 0.5.
+        ValueError: settings that do not go together, or the search in ``out`` is past ``max_steps``
+            and was not evaluated there.
         Preempted: SIGTERM came; with ``out``, a checkpoint has been written.
     """
     with stop_signal() as stop, claimed(out, ranks()):

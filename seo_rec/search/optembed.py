@@ -24,6 +24,8 @@ Readings of the paper that had to be chosen, and what differs:
   ``|e_v|_1 - t_f`` go until what is left could be ``KEPT_WIDTH`` wide, candidates above the
   budget lose columns, and the best one is widened in proportion until the budget is filled.
 * The best candidate is that of all generations; of equal AUC the smaller.
+* The rows that are kept, and the supernet that widths are evolved on, are those of the running mean
+  of weights and thresholds at the best epoch (``average``, 0: of the weights themselves).
 """
 
 from __future__ import annotations
@@ -150,7 +152,7 @@ class OptEmbedSettings(SpaceSettings):
 
 
 _UNUSED = {
-    "rows": ("generations", "mutations", "crossovers", "mutation_rate", "parents"),
+    "rows": ("generations", "mutations", "crossovers", "mutation_rate", "parents", "fill"),
     "dims": ("alpha", "threshold_lr", "pruned"),
 }
 
