@@ -514,7 +514,8 @@ def test_columns_without_lines_are_left_out() -> None:
     assert "Infeasible at this budget: SSEDS (too small), seeds 0." in page
     assert any(text.startswith("Seconds are of c, threads: 1 (2 runs), ") for text in page)
     assert any(
-        "L2 0.0002 on the rows read, at most 20 epochs; MLET with k 32 and std 0.5" in text
+        "on all rows of the tables, read or not, at most 20 epochs; MLET with k 32 and std 0.5; "
+        "searches of widths up to 32, no search up to 16" in text
         for text in page
     )
     assert not any("chose" in text for text in page)

@@ -36,6 +36,7 @@ def test_a_training(tiny: Path, tmp_path: Path) -> None:
     assert json.loads((clone / "r/result.json").read_text())["embedding_params"] == 1600
 
 
+@pytest.mark.slow
 def test_a_benchmark(tmp_path: Path) -> None:
     """Two ranks, far too small to measure anything."""
     clone = make_clone(tmp_path / "clone")
@@ -50,6 +51,7 @@ def test_a_benchmark(tmp_path: Path) -> None:
     assert {x["world_size"] for x in lines} == {2}
 
 
+@pytest.mark.slow
 def test_a_frontier_submits_its_jobs(tiny: Path, tmp_path: Path) -> None:
     """One job per budget; then the same command without a scheduler has nothing left to train."""
     clone = make_clone(tmp_path / "clone")
