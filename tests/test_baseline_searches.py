@@ -526,6 +526,10 @@ def test_the_command(seo_rec: Callable[..., Any], tiny: Path, tmp_path: Path) ->
             "--epochs, --l2 with --method no-search would be ignored; allowed with searches that",
         ),
         (
+            ("--method", "dimgrow", "--average", "0.9"),
+            "--average with --method dimgrow would be ignored; allowed with searches that keep",
+        ),
+        (
             ("--method", "dimgrow", "--backbone", "dlrm"),
             "allowed: adapt 'per-feature' (--set adapt",
         ),

@@ -411,8 +411,6 @@ def test_a_checkpoint_that_does_not_fit_is_named(tiny: Path, tmp_path: Path) -> 
 def test_options_that_do_not_go_together(tiny: Path) -> None:
     with pytest.raises(ValueError, match=r"adapt 'joint' with backbone 'dlrm'.*adapt=per-feature"):
         dimgrow(tiny, SETTINGS, replace(SMALL, backbone="dlrm"), FIT)
-    with pytest.raises(ValueError, match=r"average is 0\.9; allowed: 0 or the default"):
-        dimgrow(tiny, SETTINGS, SMALL, replace(FIT, average=0.9))
     assert adapt_of("dlrm") == "per-feature" and adapt_of("mlp") == "joint"
 
 

@@ -150,6 +150,7 @@ def search(
     """Search a policy, OUT/policy.json: by SEO stage 1, or by another --method."""
     opt.set_threads(threads)
     from seo_rec import recipes
+    from seo_rec.search.dimgrow import check_adapt
     from seo_rec.search.seo import SeoSettings
 
     model_settings = opt.model_settings(backbone, interaction, hidden, dropout)
@@ -171,6 +172,10 @@ def search(
         if method in recipes.UNTRAINED:
             searches = "searches that train a model"
             opt.refuse_ignored(context, TRAINING_OPTIONS, f"--method {method}", searches)
+        if method == "dimgrow":
+            searches = "searches that keep a mean of their weights"
+            opt.refuse_ignored(context, ["average"], "--method dimgrow", searches)
+            check_adapt(settings.adapt, backbone)
         found = recipes.search_by(
             method, data, out, settings, model_settings, fit_settings, resume=resume
         )

@@ -71,7 +71,6 @@ READERS: dict[type, tuple[str, ...]] = {
 }
 # Backbones that read every feature's vector on its own, of which ``joint`` leaves only one.
 PER_FEATURE = ("dlrm", "deepfm", "ipnn", "xdeepfm", "autoint", "nfm")
-NO_MEAN = "0 or the default with dimgrow, which keeps no mean of its weights"
 KEPT = 0.5  # a column whose gate ends above this is part of the answer
 
 
@@ -117,6 +116,16 @@ class DimGrowSettings(SpaceSettings):
 def adapt_of(backbone: str) -> str:
     """The ``adapt`` that goes with a backbone, by its name."""
     return "per-feature" if backbone in PER_FEATURE else "joint"
+
+
+def check_adapt(adapt: str, backbone: str) -> None:
+    """ValueError for ``joint`` with a backbone that would see one vector in place of several."""
+    if adapt == "joint" and adapt_of(backbone) != "joint":
+        raise ValueError(
+            f"adapt 'joint' with backbone {backbone!r}, which pairs the vectors of features and "
+            "would see one; allowed: adapt 'per-feature' (--set adapt=per-feature), or a backbone "
+            "that reads vectors side by side: mlp, fnn, wide-deep, dcn, dcn-v2"
+        )
 
 
 # ---- the gate ----------------------------------------------------------------------------
@@ -382,14 +391,7 @@ class _Run:
         self.settings, self.fit = settings, fit
         self.started = time.perf_counter()
         require(fit.warmup_steps == 0, "warmup_steps", fit.warmup_steps, "0 with dimgrow")
-        require(fit.average in (0.0, FitSettings.average), "average", fit.average, NO_MEAN)
-        if settings.adapt == "joint" and adapt_of(model_settings.backbone) != "joint":
-            raise ValueError(
-                f"adapt 'joint' with backbone {model_settings.backbone!r}, which pairs the vectors "
-                "of features and would see one; allowed: adapt 'per-feature' (--set "
-                "adapt=per-feature), or a backbone that reads vectors side by side: mlp, fnn, "
-                "wide-deep, dcn, dcn-v2"
-            )
+        check_adapt(settings.adapt, model_settings.backbone)
         space = open_space(data, settings, fit.seed)
         space.require_columns(settings.params)
         F = len(space.names)
