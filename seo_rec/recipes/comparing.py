@@ -249,7 +249,7 @@ class InfeasibleError(PolicyError):
 
     def __init__(self, reasons: Mapping[str, str]) -> None:
         each = [f"{method}: {why}" for method, why in reasons.items()]
-        super().__init__("; ".join([*each, "without these methods the comparison goes on"]))
+        super().__init__("; ".join([*each, "leave them out of --methods to go on without"]))
         self.reasons = dict(reasons)
 
 

@@ -45,7 +45,6 @@ from seo_rec.search.found import Found, embedding_bytes
 from seo_rec.search.held_out import SPLITS, HeldOut
 from seo_rec.search.space import Space, SpaceSettings, open_space, require, streams
 from seo_rec.train import (
-    CheckpointError,
     Checkpoints,
     FitSettings,
     Preempted,
@@ -520,20 +519,14 @@ class _Run:
         saved = self.checkpoints.latest() if self.checkpoints else None
         if saved is None:
             return
-        try:
+        with saved.fitting():
             self._restore(saved)
-        except CheckpointError:
-            raise
-        except Exception as error:  # whatever its plain values say
-            raise CheckpointError(
-                f"{saved.folder}: does not fit this search ({type(error).__name__}: {error}); "
-                "remove this folder to resume from the checkpoint before it"
-            ) from error
-        p = self.progress
+        p, fit = self.progress, self.fit
         if self.finished() and (not p.history or p.history[-1]["step"] != p.step):
             raise ValueError(
-                f"max_steps is {self.fit.max_steps} and the search stands at step {p.step}, within "
-                f"an epoch, so its gates were not evaluated; allowed: more than {p.step}, or 0"
+                f"the search stands at step {p.step}, within an epoch, and epochs {fit.epochs} or "
+                f"max_steps {fit.max_steps} ends it there, so its gates were not evaluated; "
+                "allowed: more of the one that ends it (max_steps 0: no limit)"
             )
 
     def _restore(self, saved: Saved) -> None:

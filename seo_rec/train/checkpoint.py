@@ -109,6 +109,19 @@ class Saved:
                 )
         return kind(**values)
 
+    @contextmanager
+    def fitting(self) -> Iterator[None]:
+        """Within the block it is put into a run; whatever goes wrong is a CheckpointError."""
+        try:
+            yield
+        except CheckpointError:
+            raise
+        except Exception as error:  # whatever its plain values say
+            raise CheckpointError(
+                f"{self.folder}: does not fit this run ({type(error).__name__}: {error}); "
+                "remove this folder to resume from the checkpoint before it"
+            ) from error
+
     def _misfit(self, what: str) -> CheckpointError:
         return CheckpointError(
             f"{self.folder}: {VALUES} does not fit this release ({what}); remove this folder to "

@@ -24,7 +24,6 @@ from seo_rec.files import write_text
 from seo_rec.metrics import Metrics, binary_metrics
 from seo_rec.train.average import WeightAverage
 from seo_rec.train.checkpoint import (
-    CheckpointError,
     Checkpoints,
     Saved,
     claimed,
@@ -391,15 +390,8 @@ class _Fit:
             return
         saved = self.folder.checkpoints.latest()
         if saved:
-            try:
+            with saved.fitting():
                 self._restore(saved)
-            except CheckpointError:
-                raise
-            except Exception as error:  # whatever its plain values say
-                raise CheckpointError(
-                    f"{saved.folder}: does not fit this run ({type(error).__name__}: {error}); "
-                    "remove this folder to resume from the checkpoint before it"
-                ) from error
             if self.ranks.first:
                 log.info(
                     "resumed %s at epoch %d, step %d",
