@@ -2,7 +2,7 @@
 
     python -m benchmarks.analysis collisions --data data/ml-1m --record
     python -m benchmarks.analysis orthogonality --data data/ml-1m --epochs 4 --record
-    python -m benchmarks.analysis show          # the tables and the picture of docs/analysis.md
+    python -m benchmarks.analysis show          # the tables and the picture of docs/measured/analysis.md
 
 ``collisions``: what ``seo-rec analyze collisions`` measures, 10,000 hash functions each.
 ``orthogonality``: the models of ``seo-rec analyze orthogonality --control``, one line each.
@@ -33,7 +33,7 @@ from seo_rec.schema import read_schema
 from seo_rec.train import FitSettings
 
 RECORD = Path(__file__).parent / "results" / "analysis.jsonl"
-PICTURE = Path(__file__).parent.parent / "docs" / "orthogonality.png"
+PICTURE = Path(__file__).parent.parent / "docs" / "measured" / "orthogonality.png"
 
 
 def collisions(options: argparse.Namespace, records: Records) -> None:

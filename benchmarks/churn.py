@@ -1,7 +1,7 @@
 """Ids that come and go: one budget of hashed tables, trained online, over days of a stream.
 
     python -m benchmarks.churn --record             # the runs, 5 to 44 s each and the searches
-    python -m benchmarks.churn --page               # tables and plot of docs/churn.md
+    python -m benchmarks.churn --page               # tables and plot of docs/measured/churn.md
     python -m benchmarks.churn --scenarios own --enter 0.3,0.05 --vanish 0.1 --seeds 1
 
 The stream is the synthetic world with churn (``seo_rec.data.synthetic.Churn``): ``SCENARIOS`` says
@@ -51,7 +51,7 @@ from seo_rec.search.seo import SeoSettings
 from seo_rec.train import FitSettings, make_optimizers
 
 RECORD = Path(__file__).parent / "results" / "churn.jsonl"
-PAGE = Path(__file__).parent.parent / "docs" / "churn.md"
+PAGE = Path(__file__).parent.parent / "docs" / "measured" / "churn.md"
 PLOT = PAGE.with_suffix(".png")
 BEGIN, END = "<!-- measured: python -m benchmarks.churn --page -->", "<!-- end of measured -->"
 
@@ -457,7 +457,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/churn"), help="worlds and runs")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--record", action="store_true", help="append to benchmarks/results")
-    parser.add_argument("--page", action="store_true", help="write docs/churn.md, run nothing")
+    parser.add_argument("--page", action="store_true", help="write docs/measured/churn.md, run nothing")
     options = parser.parse_args(arguments)
     if unknown := [s for s in options.scenarios if s not in (*SCENARIOS, "own")]:
         parser.error(f"scenarios {unknown}; allowed: {', '.join((*SCENARIOS, 'own'))}")

@@ -1,6 +1,6 @@
 """Step time and memory of 10^9 to 10^12 parameters on 8 to 1,024 GPUs, from the planner's model.
 
-    python -m benchmarks.scaling --record      # results/scaling.jsonl and docs/scaling.md
+    python -m benchmarks.scaling --record      # results/scaling.jsonl and docs/measured/scaling.md
 
 Three ways to spend the same parameters on the same 128 features of 64 floats each:
 
@@ -30,7 +30,7 @@ from seo_rec.plan import PlanError, Topology, plan_policy, read_topology
 from seo_rec.policy import MAX_ROWS, Feature, Lookup, Policy, Table, split_rows
 
 RESULTS = Path(__file__).parent / "results"
-PAGE = Path(__file__).parent.parent / "docs" / "scaling.md"
+PAGE = Path(__file__).parent.parent / "docs" / "measured" / "scaling.md"
 BEGIN, END = "<!-- written by benchmarks.scaling -->", "<!-- end of scaling -->"
 PARAMS = (10**9, 10**10, 10**11, 10**12)
 NODES = (1, 8, 32, 128)  # of eight GPUs
@@ -200,7 +200,7 @@ def measured(path: Path = RESULTS / "throughput.jsonl") -> list[str]:
 
 
 def write_page(lines: list[dict[str, Any]]) -> None:
-    """Put the tables between the markers of ``docs/scaling.md``."""
+    """Put the tables between the markers of ``docs/measured/scaling.md``."""
     before, _, rest = PAGE.read_text().partition(BEGIN)
     after = rest.partition(END)[2]
     section = [BEGIN, ""]

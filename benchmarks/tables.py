@@ -33,8 +33,9 @@ from seo_rec.report.comparison import Difference, paired_difference, spread
 from seo_rec.report.formats import p_value
 
 RESULTS = Path(__file__).parent / "results"
-PAGE = Path(__file__).parent.parent / "docs" / "results.md"
-METHODS = Path(__file__).parent.parent / "docs" / "methods.md"
+MEASURED_PAGES = Path(__file__).parent.parent / "docs" / "measured"
+PAGE = MEASURED_PAGES / "results.md"
+METHODS = MEASURED_PAGES / "methods.md"
 SEARCHES = METHODS.with_name("searches.md")
 BACKBONES = METHODS.with_name("backbones.md")
 KERNELS = METHODS.with_name("kernels.md")

@@ -1,4 +1,4 @@
-"""The tables and the figure of ``docs/throughput.md``, from the recorded lines.
+"""The tables and the figure of ``docs/measured/throughput.md``, from the recorded lines.
 
     python -m benchmarks.throughput_page
 
@@ -19,7 +19,7 @@ from benchmarks.stages import PHASES
 from seo_rec.files import write_text
 
 RESULTS = Path(__file__).parent / "results" / "throughput.jsonl"
-PAGE = Path(__file__).parent.parent / "docs" / "throughput.md"
+PAGE = Path(__file__).parent.parent / "docs" / "measured" / "throughput.md"
 FIGURE = "throughput.png"
 BEGIN, END = "<!-- written by benchmarks.throughput_page -->", "<!-- end -->"
 
