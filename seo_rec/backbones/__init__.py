@@ -20,6 +20,7 @@ from seo_rec.backbones.fnn import FNN
 from seo_rec.backbones.ipnn import IPNN
 from seo_rec.backbones.mlp import MLP
 from seo_rec.backbones.nfm import NFM
+from seo_rec.backbones.traits import Traits
 from seo_rec.backbones.wide_deep import WideDeep
 from seo_rec.backbones.xdeepfm import XDeepFM, XDeepFMSettings
 
@@ -41,10 +42,13 @@ __all__ = [
     "DLRMSettings",
     "DeepFM",
     "Interaction",
+    "Traits",
     "WideDeep",
     "XDeepFM",
     "XDeepFMSettings",
     "build_backbone",
+    "having",
+    "traits_of",
 ]
 
 
@@ -92,3 +96,14 @@ def build_backbone(
     if interaction is None:
         return BACKBONES[name](num_dense, dims, hidden, dropout)
     return BACKBONES[name](num_dense, dims, hidden, dropout, interaction)
+
+
+def traits_of(backbone: str) -> Traits:
+    """What searches may assume about the backbone called ``backbone``."""
+    traits: Traits = BACKBONES[backbone].traits  # type: ignore[attr-defined]
+    return traits
+
+
+def having(holds: Callable[[Traits], bool]) -> tuple[str, ...]:
+    """The names of the backbones whose traits fulfil a condition."""
+    return tuple(name for name in BACKBONES if holds(traits_of(name)))

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from seo_rec.backbones.layers import FeatureVectors, Inputs, logit_layers
+from seo_rec.backbones.traits import Traits
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class AutoInt(nn.Module):
         dropout: probability of dropping an attention weight or a hidden unit in training.
         settings: of the attention.
     """
+
+    traits = Traits(pairs_features=True, widens_numeric=True)
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from seo_rec.backbones.layers import CrossBesideDeep, Inputs
+from seo_rec.backbones.traits import Traits
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class DCN(nn.Module):
         dropout: probability of dropping a hidden unit in training.
         settings: of the cross network.
     """
+
+    traits = Traits(columns_removable="initially")
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from torch import nn
 from torchrec.modules.crossnet import CrossNet, LowRankCrossNet
 
 from seo_rec.backbones.layers import CrossBesideDeep, Inputs, logit_layers
+from seo_rec.backbones.traits import Traits
 
 STRUCTURES = ("stacked", "parallel")
 
@@ -46,6 +47,8 @@ class DCNv2(nn.Module):
         dropout: probability of dropping a hidden unit in training.
         settings: of the cross network.
     """
+
+    traits = Traits(columns_removable="initially")
 
     def __init__(
         self,

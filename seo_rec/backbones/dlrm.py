@@ -15,6 +15,7 @@ from seo_rec.backbones.layers import (
     hidden_layers,
     logit_layers,
 )
+from seo_rec.backbones.traits import Traits
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class DLRM(nn.Module):
     Raises:
         ValueError: nothing to interact, or a bottom network and no dense columns for it.
     """
+
+    traits = Traits(pairs_features=True)
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from seo_rec.backbones.layers import FeatureVectors, Inputs, logit_layers
+from seo_rec.backbones.traits import Traits
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class XDeepFM(nn.Module):
         dropout: probability of dropping a hidden unit in training.
         settings: of the CIN.
     """
+
+    traits = Traits(pairs_features=True, widens_numeric=True)
 
     def __init__(
         self,

@@ -9,10 +9,10 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from seo_rec.model import ModelSettings
+from seo_rec.data.dataset import DataSet
 from seo_rec.search.found import Found
 from seo_rec.search.space import SpaceSettings, open_space, require
-from seo_rec.train import FitSettings
+from seo_rec.train import Training
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,7 @@ class MixedDimensionSettings(SpaceSettings):
 
 
 def mixed_dimension(
-    data: Path,
-    settings: MixedDimensionSettings,
-    model_settings: ModelSettings,
-    fit_settings: FitSettings,
-    out: Path | None = None,
+    data: DataSet, settings: MixedDimensionSettings, training: Training, out: Path | None = None
 ) -> Found:
     """``d_f = lambda * p_f^alpha`` with the popularity ``p_f = (ids per row of data) / n_f``.
 
@@ -45,7 +41,7 @@ def mixed_dimension(
         PolicyError: the budget is below one column of every feature.
     """
     started = time.perf_counter()
-    space = open_space(data, settings, fit_settings.seed)
+    space = open_space(data, settings, training.fit.seed)
     reads = [max(c.lookups_per_row, 1e-9) for c in space.schema.features]
     weights = [(k / n) ** settings.alpha for k, n in zip(reads, space.rows, strict=True)]
     if settings.params:

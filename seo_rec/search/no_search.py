@@ -6,10 +6,10 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from seo_rec.model import ModelSettings
+from seo_rec.data.dataset import DataSet
 from seo_rec.search.found import Found
 from seo_rec.search.space import SpaceSettings, open_space
-from seo_rec.train import FitSettings
+from seo_rec.train import Training
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,7 @@ class NoSearchSettings(SpaceSettings):
 
 
 def no_search(
-    data: Path,
-    settings: NoSearchSettings,
-    model_settings: ModelSettings,
-    fit_settings: FitSettings,
-    out: Path | None = None,
+    data: DataSet, settings: NoSearchSettings, training: Training, out: Path | None = None
 ) -> Found:
     """``d_f = d`` for every feature f; trains nothing.
 
@@ -33,7 +29,7 @@ def no_search(
         PolicyError: the budget is below one column of every feature.
     """
     started = time.perf_counter()
-    space = open_space(data, settings, fit_settings.seed, settings.max_dim)
+    space = open_space(data, settings, training.fit.seed, settings.max_dim)
     dims = [settings.max_dim] * len(space.names)
     if settings.params:
         space.require_columns(settings.params)
