@@ -21,10 +21,14 @@ from seo_rec.policy import Policy
 class ModelSettings:
     """What a model is besides its policy.
 
-    ``hidden``: widths of the hidden layers; ``dropout``: in [0, 1); ``init_scale``: embeddings
-    start uniform in [-init_scale, init_scale]; ``interaction``: settings of the backbone's own
-    (None: their defaults; backbones that have none keep None); ``mlet``: how the tables are trained
-    as two layers (None: they are not); the trained model has one.
+    Args:
+        backbone: The network that reads the dense columns and the embeddings.
+        hidden: Widths of the hidden layers of the network.
+        dropout: Share of the hidden units that are dropped in training, from 0 to below 1.
+        init_scale: Embeddings start uniformly distributed between minus this number and this
+            number.
+        interaction: Settings of the backbone itself; backbones that have no settings keep None.
+        mlet: How the tables are trained as two layers; None trains them as one layer.
     """
 
     backbone: str = "mlp"

@@ -41,9 +41,14 @@ TABLES = ("unified", "separate")
 
 @dataclass(frozen=True)
 class OrthogonalitySettings:
-    """What is trained: every number of ``rows`` with every seed, ``dim`` floats wide.
+    """What is trained: a model for every number of rows and every seed.
 
-    ``features``: names (none: all); ``tables``: of :data:`TABLES`.
+    Args:
+        rows: Rows of all tables together, a model for each number.
+        dim: Width of an embedding, in floats.
+        seeds: Number of seeds.
+        features: Names of the features; none takes all.
+        tables: One table for all features (unified), and also a table for each (separate).
     """
 
     rows: tuple[int, ...]

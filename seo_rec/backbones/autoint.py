@@ -17,7 +17,13 @@ from seo_rec.backbones.layers import FeatureVectors, Inputs, logit_layers
 
 @dataclass(frozen=True)
 class AutoIntSettings:
-    """``layers`` of attention, ``heads`` of each, ``width`` of a head; defaults of the paper."""
+    """Settings of AutoInt; the defaults are the paper's.
+
+    Args:
+        layers: Number of attention layers.
+        heads: Number of heads of each layer.
+        width: Width of a head.
+    """
 
     layers: int = 3
     heads: int = 2

@@ -13,7 +13,11 @@ from seo_rec.backbones.layers import CrossBesideDeep, Inputs
 
 @dataclass(frozen=True)
 class DCNSettings:
-    """``layers``: cross layers; 6 on Criteo in the paper and in OptEmbed."""
+    """Settings of DCN; the paper and OptEmbed use 6 layers on Criteo.
+
+    Args:
+        layers: Number of cross layers.
+    """
 
     layers: int = 6
 

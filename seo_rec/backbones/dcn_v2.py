@@ -16,8 +16,13 @@ STRUCTURES = ("stacked", "parallel")
 
 @dataclass(frozen=True)
 class DCNv2Settings:
-    """``layers``: cross layers, 1 or 2 in Unified Embedding; ``rank``: of W_l (0: full);
-    ``structure``: deep network behind the cross network (stacked) or beside it (parallel).
+    """Settings of DCN-v2. Unified Embedding uses 1 or 2 cross layers.
+
+    Args:
+        layers: Number of cross layers.
+        rank: Rank of the matrix of a cross layer; 0 takes a full matrix.
+        structure: The deep network reads the cross network (stacked) or stands beside it
+            (parallel).
     """
 
     layers: int = 2

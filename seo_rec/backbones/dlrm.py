@@ -19,8 +19,12 @@ from seo_rec.backbones.layers import (
 
 @dataclass(frozen=True)
 class DLRMSettings:
-    """``bottom``: hidden widths of the dense columns' network, before its last one of width D;
-    the paper's on Criteo. MLET's are (512, 256, 128) there, (256, 128) on Avazu.
+    """Settings of DLRM; the default is the paper's on Criteo.
+
+    MLET's are (512, 256, 128) there and (256, 128) on Avazu.
+
+    Args:
+        bottom: Hidden widths of the network of the dense columns, before its last layer.
     """
 
     bottom: tuple[int, ...] = (512, 256, 64)

@@ -17,7 +17,11 @@ from seo_rec.backbones.layers import FeatureVectors, Inputs, logit_layers
 
 @dataclass(frozen=True)
 class XDeepFMSettings:
-    """``maps``: feature maps of each layer of the compressed interaction network (CIN)."""
+    """Settings of xDeepFM.
+
+    Args:
+        maps: Feature maps of each layer of the compressed interaction network (CIN).
+    """
 
     maps: tuple[int, ...] = (100, 100)
 

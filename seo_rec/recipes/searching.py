@@ -51,16 +51,21 @@ RULE = 4  # of a run-off's candidates and winner; a change of it is another sear
 
 @dataclass(frozen=True)
 class RunOff:
-    """How a search chooses between its candidates, on validation data.
+    """How a search chooses between its candidates, on validation rows.
 
-    ``epochs``: each candidate is trained for at most this many; ``standard_errors``: a candidate
-    must beat the policy it would replace by so many standard errors of the paired difference of
-    AUC, because the best of many candidates is partly the luckiest; ``chunk_dims``: widths of
-    chunks to search besides the settings' own; ``trivial_lookups``: the trivial policies besides
-    the one of ``dim / chunk_dim`` lookups per feature; ``by_id``: whether narrow tables with a row
-    per training id are tried, where they fit. The first to beat is the trivial policy of ``dim /
-    chunk_dim`` lookups; or one of both kinds (:func:`seo_rec.recipes.trivial.both`) where that fits
-    and has the better mean AUC of two trainings.
+    The first policy to beat is the plain one of ``dim / chunk_dim`` lookups per feature; or one of
+    both kinds (:func:`seo_rec.recipes.trivial.both`) where that fits and has the better mean AUC of
+    two trainings. The margin in standard errors exists because the best of many candidates is
+    partly the luckiest.
+
+    Args:
+        epochs: Each candidate is trained for at most so many epochs.
+        standard_errors: A candidate replaces the plain policy if its AUC is higher by so many
+            errors.
+        chunk_dims: Widths of chunks that are searched besides the width chunk_dim.
+        trivial_lookups: Lookups per feature of the further plain policies that are candidates.
+        by_id: Whether narrow tables with a row for every training id are candidates, where they
+            fit.
     """
 
     epochs: int = 20

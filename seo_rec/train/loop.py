@@ -58,15 +58,23 @@ class Preempted(RuntimeError):
 class FitSettings:
     """How a model is trained.
 
-    ``epochs``: at most this many; ``patience``: stop after so many epochs without a better
-    validation AUC; ``batch_size``: rows; ``row_lr``/``dense_lr``: learning rates;
-    ``row_l2``: weight of ``|T|^2 / 2`` of the tables in the loss;
-    ``warmup_steps``: the learning rates rise linearly over so many steps;
-    ``checkpoint_every``: steps between checkpoints (0: at epoch ends only); ``keep``: checkpoints
-    kept; ``log_every``: steps between lines of ``metrics.jsonl``; ``max_steps``: end after so many
-    steps, whatever the epoch (0: no limit); ``average``: decay of the running mean of the weights
-    that is evaluated and kept, ``a_t = min(average, (1 + t) / (10 + t))`` at step t (0: the weights
-    themselves, and no second copy of them in memory).
+    The running mean of the weights decays by ``min(average, (1 + t) / (10 + t))`` at step t.
+
+    Args:
+        epochs: The largest number of passes over the training rows.
+        patience: Training stops after so many epochs without a better validation AUC.
+        batch_size: Rows in a batch, over all processes.
+        row_optimizer: Optimizer of the tables: adam, adagrad, rowwise_adagrad or sgd.
+        row_lr: Learning rate of the tables.
+        dense_lr: Learning rate of the dense layers.
+        row_l2: Weight in the loss of half the squared norm of the tables; tune it first.
+        warmup_steps: Steps over which the learning rates rise linearly from 0.
+        checkpoint_every: Steps between two checkpoints; 0 saves one at the end of each epoch.
+        keep: Checkpoints that are kept on disk.
+        log_every: Steps between two lines of metrics.jsonl.
+        max_steps: Training ends after so many steps, whatever the epoch; 0 sets no limit.
+        average: Decay of the running mean of the weights that is evaluated and kept; 0: no mean.
+        seed: Seed of the weights, of the order of the rows and of the hash functions.
     """
 
     epochs: int = 20
