@@ -6,33 +6,13 @@ Letters beside those of ``layers``: H heads, W width of a head.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from seo_rec.backbones.layers import FeatureVectors, Inputs, logit_layers
-
-
-@dataclass(frozen=True)
-class AutoIntSettings:
-    """Settings of AutoInt; the defaults are the paper's.
-
-    Args:
-        layers: Number of attention layers.
-        heads: Number of heads of each layer.
-        width: Width of a head.
-    """
-
-    layers: int = 3
-    heads: int = 2
-    width: int = 32
-
-    def __post_init__(self) -> None:
-        for name in ("layers", "heads", "width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)}; allowed: 1 or more")
+from seo_rec.settings import AutoIntSettings
 
 
 class Attention(nn.Module):

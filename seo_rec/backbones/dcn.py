@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from seo_rec.backbones.layers import CrossBesideDeep, Inputs
-
-
-@dataclass(frozen=True)
-class DCNSettings:
-    """Settings of DCN; the paper and OptEmbed use 6 layers on Criteo.
-
-    Args:
-        layers: Number of cross layers.
-    """
-
-    layers: int = 6
-
-    def __post_init__(self) -> None:
-        if self.layers < 1:
-            raise ValueError(f"layers {self.layers}; allowed: 1 or more")
+from seo_rec.settings import DCNSettings
 
 
 class VectorCross(nn.Module):

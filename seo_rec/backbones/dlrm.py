@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -15,23 +14,7 @@ from seo_rec.backbones.layers import (
     hidden_layers,
     logit_layers,
 )
-
-
-@dataclass(frozen=True)
-class DLRMSettings:
-    """Settings of DLRM; the default is the paper's on Criteo.
-
-    MLET's are (512, 256, 128) there and (256, 128) on Avazu.
-
-    Args:
-        bottom: Hidden widths of the network of the dense columns, before its last layer.
-    """
-
-    bottom: tuple[int, ...] = (512, 256, 64)
-
-    def __post_init__(self) -> None:
-        if any(units < 1 for units in self.bottom):
-            raise ValueError(f"bottom {self.bottom}; allowed: widths of 1 or more")
+from seo_rec.settings import DLRMSettings
 
 
 class DLRM(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from seo_rec.settings import FitSettings
 from seo_rec.train.checkpoint import (
     CheckpointError,
     Checkpoints,
@@ -12,7 +13,7 @@ from seo_rec.train.checkpoint import (
     set_rng_states,
 )
 from seo_rec.train.distributed import distribute
-from seo_rec.train.loop import BEST_FOLDER, FitResult, FitSettings, Preempted, evaluate, fit
+from seo_rec.train.loop import BEST_FOLDER, FitResult, Preempted, evaluate, fit
 from seo_rec.train.optimizers import ROW_OPTIMIZERS, inner_model, make_optimizers
 from seo_rec.train.ranks import (
     LaunchError,

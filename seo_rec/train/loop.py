@@ -22,6 +22,7 @@ from tqdm import tqdm
 from seo_rec.data.stream import Stream
 from seo_rec.files import write_text
 from seo_rec.metrics import Metrics, binary_metrics
+from seo_rec.settings import FitSettings
 from seo_rec.train.average import WeightAverage
 from seo_rec.train.checkpoint import (
     Checkpoints,
@@ -31,7 +32,6 @@ from seo_rec.train.checkpoint import (
     rng_states,
     set_rng_states,
 )
-from seo_rec.train.optimizers import ROW_OPTIMIZERS
 from seo_rec.train.ranks import Ranks, ranks, ranks_of
 from seo_rec.train.state import (
     State,
@@ -52,64 +52,6 @@ SEED_STEP = 1_000_033  # between the dropout seeds of two ranks
 
 class Preempted(RuntimeError):
     """The run was told to stop (SIGTERM) and did; the message says whether it can go on."""
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """How a model is trained.
-
-    The running mean of the weights decays by ``min(average, (1 + t) / (10 + t))`` at step t.
-
-    Args:
-        epochs: The largest number of passes over the training rows.
-        patience: Training stops after so many epochs without a better validation AUC.
-        batch_size: Rows in a batch, over all processes.
-        row_optimizer: Optimizer of the tables: adam, adagrad, rowwise_adagrad or sgd.
-        row_lr: Learning rate of the tables.
-        dense_lr: Learning rate of the dense layers.
-        row_l2: Weight in the loss of half the squared norm of the tables; tune it first.
-        warmup_steps: Steps over which the learning rates rise linearly from 0.
-        checkpoint_every: Steps between two checkpoints; 0 saves one at the end of each epoch.
-        keep: Checkpoints that are kept on disk.
-        log_every: Steps between two lines of metrics.jsonl.
-        max_steps: Training ends after so many steps, whatever the epoch; 0 sets no limit.
-        average: Decay of the running mean of the weights that is evaluated and kept; 0: no mean.
-        seed: Seed of the weights, of the order of the rows and of the hash functions.
-    """
-
-    epochs: int = 20
-    patience: int = 2
-    batch_size: int = 2048
-    row_optimizer: str = "adam"
-    row_lr: float = 2e-3
-    dense_lr: float = 2e-3
-    row_l2: float = 0.0
-    warmup_steps: int = 0
-    checkpoint_every: int = 0
-    keep: int = 2
-    log_every: int = 100
-    max_steps: int = 0
-    average: float = 0.998
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "batch_size", "keep", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed: 1 or more")
-        for name in ("row_lr", "dense_lr"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed: above 0")
-        if not 0 <= self.average < 1:
-            raise ValueError(f"average is {self.average}; allowed: 0 <= average < 1")
-        if self.row_optimizer not in ROW_OPTIMIZERS:
-            raise ValueError(
-                f"row_optimizer is {self.row_optimizer!r}; allowed: {', '.join(ROW_OPTIMIZERS)}"
-            )
-        if self.row_l2 < 0:
-            raise ValueError(f"row_l2 is {self.row_l2}; allowed: 0 or more")
-        for name in ("warmup_steps", "checkpoint_every", "max_steps", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
 
 
 @dataclass
