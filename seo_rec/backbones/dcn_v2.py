@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -11,27 +10,7 @@ from torchrec.modules.crossnet import CrossNet, LowRankCrossNet
 
 from seo_rec.backbones.layers import CrossBesideDeep, Inputs, logit_layers
 from seo_rec.backbones.traits import Traits
-
-STRUCTURES = ("stacked", "parallel")
-
-
-@dataclass(frozen=True)
-class DCNv2Settings:
-    """``layers``: cross layers, 1 or 2 in Unified Embedding; ``rank``: of W_l (0: full);
-    ``structure``: deep network behind the cross network (stacked) or beside it (parallel).
-    """
-
-    layers: int = 2
-    rank: int = 0
-    structure: str = "stacked"
-
-    def __post_init__(self) -> None:
-        if self.layers < 1:
-            raise ValueError(f"layers {self.layers}; allowed: 1 or more")
-        if self.rank < 0:
-            raise ValueError(f"rank {self.rank}; allowed: 1 or more, or 0 for full rank")
-        if self.structure not in STRUCTURES:
-            raise ValueError(f"structure {self.structure!r}; allowed: {', '.join(STRUCTURES)}")
+from seo_rec.settings import DCNv2Settings
 
 
 class DCNv2(nn.Module):

@@ -7,7 +7,7 @@ reads one. What they agree on is defined here and nowhere else::
                  checkpoints/  best/  collapsed/  tensorboard/
     SEARCH/      run.json (kind search)    settings.json  policy.json  searched.json  search.json
                  candidates/<name>.json  weights.npz  work/
-    COMPARISON/  run.json (kind compare)   settings.json  results.jsonl  mlet.json
+    COMPARISON/  run.json (kind compare)   settings.json  results.jsonl  methods.json
                  runs/<method>-seed<k>/: a TRAINING each
                  searches/<method>-seed<k>/: a SEARCH each          work/
     FRONTIER/    run.json (kind frontier)  settings.json  frontier.json  frontier.png

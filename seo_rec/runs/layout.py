@@ -28,7 +28,7 @@ WORK_FOLDER = "work"
 RESULTS_FILE = "results.jsonl"
 RUNS_FOLDER = "runs"
 SEARCHES_FOLDER = "searches"
-MLET_FILE = "mlet.json"  # how the methods with the suffix of MLET are trained
+METHODS_FILE = "methods.json"  # how every family of methods is set up
 
 # of a frontier
 INFEASIBLE_FILE = "infeasible.json"

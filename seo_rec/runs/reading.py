@@ -1,7 +1,7 @@
 """Run folders read back: comparisons, training runs and searches, as plain records.
 
-:mod:`seo_rec.runs` draws the layouts. Files of damaged or unfinished runs are named; what is missing
-is noted and left out.
+:mod:`seo_rec.runs` draws the layouts. Damaged files are named in an error; unfinished runs are noted
+and left out.
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ class Candidate:
     standard_error: float
     params: int
     seconds: float
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -339,6 +340,7 @@ def _read_search(given: Path, folder: Path, notes: list[str]) -> SearchRun | Non
             _number(scores, "standard_error", path),
             _whole(scores, "params", path),
             _number(scores, "seconds", path),
+            _optional_mapping(scores, "origin", path),
         )
         for name, scores in _optional_mapping(record, "run_off", path).items()
         if "same_as" not in scores  # an equal policy, trained under another name

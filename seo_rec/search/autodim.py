@@ -24,10 +24,16 @@ from seo_rec.train import Training, eval_stream, fit, optimizers_of, ranks, trai
 
 @dataclass(frozen=True)
 class AutoDimSettings(SpaceSettings):
-    """``candidates``: the widths to choose from, the last is ``max_dim`` (none: 1, 2, 4, ... and
-    ``max_dim``); ``logit_lr``: learning rate of the choice; ``every``: training steps between its
-    steps, which use held-out rows; ``temperature_step``: the temperature is ``max(temperature_end,
-    1 - temperature_step * step)``.
+    """Settings of AutoDim: a softmax over candidate widths, trained on held-out rows.
+
+    The temperature at a step is ``max(temperature_end, 1 - temperature_step * step)``.
+
+    Args:
+        candidates: Widths to choose from, ascending to max_dim; none takes 1, 2, 4, ..., max_dim.
+        logit_lr: Learning rate of the logits that choose the widths.
+        every: Training steps between two steps of the logits, which use held-out rows.
+        temperature_step: How much the temperature of the softmax falls in each step.
+        temperature_end: The temperature below which it does not fall.
     """
 
     candidates: tuple[int, ...] = ()

@@ -71,15 +71,20 @@ KEPT = 0.5  # a column whose gate ends above this is part of the answer
 
 @dataclass(frozen=True)
 class DimGrowSettings(SpaceSettings):
-    """``alpha``: weight of the penalty, more of it keeps fewer columns; ``tau``: steepness of the
-    gates; ``t_up``/``t_down``: a feature grows when all its gates are above the one, and shrinks
-    when one falls below the other; ``total_dims``: columns over all features (0: no limit);
-    ``adapt_dim``: width H of the adaptation layer; ``adapt``: ``joint`` is the paper's one vector
-    of all features, ``per-feature`` gives each its own, for backbones that pair features;
-    ``gate_lr``: Adam's learning rate of the gates;
-    ``gate_split``: rows that train them; ``gates_of``: the epoch whose gates are the answer, the
-    ``last`` or the ``best`` by validation AUC (the first of equals); ``fill``: with a budget,
-    widen what was found in proportion until the budget is filled.
+    """Settings of DimGrow: features start at one column and grow while their gates stay open.
+
+    Args:
+        alpha: Weight of the penalty on the gates; a larger weight keeps fewer columns.
+        tau: Steepness of the gates.
+        t_up: A feature gets a column more when all its gates are above this number.
+        t_down: A feature loses a column when one of its gates falls below this number.
+        total_dims: The largest number of columns over all features; 0 sets no limit.
+        adapt_dim: Width of the adaptation layer.
+        adapt: One vector for all features (joint, as in the paper) or one for each (per-feature).
+        gate_lr: Learning rate of the gates.
+        gate_split: Rows that train the gates: held-out (validation rows) or train.
+        gates_of: The epoch whose gates are the answer: the last, or the best by validation AUC.
+        fill: Whether the widths found are widened in proportion until the budget is used up.
     """
 
     alpha: float = 1e-4
@@ -623,9 +628,9 @@ def dimgrow(
 def found_weights(model: GrowingModel, kept: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
     """Weights with which the policy's own model computes what the search model does.
 
-    The adaptation layer is folded into the linear maps that read the vectors (``Traits.readers``), ``W_1
-    W_adapt^T``, and a column's gate into its values; what is shuffled, or not kept, is lost. Other
-    backbones read the vectors in products too: no weights.
+    The adaptation layer is folded into the linear maps that read the vectors (``Traits.readers``),
+    ``W_1 W_adapt^T``, and a column's gate into its values; what is shuffled, or not kept, is lost.
+    Other backbones read the vectors in products too: no weights.
     """
     backbone = model.backbone
     readers = backbone.traits.readers

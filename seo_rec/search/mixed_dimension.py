@@ -17,7 +17,11 @@ from seo_rec.train import Training
 
 @dataclass(frozen=True)
 class MixedDimensionSettings(SpaceSettings):
-    """``alpha``: 0 gives all features one width, 1 gives them equal numbers of parameters."""
+    """Settings of mixed dimensions: popular features are wider.
+
+    Args:
+        alpha: 0 gives all features one width; 1 gives all features equally many parameters.
+    """
 
     alpha: float = 0.3
 

@@ -14,7 +14,11 @@ from seo_rec.train import Training
 
 @dataclass(frozen=True)
 class NoSearchSettings(SpaceSettings):
-    """``max_dim``: the width of all features, or at most that where there is a budget."""
+    """Settings of no-search: one width for all features, or the largest widths that fit.
+
+    Args:
+        max_dim: Width of all features; with a budget they are at most so wide.
+    """
 
 
 def no_search(

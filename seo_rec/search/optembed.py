@@ -77,23 +77,25 @@ Kept = list[npt.NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class OptEmbedSettings(SpaceSettings):
-    """``variant``: ``full``, or ``rows`` (OptEmbed-E) or ``dims`` (OptEmbed-D) alone.
+    """Settings of OptEmbed: prune rows by thresholds, then choose widths by evolution.
 
-    Of the rows: ``alpha``: weight of ``sum_f exp(-t_f)``, more of it prunes more;
-    ``threshold_lr``: SGD's learning rate of the thresholds; ``pruned``: what a pruned id reads in
-    the supernet, ``zero`` or the ``shared`` row of unknown ids.
+    With ``trained`` weights the policy's model computes what the masked supernet does. With
+    ``fill`` and variant ``dims``, hashed tables also take the rows that are left over, unless
+    ``weights`` are asked for; rows that were pruned do not come back.
 
-    Of the widths: ``generations``, ``mutations``, ``crossovers``, ``mutation_rate``, ``parents``:
-    see :class:`~seo_rec.search.evolution.Evolution`.
-
-    Of the size: ``sparsity``: in place of ``params``, a budget of ``1 - sparsity`` of the floats of
-    all rows at ``max_dim`` (0: none); ``fill``: with a budget, widen what was found in proportion
-    until no further column fits; with ``dims``, hashed tables also take the rows that are left
-    over, unless ``weights`` are asked for. Rows that were pruned do not come back.
-
-    ``weights``: what the policy's training may start from: ``none``, the supernet's ``initial``
-    weights, or its ``trained`` ones, with which the policy's model computes what the masked
-    supernet does.
+    Args:
+        variant: What is searched: rows and widths (full), rows alone (rows) or widths alone (dims).
+        alpha: Weight of sum_f exp(-t_f) over the thresholds t_f; a larger weight prunes more rows.
+        threshold_lr: Learning rate (SGD) of the thresholds.
+        pruned: What a pruned id reads while searching: zero, or the shared row of unknown ids.
+        generations: Generations of the evolution of widths.
+        mutations: Mutants in each generation.
+        crossovers: Crossovers in each generation.
+        mutation_rate: Probability that a mutant changes the width of a feature.
+        parents: The best candidates, of which the next generation is made.
+        sparsity: Instead of params, the share of the floats at max_dim to save; 0 saves none.
+        fill: Whether the widths found are widened in proportion until the budget is used up.
+        weights: Weights that training may start from: none, the supernet's initial or trained ones.
     """
 
     address: str = "id"

@@ -7,7 +7,7 @@ A name is one of :data:`SEARCHES`, or one of the methods without a search
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -63,11 +63,13 @@ class Method:
         trains: Whether deciding trains a model, so that it takes a run folder and time.
         budgeted: Whether a budget decides its size; else its size follows from the data.
         sharded: Whether several processes may decide together.
+        searches: Whether it looks for an answer, which reports set beside the plain methods.
         check: Refuses settings that do not go with the data or the training, before any folder is
             opened (ValueError or PolicyError).
         require_feasible: PolicyError if it is known before any training that no policy fits the
             budget.
         ignores: Fields of the fit settings that deciding does not read although it trains.
+        fixed: Settings that the name of the method decides, and that cannot be changed.
     """
 
     name: str
@@ -78,9 +80,15 @@ class Method:
     trains: bool = True
     budgeted: bool = True
     sharded: bool = False
+    searches: bool = True
     check: Check = _no_check
     require_feasible: Check = _no_check
     ignores: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
+
+    def changeable(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Changes meant for the family, without the settings that this member of it fixes."""
+        return {k: v for k, v in changes.items() if k.partition(".")[0] not in self.fixed}
 
     def checked(self, data: DataSet, settings: Any, training: Training) -> None:
         """Refuse what cannot be searched so, before a folder is opened.
@@ -145,12 +153,7 @@ def _seo(name: str, apply: str, run_off: bool) -> Method:
         sharded=True,
         check=check_seo,
         require_feasible=require_space,
-    )
-
-
-def _search(name: str, settings: type[Any], decide: Decide, **more: Any) -> Method:
-    return Method(
-        name, name, settings, decide, **{"settings_at": partial(_space_at, settings)} | more
+        fixed=() if run_off else ("run_off", "apply"),
     )
 
 
@@ -236,6 +239,7 @@ def find(name: str) -> Method:
         decide,
         _plain_at,
         trains=False,
+        searches=False,
         budgeted=plain.budgeted,
         require_feasible=decide,
     )

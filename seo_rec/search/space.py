@@ -22,13 +22,18 @@ LEAST_MEAN_WIDTH = 2  # "auto" hashes if rows for all ids leave less than this t
 
 @dataclass(frozen=True)
 class SpaceSettings:
-    """The tables that a search decides about.
+    """The tables that a search of widths decides about.
 
-    ``params``: exact budget in floats (0: none); ``max_dim``: the widest table;
-    ``address``: ``id`` gives every training id of a feature a row, ``hash`` gives features of more
-    than ``hash_rows`` ids so many rows and the others a row per id, ``auto`` is ``id`` where the
-    budget (if there is one) then leaves a mean width of 2 or more;
-    ``hash_rows``: 0 takes as many as fill the budget at a mean width of ``max_dim / 2``.
+    Each feature has a table. With ``address`` ``auto`` every training id has a row if the budget
+    (if there is one) then leaves a mean width of 2 or more; otherwise ids are hashed. With
+    ``hash_rows`` 0 hashed features get as many rows as fill the budget at a mean width of ``max_dim
+    / 2``.
+
+    Args:
+        params: Budget of the policy in parameters (floats), spent exactly; 0 sets no budget.
+        max_dim: Width of the widest table, in floats.
+        address: A row per training id (id), hashed rows (hash), or what the budget allows (auto).
+        hash_rows: Rows of features that have more ids, where ids are hashed; 0 fills the budget.
     """
 
     params: int = 0

@@ -27,9 +27,13 @@ SPLITS = ("val", "train")
 
 @dataclass(frozen=True)
 class SsedsSettings(SpaceSettings):
-    """``keep``: share of the columns kept where there is no budget; ``min_dim``: columns that every
-    feature keeps (0: a feature may be dropped); ``split``: rows whose gradients are looked at;
-    ``batches``: how many batches of them (0: all).
+    """Settings of SSEDS: keep the columns whose gradients matter most.
+
+    Args:
+        keep: Share of the columns that is kept if there is no budget, above 0 to 1.
+        min_dim: Columns that every feature keeps; 0 allows that a feature is dropped.
+        split: Rows whose gradients are compared: val or train.
+        batches: Batches of these rows that are read; 0 reads all.
     """
 
     keep: float = 0.1

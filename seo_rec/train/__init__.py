@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from seo_rec.settings import FitSettings, Training
 from seo_rec.train.checkpoint import (
     CheckpointError,
     Checkpoints,
@@ -30,7 +31,6 @@ from seo_rec.train.ranks import (
     ranks,
     said_by_first,
 )
-from seo_rec.train.settings import FitSettings, Training
 from seo_rec.train.sharding import check_plan, shard, topology_here
 from seo_rec.train.steps import ready
 from seo_rec.train.streams import EVAL_BATCH, eval_stream, train_stream

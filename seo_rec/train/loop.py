@@ -23,6 +23,7 @@ from seo_rec.data.stream import Stream
 from seo_rec.files import write_text
 from seo_rec.metrics import Metrics, binary_metrics
 from seo_rec.runs.layout import BEST_FOLDER, BOARD_FOLDER, CHECKPOINTS_FOLDER, METRICS_FILE
+from seo_rec.settings import FitSettings
 from seo_rec.train.average import WeightAverage
 from seo_rec.train.checkpoint import (
     Checkpoints,
@@ -33,7 +34,6 @@ from seo_rec.train.checkpoint import (
     set_rng_states,
 )
 from seo_rec.train.ranks import Ranks, ranks, ranks_of
-from seo_rec.train.settings import FitSettings
 from seo_rec.train.state import (
     State,
     copy_into,

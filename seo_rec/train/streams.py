@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from seo_rec.data.dataset import DataSet
 from seo_rec.data.stream import Stream
+from seo_rec.settings import FitSettings
 from seo_rec.train.ranks import ranks
-from seo_rec.train.settings import FitSettings
 
 EVAL_BATCH = 8192  # rows over all processes
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from seo_rec.policy import Policy
 
@@ -15,10 +17,12 @@ class Candidate:
         name: As it stands in files and reports.
         policy: At the budget already.
         searched: Whether a search decided it; the others are plain and need none.
+        origin: What was searched and how it was applied, JSON values, for reports.
         of_both_kinds: Whether it is the plain policy of shared chunks and rows by id side by side.
     """
 
     name: str
     policy: Policy
     searched: bool = False
+    origin: Mapping[str, Any] = field(default_factory=dict)
     of_both_kinds: bool = False

@@ -87,7 +87,8 @@ class Contest:
                 self.scores[name] = {"same_as": first_of[candidate.policy], "params": params}
                 continue
             first_of[candidate.policy] = name
-            self.scores[name], _ = self._score(name, self.once)
+            score, _ = self._score(name, self.once)
+            self.scores[name] = {**score, "origin": dict(candidate.origin)}
             self._say(len(first_of), len(distinct), name)
         return list(first_of.values())
 

@@ -194,7 +194,7 @@ def _search_alone(data: DataSet, settings: SeoSearch, training: Training, out: P
 
 
 def paper_policy(searched: Searched, settings: SeoSettings, strategy: str) -> Policy:
-    """The paper's policy: select from the attention, then ``exact``, ``round-robin`` or ``none``."""
+    """The paper's policy: the chosen chunks, applied ``exact``, ``round-robin`` or not (``none``)."""
     total = settings.chosen(searched.alpha.shape[0])
     chosen = select(searched.space, searched.alpha, total, settings.min_chunks)
     return chosen if strategy == "none" else apply.STRATEGIES[strategy](chosen, settings.params)
@@ -219,10 +219,12 @@ def _candidates(
             chosen = select(found.space, found.alpha, total, least)
             for name, strategy in apply.STRATEGIES.items():
                 policy = strategy(chosen, settings.params)
-                candidates.append(Candidate(f"seo-{width}-min{least}-{name}", policy, True))
+                origin = {"chunk_dim": width, "min_chunks": least, "apply": name}
+                label = f"seo-{width}-min{least}-{name}"
+                candidates.append(Candidate(label, policy, True, origin))
         if by_rows and fits_by_id(schema, settings.params):
             policy = by_id(data, found.alpha, of_width, seed)
-            candidates.append(Candidate(f"seo-{width}-by-id", policy, True))
+            candidates.append(Candidate(f"seo-{width}-by-id", policy, True, {"chunk_dim": width}))
     return candidates, searches
 
 

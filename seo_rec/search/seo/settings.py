@@ -13,14 +13,24 @@ APPLY = ("none", "exact", "round-robin")
 
 @dataclass(frozen=True)
 class SeoSettings:
-    """The search space and how it is searched; see the module's text for the readings.
+    """The search space of SEO and how it is searched; :mod:`seo_rec.search.seo` has the choices.
 
-    ``budget_rows``: B_base, rows of the monolithic model; ``dim``: D, its width;
-    ``chunk_dim``: floats in a chunk; ``search_dim``: width of the search table;
-    ``total_chunks``: chunks chosen over all features (None: F * dim / chunk_dim);
-    ``min_chunks``: chunks every feature keeps; ``temperature``: tau at the start;
-    ``temperature_end``: tau at the end, reached geometrically (None: constant);
-    ``logit_lr``: Adam's learning rate for the logits.
+    Args:
+        budget_rows: Rows of the budget: it is budget_rows x dim parameters.
+        dim: Width of the embedding of one feature, in floats.
+        chunk_dim: Width of a chunk, in floats.
+        search_dim: Width of the table that is searched, in floats.
+        total_chunks: Chunks that are chosen over all features; none takes F x dim / chunk_dim.
+        min_chunks: Chunks that every feature keeps; 0 allows that a feature loses all.
+        use_down_projection: Whether the pool of chunks is projected to total_chunks vectors.
+        adjust_hash_buckets: Whether the search model has the size of the budget instead of more.
+        chunk_hashing: A hash function for each chunk (independent) or one for all chunks (shared).
+        temperature: Temperature of the softmax of the attention at the start.
+        temperature_end: Temperature at the end, reached geometrically; none keeps it constant.
+        attention_scale: Whether attentions have a mean of one (mean-one) or a sum of one (paper).
+        search_split: Rows that train the attention: train, or held-out for validation rows.
+        warmup_epochs: Epochs before the steps on held-out rows begin.
+        logit_lr: Learning rate of the logits of the attention.
     """
 
     budget_rows: int = 6000
