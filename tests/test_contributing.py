@@ -21,7 +21,7 @@ COPIED = ("seo_rec", "kernels", "tests", "components")
 
 
 class Recipe(NamedTuple):
-    """A list of files: what they make, how many the page allows, (new, like or edit; path) of each."""
+    """A list of files: what they make, how many the page allows, (verb, path) of each."""
 
     kind: str
     most: int
@@ -51,10 +51,10 @@ def target(block: Block) -> str:
 
 
 def changed(text: str, code: str) -> str:
-    """``text`` with the lines after ``+`` put in behind the line before them, which is unique.
+    """``text`` without the lines after ``-``, and with those after ``+`` behind the line before.
 
     Raises:
-        ValueError: that line is not in the text, or more than once.
+        ValueError: a line that is to go or to stand before others is not there, or not once.
     """
     lines, place = text.splitlines(), -1
     for line in code.splitlines()[1:]:
@@ -65,6 +65,9 @@ def changed(text: str, code: str) -> str:
             if lines.count(line[1:]) != 1:
                 raise ValueError(f"{line[1:]!r} is there {lines.count(line[1:])} times, not once")
             place = lines.index(line[1:])
+            if line.startswith("-"):
+                del lines[place]
+                place -= 1
     return "\n".join(lines) + "\n"
 
 
@@ -90,6 +93,7 @@ def test_every_kind_has_a_recipe() -> None:
 
 def test_changed_puts_lines_behind_their_anchors() -> None:
     assert changed("a\nb\n", " # x\n b\n+c\n+d\n ...\n a\n+e\n") == "a\ne\nb\nc\nd\n"
+    assert changed("a\nb\nc\n", " # x\n-b\n+d\n") == "a\nd\nc\n"
     for text in ("a\n", "b\nb\n"):
         with pytest.raises(ValueError, match="times, not once"):
             changed(text, " # x\n b\n+c\n")
@@ -134,7 +138,7 @@ def test_the_new_things_obey_the_laws(followed: Path) -> None:
     run(followed, "tests/test_model.py", "--write")
     printed = run(
         followed,
-        *("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "summed or gate-net or fourth"),
+        *("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "own-and-shared or gate-net or fourth"),
         *("tests/test_methods.py", "tests/test_embed.py", "tests/test_model.py"),
         "tests/test_fourth_root.py",
     )
@@ -146,10 +150,8 @@ def test_the_new_things_obey_the_laws(followed: Path) -> None:
 def test_the_new_names_are_known(followed: Path) -> None:
     code = """
 from seo_rec.backbones import BACKBONES
-from seo_rec.methods.registry import find_method
 from seo_rec.search import registry
-assert find_method("summed-3").make.keywords == {"lookups": 3}
-assert registry.find("summed-3").family == "summed"
+assert registry.find("own-and-shared").family == "own-and-shared"
 assert registry.find("fourth-root").family == "fourth-root"
 assert "gate-net" in BACKBONES
 """
