@@ -73,14 +73,14 @@ class Contest:
         self.once = replace(training, fit=short)
         self.again = self.once.with_seed(short.seed + SECOND_SEED)
         self.labels = data.labels("val")
+        self.distinct = len({c.policy for c in candidates})
         self.scores: dict[str, Score] = {}
         ranks().on_first(lambda: folder.mkdir(parents=True, exist_ok=True))
 
     def train_all(self) -> list[str]:
         """Score every candidate once; the names of those that are not equal to an earlier one."""
         first_of: dict[Policy, str] = {}
-        distinct = len({c.policy for c in self.candidates.values()})
-        progress = Progress("candidates", distinct)
+        progress = Progress("candidates", self.distinct)
         for name, candidate in self.candidates.items():
             if candidate.policy in first_of:
                 params = candidate.policy.num_params
@@ -88,13 +88,7 @@ class Contest:
                 continue
             first_of[candidate.policy] = name
             fresh = not self._is_scored(name, self.once)
-            try:
-                score, _ = self._score(name, self.once)
-            except Preempted as stop:
-                raise Preempted(
-                    f"{stop}; {len(first_of) - 1} of {distinct} candidates are trained and kept in "
-                    f"{self.folder}, and the same command with --resume goes on with them"
-                ) from stop
+            score, _ = self._score(name, self.once)
             self.scores[name] = {**score, "origin": dict(candidate.origin)}
             progress.done(f"{name}, validation AUC {score['val_auc']:.5f}", fresh)
         return list(first_of.values())
@@ -196,11 +190,17 @@ def run_off(
         folder: Where scores are kept; an interrupted run-off goes on from them.
     """
     contest = Contest(data, candidates, settings, training, folder)
-    names = contest.train_all()
-    searched = [n for n in names if contest.candidates[n].searched]
-    plain = [n for n in names if not contest.candidates[n].searched]
-    best_plain = contest.best_of(plain, contest.first_to_beat(plain))
-    winner = contest.best_of(searched, best_plain)
+    try:
+        names = contest.train_all()
+        searched = [n for n in names if contest.candidates[n].searched]
+        plain = [n for n in names if not contest.candidates[n].searched]
+        best_plain = contest.best_of(plain, contest.first_to_beat(plain))
+        winner = contest.best_of(searched, best_plain)
+    except Preempted as stop:
+        raise Preempted(
+            f"{stop}; the trainings of {len(contest.scores)} of {contest.distinct} candidates are "
+            f"kept in {folder}, and the same command with --resume goes on with them"
+        ) from stop
     if ranks().first:
         log.info("the run-off chose %s", winner)
     return Outcome(

@@ -195,7 +195,7 @@ def _search_alone(data: DataSet, settings: SeoSearch, training: Training, out: P
 
 
 def paper_policy(searched: Searched, settings: SeoSettings, strategy: str) -> Policy:
-    """The paper's policy: the chosen chunks, applied ``exact``, ``round-robin`` or not (``none``)."""
+    """The paper's policy: the chosen chunks, applied by a strategy, or not at all (``none``)."""
     total = settings.chosen(searched.alpha.shape[0])
     chosen = select(searched.space, searched.alpha, total, settings.min_chunks)
     return chosen if strategy == "none" else apply.STRATEGIES[strategy](chosen, settings.params)
