@@ -35,7 +35,7 @@ from torch import nn
 from torch.nn import functional
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from seo_rec.backbones import build_backbone, having, traits_of
+from seo_rec.backbones import Traits, build_backbone, having, traits_of
 from seo_rec.batch import Batch
 from seo_rec.data.dataset import DataSet
 from seo_rec.embed import table_key
@@ -633,7 +633,8 @@ def found_weights(model: GrowingModel, kept: Sequence[Sequence[int]]) -> dict[st
     Other backbones read the vectors in products too: no weights.
     """
     backbone = model.backbone
-    readers = backbone.traits.readers
+    traits: Traits = type(backbone).traits  # type: ignore[attr-defined]
+    readers = traits.readers
     if not readers:
         return {}
     weights = {f"backbone.{name}": value.clone() for name, value in backbone.state_dict().items()}
