@@ -138,7 +138,15 @@ def test_the_new_things_obey_the_laws(followed: Path) -> None:
     run(followed, "tests/test_model.py", "--write")
     printed = run(
         followed,
-        *("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "own-and-shared or gate-net or fourth"),
+        *(
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-k",
+            "own-and-shared or gate-net or fourth",
+        ),
         *("tests/test_methods.py", "tests/test_embed.py", "tests/test_model.py"),
         "tests/test_fourth_root.py",
     )
