@@ -78,10 +78,12 @@ def test_guides_are_written_in_sentences(name: str) -> None:
     assert IDIOMS.findall(text) == []
 
 
-def test_the_documents_stay_short() -> None:
-    """Half of the words that they once had; a new page takes the place of an old one."""
-    words = {p: len(p.read_text().split()) for p in [ROOT / "README.md", *DOCS.rglob("*.md")]}
-    assert sum(words.values()) <= 26_500
+def test_the_guides_stay_short() -> None:
+    """README and guides can be read in an hour and a half; a new page replaces an old one."""
+    words = {p: len(p.read_text().split()) for p in [ROOT / "README.md", *DOCS.glob("*.md")]}
+    del words[DOCS / "LOG.md"]  # grows with every experiment
+    assert sum(words.values()) <= 20_000
+    assert max(words.values()) <= 3_000
 
 
 # ---- what the findings count -------------------------------------------------------------------
