@@ -2,7 +2,7 @@
 
     python -m benchmarks.analysis collisions --data data/ml-1m --record
     python -m benchmarks.analysis orthogonality --data data/ml-1m --epochs 4 --record
-    python -m benchmarks.analysis show          # the tables and the picture of docs/measured/analysis.md
+    python -m benchmarks.analysis show      # tables and picture of docs/measured/analysis.md
 
 ``collisions``: what ``seo-rec analyze collisions`` measures, 10,000 hash functions each.
 ``orthogonality``: the models of ``seo-rec analyze orthogonality --control``, one line each.

@@ -457,9 +457,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/churn"), help="worlds and runs")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--record", action="store_true", help="append to benchmarks/results")
-    parser.add_argument(
-        "--page", action="store_true", help="write docs/measured/churn.md, run nothing"
-    )
+    parser.add_argument("--page", action="store_true", help="write the page, run nothing")
     options = parser.parse_args(arguments)
     if unknown := [s for s in options.scenarios if s not in (*SCENARIOS, "own")]:
         parser.error(f"scenarios {unknown}; allowed: {', '.join((*SCENARIOS, 'own'))}")
