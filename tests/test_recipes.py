@@ -208,7 +208,7 @@ def test_dropped_features_are_warned_about(
     with caplog.at_level(logging.WARNING, "seo_rec"):
         policy = recipes.search(
             "seo", tiny_data, tmp_path / "s", settings, Training(SMALL, replace(FIT, epochs=1))
-        )
+        ).policy
     assert policy.dropped and policy.num_lookups == 5
     (warning,) = [r.getMessage() for r in caplog.records if r.name == "seo_rec.recipes.searching"]
     assert warning == f"the policy drops {', '.join(policy.dropped)}"
@@ -256,20 +256,32 @@ def test_a_search_in_another_place_is_shared(
     assert trainings.count("search") == 1
     other = replace(SEO, logit_lr=0.5)  # another question is another search, in its own folder
     recipes.search(
-        "seo",
-        tiny_data,
-        tmp_path / "other",
-        other,
-        Training(SMALL, fit_settings),
-        work=shared,
+        "seo", tiny_data, tmp_path / "other", other, Training(SMALL, fit_settings), work=shared
     )
     assert trainings.count("search") == 2
 
 
+def test_scores_are_those_of_the_policies_that_were_asked_for(
+    tiny_data: DataSet, tmp_path: Path, trainings: list[str]
+) -> None:
+    """Another attention gives other candidates of the same names; both searches share a folder."""
+    training, runs = Training(SMALL, replace(FIT, epochs=1)), {}
+    for name, lr in (("slow", 1e-6), ("fast", 0.5)):
+        settings = replace(SEO, logit_lr=lr, run_off=OFF)
+        recipes.search("seo", tiny_data, tmp_path / name, settings, training, work=tmp_path / "w")
+        runs[name] = json.loads((tmp_path / name / "search.json").read_text())["record"]["run_off"]
+    one = tmp_path / "slow/candidates/seo-8-min0-exact.json"
+    assert Policy.load(one) != Policy.load(tmp_path / "fast/candidates" / one.name)
+    assert trainings.count("seo-8-min0-exact") >= 2
+    slow, fast = (runs[name]["seo-8-min0-exact"]["val_auc"] for name in ("slow", "fast"))
+    assert slow != fast
+
+
 def test_a_run_off_scores_its_candidates(tiny_data: DataSet, tmp_path: Path) -> None:
-    policy = recipes.search(
+    found = recipes.search(
         "seo", tiny_data, tmp_path / "s", replace(SEO, run_off=OFF), Training(SMALL, FIT)
     )
+    policy = found.policy
     record = json.loads((tmp_path / "s/search.json").read_text())
     scores, winner = record["record"]["run_off"], record["winner"]
     assert {"trivial-2x8", "trivial-4x4", "seo-8-min0-exact", "seo-8-min1-round-robin"} <= set(
@@ -296,29 +308,29 @@ def test_candidates_by_id_have_a_row_per_id_and_fill_the_budget(tiny_data: DataS
         (2 * fits, {"trivial-no-search", "trivial-mixed-dimension", AND}),
         (9 * fits, {"trivial-no-search", "trivial-mixed-dimension", AND}),
     ):
-        settings = replace(SEO, budget_rows=params, dim=1, chunk_dim=1, search_dim=32)
-        found = trivial.by_id(tiny_data, settings, seed=0) | trivial.both(
-            tiny_data, settings, seed=0
-        )
-        assert {n.replace("1x1", "2x8") for n in found} == names
-        for policy in found.values():
+        shape = plain.Shape(params, dim=1, chunk_dim=1, widest=32, seed=0)
+        found = [*plain.by_id(tiny_data, shape), *plain.both(tiny_data, shape)]
+        assert {c.name.replace("1x1", "2x8") for c in found} == names
+        for policy in (candidate.policy for candidate in found):
             own = {k.table: f.name for f in policy.features for k in f.lookups if k.address == "id"}
             assert {name: policy.table(t).num_rows for t, name in own.items()} == rows
             widest = max(policy.table(t).dim for t in own)
-            assert widest <= settings.search_dim
+            assert widest <= shape.widest
             unspent = params - policy.num_params
-            assert 0 <= unspent < min(t.dim for t in policy.tables) or widest == settings.search_dim
+            assert 0 <= unspent < min(t.dim for t in policy.tables) or widest == shape.widest
             assert set(policy.vocabularies) == set(rows)
 
 
 def test_own_and_shared_tables_stand_side_by_side(tiny_data: DataSet) -> None:
     """The mixed dimension of half the budget, then the chunks of what is left, seeds and all."""
-    settings = replace(SEO, budget_rows=400)
-    schema, both = tiny_data.schema, trivial.both(tiny_data, settings, seed=3)[AND]
+    shape = plain.Shape(6400, dim=16, chunk_dim=8, widest=32, seed=3)
+    (candidate,) = plain.both(tiny_data, shape)
+    both = candidate.policy
+    assert candidate.name == AND and candidate.of_both_kinds
     own = [t for t in both.tables if t.name.startswith("own ")]
-    left = settings.params - sum(t.num_rows * t.dim for t in own)
-    assert left == settings.params / 2
-    shared = methods.multi_size(schema, left, 16, lookups=2, seed=3)
+    left = shape.params - sum(t.num_rows * t.dim for t in own)
+    assert left == shape.params / 2
+    shared = methods.multi_size(tiny_data.schema, left, 16, lookups=2, seed=3)
     assert both.tables == (*own, *shared.tables)
     for feature, of in zip(both.features, shared.features, strict=True):
         first, *rest = feature.lookups
@@ -356,11 +368,14 @@ AGAIN = 7919  # what a run-off adds to the seed of the second training
 
 
 def scripted_run_off(
-    monkeypatch: pytest.MonkeyPatch, data: Path, out: Path, quality: dict[str, float], rules: RunOff
+    monkeypatch: pytest.MonkeyPatch,
+    data: DataSet,
+    out: Path,
+    quality: dict[str, float],
+    rules: RunOff,
 ) -> tuple[str, dict[str, dict[str, Any]], dict[tuple[str, int], Any]]:
     """The real run-off over made-up models: candidate n's logits are labels plus noise by seed."""
-    schema = read_schema(data)
-    labels = recipes.labels_of(data, "val")
+    labels = data.labels("val")
     rng = np.random.default_rng(sum(map(ord, out.name)))
     logits = {
         (n, seed): q * labels + rng.normal(size=labels.size)
@@ -368,17 +383,20 @@ def scripted_run_off(
         for seed in (0, AGAIN)
     }
 
-    def train_model(*given: Any, title: str) -> recipes.Trained:
-        return recipes.Trained((title, given[3].seed), SimpleNamespace(seconds=1.0))
+    def fit_policy(data: DataSet, policy: Policy, training: Training, title: str) -> Trained:
+        return Trained((title, training.fit.seed), SimpleNamespace(seconds=1.0))
 
     def evaluate(model: tuple[str, int], stream: Any) -> tuple[Metrics, Any, Any]:
         return binary_metrics(logits[model], labels), logits[model], labels
 
-    monkeypatch.setattr(searching, "train_model", train_model)
-    monkeypatch.setattr(searching, "evaluate", evaluate)
-    policies = {n: methods.monolithic(schema, 16 * (i + 1), 16) for i, n in enumerate(quality)}
-    winner, scores = searching._run_off(data, policies, rules, SMALL, FIT, out / "candidates")
-    return winner, scores, logits
+    monkeypatch.setattr(contest, "fit_policy", fit_policy)
+    monkeypatch.setattr(contest, "evaluate", evaluate)
+    candidates = [
+        Candidate(n, methods.monolithic(data.schema, 16 * (i + 1), 16), n.startswith("seo"))
+        for i, n in enumerate(quality)
+    ]
+    outcome = contest.run_off(data, candidates, rules, Training(SMALL, FIT), out / "scores")
+    return outcome.winner.name, outcome.scores, logits
 
 
 @pytest.mark.parametrize("standard_errors", [0.0, 1.0])
@@ -422,13 +440,15 @@ def test_equal_candidates_are_trained_once(
     monkeypatch: pytest.MonkeyPatch, tiny_data: DataSet, tmp_path: Path, trainings: list[str]
 ) -> None:
     policy = policy_of(tiny_data)
-    policies = {"trivial-2x8": policy, "seo-x": policy_of(tiny_data, 800), "seo-y": replace(policy)}
-    winner, scores = searching._run_off(
-        tiny_data, policies, OFF, SMALL, FIT, tmp_path / "candidates"
-    )
+    candidates = [
+        Candidate("trivial-2x8", policy),
+        Candidate("seo-x", policy_of(tiny_data, 800), True),
+        Candidate("seo-y", replace(policy), True),
+    ]
+    outcome = contest.run_off(tiny_data, candidates, OFF, Training(SMALL, FIT), tmp_path / "scores")
     assert sorted(trainings) == ["seo-x", "trivial-2x8"]
-    assert scores["seo-y"] == {"same_as": "trivial-2x8", "params": 1600}
-    assert winner in ("trivial-2x8", "seo-x")
+    assert outcome.scores["seo-y"] == {"same_as": "trivial-2x8", "params": 1600}
+    assert outcome.winner.name in ("trivial-2x8", "seo-x")
 
 
 def test_the_logits_of_a_candidate_are_whole_or_absent(
@@ -439,13 +459,11 @@ def test_the_logits_of_a_candidate_are_whole_or_absent(
             stream.write(z.tobytes()[:8])
         raise KeyboardInterrupt
 
-    (tmp_path / "s").mkdir()
     monkeypatch.setattr(np, "save", dies)
+    candidates = [Candidate("x", policy_of(tiny_data))]
     with pytest.raises(KeyboardInterrupt):
-        searching._score(
-            tiny_data, "x", policy_of(tiny_data), SMALL, replace(FIT, epochs=1), tmp_path / "s"
-        )
-    assert not list(tmp_path.glob("s/*"))
+        contest.run_off(tiny_data, candidates, OFF, Training(SMALL, FIT), tmp_path / "s")
+    assert (tmp_path / "s").is_dir() and not list(tmp_path.glob("s/*"))
 
 
 # ---- methods by name ---------------------------------------------------------------------
@@ -474,16 +492,13 @@ def test_methods_by_name(tiny_data: DataSet) -> None:
     free = recipes.method_policy("collisionless", tiny_data, 1600, 16)
     sizes = {c.name: c.vocab_size for c in tiny_data.schema.features}
     assert {t.name: t.num_rows for t in free.tables} == {n: v + 1 for n, v in sizes.items()}
-    narrow = recipes.method_policy(
-        "monolithic", tiny_data, 1600, 12, 8, 0
-    )  # has no chunks to divide
+    narrow = recipes.method_policy("monolithic", tiny_data, 1600, 12)  # has no chunks to divide
     assert set(narrow.widths) == {12}
     for name in (
         "",
         "SEO",
         "multi-size-",
         "multi-size-x",
-        "seo",
         "pq-",
         "pq-0",
         "hashednet-2",
@@ -491,14 +506,20 @@ def test_methods_by_name(tiny_data: DataSet) -> None:
     ):
         with pytest.raises(ValueError, match="allowed: separate, "):
             recipes.method_policy(name, tiny_data, 1600, 16)
+    with pytest.raises(ValueError, match="'seo' needs a search; run `seo-rec search --method seo`"):
+        recipes.method_policy("seo", tiny_data, 1600, 16)
 
 
 # ---- comparison --------------------------------------------------------------------------
 
 
-def comparison(data: Path, **other: Any) -> Comparison:
-    given = {"methods": ("separate", "monolithic"), "settings": SEO, "seeds": 2, "model": SMALL}
-    return Comparison(data=(data,), fit=replace(FIT, epochs=1), run_off=OFF, **{**given, **other})
+SHORT = Training(SMALL, replace(FIT, epochs=1))
+OF_SEO = {"seo": {"logit_lr": SEO.logit_lr, "run_off": OFF}}
+
+
+def comparison(data: DataSet, **other: Any) -> Comparison:
+    given = {"methods": ("separate", "monolithic"), "params": 1600, "seeds": 2, "training": SHORT}
+    return Comparison(data=(data,), **{**given, **other})
 
 
 SPECIFIED = {"data", "method", "embedding_params", "seed", "val_auc", "test_auc", "test_logloss"}
@@ -559,10 +580,10 @@ def test_a_killed_comparison_goes_on(
 @pytest.mark.parametrize(
     "change, differs",
     [
-        ({"settings": replace(SEO, budget_rows=50)}, "settings"),
-        ({"model": ModelSettings(hidden=(9,))}, "model"),
-        ({"fit": replace(FIT, epochs=3)}, "fit"),
-        ({"run_off": RunOff(epochs=7)}, "run_off"),
+        ({"params": 800}, "params"),
+        ({"dim": 8}, "dim"),
+        ({"training": replace(SHORT, model=ModelSettings(hidden=(9,)))}, "model"),
+        ({"training": Training(SMALL, replace(FIT, epochs=3))}, "fit"),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
@@ -588,26 +609,29 @@ def test_an_unknown_method_stops_before_the_first_training(
 def test_every_seo_method_compares_at_the_budget(
     tiny_data: DataSet, tmp_path: Path, trainings: list[str]
 ) -> None:
-    asked = comparison(tiny_data, methods=("seo-exact", "seo-rr", "seo"), seeds=1)
+    asked = comparison(tiny_data, methods=("seo-exact", "seo-rr", "seo"), seeds=1, settings=OF_SEO)
     runs = recipes.compare(asked, tmp_path / "c")
     assert trainings.count("search") == 1  # one attention serves all three
     for run in runs:
         assert 1600 - 16 < run.embedding_params <= run.budget == 1600
         assert run.search_seconds > 0
-        assert run.search_peak_bytes == asked.settings.search_bytes > 0
-    searched = Policy.load(tmp_path / "c/searches/seo-raw-seed0/policy.json")
+        assert run.search_peak_bytes == SEO.search_bytes > 0
+    work = tmp_path / "c/work/seo-seed0"  # holds the attention: nothing is trained here
+    searched = recipes.search("seo", tiny_data, tmp_path / "raw", SEO, SHORT, work=work).policy
+    assert trainings.count("search") == 1
     for run, strategy in zip(runs, ("exact", "round-robin"), strict=False):
         trained_policy = Policy.load(tmp_path / "c/runs" / f"{run.method}-seed0" / "policy.json")
         assert trained_policy == apply.STRATEGIES[strategy](searched, 1600)
+    kept = Policy.load(tmp_path / "c/searches/seo-seed0/searched.json")
+    assert kept == apply.exact(searched, 1600)  # the paper's policy, whatever won the run-off
 
 
 def test_data_sets_take_turns_with_the_seeds(tiny_data: DataSet, tmp_path: Path) -> None:
     synthetic(tmp_path / "other", rows=400, seed=9, strong=2, weak=2, noise=2, numeric=1)
     asked = comparison(tiny_data, methods=("monolithic",), seeds=3, first_seed=5)
-    runs = recipes.compare(replace(asked, data=(tiny_data, tmp_path / "other")), tmp_path / "c")
-    prints = [
-        read_schema(d).fingerprint for d in (tmp_path / "other", tiny_data, tmp_path / "other")
-    ]
+    other = open_data(tmp_path / "other")
+    runs = recipes.compare(replace(asked, data=(tiny_data, other)), tmp_path / "c")
+    prints = [d.fingerprint for d in (other, tiny_data, other)]
     assert [(r.seed, r.data_fingerprint) for r in runs] == list(zip((5, 6, 7), prints, strict=True))
 
 
