@@ -502,20 +502,18 @@ def test_untrained_searches_are_methods(tiny_data: DataSet) -> None:
 QUICK = ("--epochs", "1", "--batch-size", "200", "--hidden", "8")
 
 
-def test_the_command(seo_rec: Callable[..., Any], tiny_data: DataSet, tmp_path: Path) -> None:
+def test_the_command(seo_rec: Callable[..., Any], tiny: Path, tmp_path: Path) -> None:
     given = ("--set", "params=800", "--set", "keep=0.5", "--set", "address=hash")
-    done = seo_rec(
-        "search", tiny_data, "--out", tmp_path / "s", "--method", "sseds", *given, *QUICK
-    )
+    done = seo_rec("search", tiny, "--out", tmp_path / "s", "--method", "sseds", *given, *QUICK)
     assert done.code == 0, done.err
     assert "policy.json: sseds, " in done.out
     asked = json.loads((tmp_path / "s" / "run.json").read_text())
     assert asked["settings"] | {"params": 800, "keep": 0.5, "address": "hash"} == asked["settings"]
     policy = tmp_path / "s" / "policy.json"
-    done = seo_rec("train", tiny_data, "--policy", policy, "--out", tmp_path / "t", *QUICK)
+    done = seo_rec("train", tiny, "--policy", policy, "--out", tmp_path / "t", *QUICK)
     assert done.code == 0, done.err
     done = seo_rec(
-        "search", tiny_data, "--out", tmp_path / "n", "--method", "no-search", "--budget-of", policy
+        "search", tiny, "--out", tmp_path / "n", "--method", "no-search", "--budget-of", policy
     )
     assert done.code == 0, done.err
     assert json.loads((tmp_path / "n" / "run.json").read_text())["settings"]["params"] == (
@@ -557,8 +555,8 @@ def test_the_command(seo_rec: Callable[..., Any], tiny_data: DataSet, tmp_path: 
     ],
 )
 def test_mistakes_on_the_command_line(
-    seo_rec: Callable[..., Any], tiny_data: DataSet, tmp_path: Path, arguments: Any, says: str
+    seo_rec: Callable[..., Any], tiny: Path, tmp_path: Path, arguments: Any, says: str
 ) -> None:
-    done = seo_rec("search", tiny_data, "--out", tmp_path / "out", *arguments)
+    done = seo_rec("search", tiny, "--out", tmp_path / "out", *arguments)
     assert done.code == 2 and says in done.err
     assert not (tmp_path / "out").exists()
