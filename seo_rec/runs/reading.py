@@ -1,7 +1,7 @@
 """Run folders read back: comparisons, training runs and searches, as plain records.
 
-:mod:`seo_rec.runs` draws the layouts. Damaged files are named in an error; unfinished runs are noted
-and left out.
+:mod:`seo_rec.runs` draws the layouts. Damaged files are named in an error; unfinished runs are
+noted and left out.
 """
 
 from __future__ import annotations

@@ -404,7 +404,7 @@ class _Fit:
             raise Preempted(
                 f"SIGTERM at step {self.state.step}; a checkpoint was written, --resume goes on"
             )
-        raise Preempted(f"SIGTERM at step {self.state.step}; nothing was saved")
+        raise Preempted(f"SIGTERM at step {self.state.step}; nothing of this training was saved")
 
 
 def evaluate(

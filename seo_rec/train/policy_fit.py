@@ -57,19 +57,13 @@ def fit_policy(
 
     Args:
         data: The data set.
-        policy: Its features are columns of the data.
+        policy: It fits the data (:func:`check_policy_fits`).
         training: The model and how it is trained.
         out: Folder for checkpoints and metrics, from which an interrupted training goes on.
         title: Words before the progress bar.
-        start: A plan and initial weights.
-
-    Raises:
-        RunError: The policy does not fit the data (:func:`check_policy_fits`).
-        ValueError: A plan or weights together with MLET.
+        start: A plan and initial weights, without MLET (:func:`check_start`).
     """
     start = start or Start()
-    check_policy_fits(data, policy)
-    check_start(training, start)
     settings = training.fit
     train, val = (
         train_stream(data, settings, policy.columns),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +17,10 @@ from seo_rec.data.dataset import DataSet
 from seo_rec.files import write_bytes, write_json
 from seo_rec.metrics import auc_gain
 from seo_rec.policy import Policy
+from seo_rec.search.progress import Progress
 from seo_rec.search.run_off.candidates import Candidate
 from seo_rec.search.run_off.settings import RunOff
-from seo_rec.train import Training, eval_stream, evaluate, fit_policy, ranks
+from seo_rec.train import Preempted, Training, eval_stream, evaluate, fit_policy, ranks
 
 log = logging.getLogger(__name__)
 
@@ -73,31 +73,25 @@ class Contest:
         self.once = replace(training, fit=short)
         self.again = self.once.with_seed(short.seed + SECOND_SEED)
         self.labels = data.labels("val")
+        self.distinct = len({c.policy for c in candidates})
         self.scores: dict[str, Score] = {}
-        self.started = time.perf_counter()
         ranks().on_first(lambda: folder.mkdir(parents=True, exist_ok=True))
 
     def train_all(self) -> list[str]:
         """Score every candidate once; the names of those that are not equal to an earlier one."""
         first_of: dict[Policy, str] = {}
-        distinct = {c.policy: c.name for c in reversed(self.candidates.values())}
+        progress = Progress("candidates", self.distinct)
         for name, candidate in self.candidates.items():
             if candidate.policy in first_of:
                 params = candidate.policy.num_params
                 self.scores[name] = {"same_as": first_of[candidate.policy], "params": params}
                 continue
             first_of[candidate.policy] = name
+            fresh = not self._is_scored(name, self.once)
             score, _ = self._score(name, self.once)
             self.scores[name] = {**score, "origin": dict(candidate.origin)}
-            self._say(len(first_of), len(distinct), name)
+            progress.done(f"{name}, validation AUC {score['val_auc']:.5f}", fresh)
         return list(first_of.values())
-
-    def _say(self, done: int, number: int, name: str) -> None:
-        if ranks().first:
-            log.info(
-                "candidate %d of %d, %s: validation AUC %.5f", done, number, name,
-                self.scores[name]["val_auc"],
-            )  # fmt: skip
 
     def gain(self, name: str, incumbent: str, *, twice: bool) -> tuple[float, float]:
         """Gain in validation AUC over ``incumbent`` and its standard error, over paired rows.
@@ -112,11 +106,17 @@ class Contest:
     def _logits(self, name: str, trainings: Iterable[Training]) -> Floats:
         return np.stack([self._score(name, training)[1] for training in trainings])
 
+    def _files(self, name: str, training: Training) -> tuple[Path, Path]:
+        stem = f"{name}-seed{training.fit.seed}"
+        return self.folder / f"{stem}.json", self.folder / f"{stem}.npy"
+
+    def _is_scored(self, name: str, training: Training) -> bool:
+        return ranks().on_first(self._files(name, training)[0].exists)
+
     def _score(self, name: str, training: Training) -> tuple[Score, Floats]:
         """Validation AUC, size and cost of a candidate trained so, and its validation logits."""
-        here, stem = ranks(), f"{name}-seed{training.fit.seed}"
-        score, saved = self.folder / f"{stem}.json", self.folder / f"{stem}.npy"
-        if not here.on_first(score.exists):
+        here, (score, saved) = ranks(), self._files(name, training)
+        if not self._is_scored(name, training):
             policy = self.candidates[name].policy
             trained = fit_policy(self.data, policy, training, title=name)
             metrics, z, _ = evaluate(trained.model, eval_stream(self.data, "val", policy.columns))
@@ -190,11 +190,17 @@ def run_off(
         folder: Where scores are kept; an interrupted run-off goes on from them.
     """
     contest = Contest(data, candidates, settings, training, folder)
-    names = contest.train_all()
-    searched = [n for n in names if contest.candidates[n].searched]
-    plain = [n for n in names if not contest.candidates[n].searched]
-    best_plain = contest.best_of(plain, contest.first_to_beat(plain))
-    winner = contest.best_of(searched, best_plain)
+    try:
+        names = contest.train_all()
+        searched = [n for n in names if contest.candidates[n].searched]
+        plain = [n for n in names if not contest.candidates[n].searched]
+        best_plain = contest.best_of(plain, contest.first_to_beat(plain))
+        winner = contest.best_of(searched, best_plain)
+    except Preempted as stop:
+        raise Preempted(
+            f"{stop}; the trainings of {len(contest.scores)} of {contest.distinct} candidates are "
+            f"kept in {folder}, and the same command with --resume goes on with them"
+        ) from stop
     if ranks().first:
         log.info("the run-off chose %s", winner)
     return Outcome(

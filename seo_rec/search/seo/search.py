@@ -21,6 +21,7 @@ from seo_rec.policy import Policy
 from seo_rec.runs import claim_run
 from seo_rec.runs.layout import RESULT_FILE
 from seo_rec.search.found import Found
+from seo_rec.search.progress import Progress
 from seo_rec.search.run_off import Candidate, Shape, by_chunks, plain_candidates, run_off
 from seo_rec.search.seo.attention import (
     gate_optimizers,
@@ -194,7 +195,7 @@ def _search_alone(data: DataSet, settings: SeoSearch, training: Training, out: P
 
 
 def paper_policy(searched: Searched, settings: SeoSettings, strategy: str) -> Policy:
-    """The paper's policy: the chosen chunks, applied ``exact``, ``round-robin`` or not (``none``)."""
+    """The paper's policy: the chosen chunks, applied by a strategy, or not at all (``none``)."""
     total = settings.chosen(searched.alpha.shape[0])
     chosen = select(searched.space, searched.alpha, total, settings.min_chunks)
     return chosen if strategy == "none" else apply.STRATEGIES[strategy](chosen, settings.params)
@@ -210,10 +211,13 @@ def _candidates(
         data, _shape(settings, seed), settings.run_off.trivial_lookups, by_rows
     )
     searches: dict[int, Searched] = {}
-    for width in chunk_widths(settings):
+    widths = chunk_widths(settings)
+    progress = Progress("attentions", len(widths))
+    for width in widths:
         of_width = replace(settings.attention, chunk_dim=width, total_chunks=None)
         found = search_attention(data, of_width, training, out / ATTENTIONS_FOLDER)
         searches[width] = found
+        progress.done(f"chunks of {width}, validation AUC {found.val_auc:.5f}")
         total = of_width.chosen(len(schema.features))
         for least in sorted({0, settings.min_chunks}):
             chosen = select(found.space, found.alpha, total, least)
