@@ -1,7 +1,8 @@
 """From a searched policy to the compact model of SEO's second stage, at an exact budget.
 
 Both strategies change the number of rows of every table so that the model holds ``params``
-floats (SEO, section 3.2, ``adjust_hash_buckets``, mandatory for the applier).
+floats (SEO, section 3.2, ``adjust_hash_buckets``, mandatory for the applier). What they return
+says so in its ``budget``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
-from seo_rec.policy import Policy, PolicyError, Table, split_rows
+from seo_rec.policy import Budget, Policy, PolicyError, Table, split_rows
 
 
 def exact(policy: Policy, params: int) -> Policy:
@@ -28,7 +29,7 @@ def exact(policy: Policy, params: int) -> Policy:
     hashed = _hashed(policy)
     fitted = {t.name: t for t in _fit_rows(policy, hashed, hashed, params)}
     tables = tuple(fitted.get(t.name, t) for t in policy.tables)
-    return replace(policy, tables=tables, provenance=origin)
+    return replace(policy, tables=tables, provenance=origin, budget=_budget(policy, params))
 
 
 def round_robin(policy: Policy, params: int, *, slots: int | None = None) -> Policy:
@@ -46,8 +47,8 @@ def round_robin(policy: Policy, params: int, *, slots: int | None = None) -> Pol
             largest number of chunks of a feature, so that no feature reads a slot twice).
 
     Raises:
-        PolicyError: chunk tables of different widths, fewer slots than a feature needs, or a
-            budget below one row of every slot and all that stays.
+        PolicyError: chunk tables of different widths or types, fewer slots than a feature needs,
+            or a budget below one row of every slot and all that stays.
     """
     old = _hashed(policy)
     chunks = {t.name for t in old}
@@ -60,10 +61,16 @@ def round_robin(policy: Policy, params: int, *, slots: int | None = None) -> Pol
         raise PolicyError(
             f"round robin deals chunks; features {special} have importance weights or a projection"
         )
-    widths = sorted({t.dim for t in old})
-    if len(widths) > 1:
+    kinds = sorted({(t.dim, t.dtype) for t in old})
+    if len({dim for dim, _ in kinds}) > 1:
         raise PolicyError(
-            f"round robin deals chunks of one width, the policy has tables of {widths}"
+            "round robin deals chunks of one width, the policy has tables of "
+            f"{[dim for dim, _ in kinds]}"
+        )
+    if len(kinds) > 1:
+        raise PolicyError(
+            "round robin deals chunks of one dtype, the policy has tables of "
+            f"{[dtype for _, dtype in kinds]}"
         )
     most = max(map(sum, dealt.values()))
     slots = max(len(old), most) if slots is None else slots
@@ -84,16 +91,34 @@ def round_robin(policy: Policy, params: int, *, slots: int | None = None) -> Pol
         )
         for f in policy.features
     )
-    new = _fit_rows(policy, old, tuple(Table(n, 1, *widths) for n in names), params)
+    chunk_tables = tuple(Table(n, 1, dim, dtype) for n in names for dim, dtype in kinds)
+    new = _fit_rows(policy, old, chunk_tables, params)
     tables = (*(t for t in policy.tables if t.name not in chunks), *new)
     origin = {"apply": "round-robin", "params": params, "of": dict(policy.provenance)}
-    return replace(policy, tables=tables, features=features, provenance=origin)
+    budget = _budget(policy, params)
+    return replace(policy, tables=tables, features=features, provenance=origin, budget=budget)
 
 
 STRATEGIES: dict[str, Callable[[Policy, int], Policy]] = {
     "exact": exact,
     "round-robin": round_robin,
 }
+
+
+def default_budget(policy: Policy) -> int:
+    """The floats that a policy was made for: those of its ``budget``, else its own number.
+
+    The result of a search holds another number of floats than it was made for, until it is applied.
+    """
+    made_for = policy.budget.params if policy.budget else None
+    return policy.num_params if made_for is None else made_for
+
+
+def _budget(policy: Policy, params: int) -> Budget:
+    """The budget of an applied policy; its own, with its bytes, where that has so many floats."""
+    if policy.budget is not None and policy.budget.params == params:
+        return policy.budget
+    return Budget(params)
 
 
 def _hashed(policy: Policy) -> tuple[Table, ...]:

@@ -15,6 +15,7 @@ from seo_rec.model import ModelSettings
 from seo_rec.policy import Array, Feature, Lookup, Policy, Table
 from seo_rec.schema import Column, Schema
 from seo_rec.search import seo
+from spec import cross_id
 
 
 def schema(*columns: Column) -> Schema:
@@ -150,6 +151,10 @@ METHODS = {
 # ---- policies that methods do not make -----------------------------------------------------
 
 VOCABULARY = np.array([0, 3, 7, 2**62 - 2, 2**62, 2**63 - 1])
+USER_ITEM = ("user", "item")
+CROSSED = np.sort(  # ids of crosses of two columns, and that of a missing value
+    [2**62 - 1, *(cross_id((i, j)) for i in VOCABULARY.tolist()[:2] for j in (0, 2**62, 7))]
+)
 
 POLICIES = {
     # Widths differ between tables; lookups are not in the order of the tables.
@@ -266,6 +271,78 @@ POLICIES = {
             ),
         ),
         arrays=(Array("m", 40),),
+    ),
+    # What is served in every type; odd widths, so that numbers of four bits end in half a byte.
+    "dtypes": Policy(
+        (
+            Table("a", 11, 3, "float16"),
+            Table("b", 7, 5, "bfloat16"),
+            Table("c", 9, 5, "int8"),
+            Table("d", 8, 3, "int4"),
+            Table("e", 7, 2),
+        ),
+        (
+            Feature("user", (Lookup("a", seed=1), Lookup("b", seed=2), Lookup("c", seed=3))),
+            Feature("item", (Lookup("d", seed=4), Lookup("m", "blocks", 5, block=2, width=3))),
+            Feature("hour", (Lookup("e", "id"), Lookup("n", "blocks", 6, block=1, width=2))),
+        ),
+        vocabularies={"hour": VOCABULARY},
+        arrays=(Array("m", 31, "int4"), Array("n", 20, "float16")),
+    ),
+    # Ids outside the vocabulary share one row, two, and five.
+    "unknown-rows": Policy(
+        (Table("a", 12, 3), Table("b", 9, 3)),
+        (
+            Feature("user", (Lookup("a", "id", 8, unknown_rows=5), Lookup("b", seed=8))),
+            Feature("item", (Lookup("b", "id", 2**63 - 1, unknown_rows=2),), project=2),
+            Feature("hour", (Lookup("a", "id"), Lookup("b", "id", 9, unknown_rows=3)), "mul"),
+        ),
+        vocabularies=dict.fromkeys(("user", "item", "hour"), VOCABULARY),
+    ),
+    # Two features of one column, and one whose name the data lacks.
+    "columns": Policy(
+        (Table("a", 40, 3), Table("b", 9, 2)),
+        (
+            Feature("often", (Lookup("b", seed=1),), columns=("item",)),
+            Feature("item", (Lookup("a", seed=2),)),
+            Feature("who", (Lookup("a", seed=3), Lookup("b", seed=4)), columns=("user",)),
+        ),
+    ),
+    # Read by hash alone, in one pass.
+    "crosses": Policy(
+        (Table("a", 50, 3), Table("b", 30, 2)),
+        (
+            Feature("user", (Lookup("a", seed=1),)),
+            Feature("user x item", (Lookup("a", seed=2), Lookup("b", seed=3)), columns=USER_ITEM),
+            Feature("item x user", (Lookup("a", seed=2),), columns=("item", "user")),
+            Feature("three", (Lookup("b", seed=4),), columns=("hour", *USER_ITEM)),
+        ),
+    ),
+    # Crosses in every other way: product, weighted sum, blocks, codes, projection, index.
+    "crosses-of-all-kinds": Policy(
+        (Table("a", 40, 3), Table("p", 9, 2), Table("q", 12, 3)),
+        (
+            Feature("mul", (Lookup("a", seed=1), Lookup("a", seed=2)), "mul", columns=USER_ITEM),
+            Feature(
+                "sum",
+                (Lookup("a", seed=3), Lookup("a", seed=4)),
+                "weighted_sum",
+                weights=Lookup("p", seed=5),
+                columns=("hour", "user"),
+            ),
+            Feature(
+                "codes",
+                (Lookup("a", "codes", 9, modulus=20, codes="kept"),),
+                project=2,
+                columns=("item", "hour"),
+            ),
+            Feature("m", (Lookup("m", "blocks", 1, block=2, width=5),), columns=("item", "user")),
+            Feature("known", (Lookup("q", "id", 6, unknown_rows=4),), columns=USER_ITEM),
+            Feature("hour", (Lookup("p", seed=7),)),
+        ),
+        vocabularies={"known": CROSSED},
+        codes={"kept": np.array([0, 1, 2, 3] * 5, np.int32)},
+        arrays=(Array("m", 50),),
     ),
     "one-row": Policy((Table("a", 1, 1),), (Feature("user", (Lookup("a", seed=5),)),)),
     "dropped": Policy(

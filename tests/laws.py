@@ -6,6 +6,7 @@ are written anew here, in Python's own integers or in float64, and share no code
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,29 +23,9 @@ from seo_rec.backbones import BACKBONES
 from seo_rec.embed.remap import hash_rows, vocabulary_rows
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Feature, Lookup, Policy, PolicyError
+from seo_rec.policy.dtypes import quantize_rows
 from seo_rec.schema import Schema
-
-# ---- the hash, in Python's own integers ----------------------------------------------------
-
-MULTIPLIERS = (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53)
-
-
-def signed(x: int) -> int:
-    """The int64 with the low 64 bits of ``x``."""
-    x &= 2**64 - 1
-    return x - 2**64 if x >= 2**63 else x
-
-
-def reference_mix(x: int) -> int:
-    """``x ^= x >> 33; x *= A; x ^= x >> 29; x *= B; x ^= x >> 32`` on int64."""
-    for shift, multiplier in zip((33, 29), MULTIPLIERS, strict=True):
-        x = signed((x ^ (x >> shift)) * multiplier)
-    return x ^ (x >> 32)
-
-
-def reference_hash(value: int, seed: int, num_rows: int) -> int:
-    return ((reference_mix(value ^ seed) % 2**32) * num_rows) // 2**32
-
+from spec import cross_id, reference_hash, reference_mix
 
 # ---- policy --------------------------------------------------------------------------------
 
@@ -55,6 +36,7 @@ def round_trip(policy: Policy, folder: Path) -> None:
     loaded = Policy.load(folder / "a.json")
     assert loaded == policy
     assert dict(loaded.provenance) == dict(policy.provenance)
+    assert (loaded.budget, loaded.decision) == (policy.budget, policy.decision)
     assert set(loaded.vocabularies) == set(policy.vocabularies)
     for name, ids in policy.vocabularies.items():
         assert loaded.vocabularies[name].dtype == np.int64
@@ -77,6 +59,21 @@ def counts_what_is_built(policy: Policy) -> None:
     blocks = [k for f in policy.features for k in f.lookups if k.address == "blocks"]
     assert policy.num_lookups == len(module.remap.keys) + len(blocks)
     assert module.dims == policy.widths
+
+
+def counts_what_is_stored(policy: Policy) -> None:
+    """``num_bytes`` is the length of all that is written to serve: every row, id and code."""
+    module = embed.PolicyEmbedding(policy)
+    weights = {n: w.detach().numpy() for n, w in stored_weights(module).items()}
+    stored = [quantize_rows(weights.pop(t.name), t.dtype) for t in policy.tables]
+    stored += [quantize_rows(weights.pop(a.name)[None, :], a.dtype) for a in policy.arrays]
+    stored += weights.values()  # projections, float32
+    stored += [ids.astype(np.int64) for ids in policy.vocabularies.values()]
+    stored += [codes.astype(np.int32) for codes in policy.codes.values()]
+    assert policy.num_bytes == sum(part.nbytes for part in stored)
+    if {x.dtype for x in (*policy.tables, *policy.arrays)} == {"float32"}:
+        ids = sum(len(v) for v in policy.vocabularies.values())
+        assert policy.num_bytes == 4 * policy.num_params + 8 * ids
 
 
 # ---- methods -------------------------------------------------------------------------------
@@ -231,6 +228,59 @@ def monolithic_is_a_trivial_policy(monolithic: Policy, trivial: Policy, bags: Ba
     assert torch.equal(backbone(dense_BN, chunks(features)), backbone(dense_BN, x_BE))
 
 
+# ---- columns -------------------------------------------------------------------------------
+
+
+def of_features(policy: Policy, columns: KeyedJaggedTensor) -> KeyedJaggedTensor:
+    """What the policy's features read, row by row: a product of the bags of their columns."""
+    bags = {c: python_bags(columns, c) for c in policy.columns}
+    weighted = columns.weights_or_none() is not None
+    lengths, ids, weights = [], [], []
+    for f in policy.features:
+        for of_row in zip(*(bags[c] for c in f.columns), strict=True):
+            combined = list(itertools.product(*of_row))
+            lengths.append(len(combined))
+            for parts in combined:
+                of_ids = [i for i, _ in parts]
+                ids.append(of_ids[0] if len(parts) == 1 else cross_id(of_ids))
+                weights.append(math.prod(w for _, w in parts))
+    return KeyedJaggedTensor(
+        [f.name for f in policy.features],
+        torch.tensor(ids, dtype=torch.int64),
+        torch.tensor(weights) if weighted else None,
+        lengths=torch.tensor(lengths, dtype=torch.int32),
+    )
+
+
+def python_bags(columns: KeyedJaggedTensor, name: str) -> list[list[tuple[int, float]]]:
+    """Ids and weights of every bag of a column; weights of 1 where the batch has none."""
+    bag = columns[name]
+    weights = bag.weights_or_none()
+    ids = bag.values().tolist()
+    pairs = list(zip(ids, [1.0] * len(ids) if weights is None else weights.tolist(), strict=True))
+    ends = np.cumsum([0, *bag.lengths().tolist()])
+    return [pairs[a:b] for a, b in itertools.pairwise(ends)]
+
+
+def makes_features_as_written(policy: Policy, bags: Bags, seed: int = 0) -> None:
+    """Ids, lengths and weights of every feature are those of the slow definition."""
+    columns = batch(policy.columns, bags, seed=seed)
+    module = embed.PolicyEmbedding(policy)
+    if all(f.columns == (f.name,) for f in policy.features):
+        assert module.columns is None
+        return
+    found, wanted = module.columns(columns), of_features(policy, columns)
+    assert found.keys() == wanted.keys()
+    assert found.stride() == columns.stride()
+    assert found.lengths().dtype == columns.lengths().dtype
+    assert found.values().tolist() == wanted.values().tolist()
+    assert found.lengths().tolist() == wanted.lengths().tolist()
+    if bags.weighted:
+        torch.testing.assert_close(found.weights(), wanted.weights())
+    else:
+        assert found.weights_or_none() is None
+
+
 # ---- remap ---------------------------------------------------------------------------------
 
 
@@ -287,7 +337,8 @@ def reference_rows(policy: Policy, lookup: Lookup, feature: str, ids: Sequence[i
             base = reference_hash(i, lookup.seed, lookup.modulus) if lookup.modulus else index(i)
             return int(policy.codes[lookup.codes][base])
         if lookup.address == "id":
-            return index(i)
+            u, known = lookup.unknown_rows, index(i)
+            return u + known - 1 if known else reference_hash(i, lookup.seed, u)
         if lookup.address == "remainder":
             return index(i) % lookup.modulus
         assert lookup.address == "quotient"
@@ -319,7 +370,7 @@ def remaps_as_written(policy: Policy, bags: Bags) -> None:
     """One key per lookup in the policy's order, with the bags and weights of its feature."""
     if not policy.tables:
         return
-    features = batch(tuple(f.name for f in policy.features), bags)
+    features = of_features(policy, batch(policy.columns, bags))
     lookups = embed.PolicyEmbedding(policy).remap(features)
     assert lookups.keys() == [key for _, key, _ in of_rows(policy)]
     per_id = [f.name for f in policy.features if combines_ids(f)]
@@ -343,7 +394,7 @@ def fast_path_equals_general_path(policy: Policy, bags: Bags) -> None:
     """``_single`` and ``_bags`` give one answer where both apply."""
     if not policy.tables:
         return
-    features = batch(tuple(f.name for f in policy.features), bags)
+    features = of_features(policy, batch(policy.columns, bags))
     remap = embed.PolicyEmbedding(policy).remap
     fast, general = remap(features), remap._bags(features, False, features.stride())
     single = remap._single(features.values().view(len(policy.features), -1))
@@ -460,10 +511,11 @@ def table_weights(module: embed.PolicyEmbedding) -> list[torch.Tensor]:
 def equals_the_reference(policy: Policy, bags: Bags) -> None:
     """Forward and every table's gradient are those of ``embedding_bag`` in float64."""
     module = built(policy)
-    features = batch(tuple(f.name for f in policy.features), bags)
+    columns = batch(policy.columns, bags)
+    features = of_features(policy, columns)
     weights = stored_weights(module)
     doubles = {name: w.detach().double().requires_grad_() for name, w in weights.items()}
-    x_BE = module(features)
+    x_BE = module(columns)
     wanted = reference_embedding(policy, features, doubles)
     assert x_BE.dtype == torch.float32
     assert x_BE.shape == (features.stride(), sum(policy.widths))
@@ -480,7 +532,8 @@ def equals_torchrec(policy: Policy, bags: Bags) -> None:
     """Our one call computes what TorchRec's own collection computes from the same lookups."""
     module = built(policy)
     assert type(module.ebc) is EmbeddingBagCollection
-    features = batch(tuple(f.name for f in policy.features), bags)
+    columns = batch(policy.columns, bags)
+    features = of_features(policy, columns)
     if not policy.tables:
         return
     pooled = module.ebc(module.remap(features))
@@ -490,7 +543,7 @@ def equals_torchrec(policy: Policy, bags: Bags) -> None:
     if module.combine is not None:
         theirs = module.combine(lookups_VE, blocks_BE, features)
     theirs = theirs if module.project is None else module.project(theirs)
-    ours = module(features)
+    ours = module(columns)
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
     upstream = torch.randn(ours.shape, generator=torch.Generator().manual_seed(2))
     weights = table_weights(module)
@@ -528,7 +581,7 @@ def permuting_the_batch_permutes_rows(policy: Policy, bags: Bags) -> None:
     """
     tolerance = 1e-6 if any(f.project for f in policy.features) else 0.0
     module = built(policy)
-    features = batch(tuple(f.name for f in policy.features), bags)
+    features = batch(policy.columns, bags)
     x_BE = module(features)
     for order in ([8, 7, 6, 5, 4, 3, 2, 1, 0], [4], [1, 1, 5, 0, 8, 3, 3]):
         torch.testing.assert_close(
@@ -538,8 +591,9 @@ def permuting_the_batch_permutes_rows(policy: Policy, bags: Bags) -> None:
 
 def empty_bag_gives_zeros(policy: Policy) -> None:
     """Where a bag is empty the feature's slice is zero; elsewhere it is not."""
-    features = batch(tuple(f.name for f in policy.features), BAGS["optional"])
-    parts = built(policy)(features).split(policy.widths, dim=1)
+    columns = batch(policy.columns, BAGS["optional"])
+    features = of_features(policy, columns)
+    parts = built(policy)(columns).split(policy.widths, dim=1)
     for f, part in zip(policy.features, parts, strict=True):
         empty = features[f.name].lengths() == 0
         assert not part[empty].any()
@@ -547,8 +601,8 @@ def empty_bag_gives_zeros(policy: Policy) -> None:
 
 
 def ids_move_only_their_slice(policy: Policy, bags: Bags) -> None:
-    """Other ids for one feature change no other feature's slice, in no row."""
-    names = tuple(f.name for f in policy.features)
+    """Other ids in one column change no slice but those of the features that read it, in no row."""
+    names = policy.columns
     module = built(policy)
     for i, name in enumerate(names):
         before = batch(names, bags)
@@ -560,15 +614,16 @@ def ids_move_only_their_slice(policy: Policy, bags: Bags) -> None:
         )
         parts = module(before).split(policy.widths, 1)
         moved = module(after).split(policy.widths, 1)
-        for j, (x, y) in enumerate(zip(parts, moved, strict=True)):
-            assert i == j or torch.equal(x, y), (name, names[j])
+        for f, x, y in zip(policy.features, parts, moved, strict=True):
+            assert name in f.columns or torch.equal(x, y), (name, f.name)
 
 
 def every_table_gets_gradient(policy: Policy) -> None:
     """A batch with ids for every feature moves every table, and only rows it read."""
     module = built(policy)
-    features = batch(tuple(f.name for f in policy.features), BAGS["bags"], rows=40)
-    module(features).sum().backward()
+    columns = batch(policy.columns, BAGS["bags"], rows=40)
+    features = of_features(policy, columns)
+    module(columns).sum().backward()
     for t, w in zip(policy.tables, table_weights(module), strict=True):
         read = {
             row
@@ -591,8 +646,8 @@ def every_table_gets_gradient(policy: Policy) -> None:
 
 
 def key_order_does_not_matter(policy: Policy, bags: Bags) -> None:
-    """Features in another order, or among others, give the same ``x_BE``."""
-    names = tuple(f.name for f in policy.features)
+    """Columns in another order, or among others, give the same ``x_BE``."""
+    names = policy.columns
     module = built(policy)
     features = batch(names, bags)
     more = batch(("other",), bags, seed=7)

@@ -22,6 +22,11 @@ def test_num_params_is_what_is_built(policy):
 
 
 @policies
+def test_num_bytes_is_what_is_stored(policy):
+    laws.counts_what_is_stored(BUILDABLE[policy])
+
+
+@policies
 def test_forward_and_gradients_equal_the_reference(policy):
     for bags in BAGS.values():
         laws.equals_the_reference(BUILDABLE[policy], bags)
@@ -208,7 +213,7 @@ def same_outcome(one_pass, module, features):
 @policies
 def test_a_gpu_gives_what_a_cpu_gives(policy, one_pass):
     module = laws.built(BUILDABLE[policy])
-    features = batch(tuple(f.name for f in module.policy.features), BAGS["bags-weighted"])
+    features = batch(module.policy.columns, BAGS["bags-weighted"])
     wanted = outcome(module, features)
     found = outcome(module.cuda(), features.to(torch.device("cuda")))
     assert one_pass.passes == (policy in BY_HASH)
@@ -252,7 +257,7 @@ def test_which_policies_go_in_one_pass():
 @pytest.mark.parametrize("policy", BY_HASH)
 def test_one_pass_changes_neither_output_nor_gradients(policy, one_pass):
     module = laws.built(BUILDABLE[policy])
-    names = tuple(f.name for f in module.policy.features)
+    names = module.policy.columns
     for bags in BAGS.values():
         same_outcome(one_pass, module, batch(names, bags))
     same_outcome(one_pass, module, batch(names, BAGS["bags-weighted"], rows=0))
@@ -297,7 +302,7 @@ def test_any_other_gate_follows_the_pass(one_pass):
 
 def test_two_layers_go_in_one_pass_as_well(one_pass):
     module = embed.PolicyEmbedding(BUILDABLE["seo-exact"], init_scale=1.0, mlet=methods.Mlet(dim=5))
-    names = tuple(f.name for f in module.policy.features)
+    names = module.policy.columns
     same_outcome(one_pass, module, batch(names, BAGS["bags-weighted"]))
 
 

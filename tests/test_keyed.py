@@ -43,7 +43,7 @@ def test_a_feature_is_its_slice_of_the_rows_projected(policy, dim):
 
 def is_its_slice_projected(policy: Policy, dim: int | None, bags: Bags) -> None:
     module = built(policy, dim, bags.weighted)
-    features = batch(tuple(f.name for f in policy.features), bags)
+    features = batch(policy.columns, bags)
     out = module(features)
     assert isinstance(out, KeyedTensor)
     parts = module.rows(features).split(list(policy.widths), dim=1)

@@ -59,7 +59,7 @@ def embedding_of(policy: Policy) -> PolicyEmbedding:
 @pytest.mark.parametrize("name", ROWS)
 def test_the_collapsed_tables_give_equal_outputs(name: str) -> None:
     policy = BUILDABLE[name]
-    two, names = embedding_of(policy), tuple(f.name for f in policy.features)
+    two, names = embedding_of(policy), policy.columns
     one = two.collapsed()
     held = {n: w.shape for n, w in one.state_dict().items()}
     assert held == {n: w.shape for n, w in PolicyEmbedding(policy).state_dict().items()}

@@ -179,10 +179,10 @@ def test_rates_of_a_schema():
     columns = (Column("x", "numeric"), Column("f0", "multivalent", 5, 2.5))
     schema = Schema("d", columns, "y", {"train": 1}, {"train": 0.5})
     assert rates_of(schema) == {"f0": 2.5}
-    with pytest.raises(PlanError, match=r"no rates for features \['f1'\]; the data has \['f0'\]"):
+    with pytest.raises(PlanError, match=r"no rates for columns \['f1'\]; the data has \['f0'\]"):
         plan_policy(policy_of({"a": 2}), GPUS, rates=rates_of(schema))
     for rate in (-1.0, math.nan, math.inf):
-        with pytest.raises(PlanError, match="feature 'f0' has rate"):
+        with pytest.raises(PlanError, match="column 'f0' has rate"):
             plan_policy(policy_of({"a": 1}), GPUS, rates={"f0": rate})
 
 

@@ -75,6 +75,12 @@ def test_vocabulary_rows(vocabulary, others):
 
 
 @policies
+def test_features_are_made_of_columns_as_written(policy):
+    for bags in BAGS.values():
+        laws.makes_features_as_written(BUILDABLE[policy], bags)
+
+
+@policies
 def test_remap_is_the_written_formula(policy):
     for bags in BAGS.values():
         laws.remaps_as_written(BUILDABLE[policy], bags)

@@ -361,7 +361,7 @@ def test_every_weight_has_one_optimizer_of_its_kind(name):
         stored = path.startswith(("embedding.ebc.", "embedding.flat."))
         assert kinds.pop(id(p)) == ("rows" if stored else "dense"), path
     assert not kinds
-    features = batch(tuple(f.name for f in model.embedding.policy.features), BAGS["bags"], rows=40)
+    features = batch(model.embedding.policy.columns, BAGS["bags"], rows=40)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     model.backbone(torch.zeros(40, 0), model.embedding(features)).sum().backward()
     for optimizer in optimizers.values():

@@ -11,8 +11,9 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from seo_rec.embed.combine import Project
-from seo_rec.embed.rows import INIT_SCALE, PolicyEmbedding, table_key
+from seo_rec.embed.rows import PolicyEmbedding, table_key
 from seo_rec.policy import Policy
+from seo_rec.settings import INIT_SCALE
 
 
 class KeyedEmbedding(nn.Module):
@@ -28,7 +29,8 @@ class KeyedEmbedding(nn.Module):
     ``rows.ebc``, and starts the shards as ``init_scale`` says.
 
     Only the policy's served features are in the output and in the configs, in the policy's order.
-    The input may hold more, such as the features that the policy dropped; they are not read. A
+    The input holds the columns that these features read, each feature's own name unless the policy
+    says otherwise. It may hold more, such as those that the policy dropped; they are not read. A
     model sizes itself by the configs, so it needs no change when a search drops a feature.
 
     Args:
@@ -103,10 +105,10 @@ class KeyedEmbedding(nn.Module):
         ]
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
-        """``KJT[features]`` of raw ids -> KeyedTensor of values float32 (B, F * D).
+        """``KJT[columns]`` of raw ids -> KeyedTensor of values float32 (B, F * D).
 
         Raises:
-            KeyError: the batch lacks a feature of the policy.
+            KeyError: the batch lacks a column that the policy reads.
             ValueError: the batch has weights and the module is not weighted, or the reverse.
         """
         x_BE = self.rows(self.check(features))

@@ -102,8 +102,14 @@ def chosen(features: KeyedJaggedTensor, names: list[str]) -> KeyedJaggedTensor:
 
 def uses_index(lookup: Lookup) -> bool:
     """Whether a lookup reads by the rank of the id in the feature's vocabulary."""
-    by_code = lookup.address == "codes" and not lookup.modulus
-    return by_code or lookup.address in ("id", "quotient", "remainder")
+    return lookup.uses_index
+
+
+def hashed_rows(lookup: Lookup, num_rows: int) -> int:
+    """Into how many rows a lookup of a table of ``num_rows`` hashes ids, if it does."""
+    if lookup.address == "codes" and lookup.modulus:
+        return lookup.modulus
+    return lookup.unknown_rows if lookup.address == "id" else num_rows
 
 
 def addressed_rows(
@@ -122,13 +128,18 @@ def addressed_rows(
         ids: int64, any shape.
         vocabulary: sorted ids, where :func:`uses_index` holds.
         codes: rows by base row, for the address ``codes``.
-        hashed: the hashes of the ids with the lookup's seed, where they are known already.
+        hashed: the hashes of the ids with the lookup's seed into :func:`hashed_rows`, where they
+            are known already.
     """
+    into = hashed_rows(lookup, num_rows)
     if uses_index(lookup):
         assert vocabulary is not None
         base = vocabulary_rows(ids, vocabulary)
     else:
-        base = hash_rows(ids, lookup.seed, lookup.modulus or num_rows) if hashed is None else hashed
+        base = hash_rows(ids, lookup.seed, into) if hashed is None else hashed
+    if lookup.unknown_rows > 1:
+        unknown = hash_rows(ids, lookup.seed, into) if hashed is None else hashed
+        return torch.where(base > 0, base + (lookup.unknown_rows - 1), unknown)
     if lookup.address == "remainder":
         return base % lookup.modulus
     if lookup.address == "quotient":
@@ -177,11 +188,8 @@ class Remap(nn.Module):
         buffer("feature_K", self.feature_of)
         buffer("seeds_K", [k.seed for k in self.lookups])
         self.table_rows = [policy.table(k.table).num_rows for k in self.lookups]
-        hashed_into = [
-            k.modulus if k.address == "codes" and k.modulus else rows
-            for k, rows in zip(self.lookups, self.table_rows, strict=True)
-        ]
-        buffer("rows_K", hashed_into)
+        into = [hashed_rows(k, r) for k, r in zip(self.lookups, self.table_rows, strict=True)]
+        buffer("rows_K", into)
         for i in {i for _, i, k in found if uses_index(k)}:
             ids = torch.from_numpy(policy.vocabularies[self.names[i]].copy())
             self.register_buffer(f"vocabulary_{i}", ids, persistent=False)

@@ -1,4 +1,4 @@
-"""Embeddings of a policy: ``Remap -> EmbeddingBagCollection -> gate or Combine -> Project``.
+"""Embeddings: ``Columns -> Remap -> EmbeddingBagCollection -> gate or Combine -> Project``.
 
 Letters: B batch, K lookups, D one lookup's width, E sum of widths.
 """
@@ -20,13 +20,14 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from seo_kernels import Blocks, chunk_bag, chunk_blocks, native
 from seo_rec.embed.combine import Combine, Project, combines_ids
+from seo_rec.embed.cross import Columns, needs_columns
 from seo_rec.embed.flat import FlatArrays
 from seo_rec.embed.mlet import Factors
 from seo_rec.embed.remap import Remap, row_lookups
 from seo_rec.methods import Mlet, inner_policy
 from seo_rec.policy import Policy
+from seo_rec.settings import INIT_SCALE
 
-INIT_SCALE = 0.01
 IN_ONE_PASS = ("cuda", "cpu")  # devices where ChunkBag is used; a CPU needs its C library
 IN_FOURS = ("cuda",)  # devices where FBGEMM reads four floats at a time, from multiples of four
 _MODULES = nn.ModuleDict()  # only to ask which names it takes
@@ -115,6 +116,9 @@ class PolicyEmbedding(nn.Module):
     tables of ``ebc`` are the first of two layers, ``factors`` is the second, and ``stored`` is the
     policy with their widths; without it, ``stored`` is ``policy``.
 
+    ``columns`` makes the features' ids of those of the data's columns; it is None where every
+    feature reads the one column of its own name.
+
     An unsharded collection of tables that are read by hash alone is looked up by
     :class:`ChunkBag`, a :class:`ScalingGate` included; ``chunks`` is None for other policies.
 
@@ -140,6 +144,7 @@ class PolicyEmbedding(nn.Module):
         super().__init__()
         self.policy = policy
         self.stored = policy if mlet is None else inner_policy(policy, mlet)
+        self.columns = Columns(policy) if needs_columns(policy) else None
         self.remap = Remap(policy)
         self.lookup_keys = self.remap.keys  # a pipeline puts a wrapper without keys in its place
         self.table_keys = [table_key(t.name) for t in policy.tables]
@@ -176,7 +181,9 @@ class PolicyEmbedding(nn.Module):
         return self.policy.widths if self.gate is None else self.gate.widths(self.policy)
 
     def forward(self, features: KeyedJaggedTensor) -> torch.Tensor:
-        """``KJT[features] -> x_BE`` float32 (B, E)."""
+        """``KJT[columns] -> x_BE`` float32 (B, E)."""
+        if self.columns is not None:
+            features = self.columns(features)
         rows_VE = scales_K = None
         if self.chunks is not None and self._in_one_pass(features):
             if self.gate is not None and isinstance(self.gate, ScalingGate):

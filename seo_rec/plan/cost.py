@@ -92,20 +92,27 @@ class Price:
 def reads_by_table(policy: Policy, rates: Mapping[str, float] | None) -> dict[str, list[float]]:
     """Mean ids per sample of every lookup that reads a table, by table.
 
+    A cross has as many ids as its columns have combinations: its rate is the product of theirs.
+
+    Args:
+        policy: features and lookups.
+        rates: mean ids per bag by column of the data (None: 1).
+
     Raises:
-        PlanError: a rate is not a number of 0 or more, or a feature of the policy has none.
+        PlanError: a rate is not a number of 0 or more, or a column that the policy reads has none.
     """
-    rates = {f.name: 1.0 for f in policy.features} if rates is None else rates
-    if missing := [f.name for f in policy.features if f.name not in rates]:
+    rates = dict.fromkeys(policy.columns, 1.0) if rates is None else rates
+    if missing := [c for c in policy.columns if c not in rates]:
         raise PlanError(
-            f"no rates for features {missing}; the data has {sorted(rates)}: give --rates the "
+            f"no rates for columns {missing}; the data has {sorted(rates)}: give --rates the "
             "data set that the policy was made for"
         )
+    for c in policy.columns:
+        if not 0 <= rates[c] < math.inf:
+            raise PlanError(f"column {c!r} has rate {rates[c]}; allowed: 0 or more ids per bag")
     reads: dict[str, list[float]] = {t.name: [] for t in policy.tables}
     for f in policy.features:
-        rate = rates[f.name]
-        if not 0 <= rate < math.inf:
-            raise PlanError(f"feature {f.name!r} has rate {rate}; allowed: 0 or more ids per bag")
+        rate = math.prod(rates[c] for c in f.columns)
         for k in f.all_lookups:
             if k.address != "blocks":  # flat arrays are on every rank, not placed
                 reads[k.table].append(rate)
@@ -120,7 +127,7 @@ class Prices:
         topology: devices.
         batch_size: rows of one rank's batch, B.
         row_optimizer: a key of :data:`ROW_OPTIMIZERS`.
-        rates: mean ids per bag by feature (None: 1).
+        rates: mean ids per bag by column of the data (None: 1).
         row_l2: weight decay of the tables; above 0, all have dense gradients.
     """
 

@@ -94,7 +94,7 @@ def plan_policy(
         batch_size: rows of one rank's batch.
         row_optimizer: adam, adagrad, rowwise_adagrad (never cut in columns: its state is one
             number per row *of a shard*) or sgd.
-        rates: mean ids per bag by feature (:func:`rates_of`); 1 for all if None.
+        rates: mean ids per bag by column (:func:`rates_of`); 1 for all if None.
         row_l2: weight decay of the tables, which then have dense gradients.
         default: whether to compare with TorchRec's own plan; None: up to 32 ranks.
 
@@ -144,7 +144,7 @@ def plan_policy(
 
 
 def rates_of(schema: Schema) -> dict[str, float]:
-    """Mean ids per bag of every feature of a prepared data set."""
+    """Mean ids per bag of every categorical column of a prepared data set."""
     return {c.name: c.lookups_per_row for c in schema.features}
 
 

@@ -8,13 +8,19 @@ reports read it. Nothing else passes between a search and the training that uses
 from __future__ import annotations
 
 from seo_rec.policy.budget import split_rows
+from seo_rec.policy.check import check_columns
+from seo_rec.policy.dtypes import DTYPES, row_bytes
 from seo_rec.policy.entries import (
     ADDRESSES,
     COMBINES,
+    MAX_COLUMNS,
+    MAX_CROSS_IDS,
     MAX_ROWS,
     MAX_SEED,
+    MISSING_ID,
     Array,
     BagConfig,
+    Budget,
     Codes,
     Feature,
     Ids,
@@ -23,18 +29,24 @@ from seo_rec.policy.entries import (
     Table,
 )
 from seo_rec.policy.policy import Policy
-from seo_rec.policy.reading import FORMAT, MAX_FILE_BYTES, VERSION
+from seo_rec.policy.reading import FORMAT, VERSION
+from seo_rec.policy.strict_json import MAX_FILE_BYTES
 
 __all__ = [
     "ADDRESSES",
     "COMBINES",
+    "DTYPES",
     "FORMAT",
+    "MAX_COLUMNS",
+    "MAX_CROSS_IDS",
     "MAX_FILE_BYTES",
     "MAX_ROWS",
     "MAX_SEED",
+    "MISSING_ID",
     "VERSION",
     "Array",
     "BagConfig",
+    "Budget",
     "Codes",
     "Feature",
     "Ids",
@@ -42,5 +54,7 @@ __all__ = [
     "Policy",
     "PolicyError",
     "Table",
+    "check_columns",
+    "row_bytes",
     "split_rows",
 ]

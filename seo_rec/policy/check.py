@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from seo_rec.policy.dtypes import DTYPES
 from seo_rec.policy.entries import (
     ADDRESS_FIELDS,
     ADDRESSES,
     COMBINES,
+    MAX_COLUMNS,
     MAX_ROWS,
     MAX_SEED,
     MAX_WIDTH,
@@ -42,12 +45,47 @@ def check_policy(policy: Policy) -> None:
         raise PolicyError(f"tables {unread} are read by no feature; remove them")
     if unread := sorted(set(policy.codes) - codes_read):
         raise PolicyError(f"codes {unread} are read by no lookup; remove them")
+    used = {f.name for f in policy.features if any(k.uses_index for k in f.all_lookups)}
+    if unused := sorted(set(policy.vocabularies) - used):
+        raise PolicyError(
+            f"the vocabularies of {unused} are used by no lookup of a feature of that name; "
+            "remove them"
+        )
     if twice := sorted(names & set(policy.dropped)):
         raise PolicyError(f"features {twice} are both served and dropped")
+    if twice := sorted(set(policy.columns) & set(policy.dropped)):
+        raise PolicyError(f"columns {twice} are dropped, and features read them")
     if len(set(policy.dropped)) < len(policy.dropped):
         raise PolicyError(f"dropped names a feature twice: {list(policy.dropped)}")
     if not policy.features:
         raise PolicyError("the policy serves no feature")
+
+
+def check_columns(policy: Policy, columns: Iterable[str]) -> None:
+    """Whether a policy fits a data set: it accounts for every column, and reads no others.
+
+    A column may be read by several features.
+
+    Args:
+        policy: what is to be served.
+        columns: names of the categorical columns of the data set.
+
+    Raises:
+        PolicyError: a feature reads a column that the data lacks, or a column of the data is
+            neither read nor dropped.
+    """
+    known = list(columns)
+    for f in policy.features:
+        if unknown := [c for c in f.columns if c not in known]:
+            raise PolicyError(
+                f"feature {f.name!r} reads columns {unknown} that the data lacks; the data has "
+                f"{sorted(known)}"
+            )
+    if silent := sorted(set(known) - set(policy.columns) - set(policy.dropped)):
+        raise PolicyError(
+            f"the policy says nothing about columns {silent} of the data; serve them or list them "
+            "as dropped"
+        )
 
 
 def _check_tables(policy: Policy) -> dict[str, Table | int]:
@@ -62,6 +100,7 @@ def _check_tables(policy: Policy) -> dict[str, Table | int]:
             )
         if not 1 <= t.dim <= MAX_WIDTH:
             raise PolicyError(f"table {t.name!r} has dim {t.dim}; allowed: 1 to {MAX_WIDTH}")
+        _check_dtype(f"table {t.name!r}", t.dtype)
         found[t.name] = t
     for a in policy.arrays:
         if not a.name or a.name in found:
@@ -70,6 +109,7 @@ def _check_tables(policy: Policy) -> dict[str, Table | int]:
             )
         if not 1 <= a.size <= MAX_ROWS:
             raise PolicyError(f"array {a.name!r} has size {a.size}; allowed: 1 to {MAX_ROWS}")
+        _check_dtype(f"array {a.name!r}", a.dtype)
         found[a.name] = a.size
     for name, codes in policy.codes.items():
         if codes.dtype != np.int32 or codes.ndim != 1 or not codes.size:
@@ -80,11 +120,30 @@ def _check_tables(policy: Policy) -> dict[str, Table | int]:
     return found
 
 
+def _check_dtype(where: str, dtype: str) -> None:
+    if dtype not in DTYPES:
+        raise PolicyError(f"{where} has dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
+
+
+def _check_sources(f: Feature) -> None:
+    """The columns that a feature's ids come from."""
+    if not all(f.columns) or len(set(f.columns)) < len(f.columns):
+        raise PolicyError(
+            f"feature {f.name!r} has columns {list(f.columns)}, of which one is empty or named "
+            "twice; name each column once"
+        )
+    if len(f.columns) > MAX_COLUMNS:
+        raise PolicyError(
+            f"feature {f.name!r} crosses {len(f.columns)} columns; allowed: {MAX_COLUMNS}"
+        )
+
+
 def _check_feature(policy: Policy, f: Feature, sizes: dict[str, Table | int]) -> None:
     if f.combine not in COMBINES:
         raise PolicyError(
             f"feature {f.name!r} has combine {f.combine!r}; allowed: {', '.join(COMBINES)}"
         )
+    _check_sources(f)
     if not f.lookups:
         raise PolicyError(
             f"feature {f.name!r} has no lookups; give it one or list it under dropped"
@@ -137,7 +196,7 @@ def _check_weights(policy: Policy, f: Feature) -> None:
 def _check_lookup(policy: Policy, f: Feature, k: Lookup, target: Table | int) -> None:
     where = f"feature {f.name!r}"
     uses = ADDRESS_FIELDS[k.address]
-    for name in ("seed", "modulus", "block", "width", "codes"):
+    for name in ("seed", "modulus", "block", "width", "codes", "unknown_rows"):
         if name not in uses and getattr(k, name) != getattr(_DEFAULTS, name):
             raise PolicyError(
                 f"{where} has {name} {getattr(k, name)!r} with the address {k.address!r}, which "
@@ -168,12 +227,25 @@ def _check_lookup(policy: Policy, f: Feature, k: Lookup, target: Table | int) ->
     elif k.address == "codes":
         _check_codes(policy, f, k, target)
     elif k.address == "id":
-        n = vocabulary_size(policy, f, k)
-        if n + 1 > target.num_rows:
-            raise PolicyError(
-                f"{where} has {n} ids and needs {n + 1} rows (row 0 serves unknown ids); table "
-                f"{target.name!r} has {target.num_rows}"
-            )
+        _check_ids(policy, f, k, target)
+
+
+def _check_ids(policy: Policy, f: Feature, k: Lookup, table: Table) -> None:
+    where, u = f"feature {f.name!r}", k.unknown_rows
+    if not 1 <= u <= MAX_ROWS:
+        raise PolicyError(f"{where} has unknown_rows {u}; allowed: 1 to {MAX_ROWS}")
+    if u == 1 and k.seed:
+        raise PolicyError(
+            f"{where} has seed {k.seed} with the address 'id' and one row for unknown ids, which "
+            "ignores it; allowed: 0, or unknown_rows of 2 or more"
+        )
+    n = vocabulary_size(policy, f, k)
+    if n + u > table.num_rows:
+        serve = "row 0 serves" if u == 1 else f"rows 0 to {u - 1} serve"
+        raise PolicyError(
+            f"{where} has {n} ids and needs {n + u} rows ({serve} unknown ids); table "
+            f"{table.name!r} has {table.num_rows}"
+        )
 
 
 def _check_codes(policy: Policy, f: Feature, k: Lookup, table: Table) -> None:

@@ -13,9 +13,11 @@ import numpy as np
 
 from seo_rec.files import write_text
 from seo_rec.policy.check import check_policy
+from seo_rec.policy.dtypes import row_bytes
 from seo_rec.policy.entries import (
     Array,
     BagConfig,
+    Budget,
     Codes,
     Feature,
     Ids,
@@ -23,15 +25,17 @@ from seo_rec.policy.entries import (
     PolicyError,
     Table,
 )
+from seo_rec.policy.packing import pack_codes, pack_ids
 from seo_rec.policy.reading import (
     FORMAT,
     VERSION,
+    array_json,
+    budget_json,
     feature_json,
-    pack_codes,
-    pack_ids,
-    read_document,
     read_parts,
+    table_json,
 )
+from seo_rec.policy.strict_json import read_document
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,14 @@ class Policy:
     Args:
         tables: every table is read by at least one lookup.
         features: the served features, in the order of their slices in ``x_BE``.
-        dropped: features of the data set that the policy leaves out, by name.
+        dropped: columns of the data set that the policy leaves out, by name.
         vocabularies: sorted ids of the features whose lookups use their index
-            (see :class:`Lookup`), by feature.
+            (see :class:`Lookup`), by feature; those of a cross are mixed ids.
         provenance: method, arguments, data fingerprint, code version; JSON values only.
         codes: int32 rows by base row, for the ``codes`` address; by a name of their own.
         arrays: flat arrays, for the ``blocks`` address.
+        budget: what the policy was made for, or None where nobody said.
+        decision: who decided, and by how much, for people and reports; JSON values only.
 
     Two policies are equal if they compute the same from the same vocabularies.
 
@@ -62,6 +68,8 @@ class Policy:
     provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
     codes: Mapping[str, Codes] = field(default_factory=dict, compare=False)
     arrays: tuple[Array, ...] = ()
+    budget: Budget | None = field(default=None, compare=False)
+    decision: Mapping[str, Any] | None = field(default=None, compare=False)
     codes_digest: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -104,6 +112,25 @@ class Policy:
         return stored + projected + sum(int(c.size) for c in self.codes.values())
 
     @property
+    def num_bytes(self) -> int:
+        """Bytes that must be stored to serve the embeddings, vocabularies included.
+
+        Rows of tables and flat arrays in their types, with scales and offsets; 4 bytes for every
+        number of a projection and for every code, 8 for every id of a vocabulary.
+        """
+        rows = sum(t.num_rows * row_bytes(t.dim, t.dtype) for t in self.tables)
+        flat = sum(row_bytes(a.size, a.dtype) for a in self.arrays)
+        projected = sum(f.project * self.combined_width(f) for f in self.features if f.project)
+        codes = sum(int(c.size) for c in self.codes.values())
+        ids = sum(int(v.size) for v in self.vocabularies.values())
+        return rows + flat + 4 * (projected + codes) + 8 * ids
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the data that the features read, each once, in order of first use."""
+        return tuple(dict.fromkeys(c for f in self.features for c in f.columns))
+
+    @property
     def num_lookups(self) -> int:
         """Vectors read per sample of one id per feature, importance weights included."""
         return sum(len(f.all_lookups) for f in self.features)
@@ -112,13 +139,15 @@ class Policy:
         return {
             "format": FORMAT,
             "version": VERSION,
-            "tables": [{"name": t.name, "num_rows": t.num_rows, "dim": t.dim} for t in self.tables],
-            "arrays": [{"name": a.name, "size": a.size} for a in self.arrays],
+            "tables": [table_json(t) for t in self.tables],
+            "arrays": [array_json(a) for a in self.arrays],
             "features": [feature_json(f) for f in self.features],
             "dropped": list(self.dropped),
             "vocabularies": {name: pack_ids(ids) for name, ids in self.vocabularies.items()},
             "codes": {name: pack_codes(codes) for name, codes in self.codes.items()},
             "provenance": dict(self.provenance),
+            "budget": budget_json(self.budget),
+            "decision": None if self.decision is None else dict(self.decision),
         }
 
     def save(self, path: Path | str) -> None:
@@ -128,7 +157,7 @@ class Policy:
 
     @classmethod
     def load(cls, path: Path | str) -> Policy:
-        """Read a policy file. PolicyError says what is wrong with it and where."""
+        """Read a policy file of version 1, 2 or 3. PolicyError says what is wrong and where."""
         return cls.from_json(read_document(Path(path)), where=str(path))
 
     @classmethod
@@ -144,6 +173,8 @@ class Policy:
                 parts.provenance,
                 parts.codes,
                 parts.arrays,
+                parts.budget,
+                parts.decision,
             )
         except PolicyError as error:
             raise PolicyError(f"{where}: {error}") from error

@@ -1,25 +1,21 @@
-"""The JSON form of a policy: strict reading, packed numbers. ``docs/policy-format.md`` is the spec.
+"""The JSON form of a policy and its strict reading. ``docs/policy-format.md`` is the spec.
 
-Version 1 is read too: it has only ``hash`` and ``id`` lookups, and none of the later keys.
+Versions 1 and 2 are read too. They lack keys that came later: version 1 has only ``hash`` and
+``id`` lookups, and both lack the budget, types of storage, columns and rows for unknown ids.
 """
 
 from __future__ import annotations
 
-import base64
-import json
-import math
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from seo_rec.policy.entries import (
     ADDRESS_FIELDS,
+    MAX_BUDGET,
     MAX_ROWS,
     Array,
+    Budget,
     Codes,
     Feature,
     Ids,
@@ -27,13 +23,30 @@ from seo_rec.policy.entries import (
     PolicyError,
     Table,
 )
+from seo_rec.policy.packing import unpack_codes, unpack_ids
+from seo_rec.policy.strict_json import integer, items, json_object, kind, string
 
 FORMAT = "seo-rec-policy"
-VERSION = 2
-MAX_FILE_BYTES = 2**30
+VERSION = 3
 
 _KEYS = {"format", "version", "tables", "features", "dropped", "vocabularies", "provenance"}
 _FEATURE_KEYS = {"name", "combine", "lookups"}
+# Keys that a version added to those of the version before it, by the kind of object.
+_ADDED_KEYS: dict[int, dict[str, set[str]]] = {
+    1: {},
+    2: {"document": {"arrays", "codes"}, "feature": {"project", "weights"}},
+    3: {
+        "document": {"budget", "decision"},
+        "feature": {"columns"},
+        "table": {"dtype"},
+        "array": {"dtype"},
+    },
+}
+_ADDRESS_FIELDS: dict[int, dict[str, tuple[str, ...]]] = {
+    1: {"hash": ("seed",), "id": ("seed",)},
+    2: {**ADDRESS_FIELDS, "id": ()},
+    3: ADDRESS_FIELDS,
+}
 
 
 @dataclass(frozen=True)
@@ -47,98 +60,133 @@ class Parts:
     vocabularies: Mapping[str, Ids]
     codes: Mapping[str, Codes]
     provenance: Mapping[str, Any]
-
-
-def read_document(path: Path) -> Any:
-    """The JSON value of a file; PolicyError names the place of what is no strict JSON."""
-    if not path.is_file():
-        raise PolicyError(f"{path}: no such policy file; `seo-rec search` writes one")
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise PolicyError(f"{path}: {path.stat().st_size} bytes; allowed: {MAX_FILE_BYTES}")
-    try:
-        return json.loads(
-            path.read_text(encoding="utf-8"),
-            object_pairs_hook=_no_duplicate_keys,
-            parse_constant=_no_constant,
-            parse_float=_finite,
-        )
-    except json.JSONDecodeError as error:
-        raise PolicyError(
-            f"{path}:{error.lineno}:{error.colno}: not valid JSON ({error.msg})"
-        ) from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise PolicyError(f"{path}: not a policy file ({type(error).__name__})") from error
-    except ValueError as error:
-        raise PolicyError(f"{path}: {error}") from error
+    budget: Budget | None
+    decision: Mapping[str, Any] | None
 
 
 def read_parts(document: Any, where: str) -> Parts:
     """The parts of a policy's JSON form; unknown keys and versions are refused."""
-    version = document.get("version") if isinstance(document, dict) else None
-    new = version != 1 or type(version) is not int
-    doc = _object(document, _KEYS | ({"arrays", "codes"} if new else set()), where)
-    if doc["format"] != FORMAT or (new and (type(version) is not int or version != VERSION)):
-        raise PolicyError(
-            f"{where}: format {doc['format']!r} version {version!r}; "
-            f"this release reads {FORMAT!r} versions 1 and {VERSION}"
-        )
-    tables = []
-    for at, entry in _entries(doc, "tables", where):
-        t = _object(entry, {"name", "num_rows", "dim"}, at)
-        name, num_rows = _string(t["name"], f"{at}.name"), _integer(t["num_rows"], f"{at}.num_rows")
-        tables.append(Table(name, num_rows, _integer(t["dim"], f"{at}.dim")))
+    version = _version(document, where)
+    doc = json_object(document, _KEYS | _added("document", version), where)
+    tables = [_table(entry, at, version) for at, entry in items(doc, "tables", where)]
+    features = tuple(_feature(entry, at, version) for at, entry in items(doc, "features", where))
+    dropped = tuple(string(name, at) for at, name in items(doc, "dropped", where))
     arrays = []
-    for at, entry in _entries(doc, "arrays", where) if new else ():
-        a = _object(entry, {"name", "size"}, at)
-        arrays.append(Array(_string(a["name"], f"{at}.name"), _integer(a["size"], f"{at}.size")))
-    features = tuple(_feature(entry, at, new) for at, entry in _entries(doc, "features", where))
-    dropped = tuple(_string(name, at) for at, name in _entries(doc, "dropped", where))
-    for key in ("vocabularies", "provenance", *(("codes",) if new else ())):
-        if not isinstance(doc[key], dict):
-            raise PolicyError(f"{where}: {key} must be an object, got {_kind(doc[key])}")
-    codes = {
-        name: _unpack_codes(packed, f"{where}: codes[{name!r}]")
-        for name, packed in (doc["codes"].items() if new else ())
-    }
+    codes: dict[str, Codes] = {}
+    if version >= 2:
+        arrays = [_array(entry, at, version) for at, entry in items(doc, "arrays", where)]
+        codes = {
+            name: unpack_codes(packed, f"{where}: codes[{name!r}]")
+            for name, packed in _free_object(doc["codes"], f"{where}: codes").items()
+        }
+    packed_ids = _free_object(doc["vocabularies"], f"{where}: vocabularies")
+    if version < 3:  # these may hold vocabularies that no lookup uses
+        used = {f.name for f in features if any(k.uses_index for k in f.all_lookups)}
+        packed_ids = {name: packed for name, packed in packed_ids.items() if name in used}
     most = most_ids(tables, features, codes)
     vocabularies = {
-        name: _unpack_ids(packed, most, f"{where}: vocabularies[{name!r}]")
-        for name, packed in doc["vocabularies"].items()
+        name: unpack_ids(packed, most, f"{where}: vocabularies[{name!r}]")
+        for name, packed in packed_ids.items()
     }
+    provenance = _free_object(doc["provenance"], f"{where}: provenance")
+    decision = None
+    if version < 3:
+        budget = _budget_of_search(provenance)
+    else:
+        budget = _budget(doc["budget"], f"{where}: budget")
+        if doc["decision"] is not None:
+            decision = _free_object(doc["decision"], f"{where}: decision")
     return Parts(
-        tuple(tables), tuple(arrays), features, dropped, vocabularies, codes, doc["provenance"]
+        tuple(tables),
+        tuple(arrays),
+        features,
+        dropped,
+        vocabularies,
+        codes,
+        provenance,
+        budget,
+        decision,
     )
 
 
-def _feature(entry: Any, at: str, new: bool) -> Feature:
-    f = _object(entry, _FEATURE_KEYS | ({"project", "weights"} if new else set()), at)
-    name = _string(f["name"], f"{at}.name")
-    combine = _string(f["combine"], f"{at}.combine")
-    lookups = tuple(_lookup(item, place, new) for place, item in _entries(f, "lookups", at, "."))
-    if not new:
-        return Feature(name, lookups, combine)
-    project = f["project"]
-    if project is not None:
-        project = _integer(project, f"{at}.project")
-    weights = None if f["weights"] is None else _lookup(f["weights"], f"{at}.weights", new)
-    return Feature(name, lookups, combine, project, weights)
+def _version(document: Any, where: str) -> int:
+    """The version of a document of this format; the newest, if it lacks the keys that say so."""
+    if not isinstance(document, dict) or not {"format", "version"} <= set(document):
+        return VERSION
+    name, version = document["format"], document["version"]
+    if name != FORMAT or type(version) is not int or version not in _ADDED_KEYS:
+        raise PolicyError(
+            f"{where}: format {name!r} version {version!r}; "
+            f"this release reads {FORMAT!r} versions 1 to {VERSION}"
+        )
+    return version
 
 
-def _lookup(entry: Any, at: str, new: bool) -> Lookup:
+def _added(what: str, version: int) -> set[str]:
+    """Keys of an object that this version has and version 1 had not."""
+    return {key for v in range(1, version + 1) for key in _ADDED_KEYS[v].get(what, ())}
+
+
+def _free_object(value: Any, at: str) -> dict[str, Any]:
+    """A JSON object whose keys are not prescribed."""
+    if not isinstance(value, dict):
+        raise PolicyError(f"{at} must be an object, got {kind(value)}")
+    return value
+
+
+def _table(entry: Any, at: str, version: int) -> Table:
+    t = json_object(entry, {"name", "num_rows", "dim"} | _added("table", version), at)
+    return Table(
+        string(t["name"], f"{at}.name"),
+        integer(t["num_rows"], f"{at}.num_rows"),
+        integer(t["dim"], f"{at}.dim"),
+        string(t.get("dtype", "float32"), f"{at}.dtype"),
+    )
+
+
+def _array(entry: Any, at: str, version: int) -> Array:
+    a = json_object(entry, {"name", "size"} | _added("array", version), at)
+    return Array(
+        string(a["name"], f"{at}.name"),
+        integer(a["size"], f"{at}.size"),
+        string(a.get("dtype", "float32"), f"{at}.dtype"),
+    )
+
+
+def _feature(entry: Any, at: str, version: int) -> Feature:
+    f = json_object(entry, _FEATURE_KEYS | _added("feature", version), at)
+    name = string(f["name"], f"{at}.name")
+    combine = string(f["combine"], f"{at}.combine")
+    lookups = tuple(_lookup(item, place, version) for place, item in items(f, "lookups", at, "."))
+    project = weights = None
+    if version >= 2:
+        if f["project"] is not None:
+            project = integer(f["project"], f"{at}.project")
+        if f["weights"] is not None:
+            weights = _lookup(f["weights"], f"{at}.weights", version)
+    columns: tuple[str, ...] = (name,)
+    if version >= 3:
+        columns = tuple(string(item, place) for place, item in items(f, "columns", at, "."))
+        if not columns:
+            raise PolicyError(f"{at}.columns: names no column; allowed: one or more")
+    return Feature(name, lookups, combine, project, weights, columns)
+
+
+def _lookup(entry: Any, at: str, version: int) -> Lookup:
     """The keys of a lookup are those that its address uses; in version 1 always a seed too."""
     if not isinstance(entry, dict):
-        raise PolicyError(f"{at}: must be an object, got {_kind(entry)}")
+        raise PolicyError(f"{at}: must be an object, got {kind(entry)}")
     if "address" not in entry:
         raise PolicyError(f"{at}: missing keys ['address']")
-    address = _string(entry["address"], f"{at}.address")
-    allowed = ADDRESS_FIELDS if new else {"hash": ("seed",), "id": ("seed",)}
+    address = string(entry["address"], f"{at}.address")
+    allowed = _ADDRESS_FIELDS[version]
     if address not in allowed:
         raise PolicyError(f"{at}: address {address!r}; allowed: {', '.join(allowed)}")
     fields = allowed[address]
-    k = _object(entry, {"table", "address", *fields}, at)
-    table = _string(k["table"], f"{at}.table")
-    numbers = {n: _integer(k[n], f"{at}.{n}") for n in fields if n != "codes"}
-    if not new and address == "id":
+    k = json_object(entry, {"table", "address", *fields}, at)
+    table = string(k["table"], f"{at}.table")
+    numbers = {n: integer(k[n], f"{at}.{n}") for n in fields if n != "codes"}
+    if version == 1 and address == "id":
         return Lookup(table, address)  # it ignores the seed that it has
     return Lookup(
         table,
@@ -147,8 +195,38 @@ def _lookup(entry: Any, at: str, new: bool) -> Lookup:
         numbers.get("modulus", 0),
         numbers.get("block", 0),
         numbers.get("width", 0),
-        _string(k["codes"], f"{at}.codes") if "codes" in fields else "",
+        string(k["codes"], f"{at}.codes") if "codes" in fields else "",
+        numbers.get("unknown_rows", 1),
     )
+
+
+def _budget(value: Any, at: str) -> Budget | None:
+    if value is None:
+        return None
+    b = json_object(value, {"params", "num_bytes"}, at)
+    params, num_bytes = (
+        None if b[name] is None else integer(b[name], f"{at}.{name}")
+        for name in ("params", "num_bytes")
+    )
+    try:
+        return Budget(params, num_bytes)
+    except PolicyError as error:
+        raise PolicyError(f"{at}: {error}") from error
+
+
+def _budget_of_search(provenance: Mapping[str, Any]) -> Budget | None:
+    """The budget of SEO's search, which wrote it into the provenance before version 3.
+
+    Other policies of these versions are as large as what they were made for.
+    """
+    if provenance.get("method") != "seo-search" or "apply" in provenance:
+        return None
+    arguments = provenance.get("arguments")
+    told = arguments if isinstance(arguments, dict) else {}
+    rows, dim = told.get("budget_rows"), told.get("dim")
+    if type(rows) is not int or type(dim) is not int or not 1 <= rows * dim <= MAX_BUDGET:
+        return None
+    return Budget(rows * dim)
 
 
 def most_ids(tables: list[Table], features: tuple[Feature, ...], codes: Mapping[str, Codes]) -> int:
@@ -164,6 +242,17 @@ def most_ids(tables: list[Table], features: tuple[Feature, ...], codes: Mapping[
     return min(max(most - 1, 0), MAX_ROWS)
 
 
+# ---- writing -------------------------------------------------------------------------------
+
+
+def table_json(t: Table) -> dict[str, Any]:
+    return {"name": t.name, "num_rows": t.num_rows, "dim": t.dim, "dtype": t.dtype}
+
+
+def array_json(a: Array) -> dict[str, Any]:
+    return {"name": a.name, "size": a.size, "dtype": a.dtype}
+
+
 def lookup_json(k: Lookup) -> dict[str, Any]:
     fields = {name: getattr(k, name) for name in ADDRESS_FIELDS[k.address]}
     return {"table": k.table, "address": k.address, **fields}
@@ -172,6 +261,7 @@ def lookup_json(k: Lookup) -> dict[str, Any]:
 def feature_json(f: Feature) -> dict[str, Any]:
     return {
         "name": f.name,
+        "columns": list(f.columns),
         "combine": f.combine,
         "lookups": [lookup_json(k) for k in f.lookups],
         "project": f.project,
@@ -179,112 +269,7 @@ def feature_json(f: Feature) -> dict[str, Any]:
     }
 
 
-# ---- packed numbers ------------------------------------------------------------------------
-
-
-def pack_ids(ids: Ids) -> str:
-    deltas = np.diff(ids, prepend=np.int64(0)).astype("<i8")
-    return _packed(deltas.tobytes())
-
-
-def pack_codes(codes: Codes) -> dict[str, Any]:
-    return {"size": int(codes.size), "rows": _packed(codes.astype("<i4").tobytes())}
-
-
-def _packed(raw: bytes) -> str:
-    return base64.b64encode(zlib.compress(raw, 6)).decode("ascii")
-
-
-def _unpacked(packed: str, most_bytes: int, more: str) -> bytes:
-    """Unpack at most so many bytes, so that a small file cannot claim all the memory."""
-    raw = zlib.decompressobj()
-    data = raw.decompress(base64.b64decode(packed, validate=True), most_bytes + 1)
-    if not raw.eof or raw.unused_data or len(data) > most_bytes:  # one more byte, to reach the end
-        raise ValueError(f"cut short, followed by other bytes, or more than {more}")
-    return data
-
-
-def _unpack_ids(packed: Any, most: int, where: str) -> Ids:
-    most = max(most, 1)
-    more = f"{most} ids, the rows of the largest table less one"
-    try:
-        data = _unpacked(_string(packed, where), 8 * most, more)
-        ids: Ids = np.cumsum(np.frombuffer(data, dtype="<i8"), dtype=np.int64)
-    except (ValueError, zlib.error) as error:
-        if isinstance(error, PolicyError):
-            raise
-        raise PolicyError(f"{where}: not packed ids ({error})") from error
-    return ids
-
-
-def _unpack_codes(entry: Any, where: str) -> Codes:
-    c = _object(entry, {"size", "rows"}, where)
-    size = _integer(c["size"], f"{where}.size")
-    if not 1 <= size <= MAX_ROWS:
-        raise PolicyError(f"{where}: size {size}; allowed: 1 to {MAX_ROWS}")
-    try:
-        data = _unpacked(_string(c["rows"], f"{where}.rows"), 4 * size, f"{size} codes")
-        codes: Codes = np.frombuffer(data, dtype="<i4").astype(np.int32)
-    except (ValueError, zlib.error) as error:
-        if isinstance(error, PolicyError):
-            raise
-        raise PolicyError(f"{where}: not packed codes ({error})") from error
-    if codes.size != size:
-        raise PolicyError(f"{where}: not packed codes ({codes.size} of {size})")
-    return codes
-
-
-# ---- strict JSON ---------------------------------------------------------------------------
-
-
-def _no_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    seen = dict(pairs)
-    if len(seen) != len(pairs):
-        names = [key for key, _ in pairs]
-        raise ValueError(f"key {next(k for k in names if names.count(k) > 1)!r} appears twice")
-    return seen
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"the number {name} is not allowed")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"the number {text} is not allowed")
-    return value
-
-
-def _kind(value: Any) -> str:
-    return type(value).__name__
-
-
-def _object(value: Any, keys: set[str], where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise PolicyError(f"{where}: must be an object, got {_kind(value)}")
-    if unknown := sorted(set(value) - keys):
-        raise PolicyError(f"{where}: unknown keys {unknown}; allowed: {sorted(keys)}")
-    if missing := sorted(keys - set(value)):
-        raise PolicyError(f"{where}: missing keys {missing}")
-    return value
-
-
-def _entries(doc: dict[str, Any], key: str, where: str, dot: str = ": ") -> list[tuple[str, Any]]:
-    """The items of a list, each with its place."""
-    at = f"{where}{dot}{key}"
-    if not isinstance(doc[key], list):
-        raise PolicyError(f"{at}: must be a list, got {_kind(doc[key])}")
-    return [(f"{at}[{i}]", item) for i, item in enumerate(doc[key])]
-
-
-def _string(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise PolicyError(f"{where}: must be a string, got {_kind(value)}")
-    return value
-
-
-def _integer(value: Any, where: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise PolicyError(f"{where}: must be a whole number, got {_kind(value)} {value!r}")
-    return value
+def budget_json(budget: Budget | None) -> dict[str, Any] | None:
+    if budget is None:
+        return None
+    return {"params": budget.params, "num_bytes": budget.num_bytes}
