@@ -45,9 +45,9 @@ docs: $(STAMP)  ## Build the site of docs/ into site/; broken links and referenc
 CRITEO := $(foreach i,0 1 2 3 4,data/criteo-$(i))
 MORE_L2 := ml-1m-l2-4e-4 ml-1m-l2-8e-4 ml-1m-l2-16e-4 ml-1m-l2-32e-4
 everything: $(STAMP)  ## Every method on prepared data/ml-1m and data/criteo-0..4 (many hours; resumable)
-	$(BIN)/python -m benchmarks.evidence movielens --data data/ml-1m --only ml-1m ml-1m-widths ml-1m-48000 $(MORE_L2) --record
-	$(BIN)/python -m benchmarks.evidence criteo --data $(CRITEO) --only criteo-80000 criteo-80000-widths --record
-	$(BIN)/python -m benchmarks.tables
+	$(BIN)/python -m benchmarks.accuracy.evidence movielens --data data/ml-1m --only ml-1m ml-1m-widths ml-1m-48000 $(MORE_L2) --record
+	$(BIN)/python -m benchmarks.accuracy.evidence criteo --data $(CRITEO) --only criteo-80000 criteo-80000-widths --record
+	$(BIN)/python -m benchmarks.pages.tables
 	$(BIN)/seo-rec report runs/ml-1m runs/ml-1m-widths runs/ml-1m-48000 $(MORE_L2:%=runs/%) runs/criteo-80000 runs/criteo-80000-widths --out runs/every-way.html --force
 
 setup: $(STAMP)  ## Create .venv and install the pinned stack into it
