@@ -426,7 +426,7 @@ def test_a_search_writes_takes_and_refuses(tiny_data: DataSet, tmp_path: Path) -
             Training(SMALL, FIT),
             resume=True,
         )
-    with pytest.raises(ValueError, match="method 'dim'; allowed: .* dimgrow, "):
+    with pytest.raises(ValueError, match=r"method 'dim'; allowed: .* dimgrow, "):
         recipes.search("dim", tiny_data, out, settings, Training(SMALL, FIT))
     with pytest.raises(ValueError, match="allowed: a SsedsSettings"):
         recipes.search("sseds", tiny_data, tmp_path / "o", settings, Training(SMALL, FIT))
