@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from seo_rec.policy import PolicyError
-from seo_rec.recipes import RunError
+from seo_rec.runs import RunError
 from seo_rec.schema import DataError
 from seo_rec.train import CheckpointError, LaunchError, OtherRankError, Preempted
 

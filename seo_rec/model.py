@@ -2,72 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
-
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from seo_rec.backbones import BACKBONES, INTERACTIONS, Interaction, build_backbone
+from seo_rec.backbones import build_backbone
 from seo_rec.batch import Batch
-from seo_rec.embed import INIT_SCALE, Gate, PolicyEmbedding
-from seo_rec.methods import Mlet
+from seo_rec.embed import Gate, PolicyEmbedding
 from seo_rec.policy import Policy
+from seo_rec.settings import ModelSettings
 
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """What a model is besides its policy.
-
-    ``hidden``: widths of the hidden layers; ``dropout``: in [0, 1); ``init_scale``: embeddings
-    start uniform in [-init_scale, init_scale]; ``interaction``: settings of the backbone's own
-    (None: their defaults; backbones that have none keep None); ``mlet``: how the tables are trained
-    as two layers (None: they are not); the trained model has one.
-    """
-
-    backbone: str = "mlp"
-    hidden: tuple[int, ...] = (256, 128)
-    dropout: float = 0.0
-    init_scale: float = INIT_SCALE
-    interaction: Interaction | None = None
-    mlet: Mlet | None = None
-
-    def __post_init__(self) -> None:
-        if self.backbone not in BACKBONES:
-            raise ValueError(f"backbone {self.backbone!r}; allowed: {', '.join(BACKBONES)}")
-        wanted = INTERACTIONS.get(self.backbone)
-        if self.interaction is None and wanted is not None:
-            object.__setattr__(self, "interaction", wanted())
-        elif self.interaction is not None and type(self.interaction) is not wanted:
-            raise ValueError(
-                f"interaction {self.interaction} of backbone {self.backbone}; allowed: "
-                f"{wanted.__name__ + '(...)' if wanted else 'None, it has no settings'}"
-            )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout {self.dropout}; allowed: 0 <= dropout < 1")
-        if any(h < 1 for h in self.hidden):
-            raise ValueError(f"hidden {self.hidden}; allowed: widths of 1 or more")
-
-    def as_json(self) -> dict[str, Any]:
-        """What ``run.json`` holds; without ``interaction`` and ``mlet`` where they are None."""
-        return {k: v for k, v in asdict(self).items() if v is not None}
-
-    @classmethod
-    def from_json(cls, read: Mapping[str, Any]) -> ModelSettings:
-        """The settings that ``as_json`` gave; JSON's lists were tuples."""
-        given = _tuples(read)
-        if read.get("interaction") is not None:
-            kind = INTERACTIONS[read["backbone"]]
-            given["interaction"] = kind(**_tuples(read["interaction"]))
-        if read.get("mlet") is not None:
-            given["mlet"] = Mlet(**read["mlet"])
-        return cls(**given)
-
-
-def _tuples(read: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in read.items()}
+__all__ = ["ModelSettings", "RecModel", "build_model"]
 
 
 class RecModel(nn.Module):

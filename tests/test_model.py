@@ -21,7 +21,8 @@ from seo_rec.data.stream import Stream
 from seo_rec.methods import multi_size
 from seo_rec.model import ModelSettings, RecModel, build_model
 from seo_rec.schema import read_schema
-from seo_rec.train import evaluate
+from seo_rec.settings import BACKBONE_NAMES, ROW_OPTIMIZER_NAMES
+from seo_rec.train import ROW_OPTIMIZERS, evaluate
 
 GOLDEN = Path(__file__).parent / "golden" / "backbones.json"
 cases = pytest.mark.parametrize("case", CASES)
@@ -180,3 +181,9 @@ if __name__ == "__main__":
     golden = {f"{case}-{n}": logits(case, n) for case in CASES for n in (0, 1, 3)}
     GOLDEN.write_text(json.dumps(golden, indent=1, sort_keys=True) + "\n")
     print(f"wrote {GOLDEN.name}")
+
+
+def test_the_names_of_settings_are_what_can_be_built() -> None:
+    """The names are listed where no torch is imported; what they name is elsewhere."""
+    assert tuple(BACKBONES) == BACKBONE_NAMES
+    assert tuple(ROW_OPTIMIZERS) == ROW_OPTIMIZER_NAMES

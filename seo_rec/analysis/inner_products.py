@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +26,10 @@ import torch
 
 from seo_rec import methods
 from seo_rec.analysis.vocabularies import Vocabularies, only, vocabularies_of
+from seo_rec.data.dataset import DataSet
 from seo_rec.embed.remap import hash_rows
 from seo_rec.policy import Ids
-from seo_rec.schema import Schema, read_schema
+from seo_rec.schema import Schema
 
 CELLS = 2**22  # of the encodings that are in memory at once
 SIGMAS = 2.576  # half the width of an interval of 99 %, in standard errors
@@ -199,7 +199,7 @@ def summary(
 
 
 def compare_encodings(
-    data: Path,
+    data: DataSet,
     num_rows: Sequence[int],
     seeds: int,
     share: float,
@@ -216,7 +216,7 @@ def compare_encodings(
         features: names (none: all).
         seed: of the tokens and, times ``seeds``, of the first hash function.
     """
-    schema = only(read_schema(data), features)
+    schema = only(data.schema, features)
     vocabularies = vocabularies_of(data, schema)
     rng = np.random.default_rng(seed)
     cases = {

@@ -14,7 +14,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -25,25 +24,29 @@ from torch import nn
 
 from seo_rec import methods
 from seo_rec.analysis.vocabularies import Vocabularies, only, vocabularies_of
+from seo_rec.data.dataset import DataSet
 from seo_rec.data.stream import Stream
 from seo_rec.embed import PolicyEmbedding
 from seo_rec.model import RecModel
 from seo_rec.policy import Policy
 from seo_rec.report import charts
 from seo_rec.report.collisions import rows_of
-from seo_rec.schema import read_schema
-from seo_rec.train import FitSettings, fit, make_optimizers
+from seo_rec.train import EVAL_BATCH, FitSettings, fit, optimizers_of
 
-EVAL_BATCH = 8192
 TABLES = ("unified", "separate")
 # "separate": a table per feature with as many rows in all, in proportion to the vocabularies
 
 
 @dataclass(frozen=True)
 class OrthogonalitySettings:
-    """What is trained: every number of ``rows`` with every seed, ``dim`` floats wide.
+    """What is trained: a model for every number of rows and every seed.
 
-    ``features``: names (none: all); ``tables``: of :data:`TABLES`.
+    Args:
+        rows: Rows of all tables together, a model for each number.
+        dim: Width of an embedding, in floats.
+        seeds: Number of seeds.
+        features: Names of the features; none takes all.
+        tables: One table for all features (unified), and also a table for each (separate).
     """
 
     rows: tuple[int, ...]
@@ -121,7 +124,7 @@ def growth(found: Sequence[Orthogonality]) -> float:
 
 
 def orthogonality(
-    data: Path, settings: OrthogonalitySettings, fit_settings: FitSettings
+    data: DataSet, settings: OrthogonalitySettings, fit_settings: FitSettings
 ) -> Iterator[Orthogonality]:
     """Train every table size and seed, one after the other.
 
@@ -134,7 +137,7 @@ def orthogonality(
         ValueError: an unknown feature, or fewer than two.
         PolicyError: fewer rows than separate tables.
     """
-    schema = only(read_schema(data), settings.features)
+    schema = only(data.schema, settings.features)
     names = [c.name for c in schema.features]
     if len(names) < 2:
         raise ValueError(f"features {names}; allowed: 2 or more, angles are between two")
@@ -142,8 +145,7 @@ def orthogonality(
     for i in range(settings.seeds):
         seed = fit_settings.seed + i
         streams = {
-            split: Stream(
-                data,
+            split: data.stream(
                 split,
                 batch_size=fit_settings.batch_size if split == "train" else EVAL_BATCH,
                 shuffle=split == "train",
@@ -179,9 +181,7 @@ def _train(
         embedding = PolicyEmbedding(policy)
     layer = SingleLayer(len(policy.features), policy.widths[0], settings.seed + 1_000_003)
     model = RecModel(embedding, layer)
-    optimizers = make_optimizers(
-        model, settings.row_optimizer, settings.row_lr, settings.dense_lr, settings.row_l2
-    )
+    optimizers = optimizers_of(model, settings)
     title = f"{tables}, {rows:,} rows"
     result = fit(model, streams["train"], streams["val"], optimizers, settings, title=title)
     degrees = angles(layer.theta_TD.detach())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
@@ -13,10 +12,10 @@ from seo_rec import methods
 from seo_rec.analysis.inner_products import SIGMAS, Measured
 from seo_rec.analysis.orthogonality import Orthogonality, growth
 from seo_rec.analysis.vocabularies import only, vocabularies_of
+from seo_rec.data.dataset import DataSet
 from seo_rec.report import formats
 from seo_rec.report.collisions import Pair, collisions
 from seo_rec.report.terminal import open_console
-from seo_rec.schema import read_schema
 
 
 @dataclass(frozen=True)
@@ -33,10 +32,10 @@ class SharedRows:
 
 
 def shared_rows(
-    data: Path, num_rows: Sequence[int], features: Sequence[str] = (), seed: int = 0
+    data: DataSet, num_rows: Sequence[int], features: Sequence[str] = (), seed: int = 0
 ) -> Iterator[SharedRows]:
     """Of the tables of the encodings that :func:`compare_encodings` measures."""
-    schema = only(read_schema(data), features)
+    schema = only(data.schema, features)
     ids = {name: ids for name, (ids, _) in vocabularies_of(data, schema).items()}
     schema = only(schema, list(ids))
     for rows in num_rows:

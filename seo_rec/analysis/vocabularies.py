@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from seo_rec.data.vocabulary import read_vocabulary
+from seo_rec.data.dataset import DataSet
 from seo_rec.policy import Ids
 from seo_rec.schema import Schema
 
@@ -28,6 +27,6 @@ def only(schema: Schema, features: Sequence[str]) -> Schema:
     return replace(schema, columns=tuple(kept))
 
 
-def vocabularies_of(data: Path, schema: Schema) -> Vocabularies:
+def vocabularies_of(data: DataSet, schema: Schema) -> Vocabularies:
     """Sorted training ids and their counts, of every feature that has some."""
-    return {c.name: read_vocabulary(data, c.name) for c in schema.features if c.vocab_size}
+    return {c.name: data.counts(c.name) for c in schema.features if c.vocab_size}

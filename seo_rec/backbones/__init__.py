@@ -1,7 +1,7 @@
 """Backbones: from dense columns and embeddings to one logit per row.
 
 ``BACKBONES`` names them. What can be set besides hidden layers and dropout is a small dataclass
-of the backbone's own; ``INTERACTIONS`` says which, for the backbones that have one.
+of the backbone's own (:mod:`seo_rec.settings`).
 """
 
 from __future__ import annotations
@@ -11,17 +11,27 @@ from typing import Protocol
 
 import torch
 
-from seo_rec.backbones.autoint import AutoInt, AutoIntSettings
-from seo_rec.backbones.dcn import DCN, DCNSettings
-from seo_rec.backbones.dcn_v2 import DCNv2, DCNv2Settings
+from seo_rec.backbones.autoint import AutoInt
+from seo_rec.backbones.dcn import DCN
+from seo_rec.backbones.dcn_v2 import DCNv2
 from seo_rec.backbones.deepfm import DeepFM
-from seo_rec.backbones.dlrm import DLRM, DLRMSettings
+from seo_rec.backbones.dlrm import DLRM
 from seo_rec.backbones.fnn import FNN
 from seo_rec.backbones.ipnn import IPNN
 from seo_rec.backbones.mlp import MLP
 from seo_rec.backbones.nfm import NFM
+from seo_rec.backbones.traits import Traits
 from seo_rec.backbones.wide_deep import WideDeep
-from seo_rec.backbones.xdeepfm import XDeepFM, XDeepFMSettings
+from seo_rec.backbones.xdeepfm import XDeepFM
+from seo_rec.settings import (
+    INTERACTIONS,
+    AutoIntSettings,
+    DCNSettings,
+    DCNv2Settings,
+    DLRMSettings,
+    Interaction,
+    XDeepFMSettings,
+)
 
 __all__ = [
     "BACKBONES",
@@ -41,10 +51,13 @@ __all__ = [
     "DLRMSettings",
     "DeepFM",
     "Interaction",
+    "Traits",
     "WideDeep",
     "XDeepFM",
     "XDeepFMSettings",
     "build_backbone",
+    "having",
+    "traits_of",
 ]
 
 
@@ -53,8 +66,6 @@ class Backbone(Protocol):
 
     def __call__(self, dense_BN: torch.Tensor, x_BE: torch.Tensor) -> torch.Tensor: ...
 
-
-Interaction = AutoIntSettings | DCNSettings | DCNv2Settings | DLRMSettings | XDeepFMSettings
 
 # Called with (num_dense, dims, hidden, dropout), and the settings of INTERACTIONS if it has any.
 BACKBONES: dict[str, Callable[..., torch.nn.Module]] = {
@@ -71,14 +82,6 @@ BACKBONES: dict[str, Callable[..., torch.nn.Module]] = {
     "nfm": NFM,
 }
 
-INTERACTIONS: dict[str, type[Interaction]] = {
-    "dcn-v2": DCNv2Settings,
-    "dcn": DCNSettings,
-    "dlrm": DLRMSettings,
-    "xdeepfm": XDeepFMSettings,
-    "autoint": AutoIntSettings,
-}
-
 
 def build_backbone(
     name: str,
@@ -92,3 +95,14 @@ def build_backbone(
     if interaction is None:
         return BACKBONES[name](num_dense, dims, hidden, dropout)
     return BACKBONES[name](num_dense, dims, hidden, dropout, interaction)
+
+
+def traits_of(backbone: str) -> Traits:
+    """What searches may assume about the backbone called ``backbone``."""
+    traits: Traits = BACKBONES[backbone].traits  # type: ignore[attr-defined]
+    return traits
+
+
+def having(holds: Callable[[Traits], bool]) -> tuple[str, ...]:
+    """The names of the backbones whose traits fulfil a condition."""
+    return tuple(name for name in BACKBONES if holds(traits_of(name)))

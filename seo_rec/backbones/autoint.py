@@ -6,27 +6,14 @@ Letters beside those of ``layers``: H heads, W width of a head.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from seo_rec.backbones.layers import FeatureVectors, Inputs, logit_layers
-
-
-@dataclass(frozen=True)
-class AutoIntSettings:
-    """``layers`` of attention, ``heads`` of each, ``width`` of a head; defaults of the paper."""
-
-    layers: int = 3
-    heads: int = 2
-    width: int = 32
-
-    def __post_init__(self) -> None:
-        for name in ("layers", "heads", "width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)}; allowed: 1 or more")
+from seo_rec.backbones.traits import Traits
+from seo_rec.settings import AutoIntSettings
 
 
 class Attention(nn.Module):
@@ -73,6 +60,8 @@ class AutoInt(nn.Module):
         dropout: probability of dropping an attention weight or a hidden unit in training.
         settings: of the attention.
     """
+
+    traits = Traits(pairs_features=True, widens_numeric=True)
 
     def __init__(
         self,

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from seo_rec.backbones.layers import CrossBesideDeep, Inputs
-
-
-@dataclass(frozen=True)
-class DCNSettings:
-    """``layers``: cross layers; 6 on Criteo in the paper and in OptEmbed."""
-
-    layers: int = 6
-
-    def __post_init__(self) -> None:
-        if self.layers < 1:
-            raise ValueError(f"layers {self.layers}; allowed: 1 or more")
+from seo_rec.backbones.traits import Traits
+from seo_rec.settings import DCNSettings
 
 
 class VectorCross(nn.Module):
@@ -57,6 +47,8 @@ class DCN(nn.Module):
         dropout: probability of dropping a hidden unit in training.
         settings: of the cross network.
     """
+
+    traits = Traits(columns_removable="initially")
 
     def __init__(
         self,

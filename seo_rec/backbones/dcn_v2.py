@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torchrec.modules.crossnet import CrossNet, LowRankCrossNet
 
 from seo_rec.backbones.layers import CrossBesideDeep, Inputs, logit_layers
-
-STRUCTURES = ("stacked", "parallel")
-
-
-@dataclass(frozen=True)
-class DCNv2Settings:
-    """``layers``: cross layers, 1 or 2 in Unified Embedding; ``rank``: of W_l (0: full);
-    ``structure``: deep network behind the cross network (stacked) or beside it (parallel).
-    """
-
-    layers: int = 2
-    rank: int = 0
-    structure: str = "stacked"
-
-    def __post_init__(self) -> None:
-        if self.layers < 1:
-            raise ValueError(f"layers {self.layers}; allowed: 1 or more")
-        if self.rank < 0:
-            raise ValueError(f"rank {self.rank}; allowed: 1 or more, or 0 for full rank")
-        if self.structure not in STRUCTURES:
-            raise ValueError(f"structure {self.structure!r}; allowed: {', '.join(STRUCTURES)}")
+from seo_rec.backbones.traits import Traits
+from seo_rec.settings import DCNv2Settings
 
 
 class DCNv2(nn.Module):
@@ -46,6 +26,8 @@ class DCNv2(nn.Module):
         dropout: probability of dropping a hidden unit in training.
         settings: of the cross network.
     """
+
+    traits = Traits(columns_removable="initially")
 
     def __init__(
         self,

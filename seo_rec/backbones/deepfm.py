@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from seo_rec.backbones.layers import FeatureVectors, Inputs, logit_layers, pair_sum, require_pairs
+from seo_rec.backbones.traits import Traits
 
 
 class DeepFM(nn.Module):
@@ -23,6 +24,8 @@ class DeepFM(nn.Module):
         hidden: widths of the deep part's hidden layers; without any there is no deep part.
         dropout: probability of dropping a hidden unit in training.
     """
+
+    traits = Traits(pairs_features=True, columns_removable="exactly", widens_numeric=True)
 
     def __init__(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -15,19 +14,8 @@ from seo_rec.backbones.layers import (
     hidden_layers,
     logit_layers,
 )
-
-
-@dataclass(frozen=True)
-class DLRMSettings:
-    """``bottom``: hidden widths of the dense columns' network, before its last one of width D;
-    the paper's on Criteo. MLET's are (512, 256, 128) there, (256, 128) on Avazu.
-    """
-
-    bottom: tuple[int, ...] = (512, 256, 64)
-
-    def __post_init__(self) -> None:
-        if any(units < 1 for units in self.bottom):
-            raise ValueError(f"bottom {self.bottom}; allowed: widths of 1 or more")
+from seo_rec.backbones.traits import Traits
+from seo_rec.settings import DLRMSettings
 
 
 class DLRM(nn.Module):
@@ -46,6 +34,8 @@ class DLRM(nn.Module):
     Raises:
         ValueError: nothing to interact, or a bottom network and no dense columns for it.
     """
+
+    traits = Traits(pairs_features=True)
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from seo_rec.backbones.layers import FeatureVectors, Inputs, PairProducts, logit_layers
+from seo_rec.backbones.traits import Traits
 
 
 class IPNN(nn.Module):
@@ -23,6 +24,8 @@ class IPNN(nn.Module):
         hidden: widths of the hidden layers.
         dropout: probability of dropping a hidden unit in training.
     """
+
+    traits = Traits(pairs_features=True, columns_removable="exactly", widens_numeric=True)
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from seo_rec.backbones.layers import Inputs, logit_layers
+from seo_rec.backbones.traits import Traits
 
 
 class MLP(nn.Module):
@@ -19,6 +20,8 @@ class MLP(nn.Module):
         hidden: widths of the hidden layers.
         dropout: probability of dropping a hidden unit in training.
     """
+
+    traits = Traits(readers=("layers.0",), columns_removable="exactly")
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from seo_rec.backbones.layers import FeatureVectors, Inputs, logit_layers, pair_sum, require_pairs
+from seo_rec.backbones.traits import Traits
 
 
 class NFM(nn.Module):
@@ -24,6 +25,8 @@ class NFM(nn.Module):
         hidden: widths of the hidden layers; without any, the pooled pairs are mapped to the logit.
         dropout: probability of dropping a hidden unit, or a number of the pooled pairs.
     """
+
+    traits = Traits(pairs_features=True, widens_numeric=True)
 
     def __init__(
         self,

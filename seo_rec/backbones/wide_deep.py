@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from seo_rec.backbones.layers import Inputs, logit_layers
+from seo_rec.backbones.traits import Traits
 
 
 class WideDeep(nn.Module):
@@ -23,6 +24,8 @@ class WideDeep(nn.Module):
         hidden: widths of the deep part's hidden layers; without any it is linear.
         dropout: probability of dropping a hidden unit in training.
     """
+
+    traits = Traits(readers=("deep.0", "wide"), columns_removable="exactly")
 
     def __init__(
         self,

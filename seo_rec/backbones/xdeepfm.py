@@ -6,24 +6,14 @@ Letters beside those of ``layers``: H feature maps of a CIN layer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from seo_rec.backbones.layers import FeatureVectors, Inputs, logit_layers
-
-
-@dataclass(frozen=True)
-class XDeepFMSettings:
-    """``maps``: feature maps of each layer of the compressed interaction network (CIN)."""
-
-    maps: tuple[int, ...] = (100, 100)
-
-    def __post_init__(self) -> None:
-        if not self.maps or any(h < 1 for h in self.maps):
-            raise ValueError(f"maps {self.maps}; allowed: one or more, of 1 or more")
+from seo_rec.backbones.traits import Traits
+from seo_rec.settings import XDeepFMSettings
 
 
 class CIN(nn.Module):
@@ -71,6 +61,8 @@ class XDeepFM(nn.Module):
         dropout: probability of dropping a hidden unit in training.
         settings: of the CIN.
     """
+
+    traits = Traits(pairs_features=True, widens_numeric=True)
 
     def __init__(
         self,

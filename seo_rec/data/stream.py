@@ -20,16 +20,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
-from pathlib import Path
 
 import numpy as np
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from seo_rec.batch import Batch
+from seo_rec.data.dataset import DataSet
 from seo_rec.data.read_ahead import ReadAhead
 from seo_rec.data.row_groups import Ints, Rows, decode, find_row_groups, gather
-from seo_rec.schema import SCHEMA_FILE, DataError, Schema, read_schema
+from seo_rec.schema import SCHEMA_FILE, DataError, Schema
 
 CACHES = ("auto", "memory", "none")
 CACHE_LIMIT_BYTES = 1 << 30
@@ -64,7 +64,7 @@ class Stream:
     of its window where that is possible, so keeping one batch keeps its window.
 
     Args:
-        data: folder of the data set, with ``schema.json``.
+        data: the opened data set.
         split: ``train``, ``val`` or ``test``.
         batch_size: rows per batch and rank.
         shuffle: file order if False.
@@ -84,12 +84,12 @@ class Stream:
             schema order. Dense columns and the label are always read.
 
     Raises:
-        DataError: an argument, ``schema.json`` or a shard is not as described above.
+        DataError: an argument or a shard is not as described above.
     """
 
     def __init__(
         self,
-        data: Path | str,
+        data: DataSet,
         split: str = "train",
         *,
         batch_size: int,
@@ -120,15 +120,15 @@ class Stream:
         if cache not in CACHES:
             raise DataError(f"Stream: cache is {cache!r}; allowed: {', '.join(CACHES)}")
 
-        self.schema: Schema = read_schema(data)
+        self.schema: Schema = data.schema
         self.split = split
-        self.features = _chosen_features(self.schema, columns, str(Path(data) / SCHEMA_FILE))
+        self.features = _chosen_features(self.schema, columns, str(data.path / SCHEMA_FILE))
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.shuffle, self.seed = shuffle, seed
         self.window = _default_window(self.schema) if window is None else window
         self.read_ahead = read_ahead
 
-        self._groups = find_row_groups(Path(data), self.schema, split)
+        self._groups = find_row_groups(data.path, self.schema, split)
         self._group_rows: Ints = np.array([g.num_rows for g in self._groups], dtype=np.int64)
         self.num_rows = int(self._group_rows.sum())
         self._numeric = tuple(c.name for c in self.schema.numeric)
@@ -137,7 +137,7 @@ class Stream:
         self._full_batches, rest = divmod(self.num_rows, global_batch)
         if drop_last and not self._full_batches:
             raise DataError(
-                f"{Path(data) / split}: {self.num_rows} rows do not fill one global batch of "
+                f"{data.path / split}: {self.num_rows} rows do not fill one global batch of "
                 f"{batch_size} x {world_size} rows, and drop_last=True drops the rest; use a "
                 "smaller batch_size or drop_last=False"
             )

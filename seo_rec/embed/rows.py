@@ -26,8 +26,8 @@ from seo_rec.embed.mlet import Factors
 from seo_rec.embed.remap import Remap, row_lookups
 from seo_rec.methods import Mlet, inner_policy
 from seo_rec.policy import Policy
+from seo_rec.settings import INIT_SCALE
 
-INIT_SCALE = 0.01
 IN_ONE_PASS = ("cuda", "cpu")  # devices where ChunkBag is used; a CPU needs its C library
 IN_FOURS = ("cuda",)  # devices where FBGEMM reads four floats at a time, from multiples of four
 _MODULES = nn.ModuleDict()  # only to ask which names it takes

@@ -16,17 +16,27 @@ from seo_rec.methods.published import (
     qr,
     robe,
 )
+from seo_rec.methods.registry import (
+    METHOD_NAMES,
+    NamedMethod,
+    PlainSettings,
+    find_method,
+)
 from seo_rec.methods.rows import collisionless, monolithic, multi_size, separate
 from seo_rec.methods.sharing import MULTIPLEXED, PER_FEATURE, ROW_RULES, Sharing
 
 __all__ = [
+    "METHOD_NAMES",
     "MULTIPLEXED",
     "PER_FEATURE",
     "ROW_RULES",
     "SUFFIX",
     "Mlet",
+    "NamedMethod",
+    "PlainSettings",
     "Sharing",
     "collisionless",
+    "find_method",
     "hash_embedding",
     "hashed_net",
     "hashing_trick",

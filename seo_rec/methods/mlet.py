@@ -18,16 +18,19 @@ SUFFIX = "+mlet"  # of a method's name: the same policy, trained so
 
 @dataclass(frozen=True)
 class Mlet:
-    """How tables are trained as two layers; every row method can be.
+    """How tables are trained as two layers; every method with tables of rows can be trained so.
 
-    ``W = W1 W2`` for each table, W1 (n, k) looked up and W2 (k, d) applied to what was found.
-    ``dim``: the inner dimension k, above d to be of use; ``std``: standard deviation of W2 at the
-    start. By Theorem 1 a small step moves W along ``u_i v_j^T`` as far as one layer would, times
+    ``W = W1 W2`` for each table, W1 (n, k) looked up and W2 (k, d) applied to what was found. By
+    Theorem 1 a small step moves W along ``u_i v_j^T`` as far as one layer would, times
     ``sigma_1(i)^2 + sigma_2(j)^2``, where W1 starts near 0 and ``sigma^2`` of W2 is ``k std^2`` in
     the mean: a small ``std`` slows the training down, a large one makes it diverge.
 
     Deng et al., Enhancing Cross-Category Learning in Recommendation Systems with Multi-Layer
     Embedding Training, sections 3 and 4: 0.25 for DLRM and 0.5 for other models.
+
+    Args:
+        dim: MLET: inner dimension of tables that are trained as two layers, above their width.
+        std: MLET: standard deviation of the weights of the second layer at the start.
     """
 
     dim: int

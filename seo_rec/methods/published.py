@@ -42,7 +42,7 @@ def hashing_trick(
     tables = _k_tables(division, params, [dim])
     features = _k_hashes(division, 1, "concat", seed)
     arguments = {"params": params, "dim": dim, "seed": seed}
-    return division.policy("hashing-trick", arguments, tables, features)
+    return division.policy(division.form("hashing-trick"), arguments, tables, features)
 
 
 def hash_embedding(
@@ -93,7 +93,7 @@ def hash_embedding(
         "seed": seed,
     }
     tables = division.tables(params, wanted)
-    return division.policy("hash-embedding", arguments, tables, features)
+    return division.policy(division.form("hash-embedding"), arguments, tables, features)
 
 
 def hashed_net(
@@ -155,7 +155,7 @@ def _flat(division: Division, method: str, arguments: Mapping[str, int], block: 
             seed = division.seed(c, arguments["seed"], 0)
             lookup = Lookup(g.name, "blocks", seed, block=block, width=arguments["dim"])
             features.append(Feature(c.name, (lookup,)))
-    return division.policy(method, arguments, (), features, arrays)
+    return division.policy(division.form(method), arguments, (), features, arrays)
 
 
 def pq(
@@ -186,7 +186,7 @@ def pq(
     arguments = {"params": params, "dim": dim, "lookups": lookups, "seed": seed}
     tables = _k_tables(division, params, widths)
     features = _k_hashes(division, lookups, "concat", seed)
-    return division.policy("pq", arguments, tables, features)
+    return division.policy(division.form("pq"), arguments, tables, features)
 
 
 def qr(
@@ -223,7 +223,7 @@ def qr(
     if sharing.multiplexed:
         tables = _k_tables(division, params, [dim] * components)
         features = _k_hashes(division, components, "mul", seed)
-        return division.policy("qr", arguments, tables, features)
+        return division.policy(division.form("qr"), arguments, tables, features)
     columns = [g.columns[0] for g in division.groups]
     division.require_vocabularies(columns, "qr")
     counts = [len(division.vocabularies[c.name]) + 1 for c in columns]
@@ -243,7 +243,7 @@ def qr(
                 lookups.append(Lookup(name, "quotient", modulus=modulus))
             modulus *= size
         features.append(Feature(c.name, tuple(lookups), "mul"))
-    return division.policy("qr", arguments, made, features)
+    return division.policy(division.form("qr"), arguments, made, features)
 
 
 def smallest_digits(count: int, digits: int) -> list[int]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from seo_rec.methods.origin import lookup_seed, provenance
-from seo_rec.methods.sharing import ROW_RULES
-from seo_rec.policy import Feature, Ids, Lookup, Policy, PolicyError, Table, split_rows
+from seo_rec.methods.origin import provenance
+from seo_rec.methods.published import Vocabularies, hashing_trick
+from seo_rec.methods.sharing import MULTIPLEXED, Division, Sharing
+from seo_rec.policy import Feature, Ids, Lookup, Policy, PolicyError, Table
 from seo_rec.schema import Schema
 
 
@@ -28,39 +29,25 @@ def collisionless(schema: Schema, dim: int, vocabularies: Mapping[str, Ids]) -> 
 
 
 def separate(schema: Schema, params: int, dim: int, *, rows: str = "even", seed: int = 0) -> Policy:
-    """One hashed table per feature: SEO's ``Separate`` and Unified Embedding's hashing trick.
+    """One hashed table per feature: the hashing trick, by the name that SEO has for it.
 
     Args:
-        schema: the data set.
-        params: floats of all tables together.
-        dim: width of every table.
+        schema: The data set.
+        params: Floats of all tables together.
+        dim: Width of every table.
         rows: ``even`` gives each feature the same number of rows (SEO, section 4.2);
-            ``cardinality`` splits them in proportion to the vocabulary (Unified Embedding).
-        seed: salt of the hash functions.
+            ``cardinality`` divides them in proportion to the vocabularies (Unified Embedding).
+        seed: Salt of the hash functions.
 
     Raises:
-        PolicyError: the budget is below one row per feature, or ``rows`` is unknown.
+        PolicyError: The budget is below one row per feature, or ``rows`` is unknown.
     """
-    if rows not in ROW_RULES:
-        raise PolicyError(f"rows={rows!r}; allowed: {', '.join(ROW_RULES)}")
-    names = [c.name for c in schema.features]
-    weights = [1.0 if rows == "even" else max(1, c.vocab_size or 0) for c in schema.features]
-    num_rows = split_rows(params, [dim] * len(names), weights)
-    tables = tuple(Table(n, r, dim) for n, r in zip(names, num_rows, strict=True))
-    features = tuple(Feature(n, (Lookup(n, "hash", lookup_seed(seed, n, 0)),)) for n in names)
-    origin = provenance(schema, "separate", params=params, dim=dim, rows=rows, seed=seed)
-    return Policy(tables, features, provenance=origin)
+    return hashing_trick(schema, params, dim, sharing=Sharing(rows=rows), seed=seed)
 
 
 def monolithic(schema: Schema, params: int, dim: int, *, seed: int = 0) -> Policy:
-    """One hashed table for all features (SEO's MSE): ``params / dim`` rows, a seed per feature."""
-    table = Table("shared", split_rows(params, [dim], [1.0])[0], dim)
-    features = tuple(
-        Feature(c.name, (Lookup("shared", "hash", lookup_seed(seed, c.name, 0)),))
-        for c in schema.features
-    )
-    origin = provenance(schema, "monolithic", params=params, dim=dim, seed=seed)
-    return Policy((table,), features, provenance=origin)
+    """One hashed table for all features (SEO's MSE): the multiplexed hashing trick."""
+    return hashing_trick(schema, params, dim, sharing=MULTIPLEXED, seed=seed)
 
 
 def multi_size(
@@ -70,57 +57,64 @@ def multi_size(
     *,
     lookups: int | Mapping[str, int] = 2,
     shared: bool = False,
+    sharing: Sharing = MULTIPLEXED,
+    vocabularies: Vocabularies | None = None,
     seed: int = 0,
 ) -> Policy:
     """Shared tables of width ``dim / k``; a feature reads one row of each, or of some of them.
 
     Unified Embedding's multi-size form: the rows of one id are hashed independently, so two ids
-    rarely collide in all of them. With one number for all features it is also SEO's trivial policy:
-    every feature, every chunk. With a number for each, features have the widths they are given
-    (section 3 of the paper), and begin at different tables, so that all are read about as often.
+    rarely collide in all of them. With one number for all features it computes what the
+    multiplexed ``pq`` computes, and is SEO's trivial policy: every feature, every chunk. With a
+    number for each, features have the widths they are given (section 3 of the paper), and begin at
+    different tables, so that all are read about as often.
 
     Args:
-        schema: the data set.
-        params: floats of all tables together.
-        dim: width of the widest feature's embedding, a multiple of k.
-        lookups: rows read per id, for all features or for each by its name; k, the number of
+        schema: The data set.
+        params: Floats of all tables together.
+        dim: Width of the widest feature's embedding, a multiple of k.
+        lookups: Rows read per id, for all features or for each by its name; k, the number of
             tables, is the largest.
-        shared: one seed per feature for all its lookups (then it computes what ``monolithic``
+        shared: One seed per feature for all its lookups (then it computes what ``monolithic``
             computes: SEO, Theorem 1) in place of independent ones.
-        seed: salt of the hash functions.
+        sharing: Multiplexed; which features stay exact, and which hash alike.
+        vocabularies: Sorted training ids of the exact features.
+        seed: Salt of the hash functions.
 
     Raises:
         PolicyError: ``dim`` is not a multiple of k, the budget is too small, or ``lookups`` does
             not give every feature 1 or more.
     """
-    if dim < 1:
-        raise PolicyError(f"dim is {dim}; allowed: 1 or more")
+    if not sharing.multiplexed:
+        raise PolicyError("multi-size features share their tables; give a multiplexed sharing")
     names = [c.name for c in schema.features]
     reads = dict.fromkeys(names, lookups) if isinstance(lookups, int) else dict(lookups)
+    _check_reads(reads, names, dim)
+    k = max(reads.values())
+    division = Division(schema, dim, sharing, vocabularies)
+    columns = division.groups[0].columns if division.groups else ()
+    wanted = [(f"chunk{i}", dim // k, 1.0) for i in range(k)] if columns else []
+    tables = division.tables(params, wanted)
+    features, first = [], 0
+    for c in columns:
+        places = range(k) if reads[c.name] == k else range(first, first + reads[c.name])
+        first += reads[c.name]
+        rows = tuple(
+            Lookup(tables[i % k].name, "hash", division.seed(c, seed, 0 if shared else j))
+            for j, i in enumerate(places)
+        )
+        features.append(Feature(c.name, rows))
+    told = lookups if isinstance(lookups, int) else {n: reads[n] for n in names}
+    arguments = {"params": params, "dim": dim, "lookups": told, "shared": shared, "seed": seed}
+    return division.policy("multi-size", arguments, tables, features)
+
+
+def _check_reads(reads: Mapping[str, int], names: Sequence[str], dim: int) -> None:
+    if dim < 1:
+        raise PolicyError(f"dim is {dim}; allowed: 1 or more")
     if set(reads) != set(names):
         raise PolicyError(f"lookups of {sorted(reads)}; allowed: one number for each of {names}")
     if few := [n for n, k in reads.items() if k < 1]:
         raise PolicyError(f"lookups of {few} below 1; allowed: 1 or more")
-    k = max(reads.values())
-    if dim % k:
-        raise PolicyError(f"dim {dim} is not a multiple of lookups {k}")
-    num_rows = split_rows(params, [dim // k] * k, [1.0] * k)
-    tables = tuple(Table(f"chunk{i}", r, dim // k) for i, r in enumerate(num_rows))
-    features, first = [], 0
-    for name in names:
-        places = range(k) if reads[name] == k else range(first, first + reads[name])
-        first += reads[name]
-        features.append(
-            Feature(
-                name,
-                tuple(
-                    Lookup(tables[i % k].name, "hash", lookup_seed(seed, name, 0 if shared else j))
-                    for j, i in enumerate(places)
-                ),
-            )
-        )
-    told = lookups if isinstance(lookups, int) else {n: reads[n] for n in names}
-    origin = provenance(
-        schema, "multi-size", params=params, dim=dim, lookups=told, shared=shared, seed=seed
-    )
-    return Policy(tables, tuple(features), provenance=origin)
+    if dim % max(reads.values()):
+        raise PolicyError(f"dim {dim} is not a multiple of lookups {max(reads.values())}")

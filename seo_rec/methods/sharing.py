@@ -162,6 +162,10 @@ class Division:
         """The seed of a feature's hash number ``lookup``."""
         return lookup_seed(seed, self._hash_of[column.name], lookup)
 
+    def form(self, method: str) -> str:
+        """The name of the form of a method that this division makes of it."""
+        return f"multiplexed-{method}" if self.sharing.multiplexed else method
+
     def policy(
         self,
         method: str,
@@ -180,7 +184,7 @@ class Division:
         needed = [f.name for f in ordered if any(_needs_ids(k) for k in f.all_lookups)]
         origin = provenance(
             self.schema,
-            f"multiplexed-{method}" if self.sharing.multiplexed else method,
+            method,
             **arguments,
             sharing=self.sharing.to_json(),
         )

@@ -5,89 +5,34 @@ Every process of a launch calls them alike; rank 0 alone writes results.
 
 from __future__ import annotations
 
-from seo_rec.recipes.comparing import (
-    DEMO_METHODS,
-    METHODS,
-    UNTRAINED,
-    Comparison,
-    InfeasibleError,
-    compare,
-    demo,
-    method_policy,
-)
-from seo_rec.recipes.folders import (
-    POLICY_FILE,
-    RESULT_FILE,
-    RUN_FILE,
-    SEARCH_FILE,
-    Run,
-    RunError,
-    command_line,
-    describe,
-    open_run,
-    read_runs,
-)
-from seo_rec.recipes.frequency import frequency
-from seo_rec.recipes.frontier import frontier, read_budgets
-from seo_rec.recipes.frontier import jobs as frontier_jobs
-from seo_rec.recipes.search_by import search_by
-from seo_rec.recipes.searching import (
-    RunOff,
-    Searched,
-    budget_of,
-    candidates,
-    paper_policy,
-    search,
-    search_attention,
-)
-from seo_rec.recipes.sharding import topology_here
-from seo_rec.recipes.training import (
-    Trained,
+from seo_rec.recipes.comparing import Comparison, InfeasibleError, compare
+from seo_rec.recipes.demonstration import DEMO_METHODS, demo
+from seo_rec.recipes.evaluation import (
     evaluate_quantized,
     evaluate_run,
-    labels_of,
+    frequency,
     load_trained,
-    train,
-    train_model,
 )
+from seo_rec.recipes.frontier import frontier, read_budgets
+from seo_rec.recipes.frontier import jobs as frontier_jobs
+from seo_rec.recipes.searching import read_search, search
+from seo_rec.recipes.training import method_policy, train
 
 __all__ = [
     "DEMO_METHODS",
-    "METHODS",
-    "POLICY_FILE",
-    "RESULT_FILE",
-    "RUN_FILE",
-    "SEARCH_FILE",
-    "UNTRAINED",
     "Comparison",
     "InfeasibleError",
-    "Run",
-    "RunError",
-    "RunOff",
-    "Searched",
-    "Trained",
-    "budget_of",
-    "candidates",
-    "command_line",
     "compare",
     "demo",
-    "describe",
     "evaluate_quantized",
     "evaluate_run",
     "frequency",
     "frontier",
     "frontier_jobs",
-    "labels_of",
     "load_trained",
     "method_policy",
-    "open_run",
-    "paper_policy",
     "read_budgets",
-    "read_runs",
+    "read_search",
     "search",
-    "search_attention",
-    "search_by",
-    "topology_here",
     "train",
-    "train_model",
 ]

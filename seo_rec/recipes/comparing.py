@@ -1,4 +1,4 @@
-"""Compare methods at one budget, on real data or on made-up data."""
+"""Compare methods at one budget."""
 
 from __future__ import annotations
 
@@ -10,238 +10,128 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from seo_rec import apply, methods
-from seo_rec.data.synthetic import synthetic
-from seo_rec.data.vocabulary import read_vocabulary
+from seo_rec.data.dataset import DataSet
 from seo_rec.files import append_line, write_json
-from seo_rec.methods import SUFFIX, Mlet, inner_policy
-from seo_rec.model import ModelSettings
+from seo_rec.methods import SUFFIX, Mlet, PlainSettings, inner_policy
 from seo_rec.policy import Policy, PolicyError
-from seo_rec.recipes.folders import SEARCH_FILE, Run, RunError, SearchCost, open_run, read_runs
-from seo_rec.recipes.published import PUBLISHED, is_published, published_policy
-from seo_rec.recipes.search_by import search_by
-from seo_rec.recipes.searching import RunOff, check_search, check_space, search
+from seo_rec.recipes.searching import search, signed
 from seo_rec.recipes.training import train
-from seo_rec.schema import SCHEMA_FILE, Schema, read_schema
-from seo_rec.search import SEARCHES, seo
-from seo_rec.search.dimgrow import adapt_of
-from seo_rec.train import FitSettings, ranks
+from seo_rec.runs import Run, RunError, SearchCost, claim_run, read_runs
+from seo_rec.runs.layout import (
+    METHODS_FILE,
+    RESULTS_FILE,
+    search_folder,
+    training_folder,
+    work_folder,
+)
+from seo_rec.search import Method, find
+from seo_rec.search.changes import with_changes
+from seo_rec.train import Training, ranks
 
 log = logging.getLogger(__name__)
 
-
-def method_policy(
-    method: str,
-    data: Path,
-    params: int,
-    dim: int,
-    chunk_dim: int,
-    seed: int,
-    exact_below: int = 0,
-    same_hash: tuple[tuple[str, ...], ...] = (),
-) -> Policy:
-    """The policy of a plain method by its ``compare`` name; the budget is in parameters.
-
-    ``separate``, ``separate-cardinality``, ``monolithic``, ``multi-size`` (``dim / chunk_dim``
-    lookups), ``multi-size-K`` (K lookups), ``collisionless`` (its size is its own), those of
-    :data:`PUBLISHED`, and the searches that train nothing (:data:`UNTRAINED`).
-
-    ``exact_below`` and ``same_hash`` are those of :class:`seo_rec.methods.Sharing`, for every
-    method that has no search; ``collisionless`` keeps all features exact and hashes none.
-
-    Raises:
-        PolicyError: an infeasible budget.
-        ValueError: unknown name of a method or of a feature, or a method that keeps none exact.
-    """
-    schema = read_schema(data)
-    if exact_below or same_hash:
-        _check_sharing(method, exact_below, same_hash, schema)
-    if (exact_below or same_hash) and method != "collisionless":
-        name, rows = _published_twin(method, dim, chunk_dim)
-        sharing = methods.Sharing(rows=rows, exact_below=exact_below, same_hash=same_hash)
-        return published_policy(name, data, params, dim, seed, sharing)
-    if method == "separate":
-        return methods.separate(schema, params, dim, seed=seed)
-    if method == "separate-cardinality":
-        return methods.separate(schema, params, dim, rows="cardinality", seed=seed)
-    if method == "monolithic":
-        return methods.monolithic(schema, params, dim, seed=seed)
-    if method == "multi-size" or _is_multi_size(method):
-        k = _lookups(method, dim, chunk_dim)
-        return methods.multi_size(schema, params, dim, lookups=k, seed=seed)
-    if is_published(method):
-        return published_policy(method, data, params, dim, seed)
-    if method == "collisionless":
-        vocabularies = {c.name: read_vocabulary(data, c.name)[0] for c in schema.features}
-        return methods.collisionless(schema, dim, vocabularies)
-    if method in UNTRAINED:
-        wanted = SEARCHES[method].settings(params=params, max_dim=_widest(method, dim))
-        fit_settings = FitSettings(seed=seed)
-        return SEARCHES[method].run(data, wanted, ModelSettings(), fit_settings).policy
-    if method in SEARCHES:
-        raise ValueError(
-            f"method {method!r} needs a search; run `seo-rec search --method {method}` and train "
-            "its policy with --policy"
-        )
-    raise ValueError(f"method {method!r}; allowed: {', '.join((*PLAIN_METHODS, *UNTRAINED))}")
-
-
-def _check_sharing(
-    method: str, exact_below: int, same_hash: tuple[tuple[str, ...], ...], schema: Schema
-) -> None:
-    if exact_below < 0:
-        raise ValueError(f"exact_below is {exact_below}; allowed: 0 or more")
-    if method == "seo" or method in SEO_METHODS or method in SEARCHES:
-        raise ValueError(
-            f"exact_below or same_hash with method {method!r}; allowed with: "
-            f"{', '.join(PLAIN_METHODS)}"
-        )
-    named = [name for names in same_hash for name in names]
-    if unknown := sorted(set(named) - {c.name for c in schema.features}):
-        raise ValueError(
-            f"same_hash names {unknown}; allowed: {', '.join(c.name for c in schema.features)}"
-        )
-    if twice := sorted({name for name in named if named.count(name) > 1}):
-        raise ValueError(f"same_hash names {twice} twice; allowed: each feature once")
-
-
-def _published_twin(method: str, dim: int, chunk_dim: int) -> tuple[str, str]:
-    """The name in :data:`PUBLISHED` of a method, and how its features divide the rows.
-
-    The tables and hash functions of the two are the same; those of the latter can leave features
-    out.
-    """
-    if is_published(method):
-        return method, "cardinality"
-    if method in ("separate", "separate-cardinality"):
-        return "hashing-trick", "even" if method == "separate" else "cardinality"
-    if method == "monolithic":
-        return "multiplexed-hashing-trick", "cardinality"
-    if method == "multi-size" or _is_multi_size(method):
-        k = _lookups(method, dim, chunk_dim)
-        if k < 1 or dim % k:
-            raise ValueError(f"{k} lookups; allowed: a divisor of dim {dim}")
-        return f"multiplexed-pq-{k}", "cardinality"
-    raise ValueError(f"method {method!r}; allowed: {', '.join(PLAIN_METHODS)}")
-
-
-def _lookups(method: str, dim: int, chunk_dim: int) -> int:
-    """K of ``multi-size-K``; ``multi-size`` has as many as there are chunks."""
-    if _is_multi_size(method):
-        return int(method.removeprefix("multi-size-"))
-    if chunk_dim < 1 or dim % chunk_dim:
-        raise ValueError(f"chunk_dim {chunk_dim}; allowed: a divisor of dim {dim}")
-    return dim // chunk_dim
-
-
-def _widest(method: str, dim: int) -> int:
-    """``max_dim`` of a search among methods of width ``dim``: it needs room above the mean."""
-    return dim if method == "no-search" else 2 * dim
-
-
-def _is_multi_size(method: str) -> bool:
-    return method.startswith("multi-size-") and method.removeprefix("multi-size-").isdigit()
-
-
-PLAIN_METHODS = (
-    "separate",
-    "separate-cardinality",
-    "monolithic",
-    "multi-size",
-    "multi-size-K",
-    "collisionless",
-    *PUBLISHED,
-)
-SEO_METHODS = {"seo-exact": "exact", "seo-rr": "round-robin"}
-MLET_FILE = "mlet.json"  # how the methods with the suffix of MLET are trained
-UNTRAINED = ("mixed-dimension", "no-search")  # searches that only look at the vocabularies
-METHODS = (*PLAIN_METHODS, *SEO_METHODS, "seo", *SEARCHES)
+BUDGET_SETTINGS = ("params", "budget_rows")  # the comparison gives the budget, for all methods
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What ``compare`` runs: methods at one budget, each with every seed.
+    """What :func:`compare` runs: methods at one budget, each with every seed.
 
-    ``methods``: names, each plain or with the suffix ``+mlet``: the same policy, trained with
-    ``mlet``; ``data``: one prepared data set, or several (random splits): seed s uses number s
-    modulo their count; ``seeds``: number of seeds, counted from ``first_seed``; ``searches``:
-    settings of searches of ``SEARCHES`` by name, without a budget (default: their own, features up
-    to twice as wide as ``settings.dim``); ``exact_below``, ``same_hash``: see
-    :func:`method_policy`.
+    Args:
+        data: One prepared data set, or several (random splits): seed s uses number s modulo their
+            count.
+        methods: Names, each plain or with the suffix ``+mlet``: the same policy, trained with
+            ``mlet``.
+        params: The budget in parameters.
+        dim: Width of a feature's embedding, from which every method derives its own widths.
+        seeds: Number of seeds, counted from ``first_seed``.
+        first_seed: The first seed.
+        training: The model and how it is trained; its seed is not read.
+        settings: Other values of the methods' settings, by family and name.
+        mlet: How methods with the suffix are trained.
+        exact_below: Features with at most so many training ids keep a row per id, in every method
+            without a search.
+        same_hash: Groups of features that hash alike, in every method without a search.
     """
 
-    data: tuple[Path, ...]
+    data: tuple[DataSet, ...]
     methods: tuple[str, ...]
-    settings: seo.SeoSettings
+    params: int
+    dim: int = 16
     seeds: int = 5
     first_seed: int = 0
-    model: ModelSettings = ModelSettings()
-    fit: FitSettings = FitSettings()
-    run_off: RunOff = RunOff()
-    searches: Mapping[str, Any] = field(default_factory=dict)
+    training: Training = field(default_factory=Training)
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     mlet: Mlet | None = None
     exact_below: int = 0
     same_hash: tuple[tuple[str, ...], ...] = ()
 
-    def search_settings(self, method: str) -> Any:
-        """Settings of a search of ``SEARCHES`` at the budget of the comparison."""
-        kind = SEARCHES[method].settings
-        given = self.searches.get(method)
-        if given is None:
-            given = kind(max_dim=_widest(method, self.settings.dim))
-            if method == "dimgrow":
-                given = replace(given, adapt=adapt_of(self.model.backbone))
-        return replace(given, params=self.settings.params)
+    def settings_of(self, method: Method) -> Any:
+        """The settings of a method at the budget of the comparison.
 
-    def plain_policy(self, method: str, data: Path, seed: int) -> Policy:
-        """The policy of a method that has no search; see :func:`method_policy`."""
-        s, method = self.settings, method.removesuffix(SUFFIX)
-        return method_policy(
-            method, data, s.params, s.dim, s.chunk_dim, seed, self.exact_below, self.same_hash
-        )
+        Raises:
+            PolicyError: The budget does not go with the method.
+            ValueError: A setting that the method does not have, or a value that is not allowed.
+        """
+        settings = method.settings_at(self.params, self.dim, self.training)
+        if method.settings is PlainSettings:
+            settings = replace(settings, exact_below=self.exact_below, same_hash=self.same_hash)
+        changes = self.settings.get(method.family, {})
+        return with_changes(settings, method.changeable(changes))
+
+    def data_of(self, seed: int) -> DataSet:
+        """The data set of a seed."""
+        return self.data[seed % len(self.data)]
+
+    def method_of(self, name: str) -> Method:
+        """The method of a name with or without the suffix of MLET."""
+        return find(name.removesuffix(SUFFIX))
 
 
 def check_comparison(comparison: Comparison) -> None:
     """ValueError for an unknown method, or settings that do not go together."""
-    if not comparison.methods or comparison.seeds < 1 or not comparison.data:
+    c = comparison
+    if not c.methods or c.seeds < 1 or not c.data:
         raise ValueError(
-            f"{len(comparison.methods)} methods, {comparison.seeds} seeds, {len(comparison.data)} "
-            "data sets; allowed: 1 or more of each"
+            f"{len(c.methods)} methods, {c.seeds} seeds, {len(c.data)} data sets; allowed: 1 or "
+            "more of each"
         )
-    if comparison.first_seed < 0:
-        raise ValueError(f"first_seed is {comparison.first_seed}; allowed: 0 or more")
-    names = {m.removesuffix(SUFFIX) for m in comparison.methods}
-    if comparison.mlet is None and names != set(comparison.methods):
+    if c.first_seed < 0:
+        raise ValueError(f"first_seed is {c.first_seed}; allowed: 0 or more")
+    with_mlet = [m for m in c.methods if m.endswith(SUFFIX)]
+    if with_mlet and c.mlet is None:
         raise ValueError(
-            f"methods {', '.join(m for m in comparison.methods if m.endswith(SUFFIX))} without "
-            "settings of MLET; give --mlet-dim"
+            f"methods {', '.join(with_mlet)} without settings of MLET; give --mlet-dim"
         )
-    schema = read_schema(comparison.data[0])
-    for method in sorted(names):
-        known = method in METHODS and method not in PUBLISHED
-        if not known and not _is_multi_size(method) and not is_published(method):
+    _check_settings(c)
+    check_methods(c)
+
+
+def check_methods(comparison: Comparison) -> None:
+    """Refuse, before a folder is opened, methods that cannot be had as the comparison asks."""
+    c = comparison
+    for method in map(c.method_of, c.methods):
+        if (c.exact_below or c.same_hash) and method.settings is not PlainSettings:
             raise ValueError(
-                f"method {method!r}; allowed: {', '.join(METHODS)}, each also with {SUFFIX}"
+                f"exact_below or same_hash with method {method.name!r}, which is searched; allowed "
+                "with methods that need no search"
             )
-        if comparison.exact_below or comparison.same_hash:
-            _check_sharing(method, comparison.exact_below, comparison.same_hash, schema)
-        if method in SEARCHES and ranks().world_size > 1:
+        method.checked(c.data[0], c.settings_of(method), c.training)
+
+
+def _check_settings(comparison: Comparison) -> None:
+    families = {comparison.method_of(name).family for name in comparison.methods}
+    for family, changes in comparison.settings.items():
+        if family not in families:
             raise ValueError(
-                f"method {method!r} in {ranks().world_size} processes; allowed: 1, of the searches "
-                "only seo shards"
+                f"settings of {family!r}, and no method of the comparison is of that family; "
+                f"allowed: {', '.join(sorted(families))}"
             )
-    for name, given in comparison.searches.items():
-        if name not in SEARCHES or type(given) is not SEARCHES[name].settings or given.params:
+        if budget := sorted({*BUDGET_SETTINGS} & {*changes}):
             raise ValueError(
-                f"searches[{name!r}] = {given!r:.80}; allowed: settings of {', '.join(SEARCHES)}, "
-                "without params: the budget is the comparison's"
+                f"settings of {family!r} name {', '.join(budget)}; the budget is that of the "
+                "comparison, for all methods"
             )
-    for run_off in {
-        None if m in SEO_METHODS else comparison.run_off
-        for m in names
-        if m == "seo" or m in SEO_METHODS
-    }:
-        check_search(schema, comparison.settings, comparison.fit, run_off)
 
 
 class InfeasibleError(PolicyError):
@@ -254,58 +144,46 @@ class InfeasibleError(PolicyError):
 
 
 def infeasible(comparison: Comparison) -> dict[str, str]:
-    """Methods of which it is known before any training that they cannot be had, and why.
+    """The methods that are known before any training to have no policy at the budget, and why.
 
-    For those that train nothing to find a policy it is made; of SEO, the space that is searched
-    and the trivial policies of the run-off. Other searches are not looked at.
+    Methods without training: build the policy and check that it fits. SEO: build its search space
+    and its plain candidates. The other searches are not checked beforehand.
     """
     reasons = {}
-    for method in comparison.methods:
+    for name in comparison.methods:
         for data in dict.fromkeys(comparison.data):
             try:
-                _require_feasible(comparison, method, data)
+                _require_feasible(comparison, name, data)
             except PolicyError as error:
-                reasons[method] = str(error)
+                reasons[name] = str(error)
     return reasons
 
 
-def _require_feasible(comparison: Comparison, name: str, data: Path) -> None:
-    """PolicyError for what :func:`infeasible` says of a method on one data set."""
-    method, seed = name.removesuffix(SUFFIX), comparison.first_seed
-    if method == "seo" or method in SEO_METHODS:
-        run_off = comparison.run_off if method == "seo" else None
-        check_space(read_schema(data), comparison.settings, run_off, seed)
-        return
-    if method in UNTRAINED:
-        found = SEARCHES[method].run(
-            data,
-            comparison.search_settings(method),
-            comparison.model,
-            replace(comparison.fit, seed=seed),
-        )
-        policy = found.policy
-    elif method in SEARCHES:
-        return
-    else:
-        policy = comparison.plain_policy(method, data, seed)
-    if name != method and comparison.mlet is not None:
-        inner_policy(policy, comparison.mlet)
+def _require_feasible(comparison: Comparison, name: str, data: DataSet) -> None:
+    """PolicyError if a method is known to have no policy for one data set."""
+    method, training = comparison.method_of(name), comparison.training
+    training = training.with_seed(comparison.first_seed)
+    settings = comparison.settings_of(method)
+    method.require_feasible(data, settings, training)
+    if not method.trains and name.endswith(SUFFIX) and comparison.mlet is not None:
+        inner_policy(method.decide(data, settings, training).policy, comparison.mlet)
 
 
 def asked_of(comparison: Comparison) -> dict[str, Any]:
-    """What ``run.json`` says of a comparison: all but what may grow."""
-    asked = asdict(comparison)
-    for growing in ("methods", "seeds", "first_seed", "mlet"):
-        asked.pop(growing)
-    for later in ("searches", "exact_below", "same_hash"):  # not in files written before them
-        if not asked[later]:
-            asked.pop(later)
-    return asked | {
+    """What ``run.json`` says of a comparison: everything but the parts that may grow."""
+    c = comparison
+    asked: dict[str, Any] = {
         "kind": "compare",
-        "model": comparison.model.as_json(),
-        "data": [str(d) for d in comparison.data],
-        "data_fingerprints": [read_schema(d).fingerprint for d in comparison.data],
+        "data": [str(d.path) for d in c.data],
+        "data_fingerprints": [d.fingerprint for d in c.data],
+        "params": c.params,
+        "dim": c.dim,
+        "model": c.training.model.as_json(),
+        "fit": {k: v for k, v in asdict(c.training.fit).items() if k != "seed"},
     }
+    if c.exact_below or c.same_hash:
+        asked |= {"exact_below": c.exact_below, "same_hash": c.same_hash}
+    return asked
 
 
 def compare(comparison: Comparison, out: Path) -> list[Run]:
@@ -315,142 +193,104 @@ def compare(comparison: Comparison, out: Path) -> list[Run]:
     seeds may be asked for.
 
     Raises:
-        InfeasibleError: before the first training, or after a search.
+        InfeasibleError: Before the first training, or after a search.
         RunError: ``out`` holds a comparison with other data or settings.
-        ValueError: an unknown method, or one with the suffix of MLET without settings of it.
+        ValueError: An unknown method, or one with the suffix of MLET without settings of it.
     """
     check_comparison(comparison)
+    return run_comparison(comparison, out)
+
+
+def run_comparison(comparison: Comparison, out: Path) -> list[Run]:
+    """:func:`compare`, of a comparison that has been checked."""
     if reasons := infeasible(comparison):
         raise InfeasibleError(reasons)
-    asked = asked_of(comparison)
-    here = ranks()
-    results = out / "results.jsonl"
+    here, results = ranks(), out / RESULTS_FILE
 
     def begin() -> list[Run]:
-        open_run(out, asked, resume=True)
-        if comparison.mlet is not None:
-            _claim_mlet(out / MLET_FILE, comparison.mlet)
+        claim_run(out, asked_of(comparison), resume=True)
+        _claim_methods(out / METHODS_FILE, _asked_of_methods(comparison))
         return read_runs(results) if results.exists() else []
 
     done = {(r.method, r.seed): r for r in here.on_first(begin)}
     runs: list[Run] = []
-    for i in range(comparison.seeds):
-        seed = comparison.first_seed + i
-        data = comparison.data[seed % len(comparison.data)]
-        for method in comparison.methods:
-            run = done.get((method, seed))
+    for seed in range(comparison.first_seed, comparison.first_seed + comparison.seeds):
+        for name in comparison.methods:
+            run = done.get((name, seed))
             if run is None:
-                run = _compare_one(comparison, method, data, seed, out)
-                line = json.dumps(asdict(run), sort_keys=True)
+                run = _compare_one(comparison, name, seed, out)
+                line = json.dumps(run.to_json(), sort_keys=True)
                 here.on_first(partial(append_line, results, line))
             runs.append(run)
             if here.first:
-                log.info("%s seed %d: test AUC %.5f", method, seed, run.test_auc)
+                log.info("%s seed %d: test AUC %.5f", name, seed, run.test_auc)
     return runs
 
 
-def _claim_mlet(path: Path, mlet: Mlet) -> None:
-    """Record how the methods with the suffix are trained; RunError if it was otherwise."""
-    if path.exists() and (found := json.loads(path.read_text())) != asdict(mlet):
+def _asked_of_methods(comparison: Comparison) -> dict[str, Any]:
+    """How each family of methods is set up, and how methods with the suffix of MLET are trained."""
+    families = dict.fromkeys(comparison.method_of(name).family for name in comparison.methods)
+    asked: dict[str, Any] = {f: dict(comparison.settings.get(f, {})) for f in families}
+    if comparison.mlet is not None:
+        asked[SUFFIX] = comparison.mlet
+    values: dict[str, Any] = json.loads(json.dumps(asked, default=asdict))
+    return values
+
+
+def _claim_methods(path: Path, asked: Mapping[str, Any]) -> None:
+    """Record how methods are set up, beside others already there.
+
+    Raises:
+        RunError: One was set up otherwise when its first runs were made.
+    """
+    there = json.loads(path.read_text()) if path.exists() else {}
+    if differing := sorted(k for k in {*there} & {*asked} if there[k] != asked[k]):
+        name = differing[0]
         raise RunError(
-            f"{path} says {found} and this comparison {asdict(mlet)}; choose another --out, or "
-            "call it as before"
+            f"{path} says {there[name]} of {name} and this comparison {asked[name]}; choose "
+            "another --out, or call it as before"
         )
-    write_json(path, asdict(mlet))
+    write_json(path, {**there, **asked})
 
 
-def _compare_one(comparison: Comparison, name: str, data: Path, seed: int, out: Path) -> Run:
-    fit_settings, model = replace(comparison.fit, seed=seed), comparison.model
-    method = name.removesuffix(SUFFIX)
-    if method != name:
-        model = replace(model, mlet=comparison.mlet)
+def _compare_one(comparison: Comparison, name: str, seed: int, out: Path) -> Run:
+    method, data = comparison.method_of(name), comparison.data_of(seed)
+    training = comparison.training.with_seed(seed)
     try:
-        policy, cost = _policy(comparison, method, data, seed, out)
+        policy, cost = _policy(comparison, method, seed, out)
     except PolicyError as error:
-        both = [m for m in comparison.methods if m.removesuffix(SUFFIX) == method]
+        both = [m for m in comparison.methods if m.removesuffix(SUFFIX) == method.name]
         raise InfeasibleError(dict.fromkeys(both, str(error))) from error
+    if name != method.name:
+        training = replace(training, model=replace(training.model, mlet=comparison.mlet))
     return train(
         data,
         policy,
-        out / "runs" / f"{name}-seed{seed}",
-        model,
-        fit_settings,
+        training_folder(out, name, seed),
+        training,
         method=name,
         resume=True,
-        budget=comparison.settings.params,
+        budget=comparison.params if method.budgeted else None,
         search=cost,
     )
 
 
 def _policy(
-    comparison: Comparison, method: str, data: Path, seed: int, out: Path
+    comparison: Comparison, method: Method, seed: int, out: Path
 ) -> tuple[Policy, SearchCost]:
-    """The policy of a method without suffix, and what its search took."""
-    settings, fit_settings = comparison.settings, replace(comparison.fit, seed=seed)
-    if method == "seo" or method in SEO_METHODS:
-        raw = method in SEO_METHODS
-        folder = out / "searches" / f"{'seo-raw' if raw else 'seo'}-seed{seed}"
-        policy = search(
-            data,
-            folder,
-            settings,
-            comparison.model,
-            fit_settings,
-            None if raw else comparison.run_off,
-            resume=True,
-            attentions=out / "attentions",
-        )
-        if raw:
-            policy = apply.STRATEGIES[SEO_METHODS[method]](policy, settings.params)
-        record = ranks().on_first((folder / SEARCH_FILE).read_text)
-        return policy, SearchCost(float(json.loads(record)["seconds"]), settings.search_bytes)
-    if method in SEARCHES:
-        found = search_by(
-            method,
-            data,
-            out / "searches" / f"{method}-seed{seed}",
-            comparison.search_settings(method),
-            comparison.model,
-            fit_settings,
-            resume=True,
-        )
-        return found.policy, SearchCost(found.seconds, found.peak_bytes)
-    return comparison.plain_policy(method, data, seed), SearchCost()
-
-
-# ---- the main job on made-up data --------------------------------------------------------
-
-DEMO_METHODS = ("separate", "monolithic", "multi-size", "seo-exact", "seo-rr", "seo")
-
-
-def demo(out: Path, *, quick: bool = False, seed: int = 0) -> list[Run]:
-    """Prepare synthetic data, search, apply, train the applier and its rivals at one budget.
-
-    The data have features of very different worth, so that how they share the budget matters.
-    Called again it goes on where it stopped. ``quick`` only shows that everything works.
-    """
-    data = out / f"data-seed{seed}"
-
-    def prepared() -> None:
-        if not (data / SCHEMA_FILE).exists():
-            synthetic(data, rows=8_000 if quick else 100_000, seed=seed + 1, progress=True)
-
-    ranks().on_first(prepared)
-    comparison = Comparison(
-        data=(data,),
-        methods=DEMO_METHODS,
-        settings=seo.SeoSettings(budget_rows=500 if quick else 4000),
-        seeds=1 if quick else 2,
-        first_seed=seed,
-        fit=FitSettings(
-            epochs=2 if quick else 12,
-            patience=4,
-            batch_size=512,
-            row_lr=1e-3,
-            dense_lr=1e-3,
-            row_l2=3e-3,
-            log_every=50,
-        ),
-        run_off=RunOff(epochs=1 if quick else 8, chunk_dims=(8,), trivial_lookups=(2, 4)),
+    """The policy of a method, and what its search took."""
+    data, settings = comparison.data_of(seed), comparison.settings_of(method)
+    training = comparison.training.with_seed(seed)
+    if not method.trains:
+        found = method.decide(data, settings, training)
+        return signed(found.policy, method, settings, found), SearchCost(found.seconds)
+    found = search(
+        method.name,
+        data,
+        search_folder(out, method.name, seed),
+        settings,
+        training,
+        resume=True,
+        work=work_folder(out, method.family, seed),
     )
-    return compare(comparison, out / "compare")
+    return found.policy, SearchCost(found.seconds, found.peak_bytes)

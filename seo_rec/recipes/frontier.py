@@ -4,7 +4,7 @@ A folder of it::
 
     DIR/run.json (kind frontier)   frontier.json  frontier.png  infeasible.json
     DIR/params-<N>/                the comparison at a budget of N parameters
-    DIR/collisionless/             the method whose size follows from the data, if asked for
+    DIR/unbudgeted/                the methods whose size follows from the data, if asked for
 
 Figures 3 and 6 to 8 of "Unified Embedding" (Coleman et al., 2023).
 """
@@ -19,6 +19,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from seo_rec.data.dataset import DataSet
 from seo_rec.files import write_json
 from seo_rec.methods import SUFFIX
 from seo_rec.recipes.comparing import (
@@ -26,13 +27,18 @@ from seo_rec.recipes.comparing import (
     InfeasibleError,
     asked_of,
     check_comparison,
-    compare,
+    check_methods,
     infeasible,
+    run_comparison,
 )
-from seo_rec.recipes.folders import Run, RunError, command_line, open_run
-from seo_rec.report.folders import INFEASIBLE_FILE, UNBUDGETED
 from seo_rec.report.frontier import write_frontier
-from seo_rec.schema import read_schema
+from seo_rec.runs import Run, RunError, claim_run, command_line
+from seo_rec.runs.layout import (
+    INFEASIBLE_FILE,
+    RESULTS_FILE,
+    UNBUDGETED_FOLDER,
+    budget_folder,
+)
 from seo_rec.train import Preempted, ranks
 
 log = logging.getLogger(__name__)
@@ -40,7 +46,7 @@ log = logging.getLogger(__name__)
 COMPONENT = Path("components/seo.py")  # in a clone; elsewhere TorchX finds the installed one
 
 
-def read_budgets(text: str, data: Path, dim: int) -> tuple[int, ...]:
+def read_budgets(text: str, data: DataSet, dim: int) -> tuple[int, ...]:
     """``"400000,0.1x"`` as parameters, each rounded down to whole rows of ``dim``; largest first.
 
     ``0.1x`` is a tenth of what collisionless tables of that width take, as in the paper's grid.
@@ -70,32 +76,27 @@ def read_budgets(text: str, data: Path, dim: int) -> tuple[int, ...]:
     return tuple(sorted(budgets, reverse=True))
 
 
-def collisionless_rows(data: Path) -> int:
+def collisionless_rows(data: DataSet) -> int:
     """Rows of all collisionless tables: one per training id, and one per feature for others."""
-    return sum((c.vocab_size or 0) + 1 for c in read_schema(data).features)
+    return sum((c.vocab_size or 0) + 1 for c in data.schema.features)
 
 
-def parts(comparison: Comparison, budgets: Sequence[int]) -> dict[str, Comparison]:
-    """The comparison of every subfolder; a budget's lacks the methods that do not fit into it."""
-    dim, wanted = comparison.settings.dim, comparison.methods
+def parts(comparison: Comparison, budgets: Sequence[int], out: Path) -> dict[Path, Comparison]:
+    """The comparison of every subfolder of ``out``: one per budget, and one without any."""
+    dim, wanted = comparison.dim, comparison.methods
+    budgeted = {m for m in wanted if comparison.method_of(m).budgeted}
     found = {}
     for budget in budgets:
         if budget < dim or budget % dim:
             raise ValueError(f"budget {budget}; allowed: a multiple of dim {dim}")
         at_budget = replace(
-            comparison,
-            settings=replace(comparison.settings, budget_rows=budget // dim),
-            methods=tuple(m for m in wanted if m not in UNBUDGETED),
+            comparison, params=budget, methods=tuple(m for m in wanted if m in budgeted)
         )
         if at_budget.methods:
-            found[f"params-{budget}"] = at_budget
-    if free := tuple(m for m in wanted if m in UNBUDGETED):
+            found[budget_folder(out, budget)] = at_budget
+    if free := tuple(m for m in wanted if m not in budgeted):
         rows = collisionless_rows(comparison.data[0])
-        found["collisionless"] = replace(
-            comparison,
-            settings=replace(comparison.settings, budget_rows=rows),
-            methods=free,
-        )
+        found[out / UNBUDGETED_FOLDER] = replace(comparison, params=rows * dim, methods=free)
     return found
 
 
@@ -104,7 +105,7 @@ def frontier(comparison: Comparison, budgets: Sequence[int], out: Path) -> list[
 
     Args:
         comparison: methods, seeds and settings; its own budget does not count.
-        budgets: in parameters, multiples of ``comparison.settings.dim``.
+        budgets: in parameters, multiples of ``comparison.dim``.
         out: resumable as a comparison is; more budgets, methods and seeds may be asked for. A
             method that does not fit into a budget is left out there, be it known beforehand or
             after its search, and ``infeasible.json`` says why.
@@ -116,23 +117,24 @@ def frontier(comparison: Comparison, budgets: Sequence[int], out: Path) -> list[
         RunError: ``out`` holds a frontier with other data or settings, or no method fits.
         ValueError: an unknown method or a budget that is no multiple of the width.
     """
-    wanted = parts(comparison, budgets)
+    wanted = parts(comparison, budgets, out)
     if not wanted:
         raise ValueError("no budget or no method is given; allowed: 1 or more of each")
+    check_comparison(comparison)
     for part in wanted.values():
-        check_comparison(part)
+        check_methods(part)
     here = ranks()
     _claim(comparison, out)
     runs: list[Run] = []
-    for name, part in wanted.items():
+    for folder, part in wanted.items():
         reasons: dict[str, str] = {}
         try:
-            runs += _compare_what_fits(part, out / name, reasons)
+            runs += _compare_what_fits(part, folder, reasons)
         except (KeyboardInterrupt, Preempted) as stop:
             if here.world_size == 1 or isinstance(stop, Preempted):  # then all ranks stop together
-                _write_at_a_stop(out, name, reasons)
+                _write_at_a_stop(out, folder.name, reasons)
             raise
-        here.on_first(partial(_write, out, name, reasons))
+        here.on_first(partial(_write, out, folder.name, reasons))
     if not runs:
         raise RunError(f"{out}: no method fits into any budget; see {INFEASIBLE_FILE} there")
     return runs
@@ -140,15 +142,15 @@ def frontier(comparison: Comparison, budgets: Sequence[int], out: Path) -> list[
 
 def _claim(comparison: Comparison, out: Path) -> None:
     asked = asked_of(comparison)
-    asked["settings"] = {k: v for k, v in asked["settings"].items() if k != "budget_rows"}
-    ranks().on_first(partial(open_run, out, {**asked, "kind": "frontier"}, resume=True))
+    del asked["params"]
+    ranks().on_first(partial(claim_run, out, {**asked, "kind": "frontier"}, resume=True))
 
 
 def _compare_what_fits(part: Comparison, out: Path, reasons: dict[str, str]) -> list[Run]:
     """The runs of the methods that fit; why others do not is added to ``reasons``."""
     while fits := tuple(m for m in part.methods if m not in reasons):
         try:
-            return compare(replace(part, methods=fits), out)
+            return run_comparison(replace(part, methods=fits), out)
         except InfeasibleError as error:
             for method, reason in error.reasons.items():
                 log.warning("%s: %s is left out: %s", out.name, method, reason)
@@ -169,7 +171,7 @@ def _write(out: Path, name: str, reasons: Mapping[str, str]) -> None:
     if reasons:
         known = json.loads(path.read_text()) if path.exists() else {}
         write_json(path, {**known, name: {**known.get(name, {}), **reasons}})
-    if any(out.glob("*/results.jsonl")):
+    if any(out.glob(f"*/{RESULTS_FILE}")):
         write_frontier(out, command_line())
 
 
@@ -190,22 +192,23 @@ def jobs(
         mlet_options: those that a job without a method ending in ``+mlet`` would refuse.
         scheduler: of TorchX, such as ``slurm``.
     """
-    wanted = parts(comparison, budgets)
+    wanted = parts(comparison, budgets, out)
+    check_comparison(comparison)
     for part in wanted.values():
-        check_comparison(part)
+        check_methods(part)
     _claim(comparison, out)
     component = f"{COMPONENT}:compare" if COMPONENT.exists() else "seo.compare"
     lines = []
-    for name, part in wanted.items():
+    for folder, part in wanted.items():
         reasons = infeasible(part)
-        ranks().on_first(partial(_write, out, name, reasons))
+        ranks().on_first(partial(_write, out, folder.name, reasons))
         fits = [m for m in part.methods if m not in reasons]
         if not fits:
             continue
-        first, *more = map(str, part.data)
+        first, *more = (str(d.path) for d in part.data)
         words = ["torchx", "run", "-s", scheduler, component, "--data", first]
-        words += ["--out", str(out / name), "--", *more, "--methods", ",".join(fits)]
-        words += ["--params", str(part.settings.params)]
+        words += ["--out", str(folder), "--", *more, "--methods", ",".join(fits)]
+        words += ["--params", str(part.params)]
         words += options
         if any(m.endswith(SUFFIX) for m in fits):
             words += mlet_options

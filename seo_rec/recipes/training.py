@@ -1,140 +1,127 @@
-"""Train one model, in one process or over all of them, and evaluate it."""
+"""Train one policy in a run folder, and read the test split once."""
 
 from __future__ import annotations
 
 import json
-import logging
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
 from torch import nn
 
-from seo_rec.data.stream import Stream
-from seo_rec.embed.quantize import BITS, quantize_tables_
+from seo_rec.data.dataset import DataSet
 from seo_rec.environment import stamp
 from seo_rec.files import write_json
 from seo_rec.metrics import Metrics
-from seo_rec.model import ModelSettings, RecModel, build_model
-from seo_rec.plan import rates_of
+from seo_rec.model import ModelSettings
 from seo_rec.policy import Policy
-from seo_rec.recipes.folders import (
+from seo_rec.recipes.evaluation import load_model, named_weights
+from seo_rec.recipes.searching import signed
+from seo_rec.runs import Run, SearchCost, claim_run, command_line, describe
+from seo_rec.runs.layout import (
+    BEST_FOLDER,
+    COLLAPSED_FOLDER,
     POLICY_FILE,
     RESULT_FILE,
-    RUN_FILE,
-    Run,
-    RunError,
-    SearchCost,
-    command_line,
-    describe,
-    open_run,
 )
-from seo_rec.recipes.sharding import check_plan, shard
-from seo_rec.recipes.weights import digest, load_weights
-from seo_rec.schema import Schema, read_schema
+from seo_rec.search import find
+from seo_rec.search.changes import with_changes
 from seo_rec.train import (
-    BEST_FOLDER,
     Checkpoints,
-    FitResult,
-    FitSettings,
+    Start,
+    Trained,
+    Training,
+    check_plan,
+    check_policy_fits,
+    check_start,
+    eval_stream,
     evaluate,
-    fit,
-    load_tensors,
-    make_optimizers,
+    fit_policy,
     ranks,
+    weights_digest,
 )
-from seo_rec.train.state import State, weights_of
 
-log = logging.getLogger(__name__)
-
-Floats = npt.NDArray[np.float32]
-
-EVAL_BATCH = 8192
-COLLAPSED_FOLDER = "collapsed"  # best weights of a run with MLET, as one layer
+OWN_BUDGET = 0  # a run's budget is the one that its policy was made for
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A trained model in memory (sharded, if several processes trained it), and its outcome."""
+def method_policy(
+    method: str,
+    data: DataSet,
+    params: int,
+    dim: int = 16,
+    *,
+    seed: int = 0,
+    changes: Mapping[str, Any] | None = None,
+) -> Policy:
+    """The policy of a method that trains nothing to find it.
 
-    model: nn.Module
-    result: FitResult
+    Args:
+        method: A name of :mod:`seo_rec.search.registry`.
+        data: The data set.
+        params: The budget; a method whose size follows from the data does not read it.
+        dim: Width of a feature's embedding.
+        seed: Of the hash functions.
+        changes: Other values of the method's settings, by name.
 
-
-def train_model(
-    data: Path,
-    policy: Policy,
-    model_settings: ModelSettings,
-    settings: FitSettings,
-    out: Path | None = None,
-    title: str = "train",
-    plan: Path | None = None,
-    weights: Path | None = None,
-) -> Trained:
-    """Train the model of ``policy`` on ``data``; the returned model has its best weights.
-
-    Every process of a launch calls this. ``plan`` is the plan to shard by; by default one is made
-    for the machines that are there. ``weights`` is the file of a search to go on from. With MLET
-    neither can be given, and the model returned still has two layers.
+    Raises:
+        PolicyError: The budget is infeasible.
+        ValueError: An unknown method or setting, or a method that has to be searched.
     """
-    schema = read_schema(data)
-    _check_features(schema, policy)
-    _check_mlet(model_settings, plan, weights)
-    train, val = streams(data, policy, settings)
-    whole = build_model(policy, len(train.schema.numeric), model_settings, settings.seed)
-    if weights:
-        load_weights(whole, weights)
-    model = shard(whole, settings, plan, rates_of(schema))
-    optimizers = optimizers_of(model, settings)
-    return Trained(model, fit(model, train, val, optimizers, settings, out, title=title))
+    entry = find(method)
+    if entry.trains:
+        raise ValueError(
+            f"method {method!r} needs a search; run `seo-rec search --method {method}` and train "
+            "its policy with --policy"
+        )
+    training = Training().with_seed(seed)
+    settings = with_changes(entry.settings_at(params, dim, training), changes or {})
+    found = entry.decide(data, settings, training)
+    return signed(found.policy, entry, settings, found)
 
 
 def train(
-    data: Path,
+    data: DataSet,
     policy: Policy,
     out: Path,
-    model_settings: ModelSettings,
-    settings: FitSettings,
+    training: Training,
     *,
     method: str = "policy",
     resume: bool = False,
-    budget: int = 0,
+    budget: int | None = OWN_BUDGET,
     search: SearchCost | None = None,
-    plan: Path | None = None,
-    weights: Path | None = None,
+    start: Start | None = None,
 ) -> Run:
     """Train ``policy`` in the run folder ``out`` and read the test split once.
 
     With MLET ``best/`` holds the two layers of the tables and ``collapsed/`` the one they make,
-    which is what :func:`load_trained` reads.
+    which is what :func:`seo_rec.recipes.load_trained` reads.
+
+    Args:
+        data: The data set.
+        policy: Which tables there are.
+        out: The run folder.
+        training: The model and how it is trained.
+        method: Who decided the policy, for reports.
+        resume: Whether ``out`` may hold this run already.
+        budget: Parameters that were asked for; None for a method whose size follows from the data,
+            ``OWN_BUDGET`` for the one that the policy was made for.
+        search: What finding the policy took.
+        start: A plan and initial weights.
 
     Raises:
-        PlanError: ``plan`` is not for this policy, this optimizer or these processes.
-        RunError: ``out`` holds another run, or a run and ``resume`` is False.
+        PlanError: The plan is not for this policy, this optimizer or these processes.
+        RunError: ``out`` holds another run, or this one and ``resume`` is False.
     """
-    schema = read_schema(data)
-    _check_features(schema, policy)
-    _check_mlet(model_settings, plan, weights)
-    asked = {
-        "kind": "train",
-        "data": str(data),
-        "data_fingerprint": schema.fingerprint,
-        "num_dense": len(schema.numeric),
-        "method": method,
-        "policy": policy.to_json(),
-        "model": model_settings.as_json(),
-        "fit": asdict(settings),
-    }
-    if weights:
-        asked["weights"] = digest(weights)
+    start = start or Start()
+    check_policy_fits(data, policy)
+    check_start(training, start)
     here = ranks()
 
     def begin() -> Run | None:
-        if plan is not None:
-            check_plan(plan, policy, settings, here)
-        open_run(out, asked, resume)
+        if start.plan is not None:
+            check_plan(start.plan, policy, training.fit, here)
+        claim_run(out, _asked(data, policy, training, method, start), resume)
         if (out / RESULT_FILE).exists():
             return Run(**json.loads((out / RESULT_FILE).read_text()))
         policy.save(out / POLICY_FILE)
@@ -142,191 +129,89 @@ def train(
 
     if finished := here.on_first(begin):
         return finished
-    trained = train_model(data, policy, model_settings, settings, out, method, plan, weights)
-    model = trained.model
-    if model_settings.mlet is not None:
-        num_dense = len(schema.numeric)
-        here.on_first(lambda: _collapse(out, policy, num_dense, model_settings))
-        if here.world_size == 1:
-            single = replace(model_settings, mlet=None)
-            model = _load(out / COLLAPSED_FOLDER, policy, num_dense, single).to(here.device)
-    metrics, _, _ = evaluate(model, eval_stream(data, "test", policy))
-    run = Run(
-        data=schema.dataset,
-        data_fingerprint=schema.fingerprint,
-        method=method,
-        seed=settings.seed,
-        budget=budget or policy.num_params,
-        embedding_params=policy.num_params,
-        val_auc=trained.result.val.auc,
-        val_logloss=trained.result.val.log_loss,
-        test_auc=metrics.auc,
-        test_logloss=metrics.log_loss,
-        test_normalized_entropy=metrics.normalized_entropy,
-        test_calibration=metrics.calibration,
-        epochs=trained.result.epochs,
-        steps=trained.result.steps,
-        seconds_per_epoch=trained.result.seconds_per_epoch,
-        seconds=trained.result.seconds,
-        search_seconds=search.seconds if search else 0.0,
-        search_peak_bytes=search.peak_bytes if search else 0,
-        policy=describe(policy),
-        command=command_line(),
-        environment=stamp(),
-    )
-
-    def finish() -> Run:
-        write_json(out / RESULT_FILE, asdict(run))
-        return run
-
-    return here.on_first(finish)
+    trained = fit_policy(data, policy, training, out=out, title=method, start=start)
+    model = _served(trained, out, policy, data.num_numeric, training.model)
+    test, _, _ = evaluate(model, eval_stream(data, "test", policy.columns))
+    if budget == OWN_BUDGET:
+        budget = policy.budget.params if policy.budget else None
+        budget = budget or policy.num_params
+    run = _run(data, policy, training, trained, test, method=method, budget=budget, search=search)
+    here.on_first(lambda: write_json(out / RESULT_FILE, run.to_json()))
+    return run
 
 
-def load_trained(run: Path) -> RecModel:
-    """The model of a finished training run, whole, with its best weights.
+def _asked(
+    data: DataSet, policy: Policy, training: Training, method: str, start: Start
+) -> dict[str, Any]:
+    """Everything that decides a training."""
+    asked = {
+        "kind": "train",
+        "data": str(data.path),
+        "data_fingerprint": data.fingerprint,
+        "num_dense": data.num_numeric,
+        "method": method,
+        "policy": policy.to_json(),
+        "model": training.model.as_json(),
+        "fit": asdict(training.fit),
+    }
+    return asked | ({"weights": weights_digest(start.weights)} if start.weights else {})
 
-    However many processes wrote it, one reads it.
 
-    Raises:
-        CheckpointError: the weights are damaged.
-        RunError: the folder is not a finished training run.
-    """
-    if not (run / RESULT_FILE).exists() or not Checkpoints(run / BEST_FOLDER).steps():
-        raise RunError(f"{run}: not a finished training run; `seo-rec train --resume` finishes it")
-    asked = json.loads((run / RUN_FILE).read_text())
-    settings = ModelSettings.from_json(asked["model"])
-    folder = run / (BEST_FOLDER if settings.mlet is None else COLLAPSED_FOLDER)
+def _served(
+    trained: Trained, out: Path, policy: Policy, num_dense: int, settings: ModelSettings
+) -> nn.Module:
+    """The model whose test quality counts: with MLET that of one layer, which is saved."""
+    here = ranks()
+    if settings.mlet is None:
+        return trained.model
+    here.on_first(lambda: _collapse(out, policy, num_dense, settings))
+    if here.world_size > 1:
+        return trained.model
     single = replace(settings, mlet=None)
-    return _load(folder, Policy.load(run / POLICY_FILE), asked["num_dense"], single)
-
-
-def _load(folder: Path, policy: Policy, num_dense: int, settings: ModelSettings) -> RecModel:
-    """The model of the newest weights in ``folder``."""
-    model = build_model(policy, num_dense, settings, seed=0)
-    saved = Checkpoints(folder)
-    load_tensors(saved.open(saved.steps()[-1]), _weights(model))
-    return model
+    return load_model(out / COLLAPSED_FOLDER, policy, num_dense, single).to(here.device)
 
 
 def _collapse(out: Path, policy: Policy, num_dense: int, settings: ModelSettings) -> None:
     """Save the best model of a run with MLET with tables of one layer."""
-    single = _load(out / BEST_FOLDER, policy, num_dense, settings).collapsed()
+    single = load_model(out / BEST_FOLDER, policy, num_dense, settings).collapsed()
     step = Checkpoints(out / BEST_FOLDER).steps()[-1]
-    Checkpoints(out / COLLAPSED_FOLDER, keep=1).save(step, _weights(single), {})
+    Checkpoints(out / COLLAPSED_FOLDER, keep=1).save(step, named_weights(single), {})
 
 
-def _weights(model: nn.Module) -> State:
-    return {f"model.{name}": value for name, value in weights_of(model).items()}
-
-
-def _check_mlet(settings: ModelSettings, plan: Path | None, weights: Path | None) -> None:
-    """ValueError if what a file says of tables of one layer is to be used with two."""
-    given = [option for option, path in (("plan", plan), ("weights", weights)) if path]
-    if settings.mlet is not None and given:
-        raise ValueError(
-            f"{' and '.join(given)} with MLET, which trains tables of width {settings.mlet.dim}; "
-            "allowed: without MLET only, a plan is made for what is trained"
-        )
-
-
-def evaluate_run(run: Path, data: Path, split: str) -> Metrics:
-    """Metrics of a finished training run on a split of ``data``.
-
-    Raises:
-        RunError: the folder is not a finished training run, or ``data`` has other numeric columns.
-    """
-    return _evaluate_run(run, load_trained(run), data, split)
-
-
-def evaluate_quantized(run: Path, data: Path, split: str, bits: int) -> dict[str, float]:
-    """As :func:`evaluate_run`, with the tables quantized; also the bytes of the embeddings.
-
-    Raises:
-        RunError: as :func:`evaluate_run`.
-        ValueError: ``bits`` are not 8.
-    """
-    if bits not in BITS:
-        raise ValueError(f"tables of {bits} bits; allowed: {', '.join(map(str, BITS))}")
-    model = load_trained(run)
-    quantized, full = quantize_tables_(model.embedding)
-    return {
-        **asdict(_evaluate_run(run, model, data, split)),
-        "bits": bits,
-        "embedding_bytes": quantized,
-        "embedding_bytes_float32": full,
-    }
-
-
-def _evaluate_run(run: Path, model: RecModel, data: Path, split: str) -> Metrics:
-    return evaluate(model.to(ranks().device), stream_of(run, data, split))[0]
-
-
-def stream_of(run: Path, data: Path, split: str) -> Stream:
-    """:func:`eval_stream` for the model of a finished training run.
-
-    Raises:
-        DataError: ``data`` lacks a feature.
-        RunError: ``data`` has other numeric columns.
-    """
-    stream = eval_stream(data, split, Policy.load(run / POLICY_FILE))
-    wanted, found = json.loads((run / RUN_FILE).read_text())["num_dense"], stream.schema.numeric
-    if wanted != len(found):
-        raise RunError(f"{run} was trained on {wanted} numeric columns and {data} has {len(found)}")
-    return stream
-
-
-def labels_of(data: Path, split: str) -> Floats:
-    """Labels of a split in file order, float32 (rows,)."""
-    any_feature = read_schema(data).features[0].name
-    stream = Stream(data, split, batch_size=EVAL_BATCH, columns=[any_feature])
-    return np.concatenate([batch.labels_B.numpy() for batch in stream])
-
-
-def optimizers_of(model: nn.Module, settings: FitSettings) -> dict[str, torch.optim.Optimizer]:
-    return make_optimizers(
-        model, settings.row_optimizer, settings.row_lr, settings.dense_lr, settings.row_l2
+def _run(
+    data: DataSet,
+    policy: Policy,
+    training: Training,
+    trained: Trained,
+    test: Metrics,
+    *,
+    method: str,
+    budget: int | None,
+    search: SearchCost | None,
+) -> Run:
+    result, cost = trained.result, search or SearchCost()
+    return Run(
+        data=data.schema.dataset,
+        data_fingerprint=data.fingerprint,
+        method=method,
+        seed=training.fit.seed,
+        budget=budget,
+        embedding_params=policy.num_params,
+        val_auc=result.val.auc,
+        val_logloss=result.val.log_loss,
+        test_auc=test.auc,
+        test_logloss=test.log_loss,
+        test_normalized_entropy=test.normalized_entropy,
+        test_calibration=test.calibration,
+        epochs=result.epochs,
+        steps=result.steps,
+        seconds_per_epoch=result.seconds_per_epoch,
+        seconds=result.seconds,
+        search_seconds=cost.seconds,
+        search_peak_bytes=cost.peak_bytes,
+        policy=describe(policy),
+        command=command_line(),
+        environment=stamp(),
+        num_bytes=policy.num_bytes,
+        still_improving=result.best_epoch + 1 == result.epochs == training.fit.epochs,
     )
-
-
-def streams(data: Path, policy: Policy, settings: FitSettings) -> tuple[Stream, Stream]:
-    """This process's share of the training rows, shuffled, and of the validation rows.
-
-    Raises:
-        ValueError: the batch cannot be shared out evenly.
-    """
-    here = ranks()
-    train = Stream(
-        data,
-        "train",
-        batch_size=here.share(settings.batch_size, "batch_size"),
-        shuffle=True,
-        seed=settings.seed,
-        rank=here.rank,
-        world_size=here.world_size,
-        columns=[f.name for f in policy.features],
-    )
-    return train, eval_stream(data, "val", policy)
-
-
-def eval_stream(data: Path, split: str, policy: Policy) -> Stream:
-    """This process's share of a split, in file order."""
-    here = ranks()
-    return Stream(
-        data,
-        split,
-        batch_size=max(1, EVAL_BATCH // here.world_size),
-        rank=here.rank,
-        world_size=here.world_size,
-        columns=[f.name for f in policy.features],
-    )
-
-
-def _check_features(schema: Schema, policy: Policy) -> None:
-    known = {c.name for c in schema.features}
-    accounted = {f.name for f in policy.features} | set(policy.dropped)
-    if unknown := sorted({f.name for f in policy.features} - known):
-        raise RunError(f"the policy serves features {unknown} that the data lacks: {sorted(known)}")
-    if silent := sorted(known - accounted):
-        raise RunError(
-            f"the policy says nothing about features {silent}; serve them or list them as dropped"
-        )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from seo_rec.report.folders import ReportError
-from seo_rec.report.frontier import FRONTIER_PICTURE, print_frontier, write_frontier
+from seo_rec.report.frontier import print_frontier, write_frontier
 from seo_rec.report.page import build
 from seo_rec.report.terminal import print_comparison
+from seo_rec.runs.reading import ReportError
 
 __all__ = [
-    "FRONTIER_PICTURE",
     "ReportError",
     "build",
     "print_comparison",

@@ -14,7 +14,7 @@ import scipy.stats
 
 from seo_rec.methods import SUFFIX
 from seo_rec.policy import Policy
-from seo_rec.report.folders import Records, Search, Training
+from seo_rec.runs.reading import Records, SearchRun, TrainingRun
 
 SAME_BUDGET = 0.01  # budgets this close, relatively, are one budget: methods waste part of a row
 NAN = float("nan")
@@ -57,7 +57,7 @@ class Row:
     search_peak_bytes: int
     difference: Difference | None
     description: str
-    runs: tuple[Training, ...]
+    runs: tuple[TrainingRun, ...]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Group:
     budget: int
     rows: tuple[Row, ...]
     reference: Row | None
-    searches: tuple[Search, ...]
+    searches: tuple[SearchRun, ...]
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -99,12 +99,17 @@ def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Di
     return Difference(float(d.mean()), error, p, len(d))
 
 
-def is_searched(run: Training) -> bool:
+def is_searched(run: TrainingRun) -> bool:
     """Whether a search decided the run's policy; the others are plain methods."""
-    origin = run.policy.provenance if run.policy else {}
-    method = run.method.partition(SUFFIX)[0]
-    named = method == "seo" or method.startswith("seo-")
-    return named or "apply" in origin or "winner" in origin or origin.get("method") == "seo-search"
+    decision = run.policy.decision if run.policy else None
+    return bool(decision.get("searched")) if decision else run.search_seconds > 0
+
+
+def winner_of(run: TrainingRun) -> str | None:
+    """The candidate that won the search of a run's policy; None if there was no choice."""
+    decision = (run.policy.decision if run.policy else None) or {}
+    winner = decision.get("winner")
+    return str(winner) if winner and winner != decision.get("method") else None
 
 
 def group(records: Records) -> tuple[Group, ...]:
@@ -117,7 +122,7 @@ def group(records: Records) -> tuple[Group, ...]:
     names = {world[t.fingerprint]: t.dataset for t in reversed(records.trainings) if t.fingerprint}
     trainings = _name_factored(_name_policies(records.trainings))
     budgets = _budgets(trainings, records.searches, world)
-    keys: dict[tuple[str, int, str], list[Training]] = {}
+    keys: dict[tuple[str, int, str], list[TrainingRun]] = {}
     for t in trainings:
         if t.budget is not None:
             key = (world[t.fingerprint], budgets[world[t.fingerprint], t.budget], _setup(t))
@@ -127,7 +132,7 @@ def group(records: Records) -> tuple[Group, ...]:
             at = [k for k in keys if k[0] == world[t.fingerprint] and k[2] == _setup(t)]
             for key in at or [(world[t.fingerprint], t.params, _setup(t))]:
                 keys.setdefault(key, []).append(t)
-    searches: dict[tuple[str, int, str], list[Search]] = {}
+    searches: dict[tuple[str, int, str], list[SearchRun]] = {}
     for s in sorted(records.searches, key=lambda s: (not s.candidates, s.seed)):
         place = (world[s.fingerprint], budgets[world[s.fingerprint], s.budget])
         key = (*place, _setup(s))
@@ -150,7 +155,7 @@ def group(records: Records) -> tuple[Group, ...]:
 def _worlds(records: Records) -> dict[str, str]:
     """Fingerprint -> the first fingerprint that stands for the same data set."""
     world: dict[str, str] = {}
-    runs: list[Training | Search] = [*records.trainings, *records.searches]
+    runs: list[TrainingRun | SearchRun] = [*records.trainings, *records.searches]
     first: dict[tuple[Path, str], str] = {}
     names = {t.fingerprint: t.dataset for t in records.trainings}
     for run in runs:
@@ -163,7 +168,7 @@ def _worlds(records: Records) -> dict[str, str]:
 
 
 def _budgets(
-    trainings: Sequence[Training], searches: Sequence[Search], world: dict[str, str]
+    trainings: Sequence[TrainingRun], searches: Sequence[SearchRun], world: dict[str, str]
 ) -> dict[tuple[str, int], int]:
     """(world, budget) -> the largest budget within 1% that is found there."""
     found = {(world[t.fingerprint], t.budget) for t in trainings if t.budget is not None}
@@ -177,7 +182,7 @@ def _budgets(
     return stands_for
 
 
-def _setup(run: Training | Search) -> str:
+def _setup(run: TrainingRun | SearchRun) -> str:
     """Settings of the model and its training; not the seed, nor those of MLET."""
     settings = {k: dict(v) for k, v in run.settings.items() if k in ("model", "fit")}
     settings.get("fit", {}).pop("seed", None)
@@ -208,13 +213,13 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _mlet(run: Training) -> tuple[Any, ...] | None:
+def _mlet(run: TrainingRun) -> tuple[Any, ...] | None:
     """Inner dimension and standard deviation of a run that MLET trained."""
     given = run.settings.get("model", {}).get("mlet")
     return (given["dim"], given["std"]) if given else None
 
 
-def _name_factored(trainings: Sequence[Training]) -> list[Training]:
+def _name_factored(trainings: Sequence[TrainingRun]) -> list[TrainingRun]:
     """Runs of MLET end in ``+mlet``, and in its settings where these are not the same for all."""
     kinds = {_mlet(t) for t in trainings} - {None}
     named = []
@@ -226,7 +231,7 @@ def _name_factored(trainings: Sequence[Training]) -> list[Training]:
     return named
 
 
-def _name_policies(trainings: Sequence[Training]) -> list[Training]:
+def _name_policies(trainings: Sequence[TrainingRun]) -> list[TrainingRun]:
     """Runs of ``train --policy``, all called ``policy``, are named by their policy's origin."""
     seen: dict[str, list[Policy | None]] = {}
     named = []
@@ -243,7 +248,7 @@ def _name_policies(trainings: Sequence[Training]) -> list[Training]:
     return named
 
 
-def _unique_labels(trainings: Sequence[Training]) -> list[Training]:
+def _unique_labels(trainings: Sequence[TrainingRun]) -> list[TrainingRun]:
     """Where two folders hold the same method and seed, their folder becomes part of the name."""
     places: dict[tuple[str, int, str], set[Path]] = {}
     for t in trainings:
@@ -259,8 +264,8 @@ def _unique_labels(trainings: Sequence[Training]) -> list[Training]:
     ]
 
 
-def _rows(trainings: Sequence[Training]) -> tuple[tuple[Row, ...], Row | None]:
-    methods: dict[str, list[Training]] = {}
+def _rows(trainings: Sequence[TrainingRun]) -> tuple[tuple[Row, ...], Row | None]:
+    methods: dict[str, list[TrainingRun]] = {}
     for t in sorted(trainings, key=lambda t: t.seed):
         methods.setdefault(t.method, []).append(t)
     rows = [_row(method, runs) for method, runs in methods.items()]
@@ -274,7 +279,7 @@ def _rows(trainings: Sequence[Training]) -> tuple[tuple[Row, ...], Row | None]:
     return tuple(rows), reference
 
 
-def _row(method: str, runs: Sequence[Training]) -> Row:
+def _row(method: str, runs: Sequence[TrainingRun]) -> Row:
     return Row(
         method=method,
         at_budget=runs[0].budget is not None,
@@ -294,11 +299,11 @@ def _row(method: str, runs: Sequence[Training]) -> Row:
     )
 
 
-def _description(runs: Sequence[Training]) -> str:
+def _description(runs: Sequence[TrainingRun]) -> str:
     """The policy in words; of a search that chose differently by seed, every choice."""
     said: dict[str, list[int]] = {}
     for t in runs:
-        winner = t.policy.provenance.get("winner") if t.policy else None
+        winner = winner_of(t)
         text = f"{winner}: {t.description}" if winner else t.description
         said.setdefault(text, []).append(t.seed)
     if len(said) == 1:

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 from sklearn.metrics import average_precision_score
 
-from seo_rec.data.stream import Stream
-from seo_rec.data.vocabulary import read_vocabulary
+from seo_rec.data.dataset import DataSet
 from seo_rec.report.terminal import open_console
-from seo_rec.schema import read_schema
 
 SAMPLES = 65_536  # read at a time
 
@@ -42,7 +39,7 @@ class FrequencyQuality:
     all: float
 
 
-def frequency_sets(data: Path, split: str, share: float) -> FrequencySets:
+def frequency_sets(data: DataSet, split: str, share: float) -> FrequencySets:
     """The ``share`` of a split's samples with the most and with the least frequent ids.
 
     The frequency of a sample is the product, over the ids of all its features, of the share of
@@ -55,11 +52,11 @@ def frequency_sets(data: Path, split: str, share: float) -> FrequencySets:
     """
     if not 0 < share <= 0.5:
         raise ValueError(f"a share of {share} of the samples; allowed: above 0, at most 0.5")
-    schema = read_schema(data)
-    known = {c.name: read_vocabulary(data, c.name) for c in schema.features}
+    schema = data.schema
+    known = {c.name: data.counts(c.name) for c in schema.features}
     logs: list[Floats] = []
     unseen: list[Ints] = []
-    for batch in Stream(data, split, batch_size=SAMPLES):
+    for batch in data.stream(split, batch_size=SAMPLES):
         log_B, unseen_B = np.zeros(batch.num_rows), np.zeros(batch.num_rows, np.int64)
         for name, (ids, counts) in known.items():
             bags = batch.sparse[name]

@@ -21,13 +21,13 @@ from rich.table import Table
 from rich.text import Text
 
 from seo_rec.files import write_bytes, write_json
-from seo_rec.report import charts, folders, formats
+from seo_rec.report import charts, formats
 from seo_rec.report.charts import Mark
 from seo_rec.report.comparison import SAME_BUDGET, Group, Row, Spread, group
 from seo_rec.report.terminal import open_console
+from seo_rec.runs import reading
+from seo_rec.runs.layout import FRONTIER_FILE, FRONTIER_PICTURE
 
-FRONTIER_FILE = "frontier.json"
-FRONTIER_PICTURE = "frontier.png"
 VERSION = 1
 
 
@@ -174,7 +174,7 @@ def write_frontier(folder: Path, command: str = "") -> tuple[Point, ...]:
             "points": [_plain(p) for p in found],
             "infeasible": [
                 {"part": name, "method": method, "reason": why}
-                for name, method, why in folders.read_infeasible(folder)
+                for name, method, why in reading.read_infeasible(folder)
             ],
         },
     )
@@ -184,7 +184,7 @@ def write_frontier(folder: Path, command: str = "") -> tuple[Point, ...]:
 
 def read_points(folder: Path) -> tuple[Point, ...]:
     """The points of a folder's finished runs; ReportError if there is none."""
-    return points(group(folders.read([folder])))
+    return points(group(reading.read([folder])))
 
 
 def _plain(point: Point) -> dict[str, object]:
@@ -223,5 +223,5 @@ def print_frontier(folder: Path) -> None:
             "as many parameters or fewer"
         )
     )
-    for name, method, why in folders.read_infeasible(folder):
+    for name, method, why in reading.read_infeasible(folder):
         console.print(Text(f"note: {name}: {method} is left out: {why}"))

@@ -12,14 +12,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import seo_rec
-from seo_rec.data.vocabulary import read_vocabulary
+from seo_rec.apply import STRATEGIES
+from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.files import write_text
-from seo_rec.policy import Ids, Policy
-from seo_rec.report import charts, folders, formats, frontier
+from seo_rec.policy import Policy
+from seo_rec.report import charts, formats, frontier
 from seo_rec.report.collisions import Collisions, collisions
-from seo_rec.report.comparison import SAME_BUDGET, Group, group
-from seo_rec.report.folders import Attention, Records, Search, Training
-from seo_rec.schema import SPLITS, DataError, read_schema
+from seo_rec.report.comparison import SAME_BUDGET, Group, group, winner_of
+from seo_rec.runs import reading
+from seo_rec.runs.reading import Attention, Records, SearchRun, TrainingRun
+from seo_rec.schema import SPLITS, DataError
 
 TEMPLATE = "page.html.j2"
 MAX_SLOTS = 32  # tables in a slot picture
@@ -106,9 +108,9 @@ def build(runs: Sequence[Path], out: Path) -> None:
         out: the page; an existing file is replaced.
 
     Raises:
-        ReportError: see :func:`seo_rec.report.folders.read`.
+        ReportError: see :func:`seo_rec.runs.reading.read`.
     """
-    records = folders.read(runs)
+    records = reading.read(runs)
     write_text(out, render(records, [str(run) for run in runs]))
 
 
@@ -241,11 +243,11 @@ def _best(found: Group) -> dict[str, float]:
 # ---- searches ----------------------------------------------------------------------------
 
 
-def _heatmaps(search: Search) -> tuple[Heatmap, ...]:
+def _heatmaps(search: SearchRun) -> tuple[Heatmap, ...]:
     return tuple(_heatmap(search, a) for a in search.attentions)
 
 
-def _heatmap(search: Search, attention: Attention) -> Heatmap:
+def _heatmap(search: SearchRun, attention: Attention) -> Heatmap:
     """Attention times F C, so that 1 is uniform."""
     F, C = len(attention.features), len(attention.values[0])
     relative = [[a * F * C for a in row] for row in attention.values]
@@ -272,17 +274,19 @@ def _heatmap(search: Search, attention: Attention) -> Heatmap:
     )
 
 
-def _chosen(search: Search, attention: Attention) -> tuple[set[tuple[str, str]], str]:
+def _chosen(search: SearchRun, attention: Attention) -> tuple[set[tuple[str, str]], str]:
     """(feature, table) pairs taken from this attention, and which policy took them."""
-    prefix = f"seo-{attention.chunk_dim}-"
+    of_width = {
+        c.name: c.val_auc
+        for c in search.candidates
+        if (c.origin.get("chunk_dim"), c.origin.get("apply")) == (attention.chunk_dim, "exact")
+    }
     if not search.candidates:
         policy, note = search.policy, "outlined: chosen by the search"
-    elif search.winner.startswith(prefix) and search.winner.endswith("-exact"):
+    elif search.winner in of_width:
         policy, note = search.policies.get(search.winner), f"outlined: chosen, {search.winner}"
     else:
-        names = [n for n in search.policies if n.startswith(prefix) and n.endswith("-exact")]
-        score = {c.name: c.val_auc for c in search.candidates}
-        name = max(names, key=lambda n: score.get(n, 0.0), default="")
+        name = max(of_width, key=lambda n: of_width[n], default="")
         policy, note = search.policies.get(name), f"outlined: the chunks of candidate {name}"
     if policy is None:
         return set(), ""
@@ -303,20 +307,24 @@ def _slot_policies(found: Group) -> list[tuple[str, Policy]]:
     for row in found.rows:
         first = row.runs[0]
         if row.searched and first.policy:
-            winner = first.policy.provenance.get("winner")
-            note = f", which is candidate {winner}" if winner and winner != "seo" else ""
+            winner = winner_of(first)
+            note = f", which is candidate {winner}" if winner else ""
             pictures.append((f"{row.method}, seed {first.seed}{note}", first.policy))
     if pictures:
         return pictures
     for search in found.searches:
-        score = {c.name: c.val_auc for c in search.candidates}
         if search.policy:
             pictures.append((f"seed {search.seed}: winner, {search.winner}", search.policy))
-        for ending, called in (("-exact", "exact"), ("-round-robin", "round-robin")):
-            names = [n for n in search.policies if n.endswith(ending) and n != search.winner]
-            if names:
-                name = max(names, key=lambda n: score.get(n, 0.0))
-                title = f"seed {search.seed}: best {called} candidate, {name}"
+        for strategy in STRATEGIES:
+            scores = {
+                c.name: c.val_auc
+                for c in search.candidates
+                if c.origin.get("apply") == strategy and c.name in search.policies
+            }
+            scores.pop(search.winner, None)
+            if scores:
+                name = max(scores, key=lambda n: scores[n])
+                title = f"seed {search.seed}: best {strategy} candidate, {name}"
                 pictures.append((title, search.policies[name]))
     return pictures
 
@@ -361,33 +369,34 @@ def _slots(title: str, policy: Policy) -> Slots:
 def _collisions(found: Group) -> tuple[tuple[Counted, ...], tuple[str, ...]]:
     """Of the first seed of every method whose policy and data set are still there."""
     counted, notes = [], []
-    vocabularies: dict[Path, dict[str, Ids]] = {}
+    opened: dict[Path, DataSet] = {}
     for row in found.rows:
         run = next((t for t in row.runs if t.policy and t.data), None)
         if run is None or run.policy is None or run.data is None:
             notes.append(f"{row.method}: its policy.json or run.json is not there")
             continue
         try:
-            _check_data(run)
-            known = vocabularies.setdefault(run.data, {})
-            for f in run.policy.features:
-                if f.name not in known:
-                    known[f.name] = read_vocabulary(run.data, f.name)[0]
+            if run.data not in opened:
+                opened[run.data] = _open_data(run)
+            known = opened[run.data].vocabularies([f.name for f in run.policy.features])
             counted.append(Counted(row.method, run.seed, collisions(run.policy, known)))
         except (DataError, ValueError, OSError) as error:
             notes.append(f"{row.method}: {error}")
     return tuple(counted), tuple(notes)
 
 
-def _check_data(run: Training) -> None:
+def _open_data(run: TrainingRun) -> DataSet:
+    """The data set of a run; DataError if it is gone, or is not what the run was trained on."""
     assert run.data is not None
     if not run.data.is_dir():
         raise DataError(f"the data set {run.data} is not there any more")
-    if (now := read_schema(run.data).fingerprint) != run.fingerprint:
+    data = open_data(run.data)
+    if data.fingerprint != run.fingerprint:
         raise DataError(
-            f"the data set {run.data} has changed since: fingerprint {now}, trained on "
-            f"{run.fingerprint}"
+            f"the data set {run.data} has changed since: fingerprint {data.fingerprint}, trained "
+            f"on {run.fingerprint}"
         )
+    return data
 
 
 # ---- provenance --------------------------------------------------------------------------
@@ -395,14 +404,14 @@ def _check_data(run: Training) -> None:
 
 def _origins(records: Records) -> list[Origin]:
     """Per folder given: commands, data, environments and settings, each said once."""
-    places: dict[Path, list[Training | Search]] = {}
-    runs: list[Training | Search] = [*records.trainings, *records.searches]
+    places: dict[Path, list[TrainingRun | SearchRun]] = {}
+    runs: list[TrainingRun | SearchRun] = [*records.trainings, *records.searches]
     for run in runs:
         places.setdefault(run.given, []).append(run)
     origins = []
     for given, members in places.items():
         lines: list[tuple[str, str]] = []
-        trained = sum(isinstance(m, Training) for m in members)
+        trained = sum(isinstance(m, TrainingRun) for m in members)
         lines.append(("runs", f"{trained} trainings, {len(members) - trained} searches"))
         lines += [("command", text) for text in dict.fromkeys(m.command for m in members)]
         lines += [("data", text) for text in dict.fromkeys(_data_line(m) for m in members)]
@@ -412,15 +421,15 @@ def _origins(records: Records) -> list[Origin]:
     return origins
 
 
-def _data_line(run: Training | Search) -> str:
+def _data_line(run: TrainingRun | SearchRun) -> str:
     text = f"fingerprint {run.fingerprint}"
-    if isinstance(run, Training):
+    if isinstance(run, TrainingRun):
         text = f"{run.dataset}, {text}"
     if run.data is None:
         return text
     text += f", {run.data}"
     try:
-        schema = read_schema(run.data)
+        schema = open_data(run.data).schema
     except (DataError, OSError):
         return text + " (not there any more)"
     if schema.fingerprint != run.fingerprint:
@@ -434,7 +443,7 @@ def _data_line(run: Training | Search) -> str:
     )
 
 
-def _environment_lines(members: Sequence[Training | Search]) -> list[tuple[str, str]]:
+def _environment_lines(members: Sequence[TrainingRun | SearchRun]) -> list[tuple[str, str]]:
     """One line per state of the code and one per machine; dates as a range."""
     codes: dict[str, None] = {}
     dates: dict[str, list[str]] = {}
@@ -452,7 +461,7 @@ def _environment_lines(members: Sequence[Training | Search]) -> list[tuple[str, 
     return lines
 
 
-def _settings_lines(members: Sequence[Training | Search]) -> list[tuple[str, str]]:
+def _settings_lines(members: Sequence[TrainingRun | SearchRun]) -> list[tuple[str, str]]:
     lines: dict[tuple[str, str], None] = {}
     for run in members:
         for part, values in run.settings.items():

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from seo_rec.report import folders, formats
+from seo_rec.report import formats
 from seo_rec.report.comparison import Group, Row, group
+from seo_rec.runs import reading
 
 PLAIN_WIDTH = 160  # columns where the output is a file or a pipe
 HEADINGS = ("method", "params", "seeds", "test AUC", "difference", "p", "log loss", "s/epoch")
@@ -24,9 +25,9 @@ def print_comparison(runs: Sequence[Path]) -> None:
         runs: folders of comparisons, trainings and searches.
 
     Raises:
-        ReportError: see :func:`seo_rec.report.folders.read`.
+        ReportError: see :func:`seo_rec.runs.reading.read`.
     """
-    records = folders.read(runs)
+    records = reading.read(runs)
     console = open_console()
     for found in group(records):
         if not found.rows:

@@ -9,25 +9,31 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from seo_rec.model import ModelSettings, build_model
+from seo_rec.data.dataset import DataSet
+from seo_rec.model import build_model
 from seo_rec.policy import Policy
 from seo_rec.search.found import Found, embedding_bytes
-from seo_rec.search.held_out import HeldOut, HeldOutStep
-from seo_rec.search.space import SpaceSettings, open_space, require, streams
-from seo_rec.train import FitSettings, fit, make_optimizers, ranks
+from seo_rec.search.held_out import Cooling, HeldOut, HeldOutStep
+from seo_rec.search.space import SpaceSettings, open_space, require
+from seo_rec.train import Training, eval_stream, fit, optimizers_of, ranks, train_stream
 
 
 @dataclass(frozen=True)
 class AutoDimSettings(SpaceSettings):
-    """``candidates``: the widths to choose from, the last is ``max_dim`` (none: 1, 2, 4, ... and
-    ``max_dim``); ``logit_lr``: learning rate of the choice; ``every``: training steps between its
-    steps, which use held-out rows; ``temperature_step``: the temperature is ``max(temperature_end,
-    1 - temperature_step * step)``.
+    """Settings of AutoDim: a softmax over candidate widths, trained on held-out rows.
+
+    The temperature at a step is ``max(temperature_end, 1 - temperature_step * step)``.
+
+    Args:
+        candidates: Widths to choose from, ascending to max_dim; none takes 1, 2, 4, ..., max_dim.
+        logit_lr: Learning rate of the logits that choose the widths.
+        every: Training steps between two steps of the logits, which use held-out rows.
+        temperature_step: How much the temperature of the softmax falls in each step.
+        temperature_end: The temperature below which it does not fall.
     """
 
     candidates: tuple[int, ...] = ()
@@ -93,32 +99,15 @@ class WidthChoice(nn.Module):
         return torch.einsum("bfce,fc->bfe", y, self.probabilities()).flatten(1)
 
 
-class ChoiceStep(HeldOutStep):
+def choice_step(gate: WidthChoice, settings: AutoDimSettings, held_out: HeldOut) -> HeldOutStep:
     """Held-out steps of the choice, and its temperature."""
-
-    def __init__(self, gate: WidthChoice, settings: AutoDimSettings, held_out: HeldOut) -> None:
-        super().__init__([gate.logits_FC], settings.logit_lr, held_out, settings.every)
-        self.gate, self.settings = gate, settings
-
-    def __call__(self, model: nn.Module, step: int) -> None:
-        s = self.settings
-        self.gate.temperature = max(s.temperature_end, 1 - s.temperature_step * step)
-        super().__call__(model, step)
-
-    def values(self) -> dict[str, Any]:
-        return {**super().values(), "temperature": self.gate.temperature}
-
-    def load(self, tensors: Any, values: Any) -> None:
-        super().load(tensors, values)
-        self.gate.temperature = values["temperature"]
+    s = settings
+    cooling = Cooling(gate, lambda step: max(s.temperature_end, 1 - s.temperature_step * step))
+    return HeldOutStep([gate.logits_FC], s.logit_lr, held_out, every=s.every, cooling=cooling)
 
 
 def autodim(
-    data: Path,
-    settings: AutoDimSettings,
-    model_settings: ModelSettings,
-    fit_settings: FitSettings,
-    out: Path | None = None,
+    data: DataSet, settings: AutoDimSettings, training: Training, out: Path | None = None
 ) -> Found:
     """Train tables of width D and the choice between its candidates; take the likeliest.
 
@@ -130,20 +119,19 @@ def autodim(
     Raises:
         PolicyError: the budget is below one column of every feature.
     """
-    space = open_space(data, settings, fit_settings.seed)
+    f = training.fit
+    space = open_space(data, settings, f.seed)
     space.require_columns(settings.params)
     F, D = len(space.names), settings.max_dim
-    train, val = streams(data, fit_settings)
-    gate = WidthChoice(F, settings.candidates, fit_settings.seed)
-    numeric = len(space.schema.numeric)
+    train, val = train_stream(data, f), eval_stream(data, "val")
+    gate = WidthChoice(F, settings.candidates, f.seed)
     policy = space.policy([D] * F)
-    model = build_model(policy, numeric, model_settings, fit_settings.seed, gate)
+    model = build_model(policy, data.num_numeric, training.model, f.seed, gate)
     model = model.to(ranks().device)
-    f = fit_settings
-    optimizers = make_optimizers(model, f.row_optimizer, f.row_lr, f.dense_lr, f.row_l2)
+    optimizers = optimizers_of(model, f)
     optimizers["gate"] = torch.optim.Adam([gate.weight], lr=f.dense_lr)
-    step = ChoiceStep(gate, settings, HeldOut(data, f))
-    result = fit(model, train, val, optimizers, f, out, step, title="autodim")
+    step = choice_step(gate, settings, HeldOut(data, f))
+    result = fit(model, train, val, optimizers, f, out=out, after_step=step, title="autodim")
     trained = time.perf_counter()
     gate.eval()
     chosen = [settings.candidates[c] for c in gate.logits_FC.argmax(dim=1).tolist()]

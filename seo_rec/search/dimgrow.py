@@ -35,25 +35,29 @@ from torch import nn
 from torch.nn import functional
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from seo_rec.backbones import FNN, MLP, WideDeep, build_backbone
+from seo_rec.backbones import Traits, build_backbone, having, traits_of
 from seo_rec.batch import Batch
+from seo_rec.data.dataset import DataSet
 from seo_rec.embed import table_key
 from seo_rec.embed.remap import Remap
 from seo_rec.model import ModelSettings
 from seo_rec.policy import PolicyError
 from seo_rec.search.found import Found, embedding_bytes
 from seo_rec.search.held_out import SPLITS, HeldOut
-from seo_rec.search.space import Space, SpaceSettings, open_space, require, streams
+from seo_rec.search.space import Space, SpaceSettings, open_space, require
 from seo_rec.train import (
     Checkpoints,
     FitSettings,
     Preempted,
+    Training,
     claimed,
+    eval_stream,
     evaluate,
     load_tensors,
     ranks,
     rng_states,
     set_rng_states,
+    train_stream,
 )
 from seo_rec.train.checkpoint import Saved
 from seo_rec.train.loop import stop_signal
@@ -62,28 +66,25 @@ from seo_rec.train.state import State, optimizer_state, weights_of
 
 ADAPTS = ("joint", "per-feature")
 GATES_OF = ("last", "best")
-# Layers of a backbone that read the vectors, where these are all linear.
-READERS: dict[type, tuple[str, ...]] = {
-    MLP: ("layers.0",),
-    FNN: ("layers.0",),
-    WideDeep: ("deep.0", "wide"),
-}
-# Backbones that read every feature's vector on its own, of which ``joint`` leaves only one.
-PER_FEATURE = ("dlrm", "deepfm", "ipnn", "xdeepfm", "autoint", "nfm")
 KEPT = 0.5  # a column whose gate ends above this is part of the answer
 
 
 @dataclass(frozen=True)
 class DimGrowSettings(SpaceSettings):
-    """``alpha``: weight of the penalty, more of it keeps fewer columns; ``tau``: steepness of the
-    gates; ``t_up``/``t_down``: a feature grows when all its gates are above the one, and shrinks
-    when one falls below the other; ``total_dims``: columns over all features (0: no limit);
-    ``adapt_dim``: width H of the adaptation layer; ``adapt``: ``joint`` is the paper's one vector
-    of all features, ``per-feature`` gives each its own, for backbones that pair features;
-    ``gate_lr``: Adam's learning rate of the gates;
-    ``gate_split``: rows that train them; ``gates_of``: the epoch whose gates are the answer, the
-    ``last`` or the ``best`` by validation AUC (the first of equals); ``fill``: with a budget,
-    widen what was found in proportion until the budget is filled.
+    """Settings of DimGrow: features start at one column and grow while their gates stay open.
+
+    Args:
+        alpha: Weight of the penalty on the gates; a larger weight keeps fewer columns.
+        tau: Steepness of the gates.
+        t_up: A feature gets a column more when all its gates are above this number.
+        t_down: A feature loses a column when one of its gates falls below this number.
+        total_dims: The largest number of columns over all features; 0 sets no limit.
+        adapt_dim: Width of the adaptation layer.
+        adapt: One vector for all features (joint, as in the paper) or one for each (per-feature).
+        gate_lr: Learning rate of the gates.
+        gate_split: Rows that train the gates: held-out (validation rows) or train.
+        gates_of: The epoch whose gates are the answer: the last, or the best by validation AUC.
+        fill: Whether the widths found are widened in proportion until the budget is used up.
     """
 
     alpha: float = 1e-4
@@ -114,16 +115,17 @@ class DimGrowSettings(SpaceSettings):
 
 def adapt_of(backbone: str) -> str:
     """The ``adapt`` that goes with a backbone, by its name."""
-    return "per-feature" if backbone in PER_FEATURE else "joint"
+    return "per-feature" if traits_of(backbone).pairs_features else "joint"
 
 
 def check_adapt(adapt: str, backbone: str) -> None:
     """ValueError for ``joint`` with a backbone that would see one vector in place of several."""
     if adapt == "joint" and adapt_of(backbone) != "joint":
+        side_by_side = having(lambda traits: not traits.pairs_features)
         raise ValueError(
             f"adapt 'joint' with backbone {backbone!r}, which pairs the vectors of features and "
             "would see one; allowed: adapt 'per-feature' (--set adapt=per-feature), or a backbone "
-            "that reads vectors side by side: mlp, fnn, wide-deep, dcn, dcn-v2"
+            f"that reads vectors side by side: {', '.join(side_by_side)}"
         )
 
 
@@ -381,13 +383,13 @@ class _Run:
 
     def __init__(
         self,
-        data: Path,
+        data: DataSet,
         settings: DimGrowSettings,
-        model_settings: ModelSettings,
-        fit: FitSettings,
+        training: Training,
         out: Path | None,
     ) -> None:
-        self.settings, self.fit = settings, fit
+        self.settings, self.fit = settings, training.fit
+        model_settings, fit = training.model, training.fit
         self.started = time.perf_counter()
         require(fit.warmup_steps == 0, "warmup_steps", fit.warmup_steps, "0 with dimgrow")
         check_adapt(settings.adapt, model_settings.backbone)
@@ -396,7 +398,7 @@ class _Run:
         F = len(space.names)
         if 0 < settings.total_dims < F:
             raise PolicyError(f"total_dims {settings.total_dims}; allowed: {F}, one per feature")
-        self.train, self.val = streams(data, fit)
+        self.train, self.val = train_stream(data, fit), eval_stream(data, "val")
         self.held_out = HeldOut(data, fit) if settings.gate_split == "held-out" else None
         torch.manual_seed(fit.seed)
         self.model = GrowingModel(space, settings, model_settings).to(ranks().device)
@@ -564,11 +566,7 @@ class _Run:
 
 
 def dimgrow(
-    data: Path,
-    settings: DimGrowSettings,
-    model_settings: ModelSettings,
-    fit_settings: FitSettings,
-    out: Path | None = None,
+    data: DataSet, settings: DimGrowSettings, training: Training, out: Path | None = None
 ) -> Found:
     """Search widths by growing them; ``d_f = |{k: g_fk > 0.5}|``, features with none are dropped.
 
@@ -581,7 +579,7 @@ def dimgrow(
         Preempted: SIGTERM came; with ``out``, a checkpoint has been written.
     """
     with stop_signal() as stop, claimed(out, ranks()):
-        run = _Run(data, settings, model_settings, fit_settings, out)
+        run = _Run(data, settings, training, out)
         run.resume()
         while not run.finished():
             run.epoch(stop)
@@ -630,12 +628,13 @@ def dimgrow(
 def found_weights(model: GrowingModel, kept: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
     """Weights with which the policy's own model computes what the search model does.
 
-    The adaptation layer is folded into the linear maps that read the vectors (``READERS``), ``W_1
-    W_adapt^T``, and a column's gate into its values; what is shuffled, or not kept, is lost. Other
-    backbones read the vectors in products too: no weights.
+    The adaptation layer is folded into the linear maps that read the vectors (``Traits.readers``),
+    ``W_1 W_adapt^T``, and a column's gate into its values; what is shuffled, or not kept, is lost.
+    Other backbones read the vectors in products too: no weights.
     """
     backbone = model.backbone
-    readers = READERS.get(type(backbone), ())
+    traits: Traits = type(backbone).traits  # type: ignore[attr-defined]
+    readers = traits.readers
     if not readers:
         return {}
     weights = {f"backbone.{name}": value.clone() for name, value in backbone.state_dict().items()}

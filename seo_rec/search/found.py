@@ -13,21 +13,33 @@ from seo_rec.policy import Policy
 
 @dataclass(frozen=True)
 class Found:
-    """Outcome of a search.
+    """Outcome of a search, or of a method that needs none.
 
-    ``policy``: what was decided; ``val_auc``: of the search's own model (None if it trains none);
-    ``seconds``: of this search; ``peak_bytes``: the most that embedding parameters, their gradients
-    and their optimizer state took together; ``record``: what was learned, JSON values only;
-    ``weights``: if a model of ``policy`` can go on where the search stopped, its weights by the
-    names of ``RecModel.state_dict()``.
+    Args:
+        policy: What was decided.
+        val_auc: Validation AUC of the search's own model; None if it trains none.
+        seconds: Time of this search, sessions before a resume included.
+        peak_bytes: The most that embedding parameters, their gradients and their optimizer state
+            took together.
+        record: What was learned, JSON values only.
+        weights: If a model of ``policy`` can go on where the search stopped, its weights by the
+            names of ``RecModel.state_dict()``.
+        winner: Which candidate was chosen; empty if there was no choice between candidates.
+        decision: What a person is told of that choice, JSON values only.
+        candidates: The policies that were compared, by name.
+        searched: The policy that the search itself decided, where another candidate may have won.
     """
 
     policy: Policy
     val_auc: float | None
     seconds: float
     peak_bytes: int
-    record: dict[str, Any]
+    record: Mapping[str, Any]
     weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    winner: str = ""
+    decision: Mapping[str, Any] = field(default_factory=dict)
+    candidates: Mapping[str, Policy] = field(default_factory=dict)
+    searched: Policy | None = None
 
 
 def embedding_bytes(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from seo_rec.batch import Batch
-from seo_rec.data.stream import Stream
-from seo_rec.train import FitSettings, ranks
+from seo_rec.data.dataset import DataSet
+from seo_rec.train import FitSettings, ranks, ready, train_stream
 from seo_rec.train.state import State
 
 SPLITS = ("train", "held-out")
@@ -20,16 +20,14 @@ SPLITS = ("train", "held-out")
 class HeldOut:
     """Endless batches of validation rows, epoch after epoch; its position can be resumed."""
 
-    def __init__(self, data: Path, settings: FitSettings) -> None:
-        self.stream = Stream(
-            data, "val", batch_size=settings.batch_size, shuffle=True, seed=settings.seed
-        )
+    def __init__(self, data: DataSet, settings: FitSettings) -> None:
+        self.stream = train_stream(data, settings, split="val")
         self._batches: Iterator[Batch] = iter(())
 
     def next(self) -> Batch:
         batch = next(self._batches, None)
         if batch is None:
-            self._batches = iter(self.stream)
+            self._batches = ready(self.stream, ranks())
             batch = next(self._batches)
         return batch.to(ranks().device)
 
@@ -38,31 +36,70 @@ class HeldOut:
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         self.stream.load_state_dict(state)
-        self._batches = iter(self.stream)
+        self._batches = ready(self.stream, ranks())
+
+
+class Tempered(Protocol):
+    """A gate whose softmax has a temperature that may be set."""
+
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Cooling:
+    """A gate and the temperature that it has after each step.
+
+    Args:
+        gate: Whose ``temperature`` is set.
+        at: The temperature after so many training steps.
+    """
+
+    gate: Tempered
+    at: Callable[[int], float]
 
 
 class HeldOutStep:
-    """After every ``every``-th training step, one Adam step of ``parameters`` on held-out rows.
+    """After training steps: the temperature of a gate, and Adam steps on held-out rows.
 
-    First order: the weights of the model are taken as they are. An
+    The steps are of first order: the weights of the model are taken as they are. It is an
     :class:`~seo_rec.train.loop.AfterStep`.
+
+    Args:
+        parameters: What the held-out rows train.
+        lr: Adam's learning rate.
+        held_out: The rows; None sets the temperature only.
+        every: Training steps between two held-out steps.
+        after: Training steps before the first one.
+        cooling: The temperature of a gate; None leaves it alone.
     """
 
-    calls_model = True
-
     def __init__(
-        self, parameters: Sequence[nn.Parameter], lr: float, held_out: HeldOut, every: int = 1
+        self,
+        parameters: Sequence[nn.Parameter],
+        lr: float,
+        held_out: HeldOut | None,
+        *,
+        every: int = 1,
+        after: int = 0,
+        cooling: Cooling | None = None,
     ) -> None:
-        self.parameters, self.held_out, self.every = list(parameters), held_out, every
+        self.parameters, self.held_out = list(parameters), held_out
+        self.every, self.after, self.cooling = every, after, cooling
         self.optimizer = torch.optim.Adam(self.parameters, lr=lr)
 
+    @property
+    def calls_model(self) -> bool:
+        return self.held_out is not None
+
     def __call__(self, model: nn.Module, step: int) -> None:
-        if step % self.every:
+        if self.cooling is not None:
+            self.cooling.gate.temperature = self.cooling.at(step)
+        if self.held_out is None or step <= self.after or step % self.every:
             return
         loss, _ = model(self.held_out.next())
         gradients = torch.autograd.grad(loss, self.parameters)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = ranks().mean_(gradient)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -75,8 +112,10 @@ class HeldOutStep:
         }
 
     def values(self) -> dict[str, Any]:
-        """Position of the held-out rows, for a checkpoint."""
-        return {"held_out": self.held_out.state_dict()}
+        """Temperature and position of the held-out rows, for a checkpoint."""
+        temperature = self.cooling.gate.temperature if self.cooling else None
+        held_out = self.held_out.state_dict() if self.held_out else {}
+        return {"temperature": temperature, "held_out": held_out}
 
     def load(self, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
         """Go on from what ``tensors`` and ``values`` gave."""
@@ -84,4 +123,7 @@ class HeldOutStep:
             i, _, key = name.partition(".")
             parameter = self.parameters[int(i)]
             self.optimizer.state[parameter][key] = value.to(parameter.device)
-        self.held_out.load_state_dict(values["held_out"])
+        if self.cooling is not None:
+            self.cooling.gate.temperature = values["temperature"]
+        if self.held_out is not None:
+            self.held_out.load_state_dict(values["held_out"])

@@ -9,15 +9,19 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from seo_rec.model import ModelSettings
+from seo_rec.data.dataset import DataSet
 from seo_rec.search.found import Found
 from seo_rec.search.space import SpaceSettings, open_space, require
-from seo_rec.train import FitSettings
+from seo_rec.train import Training
 
 
 @dataclass(frozen=True)
 class MixedDimensionSettings(SpaceSettings):
-    """``alpha``: 0 gives all features one width, 1 gives them equal numbers of parameters."""
+    """Settings of mixed dimensions: popular features are wider.
+
+    Args:
+        alpha: 0 gives all features one width; 1 gives all features equally many parameters.
+    """
 
     alpha: float = 0.3
 
@@ -27,11 +31,7 @@ class MixedDimensionSettings(SpaceSettings):
 
 
 def mixed_dimension(
-    data: Path,
-    settings: MixedDimensionSettings,
-    model_settings: ModelSettings,
-    fit_settings: FitSettings,
-    out: Path | None = None,
+    data: DataSet, settings: MixedDimensionSettings, training: Training, out: Path | None = None
 ) -> Found:
     """``d_f = lambda * p_f^alpha`` with the popularity ``p_f = (ids per row of data) / n_f``.
 
@@ -45,7 +45,7 @@ def mixed_dimension(
         PolicyError: the budget is below one column of every feature.
     """
     started = time.perf_counter()
-    space = open_space(data, settings, fit_settings.seed)
+    space = open_space(data, settings, training.fit.seed)
     reads = [max(c.lookups_per_row, 1e-9) for c in space.schema.features]
     weights = [(k / n) ** settings.alpha for k, n in zip(reads, space.rows, strict=True)]
     if settings.params:

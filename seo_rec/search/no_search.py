@@ -6,23 +6,23 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from seo_rec.model import ModelSettings
+from seo_rec.data.dataset import DataSet
 from seo_rec.search.found import Found
 from seo_rec.search.space import SpaceSettings, open_space
-from seo_rec.train import FitSettings
+from seo_rec.train import Training
 
 
 @dataclass(frozen=True)
 class NoSearchSettings(SpaceSettings):
-    """``max_dim``: the width of all features, or at most that where there is a budget."""
+    """Settings of no-search: one width for all features, or the largest widths that fit.
+
+    Args:
+        max_dim: Width of all features; with a budget they are at most so wide.
+    """
 
 
 def no_search(
-    data: Path,
-    settings: NoSearchSettings,
-    model_settings: ModelSettings,
-    fit_settings: FitSettings,
-    out: Path | None = None,
+    data: DataSet, settings: NoSearchSettings, training: Training, out: Path | None = None
 ) -> Found:
     """``d_f = d`` for every feature f; trains nothing.
 
@@ -33,7 +33,7 @@ def no_search(
         PolicyError: the budget is below one column of every feature.
     """
     started = time.perf_counter()
-    space = open_space(data, settings, fit_settings.seed, settings.max_dim)
+    space = open_space(data, settings, training.fit.seed, settings.max_dim)
     dims = [settings.max_dim] * len(space.names)
     if settings.params:
         space.require_columns(settings.params)

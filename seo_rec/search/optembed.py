@@ -44,8 +44,9 @@ from torch import nn
 from torch.nn import functional
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from seo_rec.backbones import build_backbone
+from seo_rec.backbones import build_backbone, traits_of
 from seo_rec.batch import Batch
+from seo_rec.data.dataset import DataSet
 from seo_rec.data.stream import Stream
 from seo_rec.embed import table_key
 from seo_rec.metrics import binary_metrics
@@ -59,9 +60,8 @@ from seo_rec.search.space import (
     SpaceSettings,
     open_space,
     require,
-    streams,
 )
-from seo_rec.train import FitSettings, fit, ranks
+from seo_rec.train import FitSettings, Training, eval_stream, fit, ranks, train_stream
 from seo_rec.train.optimizers import ROW_OPTIMIZERS
 
 log = logging.getLogger(__name__)
@@ -77,23 +77,25 @@ Kept = list[npt.NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class OptEmbedSettings(SpaceSettings):
-    """``variant``: ``full``, or ``rows`` (OptEmbed-E) or ``dims`` (OptEmbed-D) alone.
+    """Settings of OptEmbed: prune rows by thresholds, then choose widths by evolution.
 
-    Of the rows: ``alpha``: weight of ``sum_f exp(-t_f)``, more of it prunes more;
-    ``threshold_lr``: SGD's learning rate of the thresholds; ``pruned``: what a pruned id reads in
-    the supernet, ``zero`` or the ``shared`` row of unknown ids.
+    With ``trained`` weights the policy's model computes what the masked supernet does. With
+    ``fill`` and variant ``dims``, hashed tables also take the rows that are left over, unless
+    ``weights`` are asked for; rows that were pruned do not come back.
 
-    Of the widths: ``generations``, ``mutations``, ``crossovers``, ``mutation_rate``, ``parents``:
-    see :class:`~seo_rec.search.evolution.Evolution`.
-
-    Of the size: ``sparsity``: in place of ``params``, a budget of ``1 - sparsity`` of the floats of
-    all rows at ``max_dim`` (0: none); ``fill``: with a budget, widen what was found in proportion
-    until no further column fits; with ``dims``, hashed tables also take the rows that are left
-    over, unless ``weights`` are asked for. Rows that were pruned do not come back.
-
-    ``weights``: what the policy's training may start from: ``none``, the supernet's ``initial``
-    weights, or its ``trained`` ones, with which the policy's model computes what the masked
-    supernet does.
+    Args:
+        variant: What is searched: rows and widths (full), rows alone (rows) or widths alone (dims).
+        alpha: Weight of sum_f exp(-t_f) over the thresholds t_f; a larger weight prunes more rows.
+        threshold_lr: Learning rate (SGD) of the thresholds.
+        pruned: What a pruned id reads while searching: zero, or the shared row of unknown ids.
+        generations: Generations of the evolution of widths.
+        mutations: Mutants in each generation.
+        crossovers: Crossovers in each generation.
+        mutation_rate: Probability that a mutant changes the width of a feature.
+        parents: The best candidates, of which the next generation is made.
+        sparsity: Instead of params, the share of the floats at max_dim to save; 0 saves none.
+        fill: Whether the widths found are widened in proportion until the budget is used up.
+        weights: Weights that training may start from: none, the supernet's initial or trained ones.
     """
 
     address: str = "id"
@@ -447,10 +449,11 @@ def policy_weights(
 
 def _loses_dense_vectors(dims: Sequence[int], numeric: int, m: ModelSettings, D: int) -> bool:
     """Whether products of dense columns' vectors had more columns than any feature has left."""
-    return m.backbone in ("deepfm", "ipnn") and numeric > 1 and max(dims) < D
+    return traits_of(m.backbone).widens_numeric and numeric > 1 and max(dims) < D
 
 
-def _check_weights(s: OptEmbedSettings, m: ModelSettings) -> None:
+def check_weights(s: OptEmbedSettings, m: ModelSettings) -> None:
+    """ValueError if weights are asked for of a backbone that cannot be cut down."""
     allowed = {"none": (m.backbone,), "initial": SLICED, "trained": EXACT}[s.weights]
     if m.backbone not in allowed:
         raise ValueError(
@@ -476,30 +479,26 @@ class Searched:
 
 
 def search_supernet(
-    data: Path,
-    settings: OptEmbedSettings,
-    model_settings: ModelSettings,
-    fit_settings: FitSettings,
-    out: Path | None = None,
+    data: DataSet, settings: OptEmbedSettings, training: Training, out: Path | None = None
 ) -> Searched:
     """Phases 1 and 2; the supernet computes with what was found only.
 
     Raises:
         PolicyError: the budget cannot be met, or too few features have a row above its threshold.
     """
-    f = fit_settings
-    _check_weights(settings, model_settings)
+    f, model_settings = training.fit, training.model
+    check_weights(settings, model_settings)
     space = open_space(data, settings, f.seed)
     s = with_budget(space, settings)
     if s.prunes:
         space = with_codes(space)
     require_budget(space, s)
-    train, val = streams(data, f)
+    train, val = train_stream(data, f), eval_stream(data, "val")
     whole = space.policy([s.max_dim] * len(space.names))
     plain = build_model(whole, len(space.schema.numeric), model_settings, f.seed)
     model = Supernet(plain, space, s).to(ranks().device)
     optimizers = make_optimizers(model, f)
-    result = fit(model, train, val, optimizers, f, out, title="optembed")
+    result = fit(model, train, val, optimizers, f, out=out, title="optembed")
     kept = kept_rows(model)
     served = model.freeze(kept)
     if s.prunes and not any(bool(kept[i][1:].any()) for i in served):
@@ -552,11 +551,7 @@ def _search_widths(
 
 
 def optembed(
-    data: Path,
-    settings: OptEmbedSettings,
-    model_settings: ModelSettings,
-    fit_settings: FitSettings,
-    out: Path | None = None,
+    data: DataSet, settings: OptEmbedSettings, training: Training, out: Path | None = None
 ) -> Found:
     """Rows above their thresholds, at the widths of the best candidate.
 
@@ -566,7 +561,8 @@ def optembed(
         PolicyError: the budget cannot be met, or too few features have a row above its threshold.
         ValueError: ``weights`` of a backbone that cannot be sliced.
     """
-    searched = search_supernet(data, settings, model_settings, fit_settings, out)
+    searched = search_supernet(data, settings, training, out)
+    model_settings = training.model
     model, dims, s = searched.model, searched.dims, searched.model.settings
     space, numeric = model.space, len(model.space.schema.numeric)
     left = pruned_space(space, searched.kept)
@@ -585,7 +581,7 @@ def optembed(
         state = dict(model.state_dict())
         if s.weights == "initial":
             whole = space.policy([s.max_dim] * len(dims))
-            state = build_model(whole, numeric, model_settings, fit_settings.seed).state_dict()
+            state = build_model(whole, numeric, model_settings, training.fit.seed).state_dict()
         weights = policy_weights(model, searched.kept, dims, model_settings, state)
     by_name = dict(zip(space.names, range(len(dims)), strict=True))
     record = {

@@ -10,14 +10,12 @@ from itertools import combinations
 
 import torch
 
-from seo_rec.backbones import build_backbone
+from seo_rec.backbones import build_backbone, having
 from seo_rec.model import ModelSettings
 
-# Backbones in which a column or a feature of zeros can be left out: without any difference to the
-# logits, and (the cross networks) without one to the initial logits only, since a cross layer adds
-# its bias to columns of zeros too.
-EXACT = ("mlp", "fnn", "wide-deep", "deepfm", "ipnn")
-SLICED = (*EXACT, "dcn", "dcn-v2")
+# Backbones out of which columns can be cut; see seo_rec.backbones.Traits.
+EXACT = having(lambda traits: traits.columns_removable == "exactly")
+SLICED = having(lambda traits: traits.columns_removable != "no")
 
 
 def backbone_columns(

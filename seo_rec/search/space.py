@@ -9,30 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from seo_rec.data.stream import Stream
-from seo_rec.data.vocabulary import read_vocabulary
+from seo_rec.data.dataset import DataSet
 from seo_rec.methods import lookup_seed, provenance
 from seo_rec.policy import Codes, Feature, Ids, Lookup, Policy, PolicyError, Table, split_rows
-from seo_rec.schema import Schema, read_schema
-from seo_rec.train import FitSettings
+from seo_rec.schema import Schema
 
 ADDRESSES = ("auto", "id", "hash")
 LEAST_MEAN_WIDTH = 2  # "auto" hashes if rows for all ids leave less than this to the mean width
-EVAL_BATCH = 8192
 
 
 @dataclass(frozen=True)
 class SpaceSettings:
-    """The tables that a search decides about.
+    """The tables that a search of widths decides about.
 
-    ``params``: exact budget in floats (0: none); ``max_dim``: the widest table;
-    ``address``: ``id`` gives every training id of a feature a row, ``hash`` gives features of more
-    than ``hash_rows`` ids so many rows and the others a row per id, ``auto`` is ``id`` where the
-    budget (if there is one) then leaves a mean width of 2 or more;
-    ``hash_rows``: 0 takes as many as fill the budget at a mean width of ``max_dim / 2``.
+    Each feature has a table. With ``address`` ``auto`` every training id has a row if the budget
+    (if there is one) then leaves a mean width of 2 or more; otherwise ids are hashed. With
+    ``hash_rows`` 0 hashed features get as many rows as fill the budget at a mean width of ``max_dim
+    / 2``.
+
+    Args:
+        params: Budget of the policy in parameters (floats), spent exactly; 0 sets no budget.
+        max_dim: Width of the widest table, in floats.
+        address: A row per training id (id), hashed rows (hash), or what the budget allows (auto).
+        hash_rows: Rows of features that have more ids, where ids are hashed; 0 fills the budget.
     """
 
     params: int = 0
@@ -220,7 +221,7 @@ def fits_by_id(schema: Schema, params: int) -> bool:
 
 
 def open_space(
-    data: Path, settings: SpaceSettings, seed: int, mean_dim: float | None = None
+    data: DataSet, settings: SpaceSettings, seed: int, mean_dim: float | None = None
 ) -> Space:
     """The rows of every feature of a prepared data set, as ``settings`` say.
 
@@ -230,7 +231,7 @@ def open_space(
     Raises:
         DataError: the data set has no vocabulary of a feature.
     """
-    schema = read_schema(data)
+    schema = data.schema
     names = [c.name for c in schema.features]
     exact = [(c.vocab_size or 0) + 1 for c in schema.features]
     address = settings.address
@@ -243,9 +244,7 @@ def open_space(
         most = settings.hash_rows or _level(exact, budget)
     rows = tuple(min(r, most) for r in exact)
     vocabularies = {
-        name: read_vocabulary(data, name)[0]
-        for name, r in zip(names, exact, strict=True)
-        if r <= most
+        name: data.vocabulary(name) for name, r in zip(names, exact, strict=True) if r <= most
     }
     return Space(schema, rows, vocabularies, seed, settings.max_dim)
 
@@ -260,9 +259,3 @@ def _level(exact: Sequence[int], budget: int) -> int:
         else:
             high = middle - 1
     return low
-
-
-def streams(data: Path, settings: FitSettings) -> tuple[Stream, Stream]:
-    """Training rows, shuffled, and validation rows in file order."""
-    train = Stream(data, "train", batch_size=settings.batch_size, shuffle=True, seed=settings.seed)
-    return train, Stream(data, "val", batch_size=EVAL_BATCH)

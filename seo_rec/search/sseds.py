@@ -14,21 +14,26 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from seo_rec.data.dataset import DataSet
 from seo_rec.data.stream import Stream
-from seo_rec.model import ModelSettings, RecModel, build_model
+from seo_rec.model import RecModel, build_model
 from seo_rec.policy import Policy
 from seo_rec.search.found import Found, embedding_bytes
-from seo_rec.search.space import Space, SpaceSettings, open_space, require, streams
-from seo_rec.train import FitSettings, fit, make_optimizers, ranks
+from seo_rec.search.space import Space, SpaceSettings, open_space, require
+from seo_rec.train import Training, eval_stream, fit, optimizers_of, ranks, train_stream
 
 SPLITS = ("val", "train")
 
 
 @dataclass(frozen=True)
 class SsedsSettings(SpaceSettings):
-    """``keep``: share of the columns kept where there is no budget; ``min_dim``: columns that every
-    feature keeps (0: a feature may be dropped); ``split``: rows whose gradients are looked at;
-    ``batches``: how many batches of them (0: all).
+    """Settings of SSEDS: keep the columns whose gradients matter most.
+
+    Args:
+        keep: Share of the columns that is kept if there is no budget, above 0 to 1.
+        min_dim: Columns that every feature keeps; 0 allows that a feature is dropped.
+        split: Rows whose gradients are compared: val or train.
+        batches: Batches of these rows that are read; 0 reads all.
     """
 
     keep: float = 0.1
@@ -89,31 +94,26 @@ def choose(space: Space, scores_FD: torch.Tensor, settings: SsedsSettings) -> li
 
 
 def sseds(
-    data: Path,
-    settings: SsedsSettings,
-    model_settings: ModelSettings,
-    fit_settings: FitSettings,
-    out: Path | None = None,
+    data: DataSet, settings: SsedsSettings, training: Training, out: Path | None = None
 ) -> Found:
     """Train a model of full width, score its columns once, keep the best.
 
     Raises:
         PolicyError: the budget is below ``min_dim`` columns of every feature.
     """
-    space = open_space(data, settings, fit_settings.seed)
+    f = training.fit
+    space = open_space(data, settings, f.seed)
     space.require_columns(settings.params, max(1, settings.min_dim))
     F, D = len(space.names), settings.max_dim
-    train, val = streams(data, fit_settings)
+    train, val = train_stream(data, f), eval_stream(data, "val")
     gate = ColumnMask(F * D)
     whole = space.policy([D] * F)
-    numeric = len(space.schema.numeric)
-    model = build_model(whole, numeric, model_settings, fit_settings.seed, gate)
+    model = build_model(whole, data.num_numeric, training.model, f.seed, gate)
     model = model.to(ranks().device)
-    f = fit_settings
-    optimizers = make_optimizers(model, f.row_optimizer, f.row_lr, f.dense_lr, f.row_l2)
-    result = fit(model, train, val, optimizers, f, out, title="sseds")
+    optimizers = optimizers_of(model, f)
+    result = fit(model, train, val, optimizers, f, out=out, title="sseds")
     trained = time.perf_counter()
-    looked_at = Stream(data, settings.split, batch_size=f.batch_size)
+    looked_at = data.stream(settings.split, batch_size=f.batch_size)
     scores_FD = saliency(model, gate, looked_at, settings.batches).view(F, D)
     dims = choose(space, scores_FD, settings)
     policy = space.policy(dims, settings.params, space.origin("sseds", dims, asdict(settings)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from seo_rec.settings import FitSettings, Training
 from seo_rec.train.checkpoint import (
     CheckpointError,
     Checkpoints,
@@ -12,8 +13,16 @@ from seo_rec.train.checkpoint import (
     set_rng_states,
 )
 from seo_rec.train.distributed import distribute
-from seo_rec.train.loop import BEST_FOLDER, FitResult, FitSettings, Preempted, evaluate, fit
+from seo_rec.train.loop import FitResult, Preempted, evaluate, fit
 from seo_rec.train.optimizers import ROW_OPTIMIZERS, inner_model, make_optimizers
+from seo_rec.train.policy_fit import (
+    Start,
+    Trained,
+    check_policy_fits,
+    check_start,
+    fit_policy,
+    optimizers_of,
+)
 from seo_rec.train.ranks import (
     LaunchError,
     OtherRankError,
@@ -22,9 +31,13 @@ from seo_rec.train.ranks import (
     ranks,
     said_by_first,
 )
+from seo_rec.train.sharding import check_plan, shard, topology_here
+from seo_rec.train.steps import ready
+from seo_rec.train.streams import EVAL_BATCH, eval_stream, train_stream
+from seo_rec.train.weights import load_weights, read_weights, save_weights, weights_digest
 
 __all__ = [
-    "BEST_FOLDER",
+    "EVAL_BATCH",
     "ROW_OPTIMIZERS",
     "CheckpointError",
     "Checkpoints",
@@ -34,17 +47,34 @@ __all__ = [
     "OtherRankError",
     "Preempted",
     "Ranks",
+    "Start",
+    "Trained",
+    "Training",
+    "check_plan",
+    "check_policy_fits",
+    "check_start",
     "claimed",
     "distribute",
+    "eval_stream",
     "evaluate",
     "fit",
+    "fit_policy",
     "inner_model",
     "launched",
     "load_tensors",
+    "load_weights",
     "make_optimizers",
     "open_checkpoint",
+    "optimizers_of",
     "ranks",
+    "read_weights",
+    "ready",
     "rng_states",
     "said_by_first",
+    "save_weights",
     "set_rng_states",
+    "shard",
+    "topology_here",
+    "train_stream",
+    "weights_digest",
 ]

@@ -22,6 +22,8 @@ from tqdm import tqdm
 from seo_rec.data.stream import Stream
 from seo_rec.files import write_text
 from seo_rec.metrics import Metrics, binary_metrics
+from seo_rec.runs.layout import BEST_FOLDER, BOARD_FOLDER, CHECKPOINTS_FOLDER, METRICS_FILE
+from seo_rec.settings import FitSettings
 from seo_rec.train.average import WeightAverage
 from seo_rec.train.checkpoint import (
     Checkpoints,
@@ -31,7 +33,6 @@ from seo_rec.train.checkpoint import (
     rng_states,
     set_rng_states,
 )
-from seo_rec.train.optimizers import ROW_OPTIMIZERS
 from seo_rec.train.ranks import Ranks, ranks, ranks_of
 from seo_rec.train.state import (
     State,
@@ -45,63 +46,12 @@ from seo_rec.train.steps import Step, make_steps, ready
 
 log = logging.getLogger(__name__)
 
-BEST_FOLDER = "best"
 SYNC_EVERY = 20  # steps between looks at the losses of a GPU, each of which waits for it
 SEED_STEP = 1_000_033  # between the dropout seeds of two ranks
 
 
 class Preempted(RuntimeError):
     """The run was told to stop (SIGTERM) and did; the message says whether it can go on."""
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """How a model is trained.
-
-    ``epochs``: at most this many; ``patience``: stop after so many epochs without a better
-    validation AUC; ``batch_size``: rows; ``row_lr``/``dense_lr``: learning rates;
-    ``row_l2``: weight of ``|T|^2 / 2`` of the tables in the loss;
-    ``warmup_steps``: the learning rates rise linearly over so many steps;
-    ``checkpoint_every``: steps between checkpoints (0: at epoch ends only); ``keep``: checkpoints
-    kept; ``log_every``: steps between lines of ``metrics.jsonl``; ``max_steps``: end after so many
-    steps, whatever the epoch (0: no limit); ``average``: decay of the running mean of the weights
-    that is evaluated and kept, ``a_t = min(average, (1 + t) / (10 + t))`` at step t (0: the weights
-    themselves, and no second copy of them in memory).
-    """
-
-    epochs: int = 20
-    patience: int = 2
-    batch_size: int = 2048
-    row_optimizer: str = "adam"
-    row_lr: float = 2e-3
-    dense_lr: float = 2e-3
-    row_l2: float = 0.0
-    warmup_steps: int = 0
-    checkpoint_every: int = 0
-    keep: int = 2
-    log_every: int = 100
-    max_steps: int = 0
-    average: float = 0.998
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "batch_size", "keep", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed: 1 or more")
-        for name in ("row_lr", "dense_lr"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed: above 0")
-        if not 0 <= self.average < 1:
-            raise ValueError(f"average is {self.average}; allowed: 0 <= average < 1")
-        if self.row_optimizer not in ROW_OPTIMIZERS:
-            raise ValueError(
-                f"row_optimizer is {self.row_optimizer!r}; allowed: {', '.join(ROW_OPTIMIZERS)}"
-            )
-        if self.row_l2 < 0:
-            raise ValueError(f"row_l2 is {self.row_l2}; allowed: 0 or more")
-        for name in ("warmup_steps", "checkpoint_every", "max_steps", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
 
 
 @dataclass
@@ -165,6 +115,7 @@ def fit(
     val: Stream,
     optimizers: Mapping[str, torch.optim.Optimizer],
     settings: FitSettings,
+    *,
     out: Path | None = None,
     after_step: AfterStep | None = None,
     title: str = "train",
@@ -193,7 +144,17 @@ def fit(
         Preempted: SIGTERM came; with ``out``, a checkpoint has been written.
     """
     with stop_signal() as stop, claimed(out, ranks()):
-        run = _Fit(model, train, val, optimizers, settings, out, after_step, title, stop)
+        run = _Fit(
+            model,
+            train,
+            val,
+            optimizers,
+            settings,
+            out=out,
+            after_step=after_step,
+            title=title,
+            stop=stop,
+        )
         run.resume()
         while not run.finished():
             run.epoch()
@@ -210,6 +171,7 @@ class _Fit:
         val: Stream,
         optimizers: Mapping[str, torch.optim.Optimizer],
         settings: FitSettings,
+        *,
         out: Path | None,
         after_step: AfterStep | None,
         title: str,
@@ -442,7 +404,7 @@ class _Fit:
             raise Preempted(
                 f"SIGTERM at step {self.state.step}; a checkpoint was written, --resume goes on"
             )
-        raise Preempted(f"SIGTERM at step {self.state.step}; nothing was saved")
+        raise Preempted(f"SIGTERM at step {self.state.step}; nothing of this training was saved")
 
 
 def evaluate(
@@ -544,11 +506,11 @@ class _RunFolder:
         out.mkdir(parents=True, exist_ok=True)
         self.ranks = ranks
         background = ranks.world_size > 1
-        self.checkpoints = Checkpoints(out / "checkpoints", keep, ranks, background)
+        self.checkpoints = Checkpoints(out / CHECKPOINTS_FOLDER, keep, ranks, background)
         # the newest checkpoint may still name the best weights before the newest
         self.best = Checkpoints(out / BEST_FOLDER, 2, ranks)
-        self.events = out / "metrics.jsonl"
-        self.board_folder = out / "tensorboard"
+        self.events = out / METRICS_FILE
+        self.board_folder = out / BOARD_FOLDER
         self._board: Any = None
 
     def drop_after(self, step: int) -> None:

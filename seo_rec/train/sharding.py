@@ -15,7 +15,9 @@ from torch import nn
 from seo_rec.model import RecModel
 from seo_rec.plan import PRESETS, Placement, Plan, PlanError, Topology, plan_policy, read_topology
 from seo_rec.policy import Policy
-from seo_rec.train import FitSettings, Ranks, distribute, ranks
+from seo_rec.settings import FitSettings
+from seo_rec.train.distributed import distribute
+from seo_rec.train.ranks import Ranks, ranks
 
 log = logging.getLogger(__name__)
 

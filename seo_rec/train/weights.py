@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from torch import nn
 
-WEIGHTS_FILE = "weights.npz"
-
 
 def save_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
     """Write named tensors to ``path``, whole or not at all."""
@@ -54,7 +52,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     model.load_state_dict(found)
 
 
-def digest(path: Path) -> str:
+def weights_digest(path: Path) -> str:
     """SHA-256 of a file of weights, by which a run knows it again."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,11 +1,7 @@
 """Run folders read back: comparisons, training runs and searches, as plain records.
 
-The layouts are those that :mod:`seo_rec.recipes` writes::
-
-    COMPARISON/results.jsonl  runs/<method>-seed<k>/  searches/<seo|seo-raw>-seed<k>/
-    TRAINING/run.json (kind train)   result.json  policy.json  metrics.jsonl
-    SEARCH/run.json   (kind search)  search.json  policy.json  candidates/<name>.json
-    FRONTIER/run.json (kind frontier)  params-<N>/ and collisionless/: a COMPARISON each
+:mod:`seo_rec.runs` draws the layouts. Damaged files are named in an error; unfinished runs are
+noted and left out.
 """
 
 from __future__ import annotations
@@ -17,22 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from seo_rec.policy import Policy, PolicyError
+from seo_rec.runs.layout import (
+    CANDIDATES_FOLDER,
+    INFEASIBLE_FILE,
+    METRICS_FILE,
+    POLICY_FILE,
+    RESULT_FILE,
+    RESULTS_FILE,
+    RUN_FILE,
+    RUNS_FOLDER,
+    SEARCH_FILE,
+    SEARCHES_FOLDER,
+    SETTINGS_FILE,
+    training_folder,
+)
 
-RESULTS_FILE = "results.jsonl"
-RUN_FILE = "run.json"
-RESULT_FILE = "result.json"
-POLICY_FILE = "policy.json"
-SEARCH_FILE = "search.json"
-METRICS_FILE = "metrics.jsonl"
-INFEASIBLE_FILE = "infeasible.json"
 ALLOWED = (
     "a folder of `seo-rec compare` (results.jsonl), `seo-rec train`, `seo-rec search` or "
     "`seo-rec frontier` (run.json)"
 )
-UNBUDGETED = (
-    "collisionless",
-    "collisionless+mlet",
-)  # methods whose size follows the data, not the budget
 
 
 class ReportError(ValueError):
@@ -49,7 +48,7 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingRun:
     """One finished training: its outcome, and what is left of its folder.
 
     ``given`` is the folder the caller named; ``budget`` is None for a method that has none;
@@ -79,6 +78,7 @@ class Training:
     data: Path | None = None
     policy: Policy | None = None
     curve: tuple[Epoch, ...] = ()
+    repeat: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ class Candidate:
     standard_error: float
     params: int
     seconds: float
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Attention:
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchRun:
     """One finished search: attentions, the run-off's candidates and the policy it chose."""
 
     given: Path
@@ -114,6 +115,7 @@ class Search:
     seed: int
     budget: int
     winner: str
+    decision: Mapping[str, Any]
     candidates: tuple[Candidate, ...]
     attentions: tuple[Attention, ...]
     seconds: float
@@ -123,14 +125,15 @@ class Search:
     data: Path | None = None
     policy: Policy | None = None
     policies: Mapping[str, Policy] = field(default_factory=dict)
+    repeat: Path | None = None
 
 
 @dataclass(frozen=True)
 class Records:
     """What was found in the folders, and remarks for the reader on what was not."""
 
-    trainings: tuple[Training, ...]
-    searches: tuple[Search, ...]
+    trainings: tuple[TrainingRun, ...]
+    searches: tuple[SearchRun, ...]
     notes: tuple[str, ...]
 
 
@@ -143,12 +146,12 @@ def read(runs: Sequence[Path]) -> Records:
     """
     if not runs:
         raise ReportError(f"no folder is given; give {ALLOWED}")
-    trainings: dict[Path, Training] = {}
-    searches: dict[Path, Search] = {}
+    trainings: dict[Path, TrainingRun] = {}
+    searches: dict[Path, SearchRun] = {}
     notes: list[str] = []
     for given in map(Path, runs):
         for run in _read_one(given, notes):
-            if isinstance(run, Training):
+            if isinstance(run, TrainingRun):
                 trainings.setdefault(run.folder.resolve(), run)
             else:
                 searches.setdefault(run.folder.resolve(), run)
@@ -160,7 +163,7 @@ def read(runs: Sequence[Path]) -> Records:
     return Records(tuple(trainings.values()), tuple(searches.values()), tuple(notes))
 
 
-def _read_one(given: Path, notes: list[str]) -> Iterator[Training | Search]:
+def _read_one(given: Path, notes: list[str]) -> Iterator[TrainingRun | SearchRun]:
     if not given.exists():
         raise ReportError(f"{given}: no such folder; give {ALLOWED}")
     if not given.is_dir():
@@ -170,7 +173,7 @@ def _read_one(given: Path, notes: list[str]) -> Iterator[Training | Search]:
     elif (given / RUN_FILE).is_file():
         asked = _document(given / RUN_FILE)
         kind = asked.get("kind")
-        run: Training | Search | None
+        run: TrainingRun | SearchRun | None
         if kind == "frontier":
             yield from _read_frontier(given, notes)
             return
@@ -201,13 +204,13 @@ def _is_run(folder: Path) -> bool:
 def _is_comparison(folder: Path) -> bool:
     return (folder / RESULTS_FILE).is_file() or any(
         _is_run(run)
-        for part in ("runs", "searches")
+        for part in (RUNS_FOLDER, SEARCHES_FOLDER)
         if (folder / part).is_dir()
         for run in (folder / part).iterdir()
     )
 
 
-def _read_frontier(given: Path, notes: list[str]) -> Iterator[Training | Search]:
+def _read_frontier(given: Path, notes: list[str]) -> Iterator[TrainingRun | SearchRun]:
     """Finished runs of all its comparisons; notes of what did not fit into a budget."""
     for part in sorted(p for p in given.iterdir() if p.is_dir() and _is_comparison(p)):
         yield from _read_comparison(given, part, notes)
@@ -228,23 +231,23 @@ def read_infeasible(frontier: Path) -> list[tuple[str, str, str]]:
 
 def _read_comparison(
     given: Path, comparison: Path, notes: list[str]
-) -> Iterator[Training | Search]:
+) -> Iterator[TrainingRun | SearchRun]:
     """Finished runs of a comparison: lines of results.jsonl, and folders that have none yet."""
     seen: set[Path] = set()
     lines = comparison / RESULTS_FILE
     results: dict[Path, Mapping[str, Any]] = {}
     for document in _lines(lines, notes):
         method, seed = _text(document, "method", lines), _whole(document, "seed", lines)
-        results[comparison / "runs" / f"{method}-seed{seed}"] = document  # a later line wins
+        results[training_folder(comparison, method, seed)] = document  # a later line wins
     for folder, document in results.items():
         seen.add(folder)
         yield _training(given, folder, document, lines, notes)
-    for part in ("runs", "searches"):
+    for part in (RUNS_FOLDER, SEARCHES_FOLDER):
         for folder in sorted(comparison.glob(f"{part}/*")):
             if folder in seen or not _is_run(folder):
                 continue
-            run: Training | Search | None
-            if part == "runs":
+            run: TrainingRun | SearchRun | None
+            if part == RUNS_FOLDER:
                 run = _read_training(given, folder, notes)
             else:
                 run = _read_search(given, folder, notes)
@@ -255,7 +258,7 @@ def _read_comparison(
 # ---- trainings ---------------------------------------------------------------------------
 
 
-def _read_training(given: Path, folder: Path, notes: list[str]) -> Training | None:
+def _read_training(given: Path, folder: Path, notes: list[str]) -> TrainingRun | None:
     path = folder / RESULT_FILE
     if not path.is_file():
         notes.append(f"{folder}: the training is not finished and is left out")
@@ -265,12 +268,12 @@ def _read_training(given: Path, folder: Path, notes: list[str]) -> Training | No
 
 def _training(
     given: Path, folder: Path, result: Mapping[str, Any], where: Path, notes: list[str]
-) -> Training:
+) -> TrainingRun:
     asked = _document(folder / RUN_FILE) if _is_run(folder) else {}
     policy = _policy(folder / POLICY_FILE, notes)
     method = _text(result, "method", where)
     params = _whole(result, "embedding_params", where)
-    return Training(
+    return TrainingRun(
         given=given,
         folder=folder,
         dataset=_text(result, "data", where),
@@ -278,7 +281,7 @@ def _training(
         method=method,
         seed=_whole(result, "seed", where),
         params=params,
-        budget=None if method in UNBUDGETED else _budget(result, policy, params),
+        budget=_budget(result, params, where),
         val_auc=_number(result, "val_auc", where),
         test_auc=_number(result, "test_auc", where),
         test_logloss=_number(result, "test_logloss", where),
@@ -294,19 +297,19 @@ def _training(
         data=Path(asked["data"]) if "data" in asked else None,
         policy=policy,
         curve=tuple(_curve(folder / METRICS_FILE, notes)),
+        repeat=_repeat(folder) or _repeat(given),
     )
 
 
-def _budget(result: Mapping[str, Any], policy: Policy | None, params: int) -> int:
-    """The recorded budget: the run's, else the policy's; ``params`` if neither is that large.
+def _budget(result: Mapping[str, Any], params: int, where: Path) -> int | None:
+    """The budget that was asked for, or what the method holds if it was asked for less or none.
 
-    A method may use less of it, as with a row per id, or a search that stops growing.
+    A method may use less of its budget, as with a row per id, or a search that stops growing. None
+    stands for a method whose size follows from the data.
     """
-    origin = policy.provenance if policy else {}
-    arguments = origin.get("arguments")
-    asked = origin.get("params", arguments.get("params") if isinstance(arguments, dict) else None)
-    recorded = (result.get("budget"), asked)
-    return next((n for n in recorded if type(n) is int and n > params), params)
+    if result.get("budget") is None:
+        return None
+    return max(_whole(result, "budget", where), params)
 
 
 def _curve(path: Path, notes: list[str]) -> Iterator[Epoch]:
@@ -322,15 +325,13 @@ def _curve(path: Path, notes: list[str]) -> Iterator[Epoch]:
 # ---- searches ----------------------------------------------------------------------------
 
 
-def _read_search(given: Path, folder: Path, notes: list[str]) -> Search | None:
+def _read_search(given: Path, folder: Path, notes: list[str]) -> SearchRun | None:
     path, run = folder / SEARCH_FILE, folder / RUN_FILE
     if not path.is_file():
         notes.append(f"{folder}: the search is not finished and is left out")
         return None
-    found, asked = _document(path), _document(run)
-    if "method" in asked:
-        return _search_by_method(given, folder, found, asked, notes)
-    seo = _mapping(asked, "seo", run)
+    result, asked = _document(path), _document(run)
+    record = _mapping(result, "record", path)
     candidates = [
         Candidate(
             name,
@@ -339,63 +340,44 @@ def _read_search(given: Path, folder: Path, notes: list[str]) -> Search | None:
             _number(scores, "standard_error", path),
             _whole(scores, "params", path),
             _number(scores, "seconds", path),
+            _optional_mapping(scores, "origin", path),
         )
-        for name, scores in _mapping(found, "run_off", path).items()
+        for name, scores in _optional_mapping(record, "run_off", path).items()
         if "same_as" not in scores  # an equal policy, trained under another name
     ]
     policies = {
         file.stem: policy
-        for file in sorted(folder.glob("candidates/*.json"))
+        for file in sorted((folder / CANDIDATES_FOLDER).glob("*.json"))
         if (policy := _policy(file, notes))
     }
-    return Search(
+    return SearchRun(
         given=given,
         folder=folder,
         fingerprint=_text(asked, "data_fingerprint", run),
         seed=_whole(_mapping(asked, "fit", run), "seed", run),
-        budget=_whole(seo, "budget_rows", run) * _whole(seo, "dim", run),
-        winner=_text(found, "winner", path),
+        budget=_whole(asked, "budget", run) or _whole(result, "params", path),
+        winner=_text(result, "winner", path),
+        decision=_mapping(result, "decision", path),
         candidates=tuple(sorted(candidates, key=lambda c: -c.val_auc)),
         attentions=tuple(
             _attention(width, entry, path)
-            for width, entry in _mapping(found, "searches", path).items()
+            for width, entry in _optional_mapping(record, "searches", path).items()
         ),
-        seconds=_number(found, "seconds", path),
-        command=_text(found, "command", path),
-        environment=_mapping(found, "environment", path),
-        settings={k: asked[k] for k in ("seo", "run_off", "model", "fit") if asked.get(k)},
-        data=Path(asked["data"]) if "data" in asked else None,
-        policy=_policy(folder / POLICY_FILE, notes),
-        policies=policies,
-    )
-
-
-def _search_by_method(
-    given: Path,
-    folder: Path,
-    found: Mapping[str, Any],
-    asked: Mapping[str, Any],
-    notes: list[str],
-) -> Search:
-    """A search that has neither attention nor run-off."""
-    path, run = folder / SEARCH_FILE, folder / RUN_FILE
-    params = _whole(_mapping(asked, "settings", run), "params", run)
-    return Search(
-        given=given,
-        folder=folder,
-        fingerprint=_text(asked, "data_fingerprint", run),
-        seed=_whole(_mapping(asked, "fit", run), "seed", run),
-        budget=params or _whole(found, "params", path),
-        winner=_text(asked, "method", run),
-        candidates=(),
-        attentions=(),
-        seconds=_number(found, "seconds", path),
-        command=_text(found, "command", path),
-        environment=_mapping(found, "environment", path),
+        seconds=_number(result, "seconds", path),
+        command=_text(result, "command", path),
+        environment=_mapping(result, "environment", path),
         settings={k: asked[k] for k in ("settings", "model", "fit") if asked.get(k)},
         data=Path(asked["data"]) if "data" in asked else None,
         policy=_policy(folder / POLICY_FILE, notes),
+        policies=policies,
+        repeat=_repeat(folder),
     )
+
+
+def _repeat(folder: Path) -> Path | None:
+    """The settings file by which the run can be repeated, if its command left one."""
+    path = folder / SETTINGS_FILE
+    return path if path.is_file() else None
 
 
 def _attention(width: str, entry: Mapping[str, Any], where: Path) -> Attention:
@@ -470,6 +452,10 @@ def _whole(document: Mapping[str, Any], key: str, where: Path) -> int:
 
 def _number(document: Mapping[str, Any], key: str, where: Path) -> float:
     return float(_get(document, key, where, int | float, "a number"))  # type: ignore[arg-type]
+
+
+def _optional_mapping(document: Mapping[str, Any], key: str, where: Path) -> Mapping[str, Any]:
+    return _mapping(document, key, where) if key in document else {}
 
 
 def _mapping(document: Mapping[str, Any], key: str, where: Path) -> Mapping[str, Any]:

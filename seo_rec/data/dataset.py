@@ -1,0 +1,114 @@
+"""An opened data set: its folder, schema, fingerprint, vocabularies and streams.
+
+It is opened once and handed on, so that a process reads ``schema.json`` once however many models it
+trains, and every part of a run sees the same data. Importing this module needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from seo_rec.data.vocabulary import read_vocabulary
+from seo_rec.schema import Schema, read_schema
+
+if TYPE_CHECKING:
+    from seo_rec.data.stream import Stream
+
+Ids = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+LABEL_ROWS = 65_536  # rows read at a time by ``labels``
+
+
+class DataSet:
+    """A prepared data set that has been opened; see :func:`open_data`.
+
+    Args:
+        path: The folder, with ``schema.json``.
+        schema: Its columns and splits.
+
+    Attributes:
+        path: As given; files below it are read when they are needed.
+        schema: As given.
+    """
+
+    def __init__(self, path: Path, schema: Schema) -> None:
+        self.path, self.schema = path, schema
+        self._counted: dict[str, tuple[Ids, Ids]] = {}
+
+    def __repr__(self) -> str:
+        return f"DataSet({str(self.path)!r}, fingerprint {self.fingerprint})"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with the columns, the splits or the raw files."""
+        return self.schema.fingerprint
+
+    @property
+    def num_numeric(self) -> int:
+        """N, the number of dense columns."""
+        return len(self.schema.numeric)
+
+    def counts(self, feature: str) -> tuple[Ids, Ids]:
+        """The training ids of ``feature``, ascending, and the training rows that hold each.
+
+        Raises:
+            DataError: The data set has no vocabulary of that column.
+        """
+        if feature not in self._counted:
+            self._counted[feature] = read_vocabulary(self.path, feature)
+        return self._counted[feature]
+
+    def vocabulary(self, feature: str) -> Ids:
+        """The training ids of ``feature``, ascending, int64 (V,)."""
+        return self.counts(feature)[0]
+
+    def vocabularies(self, features: Sequence[str] | None = None) -> Mapping[str, Ids]:
+        """The training ids of these features, or of all, by name."""
+        names = [c.name for c in self.schema.features] if features is None else features
+        return {name: self.vocabulary(name) for name in names}
+
+    def stream(
+        self,
+        split: str,
+        *,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        columns: Sequence[str] | None = None,
+    ) -> Stream:
+        """Batches of a split; see :class:`seo_rec.data.stream.Stream` for the arguments."""
+        from seo_rec.data.stream import Stream
+
+        return Stream(
+            self,
+            split,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            columns=columns,
+        )
+
+    def labels(self, split: str) -> Floats:
+        """The labels of a split in file order, float32 (rows,)."""
+        any_feature = self.schema.features[0].name
+        stream = self.stream(split, batch_size=LABEL_ROWS, columns=[any_feature])
+        return np.concatenate([batch.labels_B.numpy() for batch in stream])
+
+
+def open_data(path: Path | str) -> DataSet:
+    """Open the prepared data set in the folder ``path``.
+
+    Raises:
+        DataError: The folder is not a prepared data set; the message says how to make one.
+    """
+    return DataSet(Path(path), read_schema(path))

@@ -1,0 +1,55 @@
+"""The main job on made-up data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from seo_rec.data.dataset import open_data
+from seo_rec.data.synthetic import synthetic
+from seo_rec.recipes.comparing import Comparison, compare
+from seo_rec.runs import Run
+from seo_rec.schema import SCHEMA_FILE
+from seo_rec.search.run_off import RunOff
+from seo_rec.train import FitSettings, Training, ranks
+
+DEMO_METHODS = ("separate", "monolithic", "multi-size", "seo-exact", "seo-rr", "seo")
+
+
+def demo(out: Path, *, quick: bool = False, seed: int = 0) -> list[Run]:
+    """Prepare synthetic data, search, train the answer and its rivals at one budget.
+
+    The data have features of very different worth, so that how they share the budget matters.
+    Called again it goes on where it stopped.
+
+    Args:
+        out: Folder for the data, the comparison and the report.
+        quick: Small data and short trainings: only shows that everything works.
+        seed: The first seed of the comparison.
+    """
+    folder = out / f"data-seed{seed}"
+
+    def prepare() -> None:
+        if not (folder / SCHEMA_FILE).exists():
+            synthetic(folder, rows=8_000 if quick else 100_000, seed=seed + 1, progress=True)
+
+    ranks().on_first(prepare)
+    fit = FitSettings(
+        epochs=2 if quick else 12,
+        patience=4,
+        batch_size=512,
+        row_lr=1e-3,
+        dense_lr=1e-3,
+        row_l2=3e-3,
+        log_every=50,
+    )
+    run_off = RunOff(epochs=1 if quick else 8, chunk_dims=(8,), trivial_lookups=(2, 4))
+    comparison = Comparison(
+        data=(open_data(folder),),
+        methods=DEMO_METHODS,
+        params=8_000 if quick else 64_000,
+        seeds=1 if quick else 2,
+        first_seed=seed,
+        training=Training(fit=fit),
+        settings={"seo": {"run_off": run_off}},
+    )
+    return compare(comparison, out / "compare")

@@ -1,0 +1,126 @@
+"""Finished trainings loaded again, and what they score on a split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from torch import nn
+
+from seo_rec.data.dataset import DataSet
+from seo_rec.data.stream import Stream
+from seo_rec.embed.quantize import BITS, quantize_tables_
+from seo_rec.metrics import Metrics
+from seo_rec.model import ModelSettings, RecModel, build_model
+from seo_rec.policy import Policy
+from seo_rec.report.frequency import FrequencyQuality, frequency_quality, frequency_sets
+from seo_rec.runs import RunError
+from seo_rec.runs.layout import BEST_FOLDER, COLLAPSED_FOLDER, POLICY_FILE, RESULT_FILE, RUN_FILE
+from seo_rec.train import Checkpoints, eval_stream, evaluate, load_tensors, ranks
+from seo_rec.train.state import State, weights_of
+
+
+def load_trained(run: Path) -> RecModel:
+    """The model of a finished training run, whole, with its best weights.
+
+    However many processes wrote it, one reads it.
+
+    Raises:
+        CheckpointError: The weights are damaged.
+        RunError: The folder is not a finished training run.
+    """
+    if not (run / RESULT_FILE).exists() or not Checkpoints(run / BEST_FOLDER).steps():
+        raise RunError(f"{run}: not a finished training run; `seo-rec train --resume` finishes it")
+    asked = json.loads((run / RUN_FILE).read_text())
+    settings = ModelSettings.from_json(asked["model"])
+    folder = run / (BEST_FOLDER if settings.mlet is None else COLLAPSED_FOLDER)
+    single = replace(settings, mlet=None)
+    return load_model(folder, Policy.load(run / POLICY_FILE), asked["num_dense"], single)
+
+
+def load_model(folder: Path, policy: Policy, num_dense: int, settings: ModelSettings) -> RecModel:
+    """The model of the newest weights in ``folder``."""
+    model = build_model(policy, num_dense, settings, seed=0)
+    saved = Checkpoints(folder)
+    load_tensors(saved.open(saved.steps()[-1]), named_weights(model))
+    return model
+
+
+def named_weights(model: nn.Module) -> State:
+    """The weights of ``model`` by the names that they have in checkpoints."""
+    return {f"model.{name}": value for name, value in weights_of(model).items()}
+
+
+def evaluate_run(run: Path, data: DataSet, split: str) -> Metrics:
+    """Metrics of a finished training run on a split of ``data``.
+
+    Raises:
+        RunError: The folder is not a finished training run, or ``data`` has other numeric columns.
+    """
+    return _metrics(run, load_trained(run), data, split)
+
+
+def evaluate_quantized(run: Path, data: DataSet, split: str, bits: int) -> dict[str, float]:
+    """As :func:`evaluate_run`, with the tables quantized; also the bytes of the embeddings.
+
+    Raises:
+        RunError: As :func:`evaluate_run`.
+        ValueError: ``bits`` are not 8.
+    """
+    if bits not in BITS:
+        raise ValueError(f"tables of {bits} bits; allowed: {', '.join(map(str, BITS))}")
+    model = load_trained(run)
+    quantized, full = quantize_tables_(model.embedding)
+    return {
+        **asdict(_metrics(run, model, data, split)),
+        "bits": bits,
+        "embedding_bytes": quantized,
+        "embedding_bytes_float32": full,
+    }
+
+
+def _metrics(run: Path, model: RecModel, data: DataSet, split: str) -> Metrics:
+    return evaluate(model.to(ranks().device), stream_of(run, data, split))[0]
+
+
+def stream_of(run: Path, data: DataSet, split: str) -> Stream:
+    """A split of ``data`` in file order, for the model of a finished training run.
+
+    Raises:
+        DataError: ``data`` lacks a feature.
+        RunError: ``data`` has other numeric columns.
+    """
+    stream = eval_stream(data, split, Policy.load(run / POLICY_FILE).columns)
+    wanted = json.loads((run / RUN_FILE).read_text())["num_dense"]
+    if wanted != data.num_numeric:
+        raise RunError(
+            f"{run} was trained on {wanted} numeric columns and {data.path} has {data.num_numeric}"
+        )
+    return stream
+
+
+def frequency(
+    data: DataSet, runs: Sequence[Path], split: str = "test", share: float = 0.1
+) -> dict[Path, FrequencyQuality]:
+    """PR-AUC of finished training runs on the samples of the most and the least frequent ids.
+
+    Args:
+        data: Prepared as the data that the runs were trained on.
+        runs: Folders of finished training runs.
+        split: Whose samples are scored; frequencies are those of the training split.
+        share: Of the split in each set; see :func:`frequency_sets`.
+
+    Raises:
+        RunError: A folder is not a finished training run, or ``data`` has other numeric columns.
+        ValueError: The share is out of its range.
+    """
+    models = {run: load_trained(run) for run in runs}
+    streams = {run: stream_of(run, data, split) for run in runs}
+    sets = frequency_sets(data, split, share)
+    qualities = {}
+    for run, model in models.items():
+        _, logits, labels = evaluate(model.to(ranks().device), streams[run])
+        qualities[run] = frequency_quality(logits, labels, sets)
+    return qualities

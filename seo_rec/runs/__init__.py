@@ -1,0 +1,34 @@
+"""Run folders: the names of their files, the records in them, who owns one, and reading them back.
+
+Everything that trains or searches writes a run folder; everything that compares, reports or resumes
+reads one. What they agree on is defined here and nowhere else::
+
+    TRAINING/    run.json (kind train)     settings.json  policy.json  result.json  metrics.jsonl
+                 checkpoints/  best/  collapsed/  tensorboard/
+    SEARCH/      run.json (kind search)    settings.json  policy.json  searched.json  search.json
+                 candidates/<name>.json  weights.npz  work/
+    COMPARISON/  run.json (kind compare)   settings.json  results.jsonl  methods.json
+                 runs/<method>-seed<k>/: a TRAINING each
+                 searches/<method>-seed<k>/: a SEARCH each          work/
+    FRONTIER/    run.json (kind frontier)  settings.json  frontier.json  frontier.png
+                 infeasible.json  params-<N>/ and unbudgeted/: a COMPARISON each
+
+``run.json`` says what was asked, ``result.json`` and ``search.json`` what came out of it; a folder
+without the latter is unfinished. ``settings.json`` holds the options of the command that made it.
+"""
+
+from __future__ import annotations
+
+from seo_rec.runs.claim import RunError, claim_run, command_line
+from seo_rec.runs.records import Run, SearchCost, SearchRecord, describe, read_runs
+
+__all__ = [
+    "Run",
+    "RunError",
+    "SearchCost",
+    "SearchRecord",
+    "claim_run",
+    "command_line",
+    "describe",
+    "read_runs",
+]

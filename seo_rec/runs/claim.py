@@ -1,0 +1,55 @@
+"""Who owns a run folder: claim it for what is asked, or find that same run there again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from seo_rec.files import write_json
+from seo_rec.runs.layout import RUN_FILE
+
+
+class RunError(RuntimeError):
+    """A run folder that cannot be used as asked; the message says why and what to do."""
+
+
+def claim_run(out: Path, asked: Mapping[str, Any], resume: bool) -> None:
+    """Claim ``out`` for the run described by ``asked``, or find that run there again.
+
+    Args:
+        out: The run folder; made if it is not there.
+        asked: Everything that decides the run, JSON values only; written to ``run.json``.
+        resume: Whether the same run may be there already.
+
+    Raises:
+        RunError: The folder holds something else, or the same run and ``resume`` is False.
+    """
+    path = out / RUN_FILE
+    wanted = json.loads(json.dumps(asked))
+    if path.exists():
+        there = json.loads(path.read_text())
+        if differing := sorted(k for k in {*wanted, *there} if there.get(k) != wanted.get(k)):
+            raise RunError(
+                f"{out} holds another run (it differs in {', '.join(differing)}); choose another "
+                "--out, or call it as before"
+            )
+        if not resume:
+            raise RunError(f"{out} already holds this run; give --resume, or another --out")
+    elif out.exists() and any(not p.name.startswith(f".{RUN_FILE}.") for p in out.iterdir()):
+        raise RunError(f"{out} exists and is not a run folder; choose another --out")
+    write_json(path, wanted)
+
+
+def command_line() -> str:
+    """The command that started this process, as a user would type it."""
+    spec = sys.modules["__main__"].__spec__
+    program = Path(sys.argv[0]).name
+    if program in ("seo-rec", "__main__.py"):
+        program = "seo-rec"
+    elif spec is not None:
+        program = f"python -m {spec.name}"
+    return " ".join([program, *(shlex.quote(a) for a in sys.argv[1:])])

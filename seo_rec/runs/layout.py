@@ -1,0 +1,57 @@
+"""The names of the files and folders of a run; :mod:`seo_rec.runs` draws the layouts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+# of every run
+RUN_FILE = "run.json"
+SETTINGS_FILE = "settings.json"
+POLICY_FILE = "policy.json"
+
+# of a training
+RESULT_FILE = "result.json"
+METRICS_FILE = "metrics.jsonl"
+CHECKPOINTS_FOLDER = "checkpoints"
+BEST_FOLDER = "best"
+COLLAPSED_FOLDER = "collapsed"  # best weights of a run with MLET, as one layer
+BOARD_FOLDER = "tensorboard"
+
+# of a search
+SEARCH_FILE = "search.json"
+SEARCHED_FILE = "searched.json"  # the policy that the search itself decided, beside the winner
+WEIGHTS_FILE = "weights.npz"
+CANDIDATES_FOLDER = "candidates"
+WORK_FOLDER = "work"
+
+# of a comparison
+RESULTS_FILE = "results.jsonl"
+RUNS_FOLDER = "runs"
+SEARCHES_FOLDER = "searches"
+METHODS_FILE = "methods.json"  # how every family of methods is set up
+
+# of a frontier
+INFEASIBLE_FILE = "infeasible.json"
+UNBUDGETED_FOLDER = "unbudgeted"
+FRONTIER_FILE = "frontier.json"
+FRONTIER_PICTURE = "frontier.png"
+
+
+def training_folder(comparison: Path, method: str, seed: int) -> Path:
+    """Where a comparison trains a method with a seed."""
+    return comparison / RUNS_FOLDER / f"{method}-seed{seed}"
+
+
+def search_folder(comparison: Path, method: str, seed: int) -> Path:
+    """Where a comparison searches the policy of a method with a seed."""
+    return comparison / SEARCHES_FOLDER / f"{method}-seed{seed}"
+
+
+def work_folder(comparison: Path, family: str, seed: int) -> Path:
+    """Where methods of one family keep the searches that they share within a comparison."""
+    return comparison / WORK_FOLDER / f"{family}-seed{seed}"
+
+
+def budget_folder(frontier: Path, params: int) -> Path:
+    """Where a frontier compares the methods at one budget."""
+    return frontier / f"params-{params}"

@@ -1,0 +1,132 @@
+"""What a finished training and a finished search say of themselves."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from seo_rec.policy import Policy
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SearchCost:
+    """What finding a policy took.
+
+    Args:
+        seconds: Time of the search.
+        peak_bytes: The most that its embedding parameters, their gradients and their optimizer
+            state took together.
+    """
+
+    seconds: float = 0.0
+    peak_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one trained model came to; ``result.json``, and one line of ``results.jsonl``.
+
+    ``budget`` is the number of parameters that was asked for, or None for a method whose size
+    follows from the data. ``search_peak_bytes`` and ``num_bytes`` came later than the rest: 0 in
+    older files.
+    """
+
+    data: str
+    data_fingerprint: str
+    method: str
+    seed: int
+    budget: int | None
+    embedding_params: int
+    val_auc: float
+    val_logloss: float
+    test_auc: float
+    test_logloss: float
+    test_normalized_entropy: float
+    test_calibration: float
+    epochs: int
+    steps: int
+    seconds_per_epoch: float
+    seconds: float
+    search_seconds: float
+    policy: str
+    command: str
+    environment: Mapping[str, Any]
+    search_peak_bytes: int = 0
+    num_bytes: int = 0
+    still_improving: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class SearchRecord:
+    """What one search came to; ``search.json``.
+
+    Args:
+        method: The search, by its name in the registry.
+        winner: What was chosen: a candidate of a run-off, or the method itself.
+        decision: The same in words for people: see :class:`seo_rec.policy.Policy`.
+        dataset: Name of the data set.
+        val_auc: Of the search's own model; None if it trains none.
+        seconds: Time of the search, sessions before a resume included.
+        peak_bytes: See :class:`SearchCost`.
+        params: Numbers that the policy stores, ids of vocabularies excepted.
+        record: What was learned, JSON values only; each search has its own keys.
+        environment: Where it ran.
+        command: The command that ran it.
+    """
+
+    method: str
+    winner: str
+    decision: Mapping[str, Any]
+    dataset: str
+    val_auc: float | None
+    seconds: float
+    peak_bytes: int
+    params: int
+    record: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    command: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_runs(path: Path) -> list[Run]:
+    """The complete lines of a ``results.jsonl``; a line cut short by a kill is left out."""
+    runs = []
+    for line in path.read_text().splitlines():
+        try:
+            runs.append(Run(**json.loads(line)))
+        except (ValueError, TypeError):
+            log.warning("%s: an unreadable line was left out", path)
+    return runs
+
+
+def describe(policy: Policy) -> str:
+    """A policy in a few words: tables and arrays, and lookups per feature."""
+    counts: dict[int, int] = {}
+    for f in policy.features:
+        counts[len(f.lookups)] = counts.get(len(f.lookups), 0) + 1
+    lookups = ", ".join(f"{n} features x {k}" for k, n in sorted(counts.items(), reverse=True))
+    tables = sorted({(t.num_rows, t.dim) for t in policy.tables})
+    parts = [
+        _some(len(policy.tables), "table", [f"{r}x{d}" for r, d in tables]),
+        _some(
+            len(policy.arrays), "array", [str(n) for n in sorted({a.size for a in policy.arrays})]
+        ),
+    ]
+    return f"{', '.join(filter(None, parts))}; {lookups}"
+
+
+def _some(count: int, noun: str, sizes: list[str]) -> str:
+    plural = noun if count == 1 else noun + "s"
+    shown = ", ".join(sizes[:3]) + (", ..." if len(sizes) > 3 else "")
+    return f"{count} {plural} ({shown})" if count else ""

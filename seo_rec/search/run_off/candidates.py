@@ -1,0 +1,28 @@
+"""A policy that takes part in a run-off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from seo_rec.policy import Policy
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One policy of a run-off.
+
+    Args:
+        name: As it stands in files and reports.
+        policy: At the budget already.
+        searched: Whether a search decided it; the others are plain and need none.
+        origin: What was searched and how it was applied, JSON values, for reports.
+        of_both_kinds: Whether it is the plain policy of shared chunks and rows by id side by side.
+    """
+
+    name: str
+    policy: Policy
+    searched: bool = False
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    of_both_kinds: bool = False

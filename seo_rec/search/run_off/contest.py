@@ -1,0 +1,228 @@
+"""The run-off: train every candidate, score it on validation rows, and name the winner."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from seo_rec.data.dataset import DataSet
+from seo_rec.files import write_bytes, write_json
+from seo_rec.metrics import auc_gain
+from seo_rec.policy import Policy
+from seo_rec.search.progress import Progress
+from seo_rec.search.run_off.candidates import Candidate
+from seo_rec.search.run_off.settings import RunOff
+from seo_rec.train import Preempted, Training, eval_stream, evaluate, fit_policy, ranks
+
+log = logging.getLogger(__name__)
+
+SECOND_SEED = 7919  # between the seeds of a candidate's two trainings
+
+Floats = npt.NDArray[np.float32]
+Score = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run-off came to.
+
+    Args:
+        winner: The candidate that won.
+        scores: What is known of every candidate, by its name; JSON values.
+        decision: Who won against whom and by how much; JSON values.
+        seconds: Time of all trainings, those of earlier sessions included.
+    """
+
+    winner: Candidate
+    scores: dict[str, Score]
+    decision: dict[str, Any]
+    seconds: float
+
+
+class Contest:
+    """Candidates, and their scores as far as they are trained.
+
+    Args:
+        data: The data set.
+        candidates: The first one is the one to beat.
+        settings: How the winner is found.
+        training: Every candidate is trained so, for at most ``settings.epochs``.
+        folder: Where scores are kept; a candidate that is scored there is not trained again.
+    """
+
+    def __init__(
+        self,
+        data: DataSet,
+        candidates: Sequence[Candidate],
+        settings: RunOff,
+        training: Training,
+        folder: Path,
+    ) -> None:
+        self.data, self.settings, self.folder = data, settings, folder
+        self.candidates = {c.name: c for c in candidates}
+        fit = training.fit
+        short = replace(fit, epochs=min(settings.epochs, fit.epochs))
+        self.once = replace(training, fit=short)
+        self.again = self.once.with_seed(short.seed + SECOND_SEED)
+        self.labels = data.labels("val")
+        self.distinct = len({c.policy for c in candidates})
+        self.scores: dict[str, Score] = {}
+        ranks().on_first(lambda: folder.mkdir(parents=True, exist_ok=True))
+
+    def train_all(self) -> list[str]:
+        """Score every candidate once; the names of those that are not equal to an earlier one."""
+        first_of: dict[Policy, str] = {}
+        progress = Progress("candidates", self.distinct)
+        for name, candidate in self.candidates.items():
+            if candidate.policy in first_of:
+                params = candidate.policy.num_params
+                self.scores[name] = {"same_as": first_of[candidate.policy], "params": params}
+                continue
+            first_of[candidate.policy] = name
+            fresh = not self._is_scored(name, self.once)
+            score, _ = self._score(name, self.once)
+            self.scores[name] = {**score, "origin": dict(candidate.origin)}
+            progress.done(f"{name}, validation AUC {score['val_auc']:.5f}", fresh)
+        return list(first_of.values())
+
+    def gain(self, name: str, incumbent: str, *, twice: bool) -> tuple[float, float]:
+        """Gain in validation AUC over ``incumbent`` and its standard error, over paired rows.
+
+        With ``twice`` it is that of the mean of two trainings, the second with another seed.
+        """
+        trainings = (self.once, self.again) if twice else (self.once,)
+        return auc_gain(
+            self._logits(name, trainings), self._logits(incumbent, trainings), self.labels
+        )
+
+    def _logits(self, name: str, trainings: Iterable[Training]) -> Floats:
+        return np.stack([self._score(name, training)[1] for training in trainings])
+
+    def _files(self, name: str, training: Training) -> tuple[Path, Path]:
+        stem = f"{name}-seed{training.fit.seed}"
+        return self.folder / f"{stem}.json", self.folder / f"{stem}.npy"
+
+    def _is_scored(self, name: str, training: Training) -> bool:
+        return ranks().on_first(self._files(name, training)[0].exists)
+
+    def _score(self, name: str, training: Training) -> tuple[Score, Floats]:
+        """Validation AUC, size and cost of a candidate trained so, and its validation logits."""
+        here, (score, saved) = ranks(), self._files(name, training)
+        if not self._is_scored(name, training):
+            policy = self.candidates[name].policy
+            trained = fit_policy(self.data, policy, training, title=name)
+            metrics, z, _ = evaluate(trained.model, eval_stream(self.data, "val", policy.columns))
+            seconds = trained.result.seconds
+            found = {"val_auc": metrics.auc, "params": policy.num_params, "seconds": seconds}
+
+            def keep() -> None:
+                content = io.BytesIO()
+                np.save(content, z, allow_pickle=False)
+                write_bytes(saved, content.getvalue())
+                write_json(score, found)
+
+            here.on_first(keep)
+        return here.on_first(
+            lambda: (json.loads(score.read_text()), np.load(saved, allow_pickle=False))
+        )
+
+    def seconds(self) -> float:
+        """Time of all trainings whose scores are kept."""
+        return ranks().on_first(
+            lambda: sum(
+                json.loads(p.read_text())["seconds"] for p in sorted(self.folder.glob("*.json"))
+            )
+        )
+
+    def first_to_beat(self, names: Sequence[str]) -> str:
+        """The first candidate, or one of both kinds with a better mean AUC of two trainings."""
+        winner = names[0]
+        for name in names:
+            if self.candidates[name].of_both_kinds:
+                gain = self.gain(name, winner, twice=True)[0]
+                self.scores[name]["gain_over_first"] = gain
+                winner = name if gain > 0 else winner
+        return winner
+
+    def best_of(self, rivals: Sequence[str], incumbent: str) -> str:
+        """The rival that beats ``incumbent`` clearly, also on two trainings; else the incumbent."""
+        limit = self.settings.standard_errors
+        for name in rivals:
+            gain, error = self.gain(name, incumbent, twice=False)
+            self.scores[name] |= {"against": incumbent, "gain": gain, "standard_error": error}
+        for name in sorted(rivals, key=lambda n: -self.scores[n]["gain"]):
+            if self.scores[name]["gain"] <= limit * self.scores[name]["standard_error"]:
+                continue
+            gain, error = self.gain(name, incumbent, twice=True)
+            self.scores[name] |= {"gain_of_two": gain, "standard_error_of_two": error}
+            if gain > limit * error:
+                return name
+        return incumbent
+
+
+def run_off(
+    data: DataSet,
+    candidates: Sequence[Candidate],
+    settings: RunOff,
+    training: Training,
+    folder: Path,
+) -> Outcome:
+    """Train every candidate, score it on validation rows, and name the winner.
+
+    Equal policies are trained once. The first to beat wins unless another plain candidate, and
+    then a searched one, beats the winner so far by ``standard_errors`` of the paired difference,
+    and does so still on the mean of two trainings when both are trained once more with another
+    seed.
+
+    Args:
+        data: The data set.
+        candidates: Plain ones first.
+        settings: Length of the trainings, and how clearly a candidate must win.
+        training: How the candidates are trained.
+        folder: Where scores are kept; an interrupted run-off goes on from them.
+    """
+    contest = Contest(data, candidates, settings, training, folder)
+    try:
+        names = contest.train_all()
+        searched = [n for n in names if contest.candidates[n].searched]
+        plain = [n for n in names if not contest.candidates[n].searched]
+        best_plain = contest.best_of(plain, contest.first_to_beat(plain))
+        winner = contest.best_of(searched, best_plain)
+    except Preempted as stop:
+        raise Preempted(
+            f"{stop}; the trainings of {len(contest.scores)} of {contest.distinct} candidates are "
+            f"kept in {folder}, and the same command with --resume goes on with them"
+        ) from stop
+    if ranks().first:
+        log.info("the run-off chose %s", winner)
+    return Outcome(
+        contest.candidates[winner],
+        contest.scores,
+        _decision(contest, winner, best_plain, searched),
+        contest.seconds(),
+    )
+
+
+def _decision(
+    contest: Contest, winner: str, best_plain: str, searched: Sequence[str]
+) -> dict[str, Any]:
+    """Who won: ``gain`` is the winner's validation AUC over that of ``against``."""
+    decision: dict[str, Any] = {"winner": winner, "kind": "attention", "against": best_plain}
+    scores = contest.scores
+    if winner in searched:
+        decision |= {k: scores[winner][k] for k in ("gain", "standard_error")}
+        return decision
+    decision["kind"] = "plain"
+    best = max(searched, key=lambda n: scores[n]["gain"], default=None)
+    if best is None:
+        return {**decision, "against": None, "gain": None, "standard_error": None}
+    error = scores[best]["standard_error"]
+    return {**decision, "against": best, "gain": -scores[best]["gain"], "standard_error": error}

@@ -1,0 +1,131 @@
+"""Plain policies, which need no search, and which a searched one has to beat in the run-off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from seo_rec import methods
+from seo_rec.data.dataset import DataSet
+from seo_rec.policy import Feature, Policy
+from seo_rec.schema import Schema
+from seo_rec.search.mixed_dimension import MixedDimensionSettings, mixed_dimension
+from seo_rec.search.no_search import NoSearchSettings, no_search
+from seo_rec.search.run_off.candidates import Candidate
+from seo_rec.search.space import SpaceSettings, fits_by_id
+from seo_rec.train import FitSettings, Training
+
+MIXED = "mixed-dimension"
+EQUAL = "no-search"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes that plain candidates share with the search they stand against.
+
+    Args:
+        params: The budget, floats.
+        dim: Width of a feature's embedding.
+        chunk_dim: Width of a chunk.
+        widest: The widest that the search can make a feature.
+        seed: Salt of the hash functions.
+    """
+
+    params: int
+    dim: int
+    chunk_dim: int
+    widest: int
+    seed: int
+
+
+def plain_candidates(
+    data: DataSet, shape: Shape, lookups: Sequence[int], rows_by_id: bool
+) -> list[Candidate]:
+    """All plain candidates, the first to beat at the front.
+
+    Args:
+        data: The data set.
+        shape: Their budget and widths.
+        lookups: Lookups per feature besides ``dim / chunk_dim``.
+        rows_by_id: Whether tables with a row per training id are tried.
+
+    Raises:
+        PolicyError: The budget is too small for one of them.
+    """
+    found = by_chunks(data.schema, shape, lookups)
+    return [*found, *both(data, shape), *by_id(data, shape)] if rows_by_id else found
+
+
+def by_chunks(schema: Schema, shape: Shape, lookups: Sequence[int]) -> list[Candidate]:
+    """Every feature reads every chunk of ``k`` shared tables, for several k.
+
+    First is the k of the shape, ``dim / chunk_dim``.
+
+    Raises:
+        PolicyError: The budget is too small for one of them.
+    """
+    return [
+        Candidate(
+            f"trivial-{k}x{shape.dim // k}",
+            methods.multi_size(schema, shape.params, shape.dim, lookups=k, seed=shape.seed),
+        )
+        for k in dict.fromkeys((shape.dim // shape.chunk_dim, *lookups))
+        if shape.dim % k == 0
+    ]
+
+
+def by_id(data: DataSet, shape: Shape) -> list[Candidate]:
+    """Every feature has a table of its own, with a row for every training id.
+
+    One policy of equal widths, and one of widths by popularity (mixed dimension), up to the widest
+    that the search can make a feature. None where they do not fit
+    (:func:`seo_rec.search.space.fits_by_id`).
+    """
+    if not fits_by_id(data.schema, shape.params):
+        return []
+    return [
+        Candidate(f"trivial-{kind}", _widths(kind, data, shape, shape.params))
+        for kind in (EQUAL, MIXED)
+    ]
+
+
+def both(data: DataSet, shape: Shape) -> list[Candidate]:
+    """Half the budget by id (mixed dimension), the rest in ``dim / chunk_dim`` shared tables.
+
+    What a feature has of its own cannot collide, and what it shares makes it wider. None where
+    half the budget is too little (:func:`seo_rec.search.space.fits_by_id`).
+    """
+    half = shape.params // 2
+    if not fits_by_id(data.schema, half):
+        return []
+    own = _widths(MIXED, data, shape, half)
+    k, rest = shape.dim // shape.chunk_dim, shape.params - own.num_params
+    shared = methods.multi_size(data.schema, rest, shape.dim, lookups=k, seed=shape.seed)
+    method = f"{MIXED}-and-{k}x{shape.chunk_dim}"
+    origin = methods.provenance(
+        data.schema, method, params=shape.params, dim=shape.dim, seed=shape.seed
+    )
+    policy = side_by_side(own, shared, origin)
+    return [Candidate(f"trivial-{method}", policy, of_both_kinds=True)]
+
+
+def _widths(kind: str, data: DataSet, shape: Shape, params: int) -> Policy:
+    training = Training(fit=FitSettings(seed=shape.seed))
+    sizes = SpaceSettings(params, shape.widest, "id")
+    if kind == EQUAL:
+        settings = NoSearchSettings(sizes.params, sizes.max_dim, sizes.address)
+        return no_search(data, settings, training).policy
+    mixed = MixedDimensionSettings(sizes.params, sizes.max_dim, sizes.address)
+    return mixed_dimension(data, mixed, training).policy
+
+
+def side_by_side(own: Policy, shared: Policy, origin: Mapping[str, Any]) -> Policy:
+    """Every feature reads what it reads in either policy, its own table first."""
+    name = "own {}".format  # so that no feature's table has the name of a shared one
+    features = tuple(
+        Feature(f.name, (*(replace(k, table=name(k.table)) for k in f.lookups), *g.lookups))
+        for f, g in zip(own.features, shared.features, strict=True)
+    )
+    tables = (*(replace(t, name=name(t.name)) for t in own.tables), *shared.tables)
+    return Policy(tables, features, vocabularies=own.vocabularies, provenance=origin)

@@ -1,0 +1,49 @@
+"""How a run-off chooses between candidates."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+RULE = 4  # of a run-off's candidates and winner; a change of it is another search
+
+
+@dataclass(frozen=True)
+class RunOff:
+    """How a search chooses between its candidates, on validation rows.
+
+    The best of many candidates is partly the luckiest, so a candidate must beat the policy that it
+    would replace clearly. The first to beat is the plain policy of ``dim / chunk_dim`` lookups, or
+    one of both kinds (:func:`seo_rec.search.run_off.plain.both`) where that fits and has the better
+    mean AUC of two trainings.
+
+    Args:
+        epochs: The most epochs that a candidate is trained for.
+        standard_errors: By how many standard errors of the paired difference of AUC a candidate
+            must beat the policy that it would replace.
+        chunk_dims: Widths of chunks that are searched besides the search's own ``chunk_dim``.
+        trivial_lookups: Lookups per feature of the plain candidates besides ``dim / chunk_dim``.
+        by_id: Whether narrow tables with a row per training id are tried where they fit.
+    """
+
+    epochs: int = 20
+    standard_errors: float = 2.0
+    chunk_dims: tuple[int, ...] = (8, 4)
+    trivial_lookups: tuple[int, ...] = (2, 4, 8)
+    by_id: bool = True
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.standard_errors < 0:
+            raise ValueError(
+                f"run-off of epochs {self.epochs} and standard_errors {self.standard_errors}; "
+                "allowed: epochs 1 or more, standard_errors 0 or more"
+            )
+        if any(n < 1 for n in (*self.chunk_dims, *self.trivial_lookups)):
+            raise ValueError(
+                f"run-off of chunk_dims {self.chunk_dims} and trivial_lookups "
+                f"{self.trivial_lookups}; allowed: numbers of 1 or more"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, and the rule by which a winner is found."""
+        return {**asdict(self), "rule": RULE}

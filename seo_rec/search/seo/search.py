@@ -1,0 +1,287 @@
+"""The search ``seo``: an attention, the policies that it gives, and the choice between them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from seo_rec import apply
+from seo_rec.data.dataset import DataSet
+from seo_rec.files import write_json
+from seo_rec.model import build_model
+from seo_rec.plan import rates_of
+from seo_rec.policy import Policy
+from seo_rec.runs import claim_run
+from seo_rec.runs.layout import RESULT_FILE
+from seo_rec.search.found import Found
+from seo_rec.search.progress import Progress
+from seo_rec.search.run_off import Candidate, Shape, by_chunks, plain_candidates, run_off
+from seo_rec.search.seo.attention import (
+    gate_optimizers,
+    logit_step,
+    make_gate,
+    search_space,
+    temperature_at,
+)
+from seo_rec.search.seo.selection import by_id, check_total, select
+from seo_rec.search.seo.settings import SeoSearch, SeoSettings
+from seo_rec.search.space import fits_by_id
+from seo_rec.train import (
+    Training,
+    eval_stream,
+    evaluate,
+    fit,
+    optimizers_of,
+    ranks,
+    shard,
+    train_stream,
+)
+
+ATTENTIONS_FOLDER = "attentions"
+SCORES_FOLDER = "scores"
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A searched attention, and the quality and cost of its search model.
+
+    Args:
+        space: The policy of the search model.
+        alpha: Attention of every feature and chunk, (F, C), summing to one.
+        val_auc: Validation AUC of the search model.
+        test_auc: Its test AUC.
+        seconds: Time of the training.
+        seconds_per_epoch: Median training time of an epoch.
+    """
+
+    space: Policy
+    alpha: torch.Tensor
+    val_auc: float
+    test_auc: float
+    seconds: float
+    seconds_per_epoch: float
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values of all but the space."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        del values["space"]
+        return {**values, "alpha": self.alpha.tolist()}
+
+
+def search_attention(
+    data: DataSet, settings: SeoSettings, training: Training, out: Path
+) -> Searched:
+    """SEO stage 1: train the search model; its attention and its own AUC.
+
+    Works in a folder of ``out`` named after what is asked; a result found there is taken, an
+    unfinished search is resumed.
+    """
+    seed = training.fit.seed
+    asked = {
+        "kind": "attention",
+        "data": str(data.path),
+        "data_fingerprint": data.fingerprint,
+        "seo": asdict(settings),
+        "model": training.model.as_json(),
+        "fit": asdict(training.fit),
+    }
+    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+    folder = out / f"attention-{settings.chunk_dim}-seed{seed}-{key}"
+    here = ranks()
+    finished = here.on_first(lambda: _finished(folder, asked))
+    space = search_space(data.schema, settings, seed)
+    if finished:
+        return Searched(space, **{**finished, "alpha": torch.tensor(finished["alpha"])})
+    searched = _train_attention(data, space, settings, training, folder)
+    here.on_first(lambda: write_json(folder / RESULT_FILE, searched.to_json()))
+    return searched
+
+
+def _train_attention(
+    data: DataSet, space: Policy, settings: SeoSettings, training: Training, folder: Path
+) -> Searched:
+    fit_settings = training.fit
+    gate = make_gate(data.schema, settings, fit_settings.seed)
+    whole = build_model(space, data.num_numeric, training.model, fit_settings.seed, gate)
+    train, val = train_stream(data, fit_settings), eval_stream(data, "val")
+    model = shard(whole, fit_settings, rates=rates_of(data.schema))
+    optimizers = optimizers_of(model, fit_settings)
+    optimizers |= gate_optimizers(gate, settings, fit_settings.dense_lr)
+    step = logit_step(gate, settings, data, fit_settings, len(train))
+    result = fit(
+        model, train, val, optimizers, fit_settings, out=folder, after_step=step, title="search"
+    )
+    # the attention is that of the best weights, with the temperature of their step
+    best_step = min(result.steps, (result.best_epoch + 1) * len(train))
+    gate.temperature = temperature_at(settings, best_step, fit_settings.epochs * len(train))
+    test, _, _ = evaluate(model, eval_stream(data, "test"))
+    return Searched(
+        space,
+        gate.alpha().detach().cpu(),
+        result.val.auc,
+        test.auc,
+        result.seconds,
+        result.seconds_per_epoch,
+    )
+
+
+def _finished(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a finished search in ``folder`` came to; claims the folder otherwise."""
+    claim_run(folder, asked, resume=True)
+    result = folder / RESULT_FILE
+    return json.loads(result.read_text()) if result.exists() else None
+
+
+def seo(data: DataSet, settings: SeoSearch, training: Training, out: Path | None = None) -> Found:
+    """Search an attention, and choose the policy by it, or in a run-off against plain policies.
+
+    Without a run-off the policy is the paper's: the top chunks of the attention, applied as
+    ``settings.apply`` says. With one, candidates and plain policies are trained and the best on
+    validation rows is taken: a plain one, unless another one is clearly better there
+    (:class:`~seo_rec.search.run_off.RunOff`). The paper's own policy is kept beside the winner.
+
+    Args:
+        data: The data set.
+        settings: The attention and the choice.
+        training: The search model and the candidates, and how they are trained.
+        out: Folder from which an interrupted search goes on; None keeps nothing.
+
+    Raises:
+        PolicyError: The budget is too small for a candidate, or no chunks can be chosen.
+        ValueError: Settings that do not go together (:func:`check_seo`).
+    """
+    check_seo(data, settings, training)
+    if out is None:
+        with TemporaryDirectory() as scratch:
+            return seo(data, settings, training, Path(scratch))
+    if settings.run_off is None:
+        return _search_alone(data, settings, training, out)
+    candidates, searches = _candidates(data, settings, training, out)
+    outcome = run_off(data, candidates, settings.run_off, training, out / SCORES_FOLDER)
+    own = searches[settings.chunk_dim]
+    policy = outcome.winner.policy
+    return Found(
+        policy=policy,
+        val_auc=outcome.scores[outcome.winner.name]["val_auc"],
+        seconds=sum(s.seconds for s in searches.values()) + outcome.seconds,
+        peak_bytes=settings.search_bytes,
+        record={"run_off": outcome.scores, "searches": _attentions_record(searches)},
+        winner=outcome.winner.name,
+        decision=outcome.decision,
+        candidates={
+            c.name: c.policy for c in candidates if "same_as" not in outcome.scores[c.name]
+        },
+        searched=paper_policy(own, settings, "exact"),
+    )
+
+
+def _search_alone(data: DataSet, settings: SeoSearch, training: Training, out: Path) -> Found:
+    searched = search_attention(data, settings.attention, training, out / ATTENTIONS_FOLDER)
+    return Found(
+        policy=paper_policy(searched, settings, settings.apply),
+        val_auc=searched.val_auc,
+        seconds=searched.seconds,
+        peak_bytes=settings.search_bytes,
+        record={"searches": _attentions_record({settings.chunk_dim: searched})},
+        decision={"kind": "attention", "against": None, "gain": None, "standard_error": None},
+    )
+
+
+def paper_policy(searched: Searched, settings: SeoSettings, strategy: str) -> Policy:
+    """The paper's policy: the chosen chunks, applied by a strategy, or not at all (``none``)."""
+    total = settings.chosen(searched.alpha.shape[0])
+    chosen = select(searched.space, searched.alpha, total, settings.min_chunks)
+    return chosen if strategy == "none" else apply.STRATEGIES[strategy](chosen, settings.params)
+
+
+def _candidates(
+    data: DataSet, settings: SeoSearch, training: Training, out: Path
+) -> tuple[list[Candidate], dict[int, Searched]]:
+    """The policies of the run-off: plain ones, and those selected from searches of each width."""
+    assert settings.run_off is not None
+    schema, seed, by_rows = data.schema, training.fit.seed, settings.run_off.by_id
+    candidates = plain_candidates(
+        data, _shape(settings, seed), settings.run_off.trivial_lookups, by_rows
+    )
+    searches: dict[int, Searched] = {}
+    widths = chunk_widths(settings)
+    progress = Progress("attentions", len(widths))
+    for width in widths:
+        of_width = replace(settings.attention, chunk_dim=width, total_chunks=None)
+        found = search_attention(data, of_width, training, out / ATTENTIONS_FOLDER)
+        searches[width] = found
+        progress.done(f"chunks of {width}, validation AUC {found.val_auc:.5f}")
+        total = of_width.chosen(len(schema.features))
+        for least in sorted({0, settings.min_chunks}):
+            chosen = select(found.space, found.alpha, total, least)
+            for name, strategy in apply.STRATEGIES.items():
+                policy = strategy(chosen, settings.params)
+                origin = {"chunk_dim": width, "min_chunks": least, "apply": name}
+                label = f"seo-{width}-min{least}-{name}"
+                candidates.append(Candidate(label, policy, True, origin))
+        if by_rows and fits_by_id(schema, settings.params):
+            policy = by_id(data, found.alpha, of_width, seed)
+            candidates.append(Candidate(f"seo-{width}-by-id", policy, True, {"chunk_dim": width}))
+    return candidates, searches
+
+
+def _shape(settings: SeoSettings, seed: int) -> Shape:
+    return Shape(settings.params, settings.dim, settings.chunk_dim, settings.search_dim, seed)
+
+
+def _attentions_record(searches: Mapping[int, Searched]) -> dict[str, Any]:
+    """What ``search.json`` says of every attention, by the width of its chunks."""
+    return {
+        str(width): {
+            "features": [f.name for f in s.space.features],
+            "attention": s.alpha.tolist(),
+            "val_auc": s.val_auc,
+            "test_auc": s.test_auc,
+            "seconds": s.seconds,
+            "seconds_per_epoch": s.seconds_per_epoch,
+        }
+        for width, s in searches.items()
+    }
+
+
+def chunk_widths(settings: SeoSearch) -> Sequence[int]:
+    """Chunk widths that are searched: the settings' own first, then others that divide."""
+    more = settings.run_off.chunk_dims if settings.run_off else ()
+    widths = dict.fromkeys((settings.chunk_dim, *more))
+    return [w for w in widths if settings.dim % w == 0 and settings.search_dim % w == 0]
+
+
+def check_seo(data: DataSet, settings: SeoSearch, training: Training) -> None:
+    """Refuse before the training what would fail, or be ignored, after it.
+
+    Raises:
+        PolicyError: So many chunks cannot be chosen.
+        ValueError: The logits would never be trained.
+    """
+    epochs = training.fit.epochs
+    if settings.search_split == "held-out" and settings.warmup_epochs >= epochs:
+        raise ValueError(
+            f"warmup_epochs {settings.warmup_epochs} of {epochs} epochs: the logits would never be "
+            f"trained; allowed with held-out: 0 to {epochs - 1}"
+        )
+    F = len(data.schema.features)
+    for width in chunk_widths(settings):
+        of_width = replace(settings.attention, chunk_dim=width)
+        check_total(F, of_width.num_chunks, of_width.chosen(F), settings.min_chunks)
+
+
+def require_space(data: DataSet, settings: SeoSearch, training: Training) -> None:
+    """PolicyError if the budget has no room for what the search trains, whatever it finds."""
+    seed = training.fit.seed
+    for width in chunk_widths(settings):
+        of_width = replace(settings.attention, chunk_dim=width, total_chunks=None)
+        search_space(data.schema, of_width, seed)
+    if settings.run_off is not None:
+        by_chunks(data.schema, _shape(settings, seed), settings.run_off.trivial_lookups)

@@ -1,0 +1,144 @@
+"""What SEO searches and how; see :mod:`seo_rec.search.seo` for the readings of the paper."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from seo_rec.search.run_off import RunOff
+
+APPLY = ("none", "exact", "round-robin")
+
+
+@dataclass(frozen=True)
+class SeoSettings:
+    """The search space of SEO and how it is searched; :mod:`seo_rec.search.seo` has the choices.
+
+    Args:
+        budget_rows: Rows of the budget: it is budget_rows x dim parameters.
+        dim: Width of the embedding of one feature, in floats.
+        chunk_dim: Width of a chunk, in floats.
+        search_dim: Width of the table that is searched, in floats.
+        total_chunks: Chunks that are chosen over all features; none takes F x dim / chunk_dim.
+        min_chunks: Chunks that every feature keeps; 0 allows that a feature loses all.
+        use_down_projection: Whether the pool of chunks is projected to total_chunks vectors.
+        adjust_hash_buckets: Whether the search model has the size of the budget instead of more.
+        chunk_hashing: A hash function for each chunk (independent) or one for all chunks (shared).
+        temperature: Temperature of the softmax of the attention at the start.
+        temperature_end: Temperature at the end, reached geometrically; none keeps it constant.
+        attention_scale: Whether attentions have a mean of one (mean-one) or a sum of one (paper).
+        search_split: Rows that train the attention: train, or held-out for validation rows.
+        warmup_epochs: Epochs before the steps on held-out rows begin.
+        logit_lr: Learning rate of the logits of the attention.
+    """
+
+    budget_rows: int = 6000
+    dim: int = 16
+    chunk_dim: int = 8
+    search_dim: int = 32
+    total_chunks: int | None = None
+    min_chunks: int = 1
+    use_down_projection: bool = False
+    adjust_hash_buckets: bool = False
+    chunk_hashing: str = "independent"
+    temperature: float = 1.0
+    temperature_end: float | None = None
+    attention_scale: str = "mean-one"
+    search_split: str = "train"
+    warmup_epochs: int = 1
+    logit_lr: float = 5e-3
+
+    @property
+    def search_bytes(self) -> int:
+        """The search table's parameters, their gradients and Adam's two moments."""
+        return 4 * 4 * self.budget_rows * self.search_dim
+
+    def __post_init__(self) -> None:
+        for name in ("budget_rows", "dim", "chunk_dim", "search_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: 1 or more")
+        if self.dim % self.chunk_dim or self.search_dim % self.chunk_dim:
+            raise ValueError(
+                f"dim {self.dim} and search_dim {self.search_dim} must be multiples of "
+                f"chunk_dim {self.chunk_dim}"
+            )
+        for name, allowed in (
+            ("chunk_hashing", ("shared", "independent")),
+            ("attention_scale", ("mean-one", "paper")),
+            ("search_split", ("train", "held-out")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {allowed}")
+        if not 0 <= self.min_chunks <= self.num_chunks:
+            raise ValueError(
+                f"min_chunks is {self.min_chunks}; allowed: 0 to {self.num_chunks}, the chunks of "
+                "the search table"
+            )
+        end = 1.0 if self.temperature_end is None else self.temperature_end
+        if not (0 < self.temperature < math.inf and 0 < end < math.inf):
+            raise ValueError(
+                f"temperature {self.temperature} and temperature_end {end}; allowed: above 0"
+            )
+        if self.total_chunks is not None and self.total_chunks < 1:
+            raise ValueError(f"total_chunks is {self.total_chunks}; allowed: 1 or more, or None")
+        if self.warmup_epochs < 0:
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs}; allowed: 0 or more")
+        if not self.logit_lr > 0:
+            raise ValueError(f"logit_lr is {self.logit_lr}; allowed: above 0")
+
+    @property
+    def num_chunks(self) -> int:
+        """C = search_dim / chunk_dim."""
+        return self.search_dim // self.chunk_dim
+
+    @property
+    def params(self) -> int:
+        """P = B_base * D, the floats of the final model's tables."""
+        return self.budget_rows * self.dim
+
+    def chosen(self, num_features: int) -> int:
+        """M: chunks that ``select`` takes in all."""
+        return self.total_chunks or num_features * self.dim // self.chunk_dim
+
+
+@dataclass(frozen=True)
+class SeoSearch(SeoSettings):
+    """All settings of the search ``seo``: its attention, and how its policy is chosen.
+
+    Args:
+        run_off: How candidates are compared on validation rows; None takes the chunks of highest
+            attention.
+        apply: How that policy is brought to the budget where there is no run-off: ``exact``,
+            ``round-robin``, or ``none`` for the chunks as they were searched.
+    """
+
+    run_off: RunOff | None = field(default_factory=RunOff)
+    apply: str = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.apply not in APPLY:
+            raise ValueError(f"apply is {self.apply!r}; allowed: {', '.join(APPLY)}")
+        if self.run_off is not None and self.apply != "none":
+            raise ValueError(
+                f"apply {self.apply!r} with a run-off, whose candidates are applied already; "
+                "allowed: run_off none"
+            )
+        if self.run_off is not None and self.total_chunks is not None:
+            raise ValueError(
+                f"total_chunks {self.total_chunks} with a run-off, which has its own; allowed: "
+                "run_off none"
+            )
+
+    @property
+    def attention(self) -> SeoSettings:
+        """The settings of the attention alone."""
+        return SeoSettings(**{f.name: getattr(self, f.name) for f in fields(SeoSettings)})
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, the rule of the run-off included: a change of it is another search."""
+        values = asdict(self)
+        if self.run_off is not None:
+            values["run_off"] = self.run_off.to_json()
+        return values

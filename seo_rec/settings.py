@@ -1,0 +1,274 @@
+"""How a model is built and how it is trained, as a person states it; needs no torch.
+
+The settings of a search are beside the search. ``INTERACTIONS`` says which settings a backbone has
+of its own, beside its hidden layers and dropout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from seo_rec.methods import Mlet
+
+INIT_SCALE = 0.01
+STRUCTURES = ("stacked", "parallel")  # of DCN-v2
+BACKBONE_NAMES = (
+    "mlp",
+    "dcn-v2",
+    "dcn",
+    "dlrm",
+    "wide-deep",
+    "deepfm",
+    "fnn",
+    "ipnn",
+    "xdeepfm",
+    "autoint",
+    "nfm",
+)
+ROW_OPTIMIZER_NAMES = ("adam", "adagrad", "rowwise_adagrad", "sgd")
+
+
+# ---- the backbone ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DCNv2Settings:
+    """Settings of DCN-v2. Unified Embedding uses 1 or 2 cross layers.
+
+    Args:
+        layers: Number of cross layers.
+        rank: Rank of the matrix of a cross layer; 0 takes a full matrix.
+        structure: The deep network reads the cross network (stacked) or stands beside it
+            (parallel).
+    """
+
+    layers: int = 2
+    rank: int = 0
+    structure: str = "stacked"
+
+    def __post_init__(self) -> None:
+        if self.layers < 1:
+            raise ValueError(f"layers {self.layers}; allowed: 1 or more")
+        if self.rank < 0:
+            raise ValueError(f"rank {self.rank}; allowed: 1 or more, or 0 for full rank")
+        if self.structure not in STRUCTURES:
+            raise ValueError(f"structure {self.structure!r}; allowed: {', '.join(STRUCTURES)}")
+
+
+@dataclass(frozen=True)
+class DCNSettings:
+    """Settings of DCN; the paper and OptEmbed use 6 layers on Criteo.
+
+    Args:
+        layers: Number of cross layers.
+    """
+
+    layers: int = 6
+
+    def __post_init__(self) -> None:
+        if self.layers < 1:
+            raise ValueError(f"layers {self.layers}; allowed: 1 or more")
+
+
+@dataclass(frozen=True)
+class DLRMSettings:
+    """Settings of DLRM; the default is the paper's on Criteo.
+
+    MLET's are (512, 256, 128) there and (256, 128) on Avazu.
+
+    Args:
+        bottom: Hidden widths of the network of the dense columns, before its last layer.
+    """
+
+    bottom: tuple[int, ...] = (512, 256, 64)
+
+    def __post_init__(self) -> None:
+        if any(units < 1 for units in self.bottom):
+            raise ValueError(f"bottom {self.bottom}; allowed: widths of 1 or more")
+
+
+@dataclass(frozen=True)
+class XDeepFMSettings:
+    """Settings of xDeepFM.
+
+    Args:
+        maps: Feature maps of each layer of the compressed interaction network (CIN).
+    """
+
+    maps: tuple[int, ...] = (100, 100)
+
+    def __post_init__(self) -> None:
+        if not self.maps or any(h < 1 for h in self.maps):
+            raise ValueError(f"maps {self.maps}; allowed: one or more, of 1 or more")
+
+
+@dataclass(frozen=True)
+class AutoIntSettings:
+    """Settings of AutoInt; the defaults are the paper's.
+
+    Args:
+        layers: Number of attention layers.
+        heads: Number of heads of each layer.
+        width: Width of a head.
+    """
+
+    layers: int = 3
+    heads: int = 2
+    width: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "heads", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}; allowed: 1 or more")
+
+
+Interaction = AutoIntSettings | DCNSettings | DCNv2Settings | DLRMSettings | XDeepFMSettings
+
+INTERACTIONS: dict[str, type[Interaction]] = {
+    "dcn-v2": DCNv2Settings,
+    "dcn": DCNSettings,
+    "dlrm": DLRMSettings,
+    "xdeepfm": XDeepFMSettings,
+    "autoint": AutoIntSettings,
+}
+
+
+# ---- the model ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What a model is besides its policy.
+
+    Args:
+        backbone: The network that reads the dense columns and the embeddings.
+        hidden: Widths of the hidden layers of the network.
+        dropout: Share of the hidden units that are dropped in training, from 0 to below 1.
+        init_scale: Embeddings start uniformly distributed between minus this number and this
+            number.
+        interaction: Settings of the backbone itself; backbones that have no settings keep None.
+        mlet: How the tables are trained as two layers; None trains them as one layer.
+    """
+
+    backbone: str = "mlp"
+    hidden: tuple[int, ...] = (256, 128)
+    dropout: float = 0.0
+    init_scale: float = INIT_SCALE
+    interaction: Interaction | None = None
+    mlet: Mlet | None = None
+
+    def __post_init__(self) -> None:
+        if self.backbone not in BACKBONE_NAMES:
+            raise ValueError(f"backbone {self.backbone!r}; allowed: {', '.join(BACKBONE_NAMES)}")
+        wanted = INTERACTIONS.get(self.backbone)
+        if self.interaction is None and wanted is not None:
+            object.__setattr__(self, "interaction", wanted())
+        elif self.interaction is not None and type(self.interaction) is not wanted:
+            raise ValueError(
+                f"interaction {self.interaction} of backbone {self.backbone}; allowed: "
+                f"{wanted.__name__ + '(...)' if wanted else 'None, it has no settings'}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout {self.dropout}; allowed: 0 <= dropout < 1")
+        if any(h < 1 for h in self.hidden):
+            raise ValueError(f"hidden {self.hidden}; allowed: widths of 1 or more")
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``run.json`` holds; without ``interaction`` and ``mlet`` where they are None."""
+        return {k: v for k, v in asdict(self).items() if v is not None}
+
+    @classmethod
+    def from_json(cls, read: Mapping[str, Any]) -> ModelSettings:
+        """The settings that ``as_json`` gave; JSON's lists were tuples."""
+        given = _tuples(read)
+        if read.get("interaction") is not None:
+            kind = INTERACTIONS[read["backbone"]]
+            given["interaction"] = kind(**_tuples(read["interaction"]))
+        if read.get("mlet") is not None:
+            given["mlet"] = Mlet(**read["mlet"])
+        return cls(**given)
+
+
+def _tuples(read: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in read.items()}
+
+
+# ---- the training ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a model is trained.
+
+    The running mean of the weights decays by ``min(average, (1 + t) / (10 + t))`` at step t.
+
+    Args:
+        epochs: The largest number of passes over the training rows.
+        patience: Training stops after so many epochs without a better validation AUC.
+        batch_size: Rows in a batch, over all processes.
+        row_optimizer: Optimizer of the tables: adam, adagrad, rowwise_adagrad or sgd.
+        row_lr: Learning rate of the tables.
+        dense_lr: Learning rate of the dense layers.
+        row_l2: Weight in the loss of half the squared norm of the tables; tune it first.
+        warmup_steps: Steps over which the learning rates rise linearly from 0.
+        checkpoint_every: Steps between two checkpoints; 0 saves one at the end of each epoch.
+        keep: Checkpoints that are kept on disk.
+        log_every: Steps between two lines of metrics.jsonl.
+        max_steps: Training ends after so many steps, whatever the epoch; 0 sets no limit.
+        average: Decay of the running mean of the weights that is evaluated and kept; 0: no mean.
+        seed: Seed of the weights, of the order of the rows and of the hash functions.
+    """
+
+    epochs: int = 20
+    patience: int = 2
+    batch_size: int = 2048
+    row_optimizer: str = "adam"
+    row_lr: float = 2e-3
+    dense_lr: float = 2e-3
+    row_l2: float = 0.0
+    warmup_steps: int = 0
+    checkpoint_every: int = 0
+    keep: int = 2
+    log_every: int = 100
+    max_steps: int = 0
+    average: float = 0.998
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "patience", "batch_size", "keep", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: 1 or more")
+        for name in ("row_lr", "dense_lr"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: above 0")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average is {self.average}; allowed: 0 <= average < 1")
+        if self.row_optimizer not in ROW_OPTIMIZER_NAMES:
+            raise ValueError(
+                f"row_optimizer is {self.row_optimizer!r}; "
+                f"allowed: {', '.join(ROW_OPTIMIZER_NAMES)}"
+            )
+        if self.row_l2 < 0:
+            raise ValueError(f"row_l2 is {self.row_l2}; allowed: 0 or more")
+        for name in ("warmup_steps", "checkpoint_every", "max_steps", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
+
+
+@dataclass(frozen=True)
+class Training:
+    """Which model is trained and how; the two always travel together.
+
+    Args:
+        model: The backbone and how the tables start.
+        fit: Optimizers, batches and length.
+    """
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    fit: FitSettings = field(default_factory=FitSettings)
+
+    def with_seed(self, seed: int) -> Training:
+        """The same training with another seed of weights, order and hash functions."""
+        return replace(self, fit=replace(self.fit, seed=seed))

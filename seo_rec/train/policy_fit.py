@@ -1,0 +1,110 @@
+"""Train the model of a policy on a data set, in one process or over all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from seo_rec.data.dataset import DataSet
+from seo_rec.model import build_model
+from seo_rec.plan import rates_of
+from seo_rec.policy import Policy
+from seo_rec.runs import RunError
+from seo_rec.settings import FitSettings, Training
+from seo_rec.train.loop import FitResult, fit
+from seo_rec.train.optimizers import make_optimizers
+from seo_rec.train.sharding import shard
+from seo_rec.train.streams import eval_stream, train_stream
+from seo_rec.train.weights import load_weights
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training starts from besides its settings.
+
+    Args:
+        plan: The plan file to shard by; None makes one for the machines that are there.
+        weights: The weights file of a search of this policy to go on from; None starts afresh.
+    """
+
+    plan: Path | None = None
+    weights: Path | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model in memory (sharded, if several processes trained it), and its outcome."""
+
+    model: nn.Module
+    result: FitResult
+
+
+def fit_policy(
+    data: DataSet,
+    policy: Policy,
+    training: Training,
+    *,
+    out: Path | None = None,
+    title: str = "train",
+    start: Start | None = None,
+) -> Trained:
+    """Train the model of ``policy`` on ``data``; the returned model has its best weights.
+
+    Every process of a launch calls this. With MLET the model returned still has two layers.
+
+    Args:
+        data: The data set.
+        policy: It fits the data (:func:`check_policy_fits`).
+        training: The model and how it is trained.
+        out: Folder for checkpoints and metrics, from which an interrupted training goes on.
+        title: Words before the progress bar.
+        start: A plan and initial weights, without MLET (:func:`check_start`).
+    """
+    start = start or Start()
+    settings = training.fit
+    train, val = (
+        train_stream(data, settings, policy.columns),
+        eval_stream(data, "val", policy.columns),
+    )
+    whole = build_model(policy, data.num_numeric, training.model, settings.seed)
+    if start.weights:
+        load_weights(whole, start.weights)
+    model = shard(whole, settings, start.plan, rates_of(data.schema))
+    result = fit(model, train, val, optimizers_of(model, settings), settings, out=out, title=title)
+    return Trained(model, result)
+
+
+def optimizers_of(model: nn.Module, settings: FitSettings) -> dict[str, torch.optim.Optimizer]:
+    """The optimizers of tables and of dense layers that ``settings`` ask for."""
+    return make_optimizers(
+        model, settings.row_optimizer, settings.row_lr, settings.dense_lr, settings.row_l2
+    )
+
+
+def check_policy_fits(data: DataSet, policy: Policy) -> None:
+    """RunError unless the policy reads columns of the data, and serves or drops every one."""
+    known = {c.name for c in data.schema.features}
+    if unknown := sorted(set(policy.columns) - known):
+        raise RunError(
+            f"the policy reads columns {unknown} that the data lacks; it has {sorted(known)}"
+        )
+    if silent := sorted(known - set(policy.columns) - set(policy.dropped)):
+        raise RunError(
+            f"the policy says nothing about features {silent}; serve them or list them as dropped"
+        )
+
+
+def check_start(training: Training, start: Start) -> None:
+    """ValueError if a plan or weights of tables of one layer are to be used with two."""
+    options = [
+        option for option, path in (("plan", start.plan), ("weights", start.weights)) if path
+    ]
+    if training.model.mlet is not None and options:
+        raise ValueError(
+            f"{' and '.join(options)} with MLET, which trains tables of width "
+            f"{training.model.mlet.dim}; allowed: without MLET only, a plan is made for what is "
+            "trained"
+        )
