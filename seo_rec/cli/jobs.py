@@ -30,7 +30,8 @@ def job_search(
     rows: Rows = SYNTHETIC_ROWS,
 ) -> None:
     """Search a policy, on synthetic data unless told otherwise; run again to resume."""
-    _run(["search", str(data or _synthetic(rows)), "--out", str(out), "--resume", *context.args])
+    source = str(data or _synthetic(rows))
+    _run(context, ["search", source, "--out", str(out), "--resume", *context.args])
 
 
 def job_applier(
@@ -52,7 +53,7 @@ def job_applier(
     here = ranks()
     if not here.on_first((search / recipes.SEARCH_FILE).exists):
         source = str(data or _synthetic(rows))
-        _run(["search", source, "--out", str(search), "--resume"])
+        _run(context, ["search", source, "--out", str(search), "--resume"])
     searched = Policy.load(search / recipes.POLICY_FILE)
     if data is None:
         data = Path(json.loads((search / recipes.RUN_FILE).read_text())["data"])
@@ -61,7 +62,7 @@ def job_applier(
     here.on_first(lambda: chosen.save(applied))
     typer.echo(f"applied policy: {applied}")
     command = ["train", str(data), "--policy", str(applied), "--out", str(out), "--resume"]
-    _run([*command, *context.args])
+    _run(context, [*command, *context.args])
 
 
 def _synthetic(rows: int) -> Path:
@@ -80,8 +81,7 @@ def _synthetic(rows: int) -> Path:
     return data
 
 
-def _run(arguments: list[str]) -> None:
+def _run(context: typer.Context, arguments: list[str]) -> None:
     """Run another command of ``seo-rec`` in this process."""
-    from seo_rec.cli.main import app
-
-    app(arguments, standalone_mode=False)
+    program = context.find_root().command
+    program.main(arguments, prog_name="seo-rec", standalone_mode=False)

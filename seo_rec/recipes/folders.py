@@ -17,6 +17,7 @@ from typing import Any
 
 from seo_rec.files import write_json
 from seo_rec.policy import Policy
+from seo_rec.runs.command_settings import write_command_settings
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ def open_run(out: Path, asked: Mapping[str, Any], resume: bool) -> None:
     elif out.exists() and any(not p.name.startswith(f".{RUN_FILE}.") for p in out.iterdir()):
         raise RunError(f"{out} exists and is not a run folder; choose another --out")
     write_json(path, wanted)
+    write_command_settings(out)
 
 
 def read_runs(path: Path) -> list[Run]:

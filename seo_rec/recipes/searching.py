@@ -314,7 +314,7 @@ def check_search(
         seo.check_total(F, settings.num_chunks, settings.chosen(F), settings.min_chunks)
         return
     if settings.total_chunks is not None:
-        raise ValueError("total_chunks is for a search without run-off (--no-run-off)")
+        raise ValueError("total_chunks is for a search without run-off (run_off=none)")
     for width in _widths(settings, run_off):
         of_width = replace(settings, chunk_dim=width)
         seo.check_total(F, of_width.num_chunks, of_width.chosen(F), settings.min_chunks)
