@@ -175,9 +175,18 @@ def test_python_blocks_run(document: str, tmp_path: Path, monkeypatch: pytest.Mo
 # ---- the README's chain, on a small file -----------------------------------------------------
 
 QUICKER = {
-    "search": ["--budget-rows", "200", "--epochs", "1", "--run-off-epochs", "1"],
+    "search": ["--params", "3200", "--epochs", "1", "--set", "run_off.epochs=1"],
     "train": ["--epochs", "1"],
-    "compare": ["--params", "3200", "--epochs", "1", "--run-off-epochs", "1", "--seeds", "1"],
+    "compare": [
+        "--params",
+        "3200",
+        "--epochs",
+        "1",
+        "--set",
+        "seo.run_off.epochs=1",
+        "--seeds",
+        "1",
+    ],
 }
 
 

@@ -431,8 +431,9 @@ def test_a_finished_run_is_not_trained_again(tiny: Path, tmp_path: Path, fuse: F
 TRAIN = ["--method", "multi-size", "--params", "1600", "--hidden", "8", "--dropout", "0.2"]
 TRAIN += ["--epochs", "4", "--patience", "4", "--batch-size", "10", "--lr", "0.01"]
 TRAIN += ["--checkpoint-every", "5", "--threads", "1"]
-SEARCH = ["--budget-rows", "100", "--hidden", "8", "--no-run-off", "--search-split", "held-out"]
-SEARCH += ["--temperature-end", "0.5", "--epochs", "3", "--patience", "3", "--batch-size", "10"]
+SEARCH = ["--params", "1600", "--hidden", "8", "--set", "run_off=none"]
+SEARCH += ["--set", "search_split=held-out", "--set", "temperature_end=0.5"]
+SEARCH += ["--epochs", "3", "--patience", "3", "--batch-size", "10"]
 SEARCH += ["--lr", "0.01", "--checkpoint-every", "5", "--threads", "1"]
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -16,10 +16,12 @@ from seo_rec.data.vocabulary import read_vocabulary
 from seo_rec.files import write_text
 from seo_rec.policy import Ids, Policy
 from seo_rec.report import charts, folders, formats, frontier
-from seo_rec.report.collisions import Collisions, collisions
 from seo_rec.report.comparison import SAME_BUDGET, Group, group
 from seo_rec.report.folders import Attention, Records, Search, Training
 from seo_rec.schema import SPLITS, DataError, read_schema
+
+if TYPE_CHECKING:
+    from seo_rec.report.collisions import Collisions
 
 TEMPLATE = "page.html.j2"
 MAX_SLOTS = 32  # tables in a slot picture
@@ -360,6 +362,8 @@ def _slots(title: str, policy: Policy) -> Slots:
 
 def _collisions(found: Group) -> tuple[tuple[Counted, ...], tuple[str, ...]]:
     """Of the first seed of every method whose policy and data set are still there."""
+    from seo_rec.report.collisions import collisions  # imports torch
+
     counted, notes = [], []
     vocabularies: dict[Path, dict[str, Ids]] = {}
     for row in found.rows:
