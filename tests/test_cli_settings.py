@@ -16,7 +16,7 @@ import typer
 
 from seo_rec.cli.assignments import assigned, merged
 from seo_rec.cli.compare import Contestants
-from seo_rec.cli.decision import decided
+from seo_rec.runs.decision import decided
 from seo_rec.cli.fields import fields_of, leaves, text_of, value_of
 from seo_rec.cli.main import app
 from seo_rec.cli.methods import KINDS

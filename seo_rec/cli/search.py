@@ -12,7 +12,7 @@ from seo_rec.cli import parameters as par
 from seo_rec.cli.assignments import assigned, print_settings
 from seo_rec.cli.budget import budget, size
 from seo_rec.cli.config import set_texts
-from seo_rec.cli.decision import decided
+from seo_rec.runs.decision import decided
 from seo_rec.cli.options import SEARCH, refuse_ignored, set_threads, takes_settings
 from seo_rec.cli.running import run_folder
 from seo_rec.runs.layout import POLICY_FILE

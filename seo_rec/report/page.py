@@ -20,6 +20,7 @@ from seo_rec.report import charts, formats, frontier
 from seo_rec.report.comparison import SAME_BUDGET, Group, group, winner_of
 from seo_rec.runs import reading
 from seo_rec.runs.command_settings import repeat_command
+from seo_rec.runs.decision import decided
 from seo_rec.runs.reading import Attention, Records, SearchRun, TrainingRun
 from seo_rec.schema import SPLITS, DataError
 
@@ -142,6 +143,7 @@ def render(records: Records, given: Sequence[str]) -> str:
         mark=mark,
         origins=_origins(records),
         f=formats,
+        decided=decided,
         isnan=math.isnan,
     )
 

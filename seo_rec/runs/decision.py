@@ -1,4 +1,4 @@
-"""What a search decided, in plain words."""
+"""What a search decided, in plain words for people and reports."""
 
 from __future__ import annotations
 
