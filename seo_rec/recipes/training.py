@@ -218,5 +218,5 @@ def _run(
         command=command_line(),
         environment=stamp(),
         num_bytes=policy.num_bytes,
-        still_improving=result.best_epoch + 1 == result.epochs == training.fit.epochs,
+        still_improving=1 < result.best_epoch + 1 == result.epochs == training.fit.epochs,
     )
