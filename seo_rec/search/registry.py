@@ -242,4 +242,5 @@ def find(name: str) -> Method:
         searches=False,
         budgeted=plain.budgeted,
         require_feasible=decide,
+        fixed=() if plain.reads_chunk_dim else ("chunk_dim",),
     )
