@@ -1,8 +1,11 @@
-"""An opened data set: what it says is what its files hold, and it reads each of them once."""
+"""The opened data set: read once, handed on, and equal to its files."""
 
 from __future__ import annotations
 
+import builtins
+import io
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -18,45 +21,78 @@ from seo_rec import recipes
 from seo_rec.data import dataset
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.data.stream import Stream
+from seo_rec.data.vocabulary import read_vocabulary
 from seo_rec.model import ModelSettings
-from seo_rec.recipes import Comparison
 from seo_rec.schema import SCHEMA_FILE, DataError, read_schema
 from seo_rec.train import FitSettings, Training
-from spawn import run_ranks
-
-THREE_METHODS = (
-    "separate",
-    "no-search",
-    "sseds",
-)  # no search, one that trains nothing, one that does
 
 
-def test_it_says_what_the_folder_says(tiny: Path) -> None:
-    data, schema = open_data(str(tiny)), read_schema(tiny)
-    assert data.path == tiny and data.schema == schema
-    assert data.fingerprint == schema.fingerprint in repr(data)
-    assert data.num_numeric == len(schema.numeric) == 1
+@pytest.fixture
+def opened_files(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Every file that Python opens, however it is asked to."""
+    found: list[Path] = []
+    real = io.open
+
+    def noted(file: Any, *arguments: Any, **more: Any) -> Any:
+        if isinstance(file, str | Path):
+            found.append(Path(file))
+        return real(file, *arguments, **more)
+
+    monkeypatch.setattr(io, "open", noted)
+    monkeypatch.setattr(builtins, "open", noted)
+    return found
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(DataError, match=r"not a prepared data set; make one with `seo-rec pr"):
-            open_data(folder)
+def reads_of_schema(files: list[Path], data: DataSet) -> int:
+    return files.count(data.path / "schema.json")
 
 
-def test_another_fingerprint_is_other_data(tiny: Path, tmp_path: Path) -> None:
-    """One row more, or another raw file; where it lies does not matter."""
-    document = json.loads((tiny / SCHEMA_FILE).read_text())
-    prints = set()
-    for change in ({}, {"num_rows": {**document["num_rows"], "val": 1}}, {"dataset": "other"}):
-        folder = tmp_path / str(len(prints))
-        folder.mkdir()
-        (folder / SCHEMA_FILE).write_text(json.dumps({**document, **change}))
-        prints.add(open_data(folder).fingerprint)
-    assert len(prints) == 3 and open_data(tiny).fingerprint in prints
+def test_opening_reads_the_schema_and_nothing_else(tiny: Path, opened_files: list[Path]) -> None:
+    data = open_data(tiny)
+    assert opened_files == [tiny / "schema.json"]
+    assert (data.path, data.schema) == (tiny, read_schema(tiny))
+    assert data.fingerprint == data.schema.fingerprint
+    assert data.num_numeric == len(data.schema.numeric) == 1
 
 
-# ---- vocabularies ------------------------------------------------------------------------
+def test_a_comparison_reads_the_schema_once(
+    tiny: Path, tmp_path: Path, opened_files: list[Path]
+) -> None:
+    """Three methods and one seed: one policy by columns, one by ids, one that is searched."""
+    data = open_data(tiny)
+    comparison = recipes.Comparison(
+        data=(data,),
+        methods=("monolithic", "qr", "seo"),
+        params=4000,
+        seeds=1,
+        training=Training(ModelSettings(hidden=(4,)), FitSettings(epochs=1, max_steps=1)),
+        settings={"seo": {"run_off.chunk_dims": (), "run_off.trivial_lookups": ()}},
+    )
+    runs = recipes.compare(comparison, tmp_path / "out")
+    assert [r.method for r in runs] == ["monolithic", "qr", "seo"]
+    assert reads_of_schema(opened_files, data) == 1
+
+
+def test_a_vocabulary_is_read_once(
+    tiny: Path, tiny_data: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def noted(path: Path, feature: str) -> Any:
+        asked.append(feature)
+        return read_vocabulary(path, feature)
+
+    monkeypatch.setattr(dataset, "read_vocabulary", noted)
+    data = open_data(tiny)
+    names = [c.name for c in data.schema.features]
+    every = data.vocabularies()
+    assert list(every) == names == asked
+    for name in names:
+        ids, rows = read_vocabulary(tiny, name)
+        assert np.array_equal(every[name], ids) and np.array_equal(data.counts(name)[1], rows)
+        assert np.array_equal(data.vocabulary(name), ids)
+    assert list(data.vocabularies(names[2:4])) == names[2:4]
+    assert asked == names
 
 
 def ids_of(data: DataSet, feature: str) -> Counter[int]:
@@ -78,90 +114,74 @@ def test_vocabularies_are_the_training_ids_in_order(tiny: Path) -> None:
         assert counts.tolist() == [counted[i] for i in ids.tolist()]
         assert data.vocabulary(column.name) is found[column.name] is ids
         assert ids.dtype == np.int64
-    with pytest.raises(DataError, match=r"no vocabulary of column 'nobody'; allowed: "):
-        data.vocabulary("nobody")
 
 
-def test_a_vocabulary_is_read_once_and_only_if_it_is_asked_for(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data, read, asked = open_data(tiny), dataset.read_vocabulary, []
-
-    def counting(path: Path, feature: str) -> Any:
-        asked.append(feature)
-        return read(path, feature)
-
-    monkeypatch.setattr(dataset, "read_vocabulary", counting)
-    first, second, *_ = (c.name for c in data.schema.features)
-    assert set(data.vocabularies([second])) == {second} and asked == [second]
-    data.vocabularies([first, second])
-    data.counts(first)
-    data.vocabulary(second)
-    assert asked == [second, first]
-    assert data.vocabularies([]) == {}
+def test_an_unknown_feature_is_named(tiny_data: DataSet) -> None:
+    with pytest.raises(DataError, match="nobody"):
+        tiny_data.vocabulary("nobody")
+    with pytest.raises(DataError, match="nobody"):
+        tiny_data.stream("train", batch_size=8, columns=["nobody"])
 
 
-# ---- rows --------------------------------------------------------------------------------
-
-
-def test_a_stream_is_that_of_the_arguments(tiny_data: DataSet) -> None:
-    names = [c.name for c in tiny_data.schema.features][2:4]
-    options: dict[str, Any] = {"shuffle": True, "seed": 3, "rank": 1, "world_size": 2}
-    found = list(tiny_data.stream("train", batch_size=64, columns=names, **options))
-    wanted = list(Stream(tiny_data, "train", batch_size=64, columns=names, **options))
-    assert len(found) == len(wanted) > 1
-    for mine, theirs in zip(found, wanted, strict=True):
-        assert mine.sparse.keys() == names
-        assert torch.equal(mine.sparse.values(), theirs.sparse.values())
-        assert torch.equal(mine.dense_BN, theirs.dense_BN)
-        assert torch.equal(mine.labels_B, theirs.labels_B)
-    other = next(iter(tiny_data.stream("train", batch_size=64, columns=names)))
-    assert not torch.equal(other.labels_B, found[0].labels_B)  # in file order, of all ranks
+def test_its_streams_are_streams(tiny_data: DataSet) -> None:
+    """Every argument arrives."""
+    asked = {"shuffle": True, "seed": 3, "rank": 1, "world_size": 2, "columns": ["weak_0"]}
+    one = tiny_data.stream("val", batch_size=20, **asked)
+    other = Stream(tiny_data, "val", batch_size=20, **asked)
+    assert one.state_dict() == other.state_dict()
+    for a, b in zip(one, other, strict=True):
+        assert a.sparse.keys() == b.sparse.keys() == ["weak_0"]
+        assert torch.equal(a.sparse.values(), b.sparse.values())
+        assert torch.equal(a.labels_B, b.labels_B)
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_labels_come_in_file_order(tiny_data: DataSet, split: str) -> None:
-    stored = pq.read_table(tiny_data.path / split).column("label").to_numpy()
-    labels = tiny_data.labels(split)
-    assert labels.dtype == np.float32 and labels.tolist() == stored.tolist()
-    assert len(labels) == tiny_data.schema.num_rows[split]
+def test_labels_are_those_of_the_files(
+    tiny_data: DataSet, monkeypatch: pytest.MonkeyPatch, split: str
+) -> None:
+    monkeypatch.setattr(dataset, "LABEL_ROWS", 50)  # more than one batch
+    files = sorted((tiny_data.path / split).glob("*.parquet"))
+    label = tiny_data.schema.label
+    wanted = np.concatenate([pq.read_table(f, columns=[label])[label].to_numpy() for f in files])
+    found = tiny_data.labels(split)
+    assert found.dtype == np.float32 and np.array_equal(found, wanted)
 
 
-# ---- how often files are read ------------------------------------------------------------
+def test_what_was_opened_stays_what_it_is(tiny: Path, tmp_path: Path) -> None:
+    """A schema that is written anew while a run is under way does not change the run."""
+    shutil.copytree(tiny, tmp_path / "copy")
+    data = open_data(str(tmp_path / "copy"))
+    (tmp_path / "copy" / "schema.json").write_text("{}")
+    assert data.stream("test", batch_size=50).num_rows == data.schema.num_rows["test"]
+    assert data.fingerprint in repr(data)
+    with pytest.raises(DataError, match=r"schema\.json"):
+        open_data(tmp_path / "copy")
 
 
-def schema_reads(data: Path, out: Path) -> int:
-    """How often this process opens ``schema.json`` in a comparison of three methods and one seed.
-
-    The interpreter itself tells of every opened file, however it is opened. It never stops doing
-    so, which is why this runs in a process of its own.
-    """
-    reads: list[str] = []
-
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open" and str(arguments[0]).endswith(SCHEMA_FILE):
-            reads.append(str(arguments[0]))
-
-    sys.addaudithook(hook)
-    training = Training(ModelSettings(hidden=(8,)), FitSettings(epochs=1, batch_size=200))
-    comparison = Comparison((open_data(data),), THREE_METHODS, 1600, seeds=1, training=training)
-    assert len(recipes.compare(comparison, out)) == 3
-    return len(reads)
+def test_another_fingerprint_is_other_data(tiny: Path, tmp_path: Path) -> None:
+    """One row more, or another raw file; where it lies does not matter."""
+    document = json.loads((tiny / SCHEMA_FILE).read_text())
+    prints = set()
+    for change in ({}, {"num_rows": {**document["num_rows"], "val": 1}}, {"dataset": "other"}):
+        folder = tmp_path / str(len(prints))
+        folder.mkdir()
+        (folder / SCHEMA_FILE).write_text(json.dumps({**document, **change}))
+        prints.add(open_data(folder).fingerprint)
+    assert len(prints) == 3 and open_data(tiny).fingerprint in prints
 
 
-def test_a_comparison_reads_the_schema_once_in_each_process(tiny: Path, tmp_path: Path) -> None:
-    assert run_ranks(schema_reads, 1, tiny, tmp_path / "c") == [1]
+def test_a_folder_that_is_no_data_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no schema\.json here.*seo-rec prepare"):
+        open_data(tmp_path)
 
 
 def test_opening_needs_no_torch(tiny: Path) -> None:
-    """Commands that only look at a data set start without it."""
-    code = f"""
-import sys
-from seo_rec.data.dataset import open_data
-data = open_data({str(tiny)!r})
-data.vocabularies()
-assert data.fingerprint
-assert "torch" not in sys.modules
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    """Nor do the settings of a model, the registry of plain methods and run folders."""
+    program = (
+        "import sys\n"
+        "import seo_rec.methods, seo_rec.runs, seo_rec.settings\n"
+        "from seo_rec.data.dataset import open_data\n"
+        f"assert len(open_data({str(tiny)!r}).vocabulary('weak_0'))\n"
+        "sys.exit('torch' in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -121,6 +121,7 @@ def _labels() -> tuple[str, ...]:
 
 
 METHOD_NAMES = _labels()
+METHOD_FAMILIES = tuple(FAMILIES)
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class NamedMethod:
 
     @property
     def reads_chunk_dim(self) -> bool:
-        """Whether the settings decide how many rows a feature reads, and not the name."""
+        """Whether the settings' ``chunk_dim`` says how many rows a feature reads."""
         return self.family == "multi-size" and not self.has_number
 
     def features_by_id(self, schema: Schema, settings: PlainSettings) -> tuple[str, ...]:

@@ -120,21 +120,19 @@ def check_methods(comparison: Comparison) -> None:
 
 
 def _check_settings(comparison: Comparison) -> None:
-    families: dict[str, list[Method]] = {}
-    for method in map(comparison.method_of, comparison.methods):
-        families.setdefault(method.family, []).append(method)
+    families = {comparison.method_of(name).family for name in comparison.methods}
     for family, changes in comparison.settings.items():
         if family not in families:
             raise ValueError(
                 f"settings of {family!r}, and no method of the comparison is of that family; "
                 f"allowed: {', '.join(sorted(families))}"
             )
-        members = families[family]
-        if ignored := sorted({*changes}.difference(*(m.changeable(changes) for m in members))):
-            names = ", ".join(dict.fromkeys(m.name for m in members))
+        members = [m for m in map(comparison.method_of, comparison.methods) if m.family == family]
+        taken = {key for member in members for key in member.changeable(changes)}
+        if ignored := sorted({*changes} - taken):
             raise ValueError(
-                f"settings of {family!r} name {', '.join(ignored)}, which {names} would ignore: "
-                "the name of the method decides that; leave it out"
+                f"settings {', '.join(ignored)} of {family!r}, which cannot be changed in "
+                f"{', '.join(dict.fromkeys(m.name for m in members))}"
             )
         if budget := sorted({*BUDGET_SETTINGS} & {*changes}):
             raise ValueError(
