@@ -4,6 +4,8 @@ SHELL := /bin/bash
 
 STACK ?= auto
 OUT ?= runs/demo
+# Processes that run the tests side by side.
+WORKERS ?= $(shell nproc)
 # The first Python that is new enough; override with `make PYTHON=/path/to/python demo`.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -11,16 +13,22 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 STAMP := .venv/installed-$(STACK)
 
-.PHONY: help demo test schedulers lint setup everything clean
+.PHONY: help demo test test-all mutants schedulers lint setup everything clean
 help:  ## Show this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo "Settings: STACK=auto|cpu|cuda (auto: cuda if nvidia-smi lists a GPU), OUT=$(OUT), PYTHON=python3.x"
 
 demo: $(STAMP)  ## Set up if needed, then run the main job on the built-in synthetic data set
 	$(BIN)/seo-rec demo --out $(OUT)
 
-test: $(STAMP)  ## Set up if needed, then run the tests
-	$(BIN)/python -m pytest -q
+test: $(STAMP)  ## Set up if needed, then run the tests (5 minutes on 2 cores)
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow"
+
+test-all: $(STAMP)  ## Set up if needed, then run every test, the long ones too
+	$(BIN)/python -m pytest -q -n $(WORKERS)
+
+mutants: $(STAMP)  ## Set up if needed, then check that each fault of tests/mutants.py is caught
+	$(BIN)/python -m tests.mutants
 
 schedulers: $(STAMP)  ## Set up if needed, then run the jobs of docs/torchx.md on real schedulers
 	SEO_REC_SCHEDULERS=all $(BIN)/python -m pytest -q -m schedulers tests/schedulers tests/distributed
