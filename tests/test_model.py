@@ -17,10 +17,10 @@ from cases import BACKBONES as CASES
 from cases import BAGS, BUILDABLE, METHODS, SCHEMAS, batch
 from seo_rec.backbones import BACKBONES
 from seo_rec.batch import Batch
+from seo_rec.data.dataset import DataSet
 from seo_rec.data.stream import Stream
 from seo_rec.methods import multi_size
 from seo_rec.model import ModelSettings, RecModel, build_model
-from seo_rec.schema import read_schema
 from seo_rec.settings import BACKBONE_NAMES, ROW_OPTIMIZER_NAMES
 from seo_rec.train import ROW_OPTIMIZERS, evaluate
 
@@ -164,15 +164,21 @@ def test_bad_settings_are_refused(settings, message):
         ModelSettings(**settings)
 
 
-def test_training_goes_on_after_an_evaluation_of_the_same_batch_size(tiny: Path):
+def test_training_goes_on_after_an_evaluation_of_the_same_batch_size(tiny_data: DataSet):
     """Tensors that the embedding keeps from an evaluation must be usable for gradients."""
-    schema = read_schema(tiny)
-    model = build_model(multi_size(schema, 640, 16), len(schema.numeric), ModelSettings(), 0)
-    val = Stream(tiny, "val", batch_size=50)
+    policy = multi_size(tiny_data.schema, 640, 16)
+    model = build_model(policy, tiny_data.num_numeric, ModelSettings(), 0)
+    val = Stream(tiny_data, "val", batch_size=50)
     evaluate(model, val)
     loss, _ = model(next(iter(val)))
     loss.backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+def test_the_names_of_settings_are_what_can_be_built() -> None:
+    """The names are listed where no torch is imported; what they name is elsewhere."""
+    assert tuple(BACKBONES) == BACKBONE_NAMES
+    assert tuple(ROW_OPTIMIZERS) == ROW_OPTIMIZER_NAMES
 
 
 if __name__ == "__main__":
@@ -181,9 +187,3 @@ if __name__ == "__main__":
     golden = {f"{case}-{n}": logits(case, n) for case in CASES for n in (0, 1, 3)}
     GOLDEN.write_text(json.dumps(golden, indent=1, sort_keys=True) + "\n")
     print(f"wrote {GOLDEN.name}")
-
-
-def test_the_names_of_settings_are_what_can_be_built() -> None:
-    """The names are listed where no torch is imported; what they name is elsewhere."""
-    assert tuple(BACKBONES) == BACKBONE_NAMES
-    assert tuple(ROW_OPTIMIZERS) == ROW_OPTIMIZER_NAMES

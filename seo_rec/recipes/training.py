@@ -136,8 +136,12 @@ def train(
         budget = policy.budget.params if policy.budget else None
         budget = budget or policy.num_params
     run = _run(data, policy, training, trained, test, method=method, budget=budget, search=search)
-    here.on_first(lambda: write_json(out / RESULT_FILE, run.to_json()))
-    return run
+
+    def finish() -> Run:
+        write_json(out / RESULT_FILE, run.to_json())
+        return run
+
+    return here.on_first(finish)  # every process reports what rank 0 measured and wrote
 
 
 def _asked(
