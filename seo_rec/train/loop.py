@@ -177,7 +177,7 @@ def fit(
         CheckpointError: the newest checkpoint of ``out`` is damaged, or one cannot be written, or
             another process trains the run in ``out``.
         ValueError: the run in ``out`` is past ``max_steps`` and has no evaluated weights to end
-            with.
+            with, or ``average`` is set for a search that ends with its last weights.
         FloatingPointError: the loss is not finite.
         Preempted: SIGTERM came; with ``out``, a checkpoint has been written.
     """
@@ -227,6 +227,11 @@ class _Fit:
         self.best: list[torch.Tensor] = []
         self.kept_val: Metrics | None = None  # of the weights to end with, unless in best/
         self.done = 0  # steps of the stream's epoch
+        if settings.average and not self.after_step.keeps_best:
+            raise ValueError(
+                f"average {settings.average} with a search that ends with the weights of its last "
+                "step; allowed: 0, because it keeps no running mean"
+            )
         alone = not self.after_step.calls_model
         self.steps = make_steps(model, optimizers, self.ranks, alone)
         self.sync_every = 1 if self.ranks.device.type == "cpu" else SYNC_EVERY
@@ -407,8 +412,8 @@ class _Fit:
                     self.state.step,
                 )
         within = self.state.loss_rows > 0  # the epoch has begun and was not evaluated
-        ends_here = self.state.best_epoch < 0 or (within and not self.after_step.keeps_best)
-        if self.finished() and ends_here:
+        unevaluated = self.state.best_epoch < 0 or (within and not self.after_step.keeps_best)
+        if self.finished() and unevaluated:
             raise ValueError(
                 f"epochs is {self.settings.epochs}, max_steps is {self.settings.max_steps} and the "
                 f"run stands at step {self.state.step}, within an epoch that was not evaluated, so "
