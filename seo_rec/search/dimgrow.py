@@ -537,16 +537,8 @@ def dimgrow(
     result = fit(model, train, val, by_fit, alone, out=out, after_step=step, title="dimgrow")
     trained, answer = time.perf_counter(), step.answer
     assert answer is not None
-    kept = answer.kept
-    if not any(kept):
-        early = (
-            f", and gates_of best took epoch {answer.epoch}" if settings.gates_of == "best" else ""
-        )
-        raise PolicyError(
-            f"no gate of the search ended above {KEPT}: alpha {settings.alpha} is too strong for "
-            f"these data, or {result.steps} steps were too few{early}; lower alpha"
-        )
-    dims = kept
+    _require_some(answer, settings, result.steps)
+    kept = dims = answer.kept
     if settings.params and settings.fill:
         most = [settings.max_dim] * len(kept)
         dims = space.fill([float(d) for d in kept], settings.params, most)
@@ -573,6 +565,17 @@ def dimgrow(
         embedding_bytes(columns, [optimizers["rows"]]),
         record,
         weights if as_grown else {},
+    )
+
+
+def _require_some(answer: Answer, settings: DimGrowSettings, steps: int) -> None:
+    """PolicyError if no column of any feature is kept."""
+    if any(answer.kept):
+        return
+    early = f", and gates_of best took epoch {answer.epoch}" if settings.gates_of == "best" else ""
+    raise PolicyError(
+        f"no gate of the search ended above {KEPT}: alpha {settings.alpha} is too strong for these "
+        f"data, or {steps} steps were too few{early}; lower alpha"
     )
 
 
