@@ -462,7 +462,7 @@ def test_without_a_default_plan_the_notes_say_why():
 
 
 def test_policies_of_the_benchmark():
-    benchmark = importlib.import_module("benchmarks.planner")
+    benchmark = importlib.import_module("benchmarks.ranks.planner")
     line = benchmark.measure("movielens", benchmark.movielens_policy(), GPUS, 8192)
     assert line["imbalance"] <= 1.05 < line["torchrec_imbalance"]
     assert line["step_ms"] < line["torchrec_step_ms"]
@@ -476,7 +476,7 @@ def test_policies_of_the_benchmark():
 @pytest.mark.slow
 def test_laws_of_the_benchmark():
     """Balanced where TorchRec's plan is not, and 1,000 features on 1,024 devices in a minute."""
-    benchmark = importlib.import_module("benchmarks.planner")
+    benchmark = importlib.import_module("benchmarks.ranks.planner")
     found = {}
     for name, policy, topology, batch in benchmark.cases():
         at = name, topology.world_size
@@ -487,3 +487,21 @@ def test_laws_of_the_benchmark():
     for line in found.values():
         assert line["imbalance"] <= benchmark.BALANCED < line["torchrec_imbalance"]
         assert line["step_ms"] < line["torchrec_step_ms"]
+
+
+def test_a_cross_is_read_as_often_as_its_columns_combined():
+    """Once for every combination of ids; several features may read one column."""
+    policy = Policy(
+        (Table("a", 100, 8), Table("b", 100, 8)),
+        (
+            Feature("ab", (Lookup("a"),), columns=("x", "y")),
+            Feature("aba", (Lookup("b"), Lookup("a")), columns=("y", "z", "x")),
+            Feature("x", (Lookup("b"),)),
+        ),
+    )
+    rates = {"x": 2.0, "y": 0.5, "z": 3.0, "unread": math.nan}
+    prices = Prices(policy, GPUS, 128, "sgd", rates)
+    assert prices.reads == {"a": [1.0, 3.0], "b": [3.0, 2.0]}
+    assert Prices(policy, GPUS, 128, "sgd", None).reads == {"a": [1.0, 1.0], "b": [1.0, 1.0]}
+    with pytest.raises(PlanError, match=r"no rates for columns \['y', 'z'\]"):
+        Prices(policy, GPUS, 128, "sgd", {"x": 1.0, "ab": 1.0})

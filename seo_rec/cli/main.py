@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from seo_rec.cli.frontier import frontier
 from seo_rec.cli.jobs import FURTHER_OPTIONS, job_applier, job_search
 from seo_rec.cli.plan import plan
 from seo_rec.cli.prepare import app as prepare_app
-from seo_rec.process import run_and_leave
+from seo_rec.process import quiet_libraries, run_and_leave
 from seo_rec.stack import StackError
 
 if TYPE_CHECKING:
@@ -545,13 +544,6 @@ app.command()(doctor)
 app.command()(opt.with_options_of(frontier, compare, without=("params", "budget_of")))
 app.command(hidden=True, context_settings=FURTHER_OPTIONS)(job_search)
 app.command(hidden=True, context_settings=FURTHER_OPTIONS)(job_applier)
-
-
-def quiet_libraries() -> None:
-    """Silence notices of the libraries that a user can do nothing about."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch(rec)?\.")
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.autograd\.graph")
-    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 
 def main() -> None:

@@ -76,6 +76,7 @@ def method_policy(
         )
     training = Training().with_seed(seed)
     settings = with_changes(entry.settings_at(params, dim, training), changes or {})
+    entry.checked(data, settings, training)
     found = entry.decide(data, settings, training)
     return signed(found.policy, entry, settings, found)
 

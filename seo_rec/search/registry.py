@@ -69,7 +69,8 @@ class Method:
         require_feasible: PolicyError if it is known before any training that no policy fits the
             budget.
         ignores: Fields of the fit settings that deciding does not read although it trains.
-        fixed: Settings that the name of the method decides, and that cannot be changed.
+        fixed: Settings that cannot be changed: the name of the method decides them, or it does not
+            read them.
     """
 
     name: str
@@ -95,13 +96,20 @@ class Method:
 
         Raises:
             PolicyError: The settings have no policy for these data.
-            ValueError: Settings of another method, settings that do not go with the training, or
-                more processes than the method can use.
+            ValueError: Settings of another method, a changed one that is fixed, settings that do
+                not go with the training, or more processes than the method can use.
         """
         if type(settings) is not self.settings:
             raise ValueError(
                 f"settings {settings!r:.80} of {self.name}; allowed: a {self.settings.__name__}"
             )
+        own = self.settings_at(settings.params, settings.dim, training) if self.fixed else None
+        for name in self.fixed:
+            if getattr(settings, name) != getattr(own, name):
+                raise ValueError(
+                    f"{name} {getattr(settings, name)!r} of {self.name}; allowed: "
+                    f"{getattr(own, name)!r}, which cannot be changed in this method"
+                )
         if self.trains and not self.sharded and ranks().world_size > 1:
             sharded = [m.name for m in SEARCHES.values() if m.trains and m.sharded]
             raise ValueError(
@@ -242,4 +250,5 @@ def find(name: str) -> Method:
         searches=False,
         budgeted=plain.budgeted,
         require_feasible=decide,
+        fixed=() if plain.reads_chunk_dim else ("chunk_dim",),
     )
