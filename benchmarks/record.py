@@ -18,6 +18,7 @@ from typing import Any
 
 from seo_rec.environment import stamp
 from seo_rec.files import append_line, write_text
+from seo_rec.runs import Run
 
 __all__ = [
     "RESULTS",
@@ -28,6 +29,7 @@ __all__ = [
     "command_now",
     "key_of",
     "merge",
+    "outcome",
     "path_of",
     "read",
     "replace_all",
@@ -98,6 +100,14 @@ def merge(path: Path, lines: Sequence[Mapping[str, Any]], identity: Sequence[str
 def key_of(line: Mapping[str, Any], identity: Sequence[str]) -> str:
     """What a line is of, as a text: the values of its ``identity`` entries."""
     return json.dumps([line[name] for name in identity], sort_keys=True)
+
+
+def outcome(run: Run) -> Line:
+    """What lines of the record hold of a training."""
+    names = ("data", "data_fingerprint", "embedding_params", "num_bytes", "val_auc", "test_auc",
+             "test_logloss", "epochs", "seconds_per_epoch", "seconds", "command",
+             "environment")  # fmt: skip
+    return {name: getattr(run, name) for name in names}
 
 
 def as_read_again(line: Mapping[str, Any]) -> Line:

@@ -19,8 +19,8 @@ from benchmarks.pages import unified as unified_page
 from benchmarks.pages.markdown import Column as TableColumn
 from benchmarks.pages.markdown import fill, marks, table
 from benchmarks.record import Records
-from seo_rec import search
 from seo_rec.schema import Column, Schema
+from seo_rec.search import find
 
 PLAN = mlet.Plan((1.0, 2.0), (3.0,), (4.0, 5.0), ("mlp",), (4, 8), (16, 64), (0, 1, 2))
 
@@ -242,7 +242,7 @@ def dimgrow_records(data: Schema, **more: Any) -> list[dict[str, Any]]:
             ("no-search", 0.1, 0.8 - 0.01 * seed),
             ("dimgrow", 0.1, 0.81),
         ):
-            settings = {**asdict(search.SEARCHES[method].settings()), "params": int(share * 100)}
+            settings = {**asdict(find(method).settings()), "params": int(share * 100)}
             if method == "dimgrow":
                 settings |= more
             what = {**dimgrow.of_data(data), "method": method, "share": share, "seed": seed}

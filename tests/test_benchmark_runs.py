@@ -13,12 +13,13 @@ import pytest
 
 from benchmarks.accuracy import combined, dimgrow, mlet, optembed
 from benchmarks.record import read
-from seo_rec import recipes, search
-from seo_rec.model import ModelSettings
+from seo_rec import recipes
+from seo_rec.data.dataset import open_data
 from seo_rec.policy import Policy
-from seo_rec.schema import read_schema
+from seo_rec.search.mixed_dimension import MixedDimensionSettings, mixed_dimension
+from seo_rec.search.no_search import NoSearchSettings, no_search
 from seo_rec.search.optembed import OptEmbedSettings
-from seo_rec.train import FitSettings
+from seo_rec.settings import FitSettings, Training
 
 FIT = FitSettings(epochs=1, batch_size=200)
 
@@ -54,11 +55,11 @@ def test_mlet_is_tuned_first_and_runs_once(
 
 @pytest.fixture
 def searches(tiny: Path, tmp_path: Path) -> Path:
-    kind, function = search.SEARCHES["mixed-dimension"]
-    settings = kind(params=800, max_dim=8)  # type: ignore[call-arg]
+    settings = MixedDimensionSettings(params=800, max_dim=8)
     folder = tmp_path / "searches" / "mixed-dimension-seed0"
     folder.mkdir(parents=True)
-    function(tiny, settings, ModelSettings(), FIT).policy.save(folder / "policy.json")
+    found = mixed_dimension(open_data(tiny), settings, Training(fit=FIT))
+    found.policy.save(folder / "policy.json")
     return folder.parent
 
 
@@ -79,7 +80,7 @@ def test_a_line_is_done_when_it_is_recorded(
     asked = (*asked, "--out", tmp_path / "runs")
     command(combined, *asked)
     assert not record.exists()
-    monkeypatch.setattr(recipes.training, "train_model", None)
+    monkeypatch.setattr(recipes.training, "fit_policy", None)
     command(combined, *asked, "--record")
     command(combined, *asked, "--record")
     (line,) = read(record)
@@ -89,23 +90,23 @@ def test_a_line_is_done_when_it_is_recorded(
 
 def test_pruned_tables_beside_chunks_spend_one_budget(tiny: Path) -> None:
     """A feature that the search dropped has chunks alone."""
-    schema = read_schema(tiny)
-    kind, function = search.SEARCHES["no-search"]
-    own = function(tiny, kind(params=800, max_dim=8, address="id"), ModelSettings(), FIT).policy  # type: ignore[call-arg]
+    data = open_data(tiny)
+    settings = NoSearchSettings(params=800, max_dim=8, address="id")
+    own = no_search(data, settings, Training(fit=FIT)).policy
     gone = own.features[-1]
     tables = tuple(t for t in own.tables if t.name not in {k.table for k in gone.lookups})
     ids = {name: v for name, v in own.vocabularies.items() if name != gone.name}
     own = replace(
         own, tables=tables, features=own.features[:-1], dropped=(gone.name,), vocabularies=ids
     )
-    found = combined.beside(own, tiny, 1600, 4, 0)
-    assert [f.name for f in found.features] == [c.name for c in schema.features]
+    found = combined.beside(own, data, 1600, 4, 0)
+    assert [f.name for f in found.features] == [c.name for c in data.schema.features]
     assert not found.dropped and 1600 - 4 < found.num_params <= 1600
     lookups = {f.name: [k.address for k in f.lookups] for f in found.features}
     assert lookups.pop(gone.name) == ["hash"] * 4
     assert all(x[0] == "id" and x[-4:] == ["hash"] * 4 for x in lookups.values())
     with pytest.raises(ValueError, match="divisors of 16"):
-        combined.beside(own, tiny, 1600, 3, 0)
+        combined.beside(own, data, 1600, 3, 0)
 
 
 def test_a_search_at_half_the_budget_is_combined_and_recorded(
@@ -125,15 +126,15 @@ def test_a_search_at_half_the_budget_is_combined_and_recorded(
 
 
 def test_searches_that_do_not_fit_are_refused(tiny: Path, tmp_path: Path, searches: Path) -> None:
-    schema, path = read_schema(tiny), searches / "mixed-dimension-seed0" / "policy.json"
-    found = combined.read_found(path, schema, 800)
+    data, path = open_data(tiny), searches / "mixed-dimension-seed0" / "policy.json"
+    found = combined.read_found(path, data, 800)
     with pytest.raises(ValueError, match="at a budget of 800 parameters and --params is 900"):
-        combined.read_found(path, schema, 900)
+        combined.read_found(path, data, 900)
     other = replace(found, provenance={**found.provenance, "data_fingerprint": "b"})
     fewer = {name: ids[:-1] for name, ids in found.vocabularies.items()}
     assert fewer, "no feature has an id table, so this test says nothing"
     pruned = replace(found, vocabularies=fewer)
-    shared = recipes.method_policy("monolithic", tiny, 800, 8, 4, 0)
+    shared = recipes.method_policy("monolithic", data, 800, 8)
     arguments = {**shared.provenance["arguments"], "params": 800}
     shared = replace(shared, provenance={**shared.provenance, "arguments": arguments})
     cases: dict[str, Policy] = {
@@ -144,7 +145,7 @@ def test_searches_that_do_not_fit_are_refused(tiny: Path, tmp_path: Path, search
     for says, policy in cases.items():
         policy.save(tmp_path / "p.json")
         with pytest.raises(ValueError, match=says):
-            combined.read_found(tmp_path / "p.json", schema, 800)
+            combined.read_found(tmp_path / "p.json", data, 800)
 
 
 def test_optembed_runs_once_with_epochs_of_its_own(
@@ -181,7 +182,7 @@ def test_dimgrow_runs_once_in_a_folder_of_its_data(
         ("sseds", 0.5),
         ("no-search", 0.5),
     ]
-    fingerprint = read_schema(tiny).fingerprint
+    fingerprint = open_data(tiny).fingerprint
     assert all(p.name.startswith(fingerprint) for p in (tmp_path / "runs").iterdir())
     capsys.readouterr()
     with pytest.raises(SystemExit):

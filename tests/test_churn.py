@@ -13,7 +13,7 @@ import pytest
 from benchmarks.accuracy import churn
 from benchmarks.pages import churn as churn_page
 from benchmarks.record import read
-from seo_rec.data.stream import Stream
+from seo_rec.data.dataset import DataSet
 from seo_rec.embed.remap import Remap
 from seo_rec.metrics import binary_metrics
 from seo_rec.model import build_model
@@ -35,27 +35,27 @@ def asked(method: str, days: int = 6, seed: int = 0) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[DataSet, DataSet]:
     return churn.worlds(asked("separate"), tmp_path_factory.mktemp("churn"))
 
 
 @pytest.fixture(scope="module")
 def policies(
-    made: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+    made: tuple[DataSet, DataSet], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Policy]:
     folder = tmp_path_factory.mktemp("searches")
     return {m: churn.policy_of(asked(m), *made, folder) for m in churn.METHODS}
 
 
 def test_a_day_is_scored_before_it_is_trained_on(
-    made: tuple[Path, Path], policies: dict[str, Policy], tmp_path: Path
+    made: tuple[DataSet, DataSet], policies: dict[str, Policy], tmp_path: Path
 ) -> None:
     """The first day's scores are those of the untrained model; later days move no earlier score."""
     policy = policies["monolithic"]
     long = churn.online(made[1], policy, SMALL, seed=3)
     assert len(long["auc"]) == 6
     untrained = build_model(policy, 0, churn.MODEL, 3)
-    batch = next(iter(Stream(made[1], "train", batch_size=512)))
+    batch = next(iter(made[1].stream("train", batch_size=512)))
     labels = batch.labels_B.numpy()
     first = binary_metrics(churn.score(untrained, [batch]), labels)
     assert (long["auc"][0], long["log_loss"][0]) == (first.auc, first.log_loss)
@@ -73,10 +73,10 @@ def test_every_hashed_method_has_the_budget(policies: dict[str, Policy]) -> None
 
 
 def test_collisionless_knows_the_first_days_only(
-    made: tuple[Path, Path], policies: dict[str, Policy]
+    made: tuple[DataSet, DataSet], policies: dict[str, Policy]
 ) -> None:
     """Ids that entered later share row 0; in the tables of the whole stream none does."""
-    *_, last = Stream(made[1], "train", batch_size=512)
+    *_, last = made[1].stream("train", batch_size=512)
     unknown = {
         method: float((Remap(policies[method])(last.sparse).values() == 0).float().mean())
         for method in ("collisionless-first", "collisionless-all")

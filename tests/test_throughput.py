@@ -19,9 +19,8 @@ from benchmarks.ranks.trainees import Recipe
 from benchmarks.ranks.workload import METHODS, make_policy, zipf_batches, zipf_schema
 from benchmarks.speed.stages import STAGES, Clock, staged
 from distributed.sharded import PLANS, plan, policy_of
-from seo_rec.data.stream import Stream
+from seo_rec.data.dataset import open_data
 from seo_rec.model import ModelSettings, build_model
-from seo_rec.schema import read_schema
 from seo_rec.train import Ranks, distribute, ranks
 from seo_rec.train.optimizers import inner_model
 from spawn import run_ranks
@@ -82,7 +81,7 @@ def test_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 
 def test_data_take_the_place_of_made_up_ids(tiny: Path):
     line = lines_of("--data", str(tiny), "--methods", "exact")[0]
-    assert line["features"] == len(read_schema(tiny).features)
+    assert line["features"] == len(open_data(tiny).schema.features)
     assert line["data"] == str(tiny)
     with pytest.raises(SystemExit, match="smaller --batch"):
         lines_of("--data", str(tiny), "--batch", "600", "--batches", "9")
@@ -181,19 +180,19 @@ def test_batches_are_where_the_model_is():
     assert {t.device.type for t in tensors} == {"meta"}
 
 
-def traffic_of(data: Path, kind: str) -> tuple[Any, Any, Any]:
+def traffic_of(path: Path, kind: str) -> tuple[Any, Any, Any]:
     here = ranks()
-    policy = policy_of(data)
+    policy, data = policy_of(path), open_data(path)
     placements = plan(policy, kind, here.world_size)
     model = distribute(
-        build_model(policy, len(read_schema(data).numeric), ModelSettings(hidden=(8,)), 0),
+        build_model(policy, data.num_numeric, ModelSettings(hidden=(8,)), 0),
         placements,
         here,
         row_optimizer="adagrad",
         row_lr=0.1,
     )
     share = {"rank": here.rank, "world_size": here.world_size}
-    batch = next(iter(Stream(data, batch_size=20, **share)))
+    batch = next(iter(data.stream("train", batch_size=20, **share)))
     with watched() as sent:
         loss, _ = model(batch)
         sent.backward = True

@@ -22,8 +22,8 @@ from benchmarks.command import make_parser, set_up
 from benchmarks.record import Line, Records, path_of, stamp
 from seo_rec import analysis
 from seo_rec.analysis.orthogonality import TABLES
-from seo_rec.schema import read_schema
-from seo_rec.train import FitSettings
+from seo_rec.data.dataset import DataSet, open_data
+from seo_rec.settings import FitSettings
 
 RECORD = path_of("analysis")
 IDENTITY = ("part", "what")
@@ -35,12 +35,11 @@ def keep(records: Records, part: str, what: Line, found: Line) -> None:
     print(json.dumps(line, sort_keys=True), flush=True)
 
 
-def collisions(options: argparse.Namespace, records: Records) -> None:
-    schema = read_schema(options.data)
+def collisions(options: argparse.Namespace, data: DataSet, records: Records) -> None:
     for rows in options.rows or (600, 6000, 60000):
         what = {
-            "data": schema.fingerprint,
-            "dataset": schema.dataset,
+            "data": data.fingerprint,
+            "dataset": data.schema.dataset,
             "features": options.features,
             "rows": rows,
             "seeds": options.hashes,
@@ -49,16 +48,15 @@ def collisions(options: argparse.Namespace, records: Records) -> None:
         if records.find({"part": "collisions", "what": what}):
             continue
         found = analysis.compare_encodings(
-            options.data, (rows,), options.hashes, options.share, options.features
+            data, (rows,), options.hashes, options.share, options.features
         )
-        counts = analysis.shared_rows(options.data, (rows,), options.features)
+        counts = analysis.shared_rows(data, (rows,), options.features)
         products = [asdict(m) | {"within": m.within} for m in found]
         shared = [asdict(c) for c in counts]
         keep(records, "collisions", what, {"inner_products": products, "shared_rows": shared})
 
 
-def orthogonality(options: argparse.Namespace, records: Records) -> None:
-    schema = read_schema(options.data)
+def orthogonality(options: argparse.Namespace, data: DataSet, records: Records) -> None:
     fit = FitSettings(
         epochs=options.epochs,
         batch_size=options.batch_size,
@@ -69,8 +67,8 @@ def orthogonality(options: argparse.Namespace, records: Records) -> None:
     sizes = options.rows or (100, 1000, 10000, 100000)
     for seed, rows, tables in product(range(options.seeds), sizes, TABLES):
         what = {
-            "data": schema.fingerprint,
-            "dataset": schema.dataset,
+            "data": data.fingerprint,
+            "dataset": data.schema.dataset,
             "features": options.features,
             "tables": tables,
             "rows": rows,
@@ -85,7 +83,7 @@ def orthogonality(options: argparse.Namespace, records: Records) -> None:
         settings = analysis.OrthogonalitySettings(
             (rows,), options.dim, features=tuple(options.features), tables=(tables,)
         )
-        (found,) = analysis.orthogonality(options.data, settings, replace(fit, seed=seed))
+        (found,) = analysis.orthogonality(data, settings, replace(fit, seed=seed))
         keep(records, "orthogonality", what, asdict(found))
 
 
@@ -107,7 +105,8 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     options = parser.parse_args()
     set_up(options.threads)
-    PARTS[options.part](options, Records(RECORD if options.record else None, IDENTITY))
+    records = Records(RECORD if options.record else None, IDENTITY)
+    PARTS[options.part](options, open_data(options.data), records)
 
 
 if __name__ == "__main__":

@@ -35,17 +35,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.command import make_parser, set_up
-from benchmarks.record import Line, Records, path_of
+from benchmarks.record import Line, Records, outcome, path_of
 from seo_rec import recipes
 from seo_rec.backbones import DCNv2Settings, build_backbone
 from seo_rec.backbones.layers import FeatureVectors
+from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Policy
-from seo_rec.schema import read_schema
-from seo_rec.train import FitSettings
+from seo_rec.settings import FitSettings, Training
 
 RECORD = path_of("backbones")
 IDENTITY = (
@@ -53,7 +52,7 @@ IDENTITY = (
     "row_l2",
 )  # fmt: skip
 TABLES = ("collisionless", "multi-size")
-PARAMS, DIM, CHUNK_DIM = 96_000, 16, 8
+PARAMS, DIM = 96_000, 16
 COLLISIONLESS = 0.8872  # Unified Embedding, Table 1
 AUCS = (COLLISIONLESS, 0.8985)  # the paper, and the replication of it
 L2 = 2e-4
@@ -103,33 +102,25 @@ def allowed_gain(name: str) -> tuple[float, float] | None:
     return min(own) - SLACK, max(0.0, *own) + SLACK if name in ALONE else max(own) + SLACK
 
 
-def one(name: str, tables: str, data: Path, out: Path, epochs: int, seed: int, l2: float) -> Line:
+def one(
+    name: str, tables: str, data: DataSet, out: Path, epochs: int, seed: int, l2: float
+) -> Line:
     """Train one backbone on one kind of tables, or find the finished run again."""
-    row = ROWS[name]
-    policy = recipes.method_policy(tables, data, PARAMS, DIM, CHUNK_DIM, seed)
-    fit = FitSettings(epochs=epochs, row_l2=l2, seed=seed)
-    folder = out / "-".join(
-        [name, tables, str(seed), str(epochs), *([] if l2 == L2 else [f"l2={l2:g}"])]
-    )
-    run = recipes.train(data, policy, folder, row.settings, fit, method=tables, resume=True)
+    settings = ROWS[name].settings
+    policy = recipes.method_policy(tables, data, PARAMS, DIM, seed=seed)
+    training = Training(settings, FitSettings(epochs=epochs, row_l2=l2, seed=seed))
+    special = [] if l2 == L2 else [f"l2={l2:g}"]
+    folder = out / "-".join([name, tables, str(seed), str(epochs), *special])
+    run = recipes.train(data, policy, folder, training, method=tables, resume=True)
     return {
+        **outcome(run),
         "name": name,
         "tables": tables,
         "seed": seed,
-        "data": run.data,
-        "data_fingerprint": run.data_fingerprint,
-        "model": row.settings.as_json(),
-        "embedding_params": run.embedding_params,
-        **backbone_params(policy, len(read_schema(data).numeric), row.settings),
-        "val_auc": run.val_auc,
-        "test_auc": run.test_auc,
-        "test_logloss": run.test_logloss,
-        "epochs": run.epochs,
+        "model": settings.as_json(),
+        **backbone_params(policy, data.num_numeric, settings),
         "epochs_at_most": epochs,
         "row_l2": l2,
-        "seconds_per_epoch": run.seconds_per_epoch,
-        "command": run.command,
-        "environment": run.environment,
     }
 
 
@@ -145,7 +136,7 @@ def backbone_params(policy: Policy, num_dense: int, model: ModelSettings) -> dic
     }
 
 
-def judge(line: Line, mlp_auc: float | None) -> dict[str, Any]:
+def judge(line: Line, mlp_auc: float | None) -> Line:
     """The distance to the MLP's test AUC, the published ones, and whether it is in the range."""
     gain = None if mlp_auc is None else line["test_auc"] - mlp_auc
     allowed, gains = allowed_gain(line["name"]), ROWS[line["name"]].gains
@@ -186,12 +177,11 @@ def main() -> None:
         f"{'published':>15} {'ep.':>3} {'s/ep.':>6} in range"
     )
     records = Records(RECORD, IDENTITY, usual={"row_l2": L2}, writes=options.record)
+    data = open_data(options.data)
     for tables in options.tables:
         mlp_auc = None
         for name in ["mlp", *(n for n in options.only if n != "mlp")]:
-            line = one(
-                name, tables, options.data, options.out, options.epochs, options.seed, options.l2
-            )
+            line = one(name, tables, data, options.out, options.epochs, options.seed, options.l2)
             if name == "mlp":
                 mlp_auc = line["test_auc"]
             line |= judge(line, mlp_auc)

@@ -34,15 +34,17 @@ from benchmarks.command import make_parser, set_up
 from benchmarks.record import Line, Records, path_of, stamp
 from seo_rec import recipes
 from seo_rec.batch import Batch
+from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.data.split import Split
-from seo_rec.data.stream import Stream
 from seo_rec.data.synthetic import Churn, synthetic
 from seo_rec.metrics import binary_metrics
 from seo_rec.model import ModelSettings, RecModel, build_model
 from seo_rec.policy import Policy
-from seo_rec.schema import read_schema
-from seo_rec.search.seo import SeoSettings
-from seo_rec.train import FitSettings, make_optimizers
+from seo_rec.runs import command_line, describe
+from seo_rec.search import find
+from seo_rec.search.seo import SeoSearch
+from seo_rec.settings import FitSettings, Training
+from seo_rec.train import make_optimizers
 
 RECORD = path_of("churn")
 IDENTITY = ("what",)
@@ -99,7 +101,7 @@ class Protocol:
 # ---- the stream ------------------------------------------------------------------------------
 
 
-def worlds(what: Line, folder: Path) -> tuple[Path, Path]:
+def worlds(what: Line, folder: Path) -> tuple[DataSet, DataSet]:
     """The data sets of the first days (split at random) and of all days (in order)."""
     protocol = Protocol(**what["protocol"])
     found = []
@@ -117,14 +119,14 @@ def worlds(what: Line, folder: Path) -> tuple[Path, Path]:
                 split=split,
                 **what["world"],
             )
-        found.append(data)
+        found.append(open_data(data))
     return found[0], found[1]
 
 
-def days_of(data: Path, policy: Policy, protocol: Protocol) -> Iterator[list[Batch]]:
+def days_of(data: DataSet, policy: Policy, protocol: Protocol) -> Iterator[list[Batch]]:
     """The batches of one day after the other."""
     names = [f.name for f in policy.features]
-    batches = iter(Stream(data, "train", batch_size=protocol.batch_size, columns=names))
+    batches = iter(data.stream("train", batch_size=protocol.batch_size, columns=names))
     per_day = protocol.rows_per_day // protocol.batch_size
     while day := list(islice(batches, per_day)):
         yield day
@@ -133,13 +135,12 @@ def days_of(data: Path, policy: Policy, protocol: Protocol) -> Iterator[list[Bat
 # ---- one run ---------------------------------------------------------------------------------
 
 
-def policy_of(what: Line, first: Path, stream: Path, folder: Path) -> Policy:
+def policy_of(what: Line, first: DataSet, stream: DataSet, folder: Path) -> Policy:
     """The policy of a method, from what is known after the first days."""
     protocol, seed, method = Protocol(**what["protocol"]), what["seed"], what["method"]
     if method in CHUNK_DIMS:
-        settings = SeoSettings(
-            budget_rows=protocol.params // DIM, dim=DIM, chunk_dim=CHUNK_DIMS[method]
-        )
+        rows, chunk_dim = protocol.params // DIM, CHUNK_DIMS[method]
+        settings = SeoSearch(rows, DIM, chunk_dim, run_off=None, apply="round-robin")
         fit = FitSettings(
             epochs=protocol.search_epochs,
             batch_size=protocol.batch_size,
@@ -147,16 +148,15 @@ def policy_of(what: Line, first: Path, stream: Path, folder: Path) -> Policy:
             dense_lr=protocol.lr,
             seed=seed,
         )
-        found = recipes.search_attention(first, settings, MODEL, fit, folder)
-        return recipes.paper_policy(found, settings, "round-robin")
+        return find("seo-rr").decide(first, settings, Training(MODEL, fit), folder).policy
     kind, _, known = method.partition("-")
     if kind == "collisionless":
         data = {"first": first, "all": stream}[known]
-        return recipes.method_policy(kind, data, 0, DIM, 8, seed)
-    return recipes.method_policy(method, first, protocol.params, DIM, 8, seed)
+        return recipes.method_policy(kind, data, 0, DIM, seed=seed)
+    return recipes.method_policy(method, first, protocol.params, DIM, seed=seed)
 
 
-def online(stream: Path, policy: Policy, protocol: Protocol, seed: int) -> Line:
+def online(stream: DataSet, policy: Policy, protocol: Protocol, seed: int) -> Line:
     """AUC and log loss of every day, scored before it is trained on."""
     model = build_model(policy, 0, MODEL, seed)
     optimizers = make_optimizers(model, "adam", protocol.lr, protocol.lr).values()
@@ -191,17 +191,17 @@ def one(what: Line, out: Path) -> Line:
     search_seconds = time.perf_counter() - started
     started = time.perf_counter()
     by_day = online(stream, policy, Protocol(**what["protocol"]), what["seed"])
-    truth = read_schema(stream).options["truth"]["days"]
+    truth = stream.schema.options["truth"]["days"]
     return {
         "what": what,
         **by_day,
         "bayes_auc": truth["bayes_auc"],
         "bayes_log_loss": truth["bayes_log_loss"],
         "params": policy.num_params,
-        "policy": recipes.describe(policy),
+        "policy": describe(policy),
         "policy_seconds": search_seconds,
         "seconds": time.perf_counter() - started,
-        "command": recipes.command_line(),
+        "command": command_line(),
         "environment": stamp(),
     }
 

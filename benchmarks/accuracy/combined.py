@@ -33,15 +33,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command import make_parser, set_up
-from benchmarks.record import Records, path_of
+from benchmarks.record import Records, outcome, path_of
 from seo_rec import apply, methods, recipes
-from seo_rec.model import ModelSettings
+from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.policy import Policy
-from seo_rec.recipes.trivial import side_by_side
-from seo_rec.schema import Schema, read_schema
+from seo_rec.runs import Run, describe
+from seo_rec.runs.layout import POLICY_FILE
 from seo_rec.search.optembed import OptEmbedSettings
+from seo_rec.search.run_off import side_by_side
 from seo_rec.search.seo import SeoSettings, search_space
-from seo_rec.train import FitSettings
+from seo_rec.settings import FitSettings, Training
 
 RECORD = path_of("combined")
 IDENTITY = ("method", "seed", "data_fingerprint", "params", "lookups", "tables", "fit")
@@ -60,8 +61,7 @@ class Cell:
     form: str
     search: str
     chunk_dim: int
-    data: Path
-    schema: Schema
+    data: DataSet
     policy: Policy
     params: int
     fit: FitSettings
@@ -79,7 +79,7 @@ class Cell:
             "search": self.search,
             "chunk_dim": self.chunk_dim,
             "seed": self.fit.seed,
-            "data_fingerprint": self.schema.fingerprint,
+            "data_fingerprint": self.data.fingerprint,
             "params": self.params,
             "lookups": {f.name: len(f.lookups) for f in self.policy.features},
             "tables": [[t.name, t.num_rows, t.dim] for t in self.policy.tables],
@@ -87,7 +87,7 @@ class Cell:
         }
 
 
-def read_found(path: Path, schema: Schema, params: int) -> Policy:
+def read_found(path: Path, data: DataSet, params: int) -> Policy:
     """The policy of a search of widths on these data at this budget.
 
     Raises:
@@ -96,10 +96,10 @@ def read_found(path: Path, schema: Schema, params: int) -> Policy:
     """
     found = Policy.load(path)
     origin = found.provenance
-    if origin.get("data_fingerprint") != schema.fingerprint:
+    if origin.get("data_fingerprint") != data.fingerprint:
         raise ValueError(
             f"{path}: of the data {origin.get('data_fingerprint')}; allowed: policies of "
-            f"{schema.fingerprint}, in the order of --data"
+            f"{data.fingerprint}, in the order of --data"
         )
     searched = origin.get("arguments", {}).get("params")
     if searched != params:
@@ -114,7 +114,7 @@ def read_found(path: Path, schema: Schema, params: int) -> Policy:
         f.name
         for f in found.features
         if f.name in found.vocabularies
-        and len(found.vocabularies[f.name]) != schema.vocab_size(f.name)
+        and len(found.vocabularies[f.name]) != data.schema.vocab_size(f.name)
     ]
     if pruned:
         raise ValueError(
@@ -124,7 +124,7 @@ def read_found(path: Path, schema: Schema, params: int) -> Policy:
     return found
 
 
-def shared(found: Policy, data: Path, params: int, chunk_dim: int, seed: int) -> Policy:
+def shared(found: Policy, data: DataSet, params: int, chunk_dim: int, seed: int) -> Policy:
     """As many chunks as ``found``'s widths ask for, in shared tables of ``params`` floats.
 
     Args:
@@ -135,7 +135,7 @@ def shared(found: Policy, data: Path, params: int, chunk_dim: int, seed: int) ->
     counts = {name: max(1, round(width / chunk_dim)) for name, width in widths.items()}
     most = max(counts.values()) * chunk_dim
     settings = SeoSettings(1, dim=most, chunk_dim=chunk_dim, search_dim=most)
-    space = search_space(read_schema(data), settings, seed)
+    space = search_space(data.schema, settings, seed)
     features = tuple(
         replace(f, lookups=f.lookups[: counts[f.name]])
         for f in space.features
@@ -147,7 +147,7 @@ def shared(found: Policy, data: Path, params: int, chunk_dim: int, seed: int) ->
     return apply.round_robin(chosen, params)
 
 
-def beside(own: Policy, data: Path, params: int, chunk_dim: int, seed: int) -> Policy:
+def beside(own: Policy, data: DataSet, params: int, chunk_dim: int, seed: int) -> Policy:
     """``own``'s tables, and in the rest of ``params`` chunks that all features read.
 
     A feature that ``own`` drops has chunks alone.
@@ -157,7 +157,7 @@ def beside(own: Policy, data: Path, params: int, chunk_dim: int, seed: int) -> P
     """
     if chunk_dim < 1 or DIM % chunk_dim:
         raise ValueError(f"chunks of {chunk_dim} floats; allowed: divisors of {DIM}")
-    schema, rest = read_schema(data), params - own.num_params
+    schema, rest = data.schema, params - own.num_params
     chunks = methods.multi_size(schema, rest, DIM, lookups=DIM // chunk_dim, seed=seed)
     served = {f.name for f in own.features}
     alike = replace(chunks, features=tuple(f for f in chunks.features if f.name in served))
@@ -173,9 +173,9 @@ def cells(options: argparse.Namespace) -> list[Cell]:
     The searches of ``beside`` are made when all that is read was found to be right.
     """
     found, later = [], []
+    opened = [open_data(path) for path in options.data]
     for seed in range(options.seeds):
-        data = options.data[seed % len(options.data)]
-        schema = read_schema(data)
+        data = opened[seed % len(opened)]
         fit = FitSettings(
             batch_size=options.batch_size,
             row_lr=options.lr,
@@ -183,49 +183,42 @@ def cells(options: argparse.Namespace) -> list[Cell]:
             row_l2=options.l2,
             seed=seed,
         )
-        later.append((data, schema, fit))
+        later.append((data, fit))
         for method in options.methods if "chunks" in options.forms else ():
-            path = options.searches / f"{method}-seed{seed}" / "policy.json"
-            widths = read_found(path, schema, options.params)
+            path = options.searches / f"{method}-seed{seed}" / POLICY_FILE
+            widths = read_found(path, data, options.params)
             for chunk_dim in options.chunk_dims:
                 policy = shared(widths, data, options.params, chunk_dim, seed)
-                found.append(
-                    Cell("chunks", method, chunk_dim, data, schema, policy, options.params, fit)
-                )
-    for data, schema, fit in later if "beside" in options.forms else ():
-        own = search_half(data, schema, options, fit)
+                found.append(Cell("chunks", method, chunk_dim, data, policy, options.params, fit))
+    for data, fit in later if "beside" in options.forms else ():
+        own = search_half(data, options, fit)
         for chunk_dim in options.chunk_dims:
             policy = beside(own, data, options.params, chunk_dim, fit.seed)
-            found.append(
-                Cell("beside", "optembed", chunk_dim, data, schema, policy, options.params, fit)
-            )
+            found.append(Cell("beside", "optembed", chunk_dim, data, policy, options.params, fit))
     return sorted(found, key=lambda cell: cell.fit.seed)
 
 
-def search_half(
-    data: Path, schema: Schema, options: argparse.Namespace, fit: FitSettings
-) -> Policy:
+def search_half(data: DataSet, options: argparse.Namespace, fit: FitSettings) -> Policy:
     """OptEmbed's policy at half the budget, or the one that is in ``--out``."""
     settings = OptEmbedSettings(params=options.params // 2, max_dim=WIDEST)
-    folder = folder_of(schema, options.params, options.out) / f"optembed-half-{_of_fit(fit)}"
-    found = recipes.search_by("optembed", data, folder, settings, ModelSettings(), fit, resume=True)
-    return found.policy
+    folder = folder_of(data, options.params, options.out) / f"optembed-half-{_of_fit(fit)}"
+    training = Training(fit=fit)
+    return recipes.search("optembed", data, folder, settings, training, resume=True).policy
 
 
-def folder_of(schema: Schema, params: int, out: Path) -> Path:
-    return out / f"{schema.fingerprint}-{params}"
+def folder_of(data: DataSet, params: int, out: Path) -> Path:
+    return out / f"{data.fingerprint}-{params}"
 
 
 def _of_fit(fit: FitSettings) -> str:
     return f"seed{fit.seed}-{fit.batch_size}-{fit.row_lr:g}-{fit.row_l2:g}"
 
 
-def train(cell: Cell, out: Path) -> recipes.Run:
+def train(cell: Cell, out: Path) -> Run:
     """Train a cell, or find it again in ``out``."""
-    folder = folder_of(cell.schema, cell.params, out) / f"{cell.name}-{_of_fit(cell.fit)}"
-    return recipes.train(
-        cell.data, cell.policy, folder, ModelSettings(), cell.fit, method=cell.name, resume=True
-    )
+    folder = folder_of(cell.data, cell.params, out) / f"{cell.name}-{_of_fit(cell.fit)}"
+    training = Training(fit=cell.fit)
+    return recipes.train(cell.data, cell.policy, folder, training, method=cell.name, resume=True)
 
 
 def command_of(options: argparse.Namespace) -> str:
@@ -269,24 +262,11 @@ def main() -> None:
             continue
         run = train(cell, options.out)
         print(
-            f"{cell.name} seed {cell.fit.seed}: {recipes.describe(cell.policy)}; validation "
+            f"{cell.name} seed {cell.fit.seed}: {describe(cell.policy)}; validation "
             f"{run.val_auc:.5f}, test {run.test_auc:.5f}",
             flush=True,
         )
-        records.add(
-            {
-                **cell.what,
-                "data": run.data,
-                "embedding_params": run.embedding_params,
-                "val_auc": run.val_auc,
-                "test_auc": run.test_auc,
-                "test_logloss": run.test_logloss,
-                "epochs": run.epochs,
-                "seconds": run.seconds,
-                "command": command_of(options),
-                "environment": run.environment,
-            }
-        )
+        records.add({**outcome(run), **cell.what, "command": command_of(options)})
 
 
 if __name__ == "__main__":

@@ -48,13 +48,15 @@ import torch
 from benchmarks.command import make_parser, set_up
 from benchmarks.record import Line, Records, as_read_again, path_of, stamp
 from seo_rec import recipes
-from seo_rec.cli.options import settings_of
+from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.model import ModelSettings
 from seo_rec.policy import PolicyError
-from seo_rec.schema import Schema, read_schema
-from seo_rec.search import SEARCHES, Found
+from seo_rec.runs import Run
+from seo_rec.schema import Schema
+from seo_rec.search import Found, find
+from seo_rec.search.changes import with_changes
 from seo_rec.search.dimgrow import shuffle_columns
-from seo_rec.train import FitSettings
+from seo_rec.settings import FitSettings, Training
 
 RECORD = path_of("dimgrow")
 IDENTITY = ("part", "what")
@@ -64,7 +66,7 @@ OWN_SIZE = ("no-search", "dimgrow", "autodim")
 SHARED = ("dimgrow", "sseds", "no-search", "mixed-dimension")
 METHODS = tuple(dict.fromkeys((*OWN_SIZE, *SHARED)))
 PLAN_METHODS, PLAN_SHARES, PLAN_SEEDS = ("no-search", "dimgrow", "sseds"), (0.1, 0.2, 0.5), 3
-SPACE = {"max_dim": "16", "address": "id"}  # of every search of `widths`
+SPACE: dict[str, Any] = {"max_dim": 16, "address": "id"}  # of every search of `widths`
 
 
 def keep(records: Records, part: str, what: Line, found: Line) -> None:
@@ -79,8 +81,21 @@ def cases(methods: Sequence[str], shares: Sequence[float]) -> list[tuple[str, fl
     return found + [(method, share) for share in shares for method in SHARED if method in methods]
 
 
-def _given() -> list[str]:
-    return [f"{name}={value}" for name, value in SPACE.items()]
+def settings_of(method: str, changes: Mapping[str, Any]) -> Any:
+    """The settings of a search with some values changed."""
+    return with_changes(find(method).settings(), changes)
+
+
+def changes_of(texts: Sequence[str]) -> dict[str, Any]:
+    """``name=value`` texts as values by name; a value is JSON, or else a text."""
+    found = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
 
 
 def of_data(schema: Schema) -> dict[str, Any]:
@@ -95,7 +110,7 @@ def of_data(schema: Schema) -> dict[str, Any]:
 
 def changed(what: Mapping[str, Any]) -> tuple[str, ...]:
     """The settings of a search that are neither its defaults nor those of all searches here."""
-    default = as_read_again(asdict(SEARCHES[what["method"]].settings()))
+    default = as_read_again(asdict(find(what["method"]).settings()))
     return tuple(
         f"{name}={value}"
         for name, value in sorted(as_read_again(what["settings"]).items())
@@ -105,17 +120,17 @@ def changed(what: Mapping[str, Any]) -> tuple[str, ...]:
 
 def widths(options: argparse.Namespace, records: Records) -> None:
     """Search and train every method, at its own size and at shares of the full one."""
-    schema = read_schema(options.data)
-    given = _given()
-    full = settings_of("no-search", given, None)
-    whole = SEARCHES["no-search"].run(options.data, full, MODEL, FIT).policy.num_params
+    data = open_data(options.data)
+    equal = find("no-search")
+    whole = equal.decide(data, settings_of("no-search", SPACE), Training(MODEL, FIT)).policy
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         fit = replace(FIT, seed=seed, batch_size=options.batch_size, epochs=options.epochs)
         for method, share in cases(options.methods, options.shares):
-            own = options.set if method == "dimgrow" else []
-            settings = settings_of(method, [*given, *own], int(share * whole) or None)
+            own = changes_of(options.set) if method == "dimgrow" else {}
+            params = int(share * whole.num_params)
+            settings = settings_of(method, {**SPACE, **own, "params": params})
             what = {
-                **of_data(schema),
+                **of_data(data.schema),
                 "method": method,
                 "share": share,
                 "seed": seed,
@@ -126,7 +141,7 @@ def widths(options: argparse.Namespace, records: Records) -> None:
             if records.find({"part": "widths", "what": what}):
                 continue
             try:
-                found, run = search_and_train(what, settings, fit, options)
+                found, run = search_and_train(what, data, settings, fit, options.out)
             except PolicyError as error:  # the others go on
                 print(f"{method}, share {share}, seed {seed}: {error}", flush=True)
                 continue
@@ -139,7 +154,7 @@ def widths(options: argparse.Namespace, records: Records) -> None:
                 "val_auc": run.val_auc,
                 "epochs": run.epochs,
                 "params": policy.num_params,
-                "share_of_full": policy.num_params / whole,
+                "share_of_full": policy.num_params / whole.num_params,
                 "total_dims": sum(found_dims.values()),
                 "dims": found_dims,
                 "dropped": list(policy.dropped),
@@ -151,20 +166,20 @@ def widths(options: argparse.Namespace, records: Records) -> None:
 
 
 def search_and_train(
-    what: Mapping[str, Any], settings: Any, fit: FitSettings, options: argparse.Namespace
-) -> tuple[Found, recipes.Run]:
+    what: Mapping[str, Any], data: DataSet, settings: Any, fit: FitSettings, out: Path
+) -> tuple[Found, Run]:
     """The two runs behind a line, or what is done of them."""
-    method, data = what["method"], options.data
+    method, training = what["method"], Training(MODEL, fit)
     names = [what["data"], method, what["share"], f"seed{fit.seed}", fit.batch_size, fit.epochs]
-    folder = options.out / "-".join(map(str, [*names, *changed(what)]))
-    found = recipes.search_by(method, data, folder / "search", settings, MODEL, fit, resume=True)
-    run = recipes.train(data, found.policy, folder / "run", MODEL, fit, method=method, resume=True)
+    folder = out / "-".join(map(str, [*names, *changed(what)]))
+    found = recipes.search(method, data, folder / "search", settings, training, resume=True)
+    run = recipes.train(data, found.policy, folder / "run", training, method=method, resume=True)
     return found, run
 
 
 def memory(options: argparse.Namespace, records: Records) -> None:
     """Peak memory of a search at several maximal widths, each in a process of its own."""
-    schema = read_schema(options.data)
+    schema = open_data(options.data).schema
     for method in ("dimgrow", "sseds"):
         for max_dim in (1, 16, 32):
             what = {
@@ -189,10 +204,10 @@ def one_search(options: argparse.Namespace) -> None:
     """Search in this process and print its memory."""
     fit = FitSettings(epochs=1000, patience=1000, batch_size=2048, average=0.0)
     fit = replace(fit, max_steps=options.steps)
-    given = options.set if options.method == "dimgrow" else []
-    given = [f"max_dim={options.max_dim}", "address=id", *given]
-    settings = settings_of(options.method, given, None)
-    found = SEARCHES[options.method].run(options.data, settings, ModelSettings(), fit)
+    own = changes_of(options.set) if options.method == "dimgrow" else {}
+    settings = settings_of(options.method, {"address": "id", "max_dim": options.max_dim, **own})
+    data, training = open_data(options.data), Training(fit=fit)
+    found = find(options.method).decide(data, settings, training)
     line = {
         "peak_bytes": found.peak_bytes,
         "process_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
@@ -258,7 +273,7 @@ def main() -> None:
         one_search(options)
         return
     try:
-        settings_of("dimgrow", [*_given(), *options.set], None)
+        settings_of("dimgrow", {**SPACE, **changes_of(options.set)})
     except ValueError as error:
         parser.error(str(error))
     records = Records(RECORD if options.record else None, IDENTITY)

@@ -21,10 +21,22 @@ from typing import Any
 from benchmarks.command import make_parser, set_up
 from benchmarks.record import RESULTS, Line, merge, path_of
 from seo_rec import recipes, report
+from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.methods import SUFFIX, Mlet
 from seo_rec.policy import Policy
+from seo_rec.runs import read_runs
+from seo_rec.runs.layout import (
+    POLICY_FILE,
+    RESULT_FILE,
+    RESULTS_FILE,
+    RUN_FILE,
+    WORK_FOLDER,
+    training_folder,
+)
+from seo_rec.search import find
+from seo_rec.search.run_off import RunOff
 from seo_rec.search.seo import SeoSettings
-from seo_rec.train import FitSettings
+from seo_rec.settings import FitSettings, Training
 
 PLAIN = ("separate", "monolithic", "multi-size", "multi-size-4", "multi-size-8")
 APPLIERS = ("seo-exact", "seo-rr")
@@ -47,9 +59,25 @@ class Part:
     methods: tuple[str, ...]
     settings: SeoSettings
     fit: FitSettings
-    run_off: recipes.RunOff
+    run_off: RunOff
     seeds: int = 5
     factored: tuple[str, ...] = ()
+
+    def comparison(self, data: tuple[DataSet, ...], method: str, seed: int) -> recipes.Comparison:
+        """One method with one seed; SEO's methods with the settings of this part."""
+        family = find(method.removesuffix(SUFFIX)).family
+        seo = {**_differences(self.settings), "run_off": self.run_off}
+        return recipes.Comparison(
+            data=data,
+            methods=(method,),
+            params=self.settings.params,
+            dim=self.settings.dim,
+            seeds=1,
+            first_seed=seed,
+            training=Training(fit=self.fit),
+            settings={"seo": seo} if family == "seo" else {},
+            mlet=MLET if method.endswith(SUFFIX) else None,
+        )
 
     def names(self, seed: int) -> tuple[str, ...]:
         """The methods of a seed, those that are also trained by MLET last."""
@@ -60,7 +88,7 @@ class Part:
 def movielens() -> list[Part]:
     """B_base 6,000: the main table, SEO's Table 2, and the readings of the paper beside it."""
     fit = FitSettings(row_l2=2e-4)
-    run_off = recipes.RunOff()
+    run_off = RunOff()
     base = SeoSettings(budget_rows=6000)
     shared = replace(base, chunk_hashing="shared")
     parts = [Part("ml-1m", (*PLAIN, *APPLIERS, "seo"), base, fit, run_off, factored=RIVALS)]
@@ -74,7 +102,7 @@ def movielens() -> list[Part]:
     eightfold = replace(doubled, row_l2=16e-4)
     sixteenfold = replace(doubled, row_l2=32e-4, epochs=80)
     half = replace(base, budget_rows=3000)
-    shorter = recipes.RunOff(chunk_dims=(8,))
+    shorter = RunOff(chunk_dims=(8,))
     return [
         *parts,
         Part("ml-1m-widths", WIDTHS, base, fit, run_off, 3, WIDTHS),
@@ -94,7 +122,7 @@ def movielens() -> list[Part]:
 def criteo() -> list[Part]:
     """The 137,139-row sample with all 39 columns embedded, at three budgets."""
     fit = FitSettings(batch_size=512, row_lr=1e-3, dense_lr=1e-3, row_l2=3e-3)
-    run_off = recipes.RunOff(epochs=6)
+    run_off = RunOff(epochs=6)
     parts = []
     for rows in (2000, 20000, 5000):
         settings = SeoSettings(budget_rows=rows)
@@ -112,7 +140,7 @@ def criteo() -> list[Part]:
 def synthetic() -> list[Part]:
     """Planted structure: features of very different worth, at one budget."""
     fit = FitSettings(batch_size=512, row_lr=1e-3, dense_lr=1e-3, row_l2=3e-3, patience=4)
-    run_off = recipes.RunOff(epochs=6)
+    run_off = RunOff(epochs=6)
     settings = SeoSettings(budget_rows=4000)
     return [Part("synthetic-64000", (*PLAIN, "seo"), settings, fit, run_off)]
 
@@ -155,27 +183,18 @@ def run(study: str, data: list[Path], out: Path, some: Some, record: bool) -> No
     command = (
         f"python -m benchmarks.accuracy.evidence {study} --data {' '.join(str(d) for d in data)}"
     )
+    opened = tuple(map(open_data, data))
     for part in parts:
         folder = out / part.name
         for seed, runs in groupby(some.of(part), key=lambda x: x[0]):
             for _, method in runs:
-                comparison = recipes.Comparison(
-                    data=tuple(data),
-                    methods=(method,),
-                    settings=part.settings,
-                    seeds=1,
-                    first_seed=seed,
-                    fit=part.fit,
-                    run_off=part.run_off,
-                    mlet=MLET if method.endswith(SUFFIX) else None,
-                )
                 try:
-                    recipes.compare(comparison, folder)
+                    recipes.compare(part.comparison(opened, method, seed), folder)
                 except recipes.InfeasibleError as error:  # the others go on
                     print(f"{part.name}, seed {seed}: {error}", flush=True)
             if record:
                 write_lines(study, part, folder, command)
-        if (folder / "results.jsonl").exists():
+        if (folder / RESULTS_FILE).exists():
             report.print_comparison([folder])
             if record:
                 write_lines(study, part, folder, command)
@@ -185,49 +204,31 @@ def write_lines(study: str, part: Part, folder: Path, command: str) -> None:
     """Put what ``folder`` holds into the record."""
     runs: list[Line] = []
     searches: list[Line] = []
-    for done in recipes.read_runs(folder / "results.jsonl"):
+    for done in read_runs(folder / RESULTS_FILE):
         line = {"study": part.name, "search": _differences(part.settings), **asdict(done)}
         line["command"] = f"{command} --only {part.name} --methods {done.method}"
-        line |= _of_search(part, folder, done.method, done.seed)
+        line |= {"search_peak_bytes": done.search_peak_bytes or None}
+        policy = Policy.load(training_folder(folder, done.method, done.seed) / POLICY_FILE)
+        line["id_bytes"] = 8 * sum(len(ids) for ids in policy.vocabularies.values())
+        winner = (policy.decision or {}).get("winner")
+        line["winner"] = None if winner == done.method.removesuffix(SUFFIX) else winner
         runs.append(line)
-    for path in sorted(folder.glob("attentions/*/result.json")):
+    for path in sorted((folder / WORK_FOLDER).glob(f"*/attentions/*/{RESULT_FILE}")):
         line = _search_line(part, path) | {"command": f"{command} --only {part.name}"}
         searches.append(line)
     merge(path_of(study), runs, ("study", "method", "seed"))
     merge(path_of(f"{study}-searches"), searches, ("study", "chunk_dim", "seed"))
 
 
-def _of_search(part: Part, folder: Path, method: str, seed: int) -> dict[str, Any]:
-    """What a search took, and what its policy has to know beside its floats.
-
-    ``search_peak_bytes``: the most that embedding parameters, gradients and Adam's moments took;
-    ``id_bytes``: the ids of all features that are addressed by id, 8 bytes each; ``winner``: what a
-    run-off chose.
-    """
-    name = f"{method.removesuffix(SUFFIX)}-seed{seed}"
-    found = folder / "searches" / name
-    policy = folder / "runs" / f"{method}-seed{seed}" / recipes.POLICY_FILE
-    ids = winner = None
-    if policy.exists():
-        read = Policy.load(policy)
-        ids = 8 * sum(len(v) for v in read.vocabularies.values())
-        winner = read.provenance.get("winner")
-    peak: int | None = None
-    if method.startswith("seo"):  # its widest search model, as large as it was at any time
-        peak = part.settings.search_bytes
-    elif (found / recipes.SEARCH_FILE).exists():
-        peak = json.loads((found / recipes.SEARCH_FILE).read_text())["peak_bytes"]
-    return {"search_peak_bytes": peak, "id_bytes": ids, "winner": winner}
-
-
 def _differences(settings: SeoSettings) -> dict[str, Any]:
-    """What differs from the default search, budget aside."""
+    """What differs from the default search, budget and width aside."""
     default = asdict(SeoSettings())
-    return {k: v for k, v in asdict(settings).items() if v != default[k] and k != "budget_rows"}
+    given = ("budget_rows", "dim")
+    return {k: v for k, v in asdict(settings).items() if v != default[k] and k not in given}
 
 
 def _search_line(part: Part, path: Path) -> dict[str, Any]:
-    asked = json.loads((path.parent / "run.json").read_text())
+    asked = json.loads((path.parent / RUN_FILE).read_text())
     found = json.loads(path.read_text())
     return {
         "study": part.name,

@@ -26,13 +26,13 @@ from itertools import product
 from pathlib import Path
 
 from benchmarks.command import make_parser, set_up
-from benchmarks.record import Line, Records, path_of
+from benchmarks.record import Line, Records, outcome, path_of
 from seo_rec import recipes
 from seo_rec.backbones import BACKBONES, AutoIntSettings
+from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.methods import Mlet
 from seo_rec.model import ModelSettings
-from seo_rec.schema import read_schema
-from seo_rec.train import FitSettings
+from seo_rec.settings import FitSettings, Training
 
 RECORD = path_of("mlet")
 IDENTITY = ("part", "data_fingerprint", "tuned", "cell", "model", "fit")
@@ -120,29 +120,20 @@ def what_of(part: str, cell: Cell, fingerprint: str, plan: Plan) -> Line:
     }
 
 
-def train(cell: Cell, part: str, data: Path, out: Path, plan: Plan) -> Line:
+def train(cell: Cell, part: str, data: DataSet, out: Path, plan: Plan) -> Line:
     """Train a cell, or find it again in ``out``; its line of the record."""
-    policy = recipes.method_policy("collisionless", data, 0, cell.d, cell.d, cell.seed)
-    name = f"{read_schema(data).fingerprint}-{cell.backbone}-d{cell.d}-k{cell.k}-seed{cell.seed}"
+    method = "collisionless"
+    policy = recipes.method_policy(method, data, 0, cell.d, seed=cell.seed)
+    name = f"{data.fingerprint}-{cell.backbone}-d{cell.d}-k{cell.k}-seed{cell.seed}"
     values = (f"{k}{v:g}" for k, v in asdict(cell.choice).items())
     folder = out / "-".join([name, *values, f"epochs{cell.epochs}"])
-    run = recipes.train(
-        data, policy, folder, cell.model, cell.fit, method="collisionless", resume=True
-    )
+    training = Training(cell.model, cell.fit)
+    run = recipes.train(data, policy, folder, training, method=method, resume=True)
     rare = recipes.frequency(data, [folder], "test", SHARE)[folder] if part == "auc" else None
     return {
-        **what_of(part, cell, run.data_fingerprint, plan),
-        "data": run.data,
-        "embedding_params": run.embedding_params,
-        "val_auc": run.val_auc,
-        "test_auc": run.test_auc,
-        "test_logloss": run.test_logloss,
+        **outcome(run),
+        **what_of(part, cell, data.fingerprint, plan),
         "pr_auc": None if rare is None else asdict(rare),
-        "epochs": run.epochs,
-        "seconds_per_epoch": run.seconds_per_epoch,
-        "seconds": run.seconds,
-        "command": run.command,
-        "environment": run.environment,
     }
 
 
@@ -202,7 +193,8 @@ def main() -> None:
     tried = (tuple(options.rates), tuple(options.l2s), tuple(options.stds))
     cells = (tuple(options.only), tuple(options.widths), tuple(options.inner))
     plan = Plan(*tried, *cells, tuple(range(first, first + count)), options.epochs)
-    fingerprint = read_schema(options.data).fingerprint
+    data = open_data(options.data)
+    fingerprint = data.fingerprint
     records = Records(RECORD, IDENTITY, writes=options.record)
     if options.part == "tune":
         wanted = [*tuning(plan, False), *tuning(plan, True)]
@@ -216,7 +208,7 @@ def main() -> None:
     for cell in wanted:
         if records.find(what_of(options.part, cell, fingerprint, plan)):
             continue
-        line = records.add(train(cell, options.part, options.data, options.out, plan))
+        line = records.add(train(cell, options.part, data, options.out, plan))
         print(
             f"{options.part} {cell.backbone:8} d {cell.d:2} k {cell.k:2} seed {cell.seed} "
             f"lr {cell.choice.lr:g} l2 {cell.choice.l2:g} std {cell.choice.std:g}: "

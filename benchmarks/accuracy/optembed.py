@@ -34,15 +34,16 @@ from typing import Any
 from benchmarks.command import make_parser, set_up
 from benchmarks.record import Line, Records, as_read_again, path_of, stamp
 from seo_rec import recipes
-from seo_rec.data.stream import Stream
+from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.metrics import Metrics
 from seo_rec.model import ModelSettings
 from seo_rec.policy import PolicyError
-from seo_rec.schema import Schema, read_schema
+from seo_rec.runs.layout import WEIGHTS_FILE, WORK_FOLDER
+from seo_rec.schema import Schema
 from seo_rec.search.no_search import NoSearchSettings, no_search
 from seo_rec.search.optembed import OptEmbedSettings, search_supernet
-from seo_rec.search.space import EVAL_BATCH
-from seo_rec.train import FitSettings, evaluate
+from seo_rec.settings import FitSettings, Training
+from seo_rec.train import Start, eval_stream, evaluate
 
 RECORD = path_of("optembed")
 IDENTITY = ("what",)
@@ -117,39 +118,34 @@ def folder_of(what: Line) -> str:
     return "-".join(map(str, names))
 
 
-def one(what: Line, options: argparse.Namespace) -> Line:
+def one(what: Line, data: DataSet, options: argparse.Namespace) -> Line:
     """Search and train one cell, or find what is done of it."""
     model, fit = ModelSettings(backbone=what["backbone"]), FitSettings(**what["fit"])
+    training = Training(model, fit)
     folder = options.out / folder_of(what)
-    whole = no_search(options.data, NoSearchSettings(max_dim=WIDTH), model, fit).policy
+    whole = no_search(data, NoSearchSettings(max_dim=WIDTH), training).policy
     line: Line = {"what": what}
-    policy = whole
+    policy, search = whole, folder / "search"
     if what["variant"] != "original":
         settings = settings_of(what["variant"], options)
-        shorter = replace(fit, epochs=what["search_epochs"])
-        found = recipes.search_by(
-            "optembed", options.data, folder / "search", settings, model, shorter, resume=True
-        )
-        work = folder / "search" / "work"
-        searched = search_supernet(options.data, settings, model, shorter, work)
+        shorter = Training(model, replace(fit, epochs=what["search_epochs"]))
+        found = recipes.search("optembed", data, search, settings, shorter, resume=True)
+        searched = search_supernet(data, settings, shorter, search / WORK_FOLDER)
         line["supernet"] = {
-            split: scores(
-                evaluate(searched.model, Stream(options.data, split, batch_size=EVAL_BATCH))[0]
-            )
+            split: scores(evaluate(searched.model, eval_stream(data, split))[0])
             for split in ("val", "test")
         }
         line |= {"search_seconds": found.seconds, "record": found.record}
         policy = found.policy
-    weights = folder / "search" / "weights.npz"
+    weights = search / WEIGHTS_FILE
     run = recipes.train(
-        options.data,
+        data,
         policy,
         folder / "run",
-        model,
-        fit,
+        training,
         method=what["variant"],
         resume=True,
-        weights=weights if weights.exists() else None,
+        start=Start(weights=weights if weights.exists() else None),
     )
     return line | {
         "trained": {
@@ -191,11 +187,12 @@ def main() -> None:
     options = parser().parse_args()
     set_up(options.threads)
     records = Records(RECORD if options.record else None, IDENTITY)
-    for what in cells(options, read_schema(options.data)):
+    data = open_data(options.data)
+    for what in cells(options, data.schema):
         if records.find({"what": what}):
             continue
         try:
-            line = one(what, options)
+            line = one(what, data, options)
         except PolicyError as error:  # the others go on
             print(
                 f"{what['backbone']}, {what['variant']}, seed {what['seed']}: {error}", flush=True

@@ -26,23 +26,23 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.command import make_parser, set_up
-from benchmarks.record import Line, Records, path_of
+from benchmarks.record import Line, Records, outcome, path_of
 from seo_rec import recipes
 from seo_rec.backbones import DCNv2Settings
-from seo_rec.methods import Sharing
+from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Policy
-from seo_rec.recipes.published import is_published, published_policy
-from seo_rec.recipes.searching import RULE
-from seo_rec.schema import read_schema
-from seo_rec.search.seo import SeoSettings
-from seo_rec.train import FitSettings
+from seo_rec.runs import describe
+from seo_rec.runs.layout import SEARCH_FILE
+from seo_rec.search.run_off import RULE, RunOff
+from seo_rec.search.seo import SeoSearch, SeoSettings
+from seo_rec.settings import FitSettings, Training
 
 RECORD = path_of("unified")
 # The rows of Table 1 by its names, with the settings that seed 0 tries; the last two are ours.
@@ -75,7 +75,7 @@ class Study:
     dim: int
     budgets: tuple[int, ...]
     seo: SeoSettings
-    run_off: recipes.RunOff
+    run_off: RunOff
     fit: FitSettings
     exact_below: int
 
@@ -97,7 +97,7 @@ STUDIES = {
         30,
         MOVIELENS_BUDGETS,
         SeoSettings(dim=30, chunk_dim=6, search_dim=60),
-        recipes.RunOff(epochs=8, chunk_dims=(6,), trivial_lookups=(3, 5, 10)),
+        RunOff(epochs=8, chunk_dims=(6,), trivial_lookups=(3, 5, 10)),
         FitSettings(batch_size=4096, row_lr=4e-3, dense_lr=4e-3),
         2,
     ),
@@ -106,7 +106,7 @@ STUDIES = {
         12,
         CRITEO_BUDGETS,
         SeoSettings(dim=12, chunk_dim=4, search_dim=24),
-        recipes.RunOff(epochs=4, chunk_dims=(4,), trivial_lookups=(2, 3)),
+        RunOff(epochs=4, chunk_dims=(4,), trivial_lookups=(2, 3)),
         FitSettings(epochs=8, batch_size=512, row_lr=1e-3, dense_lr=1e-3),
         0,
     ),
@@ -122,25 +122,25 @@ CRITEO_ROWS = {
 
 
 def policy_of(
-    method: str, data: Path, study: Study, params: int, fit: FitSettings, out: Path
+    method: str, data: DataSet, study: Study, params: int, fit: FitSettings, out: Path
 ) -> Policy:
     """The policy of a method at a budget; a search is run, or found again, in ``out``."""
     if method == "seo":
-        settings = replace(study.seo, budget_rows=params // study.dim)
-        return recipes.search(
-            data, out / "search", settings, MODEL, fit, study.run_off, resume=True
-        )
-    if is_published(method):
-        sharing = Sharing(exact_below=study.exact_below)
-        return published_policy(method, data, params, study.dim, fit.seed, sharing)
+        given = {**asdict(study.seo), "budget_rows": params // study.dim}
+        settings = SeoSearch(**given, run_off=study.run_off)
+        training = Training(MODEL, fit)
+        return recipes.search(method, data, out / "search", settings, training, resume=True).policy
     exact = 0 if method == "collisionless" else study.exact_below
-    return recipes.method_policy(method, data, params, study.dim, 1, fit.seed, exact)
+    changes = {"exact_below": exact}
+    return recipes.method_policy(method, data, params, study.dim, seed=fit.seed, changes=changes)
 
 
 class Runs:
     """Trains what is not yet there; one folder per budget, method and seed."""
 
-    def __init__(self, data: list[Path], study: Study, out: Path, record: Path | None) -> None:
+    def __init__(
+        self, data: Sequence[DataSet], study: Study, out: Path, record: Path | None
+    ) -> None:
         self.data, self.study, self.out = data, study, out
         self.records = Records(record, IDENTITY)
 
@@ -151,7 +151,7 @@ class Runs:
             "method": method,
             "budget": params,
             "seed": seed,
-            "data_fingerprint": read_schema(data).fingerprint,
+            "data_fingerprint": data.fingerprint,
             "settings": self.study.settings(method),
         }
         self.records.refresh()  # several processes may share the rows
@@ -160,23 +160,17 @@ class Runs:
         folder = self.out / f"{self.study.name}-{params}" / f"{method}-{seed}"
         fit = replace(self.study.fit, seed=seed)
         policy = policy_of(method, data, self.study, params, fit, folder)
-        run = recipes.train(data, policy, folder / "run", MODEL, fit, method=method, resume=True)
+        training = Training(MODEL, fit)
+        run = recipes.train(data, policy, folder / "run", training, method=method, resume=True)
+        folders = " ".join(str(d.path) for d in self.data)
         line = {
+            **outcome(run),
             **what,
             "study": self.study.name,
-            "data": run.data,
-            "embedding_params": run.embedding_params,
-            "lookups": recipes.describe(policy),
-            "val_auc": run.val_auc,
-            "test_auc": run.test_auc,
-            "test_logloss": run.test_logloss,
-            "epochs": run.epochs,
-            "seconds_per_epoch": run.seconds_per_epoch,
-            "winner": policy.provenance.get("winner"),
-            "search_seconds": _seconds(folder / "search" / recipes.SEARCH_FILE),
-            "command": "python -m benchmarks.accuracy.unified --data "
-            + " ".join(str(d) for d in self.data),
-            "environment": run.environment,
+            "lookups": describe(policy),
+            "winner": (policy.decision or {}).get("winner") if method == "seo" else None,
+            "search_seconds": _seconds(folder / "search" / SEARCH_FILE),
+            "command": f"python -m benchmarks.accuracy.unified --data {folders}",
         }
         print(
             f"{params:7} {method:30} seed {seed}: validation {run.val_auc:.5f}, test "
@@ -217,9 +211,10 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0, help="0 first: it chooses the setting")
     options = parser.parse_args()
     set_up(options.threads)
-    study = STUDIES[read_schema(options.data[0]).dataset]
+    data = [open_data(path) for path in options.data]
+    study = STUDIES[data[0].schema.dataset]
     rows = {**ROWS, **(CRITEO_ROWS if study.name == "criteo" else {})}
-    runs = Runs(options.data, study, options.out, RECORD if options.record else None)
+    runs = Runs(data, study, options.out, RECORD if options.record else None)
     for seed, row, params in cells(study, options):
         runs.line(row, chosen(runs, row, rows[row], params), params, seed)
 

@@ -32,9 +32,10 @@ def region(lines: Sequence[Line] | None = None) -> list[str]:
     rates = sorted({x.get("row_l2", L2) for x in lines}, reverse=True)
     rows = []
     for l2, tables, name in product(rates, TABLES, ROWS):
-        if line := longest.get((name, tables, l2)):
-            found = judge(line, mlp.get((tables, line["epochs_at_most"], l2)))
-            rows.append({**line, **found, "row_l2": l2})
+        run = longest.get((name, tables, l2))
+        if run is not None:
+            found = judge(run, mlp.get((tables, run["epochs_at_most"], l2)))
+            rows.append({**run, **found, "row_l2": l2})
     kinds = {x["tables"] for x in rows}
     columns = [
         Column(

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.accuracy.churn import METHODS, SCENARIOS, Protocol, counted
 from benchmarks.pages.cells import Runs, mean, minus, with_error
-from benchmarks.pages.markdown import Column, table
+from benchmarks.pages.markdown import Column, each, table
 from benchmarks.record import Line
 
 REFERENCE = "separate"
@@ -105,12 +105,12 @@ def pairs_table(lines: Sequence[Line]) -> list[str]:
     def cell(pair: tuple[str, str], scenario: str, over: Over) -> str | None:
         return against(of(lines, scenario, pair[0]), of(lines, scenario, pair[1]), "auc", over)
 
-    columns = [Column("AUC", lambda pair: f"`{pair[0]}` − `{pair[1]}`")]
-    for s in scenarios_of(lines):
-        columns.append(Column(s, lambda pair, s=s: cell(pair, s, counted)))  # type: ignore[misc]
-        columns.append(
-            Column(f"{s}, last {LATE} days", lambda pair, s=s: cell(pair, s, late))  # type: ignore[misc]
-        )
+    overs = ((counted, ""), (late, f", last {LATE} days"))
+    heads = [(s, over, words) for s in scenarios_of(lines) for over, words in overs]
+    columns = [
+        Column("AUC", lambda pair: f"`{pair[0]}` − `{pair[1]}`"),
+        *each(heads, lambda h: h[0] + h[2], lambda h, pair: cell(pair, h[0], h[1])),
+    ]
     return table(columns, PAIRS)
 
 

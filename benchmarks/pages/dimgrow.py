@@ -21,7 +21,7 @@ from benchmarks.accuracy.dimgrow import (
     changed,
 )
 from benchmarks.pages.cells import mean, minus, with_error
-from benchmarks.pages.markdown import Column, table
+from benchmarks.pages.markdown import Column, each, table
 from benchmarks.record import Line, as_read_again, read
 from seo_rec.report.formats import percent
 
@@ -217,7 +217,9 @@ def dims_table(lines: Sequence[Line]) -> list[str]:
                 same[2].append(seed)
             else:
                 rows.append((key, line["dims"], [seed]))
-    columns = [*NAMES, Column("seeds", lambda row: ", ".join(map(str, row[2])))]
-    for name in features:
-        columns.append(Column(name, lambda row, name=name: row[1].get(name, "dropped"), "d"))  # type: ignore[misc]
+    columns = [
+        *NAMES,
+        Column("seeds", lambda row: ", ".join(map(str, row[2]))),
+        *each(features, str, lambda name, row: row[1].get(name, "dropped"), "d"),
+    ]
     return table(columns, rows)

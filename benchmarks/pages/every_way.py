@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.accuracy import evidence
 from benchmarks.pages.cells import Runs, by_seed, mean, minus, seeds_in_words
-from benchmarks.pages.markdown import Column, table
+from benchmarks.pages.markdown import Column, each, table
 from benchmarks.record import Line, path_of, read
 from seo_rec.methods import SUFFIX
 
@@ -219,12 +219,15 @@ def overview(records: Mapping[str, Sequence[Line]]) -> list[str]:
     }
     if not found:
         return ["Nothing is recorded yet."]
-    columns = [Column("test AUC, three seeds", lambda method: METHODS[method])]
-    for title, where in found.items():
-        columns.append(Column(title, lambda m, where=where: _auc(of(*where, m))))  # type: ignore[misc]
-        columns.append(
-            Column("with MLET", lambda m, where=where: _auc(of(*where, m + SUFFIX)))  # type: ignore[misc]
-        )
+    heads = [head for title in found for head in ((title, ""), (title, SUFFIX))]
+    columns = [
+        Column("test AUC, three seeds", lambda method: METHODS[method]),
+        *each(
+            heads,
+            lambda head: "with MLET" if head[1] else head[0],
+            lambda head, method: _auc(of(*found[head[0]], method + head[1])),
+        ),
+    ]
     name, studies = CONTROLS[STRONGER]
     more = records[name], studies
     if ways(*more):

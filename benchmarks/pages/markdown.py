@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 ABSENT = "—"
@@ -45,6 +46,16 @@ def table(columns: Sequence[Column], rows: Iterable[Any]) -> list[str]:
         *(_row(c.cell(row) for c in columns) for row in rows),
     ]
     return [*lines, ""]
+
+
+def each(
+    items: Iterable[Any],
+    header: Callable[[Any], str],
+    value: Callable[[Any, Any], Any],
+    format: str | None = None,
+) -> list[Column]:
+    """A column per item, whose ``value`` is that of the item and the row."""
+    return [Column(header(item), partial(value, item), format) for item in items]
 
 
 def entry(name: str, header: str | None = None, format: str | None = None) -> Column:

@@ -29,7 +29,7 @@ from benchmarks.accuracy.mlet import (
     what_of,
 )
 from benchmarks.pages.cells import Runs, in_words, mean, minus
-from benchmarks.pages.markdown import Column, table
+from benchmarks.pages.markdown import Column, each, table
 from benchmarks.record import Line, Records, key_of, read
 from seo_rec.report.comparison import paired_difference, spread
 from seo_rec.report.formats import signed
@@ -113,9 +113,12 @@ def auc_table(cells: Cells) -> list[str]:
     def one(d: int) -> float | None:
         return mean(cells[d, 0], "test_auc") if (d, 0) in cells else None
 
-    columns = [Column("d", str), Column("one layer", one, ".5f")]
-    for k in sorted({k for _, k in cells if k}):
-        columns.append(Column(f"k = {k}; − one layer", lambda d, k=k: two(d, k)))  # type: ignore[misc]
+    inner = sorted({k for _, k in cells if k})
+    columns = [
+        Column("d", str),
+        Column("one layer", one, ".5f"),
+        *each(inner, "k = {}; − one layer".format, lambda k, d: two(d, k)),
+    ]
     return table(columns, sorted({d for d, _ in cells}))
 
 

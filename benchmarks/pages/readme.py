@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.accuracy import evidence
 from benchmarks.pages.cells import Runs, with_deviation
-from benchmarks.pages.markdown import Column, table
+from benchmarks.pages.markdown import Column, each, table
 from benchmarks.pages.results import best_of, of
 from benchmarks.record import Line, path_of, read
 
@@ -47,9 +47,10 @@ def cell(records: Mapping[str, Sequence[Line]], method: str, title: str) -> str 
 
 def results(records: Mapping[str, Sequence[Line]]) -> list[str]:
     """Rows are ways to decide, columns are data sets with their budgets."""
-    columns = [Column("test AUC", lambda method: ROWS[method])]
-    for title in DATA:
-        columns.append(Column(title, lambda m, title=title: cell(records, m, title)))  # type: ignore[misc]
+    columns = [
+        Column("test AUC", lambda method: ROWS[method]),
+        *each(DATA, str, lambda title, method: cell(records, method, title)),
+    ]
     return table(columns, ROWS)
 
 

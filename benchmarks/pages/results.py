@@ -17,7 +17,7 @@ from benchmarks.pages.cells import (
     seeds_in_words,
     with_deviation,
 )
-from benchmarks.pages.markdown import Column, table
+from benchmarks.pages.markdown import Column, each, table
 from benchmarks.record import Line, command_now, path_of, read
 from seo_rec.methods import SUFFIX
 
@@ -274,8 +274,10 @@ def overview(records: Mapping[str, Sequence[Line]]) -> list[str]:
             runs = of(lines, study, method)
             cells.setdefault(method, {})[title] = f"{auc(runs)} ({len(runs)})"
     shown = [t for t in COLUMNS if any(t in row for row in cells.values())]
-    columns = [Column("test AUC (seeds)", lambda m: m)]
-    columns += [Column(t, lambda m, t=t: cells[m].get(t)) for t in shown]  # type: ignore[misc]
+    columns = [
+        Column("test AUC (seeds)", lambda method: method),
+        *each(shown, str, lambda title, method: cells[method].get(title)),
+    ]
     return table(columns, cells)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from benchmarks.pages.markdown import Column, table
+from benchmarks.pages.markdown import Column, each, table
 from benchmarks.ranks.scaling import PHASES, WAYS
 from benchmarks.record import Line, path_of, read
 
@@ -17,16 +18,17 @@ def simulated(lines: Sequence[Line]) -> list[str]:
     for way in WAYS:
         here = [x for x in lines if x["way"] == way]
         cells = {(x["parameters"], x["gpus"]): x for x in here}
-        columns = [Column("parameters", lambda params: f"10^{len(str(params)) - 1}")]
-        for gpus in sorted({x["gpus"] for x in here}):
-            columns.append(
-                Column(f"{gpus:,} GPUs", lambda params, g=gpus, c=cells: _cell(c[params, g]))  # type: ignore[misc]
-            )
+        gpus = sorted({x["gpus"] for x in here})
+        columns = [
+            Column("parameters", lambda params: f"10^{len(str(params)) - 1}"),
+            *each(gpus, "{:,} GPUs".format, partial(_cell, cells)),
+        ]
         out += [f"### {way}", "", *table(columns, sorted({x["parameters"] for x in here}))]
     return out
 
 
-def _cell(line: Line) -> str:
+def _cell(cells: Mapping[tuple[int, int], Line], gpus: int, params: int) -> str:
+    line = cells[params, gpus]
     if not line["fits"]:
         return "does not fit"
     return (

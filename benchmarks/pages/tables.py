@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.accuracy import churn as churn_runs
+from benchmarks.accuracy import unified as unified_runs
 from benchmarks.pages import (
     analysis,
     backbones,
@@ -90,7 +91,7 @@ PAGES = {
     "methods": Page(
         MEASURED / "methods.md",
         _methods,
-        (("frontier.png", lambda: unified.frontier(read(unified.RECORD))),),
+        (("frontier.png", lambda: unified.frontier(read(unified_runs.RECORD))),),
     ),
     "searches": Page(MEASURED / "searches.md", _searches),
     "backbones": Page(MEASURED / "backbones.md", lambda: {"backbones": backbones.region()}),

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.pages.markdown import Column, entry, table
+from benchmarks.pages.markdown import Column, each, entry, table
 from benchmarks.record import Line, path_of, read
 
 Part = Callable[[Sequence[Line]], list[str]]
@@ -112,15 +113,23 @@ def stages(run: Sequence[Line]) -> list[str]:
     found = measurements(run, "ours" if run[0]["world_size"] > 1 else "alone")
     shown = [g for g in GROUPS if any(stage_ms(x, GROUPS[g][0]) for x in found)]
     rows: list[tuple[str, Callable[[Line], float]]] = [
-        (g, lambda x, g=g: stage_ms(x, GROUPS[g][0]))  # type: ignore[misc]
-        for g in shown
+        *((g, partial(stage_ms, stages=GROUPS[g][0])) for g in shown),
+        ("sum", lambda x: float(x["stages_sum_ms"])),
+        ("whole step", lambda x: float(x["ms_per_step"]["median"])),
     ]
-    rows.append(("sum", lambda x: float(x["stages_sum_ms"])))
-    rows.append(("whole step", lambda x: float(x["ms_per_step"]["median"])))
-    columns = [Column("ms", lambda row: row[0])]
-    for x in found:
-        columns.append(Column(x["policy"], lambda row, x=x: row[1](x), ".1f"))  # type: ignore[misc]
-    return table(columns, rows)
+    return by_method("ms", rows, found, ".1f")
+
+
+def by_method(
+    title: str,
+    rows: Sequence[tuple[str, Callable[[Line], Any]]],
+    lines: Sequence[Line],
+    format: str | None = None,
+) -> list[str]:
+    """A column per line, a row per name and what it takes from a line."""
+    names = Column(title, lambda row: row[0])
+    values = each(lines, lambda x: str(x["policy"]), lambda x, row: row[1](x), format)
+    return table([names, *values], rows)
 
 
 def exchanges(run: Sequence[Line]) -> list[str]:
@@ -142,10 +151,7 @@ def exchanges(run: Sequence[Line]) -> list[str]:
         ("step spent exchanging", share("min")),
         ("and waiting", share("mean")),
     ]
-    columns = [Column("kB leaving a rank", lambda row: row[0])]
-    for x in measurements(run, "ours"):
-        columns.append(Column(x["policy"], lambda row, x=x: row[1](x)))  # type: ignore[misc]
-    return table(columns, rows)
+    return by_method("kB leaving a rank", rows, measurements(run, "ours"))
 
 
 def efficiency(run: Sequence[Line]) -> list[str]:
@@ -155,9 +161,10 @@ def efficiency(run: Sequence[Line]) -> list[str]:
         if x["kind"] == "ratio":
             found.setdefault(x["policy"], {})[x["what"]] = interval(x)
     names = ("scaling efficiency", "kept by the machine", "kept by the exchange")
-    columns = [Column("method", lambda policy: policy)]
-    for name in names:
-        columns.append(Column(name, lambda policy, name=name: found[policy][name]))  # type: ignore[misc]
+    columns = [
+        Column("method", lambda policy: policy),
+        *each(names, str, lambda name, policy: found[policy][name]),
+    ]
     return table(columns, found)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from benchmarks.accuracy.unified import CRITEO_BUDGETS, MOVIELENS_BUDGETS, RECORD, STUDIES
 from benchmarks.pages.cells import Runs, by_seed, mean, minus, spread_of
@@ -116,7 +117,7 @@ def _published(figures: Mapping[str, tuple[float | None, ...]], row: str, i: int
 def beside_paper(study: Study) -> list[str]:
     """Every row beside the figures of the paper and of its replication."""
 
-    def paper(row: str, i: int) -> str | None:
+    def paper(i: int, row: str) -> str | None:
         value, again = _published(PAPER, row, i), _published(REPLICATION, row, i)
         if value is None:
             return None
@@ -124,7 +125,7 @@ def beside_paper(study: Study) -> list[str]:
 
     columns = [Column("test AUC, %", lambda row: row)]
     for i, (size, budget) in enumerate(zip(SIZES, study.budgets, strict=True)):
-        columns.append(Column(f"{size}: paper (replication)", lambda row, i=i: paper(row, i)))  # type: ignore[misc]
+        columns.append(Column(f"{size}: paper (replication)", partial(paper, i)))
         columns.append(Column("here", study.cell(budget)))
     return table(columns, study.rows)
 
@@ -132,17 +133,17 @@ def beside_paper(study: Study) -> list[str]:
 def multiplexing(study: Study) -> list[str]:
     """Multiplexed minus plain, paired by seed, in points of AUC, with its standard error."""
 
-    def paper(plain: str, i: int) -> float | None:
+    def paper(i: int, plain: str) -> float | None:
         both = _published(PAPER, PAIRS[plain], i), _published(PAPER, plain, i)
         return None if both[0] is None or both[1] is None else both[0] - both[1]
 
-    def here(plain: str, budget: int) -> str | None:
+    def here(budget: int, plain: str) -> str | None:
         return difference(study.runs(PAIRS[plain], budget), study.runs(plain, budget))
 
     columns = [Column("multiplexed − per feature, points", lambda plain: PAIRS[plain])]
     for i, (size, budget) in enumerate(zip(SIZES, study.budgets, strict=True)):
-        columns.append(Column(f"{size}: paper", lambda plain, i=i: paper(plain, i), "+.2f"))  # type: ignore[misc]
-        columns.append(Column("here", lambda plain, b=budget: here(plain, b)))  # type: ignore[misc]
+        columns.append(Column(f"{size}: paper", partial(paper, i), "+.2f"))
+        columns.append(Column("here", partial(here, budget)))
     return table(columns, PAIRS)
 
 

@@ -55,13 +55,13 @@ from benchmarks.ranks.workload import (
 )
 from benchmarks.record import Line, append, path_of, stamp
 from benchmarks.speed.step import spread
+from seo_rec.data.dataset import open_data
 from seo_rec.files import write_bytes
 from seo_rec.plan import rates_of
 from seo_rec.policy import Policy
 from seo_rec.process import quiet_libraries, run_and_leave
-from seo_rec.recipes.sharding import topology_here
-from seo_rec.schema import Schema, read_schema
-from seo_rec.train import Ranks, launched
+from seo_rec.schema import Schema
+from seo_rec.train import Ranks, launched, topology_here
 from seo_rec.train.optimizers import ROW_OPTIMIZERS, inner_model
 from seo_rec.train.state import Sharded, weights_of
 
@@ -91,13 +91,13 @@ def compare_methods(
     lines = [line_of(t, here, recipe, common) for t in trainees]
     seconds = {(t.name, t.way): slowest(t, here) for t in trainees}
     for name in policies if here.world_size > 1 else ():
-        alone, apart, ours = (seconds[name, way] for way in ("alone", "apart", "ours"))
         for what, above, below in (
-            ("scaling efficiency", alone, ours),
-            ("kept by the machine", alone, apart),
-            ("kept by the exchange", apart, ours),
+            ("scaling efficiency", "alone", "ours"),
+            ("kept by the machine", "alone", "apart"),
+            ("kept by the exchange", "apart", "ours"),
         ):
-            lines.append(ratio_line(common, name, what, above, below))
+            pair = seconds[name, above], seconds[name, below]
+            lines.append(ratio_line(common, name, what, *pair))
     return lines
 
 
@@ -285,8 +285,9 @@ def run(args: argparse.Namespace, here: Ranks) -> list[Line]:
         schema = zipf_schema(args.features, args.vocabulary, args.dense)
         batches = zipf_batches(schema, args.zipf, args.batch, args.batches, here.rank)
     else:
-        schema = read_schema(args.data)
-        batches = data_batches(args.data, args.batch, args.batches, here)
+        data = open_data(args.data)
+        schema = data.schema
+        batches = data_batches(data, args.batch, args.batches, here)
     recipe = Recipe(
         num_dense=len(schema.numeric),
         hidden=tuple(args.hidden),

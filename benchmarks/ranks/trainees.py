@@ -24,9 +24,8 @@ from seo_rec.plan import Estimate, Placement, Topology, plan_policy
 from seo_rec.plan.cost import Prices
 from seo_rec.plan.estimate import default_placements, estimate
 from seo_rec.policy import Policy
-from seo_rec.recipes.sharding import topology_here
 from seo_rec.search import seo
-from seo_rec.train import Ranks, distribute, make_optimizers
+from seo_rec.train import Ranks, distribute, make_optimizers, topology_here
 from seo_rec.train.optimizers import inner_model
 from seo_rec.train.steps import make_steps
 

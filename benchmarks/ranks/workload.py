@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from benchmarks.ranks.planner import skewed_policy
 from seo_rec import apply, methods
 from seo_rec.batch import Batch
+from seo_rec.data.dataset import DataSet
 from seo_rec.data.stream import Stream
 from seo_rec.policy import Policy
 from seo_rec.schema import Column, Schema
@@ -114,7 +114,7 @@ def zipf_batches(schema: Schema, exponent: float, rows: int, count: int, seed: i
     return batches
 
 
-def data_batches(data: Path, rows: int, count: int, here: Ranks) -> list[Batch]:
+def data_batches(data: DataSet, rows: int, count: int, here: Ranks) -> list[Batch]:
     """The first shuffled batches of a prepared data set, this rank's share.
 
     Raises:
@@ -131,7 +131,7 @@ def data_batches(data: Path, rows: int, count: int, here: Ranks) -> list[Batch]:
     batches = list(itertools.islice(stream, count))
     if len(batches) < count:
         raise SystemExit(
-            f"{data} has rows for {len(batches)} batches of {rows} rows on {here.world_size} "
+            f"{data.path} has rows for {len(batches)} batches of {rows} rows on {here.world_size} "
             f"ranks; asked: {count}. Take a smaller --batch or --batches"
         )
     return batches

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,7 +36,7 @@ from benchmarks.speed.step import (
     LR,
     Contestant,
     Fit,
-    data_folder,
+    data_set,
     describe_data,
     in_rounds,
     ratio,
@@ -47,8 +46,9 @@ from benchmarks.speed.step import (
     verdict,
 )
 from seo_rec import apply, methods
+from seo_rec.data.dataset import DataSet
 from seo_rec.policy import Policy
-from seo_rec.schema import Schema, read_schema
+from seo_rec.schema import Schema
 from seo_rec.search import seo
 from seo_rec.train import FitSettings
 
@@ -88,18 +88,17 @@ def policies(schema: Schema, settings: seo.SeoSettings) -> dict[str, Policy]:
     }
 
 
-def search_model(name: str, data: Path, settings: seo.SeoSettings, fit: FitSettings) -> Fit:
+def search_model(name: str, data: DataSet, settings: seo.SeoSettings, fit: FitSettings) -> Fit:
     """The model of SEO's first stage with its attention and its optimizers."""
-    schema = read_schema(data)
-    gate = seo.make_gate(schema, settings)
+    gate = seo.make_gate(data.schema, settings)
     return Fit(
         name,
         data,
-        seo.search_space(schema, settings),
+        seo.search_space(data.schema, settings),
         fit,
         gate,
         seo.gate_optimizers(gate, settings, fit.dense_lr),
-        seo.LogitStep(gate, settings, None, total_steps=1, warmup_steps=0),
+        seo.logit_step(gate, settings, data, fit, steps_per_epoch=1),
     )
 
 
@@ -141,8 +140,8 @@ def main() -> None:
     environment = set_up(args.threads)
     fit = FitSettings(epochs=1, batch_size=args.batch, row_lr=LR, dense_lr=LR)
     settings = seo.SeoSettings()
-    with data_folder(args.data, args.rows) as data:
-        made = policies(read_schema(data), settings)
+    with data_set(args.data, args.rows) as data:
+        made = policies(data.schema, settings)
         fits = [Fit(name, data, policy, fit) for name, policy in made.items()]
         for down, adjust in itertools.product((False, True), repeat=2):
             variant = replace(settings, use_down_projection=down, adjust_hash_buckets=adjust)

@@ -206,44 +206,54 @@ def unfused_lookup(
 
 
 def robe_bag(scale: Scale, compiled: bool) -> list[Contestant]:
-    device, B = scale.device, scale.batch
-    out = []
-    for op, Z, D, F in (("robe_bag", 8, 32, 39), ("hashed", 1, 16, 39)):
-        N = 4_000_000 * scale.tables
-        of_feature = [seeds(D // Z) for _ in range(F)]
-        parts = ([0] * F, [N] * F, [D] * F, Z)
-        blocks = seo_kernels.robe_blocks(of_feature, *parts).to(device)
-        array = (torch.randn(N, device=device) * 0.01).requires_grad_()
-        ids = skewed_ids(B * F, device)
-        offsets = torch.arange(F * B + 1, device=device)
-        grad = torch.randn(B, F * D, device=device)
-        seeds_J = blocks.table[1]
+    return [
+        *robe_blocks("robe_bag", 8, 32, scale, compiled),
+        *robe_blocks("hashed", 1, 16, scale, compiled),
+    ]
 
-        def fused(a=array, i=ids, o=offsets, b=blocks) -> Tensor:
-            return seo_kernels.robe_bag(a, i, o, b)
 
-        def naive(a=array, i=ids, o=offsets, s=of_feature, p=parts) -> Tensor:
-            return robe_reference.robe_bag(a, i, o, s, *p)
+def robe_blocks(op: str, Z: int, D: int, scale: Scale, compiled: bool) -> list[Contestant]:
+    """D floats of 39 features in blocks of Z from one array."""
+    device, B, F, N = scale.device, scale.batch, 39, 4_000_000 * scale.tables
+    of_feature = [seeds(D // Z) for _ in range(F)]
+    parts = ([0] * F, [N] * F, [D] * F, Z)
+    blocks = seo_kernels.robe_blocks(of_feature, *parts).to(device)
+    array = (torch.randn(N, device=device) * 0.01).requires_grad_()
+    ids = skewed_ids(B * F, device)
+    offsets = torch.arange(F * B + 1, device=device)
+    grad = torch.randn(B, F * D, device=device)
+    seeds_J = blocks.table[1]
 
-        def one_index(a=array, i=ids, s=seeds_J, f=F, n=N - Z + 1, z=Z) -> Tensor:
-            row = remap_reference.hash_rows(i.view(f, -1, 1), s.view(f, 1, -1), n)
-            at = row[..., None] + torch.arange(z, device=i.device)
-            return a[at.transpose(0, 1).reshape(B, -1)]
+    def fused() -> Tensor:
+        return seo_kernels.robe_bag(array, ids, offsets, blocks)
 
-        with torch.no_grad():
-            torch.testing.assert_close(fused(), naive())
-            torch.testing.assert_close(fused(), one_index())
-        ways = {"ours": fused, "torch, by feature": naive, "torch, one index": one_index}
-        if compiled:
-            ways["torch.compile"] = torch.compile(one_index)
-        moved = 8 * ids.numel() + 2 * 4 * grad.numel()
-        more = 8 * ids.numel() + 2 * 4 * grad.numel() + 4 * N
-        out += [Contestant(f"{op} forward", n, way, moved) for n, way in ways.items()]
-        out += [
-            Contestant(f"{op} both", n, both(way, grad, [array]), moved + more)
-            for n, way in ways.items()
-        ]
-    return out
+    def naive() -> Tensor:
+        return robe_reference.robe_bag(array, ids, offsets, of_feature, *parts)
+
+    def one_index() -> Tensor:
+        row = remap_reference.hash_rows(ids.view(F, -1, 1), seeds_J.view(F, 1, -1), N - Z + 1)
+        at = row[..., None] + torch.arange(Z, device=device)
+        return array[at.transpose(0, 1).reshape(B, -1)]
+
+    with torch.no_grad():
+        torch.testing.assert_close(fused(), naive())
+        torch.testing.assert_close(fused(), one_index())
+    ways: dict[str, Callable[[], Tensor]] = {
+        "ours": fused,
+        "torch, by feature": naive,
+        "torch, one index": one_index,
+    }
+    if compiled:
+        ways["torch.compile"] = torch.compile(one_index)
+    moved = 8 * ids.numel() + 2 * 4 * grad.numel()
+    more = 8 * ids.numel() + 2 * 4 * grad.numel() + 4 * N
+    return [
+        *(Contestant(f"{op} forward", name, way, moved) for name, way in ways.items()),
+        *(
+            Contestant(f"{op} both", name, both(way, grad, [array]), moved + more)
+            for name, way in ways.items()
+        ),
+    ]
 
 
 def weighted(scale: Scale, compiled: bool) -> list[Contestant]:

@@ -52,14 +52,15 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from benchmarks.command import make_parser, set_up
 from benchmarks.record import append, path_of
 from seo_rec import apply
-from seo_rec.data.stream import Stream
+from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.embed.remap import Remap
-from seo_rec.embed.rows import INIT_SCALE, table_configs
+from seo_rec.embed.rows import table_configs
 from seo_rec.model import ModelSettings, build_model
 from seo_rec.policy import Policy
-from seo_rec.schema import SCHEMA_FILE, Column, Schema, read_schema
+from seo_rec.schema import SCHEMA_FILE, Column, Schema
 from seo_rec.search import seo
-from seo_rec.train import FitSettings, fit, make_optimizers
+from seo_rec.settings import INIT_SCALE, FitSettings
+from seo_rec.train import fit, make_optimizers
 from seo_rec.train.loop import AfterStep
 
 RECORD = path_of("step")
@@ -91,7 +92,7 @@ def write_movielens_like(data: Path, rows: int) -> None:
 
 
 @contextmanager
-def data_folder(data: Path | None, rows: int) -> Iterator[Path]:
+def data_set(data: Path | None, rows: int) -> Iterator[DataSet]:
     """``data``, or a temporary data set like MovieLens; SystemExit if the rows are of another kind.
 
     The plain loops know only one id per feature and row, and no dense columns.
@@ -100,12 +101,13 @@ def data_folder(data: Path | None, rows: int) -> Iterator[Path]:
         if data is None:
             data = Path(folder) / "data"
             write_movielens_like(data, rows)
-        odd = [c.name for c in read_schema(data).columns if c.kind != "categorical"]
+        opened = open_data(data)
+        odd = [c.name for c in opened.schema.columns if c.kind != "categorical"]
         if odd:
             raise SystemExit(
                 f"{data}: columns {odd} are not categorical; this benchmark needs that"
             )
-        yield data
+        yield opened
 
 
 def uneven_policy(schema: Schema, settings: seo.SeoSettings, seed: int = 0) -> Policy:
@@ -137,7 +139,7 @@ class Fit:
 
     Args:
         name: of the contestant.
-        data: prepared data set.
+        data: the data set.
         policy: tables and lookups.
         settings: batch size, learning rates, mean of the weights.
         gate, extra, after_step: what a search adds: gate, its optimizers, its own step.
@@ -146,7 +148,7 @@ class Fit:
     def __init__(
         self,
         name: str,
-        data: Path,
+        data: DataSet,
         policy: Policy,
         settings: FitSettings,
         gate: seo.Attention | None = None,
@@ -156,8 +158,8 @@ class Fit:
         self.name, self.settings, self.after_step = name, settings, after_step
         columns = [f.name for f in policy.features]
         size = settings.batch_size
-        self.train = Stream(data, batch_size=size, shuffle=True, seed=0, columns=columns)
-        self.val = Stream(data, "val", batch_size=8192, columns=columns)
+        self.train = data.stream("train", batch_size=size, shuffle=True, columns=columns)
+        self.val = data.stream("val", batch_size=8192, columns=columns)
         self.model = build_model(policy, len(self.train.schema.numeric), ModelSettings(), 0, gate)
         self.optimizers = make_optimizers(
             self.model, settings.row_optimizer, settings.row_lr, settings.dense_lr
@@ -188,11 +190,11 @@ class Hashed:
     labels_N: torch.Tensor
 
     @classmethod
-    def of(cls, data: Path, policy: Policy) -> Hashed:
+    def of(cls, data: DataSet, policy: Policy) -> Hashed:
         remap = Remap(policy)
         rows, labels = [], []
         columns = [f.name for f in policy.features]
-        for batch in Stream(data, batch_size=8192, columns=columns):
+        for batch in data.stream("train", batch_size=8192, columns=columns):
             rows.append(remap(batch.sparse).values().view(policy.num_lookups, -1))
             labels.append(batch.labels_B)
         return cls(torch.cat(rows, dim=1), torch.cat(labels))
@@ -401,12 +403,11 @@ def rounds_parser(doc: str | None, record: Path, rounds: int) -> argparse.Argume
     return parser
 
 
-def describe_data(data: Path, made_up: bool) -> dict[str, Any]:
-    schema = read_schema(data)
+def describe_data(data: DataSet, made_up: bool) -> dict[str, Any]:
     return {
-        "data": schema.dataset if made_up else str(data),
-        "fingerprint": schema.fingerprint,
-        "rows": schema.num_rows["train"],
+        "data": data.schema.dataset if made_up else str(data.path),
+        "fingerprint": data.fingerprint,
+        "rows": data.schema.num_rows["train"],
     }
 
 
@@ -423,9 +424,9 @@ def main() -> None:
     )
     args = parser.parse_args()
     environment = set_up(args.threads)
-    with data_folder(args.data, args.rows) as data:
+    with data_set(args.data, args.rows) as data:
         settings = seo.SeoSettings()
-        policy = apply.exact(uneven_policy(read_schema(data), settings), settings.params)
+        policy = apply.exact(uneven_policy(data.schema, settings), settings.params)
         hashed = Hashed.of(data, policy)
         common = {"epochs": 1, "batch_size": args.batch, "row_lr": LR, "dense_lr": LR}
         ours = Fit("fit", data, policy, FitSettings(**common))
@@ -439,7 +440,7 @@ def main() -> None:
         ]
         plain = [c.name for c in contestants if isinstance(c, OneTable | TablePerChunk)]
         with fuxictr(
-            args.fuxictr_python, data, args.batch, args.threads, args.fuxictr_ways
+            args.fuxictr_python, data.path, args.batch, args.threads, args.fuxictr_ways
         ) as rivals:
             seconds = in_rounds([*contestants, *rivals], args.rounds, args.warmup)
         record: dict[str, Any] = {

@@ -28,6 +28,7 @@ from torch import nn
 from benchmarks.command import make_parser, set_up
 from benchmarks.record import append, path_of
 from seo_rec.batch import Batch
+from seo_rec.data.dataset import open_data
 from seo_rec.data.stream import Stream
 from seo_rec.schema import SCHEMA_FILE, Column, Schema
 
@@ -145,30 +146,31 @@ def main() -> None:
         single, missing = Path(folder) / "single", Path(folder) / "missing"
         write_data(single, args.rows)
         write_data(missing, few, missing=0.1, bag=3)
+        plain, bags = open_data(single), open_data(missing)
         size = args.batch
         rates = record["rows_per_second"] = {}
 
         def rate(name: str, stream: Stream) -> None:
             rates[name] = round(rows_per_second(stream))
 
-        rate("decode, file order", Stream(single, batch_size=size, cache="none"))
-        rate("decode, shuffle", Stream(single, batch_size=size, shuffle=True, cache="none"))
+        rate("decode, file order", Stream(plain, batch_size=size, cache="none"))
+        rate("decode, shuffle", Stream(plain, batch_size=size, shuffle=True, cache="none"))
         rate(
             "decode, shuffle, no thread",
-            Stream(single, batch_size=size, shuffle=True, cache="none", read_ahead=0),
+            Stream(plain, batch_size=size, shuffle=True, cache="none", read_ahead=0),
         )
         rate(
             "decode, shuffle, rank 0 of 8 (its own rows)",
-            Stream(single, batch_size=size, shuffle=True, cache="none", world_size=8),
+            Stream(plain, batch_size=size, shuffle=True, cache="none", world_size=8),
         )
-        cached = Stream(single, batch_size=size, shuffle=True, cache="memory")
+        cached = Stream(plain, batch_size=size, shuffle=True, cache="memory")
         rows_per_second(cached)
         rate("memory, shuffle", cached)
         rate(
             "decode, shuffle, 10% null + 1 multivalent",
-            Stream(missing, batch_size=size, shuffle=True, cache="none"),
+            Stream(bags, batch_size=size, shuffle=True, cache="none"),
         )
-        shuffled = Stream(single, batch_size=size, shuffle=True, cache="none")
+        shuffled = Stream(plain, batch_size=size, shuffle=True, cache="none")
         record["training"] = train(shuffled, steps)
     record["environment"] = environment
     print(json.dumps(record, indent=2))
