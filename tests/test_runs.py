@@ -56,7 +56,7 @@ def test_another_run_is_told_apart_by_what_differs(tmp_path: Path, resume: bool)
     claim_run(tmp_path / "out", ASKED, resume=False)
     before = (tmp_path / "out/run.json").read_bytes()
     other = {"kind": "train", "data": "e", "fit": {"seed": 1}, "weights": "w"}
-    with pytest.raises(RunError, match=r"another run \(it differs in data, fit, weights\)"):
+    with pytest.raises(RunError, match=r"another run \(it differs in data, fit.hidden, fit.seed, weights\)"):
         claim_run(tmp_path / "out", other, resume)
     assert (tmp_path / "out/run.json").read_bytes() == before
 
