@@ -50,6 +50,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from benchmarks.command import make_parser, set_up
+from benchmarks.pages import speed
 from benchmarks.record import append, path_of
 from seo_rec import apply
 from seo_rec.data.dataset import DataSet, open_data
@@ -474,29 +475,10 @@ def main() -> None:
     }
     if not rivals:
         record["ms_per_step"]["FuxiCTR"] = "not measured"
-    show(record)
+    line = {**record, "environment": environment}
+    print(*speed.step([line]), sep="\n")
     if args.record:
-        append(RECORD, {**record, "environment": environment})
-        print(f"appended to {RECORD}")
-
-
-def show(record: dict[str, Any]) -> None:
-    title = f"{record['data']}: {record['rows']} rows, batch {record['batch']}, {record['rounds']}"
-    print(f"{title} rounds of {record['steps']} steps, {record['lookups']} lookups per row")
-    print(f"{'ms per step':28} {'median':>8} {'min':>8} {'max':>8}")
-    for name, v in record["ms_per_step"].items():
-        if isinstance(v, str):
-            print(f"{name:28} {v}")
-        else:
-            print(f"{name:28} {v['median']:8.3f} {v['min']:8.3f} {v['max']:8.3f}")
-    print(f"\n{'ratio':38} {'median':>8} {'95 % interval':>16}  goal")
-    for name, r in record["ratios"].items():
-        goal = "" if r["goal"] is None else f"<= {r['goal']} {verdict(r['median'] <= r['goal'])}"
-        print(f"{name:38} {r['median']:8.3f}   {r['low']:6.3f} - {r['high']:.3f}  {goal}")
-
-
-def verdict(met: bool) -> str:
-    return "met" if met else "MISSED"
+        append(RECORD, line)
 
 
 if __name__ == "__main__":
