@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.data.synthetic import synthetic
 
 
@@ -35,6 +36,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         signal=3.0,
     )
     return out
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tiny: Path) -> DataSet:
+    """``tiny``, opened."""
+    return open_data(tiny)
 
 
 @pytest.fixture(scope="session", autouse=True)

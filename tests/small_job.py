@@ -13,6 +13,7 @@ import torchx.specs as specs
 
 from components import seo
 from seo_rec import recipes
+from seo_rec.data.dataset import open_data
 
 OPTIONS = ["--epochs", "4", "--patience", "4", "--batch-size", "32", "--checkpoint-every", "5"]
 CLOCKS = {"seconds", "seconds_per_epoch", "search_seconds", "examples_per_s", "command"}
@@ -21,7 +22,8 @@ CLOCKS |= {"environment"}
 
 def write_policy(data: Path, path: Path) -> Path:
     """A policy that shares two tables among all features."""
-    recipes.method_policy("multi-size", data, params=1600, dim=8, chunk_dim=4, seed=0).save(path)
+    changes = {"chunk_dim": 4}
+    recipes.method_policy("multi-size", open_data(data), 1600, dim=8, changes=changes).save(path)
     return path
 
 

@@ -16,6 +16,7 @@ from cases import BAGS, BUILDABLE, Bags, batch
 from real_data import real_data
 from seo_rec import embed, methods
 from seo_rec.data.criteo import prepare_criteo
+from seo_rec.data.dataset import open_data
 from seo_rec.data.stream import Stream
 from seo_rec.policy import Policy, PolicyError
 from torchrec_models import MODELS, NAMES, POLICY, WithLoss, clicks
@@ -164,7 +165,7 @@ def test_dlrm_learns_the_criteo_sample(tmp_path):
         (tmp_path / "train.txt").write_bytes(b"".join(next(whole) for _ in range(16_000)))
     schema = prepare_criteo(tmp_path / "train.txt", tmp_path / "data")
     policy = methods.multi_size(schema, 200_000, 16, lookups=4)
-    stream = Stream(tmp_path / "data", "train", batch_size=256, shuffle=True)
+    stream = Stream(open_data(tmp_path / "data"), "train", batch_size=256, shuffle=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         embedding = embed.build(policy)

@@ -21,6 +21,7 @@ from cases import BAGS, BUILDABLE, batch
 from distributed.sharded import plan, policy_of
 from seo_rec import recipes
 from seo_rec.batch import Batch
+from seo_rec.data.dataset import DataSet
 from seo_rec.data.stream import Stream
 from seo_rec.data.synthetic import synthetic
 from seo_rec.embed import PolicyEmbedding
@@ -29,9 +30,18 @@ from seo_rec.methods import Mlet, inner_policy, two_layer_tables
 from seo_rec.model import ModelSettings, RecModel, build_model
 from seo_rec.policy import Feature, Lookup, Policy, PolicyError, Table
 from seo_rec.report.frequency import FrequencySets, frequency_quality, frequency_sets
-from seo_rec.schema import read_schema
-from seo_rec.search.seo import SeoSettings
-from seo_rec.train import Checkpoints, FitSettings, distribute, fit, make_optimizers, ranks
+from seo_rec.runs import RunError
+from seo_rec.train import (
+    Checkpoints,
+    FitSettings,
+    Start,
+    Training,
+    distribute,
+    fit,
+    fit_policy,
+    make_optimizers,
+    ranks,
+)
 from seo_rec.train.state import Sharded, weights_of
 from spawn import run_ranks
 
@@ -243,7 +253,7 @@ def test_settings_without_mlet_are_written_as_before() -> None:
 # ---- training --------------------------------------------------------------------------------
 
 
-def scores(model: RecModel, data: Path) -> np.ndarray[Any, Any]:
+def scores(model: RecModel, data: DataSet) -> np.ndarray[Any, Any]:
     model.eval()
     with torch.no_grad():
         return np.concatenate([model(b)[1].numpy() for b in Stream(data, "test", batch_size=64)])
@@ -251,29 +261,30 @@ def scores(model: RecModel, data: Path) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize("optimizer", ["adam", "rowwise_adagrad"])
 def test_a_run_ends_with_one_layer_of_equal_scores(
-    tiny: Path, tmp_path: Path, optimizer: str
+    tiny_data: DataSet, tmp_path: Path, optimizer: str
 ) -> None:
-    policy, out = policy_of(tiny), tmp_path / "run"
-    wanted = settings(row_optimizer=optimizer, row_l2=1e-3)
-    run = recipes.train(tiny, policy, out, SMALL, wanted)
+    policy, out = policy_of(tiny_data), tmp_path / "run"
+    wanted = Training(SMALL, settings(row_optimizer=optimizer, row_l2=1e-3))
+    run = recipes.train(tiny_data, policy, out, wanted)
     one = recipes.load_trained(out)
     assert run.embedding_params == policy.num_params
     assert one.embedding.factors is None
     held = sum(w.numel() for w in one.embedding.ebc.parameters())
     assert held == run.embedding_params
 
-    two = recipes.train_model(tiny, policy, SMALL, wanted).model
+    two = fit_policy(tiny_data, policy, wanted).model
     assert two.embedding.factors is not None
-    np.testing.assert_allclose(scores(one, tiny), scores(two, tiny), atol=1e-6)
-    assert recipes.evaluate_run(out, tiny, "test").auc == run.test_auc
-    assert recipes.evaluate_run(out, tiny, "val").auc == pytest.approx(run.val_auc, abs=1e-6)
-    assert run == recipes.train(tiny, policy, out, SMALL, wanted, resume=True)
-    with pytest.raises(recipes.RunError, match="differs in model"):
-        recipes.train(tiny, policy, out, replace(SMALL, mlet=None), wanted, resume=True)
+    np.testing.assert_allclose(scores(one, tiny_data), scores(two, tiny_data), atol=1e-6)
+    assert recipes.evaluate_run(out, tiny_data, "test").auc == run.test_auc
+    assert recipes.evaluate_run(out, tiny_data, "val").auc == pytest.approx(run.val_auc, abs=1e-6)
+    assert run == recipes.train(tiny_data, policy, out, wanted, resume=True)
+    plain = replace(wanted, model=replace(SMALL, mlet=None))
+    with pytest.raises(RunError, match="differs in model"):
+        recipes.train(tiny_data, policy, out, plain, resume=True)
 
 
-def test_l2_is_of_the_first_layer_only(tiny: Path) -> None:
-    model = build_model(policy_of(tiny), 1, SMALL, 0)
+def test_l2_is_of_the_first_layer_only(tiny_data: DataSet) -> None:
+    model = build_model(policy_of(tiny_data), 1, SMALL, 0)
     optimizers = make_optimizers(model, "sgd", 1.0, 1.0, row_l2=0.25)
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
@@ -284,15 +295,16 @@ def test_l2_is_of_the_first_layer_only(tiny: Path) -> None:
         torch.testing.assert_close(p.detach(), before[name] * (0.75 if ".ebc." in name else 1.0))
 
 
-def test_steps_a_kill_and_a_resume_equal_the_whole_run(tiny: Path, tmp_path: Path) -> None:
+def test_steps_a_kill_and_a_resume_equal_the_whole_run(tiny_data: DataSet, tmp_path: Path) -> None:
     """Both layers, their moments and their means come back, to the bit."""
 
     def trained(name: str, steps: int) -> dict[str, torch.Tensor]:
         wanted = settings(checkpoint_every=3, average=0.9, row_l2=1e-3, max_steps=steps)
-        model = build_model(policy_of(tiny), 1, SMALL, 0)
+        model = build_model(policy_of(tiny_data), 1, SMALL, 0)
         optimizers = make_optimizers(model, "adam", 0.02, 0.02, 1e-3)
-        train = Stream(tiny, "train", batch_size=wanted.batch_size, shuffle=True, seed=0)
-        fit(model, train, Stream(tiny, "val", batch_size=64), optimizers, wanted, tmp_path / name)
+        train = Stream(tiny_data, "train", batch_size=wanted.batch_size, shuffle=True, seed=0)
+        val = Stream(tiny_data, "val", batch_size=64)
+        fit(model, train, val, optimizers, wanted, out=tmp_path / name)
         saved = Checkpoints(tmp_path / name / "checkpoints").latest()
         assert saved is not None
         assert any("factors.linear.a.weight.exp_avg" in n for n in saved.sizes)
@@ -309,20 +321,24 @@ def test_steps_a_kill_and_a_resume_equal_the_whole_run(tiny: Path, tmp_path: Pat
         assert torch.equal(weight, resumed[name]), name
 
 
-def test_a_run_killed_before_its_result_goes_on(tiny: Path, tmp_path: Path) -> None:
-    policy, out = policy_of(tiny), tmp_path / "run"
-    run = recipes.train(tiny, policy, out, SMALL, settings())
-    before = scores(recipes.load_trained(out), tiny)
+def test_a_run_killed_before_its_result_goes_on(tiny_data: DataSet, tmp_path: Path) -> None:
+    policy, out, wanted = policy_of(tiny_data), tmp_path / "run", Training(SMALL, settings())
+    run = recipes.train(tiny_data, policy, out, wanted)
+    before = scores(recipes.load_trained(out), tiny_data)
     (out / "result.json").unlink()
-    assert recipes.train(tiny, policy, out, SMALL, settings(), resume=True).test_auc == run.test_auc
-    np.testing.assert_array_equal(scores(recipes.load_trained(out), tiny), before)
+    assert recipes.train(tiny_data, policy, out, wanted, resume=True).test_auc == run.test_auc
+    np.testing.assert_array_equal(scores(recipes.load_trained(out), tiny_data), before)
 
 
-def test_files_of_one_layer_are_refused(tiny: Path, tmp_path: Path) -> None:
+def test_files_of_one_layer_are_refused(tiny_data: DataSet, tmp_path: Path) -> None:
     for given in ("plan", "weights"):
         with pytest.raises(ValueError, match=f"{given} with MLET, which trains tables of width 12"):
             recipes.train(
-                tiny, policy_of(tiny), tmp_path, SMALL, settings(), **{given: tmp_path / "x"}
+                tiny_data,
+                policy_of(tiny_data),
+                tmp_path,
+                Training(SMALL, settings()),
+                start=Start(**{given: tmp_path / "x"}),
             )
     assert not list(tmp_path.iterdir())
 
@@ -331,9 +347,9 @@ def test_files_of_one_layer_are_refused(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind, optimizer", [("column_wise", "adagrad"), ("row_wise", "adam")])
-def test_two_ranks_equal_one_process(tiny: Path, kind: str, optimizer: str) -> None:
+def test_two_ranks_equal_one_process(tiny_data: DataSet, kind: str, optimizer: str) -> None:
     """The wide tables are sharded, fused where widths allow it; the factors are replicated."""
-    policy, wide = policy_of(tiny), inner_policy(policy_of(tiny), Mlet(8, 0.5))
+    policy, wide = policy_of(tiny_data), inner_policy(policy_of(tiny_data), Mlet(8, 0.5))
     wanted = settings(row_optimizer=optimizer, max_steps=8, average=0.0, batch_size=120)
     model = ModelSettings(hidden=(8,), mlet=Mlet(8, 0.5))
 
@@ -347,8 +363,8 @@ def test_two_ranks_equal_one_process(tiny: Path, kind: str, optimizer: str) -> N
         optimizers = make_optimizers(made, optimizer, wanted.row_lr, wanted.dense_lr)
         share = {"rank": here.rank, "world_size": here.world_size}
         size = wanted.batch_size // here.world_size
-        train = Stream(tiny, "train", batch_size=size, shuffle=True, **share)
-        fit(made, train, Stream(tiny, "val", batch_size=32, **share), optimizers, wanted)
+        train = Stream(tiny_data, "train", batch_size=size, shuffle=True, **share)
+        fit(made, train, Stream(tiny_data, "val", batch_size=32, **share), optimizers, wanted)
         return {
             name: [(p.offsets, p.tensor.clone()) for p in value.pieces]
             if isinstance(value, Sharded)
@@ -366,41 +382,45 @@ def test_two_ranks_equal_one_process(tiny: Path, kind: str, optimizer: str) -> N
                 torch.testing.assert_close(part, whole[where], atol=2e-6, rtol=0)
 
 
-def test_a_run_of_two_ranks_ends_with_one_layer(tiny: Path, tmp_path: Path) -> None:
-    policy, wanted = policy_of(tiny), settings()
+def test_a_run_of_two_ranks_ends_with_one_layer(tiny_data: DataSet, tmp_path: Path) -> None:
+    policy, wanted = policy_of(tiny_data), Training(SMALL, settings())
 
     def train() -> float:
-        return recipes.train(tiny, policy, tmp_path / "two", SMALL, wanted).test_auc
+        return recipes.train(tiny_data, policy, tmp_path / "two", wanted).test_auc
 
     aucs = run_ranks(train, 2)
-    alone = recipes.train(tiny, policy, tmp_path / "one", SMALL, wanted)
+    alone = recipes.train(tiny_data, policy, tmp_path / "one", wanted)
     assert aucs == pytest.approx([alone.test_auc] * 2, abs=1e-6)
     one, two = (recipes.load_trained(tmp_path / name) for name in ("one", "two"))
-    np.testing.assert_allclose(scores(two, tiny), scores(one, tiny), atol=1e-5)
+    np.testing.assert_allclose(scores(two, tiny_data), scores(one, tiny_data), atol=1e-5)
 
 
 # ---- comparisons and the command line ------------------------------------------------------
 
 
-def comparison(tiny: Path, *methods: str, mlet: Mlet | None) -> recipes.Comparison:
+def comparison(data: DataSet, *methods: str, mlet: Mlet | None) -> recipes.Comparison:
+    families = {"multi-size": {"chunk_dim": 4}, "seo": {"chunk_dim": 4, "search_dim": 8}}
     return recipes.Comparison(
-        data=(tiny,),
+        data=(data,),
         methods=methods,
-        settings=SeoSettings(budget_rows=100, dim=8, chunk_dim=4, search_dim=8),
+        params=800,
+        dim=8,
         seeds=1,
-        model=ModelSettings(hidden=(8,)),
-        fit=settings(epochs=1),
+        training=Training(ModelSettings(hidden=(8,)), settings(epochs=1)),
+        settings={f: s for f, s in families.items() if any(m.startswith(f) for m in methods)},
         mlet=mlet,
     )
 
 
-def test_compare_trains_the_same_policy_and_searches_once(tiny: Path, tmp_path: Path) -> None:
+def test_compare_trains_the_same_policy_and_searches_once(
+    tiny_data: DataSet, tmp_path: Path
+) -> None:
     out = tmp_path / "compare"
-    plain = recipes.compare(comparison(tiny, "multi-size", "seo-exact", mlet=None), out)
+    plain = recipes.compare(comparison(tiny_data, "multi-size", "seo-exact", mlet=None), out)
     asked = (out / "run.json").read_text()
     searched = {p: p.stat().st_mtime_ns for p in (out / "searches").rglob("search.json")}
     methods = ("multi-size+mlet", "seo-exact", "seo-exact+mlet")
-    runs = recipes.compare(comparison(tiny, *methods, mlet=MLET), out)
+    runs = recipes.compare(comparison(tiny_data, *methods, mlet=MLET), out)
     assert [r.method for r in runs] == list(methods)
     assert (out / "run.json").read_text() == asked  # older comparisons take new names
     assert {p: p.stat().st_mtime_ns for p in (out / "searches").rglob("search.json")} == searched
@@ -411,12 +431,12 @@ def test_compare_trains_the_same_policy_and_searches_once(tiny: Path, tmp_path: 
         other = next(x for x in runs if x.method == f"{name}+mlet")
         assert other.embedding_params == r.embedding_params
         assert other.test_auc != r.test_auc
-    with pytest.raises(recipes.RunError, match=r"mlet\.json says"):
-        recipes.compare(comparison(tiny, "multi-size+mlet", mlet=Mlet(4)), out)
+    with pytest.raises(RunError, match=r"methods\.json says .*'dim': 12.* of \+mlet and this"):
+        recipes.compare(comparison(tiny_data, "multi-size+mlet", mlet=Mlet(4)), out)
     with pytest.raises(ValueError, match="give --mlet-dim"):
-        recipes.compare(comparison(tiny, "multi-size+mlet", mlet=None), out)
+        recipes.compare(comparison(tiny_data, "multi-size+mlet", mlet=None), out)
     with pytest.raises(ValueError, match="method 'nothing'"):
-        recipes.compare(comparison(tiny, "nothing+mlet", mlet=MLET), out)
+        recipes.compare(comparison(tiny_data, "nothing+mlet", mlet=MLET), out)
 
 
 def test_command_line(seo_rec: Callable[..., Any], tiny: Path, tmp_path: Path) -> None:
@@ -473,22 +493,22 @@ def test_quantized_collapsed_tables() -> None:
 # ---- frequent and rare samples -------------------------------------------------------------
 
 
-def test_the_most_and_the_least_frequent_samples(tiny: Path) -> None:
+def test_the_most_and_the_least_frequent_samples(tiny_data: DataSet) -> None:
     """Against a count of the training rows themselves, for every sample by itself."""
-    columns = [c.name for c in read_schema(tiny).features]
+    columns = [c.name for c in tiny_data.schema.features]
     held: dict[str, Counter[int]] = {name: Counter() for name in columns}
     rows = 0
-    for b in Stream(tiny, "train", batch_size=100):
+    for b in Stream(tiny_data, "train", batch_size=100):
         rows += b.num_rows
         for name in columns:
             held[name].update(b.sparse[name].values().tolist())
     ranked = []
-    for i, b in enumerate(Stream(tiny, "test", batch_size=1)):
+    for i, b in enumerate(Stream(tiny_data, "test", batch_size=1)):
         found = [held[name][v] for name in columns for v in b.sparse[name].values().tolist()]
         product = math.prod(Fraction(n, rows) for n in found if n)
         ranked.append((-found.count(0), product, i))
     order = [i for *_, i in sorted(ranked)]
-    sets = frequency_sets(tiny, "test", 0.25)
+    sets = frequency_sets(tiny_data, "test", 0.25)
     size = len(order) // 4
     assert sets.least.tolist() == sorted(order[:size])
     assert sets.most.tolist() == sorted(order[-size:])
@@ -507,23 +527,23 @@ def test_pr_auc_of_the_sets() -> None:
     assert math.isnan(nothing.most)
 
 
-def test_analyze_frequency(seo_rec: Callable[..., Any], tiny: Path, tmp_path: Path) -> None:
+def test_analyze_frequency(seo_rec: Callable[..., Any], tiny_data: DataSet, tmp_path: Path) -> None:
     runs = []
     for name, mlet in (("one", None), ("two", MLET)):
         runs.append(tmp_path / name)
-        model = replace(SMALL, mlet=mlet)
-        recipes.train(tiny, policy_of(tiny), runs[-1], model, settings(epochs=1))
+        wanted = Training(replace(SMALL, mlet=mlet), settings(epochs=1))
+        recipes.train(tiny_data, policy_of(tiny_data), runs[-1], wanted)
     out = tmp_path / "found.json"
-    done = seo_rec("analyze", "frequency", tiny, *runs, "--share", 0.3, "--out", out)
+    done = seo_rec("analyze", "frequency", tiny_data.path, *runs, "--share", 0.3, "--out", out)
     assert done.code == 0 and "least frequent" in done.out and "+0.00 %" in done.out
     found = json.loads(out.read_text())["runs"]
     model = recipes.load_trained(runs[1])
-    logits = scores(model, tiny)
-    labels = recipes.labels_of(tiny, "test")
-    sets = frequency_sets(tiny, "test", 0.3)
+    logits = scores(model, tiny_data)
+    labels = tiny_data.labels("test")
+    sets = frequency_sets(tiny_data, "test", 0.3)
     assert found[str(runs[1])] == pytest.approx(asdict(frequency_quality(logits, labels, sets)))
     rare = 1.5 / len(labels)  # one sample in each set: at least one of the four is not positive
-    done = seo_rec("analyze", "frequency", tiny, *runs, "--share", rare, "--out", out)
+    done = seo_rec("analyze", "frequency", tiny_data.path, *runs, "--share", rare, "--out", out)
     assert done.code == 0 and "NaN" not in out.read_text()
     assert None in json.loads(out.read_text())["runs"][str(runs[0])].values()
     other = tmp_path / "other"
@@ -531,5 +551,5 @@ def test_analyze_frequency(seo_rec: Callable[..., Any], tiny: Path, tmp_path: Pa
     refused = seo_rec("analyze", "frequency", other, runs[0])
     assert refused.code == 2 and "trained on 1 numeric columns" in refused.err
     for share in (0, 0.6, 1e-9):
-        refused = seo_rec("analyze", "frequency", tiny, runs[0], "--share", share)
+        refused = seo_rec("analyze", "frequency", tiny_data.path, runs[0], "--share", share)
         assert refused.code == 2 and "allowed" in refused.err

@@ -15,12 +15,12 @@ import torch
 import laws
 from cases import BACKBONES as CASES
 from cases import BAGS, BUILDABLE, METHODS, SCHEMAS, batch
-from seo_rec.backbones import BACKBONES
+from seo_rec.backbones import BACKBONES, traits_of
 from seo_rec.batch import Batch
+from seo_rec.data.dataset import DataSet
 from seo_rec.data.stream import Stream
 from seo_rec.methods import multi_size
 from seo_rec.model import ModelSettings, RecModel, build_model
-from seo_rec.schema import read_schema
 from seo_rec.settings import BACKBONE_NAMES, ROW_OPTIMIZER_NAMES
 from seo_rec.train import ROW_OPTIMIZERS, evaluate
 
@@ -53,6 +53,25 @@ def test_every_parameter_gets_gradient(case, num_dense):
 def test_golden_logits(case, num_dense):
     golden = json.loads(GOLDEN.read_text())[f"{case}-{num_dense}"]
     assert logits(case, num_dense) == pytest.approx(golden, abs=1e-6)
+
+
+@dense
+@cases
+def test_the_readers_alone_read_the_embeddings(case, num_dense):
+    """With their columns at zero no embedding moves a logit; every trait is one of its kinds."""
+    traits = traits_of(CASES[case].backbone)
+    assert traits.columns_removable in ("exactly", "initially", "no")
+    module, dense_BN, x_BE = laws.backbone(BACKBONES[CASES[case].backbone], CASES[case], num_dense)
+    readers = [module.eval().get_submodule(name) for name in traits.readers]
+    if not readers:
+        return
+    none = torch.zeros_like(x_BE)
+    assert not torch.allclose(module(dense_BN, x_BE), module(dense_BN, none))
+    with torch.no_grad():
+        for layer in readers:
+            assert isinstance(layer, torch.nn.Linear)
+            layer.weight[:, -x_BE.shape[1] :] = 0.0  # after the dense columns
+    assert torch.equal(module(dense_BN, x_BE), module(dense_BN, none))
 
 
 def test_every_backbone_has_a_case():
@@ -164,15 +183,21 @@ def test_bad_settings_are_refused(settings, message):
         ModelSettings(**settings)
 
 
-def test_training_goes_on_after_an_evaluation_of_the_same_batch_size(tiny: Path):
+def test_training_goes_on_after_an_evaluation_of_the_same_batch_size(tiny_data: DataSet):
     """Tensors that the embedding keeps from an evaluation must be usable for gradients."""
-    schema = read_schema(tiny)
-    model = build_model(multi_size(schema, 640, 16), len(schema.numeric), ModelSettings(), 0)
-    val = Stream(tiny, "val", batch_size=50)
+    policy = multi_size(tiny_data.schema, 640, 16)
+    model = build_model(policy, tiny_data.num_numeric, ModelSettings(), 0)
+    val = Stream(tiny_data, "val", batch_size=50)
     evaluate(model, val)
     loss, _ = model(next(iter(val)))
     loss.backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+def test_the_names_of_settings_are_what_can_be_built() -> None:
+    """The names are listed where no torch is imported; what they name is elsewhere."""
+    assert tuple(BACKBONES) == BACKBONE_NAMES
+    assert tuple(ROW_OPTIMIZERS) == ROW_OPTIMIZER_NAMES
 
 
 if __name__ == "__main__":
@@ -181,9 +206,3 @@ if __name__ == "__main__":
     golden = {f"{case}-{n}": logits(case, n) for case in CASES for n in (0, 1, 3)}
     GOLDEN.write_text(json.dumps(golden, indent=1, sort_keys=True) + "\n")
     print(f"wrote {GOLDEN.name}")
-
-
-def test_the_names_of_settings_are_what_can_be_built() -> None:
-    """The names are listed where no torch is imported; what they name is elsewhere."""
-    assert tuple(BACKBONES) == BACKBONE_NAMES
-    assert tuple(ROW_OPTIMIZERS) == ROW_OPTIMIZER_NAMES

@@ -15,8 +15,9 @@ from seo_rec.data.vocabulary import write_vocabulary
 from seo_rec.embed.remap import hash_rows
 from seo_rec.files import write_json
 from seo_rec.policy import Feature, Lookup, Policy, Table
-from seo_rec.report import charts, comparison, folders, formats
+from seo_rec.report import charts, comparison, formats
 from seo_rec.report.collisions import agreement, collisions, hit, rows_of, shared_row
+from seo_rec.runs import reading
 from seo_rec.schema import Column, Schema
 
 EVIL = "<script>alert(1)</script>"
@@ -43,13 +44,17 @@ def make_data(folder: Path, names=("user", "item"), seed=0) -> Schema:
     return schema
 
 
-def shared_policy(names=("user", "item"), rows=(16, 16), dim=4, **origin) -> Policy:
+SEARCHED = {"method": "seo", "searched": True}  # what a search signs its policy with
+
+
+def shared_policy(names=("user", "item"), rows=(16, 16), dim=4, decision=None, **origin) -> Policy:
     tables = tuple(Table(f"chunk{i}", r, dim) for i, r in enumerate(rows))
     features = tuple(
         Feature(name, tuple(Lookup(t.name, "hash", 7 * i + j) for j, t in enumerate(tables)))
         for i, name in enumerate(names)
     )
-    return Policy(tables, features, provenance=origin or {"method": "multi-size"})
+    origin = origin or {"method": "multi-size"}
+    return Policy(tables, features, provenance=origin, decision=decision)
 
 
 def result(method: str, seed: int, test_auc: float, **changes) -> dict:
@@ -58,6 +63,7 @@ def result(method: str, seed: int, test_auc: float, **changes) -> dict:
         "data_fingerprint": "f" * 16,
         "method": method,
         "seed": seed,
+        "budget": 128,
         "embedding_params": 128,
         "val_auc": test_auc - 0.01,
         "val_logloss": 0.5,
@@ -101,33 +107,49 @@ def make_search(folder: Path, fingerprint: str, names=("user", "item"), run_off=
         "kind": "search",
         "data": "nowhere",
         "data_fingerprint": fingerprint,
-        "seo": {"budget_rows": 32, "dim": 4, "chunk_dim": 2},
+        "method": "seo",
+        "budget": 128,
+        "settings": {
+            "budget_rows": 32,
+            "dim": 4,
+            "chunk_dim": 2,
+            "run_off": {"standard_errors": 1.5} if run_off else None,
+        },
         "model": {"hidden": [8]},
         "fit": {**FIT, "seed": 0},
-        "run_off": {"standard_errors": 1.0} if run_off else None,
     }
     scores = {"val_auc": 0.6, "gain": 0.0, "standard_error": 0.0, "params": 128, "seconds": 2.0}
-    winner = {**scores, "val_auc": 0.65, "gain": 0.05, "standard_error": 0.01}
+    attended = {"chunk_dim": 2, "min_chunks": 1, "apply": "exact"}
+    winner = {**scores, "val_auc": 0.65, "gain": 0.05, "standard_error": 0.01, "origin": attended}
+    chosen = "seo-2-min1-exact" if run_off else "seo"
+    decision = {**SEARCHED, "winner": chosen, "kind": "attention"}
+    attention = {
+        "features": list(names),
+        "attention": [[0.5, 0.25], [0.125, 0.125], *[[0.0, 0.0]] * (len(names) - 2)],
+        "val_auc": 0.61,
+        "test_auc": 0.6,
+        "seconds": 3.0,
+        "seconds_per_epoch": 1.0,
+    }
+    record = {"searches": {"2": attention}}
+    if run_off:
+        record["run_off"] = {"trivial-2x2": scores, "seo-2-min1-exact": winner}
     found = {
-        "winner": "seo-2-min1-exact" if run_off else "seo",
-        "run_off": {"trivial-2x2": scores, "seo-2-min1-exact": winner} if run_off else {},
+        "method": "seo",
+        "winner": chosen,
+        "decision": decision,
+        "dataset": "toy",
+        "val_auc": 0.65,
         "seconds": 12.0,
-        "searches": {
-            "2": {
-                "features": list(names),
-                "attention": [[0.5, 0.25], [0.125, 0.125], *[[0.0, 0.0]] * (len(names) - 2)],
-                "val_auc": 0.61,
-                "test_auc": 0.6,
-                "seconds": 3.0,
-                "seconds_per_epoch": 1.0,
-            }
-        },
+        "peak_bytes": 1024,
+        "params": 128,
+        "record": record,
         "environment": STAMP,
         "command": "seo-rec search",
     }
     write_json(folder / "run.json", asked)
     write_json(folder / "search.json", found)
-    searched = shared_policy(names, apply="exact", winner=found["winner"])
+    searched = shared_policy(names, decision=decision, apply="exact")
     searched.save(folder / "policy.json")
     if run_off:
         searched.save(folder / "candidates" / "seo-2-min1-exact.json")
@@ -142,9 +164,12 @@ def make_comparison(folder: Path, data: Path, names=("user", "item"), aucs=AUCS)
     for method, values in aucs.items():
         for seed, auc in enumerate(values):
             outcome = result(method, seed, auc, data_fingerprint=fingerprint)
-            origin = {"apply": "exact", "winner": "seo-2-min1-exact"} if method == "seo" else {}
+            decision = {"method": method, "winner": method, "searched": False}
+            if method == "seo":
+                decision = {**SEARCHED, "winner": "seo-2-min1-exact"}
             run = folder / "runs" / f"{method}-seed{seed}"
-            make_training(run, outcome, shared_policy(names, **origin), data, epochs=3 + seed)
+            policy = shared_policy(names, decision=decision)
+            make_training(run, outcome, policy, data, epochs=3 + seed)
             lines.append(json.dumps(outcome) + "\n")
     make_search(folder / "searches" / "seo-seed0", fingerprint, names)
     (folder / "results.jsonl").write_text("".join(lines))
@@ -186,7 +211,7 @@ def test_one_seed_or_equal_differences_have_no_p():
 
 
 def test_rows_are_sorted_and_differ_from_the_best_plain_method_by_validation(compared):
-    (group,) = comparison.group(folders.read([compared]))
+    (group,) = comparison.group(reading.read([compared]))
     assert [r.method for r in group.rows] == ["seo", "multi-size", "separate"]
     assert group.reference.method == "multi-size"
     seo, reference, separate = group.rows
@@ -200,7 +225,7 @@ def test_rows_are_sorted_and_differ_from_the_best_plain_method_by_validation(com
 def test_differences_pair_only_common_seeds(tmp_path):
     aucs = {"separate": (0.70, 0.71, 0.69), "multi-size": (0.71, 0.75)}
     run = make_comparison(tmp_path / "c", tmp_path / "d", aucs=aucs)
-    (group,) = comparison.group(folders.read([run]))
+    (group,) = comparison.group(reading.read([run]))
     separate = next(r for r in group.rows if r.method == "separate")
     assert separate.difference.n == 2
     assert separate.difference.mean == pytest.approx((0.70 - 0.71 + 0.71 - 0.75) / 2)
@@ -212,16 +237,23 @@ def test_budgets_make_groups_and_a_method_without_budget_joins_them(tmp_path):
     sizes = {"small": (128, 127, 126), "large": (256, 256, 253)}  # within a row of the budget
     for name, params in sizes.items():
         for method, p in zip(("separate", "monolithic", "multi-size"), params, strict=True):
-            outcome = result(method, 0, 0.7, data_fingerprint=fingerprint, embedding_params=p)
-            policy = shared_policy(
-                rows=(p // 8, p // 8), method=method, arguments={"params": params[0]}
+            outcome = result(
+                method,
+                0,
+                0.7,
+                data_fingerprint=fingerprint,
+                budget=params[0],
+                embedding_params=p,
             )
+            policy = shared_policy(rows=(p // 8, p // 8), method=method)
             make_training(tmp_path / name / "runs" / f"{method}-seed0", outcome, policy, data)
-    outcome = result("collisionless", 0, 0.8, data_fingerprint=fingerprint, embedding_params=999)
+    outcome = result(
+        "collisionless", 0, 0.8, data_fingerprint=fingerprint, budget=None, embedding_params=999
+    )
     make_training(
         tmp_path / "small" / "runs" / "collisionless-seed0", outcome, shared_policy(), data
     )
-    groups = comparison.group(folders.read([tmp_path / "small", tmp_path / "large"]))
+    groups = comparison.group(reading.read([tmp_path / "small", tmp_path / "large"]))
     assert [g.budget for g in groups] == [128, 256]
     for group in groups:
         assert group.rows[0].method == "collisionless"
@@ -234,21 +266,20 @@ def test_budgets_make_groups_and_a_method_without_budget_joins_them(tmp_path):
 
 
 def test_a_method_that_leaves_much_of_the_budget_stays_in_the_comparison(tmp_path):
-    """The budget is what the run recorded, else what its policy was made for."""
+    """The budget is what the run recorded; a policy that came to hold more counts as it is."""
     data = tmp_path / "data"
     fingerprint = make_data(data).fingerprint
-    made_for = {"method": "no-search", "arguments": {"params": 128}}
-    for method, params, recorded, origin in (
-        ("monolithic", 128, {"budget": 128}, {}),
-        ("mixed-dimension", 96, {"budget": 128}, {}),
-        ("no-search", 64, {}, made_for),
-        ("retrained", 64, {"budget": 64}, made_for),  # train --policy has no other budget
+    for method, params, budget in (
+        ("monolithic", 128, 128),
+        ("mixed-dimension", 96, 128),
+        ("no-search", 64, 128),
+        ("larger", 128, 64),
     ):
-        outcome = result(method, 0, 0.7, data_fingerprint=fingerprint, **recorded)
+        outcome = result(method, 0, 0.7, data_fingerprint=fingerprint, budget=budget)
         outcome["embedding_params"] = params
-        policy = shared_policy(rows=(params // 8, params // 8), **origin)
+        policy = shared_policy(rows=(params // 8, params // 8))
         make_training(tmp_path / "c" / "runs" / f"{method}-seed0", outcome, policy, data)
-    (group,) = comparison.group(folders.read([tmp_path / "c"]))
+    (group,) = comparison.group(reading.read([tmp_path / "c"]))
     assert (group.budget, len(group.rows)) == (128, 4)
     assert group.reference is not None
     html = page_of([tmp_path / "c"], tmp_path)
@@ -265,15 +296,15 @@ def test_splits_per_seed_are_one_data_set_but_other_folders_are_not(tmp_path):
         outcome = result("separate", seed, 0.7, data_fingerprint=fingerprint)
         run = tmp_path / folder / "runs" / f"separate-seed{seed}"
         make_training(run, outcome, shared_policy(), tmp_path / "data0")
-    groups = comparison.group(folders.read([tmp_path / "x", tmp_path / "y"]))
+    groups = comparison.group(reading.read([tmp_path / "x", tmp_path / "y"]))
     assert sorted(g.rows[0].test_auc.n for g in groups) == [1, 2]
 
 
 def test_the_same_run_given_twice_counts_once_and_rivals_keep_apart(compared, tmp_path):
     inner = compared / "runs" / "seo-seed0"
-    assert len(folders.read([compared, inner, compared]).trainings) == 9
+    assert len(reading.read([compared, inner, compared]).trainings) == 9
     other = make_comparison(tmp_path / "again", tmp_path / "data", aucs={"seo": (0.5, 0.6, 0.7)})
-    (group,) = comparison.group(folders.read([compared, other]))
+    (group,) = comparison.group(reading.read([compared, other]))
     methods = {r.method for r in group.rows}
     assert methods == {"seo [compare]", "seo [again]", "multi-size", "separate"}
 
@@ -282,9 +313,9 @@ def test_runs_of_train_policy_are_told_apart_by_their_policies(tmp_path):
     make_data(tmp_path / "data")
     kinds = {"a": {"apply": "exact"}, "b": {"apply": "round-robin"}}
     for name, origin in kinds.items():
-        policy = shared_policy(**origin)
+        policy = shared_policy(decision=SEARCHED, **origin)
         make_training(tmp_path / name, result("policy", 0, 0.7), policy, tmp_path / "data")
-    (group,) = comparison.group(folders.read([tmp_path / "a", tmp_path / "b"]))
+    (group,) = comparison.group(reading.read([tmp_path / "a", tmp_path / "b"]))
     assert {r.method for r in group.rows} == {"policy (exact)", "policy (round-robin)"}
     assert group.reference is None
 
@@ -310,7 +341,7 @@ def test_runs_of_mlet_stand_beside_those_of_one_layer(tmp_path):
         make_settings(
             tmp_path / "c" / "runs" / f"{name}-seed0", outcome, tmp_path / "data", model, {}
         )
-    (group,) = comparison.group(folders.read([tmp_path / "c"]))
+    (group,) = comparison.group(reading.read([tmp_path / "c"]))
     assert [r.method for r in group.rows] == ["multi-size+mlet", "multi-size", "separate"]
     assert group.reference.method == "multi-size"
     assert group.rows[0].difference.mean == pytest.approx(0.02)
@@ -318,7 +349,7 @@ def test_runs_of_mlet_stand_beside_those_of_one_layer(tmp_path):
         outcome = result("multi-size", 1, auc, data_fingerprint=fingerprint)
         model = {"mlet": {"dim": dim, "std": 0.5}}
         make_settings(tmp_path / name, outcome, tmp_path / "data", model, {})
-    (group,) = comparison.group(folders.read([tmp_path / x for x in ("c", "a", "b")]))
+    (group,) = comparison.group(reading.read([tmp_path / x for x in ("c", "a", "b")]))
     assert {r.method: r.test_auc.n for r in group.rows} == {
         "multi-size": 1,
         "separate": 1,
@@ -335,7 +366,7 @@ def test_titles_name_the_settings_that_differ(tmp_path):
     ):
         outcome = result("separate", 0, 0.7, data_fingerprint=fingerprint)
         make_settings(tmp_path / name, outcome, tmp_path / "data", model, fit)
-    groups = comparison.group(folders.read([tmp_path / "a", tmp_path / "b"]))
+    groups = comparison.group(reading.read([tmp_path / "a", tmp_path / "b"]))
     assert {g.title for g in groups} == {
         "toy, 128 parameters (row_l2 0.0)",
         "toy, 128 parameters (row_l2 0.001, interaction.layers 3)",
@@ -538,6 +569,7 @@ def test_the_page_says_what_the_runs_say(compared, tmp_path):
         '<td class="best">0.73667</td>',  # test AUC of seo
         "seo-2-min1-exact ★",
         "2.00</td>",  # attention 0.5 x 4, relative to uniform
+        "only if its gain exceeds 1.5 × its standard error",
         "git abc123, with uncommitted changes",
         "toy: no chart; its methods all hold 128 parameters",
         "40",
@@ -559,9 +591,12 @@ def test_a_policy_of_a_table_per_feature_is_said_to_be_too_wide_to_draw(tmp_path
         tuple(Table(f"own {name}", 40, 2) for name in names),
         tuple(Feature(name, (Lookup(f"own {name}", "id"),)) for name in names),
         vocabularies=ids,
-        provenance={"winner": "trivial-no-search"},
+        decision={**SEARCHED, "winner": "trivial-no-search"},
     )
-    outcome = result("seo", 0, 0.7, data_fingerprint=fingerprint, embedding_params=39 * 80)
+    size = 39 * 80
+    outcome = result(
+        "seo", 0, 0.7, data_fingerprint=fingerprint, budget=size, embedding_params=size
+    )
     make_training(tmp_path / "run", outcome, of_ids, data)
     html = page_of([tmp_path / "run"], tmp_path)
     parsed(html)
@@ -593,7 +628,7 @@ def test_hostile_names_stay_text(tmp_path, capsys):
     make_search(run / "searches" / "seo-seed0", fingerprint, names)
     single = tmp_path / "single"
     outcome = result("seo", 0, 0.6, data_fingerprint=fingerprint)
-    make_training(single, outcome, shared_policy(names, apply="exact"), data)
+    make_training(single, outcome, shared_policy(names, decision=SEARCHED), data)
     html = page_of([run, single], tmp_path)
     page = parsed(html)
     assert page.scripts == 0
@@ -677,7 +712,7 @@ def break_attention(folder):
 def test_damaged_folders_are_refused(compared, damage, message):
     damage(compared)
     with pytest.raises(report.ReportError, match=message):
-        folders.read([compared])
+        reading.read([compared])
 
 
 def test_folders_that_are_no_runs_are_refused(compared, tmp_path):

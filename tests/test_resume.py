@@ -20,16 +20,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from seo_rec import recipes
+from seo_rec.data.dataset import DataSet
 from seo_rec.data.stream import Stream
 from seo_rec.files import locked
 from seo_rec.model import ModelSettings
-from seo_rec.recipes import comparing, folders, searching, training
-from seo_rec.search.seo import SeoSettings
-from seo_rec.train import CheckpointError, FitSettings, checkpoint
+from seo_rec.recipes import comparing, searching, training
+from seo_rec.runs import claim
+from seo_rec.search.run_off import RunOff, contest
+from seo_rec.search.seo import SeoSearch
+from seo_rec.search.seo import search as attention
+from seo_rec.train import CheckpointError, FitSettings, Training, checkpoint
 
 CLOCKS = {"seconds", "seconds_per_epoch", "epoch_seconds", "search_seconds", "examples_per_s"}
 CLOCKS |= {"command", "environment"}
@@ -86,8 +91,9 @@ def fuse(monkeypatch: pytest.MonkeyPatch) -> Fuse:
         monkeypatch.setattr(module, name, written)
 
     monkeypatch.setattr(Stream, "__iter__", iterate)
-    for module in (folders, training, searching):
+    for module in (claim, training, searching, comparing, attention, contest):
         around(module, "write_json")
+    around(contest, "write_bytes")
     around(comparing, "append_line")
     monkeypatch.setattr(training, "stamp", dict)
     monkeypatch.setattr(searching, "stamp", dict)
@@ -161,6 +167,8 @@ def outcome(out: Path) -> dict[str, Any]:
             found[name] = [_timeless(json.loads(line)) for line in path.read_text().splitlines()]
         elif path.suffix == ".json":
             found[name] = _timeless(json.loads(path.read_text()))
+        elif path.suffix == ".npy":
+            found[name] = torch.from_numpy(np.load(path, allow_pickle=False))
     assert found, f"{out} holds no outcome"
     return found
 
@@ -207,33 +215,34 @@ def fit_settings(**other: Any) -> FitSettings:
     return FitSettings(**{**rates, **sizes, **other})
 
 
-def trains(data: Path, model: ModelSettings = SMALL, **settings: Any) -> Callable[[Path], None]:
-    policy = recipes.method_policy("multi-size", data, 1600, 16, 8, 0)
+def trains(data: DataSet, model: ModelSettings = SMALL, **settings: Any) -> Callable[[Path], None]:
+    policy = recipes.method_policy("multi-size", data, 1600)
+    training = Training(model, fit_settings(**settings))
 
     def run(out: Path) -> None:
-        recipes.train(data, policy, out, model, fit_settings(**settings), resume=True)
+        recipes.train(data, policy, out, training, resume=True)
 
     return run
 
 
-def searches(data: Path, run_off: bool = False, **settings: Any) -> Callable[[Path], None]:
-    space = SeoSettings(budget_rows=100, temperature_end=0.5, logit_lr=0.05, **settings)
-    off = recipes.RunOff(epochs=1, chunk_dims=(8,), trivial_lookups=(2, 4)) if run_off else None
+def searches(data: DataSet, run_off: bool = False, **settings: Any) -> Callable[[Path], None]:
+    off = RunOff(epochs=1, chunk_dims=(8,), trivial_lookups=(2, 4)) if run_off else None
+    wanted = SeoSearch(budget_rows=100, temperature_end=0.5, logit_lr=0.05, run_off=off, **settings)
+    training = Training(SMALL, fit_settings(epochs=2))
 
     def run(out: Path) -> None:
-        recipes.search(data, out, space, SMALL, fit_settings(epochs=2), off, resume=True)
+        recipes.search("seo", data, out, wanted, training, resume=True)
 
     return run
 
 
-def compares(data: Path) -> Callable[[Path], None]:
+def compares(data: DataSet) -> Callable[[Path], None]:
     comparison = recipes.Comparison(
         data=(data,),
         methods=("monolithic", "seo-rr"),
-        settings=SeoSettings(budget_rows=100),
+        params=1600,
         seeds=2,
-        model=SMALL,
-        fit=fit_settings(epochs=1),
+        training=Training(SMALL, fit_settings(epochs=1)),
     )
     return lambda out: void(recipes.compare(comparison, out))
 
@@ -279,13 +288,17 @@ def assert_survives_every_kill(
         shutil.rmtree(out)
 
 
-def test_training_killed_anywhere_ends_the_same(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
-    run = trains(tiny, warmup_steps=7, epochs=2, checkpoint_every=4)
+def test_training_killed_anywhere_ends_the_same(
+    tiny_data: DataSet, tmp_path: Path, fuse: Fuse
+) -> None:
+    run = trains(tiny_data, warmup_steps=7, epochs=2, checkpoint_every=4)
     assert_survives_every_kill(run, tmp_path, fuse)
 
 
-def test_the_places_include_the_interesting_ones(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
-    places = places_of(trains(tiny), tmp_path / "whole", fuse)
+def test_the_places_include_the_interesting_ones(
+    tiny_data: DataSet, tmp_path: Path, fuse: Fuse
+) -> None:
+    places = places_of(trains(tiny_data), tmp_path / "whole", fuse)
     assert "train batch 0.3" in places  # within an epoch
     assert "train batch 1.0" in places  # the last batch of the first epoch: the next one begins
     assert "val batch 1.0" in places  # within the evaluation
@@ -300,9 +313,11 @@ def test_the_places_include_the_interesting_ones(tiny: Path, tmp_path: Path, fus
     assert places[-1] == "after result.json"
 
 
-def test_best_weights_of_a_step_that_comes_again(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
+def test_best_weights_of_a_step_that_comes_again(
+    tiny_data: DataSet, tmp_path: Path, fuse: Fuse
+) -> None:
     """Killed between best weights and their checkpoint, and again while those were removed."""
-    run = trains(tiny)
+    run = trains(tiny_data)
     places_of(run, tmp_path / "whole", fuse)
     for place in ("after best 5", "without .metadata: best 5"):
         fuse.light(0, place)
@@ -318,9 +333,9 @@ def test_best_weights_of_a_step_that_comes_again(tiny: Path, tmp_path: Path, fus
     [("adam", 0.998), ("adam", 0.0), ("adagrad", 0.0), ("rowwise_adagrad", 0.998), ("sgd", 0.998)],
 )
 def test_optimizers_and_averages_resume(
-    tiny: Path, tmp_path: Path, fuse: Fuse, optimizer: str, average: float
+    tiny_data: DataSet, tmp_path: Path, fuse: Fuse, optimizer: str, average: float
 ) -> None:
-    run = trains(tiny, row_optimizer=optimizer, average=average, warmup_steps=3, row_lr=0.05)
+    run = trains(tiny_data, row_optimizer=optimizer, average=average, warmup_steps=3, row_lr=0.05)
     places = places_of(run, tmp_path / "whole", fuse)
     wanted = outcome(tmp_path / "whole")
     rng = random.Random(f"{optimizer} {average}")
@@ -331,38 +346,64 @@ def test_optimizers_and_averages_resume(
         assert not wrong, f"killed at {where}: {wrong[:5]}"
 
 
-def test_without_checkpoints_within_an_epoch(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
+def test_without_checkpoints_within_an_epoch(
+    tiny_data: DataSet, tmp_path: Path, fuse: Fuse
+) -> None:
     """``checkpoint_every=0``: an epoch cut short is trained anew, its lines written once."""
-    assert_survives_every_kill(trains(tiny, checkpoint_every=0, epochs=2), tmp_path, fuse, every=3)
+    assert_survives_every_kill(
+        trains(tiny_data, checkpoint_every=0, epochs=2), tmp_path, fuse, every=3
+    )
 
 
 @pytest.mark.parametrize("max_steps", [4, 5, 7])
 def test_an_end_within_an_epoch_resumes(
-    tiny: Path, tmp_path: Path, fuse: Fuse, max_steps: int
+    tiny_data: DataSet, tmp_path: Path, fuse: Fuse, max_steps: int
 ) -> None:
     """Also where the last step is due for a checkpoint of its own, before the evaluation."""
-    assert_survives_every_kill(trains(tiny, max_steps=max_steps), tmp_path, fuse, every=5)
+    assert_survives_every_kill(trains(tiny_data, max_steps=max_steps), tmp_path, fuse, every=5)
 
 
 @pytest.mark.parametrize("split", ["train", "held-out"])
 def test_search_killed_anywhere_ends_the_same(
-    tiny: Path, tmp_path: Path, fuse: Fuse, split: str
+    tiny_data: DataSet, tmp_path: Path, fuse: Fuse, split: str
 ) -> None:
-    run = searches(tiny, search_split=split, use_down_projection=split == "held-out")
+    run = searches(tiny_data, search_split=split, use_down_projection=split == "held-out")
     assert_survives_every_kill(run, tmp_path, fuse, every=9)
 
 
-def test_a_run_off_killed_anywhere_ends_the_same(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
-    assert_survives_every_kill(searches(tiny, run_off=True), tmp_path, fuse, every=59)
+def test_a_run_off_killed_anywhere_ends_the_same(
+    tiny_data: DataSet, tmp_path: Path, fuse: Fuse
+) -> None:
+    assert_survives_every_kill(searches(tiny_data, run_off=True), tmp_path, fuse, every=59)
 
 
-def test_a_comparison_killed_anywhere_goes_on(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
-    assert_survives_every_kill(compares(tiny), tmp_path, fuse, every=83)
+def test_a_search_killed_while_it_writes_what_it_found(
+    tiny_data: DataSet, tmp_path: Path, fuse: Fuse
+) -> None:
+    """Logits without their score, an attention without its search, all files but the record."""
+    run = searches(tiny_data, run_off=True)
+    places = places_of(run, tmp_path / "whole", fuse)
+    for place in ("after result.json", "after trivial-2x8-seed0.npy", "before search.json"):
+        assert place in places
+        fuse.light(0, place)
+        with pytest.raises(Killed, match=place):
+            run(tmp_path / "killed")
+    fuse.light(0)
+    run(tmp_path / "killed")
+    assert not differences(outcome(tmp_path / "whole"), outcome(tmp_path / "killed"))
 
 
-def test_leftovers_of_a_kill_are_in_nobodys_way(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
+def test_a_comparison_killed_anywhere_goes_on(
+    tiny_data: DataSet, tmp_path: Path, fuse: Fuse
+) -> None:
+    assert_survives_every_kill(compares(tiny_data), tmp_path, fuse, every=83)
+
+
+def test_leftovers_of_a_kill_are_in_nobodys_way(
+    tiny_data: DataSet, tmp_path: Path, fuse: Fuse
+) -> None:
     """SIGKILL leaves half-written temporary files; they are neither read nor stumbled over."""
-    run = trains(tiny)
+    run = trains(tiny_data)
     places = places_of(run, tmp_path / "whole", fuse)
     out = tmp_path / "killed"
     out.mkdir()
@@ -385,8 +426,10 @@ def test_leftovers_of_a_kill_are_in_nobodys_way(tiny: Path, tmp_path: Path, fuse
     assert not differences(outcome(tmp_path / "whole"), outcome(out))
 
 
-def test_a_line_cut_short_by_a_kill_is_dropped(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
-    run = trains(tiny)
+def test_a_line_cut_short_by_a_kill_is_dropped(
+    tiny_data: DataSet, tmp_path: Path, fuse: Fuse
+) -> None:
+    run = trains(tiny_data)
     places_of(run, tmp_path / "whole", fuse)
     out = tmp_path / "killed"
     fuse.light(9)
@@ -399,9 +442,9 @@ def test_a_line_cut_short_by_a_kill_is_dropped(tiny: Path, tmp_path: Path, fuse:
     assert not differences(outcome(tmp_path / "whole"), outcome(out))
 
 
-def test_two_processes_do_not_train_one_run(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
+def test_two_processes_do_not_train_one_run(tiny_data: DataSet, tmp_path: Path, fuse: Fuse) -> None:
     """Neither is disturbed by the other: the second one ends before it writes anything."""
-    run, out = trains(tiny), tmp_path / "out"
+    run, out = trains(tiny_data), tmp_path / "out"
     wanted = places_of(run, tmp_path / "whole", fuse)
     fuse.light(len(wanted) // 2)
     with pytest.raises(Killed):
@@ -417,8 +460,10 @@ def test_two_processes_do_not_train_one_run(tiny: Path, tmp_path: Path, fuse: Fu
     assert not differences(outcome(tmp_path / "whole"), outcome(out))
 
 
-def test_a_finished_run_is_not_trained_again(tiny: Path, tmp_path: Path, fuse: Fuse) -> None:
-    for name, run in (("train", trains(tiny)), ("search", searches(tiny))):
+def test_a_finished_run_is_not_trained_again(
+    tiny_data: DataSet, tmp_path: Path, fuse: Fuse
+) -> None:
+    for name, run in (("train", trains(tiny_data)), ("search", searches(tiny_data))):
         places_of(run, tmp_path / name, fuse)
         times = {p: p.stat().st_mtime_ns for p in (tmp_path / name).rglob("*.distcp")}
         again = places_of(run, tmp_path / name, fuse)
@@ -431,9 +476,9 @@ def test_a_finished_run_is_not_trained_again(tiny: Path, tmp_path: Path, fuse: F
 TRAIN = ["--method", "multi-size", "--params", "1600", "--hidden", "8", "--dropout", "0.2"]
 TRAIN += ["--epochs", "4", "--patience", "4", "--batch-size", "10", "--lr", "0.01"]
 TRAIN += ["--checkpoint-every", "5", "--threads", "1"]
-SEARCH = ["--budget-rows", "100", "--hidden", "8", "--no-run-off", "--search-split", "held-out"]
-SEARCH += ["--temperature-end", "0.5", "--epochs", "3", "--patience", "3", "--batch-size", "10"]
-SEARCH += ["--lr", "0.01", "--checkpoint-every", "5", "--threads", "1"]
+SEARCH = ["--params", "1600", "--set", "run_off=none", "--set", "search_split=held-out"]
+SEARCH += ["--set", "temperature_end=0.5", "--hidden", "8", "--epochs", "3", "--patience", "3"]
+SEARCH += ["--batch-size", "10", "--lr", "0.01", "--checkpoint-every", "5", "--threads", "1"]
 
 
 def start(command: Callable[[], Any]) -> Any:

@@ -25,6 +25,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from seo_rec.batch import Batch
 from seo_rec.data import row_groups
 from seo_rec.data import stream as stream_module
+from seo_rec.data.dataset import open_data
 from seo_rec.data.read_ahead import THREAD_NAME
 from seo_rec.data.stream import Stream
 from seo_rec.schema import SCHEMA_FILE, Column, DataError, Schema
@@ -170,7 +171,7 @@ def test_file_order_is_exactly_the_files(
 ) -> None:
     folder: Path = request.getfixturevalue(name)
     want = reference(folder, columns)
-    stream = Stream(folder, batch_size=batch_size, window=2)
+    stream = Stream(open_data(folder), batch_size=batch_size, window=2)
     batches = list(stream)
     assert rows_of(batches) == want
     assert stream.num_rows == len(want)
@@ -184,13 +185,13 @@ def test_shuffle_keeps_rows_whole_and_gives_each_once(
 ) -> None:
     folder: Path = request.getfixturevalue(name)
     want = reference(folder, columns)
-    got = rows_of(Stream(folder, batch_size=6, shuffle=True, window=3))
+    got = rows_of(Stream(open_data(folder), batch_size=6, shuffle=True, window=3))
     assert got != want
     assert sorted(got) == sorted(want)
 
 
 def test_tensors_have_the_types_and_bounds_that_batch_promises(data: Path) -> None:
-    for batch in Stream(data, batch_size=9, shuffle=True):
+    for batch in Stream(open_data(data), batch_size=9, shuffle=True):
         kjt = batch.sparse
         assert kjt.values().dtype == torch.int64
         assert kjt.lengths().dtype == torch.int32
@@ -203,7 +204,7 @@ def test_tensors_have_the_types_and_bounds_that_batch_promises(data: Path) -> No
 
 
 def test_embedding_bag_collection_takes_the_batches(mixed: Path) -> None:
-    stream = Stream(mixed, batch_size=16)
+    stream = Stream(open_data(mixed), batch_size=16)
     tables = [
         EmbeddingBagConfig(name=f, embedding_dim=4, num_embeddings=100, feature_names=[f])
         for f in stream.features
@@ -220,8 +221,10 @@ def test_embedding_bag_collection_takes_the_batches(mixed: Path) -> None:
 
 
 def test_columns_are_read_in_schema_order_and_do_not_move_rows(mixed: Path) -> None:
-    whole = list(Stream(mixed, batch_size=7, shuffle=True, window=2))
-    some = list(Stream(mixed, batch_size=7, shuffle=True, window=2, columns=["tags", "row"]))
+    whole = list(Stream(open_data(mixed), batch_size=7, shuffle=True, window=2))
+    some = list(
+        Stream(open_data(mixed), batch_size=7, shuffle=True, window=2, columns=["tags", "row"])
+    )
     for a, b in zip(whole, some, strict=True):
         assert b.sparse.keys() == ["row", "tags"]
         for key in ("row", "tags"):
@@ -239,24 +242,24 @@ def test_unread_columns_are_not_decoded(mixed: Path, monkeypatch: pytest.MonkeyP
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", spy)
-    list(Stream(mixed, batch_size=7, columns=["row"]))
+    list(Stream(open_data(mixed), batch_size=7, columns=["row"]))
     assert asked
     assert all(names == ["row", "price", "age", "label"] for names in asked)
 
 
 def test_data_set_without_features_or_without_dense_columns(tmp_path: Path) -> None:
     dense = write(tmp_path / "dense", [Column("price", "numeric")], [10])
-    batches = list(Stream(dense, batch_size=4))
+    batches = list(Stream(open_data(dense), batch_size=4))
     assert [b.dense_BN.shape for b in batches] == [(4, 1), (4, 1), (2, 1)]
     assert batches[0].sparse.keys() == []
     sparse = write(tmp_path / "sparse", [Column("row", "categorical", 10)], [10])
-    batches = list(Stream(sparse, batch_size=4))
+    batches = list(Stream(open_data(sparse), batch_size=4))
     assert [b.dense_BN.shape for b in batches] == [(4, 0), (4, 0), (2, 0)]
     assert numbers(batches) == list(range(10))
 
 
 def test_changing_a_batch_in_place_changes_no_other_epoch(plain: Path) -> None:
-    stream = Stream(plain, batch_size=32, cache="memory")
+    stream = Stream(open_data(plain), batch_size=32, cache="memory")
     for batch in stream:
         batch.sparse.values().zero_()
         batch.dense_BN.zero_()
@@ -287,14 +290,14 @@ def expected_order(sizes: Sequence[int], window: int, seed: int, epoch: int) -> 
 
 def test_order_is_the_documented_one(plain: Path) -> None:
     sizes = [8] * 12 + [4] + [8] * 9 + [5] + [8] * 6 + [2]
-    stream = Stream(plain, batch_size=16, shuffle=True, seed=3, window=4)
+    stream = Stream(open_data(plain), batch_size=16, shuffle=True, seed=3, window=4)
     for epoch in range(2):
         assert numbers(stream) == expected_order(sizes, 4, 3, epoch)
 
 
 def test_same_seed_same_order_other_seed_or_epoch_another(plain: Path) -> None:
     def epochs(seed: int) -> list[list[list[int]]]:
-        stream = Stream(plain, batch_size=16, shuffle=True, seed=seed, window=4)
+        stream = Stream(open_data(plain), batch_size=16, shuffle=True, seed=seed, window=4)
         return [epoch_of(stream) for _ in range(3)]
 
     first = epochs(0)
@@ -307,7 +310,7 @@ def test_same_seed_same_order_other_seed_or_epoch_another(plain: Path) -> None:
 
 def test_order_of_a_seed_never_changes(plain: Path) -> None:
     """Golden: an upgrade of numpy or of this file must not break resume."""
-    stream = Stream(plain, batch_size=16, shuffle=True, seed=7, window=4)
+    stream = Stream(open_data(plain), batch_size=16, shuffle=True, seed=7, window=4)
     assert numbers(next(iter(stream))) == [
         51,
         1,
@@ -330,18 +333,19 @@ def test_order_of_a_seed_never_changes(plain: Path) -> None:
 
 def test_order_does_not_depend_on_batch_size(plain: Path) -> None:
     orders = [
-        numbers(Stream(plain, batch_size=b, shuffle=True, window=4)) for b in (1, 10, 64, 500)
+        numbers(Stream(open_data(plain), batch_size=b, shuffle=True, window=4))
+        for b in (1, 10, 64, 500)
     ]
     assert all(order == orders[0] for order in orders)
 
 
 def test_evaluation_keeps_file_order_in_every_epoch(plain: Path) -> None:
-    stream = Stream(plain, "val", batch_size=8, seed=3)
+    stream = Stream(open_data(plain), "val", batch_size=8, seed=3)
     assert [numbers(stream) for _ in range(2)] == [list(range(20))] * 2
 
 
 def test_set_epoch_goes_to_the_start_of_that_epoch(plain: Path) -> None:
-    stream = Stream(plain, batch_size=16, shuffle=True)
+    stream = Stream(open_data(plain), batch_size=16, shuffle=True)
     epochs = [epoch_of(stream) for _ in range(3)]
     for epoch in (2, 0, 1):
         stream.set_epoch(epoch)
@@ -355,7 +359,9 @@ def test_shuffle_permutes_row_groups_and_mixes_windows(tmp_path: Path) -> None:
     rows, group, window = 4096, 64, 8
     columns = [Column("row", "categorical", rows)]
     folder = write(tmp_path / "d", columns, [rows], group)
-    order = np.array(numbers(Stream(folder, batch_size=512, shuffle=True, window=window)))
+    order = np.array(
+        numbers(Stream(open_data(folder), batch_size=512, shuffle=True, window=window))
+    )
     assert abs(np.corrcoef(np.arange(rows), order)[0, 1]) < 0.3  # 64 groups: sigma is 0.125
     windows = order.reshape(-1, group * window)
     members = [sorted(set((w // group).tolist())) for w in windows]
@@ -378,9 +384,13 @@ def test_ranks_partition_every_global_batch(
     mixed: Path, world_size: int, shuffle: bool, batch_size: int
 ) -> None:
     options: dict[str, Any] = {"shuffle": shuffle, "seed": 2, "window": 3}
-    whole = list(Stream(mixed, batch_size=batch_size * world_size, **options))
+    whole = list(Stream(open_data(mixed), batch_size=batch_size * world_size, **options))
     ranks = [
-        list(Stream(mixed, batch_size=batch_size, rank=r, world_size=world_size, **options))
+        list(
+            Stream(
+                open_data(mixed), batch_size=batch_size, rank=r, world_size=world_size, **options
+            )
+        )
         for r in range(world_size)
     ]
     assert all(len(batches) == len(whole) for batches in ranks)
@@ -396,7 +406,9 @@ def test_ranks_partition_every_global_batch(
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 9])
 def test_a_rank_may_have_no_rows_in_the_last_batch(tmp_path: Path, rows: int) -> None:
     folder = write(tmp_path / "d", MIXED, [rows], group_rows=2)
-    streams = [Stream(folder, batch_size=2, rank=r, world_size=4, window=1) for r in range(4)]
+    streams = [
+        Stream(open_data(folder), batch_size=2, rank=r, world_size=4, window=1) for r in range(4)
+    ]
     ranks = [list(s) for s in streams]
     assert {len(b) for b in ranks} == {len(streams[0])} == {-(-rows // 8)}
     assert sorted(n for batches in ranks for n in numbers(batches)) == list(range(rows))
@@ -408,9 +420,12 @@ def test_a_rank_may_have_no_rows_in_the_last_batch(tmp_path: Path, rows: int) ->
 
 
 def test_drop_last_leaves_out_only_the_short_global_batch(plain: Path) -> None:
-    whole = [Stream(plain, batch_size=16, rank=r, world_size=3, shuffle=True) for r in range(3)]
+    whole = [
+        Stream(open_data(plain), batch_size=16, rank=r, world_size=3, shuffle=True)
+        for r in range(3)
+    ]
     short = [
-        Stream(plain, batch_size=16, rank=r, world_size=3, shuffle=True, drop_last=True)
+        Stream(open_data(plain), batch_size=16, rank=r, world_size=3, shuffle=True, drop_last=True)
         for r in range(3)
     ]
     for a, b in zip(whole, short, strict=True):
@@ -429,7 +444,7 @@ def test_resume_at_every_step_equals_the_uninterrupted_run(
 ) -> None:
     def stream(**more: Any) -> Stream:
         return Stream(
-            mixed,
+            open_data(mixed),
             batch_size=4,
             shuffle=True,
             seed=5,
@@ -460,7 +475,7 @@ def test_resume_at_every_step_equals_the_uninterrupted_run(
 
 
 def test_state_counts_batches_handed_out_not_those_decoded_ahead(plain: Path) -> None:
-    stream = Stream(plain, batch_size=16, window=1, read_ahead=8)
+    stream = Stream(open_data(plain), batch_size=16, window=1, read_ahead=8)
     batches = iter(stream)
     for step in range(1, 6):
         next(batches)
@@ -469,14 +484,14 @@ def test_state_counts_batches_handed_out_not_those_decoded_ahead(plain: Path) ->
 
 
 def test_handing_out_the_last_batch_ends_the_epoch(plain: Path) -> None:
-    stream = Stream(plain, batch_size=100)
+    stream = Stream(open_data(plain), batch_size=100)
     positions = [(stream.epoch, stream.step) for _ in stream]
     assert positions == [(0, 1), (0, 2), (1, 0)]
 
 
 def test_leaving_a_loop_early_continues_in_the_next(plain: Path) -> None:
-    stream = Stream(plain, batch_size=16, shuffle=True)
-    want = epoch_of(Stream(plain, batch_size=16, shuffle=True))
+    stream = Stream(open_data(plain), batch_size=16, shuffle=True)
+    want = epoch_of(Stream(open_data(plain), batch_size=16, shuffle=True))
     got = [numbers(b) for b in itertools.islice(stream, 5)]
     assert got + epoch_of(stream) == want
 
@@ -489,7 +504,9 @@ def test_resume_on_another_number_of_ranks(
 
     def streams(batch_size: int, world_size: int) -> list[Stream]:
         return [
-            Stream(plain, batch_size=batch_size, rank=r, world_size=world_size, shuffle=True)
+            Stream(
+                open_data(plain), batch_size=batch_size, rank=r, world_size=world_size, shuffle=True
+            )
             for r in range(world_size)
         ]
 
@@ -505,7 +522,7 @@ def test_resume_on_another_number_of_ranks(
 
 
 def test_resume_decodes_only_what_is_left(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = Stream(plain, batch_size=16, shuffle=True, window=2, read_ahead=0)
+    first = Stream(open_data(plain), batch_size=16, shuffle=True, window=2, read_ahead=0)
     for _ in itertools.islice(first, 12):
         pass
     decoded: list[Any] = []
@@ -516,7 +533,7 @@ def test_resume_decodes_only_what_is_left(plain: Path, monkeypatch: pytest.Monke
         return original(group, *args)
 
     monkeypatch.setattr(stream_module, "decode", spy)
-    second = Stream(plain, batch_size=16, shuffle=True, window=2, read_ahead=0)
+    second = Stream(open_data(plain), batch_size=16, shuffle=True, window=2, read_ahead=0)
     second.load_state_dict(first.state_dict())
     rest = 227 - 12 * 16
     assert len(numbers(second)) == rest
@@ -527,14 +544,14 @@ def test_state_of_another_data_set_split_or_order_is_refused(
     plain: Path, mixed: Path, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"batch_size": 8, "shuffle": True, "seed": 1, "window": 2}
-    stream = Stream(plain, **options)
+    stream = Stream(open_data(plain), **options)
     next(iter(stream))
     state = stream.state_dict()
     regrouped = write(tmp_path / "d", PLAIN, [100, 77, 50], group_rows=16, val=20, test=0)
     for other in (
-        Stream(mixed, **options),
-        Stream(plain, "val", **options),
-        Stream(regrouped, **options),
+        Stream(open_data(mixed), **options),
+        Stream(open_data(plain), "val", **options),
+        Stream(open_data(regrouped), **options),
     ):
         with pytest.raises(DataError, match=r"another data set or split.*open the data"):
             other.load_state_dict(state)
@@ -545,7 +562,7 @@ def test_state_of_another_data_set_split_or_order_is_refused(
         ({"batch_size": 3}, r"1 batches of 8 rows .* keep batch_size \* world_size at 8"),
     ):
         with pytest.raises(DataError, match=message):
-            Stream(plain, **(options | change)).load_state_dict(state)
+            Stream(open_data(plain), **(options | change)).load_state_dict(state)
     with pytest.raises(DataError, match="got keys"):
         stream.load_state_dict({"step": 3})
     with pytest.raises(DataError, match="state version 99"):
@@ -557,7 +574,7 @@ def test_state_of_another_data_set_split_or_order_is_refused(
 
 
 def test_an_iterator_that_lost_its_place_raises(plain: Path) -> None:
-    stream = Stream(plain, batch_size=16)
+    stream = Stream(open_data(plain), batch_size=16)
     moves: list[Callable[[], Any]] = [
         lambda: iter(stream),
         lambda: stream.set_epoch(0),
@@ -577,7 +594,7 @@ def test_an_iterator_that_lost_its_place_raises(plain: Path) -> None:
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_cache_and_read_ahead_do_not_change_batches(data: Path, shuffle: bool) -> None:
     def epochs(**more: Any) -> list[Batch]:
-        stream = Stream(data, batch_size=10, shuffle=shuffle, window=3, **more)
+        stream = Stream(open_data(data), batch_size=10, shuffle=shuffle, window=3, **more)
         return [batch for _ in range(3) for batch in stream]
 
     want = epochs(cache="none", read_ahead=0)
@@ -598,7 +615,7 @@ def test_memory_cache_decodes_once(plain: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(stream_module, "decode", spy)
     for cache, times in (("memory", 1), ("none", 3)):
         decoded.clear()
-        stream = Stream(plain, batch_size=16, shuffle=True, window=4, cache=cache)
+        stream = Stream(open_data(plain), batch_size=16, shuffle=True, window=4, cache=cache)
         for _ in range(3):
             list(stream)
         assert {decoded.count(g) for g in decoded} == {times}
@@ -611,11 +628,11 @@ def test_auto_cache_depends_on_the_decoded_size(
     leaves = sum(max(1, len(bags[3])) for bags, _, _ in reference(mixed, MIXED))
     size = 61 * (8 + 8 + 12 + 4 + 4 + 4 + 4) + 8 * leaves
     monkeypatch.setattr(stream_module, "CACHE_LIMIT_BYTES", size)
-    assert Stream(mixed, batch_size=4).cached
+    assert Stream(open_data(mixed), batch_size=4).cached
     monkeypatch.setattr(stream_module, "CACHE_LIMIT_BYTES", size - 1)
-    assert not Stream(mixed, batch_size=4).cached
-    assert Stream(mixed, batch_size=4, columns=["row"]).cached
-    assert Stream(mixed, batch_size=4, cache="memory").cached
+    assert not Stream(open_data(mixed), batch_size=4).cached
+    assert Stream(open_data(mixed), batch_size=4, columns=["row"]).cached
+    assert Stream(open_data(mixed), batch_size=4, cache="memory").cached
 
 
 # ---- errors --------------------------------------------------------------------------------
@@ -642,22 +659,22 @@ def test_auto_cache_depends_on_the_decoded_size(
 )
 def test_wrong_arguments(plain: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        Stream(plain, **({"batch_size": 8} | options))
+        Stream(open_data(plain), **({"batch_size": 8} | options))
 
 
 def test_not_a_data_set(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a prepared data set"):
-        Stream(tmp_path, batch_size=8)
+        Stream(open_data(tmp_path), batch_size=8)
 
 
 def test_missing_shards(tmp_path: Path) -> None:
     folder = write(tmp_path / "d", PLAIN, [20, 20])
     (folder / "train" / "part-00001.parquet").unlink()
     with pytest.raises(DataError, match=r"train: 20 rows in 1 shards.*says 40.*missing"):
-        Stream(folder, batch_size=8)
+        Stream(open_data(folder), batch_size=8)
     (folder / "train" / "part-00000.parquet").unlink()
     with pytest.raises(DataError, match="0 rows in 0 shards"):
-        Stream(folder, batch_size=8)
+        Stream(open_data(folder), batch_size=8)
 
 
 @pytest.mark.parametrize(
@@ -687,7 +704,7 @@ def test_shard_that_does_not_match_the_schema(
     path = folder / "train" / "part-00001.parquet"
     pq.write_table(change(pq.read_table(path)), path)
     with pytest.raises(DataError, match=r"part-00001\.parquet: .*" + message):
-        Stream(folder, batch_size=8)
+        Stream(open_data(folder), batch_size=8)
 
 
 @pytest.mark.parametrize(
@@ -709,7 +726,7 @@ def test_nulls_where_none_may_be(
     array = pa.array(values, old.schema.field(column).type)
     pq.write_table(old.set_column(place, column, array), path)
     with pytest.raises(DataError, match=r"part-00000\.parquet: row group 0: " + message):
-        list(Stream(folder, batch_size=8, read_ahead=read_ahead))
+        list(Stream(open_data(folder), batch_size=8, read_ahead=read_ahead))
     assert_no_threads()
 
 
@@ -725,7 +742,7 @@ def test_lists_over_rows_that_are_null_leave_nothing_behind(tmp_path: Path) -> N
     assert array.values.tolist() == [1, 2, 3, 4]
     assert array.lengths is not None
     assert array.lengths.tolist() == [2, 0, 0, 2]
-    assert [len(b[0][0]) for b in rows_of(Stream(folder, batch_size=4))] == [
+    assert [len(b[0][0]) for b in rows_of(Stream(open_data(folder), batch_size=4))] == [
         len(b[0][0]) for b in reference(folder, columns)
     ]
 
@@ -736,12 +753,12 @@ def test_corrupt_files_are_named(tmp_path: Path) -> None:
     good = path.read_bytes()
     path.write_bytes(good[:-20])
     with pytest.raises(DataError, match=r"part-00001\.parquet: not readable as parquet"):
-        Stream(folder, batch_size=8)
+        Stream(open_data(folder), batch_size=8)
     # the footer is whole, the pages are not: found while reading, in the thread
     path.write_bytes(b"PAR1" + b"\xff" * (len(good) // 2) + good[4 + len(good) // 2 :])
     for read_ahead in (0, 2):
         with pytest.raises(DataError, match=r"part-00001\.parquet: row group 0: not readable"):
-            list(Stream(folder, batch_size=8, window=1, read_ahead=read_ahead))
+            list(Stream(open_data(folder), batch_size=8, window=1, read_ahead=read_ahead))
     assert_no_threads()
 
 
@@ -754,7 +771,7 @@ def assert_no_threads() -> None:
 
 
 def test_no_thread_outlives_its_loop(plain: Path) -> None:
-    stream = Stream(plain, batch_size=4, window=1, read_ahead=1)
+    stream = Stream(open_data(plain), batch_size=4, window=1, read_ahead=1)
     list(stream)
     assert_no_threads()
 
@@ -782,8 +799,10 @@ def test_no_thread_outlives_its_loop(plain: Path) -> None:
 
 def test_an_iterator_left_open_does_not_hang_the_interpreter(plain: Path) -> None:
     program = (
+        "from seo_rec.data.dataset import open_data\n"
         "from seo_rec.data.stream import Stream\n"
-        f"stream = Stream({str(plain)!r}, batch_size=4, window=1, read_ahead=1)\n"
+        f"data = open_data({str(plain)!r})\n"
+        "stream = Stream(data, batch_size=4, window=1, read_ahead=1)\n"
         "batches = iter(stream)\n"
         "next(batches)\n"
     )
@@ -791,7 +810,7 @@ def test_an_iterator_left_open_does_not_hang_the_interpreter(plain: Path) -> Non
 
 
 def test_schema_is_public_and_features_are_named(mixed: Path) -> None:
-    stream = Stream(mixed, batch_size=4)
+    stream = Stream(open_data(mixed), batch_size=4)
     assert stream.schema.dataset == "fixture"
     assert stream.features == ("row", "colour", "maybe", "tags")
     assert dataclasses.is_dataclass(stream.schema)

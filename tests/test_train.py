@@ -10,7 +10,7 @@ import pickle
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from cases import BAGS, BUILDABLE, batch
 from seo_rec import methods
+from seo_rec.data.dataset import DataSet
 from seo_rec.data.stream import Stream
 from seo_rec.metrics import Metrics
 from seo_rec.model import ModelSettings, RecModel, build_model
 from seo_rec.policy import Policy
-from seo_rec.schema import read_schema
 from seo_rec.train import (
     ROW_OPTIMIZERS,
     CheckpointError,
@@ -45,6 +45,7 @@ from seo_rec.train import (
 )
 from seo_rec.train.average import WeightAverage
 from seo_rec.train.checkpoint import Saved, _checksum
+from seo_rec.train.loop import AfterStep
 from seo_rec.train.state import State
 
 SMALL = ModelSettings(hidden=(8,))
@@ -55,26 +56,27 @@ def settings(**other: Any) -> FitSettings:
     return FitSettings(**{**given, **other})
 
 
-def policy_of(data: Path) -> Policy:
-    return methods.multi_size(read_schema(data), 800, 8, lookups=2, seed=1)
+def policy_of(data: DataSet) -> Policy:
+    return methods.multi_size(data.schema, 800, 8, lookups=2, seed=1)
 
 
-def model_of(data: Path, seed: int = 0, model: ModelSettings = SMALL) -> RecModel:
-    return build_model(policy_of(data), len(read_schema(data).numeric), model, seed)
+def model_of(data: DataSet, seed: int = 0, model: ModelSettings = SMALL) -> RecModel:
+    return build_model(policy_of(data), data.num_numeric, model, seed)
 
 
 def fitted(
-    data: Path,
+    data: DataSet,
     wanted: FitSettings,
     out: Path | None = None,
     model: ModelSettings = SMALL,
+    after_step: AfterStep | None = None,
 ) -> tuple[RecModel, FitResult]:
     """A small model after ``fit`` with ``wanted``."""
     made = model_of(data, wanted.seed, model)
     train = Stream(data, "train", batch_size=wanted.batch_size, shuffle=True, seed=wanted.seed)
     val = Stream(data, "val", batch_size=64)
     optimizers = make_optimizers(made, wanted.row_optimizer, wanted.row_lr, wanted.dense_lr)
-    return made, fit(made, train, val, optimizers, wanted, out)
+    return made, fit(made, train, val, optimizers, wanted, out=out, after_step=after_step)
 
 
 def weights(model: RecModel) -> list[torch.Tensor]:
@@ -93,13 +95,13 @@ def events(out: Path, kind: str) -> list[dict[str, Any]]:
 # ---- seeds -------------------------------------------------------------------------------
 
 
-def test_same_seed_same_weights_and_another_seed_others(tiny: Path) -> None:
+def test_same_seed_same_weights_and_another_seed_others(tiny_data: DataSet) -> None:
     dropped = ModelSettings(hidden=(8,), dropout=0.5)
-    first, a = fitted(tiny, settings(seed=3), model=dropped)
+    first, a = fitted(tiny_data, settings(seed=3), model=dropped)
     torch.manual_seed(12345)  # what a caller did to the global generator does not matter
     torch.rand(7)
-    second, b = fitted(tiny, settings(seed=3), model=dropped)
-    other, c = fitted(tiny, settings(seed=4), model=dropped)
+    second, b = fitted(tiny_data, settings(seed=3), model=dropped)
+    other, c = fitted(tiny_data, settings(seed=4), model=dropped)
     assert equal(weights(first), weights(second))
     clocks = {"seconds_per_epoch": 0.0, "seconds": 0.0}
     assert replace(a, **clocks) == replace(b, **clocks)
@@ -107,16 +109,16 @@ def test_same_seed_same_weights_and_another_seed_others(tiny: Path) -> None:
     assert a.val != c.val
 
 
-def test_a_folder_does_not_change_the_result(tiny: Path, tmp_path: Path) -> None:
+def test_a_folder_does_not_change_the_result(tiny_data: DataSet, tmp_path: Path) -> None:
     """Writing metrics, checkpoints and best weights takes nothing from the arithmetic."""
-    without, a = fitted(tiny, settings())
-    within, b = fitted(tiny, settings(checkpoint_every=2), tmp_path / "run")
+    without, a = fitted(tiny_data, settings())
+    within, b = fitted(tiny_data, settings(checkpoint_every=2), tmp_path / "run")
     assert equal(weights(without), weights(within))
     assert a.val == b.val
 
 
-def test_the_backbone_starts_alike_whatever_the_tables(tiny: Path) -> None:
-    schema = read_schema(tiny)
+def test_the_backbone_starts_alike_whatever_the_tables(tiny_data: DataSet) -> None:
+    schema = tiny_data.schema
     models = [
         build_model(p, len(schema.numeric), SMALL, seed=5)
         for p in (methods.monolithic(schema, 800, 8), methods.separate(schema, 1600, 8))
@@ -127,23 +129,23 @@ def test_the_backbone_starts_alike_whatever_the_tables(tiny: Path) -> None:
 # ---- what is learnt ----------------------------------------------------------------------
 
 
-def test_training_learns(tiny: Path) -> None:
-    _, result = fitted(tiny, settings(epochs=8, patience=8, batch_size=32))
+def test_training_learns(tiny_data: DataSet) -> None:
+    _, result = fitted(tiny_data, settings(epochs=8, patience=8, batch_size=32))
     assert result.val.auc > 0.7
     assert result.val.log_loss < 0.55
 
 
-def test_batches_go_where_the_model_is(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_go_where_the_model_is(tiny_data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also on a machine with a GPU that the model was not moved to."""
     found = importlib.import_module("seo_rec.train.ranks")
     monkeypatch.setattr(found, "_local_device", lambda: torch.device("cuda", 0))
-    model, result = fitted(tiny, settings(epochs=1))
-    assert evaluate(model, Stream(tiny, "val", batch_size=64))[0] == result.val
+    model, result = fitted(tiny_data, settings(epochs=1))
+    assert evaluate(model, Stream(tiny_data, "val", batch_size=64))[0] == result.val
 
 
-def test_metrics_jsonl_holds_every_step_and_epoch(tiny: Path, tmp_path: Path) -> None:
-    model, result = fitted(tiny, settings(average=0.0), tmp_path)
-    train = Stream(tiny, "train", batch_size=200)
+def test_metrics_jsonl_holds_every_step_and_epoch(tiny_data: DataSet, tmp_path: Path) -> None:
+    model, result = fitted(tiny_data, settings(average=0.0), tmp_path)
+    train = Stream(tiny_data, "train", batch_size=200)
     steps, epochs = events(tmp_path, "step"), events(tmp_path, "epoch")
     assert [s["step"] for s in steps] == list(range(1, 2 * len(train) + 1))
     assert [e["step"] for e in epochs] == [len(train), 2 * len(train)] and result.steps == 10
@@ -153,7 +155,7 @@ def test_metrics_jsonl_holds_every_step_and_epoch(tiny: Path, tmp_path: Path) ->
         of_epoch = losses[5 * number : 5 * number + 5]
         assert epoch["train_loss"] == pytest.approx(np.average(of_epoch, weights=sizes))
         assert epoch["epoch"] == number and epoch["val_num_rows"] == 102
-    again, _, _ = evaluate(model, Stream(tiny, "val", batch_size=7))
+    again, _, _ = evaluate(model, Stream(tiny_data, "val", batch_size=7))
     assert again.auc == pytest.approx(result.val.auc, abs=1e-12)
     assert result.val.auc == max(e["val_auc"] for e in epochs)
     assert list((tmp_path / "tensorboard").iterdir())
@@ -188,7 +190,7 @@ class Scripted:
 @pytest.mark.parametrize("average", [0.0, 0.9])
 def test_patience_and_best_weights(
     monkeypatch: pytest.MonkeyPatch,
-    tiny: Path,
+    tiny_data: DataSet,
     tmp_path: Path,
     aucs: list[float],
     patience: int,
@@ -200,37 +202,89 @@ def test_patience_and_best_weights(
     scripted = Scripted(aucs)
     monkeypatch.setattr(loop, "evaluate", scripted)
     wanted = settings(epochs=len(aucs), patience=patience, batch_size=980, average=average)
-    model, result = fitted(tiny, wanted, tmp_path if on_disk else None)
+    model, result = fitted(tiny_data, wanted, tmp_path if on_disk else None)
     assert (result.epochs, result.best_epoch, len(scripted.seen)) == (epochs, best, epochs)
     assert equal(weights(model), scripted.seen[best])
     assert best == epochs - 1 or not equal(weights(model), scripted.seen[-1])
     assert result.val.auc == aucs[best]
 
 
+class Searching(AfterStep):
+    """A search that changes after the named epochs and ends with its last weights."""
+
+    keeps_best = False
+
+    def __init__(self, changed_after: Sequence[int]) -> None:
+        self.changed_after, self.epochs = changed_after, 0
+
+    def after_epoch(self, metrics: Metrics) -> bool:
+        self.epochs += 1
+        return self.epochs - 1 in self.changed_after
+
+    def values(self) -> dict[str, Any]:
+        return {"epochs": self.epochs}
+
+    def load(self, tensors: Any, values: Any) -> None:
+        self.epochs = values["epochs"]
+
+
+@pytest.mark.parametrize(
+    "changed_after, epochs",
+    [((), 3), ((1,), 4), ((2,), 5), ((1, 3), 6), ((4,), 3), ((0, 1, 2, 3, 4, 5), 7)],
+)
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_a_search_that_still_changes_goes_on_and_ends_with_its_last_weights(
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_data: DataSet,
+    tmp_path: Path,
+    changed_after: tuple[int, ...],
+    epochs: int,
+    on_disk: bool,
+) -> None:
+    """The AUC is best after epoch 0 and the patience is two epochs, so nothing else resets it."""
+    scripted = Scripted([0.9, 0.5, 0.6, 0.7, 0.4, 0.3, 0.2])
+    monkeypatch.setattr(loop, "evaluate", scripted)
+    wanted = settings(epochs=7, patience=2, batch_size=980, average=0.0)
+    out = tmp_path if on_disk else None
+    model, result = fitted(tiny_data, wanted, out, after_step=Searching(changed_after))
+    assert (result.epochs, result.best_epoch) == (epochs, 0)
+    assert result.val.auc == scripted.aucs[epochs - 1]
+    assert equal(weights(model), scripted.seen[-1]) and not (tmp_path / "best").exists()
+    if on_disk:  # it has ended, and a resume says the same
+        again, repeated = fitted(tiny_data, wanted, out, after_step=Searching(changed_after))
+        assert equal(weights(again), scripted.seen[-1]) and len(scripted.seen) == epochs
+        assert (repeated.val, repeated.epochs) == (result.val, epochs)
+
+
+def test_last_weights_are_no_running_mean(tiny_data: DataSet) -> None:
+    with pytest.raises(ValueError, match=r"average 0.9 with a search that ends .*allowed: 0"):
+        fitted(tiny_data, settings(average=0.9), after_step=Searching(()))
+
+
 def test_validation_rows_of_one_label_are_refused(
-    monkeypatch: pytest.MonkeyPatch, tiny: Path
+    monkeypatch: pytest.MonkeyPatch, tiny_data: DataSet
 ) -> None:
     """They have no AUC, and early stopping would keep the first epoch in silence."""
     monkeypatch.setattr(loop, "evaluate", Scripted([float("nan")]))
     with pytest.raises(ValueError, match="the val split has 102 rows of one label only"):
-        fitted(tiny, settings())
+        fitted(tiny_data, settings())
 
 
 @pytest.mark.parametrize("max_steps, epochs", [(1, 1), (5, 1), (7, 2), (10, 2), (99, 3)])
-def test_max_steps(tiny: Path, max_steps: int, epochs: int) -> None:
-    _, result = fitted(tiny, settings(epochs=3, patience=3, max_steps=max_steps))
+def test_max_steps(tiny_data: DataSet, max_steps: int, epochs: int) -> None:
+    _, result = fitted(tiny_data, settings(epochs=3, patience=3, max_steps=max_steps))
     assert (result.steps, result.epochs) == (min(max_steps, 15), epochs)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tiny: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_data: DataSet, tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match=r"loss became .*lower row_lr"):
-        fitted(tiny, settings(row_lr=1e30, row_optimizer="sgd", dense_lr=1e30), tmp_path)
+        fitted(tiny_data, settings(row_lr=1e30, row_optimizer="sgd", dense_lr=1e30), tmp_path)
 
 
-def test_weights_that_overflow_at_the_last_step_stop_the_run(tiny: Path) -> None:
+def test_weights_that_overflow_at_the_last_step_stop_the_run(tiny_data: DataSet) -> None:
     """The loss of the only step is finite; what the step left is not, and evaluation tells."""
     with pytest.raises(FloatingPointError, match="not finite"):
-        fitted(tiny, settings(dense_lr=1e30, row_lr=1e30, batch_size=980, average=0.0))
+        fitted(tiny_data, settings(dense_lr=1e30, row_lr=1e30, batch_size=980, average=0.0))
 
 
 @pytest.mark.parametrize(
@@ -265,7 +319,7 @@ def test_settings_out_of_range(wrong: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("warmup", [0, 1, 4])
 def test_learning_rates_rise_linearly(
-    monkeypatch: pytest.MonkeyPatch, tiny: Path, warmup: int
+    monkeypatch: pytest.MonkeyPatch, tiny_data: DataSet, warmup: int
 ) -> None:
     seen: list[tuple[float, float]] = []
     step = steps._Together.step
@@ -276,7 +330,7 @@ def test_learning_rates_rise_linearly(
         step(self)
 
     monkeypatch.setattr(steps._Together, "step", watched)
-    fitted(tiny, settings(row_lr=0.5, dense_lr=0.1, warmup_steps=warmup))
+    fitted(tiny_data, settings(row_lr=0.5, dense_lr=0.1, warmup_steps=warmup))
     factors = [min(1.0, (t + 1) / (warmup + 1)) for t in range(10)]
     np.testing.assert_allclose(seen, [(0.5 * f, 0.1 * f) for f in factors], rtol=1e-12)
 
@@ -299,9 +353,9 @@ def reference_step(name: str, w: Any, g: Any, state: Any, lr: float, t: int) -> 
 
 @pytest.mark.parametrize("l2", [0.0, 0.3])
 @pytest.mark.parametrize("name", ROW_OPTIMIZERS)
-def test_row_optimizers_do_what_their_papers_say(tiny: Path, name: str, l2: float) -> None:
+def test_row_optimizers_do_what_their_papers_say(tiny_data: DataSet, name: str, l2: float) -> None:
     """Three steps on a table against float64; the gradient is the loss's plus ``l2 * w``."""
-    model = model_of(tiny)
+    model = model_of(tiny_data)
     optimizer = make_optimizers(model, name, 0.1, 0.1, l2)["rows"]
     table = next(model.embedding.ebc.parameters())
     w, state = table.detach().double().numpy(), dict[str, Any]()
@@ -318,10 +372,10 @@ def test_row_optimizers_do_what_their_papers_say(tiny: Path, name: str, l2: floa
 
 
 @pytest.mark.parametrize("name", ROW_OPTIMIZERS)
-def test_row_optimizers_equal_their_libraries(tiny: Path, name: str) -> None:
+def test_row_optimizers_equal_their_libraries(tiny_data: DataSet, name: str) -> None:
     """One whole training step of a model, to the bit, against the library's plain optimizer."""
-    batch = next(iter(Stream(tiny, "train", batch_size=50)))
-    ours, theirs = model_of(tiny), model_of(tiny)
+    batch = next(iter(Stream(tiny_data, "train", batch_size=50)))
+    ours, theirs = model_of(tiny_data), model_of(tiny_data)
     make = {
         "adam": torch.optim.Adam,
         "adagrad": lambda p, lr: torch.optim.Adagrad(p, lr=lr, eps=1e-8),
@@ -369,8 +423,8 @@ def test_every_weight_has_one_optimizer_of_its_kind(name):
     assert [n for n, p in model.named_parameters() if torch.equal(p, before[n])] == []
 
 
-def test_every_parameter_belongs_to_one_optimizer(tiny: Path) -> None:
-    model = model_of(tiny)
+def test_every_parameter_belongs_to_one_optimizer(tiny_data: DataSet) -> None:
+    model = model_of(tiny_data)
     held = [
         p
         for o in make_optimizers(model, "adam", 0.1, 0.1).values()
@@ -381,46 +435,36 @@ def test_every_parameter_belongs_to_one_optimizer(tiny: Path) -> None:
     assert len(held) == len(list(model.parameters()))
 
 
-def test_an_unknown_optimizer_is_named(tiny: Path) -> None:
+def test_an_unknown_optimizer_is_named(tiny_data: DataSet) -> None:
     with pytest.raises(ValueError, match=r"'lamb'; allowed: adam, adagrad, rowwise_adagrad, sgd"):
-        make_optimizers(model_of(tiny), "lamb", 0.1, 0.1)
+        make_optimizers(model_of(tiny_data), "lamb", 0.1, 0.1)
 
 
 # ---- the running mean of the weights ------------------------------------------------------
 
 
-class Journal:
+class Journal(AfterStep):
     """Stands after each step and keeps the weights."""
-
-    calls_model = False
 
     def __init__(self, model: RecModel) -> None:
         self.weights = [weights(model)]
 
-    def __call__(self, model: RecModel, step: int) -> None:
+    def __call__(self, model: Any, step: int) -> None:
         self.weights.append(weights(model))
-
-    def tensors(self) -> State:
-        return {}
-
-    def values(self) -> dict[str, Any]:
-        return {}
-
-    def load(self, tensors: Any, values: Any) -> None: ...
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.998])
 def test_the_mean_is_the_recursion(
-    monkeypatch: pytest.MonkeyPatch, tiny: Path, decay: float
+    monkeypatch: pytest.MonkeyPatch, tiny_data: DataSet, decay: float
 ) -> None:
     """What is evaluated after T steps is ``m_T``, ``m_t = a_t m_{t-1} + (1 - a_t) w_t``."""
     scripted = Scripted([0.5, 0.6])
     monkeypatch.setattr(loop, "evaluate", scripted)
-    model, wanted = model_of(tiny), settings(average=decay)
+    model, wanted = model_of(tiny_data), settings(average=decay)
     journal = Journal(model)
-    train = Stream(tiny, "train", batch_size=200, shuffle=True)
-    val = Stream(tiny, "val", batch_size=64)
-    fit(model, train, val, make_optimizers(model, "adam", 0.02, 0.02), wanted, None, journal)
+    train = Stream(tiny_data, "train", batch_size=200, shuffle=True)
+    val = Stream(tiny_data, "val", batch_size=64)
+    fit(model, train, val, make_optimizers(model, "adam", 0.02, 0.02), wanted, after_step=journal)
     for i in range(len(journal.weights[0])):
         m = journal.weights[0][i].double().numpy()
         for t in range(1, 11):
@@ -431,8 +475,8 @@ def test_the_mean_is_the_recursion(
                 np.testing.assert_allclose(seen, m, rtol=1e-5, atol=1e-7)
 
 
-def test_the_mean_is_put_back_even_after_an_error(tiny: Path) -> None:
-    model = model_of(tiny)
+def test_the_mean_is_put_back_even_after_an_error(tiny_data: DataSet) -> None:
+    model = model_of(tiny_data)
     mean, before = WeightAverage(model, 0.5), weights(model)
     with torch.no_grad():
         for p in model.parameters():
@@ -445,8 +489,8 @@ def test_the_mean_is_put_back_even_after_an_error(tiny: Path) -> None:
     assert equal(list(mean.state.values()), before)
 
 
-def test_no_mean_costs_no_memory(tiny: Path) -> None:
-    model = model_of(tiny)
+def test_no_mean_costs_no_memory(tiny_data: DataSet) -> None:
+    model = model_of(tiny_data)
     mean = WeightAverage(model, 0.0)
     assert mean.state == {}
     own, before = [p.data_ptr() for p in model.parameters()], weights(model)
@@ -520,8 +564,8 @@ def test_later_ones_are_dropped(tmp_path: Path) -> None:
     assert kept.steps() == [1]
 
 
-def test_fit_keeps_as_many_as_asked(tiny: Path, tmp_path: Path) -> None:
-    fitted(tiny, settings(checkpoint_every=1, keep=4), tmp_path)
+def test_fit_keeps_as_many_as_asked(tiny_data: DataSet, tmp_path: Path) -> None:
+    fitted(tiny_data, settings(checkpoint_every=1, keep=4), tmp_path)
     assert Checkpoints(tmp_path / "checkpoints").steps() == [7, 8, 9, 10]
 
 
@@ -798,17 +842,17 @@ def test_a_marker_that_names_other_folders_is_refused(tmp_path: Path) -> None:
 # ---- damaged checkpoints of a run -----------------------------------------------------------
 
 
-def test_a_damaged_checkpoint_stops_the_resume(tiny: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_stops_the_resume(tiny_data: DataSet, tmp_path: Path) -> None:
     """And as the message says: without the damaged one the run goes on from the one before."""
-    fitted(tiny, settings(checkpoint_every=2), tmp_path / "whole")
-    fitted(tiny, settings(checkpoint_every=2, max_steps=8), tmp_path / "run")
+    fitted(tiny_data, settings(checkpoint_every=2), tmp_path / "whole")
+    fitted(tiny_data, settings(checkpoint_every=2, max_steps=8), tmp_path / "run")
     newest = tmp_path / "run/checkpoints/step-000000008"
     data = (newest / "__0_0.distcp").read_bytes()
     (newest / "__0_0.distcp").write_bytes(data[:1000])
     with pytest.raises(CheckpointError, match=r"step-000000008: cannot be read"):
-        fitted(tiny, settings(checkpoint_every=2), tmp_path / "run")
+        fitted(tiny_data, settings(checkpoint_every=2), tmp_path / "run")
     shutil.rmtree(newest)
-    fitted(tiny, settings(checkpoint_every=2), tmp_path / "run")
+    fitted(tiny_data, settings(checkpoint_every=2), tmp_path / "run")
     best = [load(Checkpoints(tmp_path / name / "best").latest())[0] for name in ("whole", "run")]
     assert best[0].keys() == best[1].keys()
     for name in best[0]:
@@ -819,9 +863,9 @@ def test_a_damaged_checkpoint_stops_the_resume(tiny: Path, tmp_path: Path) -> No
     "what", ["{}", "[]", "progress", "stream", "after_step", "another model's tensors"]
 )
 def test_a_signed_checkpoint_that_does_not_fit_stops_the_resume(
-    tiny: Path, tmp_path: Path, what: str
+    tiny_data: DataSet, tmp_path: Path, what: str
 ) -> None:
-    fitted(tiny, settings(max_steps=2), tmp_path)
+    fitted(tiny_data, settings(max_steps=2), tmp_path)
     newest = tmp_path / "checkpoints/step-000000002"
     values = json.loads((newest / "state.json").read_text())
     if what == "another model's tensors":
@@ -833,10 +877,10 @@ def test_a_signed_checkpoint_that_does_not_fit_stops_the_resume(
         (newest / "state.json").write_text(json.dumps(document))
     sign(newest)
     if what == "after_step":  # nothing here reads it
-        fitted(tiny, settings(max_steps=3), tmp_path)
+        fitted(tiny_data, settings(max_steps=3), tmp_path)
         return
     with pytest.raises(CheckpointError, match=r"step-000000002: "):
-        fitted(tiny, settings(max_steps=3), tmp_path)
+        fitted(tiny_data, settings(max_steps=3), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -852,10 +896,10 @@ def test_a_signed_checkpoint_that_does_not_fit_stops_the_resume(
     ],
 )
 def test_a_signed_value_of_another_type_stops_the_resume(
-    tiny: Path, tmp_path: Path, part: str, field: str, value: Any, allowed: str
+    tiny_data: DataSet, tmp_path: Path, part: str, field: str, value: Any, allowed: str
 ) -> None:
     """When it is read, not an epoch later."""
-    fitted(tiny, settings(max_steps=2), tmp_path)
+    fitted(tiny_data, settings(max_steps=2), tmp_path)
     newest = tmp_path / "checkpoints/step-000000002"
     values = json.loads((newest / "state.json").read_text())
     assert field in values[part]
@@ -863,43 +907,47 @@ def test_a_signed_value_of_another_type_stops_the_resume(
     (newest / "state.json").write_text(json.dumps(values))
     sign(newest)
     with pytest.raises(CheckpointError, match=rf"step-000000002: .*{re.escape(allowed)}"):
-        fitted(tiny, settings(max_steps=3), tmp_path)
+        fitted(tiny_data, settings(max_steps=3), tmp_path)
 
 
-def test_signed_metrics_of_another_type_are_named(tiny: Path, tmp_path: Path) -> None:
-    fitted(tiny, settings(max_steps=2), tmp_path)
+def test_signed_metrics_of_another_type_are_named(tiny_data: DataSet, tmp_path: Path) -> None:
+    fitted(tiny_data, settings(max_steps=2), tmp_path)
     best = tmp_path / "best/step-000000002"
     values = json.loads((best / "state.json").read_text())
     values["val"]["auc"] = "good"
     (best / "state.json").write_text(json.dumps(values))
     sign(best)
     with pytest.raises(CheckpointError, match=r"best/step-000000002: .*auc of val is 'good'"):
-        fitted(tiny, settings(max_steps=2), tmp_path)
+        fitted(tiny_data, settings(max_steps=2), tmp_path)
 
 
-def test_fewer_steps_than_were_made_before_the_first_evaluation(tiny: Path, tmp_path: Path) -> None:
+def test_fewer_steps_than_were_made_before_the_first_evaluation(
+    tiny_data: DataSet, tmp_path: Path
+) -> None:
     """Nothing was evaluated, so there are no weights to end with; after that, the best are."""
     run = settings(checkpoint_every=2)
     with pytest.MonkeyPatch.context() as stopped, pytest.raises(KeyboardInterrupt):
         stopped.setattr(loop, "evaluate", interrupt)
-        fitted(tiny, run, tmp_path)
+        fitted(tiny_data, run, tmp_path)
     assert Checkpoints(tmp_path / "checkpoints").steps() == [2, 4]
     with pytest.raises(ValueError, match=r"max_steps is 3 and the run stands at step 4, .*than 4"):
-        fitted(tiny, replace(run, max_steps=3), tmp_path)
-    assert fitted(tiny, replace(run, max_steps=6), tmp_path)[1].steps == 6
-    assert fitted(tiny, replace(run, max_steps=3), tmp_path)[1].steps == 6
+        fitted(tiny_data, replace(run, max_steps=3), tmp_path)
+    assert fitted(tiny_data, replace(run, max_steps=6), tmp_path)[1].steps == 6
+    assert fitted(tiny_data, replace(run, max_steps=3), tmp_path)[1].steps == 6
 
 
 def interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def test_best_weights_after_the_checkpoint_are_forgotten(tiny: Path, tmp_path: Path) -> None:
+def test_best_weights_after_the_checkpoint_are_forgotten(
+    tiny_data: DataSet, tmp_path: Path
+) -> None:
     """Otherwise another number of ranks, to which they are not the best, would leave them last."""
-    _, result = fitted(tiny, settings(max_steps=4), tmp_path)
+    _, result = fitted(tiny_data, settings(max_steps=4), tmp_path)
     best = Checkpoints(tmp_path / "best")
     save(best, 9)
-    _, result = fitted(tiny, settings(max_steps=5), tmp_path)
+    _, result = fitted(tiny_data, settings(max_steps=5), tmp_path)
     assert result.steps == 5 and 9 not in best.steps()
 
 

@@ -121,6 +121,7 @@ def _labels() -> tuple[str, ...]:
 
 
 METHOD_NAMES = _labels()
+METHOD_FAMILIES = tuple(FAMILIES)
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,11 @@ class NamedMethod:
     needs_ids: bool
     budgeted: bool
     has_number: bool
+
+    @property
+    def reads_chunk_dim(self) -> bool:
+        """Whether the settings' ``chunk_dim`` says how many rows a feature reads."""
+        return self.family == "multi-size" and not self.has_number
 
     def features_by_id(self, schema: Schema, settings: PlainSettings) -> tuple[str, ...]:
         """The features whose training ids :meth:`policy` has to be given."""
@@ -161,7 +167,7 @@ class NamedMethod:
         """
         _check_same_hash(schema, settings)
         make = self.make
-        if self.family == "multi-size" and not self.has_number:
+        if self.reads_chunk_dim:
             if settings.chunk_dim < 1 or settings.dim % settings.chunk_dim:
                 raise ValueError(
                     f"chunk_dim {settings.chunk_dim}; allowed: a divisor of dim {settings.dim}"

@@ -127,6 +127,13 @@ def _check_settings(comparison: Comparison) -> None:
                 f"settings of {family!r}, and no method of the comparison is of that family; "
                 f"allowed: {', '.join(sorted(families))}"
             )
+        members = [m for m in map(comparison.method_of, comparison.methods) if m.family == family]
+        taken = {key for member in members for key in member.changeable(changes)}
+        if ignored := sorted({*changes} - taken):
+            raise ValueError(
+                f"settings {', '.join(ignored)} of {family!r}, which cannot be changed in "
+                f"{', '.join(dict.fromkeys(m.name for m in members))}"
+            )
         if budget := sorted({*BUDGET_SETTINGS} & {*changes}):
             raise ValueError(
                 f"settings of {family!r} name {', '.join(budget)}; the budget is that of the "

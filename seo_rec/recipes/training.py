@@ -76,6 +76,7 @@ def method_policy(
         )
     training = Training().with_seed(seed)
     settings = with_changes(entry.settings_at(params, dim, training), changes or {})
+    entry.checked(data, settings, training)
     found = entry.decide(data, settings, training)
     return signed(found.policy, entry, settings, found)
 
@@ -136,8 +137,12 @@ def train(
         budget = policy.budget.params if policy.budget else None
         budget = budget or policy.num_params
     run = _run(data, policy, training, trained, test, method=method, budget=budget, search=search)
-    here.on_first(lambda: write_json(out / RESULT_FILE, run.to_json()))
-    return run
+
+    def finish() -> Run:
+        write_json(out / RESULT_FILE, run.to_json())
+        return run
+
+    return here.on_first(finish)  # every process reports what rank 0 measured and wrote
 
 
 def _asked(
@@ -213,5 +218,6 @@ def _run(
         command=command_line(),
         environment=stamp(),
         num_bytes=policy.num_bytes,
-        still_improving=result.best_epoch + 1 == result.epochs == training.fit.epochs,
+        still_improving=not training.fit.max_steps
+        and 1 < result.best_epoch + 1 == result.epochs == training.fit.epochs,
     )

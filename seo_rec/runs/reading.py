@@ -366,7 +366,10 @@ def _read_search(given: Path, folder: Path, notes: list[str]) -> SearchRun | Non
         seconds=_number(result, "seconds", path),
         command=_text(result, "command", path),
         environment=_mapping(result, "environment", path),
-        settings={k: asked[k] for k in ("settings", "model", "fit") if asked.get(k)},
+        settings={
+            "search": _mapping(asked, "settings", run),
+            **{k: asked[k] for k in ("model", "fit") if asked.get(k)},
+        },
         data=Path(asked["data"]) if "data" in asked else None,
         policy=_policy(folder / POLICY_FILE, notes),
         policies=policies,

@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from seo_rec.data.dataset import DataSet
-from seo_rec.methods import METHOD_NAMES, NamedMethod, PlainSettings, find_method
+from seo_rec.methods import (
+    METHOD_FAMILIES,
+    METHOD_NAMES,
+    NamedMethod,
+    PlainSettings,
+    find_method,
+)
 from seo_rec.search.autodim import AutoDimSettings, autodim
 from seo_rec.search.dimgrow import DimGrowSettings, adapt_of, check_adapt, dimgrow
 from seo_rec.search.found import Found
@@ -68,8 +74,10 @@ class Method:
             opened (ValueError or PolicyError).
         require_feasible: PolicyError if it is known before any training that no policy fits the
             budget.
+        whole_rows: Whether its budget is a whole number of rows of the width ``dim``.
         ignores: Fields of the fit settings that deciding does not read although it trains.
-        fixed: Settings that the name of the method decides, and that cannot be changed.
+        fixed: Settings that cannot be changed: the name of the method decides them, or it does not
+            read them.
     """
 
     name: str
@@ -83,6 +91,7 @@ class Method:
     searches: bool = True
     check: Check = _no_check
     require_feasible: Check = _no_check
+    whole_rows: bool = False
     ignores: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
 
@@ -95,13 +104,20 @@ class Method:
 
         Raises:
             PolicyError: The settings have no policy for these data.
-            ValueError: Settings of another method, settings that do not go with the training, or
-                more processes than the method can use.
+            ValueError: Settings of another method, a changed one that is fixed, settings that do
+                not go with the training, or more processes than the method can use.
         """
         if type(settings) is not self.settings:
             raise ValueError(
                 f"settings {settings!r:.80} of {self.name}; allowed: a {self.settings.__name__}"
             )
+        own = self.settings_at(settings.params, settings.dim, training) if self.fixed else None
+        for name in self.fixed:
+            if getattr(settings, name) != getattr(own, name):
+                raise ValueError(
+                    f"{name} {getattr(settings, name)!r} of {self.name}; allowed: "
+                    f"{getattr(own, name)!r}, which cannot be changed in this method"
+                )
         if self.trains and not self.sharded and ranks().world_size > 1:
             sharded = [m.name for m in SEARCHES.values() if m.trains and m.sharded]
             raise ValueError(
@@ -153,6 +169,7 @@ def _seo(name: str, apply: str, run_off: bool) -> Method:
         sharded=True,
         check=check_seo,
         require_feasible=require_space,
+        whole_rows=True,
         fixed=() if run_off else ("run_off", "apply"),
     )
 
@@ -198,7 +215,7 @@ SEARCHES: dict[str, Method] = {
         _untrained("no-search", NoSearchSettings, no_search, 1),
     )
 }
-NAMES = (*METHOD_NAMES, *SEARCHES)
+NAMES = (*METHOD_NAMES[:-1], *SEARCHES, METHOD_NAMES[-1])  # the last one is a remark
 
 
 # ---- methods without a search --------------------------------------------------------------
@@ -242,4 +259,11 @@ def find(name: str) -> Method:
         searches=False,
         budgeted=plain.budgeted,
         require_feasible=decide,
+        fixed=() if plain.reads_chunk_dim else ("chunk_dim",),
     )
+
+
+def settings_by_family() -> dict[str, type[Any]]:
+    """The settings class of every family, by the name that ``--set FAMILY.key=value`` takes."""
+    plain = dict.fromkeys(METHOD_FAMILIES, PlainSettings)
+    return {**plain, **{method.family: method.settings for method in SEARCHES.values()}}

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from distributed.sharded import MODEL, Trained, plan, policy_of
+from seo_rec.data.dataset import DataSet
 from seo_rec.data.stream import Stream
 from seo_rec.model import build_model
-from seo_rec.schema import read_schema
 from seo_rec.train import (
     FitResult,
     FitSettings,
@@ -24,6 +24,7 @@ from seo_rec.train import (
     make_optimizers,
     ranks,
 )
+from seo_rec.train.loop import AfterStep
 from seo_rec.train.state import Sharded, State, weights_of
 from spawn import run_ranks
 
@@ -45,10 +46,8 @@ def settings(optimizer: str = "adam", **other: Any) -> FitSettings:
     return FitSettings(**{**given, **other})
 
 
-class Terminated:
+class Terminated(AfterStep):
     """Stands after each step; after step ``at`` the last rank gets SIGTERM."""
-
-    calls_model = False
 
     def __init__(self, at: int) -> None:
         self.at = at
@@ -57,24 +56,16 @@ class Terminated:
         if step == self.at and ranks().rank == ranks().world_size - 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def tensors(self) -> State:
-        return {}
-
-    def values(self) -> dict[str, Any]:
-        return {}
-
-    def load(self, tensors: Any, values: Any) -> None: ...
-
 
 def on_ranks(fn: Callable[..., Any], world: int, timeout: float = 100) -> list[Any]:
     """What ``fn`` returns on every rank; one rank is this process."""
     return [fn()] if world == 1 else run_ranks(fn, world, timeout=timeout)
 
 
-def build(data: Path, wanted: FitSettings, kind: str) -> tuple[Any, dict[str, Any]]:
+def build(data: DataSet, wanted: FitSettings, kind: str) -> tuple[Any, dict[str, Any]]:
     """The small model and its optimizers, sharded by the plan ``kind`` if there are more ranks."""
     here, policy = ranks(), policy_of(data)
-    model: Any = build_model(policy, len(read_schema(data).numeric), MODEL, wanted.seed)
+    model: Any = build_model(policy, data.num_numeric, MODEL, wanted.seed)
     if here.world_size > 1:
         model = distribute(
             model,
@@ -89,7 +80,7 @@ def build(data: Path, wanted: FitSettings, kind: str) -> tuple[Any, dict[str, An
     )
 
 
-def share(data: Path, split: str, batch_size: int, shuffle: bool = False) -> Stream:
+def share(data: DataSet, split: str, batch_size: int, shuffle: bool = False) -> Stream:
     """This rank's part of a split."""
     here = ranks()
     return Stream(
@@ -103,15 +94,15 @@ def share(data: Path, split: str, batch_size: int, shuffle: bool = False) -> Str
 
 
 def run(
-    data: Path, wanted: FitSettings, kind: str, out: Path | None, after_step: Any = None
+    data: DataSet, wanted: FitSettings, kind: str, out: Path | None, after_step: Any = None
 ) -> tuple[Any, FitResult]:
     """``fit`` on this rank; the model has the best weights."""
     model, optimizers = build(data, wanted, kind)
     streams = share(data, "train", wanted.batch_size, True), share(data, "val", 48)
-    return model, fit(model, *streams, optimizers, wanted, out, after_step)
+    return model, fit(model, *streams, optimizers, wanted, out=out, after_step=after_step)
 
 
-def train(data: Path, wanted: FitSettings, kind: str, world: int, out: Path) -> Trained:
+def train(data: DataSet, wanted: FitSettings, kind: str, world: int, out: Path) -> Trained:
     """``fit`` on ``world`` ranks, resumed if ``out`` holds a run; whole weights, every loss."""
 
     def on_rank() -> tuple[Pieces, dict[str, Any]]:
@@ -126,7 +117,7 @@ def train(data: Path, wanted: FitSettings, kind: str, world: int, out: Path) -> 
 
 
 def stop(
-    data: Path, wanted: FitSettings, kind: str, world: int, out: Path, step: int, seen: int = 0
+    data: DataSet, wanted: FitSettings, kind: str, world: int, out: Path, step: int, seen: int = 0
 ) -> None:
     """As ``train``, but stopped by SIGTERM to one rank after ``step``; every rank says so.
 

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from seo_rec.data.dataset import DataSet
 from seo_rec.data.stream import Stream
 from seo_rec.model import ModelSettings, build_model
 from seo_rec.plan import Placement, Shard
 from seo_rec.policy import Array, Feature, Lookup, Policy, Table
-from seo_rec.schema import read_schema
 from seo_rec.train import FitSettings, distribute, fit, make_optimizers, ranks
+from seo_rec.train.loop import AfterStep
 from seo_rec.train.state import Sharded, weights_of
 from spawn import run_ranks
 
@@ -23,10 +24,10 @@ MODEL = ModelSettings(hidden=(8,))
 PLANS = ("table_wise", "column_wise", "row_wise", "data_parallel", "mixed", "one_rank")
 
 
-def policy_of(data: Path) -> Policy:
+def policy_of(data: DataSet) -> Policy:
     """Tables of several shapes, some read by several features, one feature with three lookups."""
     tables = (Table("a", 41, 8), Table("b", 24, 8), Table("c", 17, 8), Table("d", 10, 4))
-    names = [c.name for c in read_schema(data).features]
+    names = [c.name for c in data.schema.features]
     choices = (("a", "b"), ("b", "c", "d"), ("a", "d"), ("c",))
     features = tuple(
         Feature(
@@ -38,11 +39,11 @@ def policy_of(data: Path) -> Policy:
     return Policy(tables, features)
 
 
-def all_kinds_of(data: Path, turn: int = 0) -> Policy:
+def all_kinds_of(data: DataSet, turn: int = 0) -> Policy:
     """Every combine and most addresses; another ``turn`` gives the bags of many ids another one."""
     tables = (Table("a", 41, 8), Table("b", 24, 8), Table("c", 17, 8), Table("p", 10, 2))
     features = []
-    for i, column in enumerate(reversed(read_schema(data).features)):
+    for i, column in enumerate(reversed(data.schema.features)):
         two = (Lookup("b", seed=10 * i + 1), Lookup("c", seed=10 * i + 2))
         code = Lookup("c", "codes", 10 * i + 3, modulus=50, codes="kept")
         features.append(
@@ -57,11 +58,11 @@ def all_kinds_of(data: Path, turn: int = 0) -> Policy:
     return Policy(tables, tuple(features), codes=codes, arrays=(Array("m", 60),))
 
 
-def flat_only(data: Path) -> Policy:
+def flat_only(data: DataSet) -> Policy:
     """No table at all: nothing to shard."""
     features = tuple(
         Feature(c.name, (Lookup("m", "blocks", i + 1, block=2, width=4),))
-        for i, c in enumerate(read_schema(data).features)
+        for i, c in enumerate(data.schema.features)
     )
     return Policy((), features, arrays=(Array("m", 99),))
 
@@ -104,7 +105,7 @@ class Trained:
 
 
 def train(
-    data: Path,
+    data: DataSet,
     settings: FitSettings,
     kind: str,
     world: int,
@@ -149,10 +150,8 @@ def _parts(model: Any) -> dict[str, Any]:
     return found
 
 
-class _Last:
+class _Last(AfterStep):
     """An ``after_step`` that keeps the weights after one step."""
-
-    calls_model = False
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -162,20 +161,10 @@ class _Last:
         if step == self.step:
             self.parts = _parts(model)
 
-    def tensors(self) -> dict[str, Any]:
-        return {}
 
-    def values(self) -> dict[str, Any]:
-        return {}
-
-    def load(self, tensors: Any, values: Any) -> None:
-        pass
-
-
-def _train(data: Path, policy: Policy, settings: FitSettings, kind: str, out: Path) -> Any:
+def _train(data: DataSet, policy: Policy, settings: FitSettings, kind: str, out: Path) -> Any:
     here = ranks()
-    numeric = len(read_schema(data).numeric)
-    whole = build_model(policy, numeric, MODEL, settings.seed)
+    whole = build_model(policy, data.num_numeric, MODEL, settings.seed)
     model: Any = whole
     if here.world_size > 1:
         model = distribute(
@@ -195,5 +184,5 @@ def _train(data: Path, policy: Policy, settings: FitSettings, kind: str, out: Pa
         for split, size, shuffle in (("train", settings.batch_size, True), ("val", 64, False))
     ]
     last = _Last(settings.max_steps)
-    result = fit(model, streams[0], streams[1], optimizers, settings, out, last)
+    result = fit(model, streams[0], streams[1], optimizers, settings, out=out, after_step=last)
     return _parts(model), last.parts, vars(result.val)

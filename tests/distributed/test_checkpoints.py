@@ -27,8 +27,9 @@ from distributed.interrupted import (
 )
 from distributed.sharded import Trained
 from seo_rec import recipes
+from seo_rec.data.dataset import DataSet
 from seo_rec.model import ModelSettings
-from seo_rec.train import Checkpoints, FitSettings, checkpoint, load_tensors, loop, ranks
+from seo_rec.train import Checkpoints, FitSettings, Training, checkpoint, load_tensors, loop, ranks
 from seo_rec.train.state import State, copied, local_tensors, optimizer_state, weights_of
 from seo_rec.train.steps import make_steps
 from spawn import run_ranks
@@ -40,7 +41,7 @@ STOPPED_AT = 7
 class Runs:
     """Undisturbed runs and stopped ones, each made once."""
 
-    def __init__(self, data: Path, folder: Path) -> None:
+    def __init__(self, data: DataSet, folder: Path) -> None:
         self.data, self.folder = data, folder
         self.made: dict[tuple[str, str, int], Trained] = {}
 
@@ -68,8 +69,8 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return Runs(tiny, tmp_path_factory.mktemp("runs"))
+def runs(tiny_data: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tiny_data, tmp_path_factory.mktemp("runs"))
 
 
 def assert_equal(found: Trained, expected: Trained) -> None:
@@ -120,12 +121,12 @@ def test_another_plan_that_adds_in_another_order_goes_on(
 
 
 def test_ranks_without_any_shard_and_several_resumes(
-    tiny: Path, runs: Runs, tmp_path: Path
+    tiny_data: DataSet, runs: Runs, tmp_path: Path
 ) -> None:
     """Rank 0 holds no table; what it knows of the optimizer must not overwrite what others do."""
     for step in (4, 10):  # the second stop is in the second epoch
-        stop(tiny, settings("adam"), "one_rank", 2, tmp_path, step)
-    found = train(tiny, settings("adam"), "one_rank", 2, tmp_path)
+        stop(tiny_data, settings("adam"), "one_rank", 2, tmp_path, step)
+    found = train(tiny_data, settings("adam"), "one_rank", 2, tmp_path)
     assert_equal(found, runs.undisturbed("adam", "one_rank", 2))
     saved = Checkpoints(tmp_path / "checkpoints").latest()
     assert saved
@@ -184,7 +185,7 @@ def test_all_state_arrives_to_the_bit(runs: Runs, tmp_path: Path, optimizer: str
 
 
 def state_after_resume(
-    data: Path, optimizer: str, kind: str, world: int, stopped: Path, out: Path
+    data: DataSet, optimizer: str, kind: str, world: int, stopped: Path, out: Path
 ) -> dict[str, torch.Tensor]:
     """Whole weights, their means and optimizer state, before the next step."""
     shutil.copytree(stopped, out)
@@ -194,7 +195,16 @@ def state_after_resume(
         model, optimizers = build(data, wanted, kind)
         streams = share(data, "train", wanted.batch_size, True), share(data, "val", 48)
         stopping = threading.Event()
-        gone_on = loop._Fit(model, *streams, optimizers, wanted, out, None, "test", stopping)
+        gone_on = loop._Fit(
+            model,
+            *streams,
+            optimizers,
+            wanted,
+            out=out,
+            after_step=None,
+            title="test",
+            stop=stopping,
+        )
         gone_on.resume()
         means = {f"mean of {n}": t for n, t in gone_on.mean.state.items()}
         return pieces({**weights_of(model), **means, **optimizer_state(model, optimizers)})
@@ -207,15 +217,15 @@ def state_after_resume(
 
 @pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
 def test_background_saving_writes_the_state_of_the_asking(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+    tiny_data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
     """Steps are trained while the disk is stuck, and leave what is written alone."""
 
     def on_rank() -> tuple[bool, list[str], list[str]]:
         here, disk = ranks(), threading.Event()
         write = checkpoint.dcp.save
-        model, optimizers = build(tiny, settings(optimizer), "mixed")
-        steps = make_steps(model, optimizers, here, alone=True)(share(tiny, "train", 120))
+        model, optimizers = build(tiny_data, settings(optimizer), "mixed")
+        steps = make_steps(model, optimizers, here, alone=True)(share(tiny_data, "train", 120))
 
         def state() -> State:
             return {**weights_of(model), **optimizer_state(model, optimizers)}
@@ -273,7 +283,7 @@ def told(action: Callable[[], Any]) -> tuple[str, str, float]:
 
 @pytest.mark.parametrize("what, victim", [("checkpoints", 1), ("best", 0)])
 def test_a_full_disk_of_one_rank_ends_all(
-    tiny: Path, tmp_path: Path, what: str, victim: int
+    tiny_data: DataSet, tmp_path: Path, what: str, victim: int
 ) -> None:
     """Soon, with the message that names it; the checkpoint before it remains, and goes on."""
     wanted = settings(checkpoint_every=3, max_steps=9 if what == "best" else 12)
@@ -292,7 +302,7 @@ def test_a_full_disk_of_one_rank_ends_all(
             return write(*arguments, storage_writer=storage_writer, **more)
 
         checkpoint.dcp.save = failing
-        return told(lambda: run(tiny, wanted, "mixed", tmp_path))
+        return told(lambda: run(tiny_data, wanted, "mixed", tmp_path))
 
     for kind, text, seconds in run_ranks(on_rank, 2):
         assert kind == "CheckpointError"
@@ -301,8 +311,8 @@ def test_a_full_disk_of_one_rank_ends_all(
         assert "make room" in text
         assert seconds < 20
     assert Checkpoints(tmp_path / "checkpoints").steps() == ([3, 6] if what == "best" else [3])
-    whole = train(tiny, wanted, "mixed", 2, tmp_path / "whole")
-    assert_same_end(train(tiny, wanted, "mixed", 2, tmp_path), whole)
+    whole = train(tiny_data, wanted, "mixed", 2, tmp_path / "whole")
+    assert_same_end(train(tiny_data, wanted, "mixed", 2, tmp_path), whole)
 
 
 def assert_same_end(found: Trained, expected: Trained) -> None:
@@ -310,7 +320,7 @@ def assert_same_end(found: Trained, expected: Trained) -> None:
     assert all(torch.equal(found.weights[n], w) for n, w in expected.weights.items())
 
 
-def test_rank_0_alone_cannot_finish_the_checkpoint(tiny: Path, tmp_path: Path) -> None:
+def test_rank_0_alone_cannot_finish_the_checkpoint(tiny_data: DataSet, tmp_path: Path) -> None:
     """All have written their part; what only the first rank does fails everywhere too."""
 
     def on_rank() -> tuple[str, str, float]:
@@ -367,26 +377,28 @@ def test_a_checkpoint_of_another_model_is_told_on_every_rank(runs: Runs, tmp_pat
 # ---- a run of several processes, read by one ----------------------------------------------------
 
 
-def test_one_process_evaluates_a_sharded_run(tiny: Path, tmp_path: Path) -> None:
-    policy = recipes.method_policy("multi-size", tiny, 1600, 16, 8, 0)
-    model = ModelSettings(hidden=(8,))
-    wanted = FitSettings(epochs=2, batch_size=200, row_lr=0.02, row_optimizer="adagrad")
+def test_one_process_evaluates_a_sharded_run(tiny_data: DataSet, tmp_path: Path) -> None:
+    policy = recipes.method_policy("multi-size", tiny_data, 1600)
+    wanted = Training(
+        ModelSettings(hidden=(8,)),
+        FitSettings(epochs=2, batch_size=200, row_lr=0.02, row_optimizer="adagrad"),
+    )
     out = tmp_path / "run"
 
     def on_rank() -> Any:
-        done = recipes.train(tiny, policy, out, model, wanted)
-        return asdict(done), asdict(recipes.evaluate_run(out, tiny, "test"))
+        done = recipes.train(tiny_data, policy, out, wanted)
+        return asdict(done), asdict(recipes.evaluate_run(out, tiny_data, "test"))
 
     answers = run_ranks(on_rank, 2)
     result = json.loads((out / "result.json").read_text())
     for split in ("val", "test"):
-        found = asdict(recipes.evaluate_run(out, tiny, split))
+        found = asdict(recipes.evaluate_run(out, tiny_data, split))
         assert found["auc"] == result[f"{split}_auc"]
         assert found["log_loss"] == pytest.approx(result[f"{split}_logloss"], abs=1e-7)
         if split == "test":
             for _, by_ranks in answers:
                 assert by_ranks == pytest.approx(found, abs=1e-7)
-    alone = recipes.train(tiny, policy, tmp_path / "alone", model, wanted)
+    alone = recipes.train(tiny_data, policy, tmp_path / "alone", wanted)
     assert alone.test_auc == pytest.approx(result["test_auc"], abs=TOLERANCE)
     assert alone.test_logloss == pytest.approx(result["test_logloss"], abs=TOLERANCE)
     for answer, _ in answers:

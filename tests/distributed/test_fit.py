@@ -23,23 +23,26 @@ import torch
 from distributed.interrupted import Terminated, build, on_ranks, run, settings, share, stop, train
 from distributed.sharded import MODEL, Trained, policy_of
 from seo_rec import recipes
+from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.data.stream import Stream
 from seo_rec.metrics import binary_metrics
 from seo_rec.model import ModelSettings, build_model
 from seo_rec.plan import PRESETS, PlanError, plan_policy, rates_of, read_topology
-from seo_rec.recipes import sharding
-from seo_rec.schema import read_schema
-from seo_rec.search.seo import SeoSettings
+from seo_rec.search.run_off import RunOff
+from seo_rec.search.seo import SeoSearch, search_attention
 from seo_rec.train import (
     FitSettings,
     LaunchError,
     Preempted,
     Ranks,
+    Start,
+    Training,
     evaluate,
     launched,
     loop,
     ranks,
     said_by_first,
+    sharding,
     steps,
 )
 from spawn import run_ranks
@@ -65,13 +68,15 @@ def assert_equal(found: Trained, expected: Trained) -> None:
 
 
 @pytest.mark.parametrize("world, batch_size", [(2, 20), (3, 99), (4, 100)])
-def test_metrics_are_those_of_the_merged_scores(tiny: Path, world: int, batch_size: int) -> None:
+def test_metrics_are_those_of_the_merged_scores(
+    tiny_data: DataSet, world: int, batch_size: int
+) -> None:
     """Also where the last batch has fewer rows than ranks: 102 rows in batches of 100."""
-    model = build_model(policy_of(tiny), len(read_schema(tiny).numeric), MODEL, 0)
-    expected, z, y = evaluate(model, Stream(tiny, "val", batch_size=batch_size))
+    model = build_model(policy_of(tiny_data), tiny_data.num_numeric, MODEL, 0)
+    expected, z, y = evaluate(model, Stream(tiny_data, "val", batch_size=batch_size))
 
     def on_rank() -> Any:
-        return evaluate(model, share(tiny, "val", batch_size))
+        return evaluate(model, share(tiny_data, "val", batch_size))
 
     for metrics, scores, labels in run_ranks(on_rank, world):
         assert np.array_equal(labels, y)  # in the order of the stream
@@ -85,9 +90,9 @@ def test_metrics_are_those_of_the_merged_scores(tiny: Path, world: int, batch_si
 # ---- batches that do not share out evenly -----------------------------------------------------
 
 
-def batch_size_with_rest(data: Path, world: int, rest: int) -> int:
+def batch_size_with_rest(data: DataSet, world: int, rest: int) -> int:
     """A batch size that ``world`` ranks can share and that leaves ``rest`` rows to the last."""
-    rows = read_schema(data).num_rows["train"]
+    rows = data.schema.num_rows["train"]
     return next(b for b in range(60, rows) if b % world == 0 and rows % b == rest)
 
 
@@ -100,17 +105,17 @@ def batch_size_with_rest(data: Path, world: int, rest: int) -> int:
     ],
 )
 def test_uneven_last_batches(
-    tiny: Path, tmp_path: Path, optimizer: str, world: int, rest: int
+    tiny_data: DataSet, tmp_path: Path, optimizer: str, world: int, rest: int
 ) -> None:
     """Some ranks have a row less than others, or none at all; the loss is the mean over rows."""
-    size = batch_size_with_rest(tiny, world, rest)
+    size = batch_size_with_rest(tiny_data, world, rest)
     wanted = settings(optimizer, batch_size=size, epochs=1, max_steps=0)
-    expected = train(tiny, wanted, "", 1, tmp_path / "one")
-    assert_close(train(tiny, wanted, "mixed", world, tmp_path / "many"), expected)
+    expected = train(tiny_data, wanted, "", 1, tmp_path / "one")
+    assert_close(train(tiny_data, wanted, "mixed", world, tmp_path / "many"), expected)
 
 
 @pytest.fixture(scope="module")
-def gaps(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def gaps(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     """As ``tiny``, but three rows alone have ids in their bag, so that most batches have none."""
     out = tmp_path_factory.mktemp("gaps") / "data"
     shutil.copytree(tiny, out)
@@ -122,12 +127,12 @@ def gaps(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         filled = [bag * 2 if i in (5, 40, 77) else [] for i, bag in enumerate(bags)]
         column = pa.array(filled, table.schema.field(at).type)
         pq.write_table(table.set_column(at, table.schema.field(at), column), path)
-    return out
+    return open_data(out)
 
 
 @pytest.mark.parametrize("kind", ["mixed", "row_wise", "one_rank"])
 def test_empty_bags_and_a_feature_empty_in_whole_batches(
-    gaps: Path, tmp_path: Path, kind: str
+    gaps: DataSet, tmp_path: Path, kind: str
 ) -> None:
     batches = [b.sparse["bag_0"].values().numel() for b in Stream(gaps, "train", batch_size=60)]
     assert batches.count(0) > len(batches) / 2 and any(batches)
@@ -136,18 +141,18 @@ def test_empty_bags_and_a_feature_empty_in_whole_batches(
     assert_close(train(gaps, wanted, kind, 2, tmp_path / "two"), expected)
 
 
-def test_a_batch_that_ranks_cannot_share_is_refused(tiny: Path) -> None:
+def test_a_batch_that_ranks_cannot_share_is_refused(tiny_data: DataSet) -> None:
     with pytest.raises(Exception, match=r"batch_size is 121.*multiples of 2"):
-        run_ranks(lambda: run(tiny, settings(batch_size=121), "mixed", None), 2)
+        run_ranks(lambda: run(tiny_data, settings(batch_size=121), "mixed", None), 2)
 
 
-def test_many_runs_in_one_launch_leave_nothing_open(tiny: Path, tmp_path: Path) -> None:
+def test_many_runs_in_one_launch_leave_nothing_open(tiny_data: DataSet, tmp_path: Path) -> None:
     """A comparison trains hundreds of models in the same processes."""
 
     def on_rank() -> list[int]:
         counts = []
         for i in range(4):
-            run(tiny, settings(max_steps=2), "mixed", tmp_path / str(i))
+            run(tiny_data, settings(max_steps=2), "mixed", tmp_path / str(i))
             counts.append(len(os.listdir("/proc/self/fd")) + threading.active_count())
         return counts
 
@@ -159,8 +164,9 @@ def test_many_runs_in_one_launch_leave_nothing_open(tiny: Path, tmp_path: Path) 
 
 SMALL = ModelSettings(hidden=(8,))
 FIT = FitSettings(epochs=2, batch_size=200, row_lr=0.02, dense_lr=0.02, log_every=1)
-SEO = SeoSettings(budget_rows=100, logit_lr=0.05)
-OFF = recipes.RunOff(epochs=1, chunk_dims=(8,), trivial_lookups=(2, 4))
+TRAINING = Training(SMALL, FIT)
+OFF = RunOff(epochs=1, chunk_dims=(8,), trivial_lookups=(2, 4))
+SEO = SeoSearch(budget_rows=100, logit_lr=0.05, run_off=OFF)
 
 
 @pytest.mark.parametrize(
@@ -172,14 +178,13 @@ OFF = recipes.RunOff(epochs=1, chunk_dims=(8,), trivial_lookups=(2, 4))
     ids=["train", "held-out-projected"],
 )
 def test_a_search_on_ranks_is_that_of_one_process(
-    tiny: Path, tmp_path: Path, options: dict[str, Any]
+    tiny_data: DataSet, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    wanted = replace(SEO, **options)
+    wanted = replace(SEO.attention, **options)
 
     def found(world: int) -> list[Any]:
         out = tmp_path / str(world)
-        search = recipes.search_attention
-        return on_ranks(lambda: search(tiny, wanted, SMALL, FIT, out), world)
+        return on_ranks(lambda: search_attention(tiny_data, wanted, TRAINING, out), world)
 
     (one,) = found(1)
     assert float(one.alpha.max()) > 1.05 / one.alpha.numel()  # the logits have moved
@@ -191,30 +196,34 @@ def test_a_search_on_ranks_is_that_of_one_process(
     assert [float(s.val_auc) for s in again] == [float(again[0].val_auc)] * 2
 
 
-def test_a_run_off_on_ranks_chooses_what_one_process_chooses(tiny: Path, tmp_path: Path) -> None:
+def test_a_run_off_on_ranks_chooses_what_one_process_chooses(
+    tiny_data: DataSet, tmp_path: Path
+) -> None:
     def policies(world: int) -> list[Any]:
         out = tmp_path / str(world)
-        return on_ranks(lambda: recipes.search(tiny, out, SEO, SMALL, FIT, OFF), world)
+        search = recipes.search
+        return on_ranks(lambda: search("seo", tiny_data, out, SEO, TRAINING).policy, world)
 
     (one,) = policies(1)
     assert policies(2) == [one, one]
     records = [json.loads((tmp_path / w / "search.json").read_text()) for w in ("1", "2")]
     assert records[0]["winner"] == records[1]["winner"]
-    assert records[0]["run_off"].keys() == records[1]["run_off"].keys()
-    for name, scores in records[0]["run_off"].items():
+    one_process, two = (r["record"]["run_off"] for r in records)
+    assert one_process.keys() == two.keys()
+    for name, scores in one_process.items():
         for key, value in scores.items():
             if key != "seconds":
-                assert records[1]["run_off"][name][key] == pytest.approx(value, abs=TOLERANCE)
+                assert two[name][key] == pytest.approx(value, abs=TOLERANCE)
 
 
-def test_a_comparison_on_ranks_agrees_with_one_process(tiny: Path, tmp_path: Path) -> None:
+def test_a_comparison_on_ranks_agrees_with_one_process(tiny_data: DataSet, tmp_path: Path) -> None:
     asked = recipes.Comparison(
-        data=(tiny,),
+        data=(tiny_data,),
         methods=("separate", "seo-rr"),
-        settings=SEO,
+        params=1600,
         seeds=1,
-        model=SMALL,
-        fit=replace(FIT, epochs=1),
+        training=Training(SMALL, replace(FIT, epochs=1)),
+        settings={"seo": {"logit_lr": 0.05}},
     )
 
     def runs(world: int) -> list[Any]:
@@ -249,8 +258,8 @@ def overlapping(monkeypatch: pytest.MonkeyPatch) -> None:
         return steps.PipelinedSteps(model, optimizers, here, overlap=True)
 
     class Fit(loop._Fit):
-        def __init__(self, *given: Any) -> None:
-            super().__init__(*given)
+        def __init__(self, *given: Any, **more: Any) -> None:
+            super().__init__(*given, **more)
             self.sync_every = 4
 
     monkeypatch.setattr(loop, "make_steps", make_steps)
@@ -258,7 +267,7 @@ def overlapping(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
-def test_overlapping_steps_are_the_plain_steps(tiny: Path, optimizer: str) -> None:
+def test_overlapping_steps_are_the_plain_steps(tiny_data: DataSet, optimizer: str) -> None:
     """TrainPipelineSparseDist sends the next batch while this one is trained on, on CPU too."""
 
     def on_rank() -> tuple[list[list[tuple[float, int]]], set[str]]:
@@ -274,9 +283,9 @@ def test_overlapping_steps_are_the_plain_steps(tiny: Path, optimizer: str) -> No
         steps.TrainPipelineSparseDist.progress = watched
         found = []
         for overlap in (False, True):
-            model, optimizers = build(tiny, settings(optimizer), "mixed")
+            model, optimizers = build(tiny_data, settings(optimizer), "mixed")
             stepping = steps.PipelinedSteps(model, optimizers, ranks(), overlap)
-            stream = share(tiny, "train", 120)
+            stream = share(tiny_data, "train", 120)
             taken = [s for _ in range(2) for s in stepping(stream)]  # two epochs
             found.append([(float(s.loss), s.rows) for s in taken])
         return found, pipelined
@@ -287,18 +296,18 @@ def test_overlapping_steps_are_the_plain_steps(tiny: Path, optimizer: str) -> No
 
 
 def test_a_run_of_overlapping_steps_is_the_plain_run(
-    tiny: Path, tmp_path: Path, overlapping: None, monkeypatch: pytest.MonkeyPatch
+    tiny_data: DataSet, tmp_path: Path, overlapping: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With checkpoints and the end within an epoch, evaluation between, SIGTERM and resume.
 
     The pipeline has taken batches from the stream that it has not trained on.
     """
     wanted = settings("adagrad", checkpoint_every=5)
-    overlapped = train(tiny, wanted, "mixed", 2, tmp_path / "overlapped")
-    stop(tiny, wanted, "mixed", 2, tmp_path / "stopped", 3, seen=4)
-    resumed = train(tiny, wanted, "mixed", 2, tmp_path / "stopped")
+    overlapped = train(tiny_data, wanted, "mixed", 2, tmp_path / "overlapped")
+    stop(tiny_data, wanted, "mixed", 2, tmp_path / "stopped", 3, seen=4)
+    resumed = train(tiny_data, wanted, "mixed", 2, tmp_path / "stopped")
     monkeypatch.undo()
-    plain = train(tiny, wanted, "mixed", 2, tmp_path / "plain")
+    plain = train(tiny_data, wanted, "mixed", 2, tmp_path / "plain")
     assert_equal(overlapped, plain)
     assert_equal(resumed, plain)
 
@@ -308,21 +317,21 @@ def test_a_run_of_overlapping_steps_is_the_plain_run(
 
 @pytest.mark.parametrize("step", [1, 11])
 def test_sigterm_saves_first_and_the_resume_goes_on_to_the_bit(
-    tiny: Path, tmp_path: Path, step: int
+    tiny_data: DataSet, tmp_path: Path, step: int
 ) -> None:
     wanted = settings("adam", average=0.0)
-    stop(tiny, wanted, "column_wise", 2, tmp_path / "run", step)
+    stop(tiny_data, wanted, "column_wise", 2, tmp_path / "run", step)
     assert [int(p.name[5:]) for p in (tmp_path / "run/checkpoints").iterdir()][-1:] == [step]
-    undisturbed = train(tiny, wanted, "column_wise", 2, tmp_path / "whole")
-    assert_equal(train(tiny, wanted, "column_wise", 2, tmp_path / "run"), undisturbed)
+    undisturbed = train(tiny_data, wanted, "column_wise", 2, tmp_path / "whole")
+    assert_equal(train(tiny_data, wanted, "column_wise", 2, tmp_path / "run"), undisturbed)
 
 
 def test_sigterm_at_the_end_of_an_epoch_waits_for_its_evaluation(
-    tiny: Path, tmp_path: Path
+    tiny_data: DataSet, tmp_path: Path
 ) -> None:
     def on_rank() -> str:
         with pytest.raises(Preempted) as stopped:
-            run(tiny, settings("adam"), "mixed", tmp_path, Terminated(9))
+            run(tiny_data, settings("adam"), "mixed", tmp_path, Terminated(9))
         return str(stopped.value)
 
     for said in run_ranks(on_rank, 2):
@@ -331,13 +340,13 @@ def test_sigterm_at_the_end_of_an_epoch_waits_for_its_evaluation(
     assert [e["step"] for e in events if e["event"] == "epoch"] == [9]
 
 
-def test_sigterm_without_a_folder_saves_nothing(tiny: Path) -> None:
+def test_sigterm_without_a_folder_saves_nothing(tiny_data: DataSet) -> None:
     def on_rank() -> str:
         with pytest.raises(Preempted) as stopped:
-            run(tiny, settings("adam"), "mixed", None, Terminated(2))
+            run(tiny_data, settings("adam"), "mixed", None, Terminated(2))
         return str(stopped.value)
 
-    assert run_ranks(on_rank, 2) == ["SIGTERM at step 2; nothing was saved"] * 2
+    assert run_ranks(on_rank, 2) == ["SIGTERM at step 2; nothing of this training was saved"] * 2
 
 
 # ---- plans that do not fit --------------------------------------------------------------------
@@ -353,18 +362,18 @@ def told(action: Callable[[], Any]) -> tuple[str, str, float]:
     return "", "", time.monotonic() - started
 
 
-def refusals(data: Path, out: Path, plan: Path | None) -> list[tuple[str, str, float]]:
-    policy = recipes.method_policy("multi-size", data, 1600, 16, 8, 0)
+def refusals(data: DataSet, out: Path, plan: Path | None) -> list[tuple[str, str, float]]:
+    policy = recipes.method_policy("multi-size", data, 1600)
     return run_ranks(
-        lambda: told(lambda: recipes.train(data, policy, out, SMALL, FIT, plan=plan)), 2
+        lambda: told(lambda: recipes.train(data, policy, out, TRAINING, start=Start(plan))), 2
     )
 
 
-def test_a_plan_for_another_world_is_refused(tiny: Path, tmp_path: Path) -> None:
-    policy = recipes.method_policy("multi-size", tiny, 1600, 16, 8, 0)
+def test_a_plan_for_another_world_is_refused(tiny_data: DataSet, tmp_path: Path) -> None:
+    policy = recipes.method_policy("multi-size", tiny_data, 1600)
     plan = plan_policy(policy, read_topology("4xcpu"), batch_size=50, row_optimizer="adam")
     plan.save(tmp_path / "plan.json")
-    first, second = refusals(tiny, tmp_path / "run", tmp_path / "plan.json")
+    first, second = refusals(tiny_data, tmp_path / "run", tmp_path / "plan.json")
     assert (first[0], second[0]) == ("PlanError", "OtherRankError")
     for _, text, seconds in (first, second):
         assert f"{tmp_path / 'plan.json'} is for 4 ranks on cpu; there are 2 on cpu" in text
@@ -379,15 +388,15 @@ def test_a_plan_for_another_world_is_refused(tiny: Path, tmp_path: Path) -> None
     ],
 )
 def test_a_plan_for_another_run_is_refused(
-    tiny: Path, tmp_path: Path, change: dict[str, Any], message: str
+    tiny_data: DataSet, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
-    policy = recipes.method_policy("multi-size", tiny, 1600, 16, 8, 0)
+    policy = recipes.method_policy("multi-size", tiny_data, 1600)
     plan = plan_policy(policy, read_topology("2xcpu"), batch_size=100, default=False)
     replace(plan, **change).save(tmp_path / "plan.json")
     here = Ranks(0, 2, 2)
     with pytest.raises(PlanError, match=message):
         sharding.check_plan(tmp_path / "plan.json", policy, FIT, here)
-    first, second = refusals(tiny, tmp_path / "run", tmp_path / "plan.json")
+    first, second = refusals(tiny_data, tmp_path / "run", tmp_path / "plan.json")
     assert (first[0], second[0]) == ("PlanError", "OtherRankError")
     assert re.search(message, first[1]) and not (tmp_path / "run").exists()
 
@@ -401,9 +410,9 @@ def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_plan_for_another_batch_is_taken_with_a_warning(
-    tiny: Path, tmp_path: Path, warned: list[str]
+    tiny_data: DataSet, tmp_path: Path, warned: list[str]
 ) -> None:
-    policy = recipes.method_policy("multi-size", tiny, 1600, 16, 8, 0)
+    policy = recipes.method_policy("multi-size", tiny_data, 1600)
     for rows, count in ((FIT.batch_size // 2, 0), (77, 1)):
         plan = plan_policy(policy, read_topology("2xcpu"), batch_size=rows, default=False)
         plan.save(tmp_path / "plan.json")
@@ -414,10 +423,10 @@ def test_a_plan_for_another_batch_is_taken_with_a_warning(
 
 
 def test_a_plan_that_is_made_knows_the_run(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Optimizer, L2, rows of a rank and the data's ids per bag reach the planner."""
-    policy = recipes.method_policy("multi-size", tiny, 1600, 16, 8, 0)
+    policy = recipes.method_policy("multi-size", tiny_data, 1600)
     asked: list[dict[str, Any]] = []
 
     def noted(*_: Any, **options: Any) -> Any:
@@ -428,14 +437,14 @@ def test_a_plan_that_is_made_knows_the_run(
     wanted = replace(FIT, epochs=1, row_optimizer="adagrad", row_l2=0.1)
 
     def on_rank() -> list[dict[str, Any]]:
-        recipes.train(tiny, policy, tmp_path / "run", SMALL, wanted)
+        recipes.train(tiny_data, policy, tmp_path / "run", Training(SMALL, wanted))
         return asked
 
     (options,), _ = run_ranks(on_rank, 2)
     assert options == {
         "batch_size": FIT.batch_size // 2,
         "row_optimizer": "adagrad",
-        "rates": rates_of(read_schema(tiny)),
+        "rates": rates_of(tiny_data.schema),
         "row_l2": 0.1,
         "default": False,
     }
@@ -499,17 +508,17 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
         pass
 
 
-def test_a_plan_for_this_world_is_taken(tiny: Path, tmp_path: Path) -> None:
-    policy = recipes.method_policy("multi-size", tiny, 1600, 16, 8, 0)
+def test_a_plan_for_this_world_is_taken(tiny_data: DataSet, tmp_path: Path) -> None:
+    policy = recipes.method_policy("multi-size", tiny_data, 1600)
     plan = plan_policy(policy, read_topology("2xcpu"), batch_size=100, row_optimizer="adam")
     plan.save(tmp_path / "plan.json")
     plans = (None, tmp_path / "plan.json")
 
     def on_rank() -> list[float]:
-        wanted = replace(FIT, epochs=1)
+        wanted = Training(SMALL, replace(FIT, epochs=1))
         outs = (tmp_path / str(i) for i in range(2))
         return [
-            recipes.train(tiny, policy, out, SMALL, wanted, plan=plan).test_auc
+            recipes.train(tiny_data, policy, out, wanted, start=Start(plan)).test_auc
             for out, plan in zip(outs, plans, strict=True)
         ]
 
@@ -518,7 +527,7 @@ def test_a_plan_for_this_world_is_taken(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_a_failing_planner_ends_all_ranks_with_its_message(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The planner runs on the first rank alone; the others must not wait for a plan for ever."""
 
@@ -526,7 +535,7 @@ def test_a_failing_planner_ends_all_ranks_with_its_message(
         raise PlanError("table 'chunk0' is short by 12 bytes on rank 1")
 
     monkeypatch.setattr(sharding, "plan_policy", failing)
-    first, second = refusals(tiny, tmp_path / "run", None)
+    first, second = refusals(tiny_data, tmp_path / "run", None)
     assert (first[0], second[0]) == ("PlanError", "OtherRankError")
     for _, text, seconds in (first, second):
         assert "table 'chunk0' is short by 12 bytes on rank 1" in text

@@ -16,6 +16,7 @@ from distributed.sharded import (
     policy_of,
     train,
 )
+from seo_rec.data.dataset import DataSet
 from seo_rec.plan import PlanError
 from seo_rec.train import FitSettings
 from seo_rec.train.distributed import kernels
@@ -40,11 +41,11 @@ def settings(optimizer: str, **other: object) -> FitSettings:
 
 
 @pytest.fixture(scope="module")
-def whole(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
+def whole(tiny_data: DataSet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
     """One unsharded process, by optimizer."""
     folder = tmp_path_factory.mktemp("whole")
     return {
-        name: train(tiny, settings(name), "", 1, folder / name)
+        name: train(tiny_data, settings(name), "", 1, folder / name)
         for name in ("adam", "adagrad", "sgd", "rowwise_adagrad")
     }
 
@@ -63,30 +64,30 @@ def assert_same(found: Trained, expected: Trained) -> None:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("kind", PLANS)
 def test_two_ranks_equal_one_process(
-    tiny: Path, tmp_path: Path, whole: dict[str, Trained], kind: str, optimizer: str
+    tiny_data: DataSet, tmp_path: Path, whole: dict[str, Trained], kind: str, optimizer: str
 ) -> None:
-    assert_same(train(tiny, settings(optimizer), kind, 2, tmp_path), whole[optimizer])
+    assert_same(train(tiny_data, settings(optimizer), kind, 2, tmp_path), whole[optimizer])
 
 
 @pytest.mark.parametrize(
     "kind, optimizer", [*(("mixed", o) for o in OPTIMIZERS), ("row_wise", "adagrad")]
 )
 def test_four_ranks_equal_one_process(
-    tiny: Path, tmp_path: Path, whole: dict[str, Trained], kind: str, optimizer: str
+    tiny_data: DataSet, tmp_path: Path, whole: dict[str, Trained], kind: str, optimizer: str
 ) -> None:
-    assert_same(train(tiny, settings(optimizer), kind, 4, tmp_path), whole[optimizer])
+    assert_same(train(tiny_data, settings(optimizer), kind, 4, tmp_path), whole[optimizer])
 
 
 @pytest.mark.parametrize("kind", ["table_wise", "row_wise", "data_parallel"])
 def test_rowwise_adagrad_where_rows_stay_whole(
-    tiny: Path, tmp_path: Path, whole: dict[str, Trained], kind: str
+    tiny_data: DataSet, tmp_path: Path, whole: dict[str, Trained], kind: str
 ) -> None:
-    found = train(tiny, settings("rowwise_adagrad"), kind, 2, tmp_path)
+    found = train(tiny_data, settings("rowwise_adagrad"), kind, 2, tmp_path)
     assert_same(found, whole["rowwise_adagrad"])
 
 
-def test_rowwise_adagrad_refuses_column_cuts(tiny: Path) -> None:
-    placements = plan(policy_of(tiny), "column_wise", 2)
+def test_rowwise_adagrad_refuses_column_cuts(tiny_data: DataSet) -> None:
+    placements = plan(policy_of(tiny_data), "column_wise", 2)
     with pytest.raises(PlanError, match=r"table 'a' is cut into 2 blocks.*row-wise Adagrad"):
         kernels(placements, "rowwise_adagrad", 0.0)
     with pytest.raises(PlanError, match="row-wise Adagrad"):
@@ -97,17 +98,17 @@ def test_rowwise_adagrad_refuses_column_cuts(tiny: Path) -> None:
     "optimizer, l2, expected",
     [("adam", 0.0, "dense"), ("adagrad", 0.0, "fused"), ("sgd", 0.1, "dense")],
 )
-def test_what_is_fused(tiny: Path, optimizer: str, l2: float, expected: str) -> None:
+def test_what_is_fused(tiny_data: DataSet, optimizer: str, l2: float, expected: str) -> None:
     """FBGEMM's Adam and its weight decay skip rows that are not in the batch."""
-    found = kernels(plan(policy_of(tiny), "mixed", 2), optimizer, l2)
+    found = kernels(plan(policy_of(tiny_data), "mixed", 2), optimizer, l2)
     assert found == {"a": expected, "b": expected, "c": "dense", "d": expected}
 
 
-def test_weight_decay_and_average_over_ranks(tiny: Path, tmp_path: Path) -> None:
+def test_weight_decay_and_average_over_ranks(tiny_data: DataSet, tmp_path: Path) -> None:
     """L2 of whole tables and the running mean of sharded weights are those of one process."""
     wanted = settings("adagrad", row_l2=0.01, average=0.9)
-    expected = train(tiny, wanted, "", 1, tmp_path / "one")
-    assert_same(train(tiny, wanted, "mixed", 2, tmp_path / "two"), expected)
+    expected = train(tiny_data, wanted, "", 1, tmp_path / "one")
+    assert_same(train(tiny_data, wanted, "mixed", 2, tmp_path / "two"), expected)
 
 
 @pytest.mark.parametrize(
@@ -121,17 +122,17 @@ def test_weight_decay_and_average_over_ranks(tiny: Path, tmp_path: Path) -> None
     ],
 )
 def test_every_combine_and_address_on_ranks(
-    tiny: Path, tmp_path: Path, turn: int, kind: str, optimizer: str, world: int
+    tiny_data: DataSet, tmp_path: Path, turn: int, kind: str, optimizer: str, world: int
 ) -> None:
     """Also where the ranks' numbers of bags differ, since one id each makes a bag."""
-    policy, wanted = all_kinds_of(tiny, turn), settings(optimizer)
-    expected = train(tiny, wanted, "", 1, tmp_path / "one", policy=policy)
-    found = train(tiny, wanted, kind, world, tmp_path / "more", policy=policy)
+    policy, wanted = all_kinds_of(tiny_data, turn), settings(optimizer)
+    expected = train(tiny_data, wanted, "", 1, tmp_path / "one", policy=policy)
+    found = train(tiny_data, wanted, kind, world, tmp_path / "more", policy=policy)
     assert_same(found, expected)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "rowwise_adagrad"])
-def test_flat_arrays_alone_on_ranks(tiny: Path, tmp_path: Path, optimizer: str) -> None:
-    policy, wanted = flat_only(tiny), settings(optimizer)
-    expected = train(tiny, wanted, "", 1, tmp_path / "one", policy=policy)
-    assert_same(train(tiny, wanted, "", 2, tmp_path / "two", policy=policy), expected)
+def test_flat_arrays_alone_on_ranks(tiny_data: DataSet, tmp_path: Path, optimizer: str) -> None:
+    policy, wanted = flat_only(tiny_data), settings(optimizer)
+    expected = train(tiny_data, wanted, "", 1, tmp_path / "one", policy=policy)
+    assert_same(train(tiny_data, wanted, "", 2, tmp_path / "two", policy=policy), expected)
