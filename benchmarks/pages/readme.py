@@ -21,7 +21,7 @@ ROWS = {
     "separate": "separate tables",
     "monolithic": "one table (monolithic)",
     "multi-size": "multi-size, best on validation",
-    "no-search": "equal widths, rows by id",
+    "no-search": "equal widths, by id where ids fit",
     "seo": "SEO, default search",
 }
 
