@@ -43,8 +43,8 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.pages.throughput import plot, section
-from benchmarks.ranks.rounds import cpu_of, in_turns, line_of, ratio_line, slowest
 from benchmarks.ranks.trainees import FED_ROWS, HASHED, THEIRS, TORCHREC, Recipe, Trainee
+from benchmarks.ranks.turns import cpu_of, in_turns, line_of, ratio_line, slowest
 from benchmarks.ranks.workload import (
     METHODS,
     SKEWED,
@@ -54,7 +54,7 @@ from benchmarks.ranks.workload import (
     zipf_schema,
 )
 from benchmarks.record import Line, append, path_of, stamp
-from benchmarks.speed.step import spread
+from benchmarks.speed.rounds import spread
 from seo_rec.data.dataset import open_data
 from seo_rec.files import write_bytes
 from seo_rec.plan import rates_of

@@ -33,7 +33,7 @@ import torch
 from benchmarks.command import set_up
 from benchmarks.pages import speed
 from benchmarks.record import append, path_of
-from benchmarks.speed.step import (
+from benchmarks.speed.rounds import (
     LR,
     Contestant,
     Fit,
