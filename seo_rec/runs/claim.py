@@ -53,8 +53,10 @@ def _differing(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]
         old, new = there.get(key), wanted.get(key)
         if old == new:
             continue
-        both = isinstance(old, dict) and isinstance(new, dict) and key != "policy"
-        keys += [f"{key}.{inner}" for inner in _differing(old, new)] if both else [key]
+        if isinstance(old, dict) and isinstance(new, dict) and key != "policy":
+            keys += [f"{key}.{inner}" for inner in _differing(old, new)]
+        else:
+            keys.append(key)
     return keys
 
 
