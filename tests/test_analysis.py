@@ -18,9 +18,10 @@ from real_data import real_data
 from seo_rec import analysis, methods
 from seo_rec.analysis.inner_products import SIGMAS
 from seo_rec.analysis.orthogonality import SingleLayer
+from seo_rec.data.dataset import DataSet
 from seo_rec.embed.remap import hash_rows
 from seo_rec.report.collisions import rows_of
-from seo_rec.schema import Column, Schema, read_schema
+from seo_rec.schema import Column, Schema
 from seo_rec.train import FitSettings
 
 SETS = {
@@ -154,9 +155,9 @@ def test_the_error_of_the_variance_is_that_of_repetitions() -> None:
         analysis.summary(encoding, "", sets, np.zeros(3))
 
 
-def test_tokens_are_drawn_from_the_vocabularies(tiny: Path) -> None:
-    schema = read_schema(tiny)
-    known = analysis.vocabularies_of(tiny, schema)
+def test_tokens_are_drawn_from_the_vocabularies(tiny_data: DataSet) -> None:
+    schema = tiny_data.schema
+    known = analysis.vocabularies_of(tiny_data, schema)
     rng = np.random.default_rng(0)
     ones = analysis.one_of_each(known, rng)
     parts = analysis.part_of_each(known, 0.3, rng)
@@ -228,28 +229,28 @@ def test_the_layer_starts_with_one_direction_and_adds_up_features() -> None:
     assert whole.tolist() == pytest.approx(one_by_one.tolist(), rel=1e-5)
 
 
-def test_weights_turn_apart_in_a_small_table_and_less_in_a_large_one(tiny: Path) -> None:
+def test_weights_turn_apart_in_a_small_table_and_less_in_a_large_one(tiny_data: DataSet) -> None:
     settings = analysis.OrthogonalitySettings((8, 4000), dim=8, tables=("unified", "separate"))
     fit = FitSettings(epochs=6, patience=6, batch_size=64, row_lr=0.03, dense_lr=0.03, average=0)
-    small, apart, large = islice(analysis.orthogonality(tiny, settings, fit), 3)
+    small, apart, large = islice(analysis.orthogonality(tiny_data, settings, fit), 3)
     named = [(r.rows, r.tables) for r in (small, apart, large)]
     assert named == [(8, "unified"), (8, "separate"), (4000, "unified")]
     assert small.mean_angle > 1.5 * large.mean_angle
     assert small.mean_angle > apart.mean_angle  # it is sharing that turns them
     assert small.mean_norm > large.mean_norm  # more ids in a row
     assert 0 <= small.least_angle <= small.mean_angle <= small.largest_angle <= 180
-    ids = sum(c.vocab_size or 0 for c in read_schema(tiny).features)
+    ids = sum(c.vocab_size or 0 for c in tiny_data.schema.features)
     assert small.ids_per_row == ids / 8
-    again = next(analysis.orthogonality(tiny, settings, fit))
+    again = next(analysis.orthogonality(tiny_data, settings, fit))
     assert (again.mean_angle, again.mean_norm) == (small.mean_angle, small.mean_norm)
 
 
-def test_every_seed_has_its_own_order_of_rows(tiny: Path) -> None:
+def test_every_seed_has_its_own_order_of_rows(tiny_data: DataSet) -> None:
     """Seed 1 of two seeds is what seed 1 alone is."""
     settings = analysis.OrthogonalitySettings((20,), dim=4, seeds=2)
     fit = FitSettings(epochs=1, batch_size=64, row_lr=0.03, dense_lr=0.03, average=0)
-    _, second = analysis.orthogonality(tiny, settings, fit)
-    (alone,) = analysis.orthogonality(tiny, replace(settings, seeds=1), replace(fit, seed=1))
+    _, second = analysis.orthogonality(tiny_data, settings, fit)
+    (alone,) = analysis.orthogonality(tiny_data, replace(settings, seeds=1), replace(fit, seed=1))
     assert replace(second, seconds=0) == replace(alone, seconds=0)
 
 

@@ -13,8 +13,8 @@ from cases import BAGS, POLICIES, SCHEMAS, searched
 from seo_rec import apply, methods
 from seo_rec.embed.remap import hash_rows
 from seo_rec.policy import Feature, Lookup, Policy, PolicyError, Table
-from seo_rec.recipes import trivial
 from seo_rec.search import seo
+from seo_rec.search.run_off import plain
 
 strategies = pytest.mark.parametrize("strategy", apply.STRATEGIES)
 schemas = pytest.mark.parametrize("schema", SCHEMAS)
@@ -309,17 +309,19 @@ def own(policy: Policy) -> list[Table]:
 
 @strategies
 @pytest.mark.parametrize("params", [20_000, 20_001, 30_007])
-def test_a_policy_of_the_run_off_by_id_keeps_what_ids_need(strategy, params, tiny):
+def test_a_policy_of_the_run_off_by_id_keeps_what_ids_need(strategy, params, tiny_data):
     """Tables with a row per id stay; the shared chunks beside them take the rest to a row."""
     settings = seo.SeoSettings(budget_rows=1250, dim=16, chunk_dim=4, search_dim=16)
-    alone = trivial.by_id(tiny, settings, 0)
+    shape = plain.Shape(settings.params, settings.dim, settings.chunk_dim, settings.search_dim, 0)
+    alone = plain.by_id(tiny_data, shape)
     assert alone, "no row per id fits, so this test says nothing"
-    for policy in alone.values():
+    for policy in (candidate.policy for candidate in alone):
         applied = apply.STRATEGIES[strategy](policy, params)
         assert applied == policy and applied.num_params <= params
         with pytest.raises(PolicyError, match="cannot shrink"):
             apply.STRATEGIES[strategy](policy, policy.num_params - 1)
-    (policy,) = trivial.both(tiny, settings, 0).values()
+    (both,) = plain.both(tiny_data, shape)
+    policy = both.policy
     applied = apply.STRATEGIES[strategy](policy, params)
     laws.keeps_what_was_chosen(policy, applied)
     laws.applying_twice_changes_nothing(policy, strategy, params)

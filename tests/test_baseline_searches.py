@@ -33,7 +33,7 @@ from seo_rec.train import FitSettings, evaluate, loop, make_optimizers
 SMALL = ModelSettings(hidden=(8,), init_scale=0.1)
 FIT = FitSettings(epochs=2, batch_size=200, row_lr=0.05, dense_lr=0.05)
 
-# every search of widths, with settings small enough for the tiny data set
+# every search of widths, with settings small enough for the tiny_data data set
 SEARCHES: dict[str, dict[str, Any]] = {
     "dimgrow": {"max_dim": 8, "adapt_dim": 4, "gate_lr": 0.05, "alpha": 1e-5},
     "autodim": {"max_dim": 8},
@@ -47,7 +47,7 @@ every_search = pytest.mark.parametrize("name", SEARCHES)
 
 def run(name: str, data: Path, fit: FitSettings = FIT, **given: Any) -> search.Found:
     kind, function = search.SEARCHES[name]
-    return function(data, kind(**{**SEARCHES[name], **given}), SMALL, fit)
+    return function(data, kind(**{**SEARCHES[name], **given}), Training(SMALL, fit))
 
 
 def space_of(*rows: int) -> Space:
@@ -65,28 +65,31 @@ def test_every_search_is_under_these_laws() -> None:
 
 
 @every_search
-def test_every_feature_is_served_or_named(tiny: Path, name: str) -> None:
-    policy = run(name, tiny).policy
-    names = [c.name for c in read_schema(tiny).features]
+def test_every_feature_is_served_or_named(tiny_data: DataSet, name: str) -> None:
+    policy = run(name, tiny_data).policy
+    names = [c.name for c in tiny_data.schema.features]
     assert sorted([*(f.name for f in policy.features), *policy.dropped]) == sorted(names)
     assert policy.provenance["method"] == name
     assert Policy.from_json(json.loads(json.dumps(policy.to_json()))) == policy
 
 
 @every_search
-def test_the_same_seed_finds_the_same(tiny: Path, name: str) -> None:
-    first, second = run(name, tiny, params=900), run(name, tiny, params=900)
+def test_the_same_seed_finds_the_same(tiny_data: DataSet, name: str) -> None:
+    first, second = run(name, tiny_data, params=900), run(name, tiny_data, params=900)
     assert first.policy == second.policy and first.record == second.record
     assert first.val_auc == second.val_auc and first.peak_bytes == second.peak_bytes
     json.dumps(first.record, allow_nan=False)
 
 
 @pytest.mark.parametrize("name", ["autodim", "sseds"])
-def test_the_seconds_of_a_search_survive_a_resume(tiny: Path, tmp_path: Path, name: str) -> None:
+def test_the_seconds_of_a_search_survive_a_resume(
+    tiny_data: DataSet, tmp_path: Path, name: str
+) -> None:
     """Called again on what is trained: what it took is not what the second call took."""
     kind, function = search.SEARCHES[name]
     first, again = (
-        function(tiny, kind(**SEARCHES[name]), SMALL, FIT, tmp_path / "work") for _ in range(2)
+        function(tiny_data, kind(**SEARCHES[name]), Training(SMALL, FIT), tmp_path / "work")
+        for _ in range(2)
     )
     assert again.policy == first.policy
     assert again.seconds > 0.25 * first.seconds
@@ -94,9 +97,9 @@ def test_the_seconds_of_a_search_survive_a_resume(tiny: Path, tmp_path: Path, na
 
 @every_search
 @pytest.mark.parametrize("params", [500, 1001])
-def test_hashed_tables_fill_the_budget(tiny: Path, name: str, params: int) -> None:
+def test_hashed_tables_fill_the_budget(tiny_data: DataSet, name: str, params: int) -> None:
     """Less than one row of the narrowest hashed table is left."""
-    policy = run(name, tiny, params=params, address="hash", hash_rows=9).policy
+    policy = run(name, tiny_data, params=params, address="hash", hash_rows=9).policy
     hashed = [policy.table(f.name).dim for f in policy.features if f.lookups[0].address == "hash"]
     assert hashed, "no table is hashed, so this test says nothing"
     assert 0 <= params - policy.num_params < min(hashed)
@@ -104,9 +107,9 @@ def test_hashed_tables_fill_the_budget(tiny: Path, name: str, params: int) -> No
 
 @every_search
 @pytest.mark.parametrize("params", [700, 1500])
-def test_id_tables_leave_no_column_that_fits(tiny: Path, name: str, params: int) -> None:
-    policy = run(name, tiny, params=params, address="id").policy
-    rows = dict(zip((s := open_space(tiny, NoSearchSettings(), 0)).names, s.rows, strict=True))
+def test_id_tables_leave_no_column_that_fits(tiny_data: DataSet, name: str, params: int) -> None:
+    policy = run(name, tiny_data, params=params, address="id").policy
+    rows = dict(zip((s := open_space(tiny_data, NoSearchSettings(), 0)).names, s.rows, strict=True))
     width = 8
     if name == "no-search":  # every width is the same, or one more
         widths = {policy.table(f.name).dim for f in policy.features}
@@ -122,25 +125,25 @@ def test_id_tables_leave_no_column_that_fits(tiny: Path, name: str, params: int)
     assert policy.num_params == params or not wider
     for f in policy.features:
         assert f.lookups[0].address == "id" and policy.table(f.name).num_rows == rows[f.name]
-        assert np.array_equal(policy.vocabularies[f.name], read_vocabulary(tiny, f.name)[0])
+        assert np.array_equal(policy.vocabularies[f.name], read_vocabulary(tiny_data, f.name)[0])
 
 
 @every_search
-def test_a_budget_that_is_too_small_says_which_is_not(tiny: Path, name: str) -> None:
-    needed = sum(open_space(tiny, NoSearchSettings(), 0).rows)
+def test_a_budget_that_is_too_small_says_which_is_not(tiny_data: DataSet, name: str) -> None:
+    needed = sum(open_space(tiny_data, NoSearchSettings(), 0).rows)
     with pytest.raises(PolicyError, match=f"smallest feasible budget is {needed}"):
-        run(name, tiny, params=needed - 1, address="id")
-    assert run(name, tiny, params=needed, address="id").policy.num_params <= needed
+        run(name, tiny_data, params=needed - 1, address="id")
+    assert run(name, tiny_data, params=needed, address="id").policy.num_params <= needed
 
 
 @pytest.mark.parametrize("name", ["autodim", "sseds"])
 def test_what_is_resumed_is_what_was_not_interrupted(
-    tiny: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    tiny_data: DataSet, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind, function = search.SEARCHES[name]
     settings = kind(**SEARCHES[name])
     fit = replace(FIT, epochs=3, checkpoint_every=2)
-    whole = function(tiny, settings, SMALL, fit, tmp_path / "whole")
+    whole = function(tiny_data, settings, Training(SMALL, fit), tmp_path / "whole")
     evaluations: list[int] = []
 
     def stopping(model: Any, stream: Stream) -> Any:
@@ -151,27 +154,27 @@ def test_what_is_resumed_is_what_was_not_interrupted(
 
     monkeypatch.setattr(loop, "evaluate", stopping)
     with pytest.raises(KeyboardInterrupt):
-        function(tiny, settings, SMALL, fit, tmp_path / "cut")
-    again = function(tiny, settings, SMALL, fit, tmp_path / "cut")
+        function(tiny_data, settings, Training(SMALL, fit), tmp_path / "cut")
+    again = function(tiny_data, settings, Training(SMALL, fit), tmp_path / "cut")
     assert len(evaluations) == 4  # the first epoch was not trained again
     assert again.record == whole.record and again.policy == whole.policy
     assert again.val_auc == whole.val_auc
 
 
-def test_auto_is_id_where_the_budget_has_room(tiny: Path) -> None:
-    total = sum(open_space(tiny, NoSearchSettings(), 0).rows)
+def test_auto_is_id_where_the_budget_has_room(tiny_data: DataSet) -> None:
+    total = sum(open_space(tiny_data, NoSearchSettings(), 0).rows)
     for params, hashed in ((0, False), (2 * total, False), (2 * total - 1, True)):
-        space = open_space(tiny, NoSearchSettings(params=params), 0)
+        space = open_space(tiny_data, NoSearchSettings(params=params), 0)
         assert (len(space.vocabularies) < len(space.rows)) == hashed
 
 
-def test_hash_rows_are_given_or_fill_the_budget(tiny: Path) -> None:
-    exact = open_space(tiny, NoSearchSettings(), 0).rows
-    given = open_space(tiny, NoSearchSettings(address="hash", hash_rows=9), 0)
+def test_hash_rows_are_given_or_fill_the_budget(tiny_data: DataSet) -> None:
+    exact = open_space(tiny_data, NoSearchSettings(), 0).rows
+    given = open_space(tiny_data, NoSearchSettings(address="hash", hash_rows=9), 0)
     assert given.rows == tuple(min(r, 9) for r in exact)
     assert set(given.vocabularies) == {n for n, r in zip(given.names, exact, strict=True) if r <= 9}
     budget = NoSearchSettings(address="hash", params=1000, max_dim=16)
-    space = open_space(tiny, budget, 0)
+    space = open_space(tiny_data, budget, 0)
     most = max(space.rows)
     assert sum(space.rows) <= 1000 / 8 < sum(min(r, most + 1) for r in exact)
 
@@ -218,17 +221,17 @@ def test_best_columns_takes_what_fits_by_rank() -> None:
 # ---- no search, mixed dimension ------------------------------------------------------------
 
 
-def test_no_search_is_one_width(tiny: Path) -> None:
-    policy = no_search(tiny, NoSearchSettings(max_dim=5), SMALL, FIT).policy
+def test_no_search_is_one_width(tiny_data: DataSet) -> None:
+    policy = no_search(tiny_data, NoSearchSettings(max_dim=5), Training(SMALL, FIT)).policy
     assert set(policy.widths) == {5} and not policy.dropped
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
-def test_mixed_dimension_is_its_formula(tiny: Path, alpha: float) -> None:
+def test_mixed_dimension_is_its_formula(tiny_data: DataSet, alpha: float) -> None:
     """d_f / d_g = (p_f / p_g)^alpha with p = reads / rows, up to rounding."""
     settings = MixedDimensionSettings(max_dim=64, alpha=alpha)
-    found = mixed_dimension(tiny, settings, SMALL, FIT)
-    schema, space = read_schema(tiny), open_space(tiny, settings, 0)
+    found = mixed_dimension(tiny_data, settings, Training(SMALL, FIT))
+    schema, space = tiny_data.schema, open_space(tiny_data, settings, 0)
     popularity = [c.lookups_per_row / r for c, r in zip(schema.features, space.rows, strict=True)]
     for width, p in zip(found.policy.widths, popularity, strict=True):
         exact = 64 * (p / max(popularity)) ** alpha
@@ -237,10 +240,10 @@ def test_mixed_dimension_is_its_formula(tiny: Path, alpha: float) -> None:
         assert set(found.policy.widths) == {64}
 
 
-def test_mixed_dimension_at_a_budget_scales_the_formula(tiny: Path) -> None:
+def test_mixed_dimension_at_a_budget_scales_the_formula(tiny_data: DataSet) -> None:
     settings = MixedDimensionSettings(max_dim=512, alpha=0.5, params=4000, address="id")
-    found = mixed_dimension(tiny, settings, SMALL, FIT)
-    space, weights = open_space(tiny, settings, 0), list(found.record["weights"].values())
+    found = mixed_dimension(tiny_data, settings, Training(SMALL, FIT))
+    space, weights = open_space(tiny_data, settings, 0), list(found.record["weights"].values())
     scale = 4000 / sum(r * w for r, w in zip(space.rows, weights, strict=True))
     for width, weight, rows in zip(found.policy.widths, weights, space.rows, strict=True):
         if rows > 20:  # narrow tables also take what is left over
@@ -250,17 +253,17 @@ def test_mixed_dimension_at_a_budget_scales_the_formula(tiny: Path) -> None:
 # ---- SSEDS -------------------------------------------------------------------------------
 
 
-def test_saliency_is_the_gradient_of_a_mask(tiny: Path) -> None:
+def test_saliency_is_the_gradient_of_a_mask(tiny_data: DataSet) -> None:
     """|sum_b x_b dL/dx_b| of every column, averaged over batches, summing to one."""
-    space = open_space(tiny, SsedsSettings(max_dim=3), 0)
+    space = open_space(tiny_data, SsedsSettings(max_dim=3), 0)
     gate = ColumnMask(7 * 3)
     policy = space.policy([3] * 7)
     model = build_model(policy, 1, replace(SMALL, init_scale=0.5), 0, gate)
-    found = saliency(model, gate, Stream(tiny, "val", batch_size=40))
+    found = saliency(model, gate, tiny_data.stream("val", batch_size=40))
     assert found.sum().item() == pytest.approx(1) and not gate.mask_E.requires_grad
     plain = build_model(policy, 1, replace(SMALL, init_scale=0.5), 0).eval()
     expected = np.zeros(21)
-    for batch in Stream(tiny, "val", batch_size=40):
+    for batch in tiny_data.stream("val", batch_size=40):
         x_BE = plain.embedding(batch.sparse).detach().requires_grad_()
         logits = plain.backbone(batch.dense_BN, x_BE)
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.labels_B)
@@ -317,16 +320,19 @@ def test_gumbel_noise_draws_by_the_probabilities() -> None:
     torch.testing.assert_close(drawn.mean(0), expected, atol=0.03, rtol=0)
 
 
-def test_the_choice_of_autodim_learns_from_held_out_rows_alone(tiny: Path) -> None:
+def test_the_choice_of_autodim_learns_from_held_out_rows_alone(tiny_data: DataSet) -> None:
     """A held-out step moves the logits and nothing else; a training step everything else."""
-    space, settings = open_space(tiny, NoSearchSettings(max_dim=4), 0), AutoDimSettings(max_dim=4)
+    space, settings = (
+        open_space(tiny_data, NoSearchSettings(max_dim=4), 0),
+        AutoDimSettings(max_dim=4),
+    )
     gate = WidthChoice(len(space.names), settings.candidates, seed=0)
     policy = space.policy([4] * len(space.names))
     model = build_model(policy, len(space.schema.numeric), SMALL, 0, gate).train()
     optimizers = make_optimizers(model, "adam", 0.01, 0.01, 0.0)
     trained = [p for o in optimizers.values() for g in o.param_groups for p in g["params"]]
     assert all(p is not gate.logits_FC for p in trained)
-    step = ChoiceStep(gate, settings, HeldOut(tiny, FIT))
+    step = ChoiceStep(gate, settings, HeldOut(tiny_data, FIT))
     read, take = [], step.held_out.next
     step.held_out.next = lambda: read.append(step.held_out.stream.split) or take()  # type: ignore
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -385,7 +391,7 @@ def test_sseds_finds_planted_structure(tmp_path: Path) -> None:
     )
     fit = FitSettings(epochs=4, batch_size=256, row_lr=1e-2, dense_lr=5e-3, average=0.9)
     settings = SsedsSettings(max_dim=8, keep=0.25, min_dim=0)
-    policy = sseds(data, settings, ModelSettings(hidden=(32,)), fit).policy
+    policy = sseds(data, settings, Training(ModelSettings(hidden=(32,)), fit)).policy
     widths = {f.name: policy.table(f.name).dim for f in policy.features}
     strong = [widths.get(f"strong_{i}", 0) for i in range(3)]
     noise = [widths.get(f"noise_{i}", 0) for i in range(3)]
@@ -396,56 +402,69 @@ def test_sseds_finds_planted_structure(tmp_path: Path) -> None:
 # ---- recipes and command line ------------------------------------------------------------
 
 
-def test_search_by_writes_takes_and_refuses(tiny: Path, tmp_path: Path) -> None:
+def test_search_by_writes_takes_and_refuses(tiny_data: DataSet, tmp_path: Path) -> None:
     out, settings = (
         tmp_path / "s",
         search.SEARCHES["dimgrow"].settings(max_dim=4, adapt_dim=4, alpha=1e-5),
     )
-    found = recipes.search_by("dimgrow", tiny, out, settings, SMALL, FIT)
+    found = recipes.search("dimgrow", tiny_data, out, settings, Training(SMALL, FIT))
     assert Policy.load(out / "policy.json") == found.policy
     record = json.loads((out / "search.json").read_text())
     assert record["record"]["found"] == found.record["found"] and record["seconds"] > 0
     with pytest.raises(recipes.RunError, match="already holds this run"):
-        recipes.search_by("dimgrow", tiny, out, settings, SMALL, FIT)
-    again = recipes.search_by("dimgrow", tiny, out, settings, SMALL, FIT, resume=True)
+        recipes.search("dimgrow", tiny_data, out, settings, Training(SMALL, FIT))
+    again = recipes.search("dimgrow", tiny_data, out, settings, Training(SMALL, FIT), resume=True)
     assert again.policy == found.policy and again.peak_bytes == found.peak_bytes
     assert again.weights.keys() == found.weights.keys()
     with pytest.raises(recipes.RunError, match="differs in settings"):
-        recipes.search_by(
-            "dimgrow", tiny, out, replace(settings, alpha=1.0), SMALL, FIT, resume=True
+        recipes.search(
+            "dimgrow",
+            tiny_data,
+            out,
+            replace(settings, alpha=1.0),
+            Training(SMALL, FIT),
+            resume=True,
         )
     with pytest.raises(ValueError, match="allowed: dimgrow, "):
-        recipes.search_by("dim", tiny, out, settings, SMALL, FIT)
+        recipes.search("dim", tiny_data, out, settings, Training(SMALL, FIT))
     with pytest.raises(ValueError, match="allowed: a SsedsSettings"):
-        recipes.search_by("sseds", tiny, tmp_path / "o", settings, SMALL, FIT)
+        recipes.search("sseds", tiny_data, tmp_path / "o", settings, Training(SMALL, FIT))
 
 
-def test_training_goes_on_from_the_weights(tiny: Path, tmp_path: Path) -> None:
+def test_training_goes_on_from_the_weights(tiny_data: DataSet, tmp_path: Path) -> None:
     out, settings = (
         tmp_path / "s",
         search.SEARCHES["dimgrow"].settings(max_dim=4, adapt_dim=4, alpha=1e-5),
     )
-    found = recipes.search_by("dimgrow", tiny, out, settings, SMALL, FIT)
+    found = recipes.search("dimgrow", tiny_data, out, settings, Training(SMALL, FIT))
     weights = out / "weights.npz"
     from_scratch, tuned = (
         recipes.train(
-            tiny, found.policy, tmp_path / name, SMALL, replace(FIT, epochs=1), weights=given
+            tiny_data,
+            found.policy,
+            tmp_path / name,
+            Training(SMALL, replace(FIT, epochs=1)),
+            weights=given,
         )
         for name, given in (("a", None), ("b", weights))
     )
     assert tuned.val_auc != from_scratch.val_auc
     with pytest.raises(ValueError, match=r"weights of another model .*backbone\.layers"):
         other = replace(SMALL, hidden=(9,))
-        recipes.train(tiny, found.policy, tmp_path / "c", other, FIT, weights=weights)
+        recipes.train(
+            tiny_data, found.policy, tmp_path / "c", Training(other, FIT), weights=weights
+        )
     damaged = tmp_path / "damaged.npz"
     damaged.write_bytes(weights.read_bytes()[:200])
     with pytest.raises(ValueError, match="not a file of weights"):
-        recipes.train(tiny, found.policy, tmp_path / "d", SMALL, FIT, weights=damaged)
+        recipes.train(
+            tiny_data, found.policy, tmp_path / "d", Training(SMALL, FIT), weights=damaged
+        )
 
 
-def test_a_comparison_searches_at_its_budget(tiny: Path, tmp_path: Path) -> None:
+def test_a_comparison_searches_at_its_budget(tiny_data: DataSet, tmp_path: Path) -> None:
     comparison = recipes.Comparison(
-        data=(tiny,),
+        data=(tiny_data,),
         methods=("no-search", "mixed-dimension", "sseds", "monolithic"),
         settings=SeoSettings(budget_rows=60, dim=8, chunk_dim=4, search_dim=16),
         seeds=1,
@@ -472,29 +491,31 @@ def test_a_comparison_searches_at_its_budget(tiny: Path, tmp_path: Path) -> None
     assert "by sseds" in (tmp_path / "page.html").read_text()
 
 
-def test_untrained_searches_are_methods(tiny: Path) -> None:
+def test_untrained_searches_are_methods(tiny_data: DataSet) -> None:
     for name in ("mixed-dimension", "no-search"):
-        policy = recipes.method_policy(name, tiny, 480, 8, 4, 0)
+        policy = recipes.method_policy(name, tiny_data, 480, 8, 4, 0)
         assert 460 < policy.num_params <= 480
     with pytest.raises(ValueError, match="needs a search; run `seo-rec search --method dimgrow`"):
-        recipes.method_policy("dimgrow", tiny, 800, 8, 4, 0)
+        recipes.method_policy("dimgrow", tiny_data, 800, 8, 4, 0)
 
 
 QUICK = ("--epochs", "1", "--batch-size", "200", "--hidden", "8")
 
 
-def test_the_command(seo_rec: Callable[..., Any], tiny: Path, tmp_path: Path) -> None:
+def test_the_command(seo_rec: Callable[..., Any], tiny_data: DataSet, tmp_path: Path) -> None:
     given = ("--set", "params=800", "--set", "keep=0.5", "--set", "address=hash")
-    done = seo_rec("search", tiny, "--out", tmp_path / "s", "--method", "sseds", *given, *QUICK)
+    done = seo_rec(
+        "search", tiny_data, "--out", tmp_path / "s", "--method", "sseds", *given, *QUICK
+    )
     assert done.code == 0, done.err
     assert "policy.json: sseds, " in done.out
     asked = json.loads((tmp_path / "s" / "run.json").read_text())
     assert asked["settings"] | {"params": 800, "keep": 0.5, "address": "hash"} == asked["settings"]
     policy = tmp_path / "s" / "policy.json"
-    done = seo_rec("train", tiny, "--policy", policy, "--out", tmp_path / "t", *QUICK)
+    done = seo_rec("train", tiny_data, "--policy", policy, "--out", tmp_path / "t", *QUICK)
     assert done.code == 0, done.err
     done = seo_rec(
-        "search", tiny, "--out", tmp_path / "n", "--method", "no-search", "--budget-of", policy
+        "search", tiny_data, "--out", tmp_path / "n", "--method", "no-search", "--budget-of", policy
     )
     assert done.code == 0, done.err
     assert json.loads((tmp_path / "n" / "run.json").read_text())["settings"]["params"] == (
@@ -536,8 +557,8 @@ def test_the_command(seo_rec: Callable[..., Any], tiny: Path, tmp_path: Path) ->
     ],
 )
 def test_mistakes_on_the_command_line(
-    seo_rec: Callable[..., Any], tiny: Path, tmp_path: Path, arguments: Any, says: str
+    seo_rec: Callable[..., Any], tiny_data: DataSet, tmp_path: Path, arguments: Any, says: str
 ) -> None:
-    done = seo_rec("search", tiny, "--out", tmp_path / "out", *arguments)
+    done = seo_rec("search", tiny_data, "--out", tmp_path / "out", *arguments)
     assert done.code == 2 and says in done.err
     assert not (tmp_path / "out").exists()

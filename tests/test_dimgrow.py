@@ -16,12 +16,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from seo_rec.data.stream import Stream
+from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.data.synthetic import synthetic
 from seo_rec.embed import PolicyEmbedding
 from seo_rec.model import ModelSettings, build_model
 from seo_rec.policy import PolicyError
-from seo_rec.schema import read_schema
 from seo_rec.search.dimgrow import (
     DimGrowSettings,
     GrowingModel,
@@ -35,7 +34,7 @@ from seo_rec.search.dimgrow import (
     shuffle_columns,
 )
 from seo_rec.search.space import open_space
-from seo_rec.train import CheckpointError, FitSettings, Preempted
+from seo_rec.train import CheckpointError, FitSettings, Preempted, Training
 
 SMALL = ModelSettings(hidden=(8,), init_scale=0.1)
 FIT = FitSettings(epochs=4, patience=9, batch_size=200, row_lr=0.05, dense_lr=0.05)
@@ -183,7 +182,7 @@ def descend(
 
 
 def growing(
-    data: Path, settings: DimGrowSettings = SETTINGS, backbone: str = "mlp"
+    data: DataSet, settings: DimGrowSettings = SETTINGS, backbone: str = "mlp"
 ) -> tuple[GrowingModel, Growth]:
     torch.manual_seed(0)
     own = replace(SMALL, backbone=backbone)
@@ -201,9 +200,9 @@ def set_gate(model: GrowingModel, feature: int, column: int, gate: float) -> Non
         model.dimension(feature, column).theta.fill_(theta)
 
 
-def train_once(model: GrowingModel, growth: Growth, data: Path) -> None:
+def train_once(model: GrowingModel, growth: Growth, data: DataSet) -> None:
     model.train()
-    loss, _ = model(next(iter(Stream(data, "train", batch_size=300))))
+    loss, _ = model(next(iter(data.stream("train", batch_size=300))))
     for optimizer in growth.optimizers.values():
         optimizer.zero_grad()
     loss.backward()
@@ -211,9 +210,9 @@ def train_once(model: GrowingModel, growth: Growth, data: Path) -> None:
         optimizer.step()
 
 
-def test_growing_adds_one_column_and_disturbs_nothing(tiny: Path) -> None:
-    model, growth = growing(tiny)
-    train_once(model, growth, tiny)
+def test_growing_adds_one_column_and_disturbs_nothing(tiny_data: DataSet) -> None:
+    model, growth = growing(tiny_data)
+    train_once(model, growth, tiny_data)
     before = dict(model.named_parameters())
     values = {name: p.detach().clone() for name, p in before.items()}
     rows = growth.optimizers["rows"]
@@ -230,7 +229,7 @@ def test_growing_adds_one_column_and_disturbs_nothing(tiny: Path) -> None:
     for name, parameter in before.items():
         assert after[name] is parameter and torch.equal(parameter, values[name])
     assert all(torch.equal(rows.state[p]["exp_avg"], moments[id(p)]) for p in rows.state)
-    train_once(model, growth, tiny)
+    train_once(model, growth, tiny_data)
     new = model.dimension(2, 1)
     assert rows.state[new.values_V]["step"] == 1  # its own bias correction
     assert rows.state[model.dimension(2, 0).values_V]["step"] == 2
@@ -238,19 +237,19 @@ def test_growing_adds_one_column_and_disturbs_nothing(tiny: Path) -> None:
     assert growth.optimizers["gate"].state[new.theta]["step"] == 1
 
 
-def test_the_lowest_gate_goes_and_comes_back_before_a_new_column(tiny: Path) -> None:
-    model, growth = growing(tiny)
+def test_the_lowest_gate_goes_and_comes_back_before_a_new_column(tiny_data: DataSet) -> None:
+    model, growth = growing(tiny_data)
     for _ in range(2):
         for k in range(model.dims[0]):
             set_gate(model, 0, k, 0.9)
         growth(1)
     assert model.used[0] == [0, 1, 2]
-    train_once(model, growth, tiny)
+    train_once(model, growth, tiny_data)
     set_gate(model, 0, 1, 0.005)
     idle = model.dimension(0, 1).values_V.detach().clone()
     growth(2)
     assert model.used[0] == [0, 2] and model.allocated[0] == 3
-    train_once(model, growth, tiny)
+    train_once(model, growth, tiny_data)
     assert torch.equal(model.dimension(0, 1).values_V, idle)  # out of use, not out of memory
     set_gate(model, 0, 0, 0.9)
     set_gate(model, 0, 2, 0.9)
@@ -261,21 +260,21 @@ def test_the_lowest_gate_goes_and_comes_back_before_a_new_column(tiny: Path) -> 
     assert [d for _, n, d in growth.events if n == model.space.names[0]] == [2, 3, 2, 3]
 
 
-def test_the_last_column_stays(tiny: Path) -> None:
-    model, growth = growing(tiny)
+def test_the_last_column_stays(tiny_data: DataSet) -> None:
+    model, growth = growing(tiny_data)
     set_gate(model, 0, 0, 0.001)
     growth(1)
     assert model.dims[0] == 1 and growth.events == []
 
 
 @pytest.mark.parametrize("limit", ["max_dim", "total_dims", "params"])
-def test_growth_respects_every_limit(tiny: Path, limit: str) -> None:
-    rows = open_space(tiny, SETTINGS, 0).rows
+def test_growth_respects_every_limit(tiny_data: DataSet, limit: str) -> None:
+    rows = open_space(tiny_data, SETTINGS, 0).rows
     chosen = {"max_dim": 2, "total_dims": 9, "params": 3 * sum(rows)}[limit]
     settings = replace(SETTINGS, **{"max_dim": 99, limit: chosen})
     if limit == "params":
         settings = replace(settings, address="id")
-    model, growth = growing(tiny, settings)
+    model, growth = growing(tiny_data, settings)
     for step in range(12):
         for i, own in enumerate(model.used):
             for k in own:
@@ -290,44 +289,44 @@ def test_growth_respects_every_limit(tiny: Path, limit: str) -> None:
         assert min(rows) > chosen - model.space.size(model.dims)
 
 
-def test_columns_read_the_rows_that_a_table_would(tiny: Path) -> None:
+def test_columns_read_the_rows_that_a_table_would(tiny_data: DataSet) -> None:
     """Bags, empty ones included: the columns side by side are the policy's own embedding."""
-    model, growth = growing(tiny)
+    model, growth = growing(tiny_data)
     growth.start([2] * 7, [[0, 1]] * 7)
     table = PolicyEmbedding(model.space.policy([2] * 7))
     with torch.no_grad():
         for i, name in enumerate(model.space.names):
             columns = [model.dimension(i, k).values_V for k in (0, 1)]
             table.ebc.embedding_bags[name].weight.copy_(torch.stack(columns, dim=1))
-    batch = next(iter(Stream(tiny, "train", batch_size=300)))
+    batch = next(iter(tiny_data.stream("train", batch_size=300)))
     torch.testing.assert_close(model.embed(batch.sparse), table(batch.sparse))
 
 
-def test_every_parameter_in_use_gets_gradient(tiny: Path) -> None:
+def test_every_parameter_in_use_gets_gradient(tiny_data: DataSet) -> None:
     for adapt in ("joint", "per-feature"):
-        model, growth = growing(tiny, replace(SETTINGS, adapt=adapt))
+        model, growth = growing(tiny_data, replace(SETTINGS, adapt=adapt))
         growth.start([2] * 7, [[0, 1]] * 7)
-        loss, logits_B = model(next(iter(Stream(tiny, "train", batch_size=300))))
+        loss, logits_B = model(next(iter(tiny_data.stream("train", batch_size=300))))
         loss.backward()
         assert logits_B.shape == (300,)
         for name, p in model.named_parameters():
             assert p.grad is not None and bool(p.grad.abs().sum() > 0), name
 
 
-def test_evaluation_does_not_shuffle(tiny: Path) -> None:
-    model, _ = growing(tiny)
+def test_evaluation_does_not_shuffle(tiny_data: DataSet) -> None:
+    model, _ = growing(tiny_data)
     model.eval()
-    batch = next(iter(Stream(tiny, "train", batch_size=64)))
+    batch = next(iter(tiny_data.stream("train", batch_size=64)))
     assert torch.equal(model(batch)[1], model(batch)[1])
 
 
 # ---- the search --------------------------------------------------------------------------
 
 
-def test_the_same_seed_finds_the_same(tiny: Path) -> None:
-    first, second = (dimgrow(tiny, SETTINGS, SMALL, FIT) for _ in range(2))
+def test_the_same_seed_finds_the_same(tiny_data: DataSet) -> None:
+    first, second = (dimgrow(tiny_data, SETTINGS, Training(SMALL, FIT)) for _ in range(2))
     assert first.policy == second.policy and first.record == second.record
-    other = dimgrow(tiny, SETTINGS, SMALL, replace(FIT, seed=1))
+    other = dimgrow(tiny_data, SETTINGS, Training(SMALL, replace(FIT, seed=1)))
     assert other.record["gates"] != first.record["gates"]
 
 
@@ -335,12 +334,12 @@ def test_the_same_seed_finds_the_same(tiny: Path) -> None:
     "split, gates_of", [("train", "last"), ("held-out", "last"), ("held-out", "best")]
 )
 def test_what_is_resumed_is_what_was_not_interrupted(
-    tiny: Path, tmp_path: Path, split: str, gates_of: str, monkeypatch: pytest.MonkeyPatch
+    tiny_data: DataSet, tmp_path: Path, split: str, gates_of: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, fit = (SETTINGS, FIT) if gates_of == "last" else OVERFITS
     settings = replace(settings, gate_split=split, gates_of=gates_of)
     fit = replace(fit, checkpoint_every=2)
-    whole = dimgrow(tiny, settings, SMALL, fit)
+    whole = dimgrow(tiny_data, settings, Training(SMALL, fit))
     assert (whole.record["gates_of_epoch"] < 4) == (gates_of == "best")
     steps: list[int] = []
     original = Growth.__call__
@@ -353,8 +352,8 @@ def test_what_is_resumed_is_what_was_not_interrupted(
 
     monkeypatch.setattr(Growth, "__call__", stopping)
     with pytest.raises(Preempted):
-        dimgrow(tiny, settings, SMALL, fit, tmp_path / "work")
-    again = dimgrow(tiny, settings, SMALL, fit, tmp_path / "work")
+        dimgrow(tiny_data, settings, Training(SMALL, fit), tmp_path / "work")
+    again = dimgrow(tiny_data, settings, Training(SMALL, fit), tmp_path / "work")
     assert steps[18] in (16, 17)  # after the checkpoint before the stop, not from the start
     assert again.policy == whole.policy and again.record == whole.record
     assert again.val_auc == whole.val_auc
@@ -364,9 +363,9 @@ def test_what_is_resumed_is_what_was_not_interrupted(
 
 @pytest.mark.parametrize("stop_at", [2, 5, 10])  # within an epoch, and after its last batch
 def test_sigterm_loses_nothing(
-    tiny: Path, tmp_path: Path, stop_at: int, monkeypatch: pytest.MonkeyPatch
+    tiny_data: DataSet, tmp_path: Path, stop_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = dimgrow(tiny, SETTINGS, SMALL, FIT)
+    whole = dimgrow(tiny_data, SETTINGS, Training(SMALL, FIT))
     original, steps = Growth.__call__, list[int]()
 
     def signalled(self: Growth, step: int) -> None:
@@ -377,55 +376,57 @@ def test_sigterm_loses_nothing(
 
     monkeypatch.setattr(Growth, "__call__", signalled)
     with pytest.raises(Preempted, match=f"SIGTERM at step {stop_at}; a checkpoint was written"):
-        dimgrow(tiny, SETTINGS, SMALL, FIT, tmp_path / "work")
-    again = dimgrow(tiny, SETTINGS, SMALL, FIT, tmp_path / "work")
+        dimgrow(tiny_data, SETTINGS, Training(SMALL, FIT), tmp_path / "work")
+    again = dimgrow(tiny_data, SETTINGS, Training(SMALL, FIT), tmp_path / "work")
     assert steps == list(range(1, 21))
     assert again.policy == whole.policy and again.record == whole.record
 
 
-def test_sigterm_without_a_folder_says_so(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sigterm_without_a_folder_says_so(
+    tiny_data: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Growth, "__call__", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Preempted, match="SIGTERM at step 1; nothing was saved"):
-        dimgrow(tiny, SETTINGS, SMALL, FIT)
+        dimgrow(tiny_data, SETTINGS, Training(SMALL, FIT))
 
 
-def test_a_search_that_ends_within_an_epoch(tiny: Path, tmp_path: Path) -> None:
+def test_a_search_that_ends_within_an_epoch(tiny_data: DataSet, tmp_path: Path) -> None:
     """It is evaluated there; a checkpoint of that step that was not is refused."""
     short = replace(FIT, checkpoint_every=2, max_steps=7)
-    assert dimgrow(tiny, SETTINGS, SMALL, short, tmp_path / "a").record["steps"] == 7
-    again = dimgrow(tiny, SETTINGS, SMALL, short, tmp_path / "a")
-    assert again.record == dimgrow(tiny, SETTINGS, SMALL, short).record
-    dimgrow(tiny, SETTINGS, SMALL, replace(short, max_steps=7), tmp_path / "b")
+    assert dimgrow(tiny_data, SETTINGS, Training(SMALL, short), tmp_path / "a").record["steps"] == 7
+    again = dimgrow(tiny_data, SETTINGS, Training(SMALL, short), tmp_path / "a")
+    assert again.record == dimgrow(tiny_data, SETTINGS, Training(SMALL, short)).record
+    dimgrow(tiny_data, SETTINGS, Training(SMALL, replace(short, max_steps=7)), tmp_path / "b")
     for folder in sorted((tmp_path / "b" / "checkpoints").iterdir())[1:]:  # all but that of step 6
         shutil.rmtree(folder)
     with pytest.raises(ValueError, match=r"stands at step 6, within an epoch.*max_steps 6 ends"):
-        dimgrow(tiny, SETTINGS, SMALL, replace(short, max_steps=6), tmp_path / "b")
+        dimgrow(tiny_data, SETTINGS, Training(SMALL, replace(short, max_steps=6)), tmp_path / "b")
 
 
-def test_a_checkpoint_that_does_not_fit_is_named(tiny: Path, tmp_path: Path) -> None:
-    dimgrow(tiny, SETTINGS, SMALL, replace(FIT, epochs=1), tmp_path)
+def test_a_checkpoint_that_does_not_fit_is_named(tiny_data: DataSet, tmp_path: Path) -> None:
+    dimgrow(tiny_data, SETTINGS, Training(SMALL, replace(FIT, epochs=1)), tmp_path)
     with pytest.raises(CheckpointError, match=r"(?s)does not fit this run \(Runt.*remove"):
-        dimgrow(tiny, replace(SETTINGS, adapt_dim=5), SMALL, FIT, tmp_path)
+        dimgrow(tiny_data, replace(SETTINGS, adapt_dim=5), Training(SMALL, FIT), tmp_path)
 
 
-def test_options_that_do_not_go_together(tiny: Path) -> None:
+def test_options_that_do_not_go_together(tiny_data: DataSet) -> None:
     with pytest.raises(ValueError, match=r"adapt 'joint' with backbone 'dlrm'.*adapt=per-feature"):
-        dimgrow(tiny, SETTINGS, replace(SMALL, backbone="dlrm"), FIT)
+        dimgrow(tiny_data, SETTINGS, Training(replace(SMALL, backbone="dlrm"), FIT))
     assert adapt_of("dlrm") == "per-feature" and adapt_of("mlp") == "joint"
 
 
-def test_the_best_epoch_can_be_the_answer(tiny: Path) -> None:
+def test_the_best_epoch_can_be_the_answer(tiny_data: DataSet) -> None:
     """It is what a search of so many epochs ends with; the search itself goes its usual way."""
     settings, fit = OVERFITS
-    last = dimgrow(tiny, settings, SMALL, fit)
-    best = dimgrow(tiny, replace(settings, gates_of="best"), SMALL, fit)
+    last = dimgrow(tiny_data, settings, Training(SMALL, fit))
+    best = dimgrow(tiny_data, replace(settings, gates_of="best"), Training(SMALL, fit))
     aucs = [epoch["val_auc"] for epoch in last.record["history"]]
     number = best.record["gates_of_epoch"]
     assert number == 1 + aucs.index(max(aucs)) < len(aucs) == last.record["gates_of_epoch"]
     assert best.val_auc == max(aucs) and last.val_auc == aucs[-1]
     for key in ("history", "events", "allocated", "steps"):
         assert best.record[key] == last.record[key]
-    stopped = dimgrow(tiny, settings, SMALL, replace(fit, epochs=number))
+    stopped = dimgrow(tiny_data, settings, Training(SMALL, replace(fit, epochs=number)))
     for key in ("gates", "found", "gates_of_epoch"):
         assert best.record[key] == stopped.record[key]
     assert best.record["gates"] != last.record["gates"]
@@ -436,27 +437,27 @@ def test_the_best_epoch_can_be_the_answer(tiny: Path) -> None:
         assert torch.equal(best.weights[name], tensor)
 
 
-def test_weights_are_left_only_where_they_fit(tiny: Path) -> None:
+def test_weights_are_left_only_where_they_fit(tiny_data: DataSet) -> None:
     """Hashed tables take the rows that a budget leaves over; the search's rows are not theirs."""
     hashed = replace(SETTINGS, max_dim=1, address="hash", hash_rows=7)
-    alike = dimgrow(tiny, hashed, SMALL, FIT)
-    longer = dimgrow(tiny, replace(hashed, params=60), SMALL, FIT)
+    alike = dimgrow(tiny_data, hashed, Training(SMALL, FIT))
+    longer = dimgrow(tiny_data, replace(hashed, params=60), Training(SMALL, FIT))
     assert alike.policy.dropped == longer.policy.dropped
     assert alike.policy.num_params < longer.policy.num_params == 60
     for found in (alike, longer):
-        model = build_model(found.policy, len(read_schema(tiny).numeric), SMALL, 0)
+        model = build_model(found.policy, len(tiny_data.schema.numeric), SMALL, 0)
         if found.weights:
             model.load_state_dict(found.weights)
     assert alike.weights and not longer.weights
 
 
-def test_memory_is_that_of_the_columns(tiny: Path) -> None:
+def test_memory_is_that_of_the_columns(tiny_data: DataSet) -> None:
     """Parameter, gradient and two moments of four bytes each, and Adam's count of steps.
 
     A column that the very last step added has no moments yet.
     """
-    found = dimgrow(tiny, SETTINGS, SMALL, FIT)
-    space = open_space(tiny, SETTINGS, 0)
+    found = dimgrow(tiny_data, SETTINGS, Training(SMALL, FIT))
+    space = open_space(tiny_data, SETTINGS, 0)
     allocated = [found.record["allocated"][name] for name in space.names]
     last = [name for step, name, _ in found.record["events"] if step == found.record["steps"]]
     unstepped = sum(8 * space.rows[space.names.index(name)] + 4 for name in last)
@@ -465,19 +466,20 @@ def test_memory_is_that_of_the_columns(tiny: Path) -> None:
     assert space.size(allocated) < space.size([SETTINGS.max_dim] * len(allocated))
 
 
-def test_memory_does_not_depend_on_the_widest_allowed(tiny: Path) -> None:
+def test_memory_does_not_depend_on_the_widest_allowed(tiny_data: DataSet) -> None:
     """The paper's constant footprint, where growth ends by itself."""
     wide, wider = (
-        dimgrow(tiny, replace(SETTINGS, max_dim=n, address="id"), SMALL, FIT) for n in (16, 64)
+        dimgrow(tiny_data, replace(SETTINGS, max_dim=n, address="id"), Training(SMALL, FIT))
+        for n in (16, 64)
     )
     assert 1 < max(wide.record["allocated"].values()) < 16
     assert wide.peak_bytes == wider.peak_bytes
     assert wide.record["found"] == wider.record["found"]
 
 
-def test_every_feature_is_served_or_named(tiny: Path) -> None:
-    found = dimgrow(tiny, SETTINGS, SMALL, FIT)
-    names = [c.name for c in read_schema(tiny).features]
+def test_every_feature_is_served_or_named(tiny_data: DataSet) -> None:
+    found = dimgrow(tiny_data, SETTINGS, Training(SMALL, FIT))
+    names = [c.name for c in tiny_data.schema.features]
     served = [f.name for f in found.policy.features]
     assert sorted([*served, *found.policy.dropped]) == sorted(names)
     for name, dim in found.record["found"].items():
@@ -488,11 +490,11 @@ def test_every_feature_is_served_or_named(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("address", ["id", "hash"])
-def test_a_budget_is_filled(tiny: Path, address: str) -> None:
+def test_a_budget_is_filled(tiny_data: DataSet, address: str) -> None:
     params = {"id": 800, "hash": 500}[address]
     settings = replace(SETTINGS, params=params, address=address, max_dim=16)
-    found = dimgrow(tiny, settings, SMALL, FIT)
-    space = open_space(tiny, settings, 0)
+    found = dimgrow(tiny_data, settings, Training(SMALL, FIT))
+    space = open_space(tiny_data, settings, 0)
     left = params - found.policy.num_params
     widths = {t.name: t.dim for t in found.policy.tables}
     if address == "hash":
@@ -500,16 +502,16 @@ def test_a_budget_is_filled(tiny: Path, address: str) -> None:
     else:
         grown = [r for r, n in zip(space.rows, space.names, strict=True) if widths.get(n, 16) < 16]
         assert 0 <= left < min(grown, default=params)
-    kept = dimgrow(tiny, replace(settings, fill=False), SMALL, FIT)
+    kept = dimgrow(tiny_data, replace(settings, fill=False), Training(SMALL, FIT))
     assert kept.policy.num_params <= found.policy.num_params
     assert kept.record == found.record  # only what is made of it differs
 
 
 @pytest.mark.parametrize("adapt", ["joint", "per-feature"])
 @pytest.mark.parametrize("backbone", ["mlp", "fnn", "wide-deep"])
-def test_training_can_go_on_from_the_search(tiny: Path, backbone: str, adapt: str) -> None:
+def test_training_can_go_on_from_the_search(tiny_data: DataSet, backbone: str, adapt: str) -> None:
     """With gates at one, the policy's own model computes what the search model computes."""
-    model, growth = growing(tiny, replace(SETTINGS, adapt=adapt), backbone)
+    model, growth = growing(tiny_data, replace(SETTINGS, adapt=adapt), backbone)
     growth.start([2] * 7, [[0, 1], [1], [0], [0], [1, 0], [0], [0]])
     for own in model.columns:
         for column in own:
@@ -519,13 +521,13 @@ def test_training_can_go_on_from_the_search(tiny: Path, backbone: str, adapt: st
     policy, numeric = model.space.policy(model.dims), len(model.space.schema.numeric)
     plain = build_model(policy, numeric, replace(SMALL, backbone=backbone), 5)
     plain.load_state_dict(weights)
-    batch = next(iter(Stream(tiny, "train", batch_size=100)))
+    batch = next(iter(tiny_data.stream("train", batch_size=100)))
     model.eval()
     torch.testing.assert_close(plain(batch)[1], model(batch)[1], rtol=1e-5, atol=1e-6)
 
 
-def test_vectors_that_are_multiplied_leave_no_weights(tiny: Path) -> None:
-    model, _ = growing(tiny, replace(SETTINGS, adapt="per-feature"), "deepfm")
+def test_vectors_that_are_multiplied_leave_no_weights(tiny_data: DataSet) -> None:
+    model, _ = growing(tiny_data, replace(SETTINGS, adapt="per-feature"), "deepfm")
     assert found_weights(model, model.used) == {}
 
 
@@ -565,10 +567,10 @@ def test_settings_out_of_range(wrong: dict[str, Any], says: str) -> None:
     ],
 )
 def test_a_search_that_cannot_answer_says_so(
-    tiny: Path, settings: DimGrowSettings, fit: FitSettings, error: Any, says: str
+    tiny_data: DataSet, settings: DimGrowSettings, fit: FitSettings, error: Any, says: str
 ) -> None:
     with pytest.raises(error, match=says):
-        dimgrow(tiny, settings, SMALL, fit)
+        dimgrow(tiny_data, settings, Training(SMALL, fit))
 
 
 # ---- planted structure -------------------------------------------------------------------
@@ -591,7 +593,9 @@ def test_noise_loses_its_columns(tmp_path: Path) -> None:
     )
     settings = DimGrowSettings(alpha=3e-3, gate_lr=2e-2, max_dim=8, adapt_dim=16)
     fit = FitSettings(epochs=6, patience=20, batch_size=256, row_lr=1e-2, dense_lr=5e-3)
-    found = dimgrow(data, settings, ModelSettings(hidden=(32,)), fit).record["found"]
+    found = dimgrow(open_data(data), settings, Training(ModelSettings(hidden=(32,)), fit)).record[
+        "found"
+    ]
     print(found)
     by_role = {
         role: [d for name, d in found.items() if name.startswith(role)]

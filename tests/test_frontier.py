@@ -78,10 +78,10 @@ def comparison(data: Path, *methods: str, seeds: int = 3, **other: Any) -> Compa
 # ---- budgets -----------------------------------------------------------------------------
 
 
-def test_budgets_are_whole_rows_and_parts_of_the_collisionless_size(tiny: Path) -> None:
-    full = collisionless_rows(tiny) * 16
-    assert full == recipes.method_policy("collisionless", tiny, 1, 16, 8, 0).num_params
-    assert recipes.read_budgets("1605, 800,0.5x", tiny, 16) == tuple(
+def test_budgets_are_whole_rows_and_parts_of_the_collisionless_size(tiny_data: DataSet) -> None:
+    full = collisionless_rows(tiny_data) * 16
+    assert full == recipes.method_policy("collisionless", tiny_data, 1, 16).num_params
+    assert recipes.read_budgets("1605, 800,0.5x", tiny_data, 16) == tuple(
         sorted((1600, 800, full // 2 // 16 * 16), reverse=True)
     )
     for text, wrong in (
@@ -92,19 +92,19 @@ def test_budgets_are_whole_rows_and_parts_of_the_collisionless_size(tiny: Path) 
         ("1600,1601", "give each once"),
     ):
         with pytest.raises(ValueError, match=wrong):
-            recipes.read_budgets(text, tiny, 16)
+            recipes.read_budgets(text, tiny_data, 16)
 
 
 # ---- which comparisons, and how often ----------------------------------------------------
 
 
 def test_a_comparison_for_every_budget_and_one_for_what_has_none(
-    tiny: Path, tmp_path: Path, trained: list[tuple[str, int, int]]
+    tiny_data: DataSet, tmp_path: Path, trained: list[tuple[str, int, int]]
 ) -> None:
     out = tmp_path / "f"
-    asked = comparison(tiny, "monolithic", "collisionless")
+    asked = comparison(tiny_data, "monolithic", "collisionless")
     runs = recipes.frontier(asked, (1600, 800), out)
-    full = collisionless_rows(tiny) * 16
+    full = collisionless_rows(tiny_data) * 16
     sizes = [("monolithic", 1600), ("monolithic", 800), ("collisionless", full)]
     assert trained == [(m, b, s) for m, b in sizes for s in range(3)]
     assert {(r.method, r.embedding_params) for r in runs} == set(sizes)
@@ -116,15 +116,15 @@ def test_a_comparison_for_every_budget_and_one_for_what_has_none(
     trained.clear()
     assert recipes.frontier(asked, (1600, 800), out) == runs
     assert trained == []
-    more = comparison(tiny, "monolithic", "separate", seeds=1)
+    more = comparison(tiny_data, "monolithic", "separate", seeds=1)
     recipes.frontier(more, (800, 400), out)
     assert trained == [("separate", 800, 0), ("monolithic", 400, 0), ("separate", 400, 0)]
 
 
 def test_other_settings_are_refused_before_anything_is_trained(
-    tiny: Path, tmp_path: Path, trained: list[tuple[str, int, int]]
+    tiny_data: DataSet, tmp_path: Path, trained: list[tuple[str, int, int]]
 ) -> None:
-    asked = comparison(tiny, "monolithic", seeds=1)
+    asked = comparison(tiny_data, "monolithic", seeds=1)
     recipes.frontier(asked, (1600,), tmp_path / "f")
     trained.clear()
     for change, differs in (
@@ -136,17 +136,17 @@ def test_other_settings_are_refused_before_anything_is_trained(
         with pytest.raises(RunError, match=f"differs in {differs}"):
             recipes.frontier(replace(asked, **change), (800,), tmp_path / "f")
     with pytest.raises(ValueError, match="method 'magic'"):
-        recipes.frontier(comparison(tiny, "magic"), (1600,), tmp_path / "g")
+        recipes.frontier(comparison(tiny_data, "magic"), (1600,), tmp_path / "g")
     with pytest.raises(ValueError, match="a multiple of dim 16"):
         recipes.frontier(asked, (1601,), tmp_path / "g")
     assert trained == [] and not (tmp_path / "g").exists()
 
 
 def test_what_does_not_fit_is_left_out_and_said(
-    tiny: Path, tmp_path: Path, trained: list[tuple[str, int, int]]
+    tiny_data: DataSet, tmp_path: Path, trained: list[tuple[str, int, int]]
 ) -> None:
     out = tmp_path / "f"
-    asked = comparison(tiny, "separate", "monolithic", seeds=1)
+    asked = comparison(tiny_data, "separate", "monolithic", seeds=1)
     recipes.frontier(asked, (1600, 64), out)
     assert trained == [("separate", 1600, 0), ("monolithic", 1600, 0), ("monolithic", 64, 0)]
     ((name, method, why),) = folders.read_infeasible(out)
@@ -154,12 +154,12 @@ def test_what_does_not_fit_is_left_out_and_said(
     assert json.loads((out / "frontier.json").read_text())["infeasible"][0]["method"] == "separate"
     assert any("params-64: separate is left out" in n for n in folders.read([out]).notes)
     with pytest.raises(RunError, match="no method fits into any budget"):
-        recipes.frontier(comparison(tiny, "separate"), (64,), tmp_path / "g")
+        recipes.frontier(comparison(tiny_data, "separate"), (64,), tmp_path / "g")
 
 
 def test_a_killed_frontier_shows_what_it_has_and_goes_on(
     monkeypatch: pytest.MonkeyPatch,
-    tiny: Path,
+    tiny_data: DataSet,
     tmp_path: Path,
     trained: list[tuple[str, int, int]],
 ) -> None:
@@ -171,7 +171,7 @@ def test_a_killed_frontier_shows_what_it_has_and_goes_on(
         return fake(*arguments, **more)
 
     monkeypatch.setattr(comparing, "train", dies)
-    asked = comparison(tiny, "monolithic", "separate", seeds=2)
+    asked = comparison(tiny_data, "monolithic", "separate", seeds=2)
     with pytest.raises(KeyboardInterrupt):
         recipes.frontier(asked, (1600, 800), out)
     known = json.loads((out / "frontier.json").read_text())["points"]
@@ -185,12 +185,12 @@ def test_a_killed_frontier_shows_what_it_has_and_goes_on(
 
 
 def test_what_cannot_be_had_is_found_before_any_training(
-    tiny: Path, tmp_path: Path, trained: list[tuple[str, int, int]]
+    tiny_data: DataSet, tmp_path: Path, trained: list[tuple[str, int, int]]
 ) -> None:
     """No rows for MLET, no room for a search that trains nothing, no room for the run-off."""
     mixed = ("monolithic", "monolithic+mlet", "hashednet+mlet", "robe-8+mlet", "no-search")
     own = {"no-search": NoSearchSettings(address="id", max_dim=32)}
-    asked = comparison(tiny, *mixed, seeds=1, mlet=Mlet(20), searches=own)
+    asked = comparison(tiny_data, *mixed, seeds=1, mlet=Mlet(20), searches=own)
     with pytest.raises(comparing.InfeasibleError, match=r"hashednet\+mlet: MLET trains tables"):
         recipes.compare(replace(asked, settings=SeoSettings(budget_rows=4)), tmp_path / "c")
     assert trained == [] and not (tmp_path / "c").exists()
@@ -199,7 +199,7 @@ def test_what_cannot_be_had_is_found_before_any_training(
     left_out = {m: why for _, m, why in folders.read_infeasible(tmp_path / "f")}
     assert set(left_out) == {"hashednet+mlet", "robe-8+mlet", "no-search"}
     assert "smallest feasible budget is" in left_out["no-search"]
-    searched = comparison(tiny, "seo", "seo-rr", "dimgrow")
+    searched = comparison(tiny_data, "seo", "seo-rr", "dimgrow")
     assert comparing.infeasible(searched) == {}
     tight = SeoSettings(budget_rows=1, search_dim=64, adjust_hash_buckets=True)
     assert set(comparing.infeasible(replace(searched, settings=tight))) == {"seo", "seo-rr"}
@@ -207,7 +207,7 @@ def test_what_cannot_be_had_is_found_before_any_training(
 
 def test_a_search_without_a_policy_leaves_the_rest_to_go_on(
     monkeypatch: pytest.MonkeyPatch,
-    tiny: Path,
+    tiny_data: DataSet,
     tmp_path: Path,
     trained: list[tuple[str, int, int]],
 ) -> None:
@@ -216,7 +216,7 @@ def test_a_search_without_a_policy_leaves_the_rest_to_go_on(
 
     monkeypatch.setattr(comparing, "search_by", fails)
     asked = comparison(
-        tiny, "monolithic", "dimgrow", "dimgrow+mlet", "separate", seeds=2, mlet=Mlet(20)
+        tiny_data, "monolithic", "dimgrow", "dimgrow+mlet", "separate", seeds=2, mlet=Mlet(20)
     )
     runs = recipes.frontier(asked, (1600, 800), tmp_path / "f")
     assert trained == [
@@ -229,18 +229,18 @@ def test_a_search_without_a_policy_leaves_the_rest_to_go_on(
 
 
 def test_searches_that_run_in_one_process_are_refused_in_several(
-    monkeypatch: pytest.MonkeyPatch, tiny: Path
+    monkeypatch: pytest.MonkeyPatch, tiny_data: DataSet
 ) -> None:
     monkeypatch.setattr(comparing, "ranks", lambda: Ranks(0, 2, 2))
     with pytest.raises(ValueError, match="'dimgrow' in 2 processes; allowed: 1"):
-        comparing.check_comparison(comparison(tiny, "monolithic", "dimgrow"))
+        comparing.check_comparison(comparison(tiny_data, "monolithic", "dimgrow"))
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize("error", [FloatingPointError("mine"), KeyboardInterrupt(), Preempted("")])
 def test_an_error_is_not_hidden_by_the_report_nor_waits_for_other_ranks(
     monkeypatch: pytest.MonkeyPatch,
-    tiny: Path,
+    tiny_data: DataSet,
     tmp_path: Path,
     error: BaseException,
     world_size: int,
@@ -261,7 +261,7 @@ def test_an_error_is_not_hidden_by_the_report_nor_waits_for_other_ranks(
     monkeypatch.setattr(module, "ranks", lambda: Alone(0, world_size, world_size))
     monkeypatch.setattr(module, "compare", fails)
     with pytest.raises(type(error)) as caught:
-        recipes.frontier(comparison(tiny, "monolithic"), (1600,), tmp_path / "f")
+        recipes.frontier(comparison(tiny_data, "monolithic"), (1600,), tmp_path / "f")
     assert caught.value is error
     tries = (Preempted, KeyboardInterrupt) if world_size == 1 else (Preempted,)
     assert written == ([type(error)] if isinstance(error, tries) else [])
@@ -271,10 +271,10 @@ def test_an_error_is_not_hidden_by_the_report_nor_waits_for_other_ranks(
 
 
 def test_points_are_means_with_standard_errors(
-    tiny: Path, tmp_path: Path, trained: list[tuple[str, int, int]]
+    tiny_data: DataSet, tmp_path: Path, trained: list[tuple[str, int, int]]
 ) -> None:
     out = tmp_path / "f"
-    runs = recipes.frontier(comparison(tiny, "separate", "monolithic"), (1600, 800), out)
+    runs = recipes.frontier(comparison(tiny_data, "separate", "monolithic"), (1600, 800), out)
     for p in read_points(out):
         aucs = [r.test_auc for r in runs if (r.method, r.budget) == (p.method, p.budget)]
         assert p.seeds == len(aucs) == 3
@@ -282,19 +282,19 @@ def test_points_are_means_with_standard_errors(
         assert p.standard_error == pytest.approx(float(scipy.stats.sem(aucs)))
     stored = json.loads((out / "frontier.json").read_text())
     assert [p["test_auc"] for p in stored["points"]] == [p.test_auc for p in read_points(out)]
-    recipes.frontier(comparison(tiny, "separate", seeds=1), (1600,), tmp_path / "one")
+    recipes.frontier(comparison(tiny_data, "separate", seeds=1), (1600,), tmp_path / "one")
     (one,) = json.loads((tmp_path / "one" / "frontier.json").read_text())["points"]
     assert one["standard_error"] is None and one["pareto"] is True
 
 
 def test_pareto_points_are_those_that_none_beats(
-    tiny: Path, tmp_path: Path, trained: list[tuple[str, int, int]]
+    tiny_data: DataSet, tmp_path: Path, trained: list[tuple[str, int, int]]
 ) -> None:
     """Against the definition, over all pairs; the size of collisionless tables is their own."""
     out = tmp_path / "f"
     methods = ("separate", "monolithic", "multi-size", "collisionless")
-    budgets = recipes.read_budgets("64,800,1600,2x", tiny, 16)
-    recipes.frontier(comparison(tiny, *methods), budgets, out)
+    budgets = recipes.read_budgets("64,800,1600,2x", tiny_data, 16)
+    recipes.frontier(comparison(tiny_data, *methods), budgets, out)
     found = read_points(out)
     assert len(found) == 3 * 3 + 2 + 1  # `separate` does not fit into 64
     for p in found:
@@ -353,10 +353,10 @@ def test_the_picture_has_a_line_per_method_and_bars_of_one_standard_error() -> N
 
 
 def test_the_report_takes_a_frontier_folder(
-    tiny: Path, tmp_path: Path, trained: list[tuple[str, int, int]]
+    tiny_data: DataSet, tmp_path: Path, trained: list[tuple[str, int, int]]
 ) -> None:
     out = tmp_path / "f"
-    recipes.frontier(comparison(tiny, "monolithic", "collisionless"), (1600, 800), out)
+    recipes.frontier(comparison(tiny_data, "monolithic", "collisionless"), (1600, 800), out)
     report.build([out], tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert 'id="budgets"' in page and "one standard error" in page and "Pareto" in page
@@ -386,10 +386,19 @@ def test_the_command_has_the_options_of_compare() -> None:
 
 
 def test_the_command_trains_and_shows_and_goes_on(
-    tiny: Path, tmp_path: Path, seo_rec: Callable[..., Any]
+    tiny_data: DataSet, tmp_path: Path, seo_rec: Callable[..., Any]
 ) -> None:
     out = tmp_path / "f"
-    asked = ("frontier", tiny, "--out", out, "--methods", "monolithic", "--budgets", "1600,801")
+    asked = (
+        "frontier",
+        tiny_data,
+        "--out",
+        out,
+        "--methods",
+        "monolithic",
+        "--budgets",
+        "1600,801",
+    )
     settings = ("--seeds", 1, "--epochs", 1, "--hidden", "8", "--batch-size", 256)
     done = seo_rec(*asked, *settings, "--exact-below", 12)
     assert done.code == 0, done.err
@@ -398,7 +407,7 @@ def test_the_command_trains_and_shows_and_goes_on(
     assert stored["exact_below"] == 12 and stored["fit"]["batch_size"] == 256
     policy = Policy.load(out / "params-800/runs/monolithic-seed0/policy.json")
     assert [f.name for f in policy.features if f.lookups[0].address == "id"] == [
-        c.name for c in read_schema(tiny).features if (c.vocab_size or 0) <= 12
+        c.name for c in tiny_data.schema.features if (c.vocab_size or 0) <= 12
     ]
     again = seo_rec(*asked, *settings, "--exact-below", 12)
     assert again.code == 0 and again.out == done.out
@@ -406,19 +415,22 @@ def test_the_command_trains_and_shows_and_goes_on(
 
 
 def test_the_jobs_make_the_comparisons_of_the_frontier(
-    tiny: Path, tmp_path: Path, seo_rec: Callable[..., Any], trained: list[tuple[str, int, int]]
+    tiny_data: DataSet,
+    tmp_path: Path,
+    seo_rec: Callable[..., Any],
+    trained: list[tuple[str, int, int]],
 ) -> None:
     out = tmp_path / "f"
-    asked = ("frontier", tiny, "--out", out, "--methods", "separate,monolithic,collisionless")
+    asked = ("frontier", tiny_data, "--out", out, "--methods", "separate,monolithic,collisionless")
     asked += ("--budgets", "1600,64", "--seeds", 1, "--lr", 0.01, "--use-down-projection")
     done = seo_rec(*asked, "--scheduler", "slurm")
     assert done.code == 0, done.err
     lines = [shlex.split(line) for line in done.out.splitlines()]
     assert len(lines) == 3 and trained == []
-    start = ["torchx", "run", "-s", "slurm", "components/seo.py:compare", "--data", str(tiny)]
+    start = ["torchx", "run", "-s", "slurm", "components/seo.py:compare", "--data", str(tiny_data)]
     for words in lines:
         assert words[:7] == start and words[7] == "--out" and words[9] == "--"
-        given = seo_rec("compare", tiny, "--out", words[8], *words[10:])  # what the job runs
+        given = seo_rec("compare", tiny_data, "--out", words[8], *words[10:])  # what the job runs
         assert given.code == 0, given.err
     assert trained[:3] == [("separate", 1600, 0), ("monolithic", 1600, 0), ("monolithic", 64, 0)]
     trained.clear()
@@ -428,9 +440,18 @@ def test_the_jobs_make_the_comparisons_of_the_frontier(
 
 
 def test_jobs_are_submitted_in_order_until_one_fails(
-    tiny: Path, tmp_path: Path, seo_rec: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    tiny_data: DataSet, tmp_path: Path, seo_rec: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = ("frontier", tiny, "--out", tmp_path / "f", "--budgets", "1600,800,400", "--seeds", 1)
+    asked = (
+        "frontier",
+        tiny_data,
+        "--out",
+        tmp_path / "f",
+        "--budgets",
+        "1600,800,400",
+        "--seeds",
+        1,
+    )
     asked += ("--methods", "separate", "--submit")
     refused = seo_rec(*asked)
     assert refused.code == 2 and "--submit needs --scheduler" in refused.err
@@ -452,10 +473,13 @@ def test_jobs_are_submitted_in_order_until_one_fails(
 
 
 def test_a_job_has_mlet_s_options_only_where_a_method_is_trained_so(
-    tiny: Path, tmp_path: Path, seo_rec: Callable[..., Any], trained: list[tuple[str, int, int]]
+    tiny_data: DataSet,
+    tmp_path: Path,
+    seo_rec: Callable[..., Any],
+    trained: list[tuple[str, int, int]],
 ) -> None:
     """`compare` refuses them elsewhere; every line is one that it takes."""
-    asked = ("frontier", tiny, "--out", tmp_path / "f", "--budgets", "1600,800", "--seeds", 1)
+    asked = ("frontier", tiny_data, "--out", tmp_path / "f", "--budgets", "1600,800", "--seeds", 1)
     asked += ("--methods", "monolithic+mlet,collisionless", "--mlet-dim", 20, "--mlet-std", 0.5)
     done = seo_rec(*asked, "--scheduler", "slurm")
     assert done.code == 0, done.err
@@ -466,7 +490,7 @@ def test_a_job_has_mlet_s_options_only_where_a_method_is_trained_so(
         (False, False),
     ]
     for words in lines:
-        given = seo_rec("compare", tiny, "--out", words[8], *words[10:])
+        given = seo_rec("compare", tiny_data, "--out", words[8], *words[10:])
         assert given.code == 0, given.err
     trained.clear()
     assert seo_rec(*asked).code == 0 and trained == []
@@ -479,76 +503,87 @@ PLAIN = ("separate", "separate-cardinality", "monolithic", "multi-size", "multi-
 
 
 @pytest.mark.parametrize("method", [*PLAIN, "pq-3", "multiplexed-hashednet", "robe-4"])
-def test_small_features_stay_exact_at_the_budget(tiny: Path, method: str) -> None:
-    schema = read_schema(tiny)
+def test_small_features_stay_exact_at_the_budget(tiny_data: DataSet, method: str) -> None:
+    schema = tiny_data.schema
     small = {c.name for c in schema.features if (c.vocab_size or 0) <= 12}
     assert 0 < len(small) < len(schema.features)
-    policy = recipes.method_policy(method, tiny, 3200, 16, 8, 0, exact_below=12)
+    policy = recipes.method_policy(method, tiny_data, 3200, 16, exact_below=12)
     assert {f.name for f in policy.features if f.lookups[0].address == "id"} == small
     assert 3200 - 16 < policy.num_params <= 3200
 
 
 @pytest.mark.parametrize("method", PLAIN)
-def test_where_no_feature_is_small_the_method_is_the_same(tiny: Path, method: str) -> None:
+def test_where_no_feature_is_small_the_method_is_the_same(tiny_data: DataSet, method: str) -> None:
     """The tables and the seeds of every feature; only names of tables may differ."""
 
     def shape(policy: Policy) -> Any:
         size = {t.name: (t.num_rows, t.dim) for t in policy.tables}
         return [[(size[k.table], k.address, k.seed) for k in f.lookups] for f in policy.features]
 
-    plain = recipes.method_policy(method, tiny, 3200, 16, 8, 5)
-    twin = recipes.method_policy(method, tiny, 3200, 16, 8, 5, exact_below=1)
+    plain = recipes.method_policy(method, tiny_data, 3200, 16, seed=5)
+    twin = recipes.method_policy(method, tiny_data, 3200, 16, seed=5, exact_below=1)
     assert shape(twin) == shape(plain)
 
 
-def test_groups_of_features_hash_alike(tiny: Path) -> None:
-    a, b, *_ = (c.name for c in read_schema(tiny).features)
-    policy = recipes.method_policy("multi-size", tiny, 1600, 16, 8, 0, same_hash=((a, b),))
+def test_groups_of_features_hash_alike(tiny_data: DataSet) -> None:
+    a, b, *_ = (c.name for c in tiny_data.schema.features)
+    policy = recipes.method_policy("multi-size", tiny_data, 1600, 16, same_hash=((a, b),))
     seeds = {f.name: [k.seed for k in f.lookups] for f in policy.features}
     assert seeds[a] == seeds[b] and len({tuple(s) for s in seeds.values()}) == len(seeds) - 1
 
 
 def test_exact_features_are_refused_where_they_would_be_ignored(
-    tiny: Path, tmp_path: Path, seo_rec: Callable[..., Any]
+    tiny_data: DataSet, tmp_path: Path, seo_rec: Callable[..., Any]
 ) -> None:
     for method in ("seo", "seo-rr", "dimgrow", "no-search"):
         with pytest.raises(ValueError, match=f"exact_below or same_hash with method '{method}'"):
-            recipes.compare(comparison(tiny, method, exact_below=9), tmp_path / "c")
+            recipes.compare(comparison(tiny_data, method, exact_below=9), tmp_path / "c")
     with pytest.raises(ValueError, match="exact_below is -1; allowed: 0 or more"):
-        recipes.method_policy("monolithic", tiny, 1600, 16, 8, 0, exact_below=-1)
+        recipes.method_policy("monolithic", tiny_data, 1600, 16, exact_below=-1)
     with pytest.raises(ValueError, match=r"same_hash names \['x', 'y'\]; allowed: "):
-        recipes.compare(comparison(tiny, "monolithic", same_hash=(("x", "y"),)), tmp_path / "c")
-    a = read_schema(tiny).features[0].name
+        recipes.compare(
+            comparison(tiny_data, "monolithic", same_hash=(("x", "y"),)), tmp_path / "c"
+        )
+    a = tiny_data.schema.features[0].name
     for groups, wrong in (
         ((("x", "y"),), r"names \['x', 'y'\]; allowed"),
         (((a, a),), r"names \[.*\] twice; allowed: each"),
     ):
         for method in ("monolithic", "collisionless"):
             with pytest.raises(ValueError, match=f"same_hash {wrong}"):
-                recipes.method_policy(method, tiny, 1600, 16, 8, 0, same_hash=groups)
+                recipes.method_policy(method, tiny_data, 1600, 16, same_hash=groups)
     with pytest.raises(ValueError, match="exact_below is -1; allowed: 0 or more"):
-        recipes.method_policy("collisionless", tiny, 1600, 16, 8, 0, exact_below=-1)
+        recipes.method_policy("collisionless", tiny_data, 1600, 16, exact_below=-1)
     for option, value in (("--same-hash", "a,b"), ("--exact-below", 9), ("--params", 1600)):
-        asked = ("train", tiny, "--method", "collisionless", "--out", tmp_path / "r")
+        asked = ("train", tiny_data, "--method", "collisionless", "--out", tmp_path / "r")
         done = seo_rec(*asked, option, value)
         assert done.code == 2
         assert f"{option} with --method collisionless would be ignored" in done.err
-    recipes.method_policy("monolithic", tiny, 1600, 16, 8, 0).save(tmp_path / "p.json")
+    recipes.method_policy("monolithic", tiny_data, 1600, 16).save(tmp_path / "p.json")
     done = seo_rec(
-        "train", tiny, "--policy", tmp_path / "p.json", "--out", tmp_path / "r", "--exact-below", 9
+        "train",
+        tiny_data,
+        "--policy",
+        tmp_path / "p.json",
+        "--out",
+        tmp_path / "r",
+        "--exact-below",
+        9,
     )
     assert done.code == 2 and "--exact-below with --policy would be ignored" in done.err
     done = seo_rec(
-        "train", tiny, "--method", "monolithic", "--out", tmp_path / "r", "--same-hash", "a"
+        "train", tiny_data, "--method", "monolithic", "--out", tmp_path / "r", "--same-hash", "a"
     )
     assert done.code == 2 and "two names or more" in done.err
 
 
 def test_what_is_not_asked_for_is_not_in_run_json(
-    tiny: Path, tmp_path: Path, trained: list[tuple[str, int, int]]
+    tiny_data: DataSet, tmp_path: Path, trained: list[tuple[str, int, int]]
 ) -> None:
     """Comparisons of before these settings go on; with them they are another comparison."""
-    plain = replace(comparison(tiny, "monolithic", seeds=1), settings=SeoSettings(budget_rows=99))
+    plain = replace(
+        comparison(tiny_data, "monolithic", seeds=1), settings=SeoSettings(budget_rows=99)
+    )
     recipes.compare(plain, tmp_path / "c")
     stored = json.loads((tmp_path / "c" / "run.json").read_text())
     assert not {"exact_below", "same_hash"} & set(stored)

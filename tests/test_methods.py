@@ -388,12 +388,16 @@ def test_lookup_seeds():
 
 
 def test_provenance_says_how_to_make_it_again():
+    """``separate`` is the hashing trick with even rows, and says so."""
     policy = methods.separate(SCHEMAS["three"], 1000, 8, seed=5)
-    arguments = {"params": 1000, "dim": 8, "rows": "even", "seed": 5}
-    assert policy.provenance["arguments"] == arguments
+    assert policy.provenance["method"] == "hashing-trick"
+    arguments = dict(policy.provenance["arguments"])
+    sharing = arguments.pop("sharing")
+    assert arguments == {"params": 1000, "dim": 8, "seed": 5} and sharing["rows"] == "even"
     assert policy.provenance["data_fingerprint"] == SCHEMAS["three"].fingerprint
-    again = methods.separate(SCHEMAS["three"], **policy.provenance["arguments"])
-    assert again == policy
+    groups = tuple(map(tuple, sharing.pop("same_hash")))
+    same = methods.Sharing(**sharing, same_hash=groups)
+    assert methods.hashing_trick(SCHEMAS["three"], sharing=same, **arguments) == policy
 
 
 # ---- split_rows ----------------------------------------------------------------------------

@@ -15,12 +15,10 @@ import pytest
 import torch
 
 from seo_rec import recipes, search
-from seo_rec.data.stream import Stream
+from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.data.synthetic import synthetic
-from seo_rec.data.vocabulary import read_vocabulary
 from seo_rec.model import ModelSettings, build_model
 from seo_rec.policy import Policy, PolicyError
-from seo_rec.schema import read_schema
 from seo_rec.search.optembed import (
     OptEmbedSettings,
     Searched,
@@ -34,7 +32,7 @@ from seo_rec.search.optembed import (
 )
 from seo_rec.search.slicing import EXACT, SLICED
 from seo_rec.search.space import open_space
-from seo_rec.train import FitSettings, evaluate, loop
+from seo_rec.train import FitSettings, Start, Training, evaluate, loop
 
 module = importlib.import_module("seo_rec.search.optembed")  # its function has the same name
 
@@ -45,17 +43,17 @@ ROWS = replace(SETTINGS, variant="rows", generations=30)
 DIMS = OptEmbedSettings(max_dim=6, variant="dims", generations=3)
 
 
-def supernet(data: Path, settings: OptEmbedSettings, backbone: str = "mlp") -> Supernet:
+def supernet(data: DataSet, settings: OptEmbedSettings, backbone: str = "mlp") -> Supernet:
     space = open_space(data, settings, 0)
     whole = space.policy([settings.max_dim] * len(space.names))
     model = build_model(whole, 1, replace(SMALL, backbone=backbone), 0)
     return Supernet(model, space, settings)
 
 
-def logits_of(model: torch.nn.Module, data: Path, split: str = "val") -> torch.Tensor:
+def logits_of(model: torch.nn.Module, data: DataSet, split: str = "val") -> torch.Tensor:
     model.eval()
     with torch.no_grad():
-        return torch.cat([model(b)[1] for b in Stream(data, split, batch_size=50)])
+        return torch.cat([model(b)[1] for b in data.stream(split, batch_size=50)])
 
 
 # ---- the estimator and the sparsity term -------------------------------------------------
@@ -85,9 +83,9 @@ def test_the_gradient_of_the_sparsity_term() -> None:
 
 
 @pytest.mark.parametrize("pruned", ["zero", "shared"])
-def test_rows_and_their_gradients_in_closed_form(tiny: Path, pruned: str) -> None:
+def test_rows_and_their_gradients_in_closed_form(tiny_data: DataSet, pruned: str) -> None:
     """x = m e + (1 - m) r, so dL/dt = -sum_v H(u_v) <g_v, e_v - r>, with r the shared row or 0."""
-    model = supernet(tiny, replace(SETTINGS, pruned=pruned)).double()
+    model = supernet(tiny_data, replace(SETTINGS, pruned=pruned)).double()
     with torch.no_grad():
         model.tables[0].mul_(3)
         model.thresholds_F.fill_(float(model.tables[0].abs().sum(1).median()))
@@ -116,10 +114,12 @@ def test_rows_and_their_gradients_in_closed_form(tiny: Path, pruned: str) -> Non
     np.testing.assert_allclose(gradient_e.numpy(), expected, rtol=1e-9)
 
 
-def test_thresholds_rise_where_rows_are_useless_and_fall_where_they_are_not(tiny: Path) -> None:
+def test_thresholds_rise_where_rows_are_useless_and_fall_where_they_are_not(
+    tiny_data: DataSet,
+) -> None:
     """The first table's rows are the logit, the second's do nothing; labels follow the first."""
     settings = replace(SETTINGS, variant="rows", generations=30, max_dim=1, alpha=1e-3)
-    model = supernet(tiny, settings)
+    model = supernet(tiny_data, settings)
     names = model.space.names
 
     class First(torch.nn.Module):
@@ -132,7 +132,7 @@ def test_thresholds_rise_where_rows_are_useless_and_fall_where_they_are_not(tiny
             table.copy_(torch.where(torch.arange(len(table))[:, None] % 2 == 1, 0.5, -0.5))
         model.thresholds_F.fill_(0.3)
     optimizer = torch.optim.SGD([model.thresholds_F], lr=0.1)
-    batch = next(iter(Stream(tiny, "train", batch_size=200)))
+    batch = next(iter(tiny_data.stream("train", batch_size=200)))
     jagged = batch.sparse[names[0]]
     there = jagged.lengths() == 1
     odd = torch.zeros(200)
@@ -148,9 +148,9 @@ def test_thresholds_rise_where_rows_are_useless_and_fall_where_they_are_not(tiny
     assert second == pytest.approx(0.3 + 20 * 0.1 * 1e-3 * np.exp(-0.3), rel=1e-2)
 
 
-def test_the_loss_has_the_sparsity_term_in_training_only(tiny: Path) -> None:
-    batch = next(iter(Stream(tiny, "train", batch_size=200)))
-    with_term, without = supernet(tiny, ROWS), supernet(tiny, replace(ROWS, alpha=0.0))
+def test_the_loss_has_the_sparsity_term_in_training_only(tiny_data: DataSet) -> None:
+    batch = next(iter(tiny_data.stream("train", batch_size=200)))
+    with_term, without = supernet(tiny_data, ROWS), supernet(tiny_data, replace(ROWS, alpha=0.0))
     terms = len(with_term.space.names)  # exp(0) of each
     for model in (with_term, without):
         model.train()
@@ -162,8 +162,8 @@ def test_the_loss_has_the_sparsity_term_in_training_only(tiny: Path) -> None:
 # ---- drawn widths ------------------------------------------------------------------------
 
 
-def test_widths_are_drawn_for_every_sample_and_feature(tiny: Path) -> None:
-    model = supernet(tiny, DIMS)
+def test_widths_are_drawn_for_every_sample_and_feature(tiny_data: DataSet) -> None:
+    model = supernet(tiny_data, DIMS)
     seen: list[torch.Tensor] = []
 
     class Watching(torch.nn.Module):
@@ -175,7 +175,7 @@ def test_widths_are_drawn_for_every_sample_and_feature(tiny: Path) -> None:
     with torch.no_grad():
         for table in model.tables:
             table.fill_(1.0)
-    batch = next(iter(Stream(tiny, "train", batch_size=900)))
+    batch = next(iter(tiny_data.stream("train", batch_size=900)))
     model.train()
     torch.manual_seed(0)
     model(batch)
@@ -193,7 +193,7 @@ def test_widths_are_drawn_for_every_sample_and_feature(tiny: Path) -> None:
     model.eval()
     model(batch)
     assert torch.equal((seen[1] != 0).view(-1, 7, 6).sum(2)[present], torch.full_like(drawn, 6))
-    model = supernet(tiny, replace(ROWS, alpha=0.0))
+    model = supernet(tiny_data, replace(ROWS, alpha=0.0))
     model.backbone = Watching()
     model.train()(batch)
     assert (seen[2] != 0).sum() >= (seen[1] != 0).sum() * 0.9  # rows alone: no column is masked
@@ -203,7 +203,7 @@ def test_widths_are_drawn_for_every_sample_and_feature(tiny: Path) -> None:
 
 
 def searched_and_found(
-    data: Path, settings: OptEmbedSettings, model: ModelSettings, fit: FitSettings = FIT
+    data: DataSet, settings: OptEmbedSettings, model: ModelSettings, fit: FitSettings = FIT
 ) -> tuple[Searched, search.Found]:
     """What :func:`optembed` finds, and the supernet that it found it with."""
     held: list[Searched] = []
@@ -214,7 +214,7 @@ def searched_and_found(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "search_supernet", keeping)
-        found = optembed(data, settings, model, fit)
+        found = optembed(data, settings, Training(model, fit))
     return held[0], found
 
 
@@ -225,30 +225,30 @@ def shown(policy: Policy) -> dict[str, tuple[int, int]]:
 @pytest.mark.parametrize("pruned", ["zero", "shared"])
 @pytest.mark.parametrize("backbone", EXACT)
 def test_the_policy_computes_what_the_masked_supernet_does(
-    tiny: Path, backbone: str, pruned: str
+    tiny_data: DataSet, backbone: str, pruned: str
 ) -> None:
     settings = replace(SETTINGS, pruned=pruned, weights="trained")
     model = replace(SMALL, backbone=backbone)
-    searched, found = searched_and_found(tiny, settings, model)
+    searched, found = searched_and_found(tiny_data, settings, model)
     assert 0 < sum(k.sum() for k in searched.kept) < sum(len(k) for k in searched.kept)
     assert len(set(found.policy.widths)) > 1
     own = build_model(found.policy, 1, model, 7)
     own.load_state_dict(dict(found.weights))
     for split in ("val", "test", "train"):
-        expected = logits_of(searched.model, tiny, split)
-        torch.testing.assert_close(logits_of(own, tiny, split), expected, rtol=1e-5, atol=1e-5)
-    metrics, _, _ = evaluate(searched.model, Stream(tiny, "val", batch_size=64))
+        expected = logits_of(searched.model, tiny_data, split)
+        torch.testing.assert_close(logits_of(own, tiny_data, split), expected, rtol=1e-5, atol=1e-5)
+    metrics, _, _ = evaluate(searched.model, tiny_data.stream("val", batch_size=64))
     assert found.val_auc == pytest.approx(metrics.auc, abs=1e-9)
     assert found.val_auc == searched.val_auc
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, replace(SETTINGS, pruned="shared"), ROWS, DIMS])
 def test_the_policy_looks_up_what_the_masked_supernet_does(
-    tiny: Path, settings: OptEmbedSettings
+    tiny_data: DataSet, settings: OptEmbedSettings
 ) -> None:
     """For every backbone: the embeddings, with zeros where columns are masked."""
     model = replace(SMALL, backbone="dcn")
-    searched = search_supernet(tiny, settings, model, FIT)
+    searched = search_supernet(tiny_data, settings, Training(model, FIT))
     dims = searched.dims
     left = module.pruned_space(searched.model.space, searched.kept).policy(dims)
     own = build_model(left, 1, model, 7).embedding
@@ -258,14 +258,16 @@ def test_the_policy_looks_up_what_the_masked_supernet_does(
         {n.removeprefix("embedding."): w for n, w in weights.items() if n.startswith("embedding.")}
     )
     mask_E = searched.model.column_mask(torch.tensor(dims))
-    for batch in Stream(tiny, "val", batch_size=50):
+    for batch in tiny_data.stream("val", batch_size=50):
         wide = (searched.model.embed(batch.sparse) * mask_E).view(-1, 7, 6)
         narrow = torch.cat([wide[:, i, :d] for i, d in enumerate(dims)], dim=1)
         torch.testing.assert_close(own(batch.sparse), narrow, rtol=1e-6, atol=1e-7)
         assert all(not wide[:, i, d:].any() for i, d in enumerate(dims))
 
 
-def test_features_without_rows_are_dropped(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_without_rows_are_dropped(
+    tiny_data: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With any backbone, pairs of features included, leaving zeros out changes nothing."""
     settings = replace(SETTINGS, weights="trained")
 
@@ -277,23 +279,23 @@ def test_features_without_rows_are_dropped(tiny: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "kept_rows", without)
     for backbone in ("ipnn", "deepfm", "mlp", "wide-deep"):
         model = replace(SMALL, backbone=backbone)
-        searched, found = searched_and_found(tiny, settings, model)
+        searched, found = searched_and_found(tiny_data, settings, model)
         names = searched.model.space.names
         assert set(found.policy.dropped) >= {names[1], names[4]}
         assert searched.dims[1] == searched.dims[4] == 0
         own = build_model(found.policy, 1, model, 7)
         own.load_state_dict(dict(found.weights))
-        expected = logits_of(searched.model, tiny)
-        torch.testing.assert_close(logits_of(own, tiny), expected, rtol=1e-5, atol=1e-5)
+        expected = logits_of(searched.model, tiny_data)
+        torch.testing.assert_close(logits_of(own, tiny_data), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("backbone", SLICED)
-def test_the_lottery_ticket_is_the_supernets_start(tiny: Path, backbone: str) -> None:
+def test_the_lottery_ticket_is_the_supernets_start(tiny_data: DataSet, backbone: str) -> None:
     """The initial weights are slices of those that the supernet began with."""
     settings = replace(SETTINGS, weights="initial")
     model = replace(SMALL, backbone=backbone)
-    searched, found = searched_and_found(tiny, settings, model)
-    fresh = supernet(tiny, settings, backbone)
+    searched, found = searched_and_found(tiny_data, settings, model)
+    fresh = supernet(tiny_data, settings, backbone)
     names = fresh.space.names
     for name in (f.name for f in found.policy.features):
         i = names.index(name)
@@ -303,15 +305,21 @@ def test_the_lottery_ticket_is_the_supernets_start(tiny: Path, backbone: str) ->
     own = build_model(found.policy, 1, model, 7)
     own.load_state_dict(dict(found.weights))
     fresh.kept, fresh.dims = searched.model.kept, searched.dims
-    expected = logits_of(fresh, tiny)
-    torch.testing.assert_close(logits_of(own, tiny), expected, rtol=1e-5, atol=1e-5)
+    expected = logits_of(fresh, tiny_data)
+    torch.testing.assert_close(logits_of(own, tiny_data), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_training_starts_from_the_ticket(tiny: Path, tmp_path: Path) -> None:
+def test_training_starts_from_the_ticket(tiny_data: DataSet, tmp_path: Path) -> None:
     out, settings = tmp_path / "s", replace(SETTINGS, weights="initial")
-    found = recipes.search_by("optembed", tiny, out, settings, SMALL, FIT)
+    found = recipes.search("optembed", tiny_data, out, settings, Training(SMALL, FIT))
     scratch, ticket = (
-        recipes.train(tiny, found.policy, tmp_path / name, SMALL, FIT, weights=given)
+        recipes.train(
+            tiny_data,
+            found.policy,
+            tmp_path / name,
+            Training(SMALL, FIT),
+            start=Start(weights=given),
+        )
         for name, given in (("a", None), ("b", out / "weights.npz"))
     )
     assert scratch.val_auc != ticket.val_auc
@@ -321,8 +329,8 @@ def test_training_starts_from_the_ticket(tiny: Path, tmp_path: Path) -> None:
 # ---- what is kept ------------------------------------------------------------------------
 
 
-def test_the_vocabulary_is_that_of_the_kept_rows(tiny: Path) -> None:
-    searched, found = searched_and_found(tiny, SETTINGS, SMALL)
+def test_the_vocabulary_is_that_of_the_kept_rows(tiny_data: DataSet) -> None:
+    searched, found = searched_and_found(tiny_data, SETTINGS, SMALL)
     space, model = searched.model.space, searched.model
     for i, name in enumerate(space.names):
         norms = model.tables[i].detach().abs().sum(1)
@@ -330,7 +338,7 @@ def test_the_vocabulary_is_that_of_the_kept_rows(tiny: Path) -> None:
         if name in found.policy.dropped:
             assert not above.any()
             continue
-        ids = read_vocabulary(tiny, name)[0]
+        ids = tiny_data.vocabulary(name)
         assert np.array_equal(found.policy.vocabularies[name], ids[above])
         table, feature = (
             found.policy.table(name),
@@ -340,14 +348,17 @@ def test_the_vocabulary_is_that_of_the_kept_rows(tiny: Path) -> None:
         assert [k.address for k in feature.lookups] == ["id"]
     full = space.size([6] * 7)
     assert found.record["sparsity"] == pytest.approx(1 - found.policy.num_params / full)
-    names = [c.name for c in read_schema(tiny).features]
+    names = [c.name for c in tiny_data.schema.features]
     served = [f.name for f in found.policy.features]
     assert sorted([*served, *found.policy.dropped]) == sorted(names)
     assert Policy.from_json(json.loads(json.dumps(found.policy.to_json()))) == found.policy
 
 
-def test_variants_search_one_thing_each(tiny: Path) -> None:
-    rows, dims = optembed(tiny, ROWS, SMALL, FIT), optembed(tiny, DIMS, SMALL, FIT)
+def test_variants_search_one_thing_each(tiny_data: DataSet) -> None:
+    rows, dims = (
+        optembed(tiny_data, ROWS, Training(SMALL, FIT)),
+        optembed(tiny_data, DIMS, Training(SMALL, FIT)),
+    )
     assert set(rows.policy.widths) == {6} and rows.record["candidates"] == 0
     assert any(kept < all_rows for kept, all_rows in rows.record["rows"].values())
     assert all(kept == all_rows for kept, all_rows in dims.record["rows"].values())
@@ -356,10 +367,10 @@ def test_variants_search_one_thing_each(tiny: Path) -> None:
     assert rows.policy.provenance["arguments"]["variant"] == "rows"
 
 
-def test_codes_say_which_rows_of_a_hashed_table_are_left(tiny: Path) -> None:
+def test_codes_say_which_rows_of_a_hashed_table_are_left(tiny_data: DataSet) -> None:
     """All hashes of a pruned row have code 0; codes count, and the outputs are the supernet's."""
     settings = replace(SETTINGS, address="hash", hash_rows=20, weights="trained")
-    searched, found = searched_and_found(tiny, settings, SMALL)
+    searched, found = searched_and_found(tiny_data, settings, SMALL)
     policy, space = found.policy, searched.model.space
     hashed = {f.name: f.lookups[0] for f in policy.features if f.lookups[0].address == "codes"}
     assert 0 < len(hashed) < 7 and set(hashed) == set(policy.codes)
@@ -374,13 +385,15 @@ def test_codes_say_which_rows_of_a_hashed_table_are_left(tiny: Path) -> None:
     assert policy.num_params == floats + 20 * len(hashed)
     own = build_model(policy, 1, SMALL, 7)
     own.load_state_dict(dict(found.weights))
-    expected = logits_of(searched.model, tiny)
-    torch.testing.assert_close(logits_of(own, tiny), expected, rtol=1e-5, atol=1e-5)
+    expected = logits_of(searched.model, tiny_data)
+    torch.testing.assert_close(logits_of(own, tiny_data), expected, rtol=1e-5, atol=1e-5)
     assert Policy.from_json(json.loads(json.dumps(policy.to_json()))) == policy
 
 
-def test_with_widths_alone_hashed_tables_keep_their_rows(tiny: Path) -> None:
-    policy = optembed(tiny, replace(DIMS, address="hash", hash_rows=2), SMALL, FIT).policy
+def test_with_widths_alone_hashed_tables_keep_their_rows(tiny_data: DataSet) -> None:
+    policy = optembed(
+        tiny_data, replace(DIMS, address="hash", hash_rows=2), Training(SMALL, FIT)
+    ).policy
     assert all(t.num_rows == 2 for t in policy.tables) and not policy.codes
 
 
@@ -400,21 +413,23 @@ def test_with_widths_alone_hashed_tables_keep_their_rows(tiny: Path) -> None:
         (replace(SETTINGS, address="hash", hash_rows=20), 400),
     ],
 )
-def test_a_budget_is_never_exceeded(tiny: Path, settings: OptEmbedSettings, params: int) -> None:
-    found = optembed(tiny, replace(settings, params=params), SMALL, FIT)
+def test_a_budget_is_never_exceeded(
+    tiny_data: DataSet, settings: OptEmbedSettings, params: int
+) -> None:
+    found = optembed(tiny_data, replace(settings, params=params), Training(SMALL, FIT))
     assert found.policy.num_params <= params
     built = build_model(found.policy, 1, SMALL, 0).embedding
     codes = sum(c.size for c in found.policy.codes.values())
     assert sum(p.numel() for p in built.parameters()) == found.policy.num_params - codes
 
 
-def test_a_budget_keeps_the_rows_furthest_above_their_thresholds(tiny: Path) -> None:
-    model = supernet(tiny, replace(ROWS, params=300))
+def test_a_budget_keeps_the_rows_furthest_above_their_thresholds(tiny_data: DataSet) -> None:
+    model = supernet(tiny_data, replace(ROWS, params=300))
     with torch.no_grad():
         for table in model.tables:
             table.normal_()
         model.thresholds_F.uniform_(-1, 1)
-    kept, free = kept_rows(model), supernet(tiny, ROWS)
+    kept, free = kept_rows(model), supernet(tiny_data, ROWS)
     free.load_state_dict(model.state_dict())
     margins = [model.margins(i).detach().numpy() for i in range(7)]
     inside = np.concatenate([m[1:][k[1:]] for m, k in zip(margins, kept, strict=True)])
@@ -435,14 +450,17 @@ def test_a_budget_keeps_the_rows_furthest_above_their_thresholds(tiny: Path) -> 
     ],
 )
 def test_a_budget_that_is_too_small_is_refused_before_training(
-    tiny: Path, settings: OptEmbedSettings, least: int | None, monkeypatch: pytest.MonkeyPatch
+    tiny_data: DataSet,
+    settings: OptEmbedSettings,
+    least: int | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    least = least or sum(open_space(tiny, settings, 0).rows)
+    least = least or sum(open_space(tiny_data, settings, 0).rows)
     monkeypatch.delattr(module, "fit")
     with pytest.raises(PolicyError, match=rf"\b{least}\b"):
-        optembed(tiny, replace(settings, params=least - 1), SMALL, FIT)
+        optembed(tiny_data, replace(settings, params=least - 1), Training(SMALL, FIT))
     monkeypatch.undo()
-    found = optembed(tiny, replace(settings, params=least), SMALL, FIT)
+    found = optembed(tiny_data, replace(settings, params=least), Training(SMALL, FIT))
     assert found.policy.num_params <= least
 
 
@@ -455,11 +473,11 @@ def test_a_budget_that_is_too_small_is_refused_before_training(
     ],
 )
 def test_what_is_left_of_a_budget_is_filled_in_proportion(
-    tiny: Path, settings: OptEmbedSettings, params: int, weights: str
+    tiny_data: DataSet, settings: OptEmbedSettings, params: int, weights: str
 ) -> None:
     """No width shrinks, no further column fits, and the score is that of the filled widths."""
     settings = replace(settings, params=params, weights=weights)
-    searched, found = searched_and_found(tiny, settings, SMALL)
+    searched, found = searched_and_found(tiny_data, settings, SMALL)
     best = found.record["generations"][-1]["best"]
     before = dict(zip((n for n, d in found.record["dims"].items() if d), best, strict=True))
     rows = {t.name: t.num_rows for t in found.policy.tables}
@@ -467,21 +485,21 @@ def test_what_is_left_of_a_budget_is_filled_in_proportion(
     assert before != after and all(after[n] >= d for n, d in before.items())
     left = params - found.policy.num_params
     assert 0 <= left < min((rows[n] for n, d in after.items() if d < 6), default=params + 1)
-    assert found.val_auc == evaluate(searched.model, Stream(tiny, "val", batch_size=64))[0].auc
-    unfilled = optembed(tiny, replace(settings, fill=False), SMALL, FIT)
+    assert found.val_auc == evaluate(searched.model, tiny_data.stream("val", batch_size=64))[0].auc
+    unfilled = optembed(tiny_data, replace(settings, fill=False), Training(SMALL, FIT))
     assert {t.name: t.dim for t in unfilled.policy.tables} == before
     if weights == "trained":
         own = build_model(found.policy, 1, SMALL, 7)
         own.load_state_dict(dict(found.weights))
-        expected = logits_of(searched.model, tiny)
-        torch.testing.assert_close(logits_of(own, tiny), expected, rtol=1e-5, atol=1e-5)
+        expected = logits_of(searched.model, tiny_data)
+        torch.testing.assert_close(logits_of(own, tiny_data), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("weights", ["none", "initial"])
-def test_hashed_tables_take_the_rows_that_are_left(tiny: Path, weights: str) -> None:
+def test_hashed_tables_take_the_rows_that_are_left(tiny_data: DataSet, weights: str) -> None:
     """With widths alone, and unless weights are written, which are of the supernet's rows."""
     settings = replace(DIMS, address="hash", hash_rows=20, params=400, weights=weights)
-    policy = optembed(tiny, settings, SMALL, FIT).policy
+    policy = optembed(tiny_data, settings, Training(SMALL, FIT)).policy
     hashed = [policy.table(f.name) for f in policy.features if f.lookups[0].address == "hash"]
     if weights == "none":
         assert 0 <= 400 - policy.num_params < min(t.dim for t in hashed)
@@ -490,26 +508,30 @@ def test_hashed_tables_take_the_rows_that_are_left(tiny: Path, weights: str) -> 
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, ROWS, DIMS])
-def test_a_target_of_the_sparsity_is_a_budget(tiny: Path, settings: OptEmbedSettings) -> None:
+def test_a_target_of_the_sparsity_is_a_budget(
+    tiny_data: DataSet, settings: OptEmbedSettings
+) -> None:
     """At least s of the floats of all rows at ``max_dim`` are saved, as by that budget."""
-    full = 6 * sum(open_space(tiny, settings, 0).rows)
+    full = 6 * sum(open_space(tiny_data, settings, 0).rows)
     target = 0.625  # exact in binary
-    by_share = optembed(tiny, replace(settings, sparsity=target), SMALL, FIT)
-    by_floats = optembed(tiny, replace(settings, params=full * 3 // 8), SMALL, FIT)
+    by_share = optembed(tiny_data, replace(settings, sparsity=target), Training(SMALL, FIT))
+    by_floats = optembed(tiny_data, replace(settings, params=full * 3 // 8), Training(SMALL, FIT))
     assert by_share.record["sparsity"] >= target
     assert by_share.policy == by_floats.policy and by_share.val_auc == by_floats.val_auc
     assert by_share.policy.provenance["arguments"]["sparsity"] == target
-    assert module.with_budget(open_space(tiny, settings, 0), settings) is settings
+    assert module.with_budget(open_space(tiny_data, settings, 0), settings) is settings
     with pytest.raises(PolicyError, match="a budget of 1 parameters"):
-        optembed(tiny, replace(settings, sparsity=1 - 1e-12), SMALL, FIT)
+        optembed(tiny_data, replace(settings, sparsity=1 - 1e-12), Training(SMALL, FIT))
 
 
 # ---- scoring, seeds, resuming ------------------------------------------------------------
 
 
-def test_candidates_are_scored_as_if_alone(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_candidates_are_scored_as_if_alone(
+    tiny_data: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One pass over the rows for all of them gives each the AUC of the supernet at its widths."""
-    model = supernet(tiny, SETTINGS)
+    model = supernet(tiny_data, SETTINGS)
     with torch.no_grad():
         for table in model.tables:
             table.normal_()
@@ -523,31 +545,31 @@ def test_candidates_are_scored_as_if_alone(tiny: Path, monkeypatch: pytest.Monke
         return original(self, sparse)
 
     monkeypatch.setattr(Supernet, "embed", counting)
-    val = Stream(tiny, "val", batch_size=50)
+    val = tiny_data.stream("val", batch_size=50)
     found = score(model, val, candidates)
     assert len(passes) == len(val)
     for candidate, auc in zip(candidates, found, strict=True):
         model.dims = candidate
-        assert auc == evaluate(model, Stream(tiny, "val", batch_size=50))[0].auc
+        assert auc == evaluate(model, tiny_data.stream("val", batch_size=50))[0].auc
     assert len(set(found)) == 3
 
 
-def test_the_same_seed_finds_the_same(tiny: Path) -> None:
-    first, second = (optembed(tiny, SETTINGS, SMALL, FIT) for _ in range(2))
+def test_the_same_seed_finds_the_same(tiny_data: DataSet) -> None:
+    first, second = (optembed(tiny_data, SETTINGS, Training(SMALL, FIT)) for _ in range(2))
     assert first.policy == second.policy and first.record == second.record
     assert first.val_auc == second.val_auc and first.peak_bytes == second.peak_bytes
     json.dumps(first.record, allow_nan=False)
-    other = optembed(tiny, SETTINGS, SMALL, replace(FIT, seed=1))
+    other = optembed(tiny_data, SETTINGS, Training(SMALL, replace(FIT, seed=1)))
     assert other.record["thresholds"] != first.record["thresholds"]
 
 
 @pytest.mark.parametrize("where", ["training", "evolution"])
 def test_what_is_resumed_is_what_was_not_interrupted(
-    tiny: Path, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+    tiny_data: DataSet, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = replace(SETTINGS, weights="trained")
     fit = replace(FIT, epochs=3, checkpoint_every=2)
-    whole = optembed(tiny, settings, SMALL, fit, tmp_path / "whole")
+    whole = optembed(tiny_data, settings, Training(SMALL, fit), tmp_path / "whole")
     calls: list[int] = []
 
     def stopping(function: Any) -> Any:
@@ -564,8 +586,8 @@ def test_what_is_resumed_is_what_was_not_interrupted(
     else:
         monkeypatch.setattr(module, "score", stopping(score))
     with pytest.raises(KeyboardInterrupt):
-        optembed(tiny, settings, SMALL, fit, tmp_path / "cut")
-    again = optembed(tiny, settings, SMALL, fit, tmp_path / "cut")
+        optembed(tiny_data, settings, Training(SMALL, fit), tmp_path / "cut")
+    again = optembed(tiny_data, settings, Training(SMALL, fit), tmp_path / "cut")
     assert len(calls) == 4  # what was finished was not done again
     assert again.policy == whole.policy and again.record == whole.record
     assert again.val_auc == whole.val_auc
@@ -609,20 +631,22 @@ def test_settings_out_of_range(wrong: dict[str, Any], says: str) -> None:
     ],
 )
 def test_a_search_that_cannot_answer_says_so(
-    tiny: Path, settings: OptEmbedSettings, backbone: str, error: Any, says: str
+    tiny_data: DataSet, settings: OptEmbedSettings, backbone: str, error: Any, says: str
 ) -> None:
     with pytest.raises(error, match=says):
-        optembed(tiny, settings, replace(SMALL, backbone=backbone), FIT)
+        optembed(tiny_data, settings, Training(replace(SMALL, backbone=backbone), FIT))
 
 
 @pytest.mark.parametrize("backbone", ["deepfm", "ipnn", "nfm"])
 def test_too_few_features_for_the_backbone_are_named_in_the_search(
-    tiny: Path, backbone: str, monkeypatch: pytest.MonkeyPatch
+    tiny_data: DataSet, backbone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One feature and no dense column make no pair; the search says so, not the training."""
-    schema = read_schema(tiny)
+    schema = tiny_data.schema
     searched = replace(SETTINGS, generations=1)
-    space = replace(open_space(tiny, searched, 0), schema=replace(schema, columns=schema.features))
+    space = replace(
+        open_space(tiny_data, searched, 0), schema=replace(schema, columns=schema.features)
+    )
     assert not space.schema.numeric
     model = replace(SMALL, backbone=backbone)
     module.require_backbone([0, 3], space, searched, model)
@@ -632,7 +656,7 @@ def test_too_few_features_for_the_backbone_are_named_in_the_search(
     module.require_backbone([3], space, searched, SMALL)
     asked: list[Any] = []
     monkeypatch.setattr(module, "require_backbone", lambda served, *_: asked.append(served))
-    optembed(tiny, searched, model, FIT)
+    optembed(tiny_data, searched, Training(model, FIT))
     assert len(asked) == 1
 
 
@@ -656,7 +680,9 @@ def test_noise_loses_its_rows(tmp_path: Path) -> None:
     )
     settings = OptEmbedSettings(max_dim=8, alpha=3e-3, threshold_lr=1.0, generations=2)
     fit = FitSettings(epochs=6, patience=6, batch_size=256, row_lr=1e-2, dense_lr=5e-3, row_l2=1e-3)
-    rows = optembed(data, settings, ModelSettings(hidden=(32,)), fit).record["rows"]
+    rows = optembed(open_data(data), settings, Training(ModelSettings(hidden=(32,)), fit)).record[
+        "rows"
+    ]
     share = {
         role: sum(k for n, (k, _) in rows.items() if n.startswith(role))
         / sum(r for n, (_, r) in rows.items() if n.startswith(role))

@@ -17,40 +17,35 @@ import pytest
 import torch
 
 from seo_rec import apply, methods, recipes
+from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.data.synthetic import synthetic
 from seo_rec.metrics import Metrics, auc_gain, binary_metrics
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Feature, Lookup, Policy, Table
-from seo_rec.recipes import (
-    Comparison,
-    Run,
-    RunError,
-    RunOff,
-    comparing,
-    searching,
-    training,
-    trivial,
-)
-from seo_rec.schema import DataError, read_schema
-from seo_rec.search.seo import SeoSettings
-from seo_rec.train import FitSettings
+from seo_rec.recipes import Comparison, comparing, searching
+from seo_rec.runs import Run, RunError, command_line, describe, read_runs
+from seo_rec.schema import DataError
+from seo_rec.search.run_off import Candidate, RunOff, contest, plain
+from seo_rec.search.seo import SeoSearch
+from seo_rec.search.seo import search as seo_search
+from seo_rec.train import FitSettings, Trained, Training, policy_fit
 
 SMALL = ModelSettings(hidden=(8,))
 FIT = FitSettings(epochs=2, batch_size=200, row_lr=0.02, dense_lr=0.02)
-SEO = SeoSettings(budget_rows=100, logit_lr=0.05)
+SEO = SeoSearch(budget_rows=100, logit_lr=0.05, run_off=None)
 OFF = RunOff(epochs=1, chunk_dims=(8,), trivial_lookups=(2, 4))
 AND = "trivial-mixed-dimension-and-2x8"
 
 
-def policy_of(data: Path, params: int = 1600) -> Policy:
-    return recipes.method_policy("multi-size", data, params, 16, 8, 0)
+def policy_of(data: DataSet, params: int = 1600) -> Policy:
+    return recipes.method_policy("multi-size", data, params, 16)
 
 
 @pytest.fixture(scope="module")
-def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tiny_data: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished training run; read-only."""
     out = tmp_path_factory.mktemp("run") / "trained"
-    recipes.train(tiny, policy_of(tiny), out, SMALL, FIT, method="multi-size")
+    recipes.train(tiny_data, policy_of(tiny_data), out, Training(SMALL, FIT), method="multi-size")
     return out
 
 
@@ -58,13 +53,13 @@ def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The titles of the models that are trained from now on."""
     titles: list[str] = []
-    fit = training.fit
+    fit = policy_fit.fit
 
     def watched(*arguments: Any, title: str, **more: Any) -> Any:
         titles.append(title)
         return fit(*arguments, title=title, **more)
 
-    for module in (training, searching):
+    for module in (policy_fit, seo_search):
         monkeypatch.setattr(module, "fit", watched)
     return titles
 
@@ -72,40 +67,42 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 # ---- one training run --------------------------------------------------------------------
 
 
-def test_a_training_run_leaves_its_whole_story(tiny: Path, trained: Path) -> None:
+def test_a_training_run_leaves_its_whole_story(tiny_data: DataSet, trained: Path) -> None:
     names = {p.name for p in trained.iterdir()}
     assert names >= {"run.json", "policy.json", "result.json", "metrics.jsonl"}
     assert (trained / "best").is_dir() and (trained / "checkpoints").is_dir()
     asked = json.loads((trained / "run.json").read_text())
     assert asked["fit"] == asdict(FIT) and asked["model"]["hidden"] == [8]
-    assert asked["data_fingerprint"] == read_schema(tiny).fingerprint
-    assert Policy.load(trained / "policy.json") == policy_of(tiny)
+    assert asked["data_fingerprint"] == tiny_data.schema.fingerprint
+    assert Policy.load(trained / "policy.json") == policy_of(tiny_data)
     result = json.loads((trained / "result.json").read_text())
     assert set(result) == {f.name for f in fields(Run)}
     assert result["embedding_params"] == result["budget"] == 1600
     assert {"git_sha", "cpu", "threads", "torch", "date"} <= set(result["environment"])
 
 
-def test_evaluation_repeats_the_result(tiny: Path, trained: Path) -> None:
+def test_evaluation_repeats_the_result(tiny_data: DataSet, trained: Path) -> None:
     """The stored model gives the stored numbers again, on the splits they were taken from."""
     run = json.loads((trained / "result.json").read_text())
-    test = recipes.evaluate_run(trained, tiny, "test")
+    test = recipes.evaluate_run(trained, tiny_data, "test")
     assert (test.auc, test.log_loss, test.normalized_entropy, test.calibration) == (
         run["test_auc"],
         run["test_logloss"],
         run["test_normalized_entropy"],
         run["test_calibration"],
     )
-    val = recipes.evaluate_run(trained, tiny, "val")
+    val = recipes.evaluate_run(trained, tiny_data, "val")
     assert (val.auc, val.log_loss) == (run["val_auc"], run["val_logloss"])
-    assert test.num_rows == read_schema(tiny).num_rows["test"]
+    assert test.num_rows == tiny_data.schema.num_rows["test"]
 
 
-def test_an_unfinished_run_is_not_evaluated(tiny: Path, tmp_path: Path, trained: Path) -> None:
+def test_an_unfinished_run_is_not_evaluated(
+    tiny_data: DataSet, tmp_path: Path, trained: Path
+) -> None:
     for name in ("result.json", "best", "complete.json"):
         out = shutil.copytree(trained, tmp_path / name, ignore=shutil.ignore_patterns(name))
         with pytest.raises(RunError, match="not a finished training run"):
-            recipes.evaluate_run(out, tiny, "test")
+            recipes.evaluate_run(out, tiny_data, "test")
 
 
 def test_data_of_another_shape_is_refused(trained: Path, tmp_path: Path) -> None:
@@ -113,10 +110,10 @@ def test_data_of_another_shape_is_refused(trained: Path, tmp_path: Path) -> None
     other = {"strong": 2, "weak": 2, "noise": 2, "strong_vocab": 9, "noise_vocab": 9}
     synthetic(tmp_path / "without-bag", rows=300, numeric=1, **other)
     with pytest.raises(DataError, match="bag_0"):
-        recipes.evaluate_run(trained, tmp_path / "without-bag", "test")
+        recipes.evaluate_run(trained, open_data(tmp_path / "without-bag"), "test")
     synthetic(tmp_path / "numbers", rows=300, numeric=3, multivalent=1, **other)
     with pytest.raises(RunError, match=r"1 numeric columns.* has 3"):
-        recipes.evaluate_run(trained, tmp_path / "numbers", "test")
+        recipes.evaluate_run(trained, open_data(tmp_path / "numbers"), "test")
 
 
 # ---- whose folder is it ------------------------------------------------------------------
@@ -125,12 +122,12 @@ def test_data_of_another_shape_is_refused(trained: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "change, differs",
     [
-        ({"settings": replace(FIT, seed=1)}, "differs in fit"),
-        ({"model_settings": ModelSettings(hidden=(9,))}, "differs in model"),
+        ({"training": Training(SMALL, replace(FIT, seed=1))}, "differs in fit"),
+        ({"training": Training(ModelSettings(hidden=(9,)), FIT)}, "differs in model"),
         ({"method": "other"}, "differs in method"),
         ({"policy": 800}, "differs in policy"),
         (
-            {"settings": replace(FIT, epochs=3), "method": "other"},
+            {"training": Training(SMALL, replace(FIT, epochs=3)), "method": "other"},
             r"differs in fit, method\)",
         ),
     ],
@@ -138,14 +135,13 @@ def test_data_of_another_shape_is_refused(trained: Path, tmp_path: Path) -> None
 )
 @pytest.mark.parametrize("resume", [False, True])
 def test_another_run_in_the_folder_is_named(
-    tiny: Path, trained: Path, change: dict[str, Any], differs: str, resume: bool
+    tiny_data: DataSet, trained: Path, change: dict[str, Any], differs: str, resume: bool
 ) -> None:
-    change = {**change, "policy": policy_of(tiny, change.get("policy", 1600))}
+    change = {**change, "policy": policy_of(tiny_data, change.get("policy", 1600))}
     asked = {
-        "data": tiny,
+        "data": tiny_data,
         "out": trained,
-        "model_settings": SMALL,
-        "settings": FIT,
+        "training": Training(SMALL, FIT),
         "method": "multi-size",
     }
     before = {p: p.stat().st_mtime_ns for p in trained.rglob("*")}
@@ -154,8 +150,8 @@ def test_another_run_in_the_folder_is_named(
     assert {p: p.stat().st_mtime_ns for p in trained.rglob("*")} == before
 
 
-def test_the_same_run_needs_resume(tiny: Path, trained: Path, trainings: list[str]) -> None:
-    asked = (tiny, policy_of(tiny), trained, SMALL, FIT)
+def test_the_same_run_needs_resume(tiny_data: DataSet, trained: Path, trainings: list[str]) -> None:
+    asked = (tiny_data, policy_of(tiny_data), trained, Training(SMALL, FIT))
     with pytest.raises(RunError, match="already holds this run; give --resume"):
         recipes.train(*asked, method="multi-size")
     run = recipes.train(*asked, method="multi-size", resume=True)
@@ -163,40 +159,45 @@ def test_the_same_run_needs_resume(tiny: Path, trained: Path, trainings: list[st
     assert trainings == []
 
 
-def test_a_folder_of_something_else_is_left_alone(tiny: Path, tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_left_alone(tiny_data: DataSet, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(RunError, match="is not a run folder"):
-        recipes.train(tiny, policy_of(tiny), tmp_path, SMALL, FIT)
+        recipes.train(tiny_data, policy_of(tiny_data), tmp_path, Training(SMALL, FIT))
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_search_folder_is_no_training_folder(tiny: Path, tmp_path: Path) -> None:
-    recipes.search(tiny, tmp_path / "s", SEO, SMALL, replace(FIT, epochs=1))
+def test_a_search_folder_is_no_training_folder(tiny_data: DataSet, tmp_path: Path) -> None:
+    recipes.search("seo", tiny_data, tmp_path / "s", SEO, Training(SMALL, replace(FIT, epochs=1)))
     with pytest.raises(RunError, match="holds another run"):
-        recipes.train(tiny, policy_of(tiny), tmp_path / "s", SMALL, FIT, resume=True)
+        recipes.train(
+            tiny_data, policy_of(tiny_data), tmp_path / "s", Training(SMALL, FIT), resume=True
+        )
 
 
 # ---- features ----------------------------------------------------------------------------
 
 
-def test_a_policy_that_ignores_a_column_is_refused(tiny: Path, tmp_path: Path) -> None:
+def test_a_policy_that_ignores_a_column_is_refused(tiny_data: DataSet, tmp_path: Path) -> None:
     """Every column is served or named as dropped; silence is refused before anything is trained."""
-    whole = policy_of(tiny)
+    whole = policy_of(tiny_data)
     silent = replace(whole, features=whole.features[1:])
     with pytest.raises(RunError, match=r"says nothing about features \['strong_0'\]"):
-        recipes.train(tiny, silent, tmp_path / "a", SMALL, FIT)
+        recipes.train(tiny_data, silent, tmp_path / "a", Training(SMALL, FIT))
     told = replace(silent, dropped=("strong_0",))
-    run = recipes.train(tiny, told, tmp_path / "b", SMALL, FIT)
+    run = recipes.train(tiny_data, told, tmp_path / "b", Training(SMALL, FIT))
     assert run.policy.endswith("6 features x 2")
     foreign = Feature("weather", (Lookup(whole.tables[0].name),))
-    with pytest.raises(RunError, match=r"serves features \['weather'\] that the data lacks"):
+    with pytest.raises(RunError, match=r"reads columns \['weather'\] that the data lacks"):
         recipes.train(
-            tiny, replace(whole, features=(*whole.features, foreign)), tmp_path / "c", SMALL, FIT
+            tiny_data,
+            replace(whole, features=(*whole.features, foreign)),
+            tmp_path / "c",
+            Training(SMALL, FIT),
         )
 
 
 def test_dropped_features_are_warned_about(
-    tiny: Path,
+    tiny_data: DataSet,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
@@ -205,53 +206,84 @@ def test_dropped_features_are_warned_about(
     monkeypatch.setattr(searching.log, "disabled", False)
     settings = replace(SEO, min_chunks=0, total_chunks=5)
     with caplog.at_level(logging.WARNING, "seo_rec"):
-        policy = recipes.search(tiny, tmp_path / "s", settings, SMALL, replace(FIT, epochs=1))
+        policy = recipes.search(
+            "seo", tiny_data, tmp_path / "s", settings, Training(SMALL, replace(FIT, epochs=1))
+        ).policy
     assert policy.dropped and policy.num_lookups == 5
     (warning,) = [r.getMessage() for r in caplog.records if r.name == "seo_rec.recipes.searching"]
     assert warning == f"the policy drops {', '.join(policy.dropped)}"
     assert {f.name for f in policy.features} | set(policy.dropped) == {
-        c.name for c in read_schema(tiny).features
+        c.name for c in tiny_data.schema.features
     }
 
 
 # ---- search ------------------------------------------------------------------------------
 
 
-def test_a_raw_search_is_the_selection_of_its_attention(tiny: Path, tmp_path: Path) -> None:
-    policy = recipes.search(tiny, tmp_path / "s", SEO, SMALL, FIT)
+def test_a_raw_search_is_the_selection_of_its_attention(tiny_data: DataSet, tmp_path: Path) -> None:
+    policy = recipes.search("seo", tiny_data, tmp_path / "s", SEO, Training(SMALL, FIT)).policy
     record = json.loads((tmp_path / "s/search.json").read_text())
-    found = record["searches"]["8"]
+    found = record["record"]["searches"]["8"]
     alpha = torch.tensor(found["attention"])
     assert alpha.sum().item() == pytest.approx(1) and alpha.shape == (7, 4)
     counts = {f.name: len(f.lookups) for f in policy.features}
     assert sum(counts.values()) == 14 and min(counts.values()) >= 1
     top = found["features"][int(alpha.flatten().argmax()) // 4]
-    assert counts[top] >= 1 and record["winner"] == policy.provenance["winner"] == "seo"
-    assert recipes.budget_of(policy) == 1600 != policy.num_params
+    assert counts[top] >= 1 and record["winner"] == policy.decision["winner"] == "seo"
+    assert apply.default_budget(policy) == 1600 != policy.num_params
     for strategy in apply.STRATEGIES.values():
-        applied = strategy(policy, recipes.budget_of(policy))
-        assert 1592 < applied.num_params <= 1600 == recipes.budget_of(policy)
-        assert recipes.budget_of(applied) == applied.num_params
+        applied = strategy(policy, apply.default_budget(policy))
+        assert 1592 < applied.num_params <= 1600 == apply.default_budget(applied)
 
 
 def test_a_search_in_another_place_is_shared(
-    tiny: Path, tmp_path: Path, trainings: list[str]
+    tiny_data: DataSet, tmp_path: Path, trainings: list[str]
 ) -> None:
     """The raw search and the run-off ask for the same attention; it is trained once."""
     fit_settings = replace(FIT, epochs=1)
-    shared = tmp_path / "attentions"
-    recipes.search(tiny, tmp_path / "raw", SEO, SMALL, fit_settings, attentions=shared)
-    recipes.search(tiny, tmp_path / "off", SEO, SMALL, fit_settings, OFF, attentions=shared)
+    shared = tmp_path / "work"
+    recipes.search(
+        "seo", tiny_data, tmp_path / "raw", SEO, Training(SMALL, fit_settings), work=shared
+    )
+    recipes.search(
+        "seo",
+        tiny_data,
+        tmp_path / "off",
+        replace(SEO, run_off=OFF),
+        Training(SMALL, fit_settings),
+        work=shared,
+    )
     assert trainings.count("search") == 1
     other = replace(SEO, logit_lr=0.5)  # another question is another search, in its own folder
-    recipes.search(tiny, tmp_path / "other", other, SMALL, fit_settings, attentions=shared)
+    recipes.search(
+        "seo", tiny_data, tmp_path / "other", other, Training(SMALL, fit_settings), work=shared
+    )
     assert trainings.count("search") == 2
 
 
-def test_a_run_off_scores_its_candidates(tiny: Path, tmp_path: Path) -> None:
-    policy = recipes.search(tiny, tmp_path / "s", SEO, SMALL, FIT, OFF)
+def test_scores_are_those_of_the_policies_that_were_asked_for(
+    tiny_data: DataSet, tmp_path: Path, trainings: list[str]
+) -> None:
+    """Another attention gives other candidates of the same names; both searches share a folder."""
+    training, runs = Training(SMALL, replace(FIT, epochs=1)), {}
+    for name, lr in (("slow", 1e-6), ("fast", 0.5)):
+        settings = replace(SEO, logit_lr=lr, run_off=OFF)
+        recipes.search("seo", tiny_data, tmp_path / name, settings, training, work=tmp_path / "w")
+        runs[name] = json.loads((tmp_path / name / "search.json").read_text())["record"]["run_off"]
+    one = tmp_path / "slow/candidates/seo-8-min0-exact.json"
+    assert Policy.load(one) != Policy.load(tmp_path / "fast/candidates" / one.name)
+    assert trainings.count("seo-8-min0-exact") >= 2
+    slow, fast = (runs[name]["seo-8-min0-exact"]["val_auc"] for name in ("slow", "fast"))
+    assert slow != fast
+
+
+def test_a_run_off_scores_its_candidates(tiny_data: DataSet, tmp_path: Path) -> None:
+    found = recipes.search(
+        "seo", tiny_data, tmp_path / "s", replace(SEO, run_off=OFF), Training(SMALL, FIT)
+    )
+    policy = found.policy
     record = json.loads((tmp_path / "s/search.json").read_text())
-    scores, winner = record["run_off"], record["winner"]
+    scores, winner = record["record"]["run_off"], record["winner"]
     assert {"trivial-2x8", "trivial-4x4", "seo-8-min0-exact", "seo-8-min1-round-robin"} <= set(
         scores
     )
@@ -259,14 +291,14 @@ def test_a_run_off_scores_its_candidates(tiny: Path, tmp_path: Path) -> None:
     real = {n: s for n, s in scores.items() if "same_as" not in s}
     assert real[winner]["val_auc"] >= real["trivial-2x8"]["val_auc"]
     assert all(s["val_auc"] - real[s["against"]]["val_auc"] == s["gain"] for s in real.values())
-    assert policy.provenance["winner"] == winner
+    assert policy.decision["winner"] == winner
     saved = Policy.load(tmp_path / "s/candidates" / f"{winner}.json")
     assert saved == policy == Policy.load(tmp_path / "s/policy.json")
 
 
-def test_candidates_by_id_have_a_row_per_id_and_fill_the_budget(tiny: Path) -> None:
+def test_candidates_by_id_have_a_row_per_id_and_fill_the_budget(tiny_data: DataSet) -> None:
     """Wherever they fit: exactly where all tables have room for two columns."""
-    schema = read_schema(tiny)
+    schema = tiny_data.schema
     rows = {c.name: (c.vocab_size or 0) + 1 for c in schema.features}
     fits = 2 * sum(rows.values())
     for params, names in (
@@ -276,27 +308,29 @@ def test_candidates_by_id_have_a_row_per_id_and_fill_the_budget(tiny: Path) -> N
         (2 * fits, {"trivial-no-search", "trivial-mixed-dimension", AND}),
         (9 * fits, {"trivial-no-search", "trivial-mixed-dimension", AND}),
     ):
-        settings = replace(SEO, budget_rows=params, dim=1, chunk_dim=1, search_dim=32)
-        found = trivial.by_id(tiny, settings, seed=0) | trivial.both(tiny, settings, seed=0)
-        assert {n.replace("1x1", "2x8") for n in found} == names
-        for policy in found.values():
+        shape = plain.Shape(params, dim=1, chunk_dim=1, widest=32, seed=0)
+        found = [*plain.by_id(tiny_data, shape), *plain.both(tiny_data, shape)]
+        assert {c.name.replace("1x1", "2x8") for c in found} == names
+        for policy in (candidate.policy for candidate in found):
             own = {k.table: f.name for f in policy.features for k in f.lookups if k.address == "id"}
             assert {name: policy.table(t).num_rows for t, name in own.items()} == rows
             widest = max(policy.table(t).dim for t in own)
-            assert widest <= settings.search_dim
+            assert widest <= shape.widest
             unspent = params - policy.num_params
-            assert 0 <= unspent < min(t.dim for t in policy.tables) or widest == settings.search_dim
+            assert 0 <= unspent < min(t.dim for t in policy.tables) or widest == shape.widest
             assert set(policy.vocabularies) == set(rows)
 
 
-def test_own_and_shared_tables_stand_side_by_side(tiny: Path) -> None:
+def test_own_and_shared_tables_stand_side_by_side(tiny_data: DataSet) -> None:
     """The mixed dimension of half the budget, then the chunks of what is left, seeds and all."""
-    settings = replace(SEO, budget_rows=400)
-    schema, both = read_schema(tiny), trivial.both(tiny, settings, seed=3)[AND]
+    shape = plain.Shape(6400, dim=16, chunk_dim=8, widest=32, seed=3)
+    (candidate,) = plain.both(tiny_data, shape)
+    both = candidate.policy
+    assert candidate.name == AND and candidate.of_both_kinds
     own = [t for t in both.tables if t.name.startswith("own ")]
-    left = settings.params - sum(t.num_rows * t.dim for t in own)
-    assert left == settings.params / 2
-    shared = methods.multi_size(schema, left, 16, lookups=2, seed=3)
+    left = shape.params - sum(t.num_rows * t.dim for t in own)
+    assert left == shape.params / 2
+    shared = methods.multi_size(tiny_data.schema, left, 16, lookups=2, seed=3)
     assert both.tables == (*own, *shared.tables)
     for feature, of in zip(both.features, shared.features, strict=True):
         first, *rest = feature.lookups
@@ -304,13 +338,19 @@ def test_own_and_shared_tables_stand_side_by_side(tiny: Path) -> None:
         assert tuple(k for k in rest if k.table != f"own {feature.name}:last") == of.lookups
 
 
-def test_a_run_off_may_be_told_to_hash_all(tiny: Path, tmp_path: Path) -> None:
+def test_a_run_off_may_be_told_to_hash_all(tiny_data: DataSet, tmp_path: Path) -> None:
     settings, scores = replace(SEO, budget_rows=400), []
     for by_id in (True, False):
         rules = replace(OFF, by_id=by_id)
         out = tmp_path / str(by_id)
-        recipes.search(tiny, out, settings, SMALL, replace(FIT, epochs=1), rules)
-        scores.append(json.loads((out / "search.json").read_text())["run_off"])
+        recipes.search(
+            "seo",
+            tiny_data,
+            out,
+            replace(settings, run_off=rules),
+            Training(SMALL, replace(FIT, epochs=1)),
+        )
+        scores.append(json.loads((out / "search.json").read_text())["record"]["run_off"])
     assert set(scores[0]) - set(scores[1]) == {
         "trivial-no-search",
         "trivial-mixed-dimension",
@@ -328,11 +368,14 @@ AGAIN = 7919  # what a run-off adds to the seed of the second training
 
 
 def scripted_run_off(
-    monkeypatch: pytest.MonkeyPatch, data: Path, out: Path, quality: dict[str, float], rules: RunOff
+    monkeypatch: pytest.MonkeyPatch,
+    data: DataSet,
+    out: Path,
+    quality: dict[str, float],
+    rules: RunOff,
 ) -> tuple[str, dict[str, dict[str, Any]], dict[tuple[str, int], Any]]:
     """The real run-off over made-up models: candidate n's logits are labels plus noise by seed."""
-    schema = read_schema(data)
-    labels = recipes.labels_of(data, "val")
+    labels = data.labels("val")
     rng = np.random.default_rng(sum(map(ord, out.name)))
     logits = {
         (n, seed): q * labels + rng.normal(size=labels.size)
@@ -340,32 +383,35 @@ def scripted_run_off(
         for seed in (0, AGAIN)
     }
 
-    def train_model(*given: Any, title: str) -> recipes.Trained:
-        return recipes.Trained((title, given[3].seed), SimpleNamespace(seconds=1.0))
+    def fit_policy(data: DataSet, policy: Policy, training: Training, title: str) -> Trained:
+        return Trained((title, training.fit.seed), SimpleNamespace(seconds=1.0))
 
     def evaluate(model: tuple[str, int], stream: Any) -> tuple[Metrics, Any, Any]:
         return binary_metrics(logits[model], labels), logits[model], labels
 
-    monkeypatch.setattr(searching, "train_model", train_model)
-    monkeypatch.setattr(searching, "evaluate", evaluate)
-    policies = {n: methods.monolithic(schema, 16 * (i + 1), 16) for i, n in enumerate(quality)}
-    winner, scores = searching._run_off(data, policies, rules, SMALL, FIT, out / "candidates")
-    return winner, scores, logits
+    monkeypatch.setattr(contest, "fit_policy", fit_policy)
+    monkeypatch.setattr(contest, "evaluate", evaluate)
+    candidates = [
+        Candidate(n, methods.monolithic(data.schema, 16 * (i + 1), 16), n.startswith("seo"))
+        for i, n in enumerate(quality)
+    ]
+    outcome = contest.run_off(data, candidates, rules, Training(SMALL, FIT), out / "scores")
+    return outcome.winner.name, outcome.scores, logits
 
 
 @pytest.mark.parametrize("standard_errors", [0.0, 1.0])
 def test_a_run_off_never_hands_over_less_than_doing_nothing(
-    monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path, standard_errors: float
+    monkeypatch: pytest.MonkeyPatch, tiny_data: DataSet, tmp_path: Path, standard_errors: float
 ) -> None:
     """Trivial policies and then searched ones: who is replaced lost surely, also over two seeds."""
-    labels, winners, refused = recipes.labels_of(tiny, "val"), set(), 0
+    labels, winners, refused = tiny_data.labels("val"), set(), 0
     for seed in range(3):
         rng = random.Random(seed)
         rounds = [["trivial-2", "trivial-4", "trivial-8"], ["seo-a", "seo-b", "seo-c"]]
         quality = {n: rng.uniform(0.5, 1.0) for names in rounds for n in names}
         rules = RunOff(epochs=1, standard_errors=standard_errors)
         winner, scores, logits = scripted_run_off(
-            monkeypatch, tiny, tmp_path / str(seed), quality, rules
+            monkeypatch, tiny_data, tmp_path / str(seed), quality, rules
         )
         incumbent = "trivial-2"
         for names in rounds:
@@ -391,39 +437,43 @@ def test_a_run_off_never_hands_over_less_than_doing_nothing(
 
 
 def test_equal_candidates_are_trained_once(
-    monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path, trainings: list[str]
+    monkeypatch: pytest.MonkeyPatch, tiny_data: DataSet, tmp_path: Path, trainings: list[str]
 ) -> None:
-    policy = policy_of(tiny)
-    policies = {"trivial-2x8": policy, "seo-x": policy_of(tiny, 800), "seo-y": replace(policy)}
-    winner, scores = searching._run_off(tiny, policies, OFF, SMALL, FIT, tmp_path / "candidates")
+    policy = policy_of(tiny_data)
+    candidates = [
+        Candidate("trivial-2x8", policy),
+        Candidate("seo-x", policy_of(tiny_data, 800), True),
+        Candidate("seo-y", replace(policy), True),
+    ]
+    outcome = contest.run_off(tiny_data, candidates, OFF, Training(SMALL, FIT), tmp_path / "scores")
     assert sorted(trainings) == ["seo-x", "trivial-2x8"]
-    assert scores["seo-y"] == {"same_as": "trivial-2x8", "params": 1600}
-    assert winner in ("trivial-2x8", "seo-x")
+    assert outcome.scores["seo-y"] == {"same_as": "trivial-2x8", "params": 1600}
+    assert outcome.winner.name in ("trivial-2x8", "seo-x")
 
 
 def test_the_logits_of_a_candidate_are_whole_or_absent(
-    monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tiny_data: DataSet, tmp_path: Path
 ) -> None:
     def dies(file: Any, z: np.ndarray, **_: Any) -> None:
         with open(file, "wb") if isinstance(file, Path) else nullcontext(file) as stream:
             stream.write(z.tobytes()[:8])
         raise KeyboardInterrupt
 
-    (tmp_path / "s").mkdir()
     monkeypatch.setattr(np, "save", dies)
+    candidates = [Candidate("x", policy_of(tiny_data))]
     with pytest.raises(KeyboardInterrupt):
-        searching._score(tiny, "x", policy_of(tiny), SMALL, replace(FIT, epochs=1), tmp_path / "s")
-    assert not list(tmp_path.glob("s/*"))
+        contest.run_off(tiny_data, candidates, OFF, Training(SMALL, FIT), tmp_path / "s")
+    assert (tmp_path / "s").is_dir() and not list(tmp_path.glob("s/*"))
 
 
 # ---- methods by name ---------------------------------------------------------------------
 
 
-def test_methods_by_name(tiny: Path) -> None:
+def test_methods_by_name(tiny_data: DataSet) -> None:
     lookups = {"separate": 1, "separate-cardinality": 1, "monolithic": 1, "multi-size": 2}
     lookups |= {"multi-size-1": 1, "multi-size-4": 4, "multi-size-16": 16}
     for name, k in lookups.items():
-        policy = recipes.method_policy(name, tiny, 1600, 16, 8, 0)
+        policy = recipes.method_policy(name, tiny_data, 1600, 16)
         assert {len(f.lookups) for f in policy.features} == {k}, name
         assert 1600 - 16 < policy.num_params <= 1600
         assert set(policy.widths) == {16}
@@ -431,40 +481,45 @@ def test_methods_by_name(tiny: Path) -> None:
     published |= {"robe-4": 1, "pq": 2, "pq-3": 3, "qr": 2, "qr-3": 3, "hash-embedding-2-p0.2": 2}
     for name, k in published.items():
         for whole in (name, f"multiplexed-{name}"):
-            policy = recipes.method_policy(whole, tiny, 4000, 16, 8, 0)
+            policy = recipes.method_policy(whole, tiny_data, 4000, 16)
             assert {len(f.lookups) for f in policy.features} == {k}, whole
             assert 4000 - 16 < policy.num_params <= 4000
             assert set(policy.widths) == {16}
             assert len(policy.tables) + len(policy.arrays) >= (1 if whole != name else 7)
-    weighted = recipes.method_policy("multiplexed-hash-embedding-2-p0.2", tiny, 4000, 16, 8, 0)
+    weighted = recipes.method_policy("multiplexed-hash-embedding-2-p0.2", tiny_data, 4000, 16)
     shares = {t.dim: t.num_rows * t.dim / 4000 for t in weighted.tables}
     assert shares[2] == pytest.approx(0.2, abs=0.005)
-    free = recipes.method_policy("collisionless", tiny, 1600, 16, 8, 0)
-    sizes = {c.name: c.vocab_size for c in read_schema(tiny).features}
+    free = recipes.method_policy("collisionless", tiny_data, 1600, 16)
+    sizes = {c.name: c.vocab_size for c in tiny_data.schema.features}
     assert {t.name: t.num_rows for t in free.tables} == {n: v + 1 for n, v in sizes.items()}
-    narrow = recipes.method_policy("monolithic", tiny, 1600, 12, 8, 0)  # has no chunks to divide
+    narrow = recipes.method_policy("monolithic", tiny_data, 1600, 12)  # has no chunks to divide
     assert set(narrow.widths) == {12}
     for name in (
         "",
         "SEO",
         "multi-size-",
         "multi-size-x",
-        "seo",
         "pq-",
         "pq-0",
         "hashednet-2",
         "pq-2-p0.1",
     ):
         with pytest.raises(ValueError, match="allowed: separate, "):
-            recipes.method_policy(name, tiny, 1600, 16, 8, 0)
+            recipes.method_policy(name, tiny_data, 1600, 16)
+    with pytest.raises(ValueError, match="'seo' needs a search; run `seo-rec search --method seo`"):
+        recipes.method_policy("seo", tiny_data, 1600, 16)
 
 
 # ---- comparison --------------------------------------------------------------------------
 
 
-def comparison(data: Path, **other: Any) -> Comparison:
-    given = {"methods": ("separate", "monolithic"), "settings": SEO, "seeds": 2, "model": SMALL}
-    return Comparison(data=(data,), fit=replace(FIT, epochs=1), run_off=OFF, **{**given, **other})
+SHORT = Training(SMALL, replace(FIT, epochs=1))
+OF_SEO = {"seo": {"logit_lr": SEO.logit_lr, "run_off": OFF}}
+
+
+def comparison(data: DataSet, **other: Any) -> Comparison:
+    given = {"methods": ("separate", "monolithic"), "params": 1600, "seeds": 2, "training": SHORT}
+    return Comparison(data=(data,), **{**given, **other})
 
 
 SPECIFIED = {"data", "method", "embedding_params", "seed", "val_auc", "test_auc", "test_logloss"}
@@ -472,9 +527,9 @@ SPECIFIED |= {"seconds_per_epoch", "command", "environment"}
 
 
 def test_a_comparison_is_done_once_and_can_grow(
-    tiny: Path, tmp_path: Path, trainings: list[str]
+    tiny_data: DataSet, tmp_path: Path, trainings: list[str]
 ) -> None:
-    first = recipes.compare(comparison(tiny), tmp_path / "c")
+    first = recipes.compare(comparison(tiny_data), tmp_path / "c")
     assert trainings == ["separate", "monolithic"] * 2
     lines = (tmp_path / "c/results.jsonl").read_text().splitlines()
     assert len(lines) == 4
@@ -486,9 +541,9 @@ def test_a_comparison_is_done_once_and_can_grow(
         (m, s) for s in (0, 1) for m in ("separate", "monolithic")
     ]
     trainings.clear()
-    assert recipes.compare(comparison(tiny), tmp_path / "c") == first
+    assert recipes.compare(comparison(tiny_data), tmp_path / "c") == first
     assert trainings == []
-    more = comparison(tiny, methods=("monolithic", "multi-size-4"), seeds=1)
+    more = comparison(tiny_data, methods=("monolithic", "multi-size-4"), seeds=1)
     runs = recipes.compare(more, tmp_path / "c")
     assert trainings == ["multi-size-4"]
     assert [r.method for r in runs] == ["monolithic", "multi-size-4"]
@@ -496,7 +551,7 @@ def test_a_comparison_is_done_once_and_can_grow(
 
 
 def test_a_killed_comparison_goes_on(
-    monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path, trainings: list[str]
+    monkeypatch: pytest.MonkeyPatch, tiny_data: DataSet, tmp_path: Path, trainings: list[str]
 ) -> None:
     train, calls = comparing.train, 0
 
@@ -509,33 +564,33 @@ def test_a_killed_comparison_goes_on(
 
     monkeypatch.setattr(comparing, "train", dies)
     with pytest.raises(KeyboardInterrupt):
-        recipes.compare(comparison(tiny), tmp_path / "c")
+        recipes.compare(comparison(tiny_data), tmp_path / "c")
     with (tmp_path / "c/results.jsonl").open("a") as stream:
         stream.write('{"method": "separate", "seed": 1, "val')  # a line cut short
-    runs = recipes.compare(comparison(tiny), tmp_path / "c")
+    runs = recipes.compare(comparison(tiny_data), tmp_path / "c")
     assert len(trainings) == 4
-    whole = recipes.compare(comparison(tiny), tmp_path / "whole")
+    whole = recipes.compare(comparison(tiny_data), tmp_path / "whole")
     assert [(r.method, r.seed, r.val_auc, r.test_auc) for r in runs] == [
         (r.method, r.seed, r.val_auc, r.test_auc) for r in whole
     ]
-    again = recipes.read_runs(tmp_path / "c/results.jsonl")
+    again = read_runs(tmp_path / "c/results.jsonl")
     assert sorted((r.method, r.seed) for r in again) == sorted((r.method, r.seed) for r in runs)
 
 
 @pytest.mark.parametrize(
     "change, differs",
     [
-        ({"settings": replace(SEO, budget_rows=50)}, "settings"),
-        ({"model": ModelSettings(hidden=(9,))}, "model"),
-        ({"fit": replace(FIT, epochs=3)}, "fit"),
-        ({"run_off": RunOff(epochs=7)}, "run_off"),
+        ({"params": 800}, "params"),
+        ({"dim": 8}, "dim"),
+        ({"training": replace(SHORT, model=ModelSettings(hidden=(9,)))}, "model"),
+        ({"training": Training(SMALL, replace(FIT, epochs=3))}, "fit"),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
 def test_a_comparison_with_other_settings_is_refused(
-    tiny: Path, tmp_path: Path, trainings: list[str], change: dict[str, Any], differs: str
+    tiny_data: DataSet, tmp_path: Path, trainings: list[str], change: dict[str, Any], differs: str
 ) -> None:
-    asked = comparison(tiny, seeds=1, methods=("monolithic",))
+    asked = comparison(tiny_data, seeds=1, methods=("monolithic",))
     recipes.compare(asked, tmp_path / "c")
     trainings.clear()
     with pytest.raises(RunError, match=f"differs in {differs}"):
@@ -544,34 +599,39 @@ def test_a_comparison_with_other_settings_is_refused(
 
 
 def test_an_unknown_method_stops_before_the_first_training(
-    tiny: Path, tmp_path: Path, trainings: list[str]
+    tiny_data: DataSet, tmp_path: Path, trainings: list[str]
 ) -> None:
     with pytest.raises(ValueError, match=r"method 'magic'; allowed: separate,.*seo-exact"):
-        recipes.compare(comparison(tiny, methods=("separate", "magic")), tmp_path / "c")
+        recipes.compare(comparison(tiny_data, methods=("separate", "magic")), tmp_path / "c")
     assert trainings == [] and not (tmp_path / "c").exists()
 
 
 def test_every_seo_method_compares_at_the_budget(
-    tiny: Path, tmp_path: Path, trainings: list[str]
+    tiny_data: DataSet, tmp_path: Path, trainings: list[str]
 ) -> None:
-    asked = comparison(tiny, methods=("seo-exact", "seo-rr", "seo"), seeds=1)
+    asked = comparison(tiny_data, methods=("seo-exact", "seo-rr", "seo"), seeds=1, settings=OF_SEO)
     runs = recipes.compare(asked, tmp_path / "c")
     assert trainings.count("search") == 1  # one attention serves all three
     for run in runs:
         assert 1600 - 16 < run.embedding_params <= run.budget == 1600
         assert run.search_seconds > 0
-        assert run.search_peak_bytes == asked.settings.search_bytes > 0
-    searched = Policy.load(tmp_path / "c/searches/seo-raw-seed0/policy.json")
+        assert run.search_peak_bytes == SEO.search_bytes > 0
+    work = tmp_path / "c/work/seo-seed0"  # holds the attention: nothing is trained here
+    searched = recipes.search("seo", tiny_data, tmp_path / "raw", SEO, SHORT, work=work).policy
+    assert trainings.count("search") == 1
     for run, strategy in zip(runs, ("exact", "round-robin"), strict=False):
         trained_policy = Policy.load(tmp_path / "c/runs" / f"{run.method}-seed0" / "policy.json")
         assert trained_policy == apply.STRATEGIES[strategy](searched, 1600)
+    kept = Policy.load(tmp_path / "c/searches/seo-seed0/searched.json")
+    assert kept == apply.exact(searched, 1600)  # the paper's policy, whatever won the run-off
 
 
-def test_data_sets_take_turns_with_the_seeds(tiny: Path, tmp_path: Path) -> None:
+def test_data_sets_take_turns_with_the_seeds(tiny_data: DataSet, tmp_path: Path) -> None:
     synthetic(tmp_path / "other", rows=400, seed=9, strong=2, weak=2, noise=2, numeric=1)
-    asked = comparison(tiny, methods=("monolithic",), seeds=3, first_seed=5)
-    runs = recipes.compare(replace(asked, data=(tiny, tmp_path / "other")), tmp_path / "c")
-    prints = [read_schema(d).fingerprint for d in (tmp_path / "other", tiny, tmp_path / "other")]
+    asked = comparison(tiny_data, methods=("monolithic",), seeds=3, first_seed=5)
+    other = open_data(tmp_path / "other")
+    runs = recipes.compare(replace(asked, data=(tiny_data, other)), tmp_path / "c")
+    prints = [d.fingerprint for d in (other, tiny_data, other)]
     assert [(r.seed, r.data_fingerprint) for r in runs] == list(zip((5, 6, 7), prints, strict=True))
 
 
@@ -582,7 +642,7 @@ def test_a_policy_in_a_few_words() -> None:
     tables = (Table("a", 10, 4), Table("b", 20, 4))
     two = (Lookup("a"), Lookup("b"))
     features = (Feature("x", two), Feature("y", two), Feature("z", (Lookup("a"),)))
-    assert recipes.describe(Policy(tables, features)) == (
+    assert describe(Policy(tables, features)) == (
         "2 tables (10x4, 20x4); 2 features x 2, 1 features x 1"
     )
 
@@ -591,7 +651,7 @@ def test_labels_come_in_file_order(tiny: Path) -> None:
     import pyarrow.parquet as pq
 
     stored = pq.read_table(tiny / "val").column("label").to_numpy()
-    assert recipes.labels_of(tiny, "val").tolist() == stored.tolist()
+    assert open_data(tiny).labels("val").tolist() == stored.tolist()
 
 
 @pytest.mark.parametrize(
@@ -604,4 +664,4 @@ def test_labels_come_in_file_order(tiny: Path) -> None:
 )
 def test_the_command_as_typed(monkeypatch: pytest.MonkeyPatch, argv: list[str], shown: str) -> None:
     monkeypatch.setattr("sys.argv", argv)
-    assert recipes.command_line() == shown
+    assert command_line() == shown

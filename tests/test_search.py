@@ -108,17 +108,17 @@ def test_the_down_projection_is_P_transposed_times_the_pool(M: int, mean_one: bo
     np.testing.assert_allclose(out, expected.reshape(B, M * D), rtol=1e-4, atol=1e-6)
 
 
-def test_mean_one_starts_as_a_model_without_attention(tiny: Path) -> None:
-    gate = make_gate(read_schema(tiny), SEO)
+def test_mean_one_starts_as_a_model_without_attention(tiny_data: DataSet) -> None:
+    gate = make_gate(tiny_data.schema, SEO)
     x_BE = torch.randn(B, 7 * 4 * 8)
     torch.testing.assert_close(gate(x_BE), x_BE)
-    paper = make_gate(read_schema(tiny), replace(SEO, attention_scale="paper"))
+    paper = make_gate(tiny_data.schema, replace(SEO, attention_scale="paper"))
     torch.testing.assert_close(paper(x_BE), x_BE / (7 * 4))
 
 
-def test_the_gate_knows_its_widths(tiny: Path) -> None:
-    schema = read_schema(tiny)
-    batch = next(iter(Stream(tiny, "train", batch_size=5)))
+def test_the_gate_knows_its_widths(tiny_data: DataSet) -> None:
+    schema = tiny_data.schema
+    batch = next(iter(tiny_data.stream("train", batch_size=5)))
     for projected in (False, True):
         settings = replace(SEO, use_down_projection=projected, total_chunks=9)
         space, gate = search_space(schema, settings), make_gate(schema, settings)
@@ -127,9 +127,9 @@ def test_the_gate_knows_its_widths(tiny: Path) -> None:
         assert model.embedding(batch.sparse).shape == (5, sum(model.embedding.dims))
 
 
-def test_the_same_seed_gives_the_same_projection(tiny: Path) -> None:
+def test_the_same_seed_gives_the_same_projection(tiny_data: DataSet) -> None:
     """Whatever was drawn before, and drawing it moves no one else's numbers."""
-    schema, settings = read_schema(tiny), replace(SEO, use_down_projection=True)
+    schema, settings = tiny_data.schema, replace(SEO, use_down_projection=True)
     torch.manual_seed(1)
     first = make_gate(schema, settings, 3)
     after = torch.rand(1)
@@ -148,9 +148,9 @@ def search_model(data: Path, settings: SeoSettings) -> tuple[RecModel, Attention
 
 
 @pytest.mark.parametrize("projected", [False, True])
-def test_every_parameter_of_the_search_gets_gradient(tiny: Path, projected: bool) -> None:
-    model, gate = search_model(tiny, replace(SEO, use_down_projection=projected))
-    loss, _ = model(next(iter(Stream(tiny, "train", batch_size=300))))
+def test_every_parameter_of_the_search_gets_gradient(tiny_data: DataSet, projected: bool) -> None:
+    model, gate = search_model(tiny_data, replace(SEO, use_down_projection=projected))
+    loss, _ = model(next(iter(tiny_data.stream("train", batch_size=300))))
     loss.backward()
     for name, p in model.named_parameters():
         assert p.grad is not None and bool(p.grad.abs().sum() > 0), name
@@ -171,10 +171,10 @@ def moved(model: RecModel, before: dict[str, torch.Tensor]) -> set[str]:
 
 
 @pytest.mark.parametrize("projected", [False, True])
-def test_a_held_out_step_changes_the_logits_alone(tiny: Path, projected: bool) -> None:
+def test_a_held_out_step_changes_the_logits_alone(tiny_data: DataSet, projected: bool) -> None:
     settings = replace(SEO, search_split="held-out", use_down_projection=projected)
-    model, _ = search_model(tiny, settings)
-    held_out = Stream(tiny, "val", batch_size=50)
+    model, _ = search_model(tiny_data, settings)
+    held_out = tiny_data.stream("val", batch_size=50)
     step = LogitStep(model.embedding.gate, settings, held_out, total_steps=10, warmup_steps=0)
     before = snapshot(model)
     step(model, 1)
@@ -182,8 +182,8 @@ def test_a_held_out_step_changes_the_logits_alone(tiny: Path, projected: bool) -
     assert all(p.grad is None for p in model.parameters())  # and leaves no gradient to others
 
 
-def test_the_train_split_trains_the_logits_with_the_rest(tiny: Path) -> None:
-    model, gate = search_model(tiny, SEO)
+def test_the_train_split_trains_the_logits_with_the_rest(tiny_data: DataSet) -> None:
+    model, gate = search_model(tiny_data, SEO)
     optimizers = make_optimizers(model, "sgd", 0.1, 0.1) | gate_optimizers(gate, SEO, 0.1)
     assert any(p is gate.logits for g in optimizers["gate"].param_groups for p in g["params"])
     before = snapshot(model)
@@ -192,9 +192,9 @@ def test_the_train_split_trains_the_logits_with_the_rest(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("projected", [False, True])
-def test_held_out_training_rows_never_move_the_logits(tiny: Path, projected: bool) -> None:
+def test_held_out_training_rows_never_move_the_logits(tiny_data: DataSet, projected: bool) -> None:
     settings = replace(SEO, search_split="held-out", use_down_projection=projected)
-    model, gate = search_model(tiny, settings)
+    model, gate = search_model(tiny_data, settings)
     optimizers = make_optimizers(model, "adam", 0.1, 0.1) | gate_optimizers(gate, settings, 0.1)
     held = [p for o in optimizers.values() for g in o.param_groups for p in g["params"]]
     assert not any(p is gate.logits for p in held)
@@ -209,7 +209,7 @@ def rows(batch: Batch) -> list[tuple[Any, ...]]:
 
 
 def test_held_out_steps_read_validation_rows_only_after_the_warm_up(
-    monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tiny_data: DataSet, tmp_path: Path
 ) -> None:
     """Through the recipe: which rows reach the model with which step, whole epochs of each split.
 
@@ -218,7 +218,7 @@ def test_held_out_steps_read_validation_rows_only_after_the_warm_up(
     split_of = {
         row: split
         for split in ("train", "val", "test")
-        for batch in Stream(tiny, split, batch_size=500)
+        for batch in tiny_data.stream(split, batch_size=500)
         for row in rows(batch)
     }
     assert len(split_of) == 1200
@@ -232,7 +232,9 @@ def test_held_out_steps_read_validation_rows_only_after_the_warm_up(
 
     monkeypatch.setattr(RecModel, "forward", watched)
     settings = replace(SEO, search_split="held-out", warmup_epochs=1)
-    recipes.search_attention(tiny, settings, SMALL, replace(FIT, batch_size=100), tmp_path)
+    recipes.search_attention(
+        tiny_data, settings, Training(SMALL, replace(FIT, batch_size=100)), tmp_path
+    )
     for split, batch in seen:
         assert {split_of[row] for row in batch} == {split}
     # 10 batches of training rows alone, then one of validation rows after each
@@ -242,10 +244,10 @@ def test_held_out_steps_read_validation_rows_only_after_the_warm_up(
     assert set(held_out[: len(every)]) == every  # endless, epoch after epoch
 
 
-def test_the_warm_up_is_respected_to_the_step(tiny: Path) -> None:
+def test_the_warm_up_is_respected_to_the_step(tiny_data: DataSet) -> None:
     settings = replace(SEO, search_split="held-out")
-    model, _ = search_model(tiny, settings)
-    held_out = Stream(tiny, "val", batch_size=50)
+    model, _ = search_model(tiny_data, settings)
+    held_out = tiny_data.stream("val", batch_size=50)
     step = LogitStep(model.embedding.gate, settings, held_out, total_steps=9, warmup_steps=3)
     for number, expected in [(1, set()), (3, set()), (4, {"embedding.gate.logits"})]:
         before = snapshot(model)
@@ -256,9 +258,9 @@ def test_the_warm_up_is_respected_to_the_step(tiny: Path) -> None:
 # ---- the temperature ---------------------------------------------------------------------
 
 
-def test_the_temperature_falls_geometrically_to_its_end(tiny: Path) -> None:
+def test_the_temperature_falls_geometrically_to_its_end(tiny_data: DataSet) -> None:
     settings = replace(SEO, temperature=2.0, temperature_end=0.5)
-    model, gate = search_model(tiny, settings)
+    model, gate = search_model(tiny_data, settings)
     step = LogitStep(gate, settings, None, total_steps=4, warmup_steps=0)
     assert gate.temperature == 2.0
     seen = []
@@ -268,15 +270,15 @@ def test_the_temperature_falls_geometrically_to_its_end(tiny: Path) -> None:
     assert seen == pytest.approx([2**0.5, 1.0, 2**-0.5, 0.5, 0.5, 0.5])
 
 
-def test_without_an_end_the_temperature_stays(tiny: Path) -> None:
+def test_without_an_end_the_temperature_stays(tiny_data: DataSet) -> None:
     settings = replace(SEO, temperature=0.3)
-    model, gate = search_model(tiny, settings)
+    model, gate = search_model(tiny_data, settings)
     LogitStep(gate, settings, None, total_steps=4, warmup_steps=0)(model, 2)
     assert gate.temperature == 0.3
 
 
 def test_a_search_reports_its_best_epoch_at_that_epochs_temperature(
-    monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tiny_data: DataSet, tmp_path: Path
 ) -> None:
     """The weights are those of the best epoch, and so is tau, when the attention is read."""
     settings = replace(SEO, temperature_end=0.05, logit_lr=0.3)
@@ -284,11 +286,11 @@ def test_a_search_reports_its_best_epoch_at_that_epochs_temperature(
     models: list[RecModel] = []
     build = searching.build_model
     monkeypatch.setattr(searching, "build_model", lambda *a: models.append(build(*a)) or models[-1])
-    found = recipes.search_attention(tiny, settings, SMALL, fit_settings, tmp_path)
+    found = recipes.search_attention(tiny_data, settings, Training(SMALL, fit_settings), tmp_path)
     lines = [json.loads(line) for p in tmp_path.rglob("metrics.jsonl") for line in p.open()]
     aucs = [line["val_auc"] for line in lines if line["event"] == "epoch"]
     assert max(aucs) > aucs[-1]  # else this test says nothing
-    metrics, _, _ = evaluate(models[0], Stream(tiny, "val", batch_size=500))
+    metrics, _, _ = evaluate(models[0], tiny_data.stream("val", batch_size=500))
     assert metrics.auc == pytest.approx(found.val_auc, abs=1e-12)
     assert torch.equal(found.alpha, models[0].embedding.gate.alpha())
 
@@ -340,10 +342,16 @@ def test_settings_out_of_range(wrong: dict[str, Any], says: str) -> None:
     ],
 )
 def test_a_search_that_cannot_end_does_not_begin(
-    tiny: Path, tmp_path: Path, settings: SeoSettings, run_off: Any, error: Any, says: str
+    tiny_data: DataSet, tmp_path: Path, settings: SeoSettings, run_off: Any, error: Any, says: str
 ) -> None:
     with pytest.raises(error, match=says):
-        recipes.search(tiny, tmp_path / "out", settings, SMALL, FIT, run_off)
+        recipes.search(
+            "seo",
+            tiny_data,
+            tmp_path / "out",
+            replace(settings, run_off=run_off),
+            Training(SMALL, FIT),
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -352,9 +360,11 @@ def test_a_search_that_cannot_end_does_not_begin(
 
 @pytest.mark.parametrize("search_dim", [8, 16, 32, 48])
 @pytest.mark.parametrize("budget_rows", [3, 100, 6001])
-def test_the_size_of_the_search_space(tiny: Path, search_dim: int, budget_rows: int) -> None:
+def test_the_size_of_the_search_space(
+    tiny_data: DataSet, search_dim: int, budget_rows: int
+) -> None:
     """``B_base * D_search`` floats; with adjusted buckets the final model's ``B_base * D``."""
-    schema = read_schema(tiny)
+    schema = tiny_data.schema
     settings = replace(SEO, search_dim=search_dim, budget_rows=budget_rows, min_chunks=0)
     assert search_space(schema, settings).num_params == budget_rows * search_dim
     adjusted = search_space(schema, replace(settings, adjust_hash_buckets=True))
@@ -362,8 +372,8 @@ def test_the_size_of_the_search_space(tiny: Path, search_dim: int, budget_rows: 
     assert len({t.num_rows for t in adjusted.tables}) <= 2  # as even as whole rows allow
 
 
-def test_chunks_hash_alike_or_each_on_its_own(tiny: Path) -> None:
-    schema = read_schema(tiny)
+def test_chunks_hash_alike_or_each_on_its_own(tiny_data: DataSet) -> None:
+    schema = tiny_data.schema
     for hashing, seeds in (("shared", 1), ("independent", 4)):
         space = search_space(schema, replace(SEO, chunk_hashing=hashing), seed=5)
         assert [f.name for f in space.features] == [c.name for c in schema.features]
@@ -402,7 +412,9 @@ def chunks_by_role(tmp_path: Path, seed: int) -> dict[str, float]:
         epochs=3, batch_size=256, row_lr=5e-3, dense_lr=5e-3, seed=seed, average=0.9
     )
     model_settings = ModelSettings(hidden=(32,))
-    policy = recipes.search(data, tmp_path / f"out{seed}", settings, model_settings, fit_settings)
+    policy = recipes.search(
+        "seo", data, tmp_path / f"out{seed}", settings, Training(model_settings, fit_settings)
+    )
     assert policy.num_lookups == settings.chosen(10)
     chunks = {f.name: len(f.lookups) for f in policy.features} | dict.fromkeys(policy.dropped, 0)
     return {
@@ -423,15 +435,15 @@ def test_planted_structure_is_found(tmp_path: Path) -> None:
 # ---- widths by attention -------------------------------------------------------------------
 
 
-def test_the_attention_as_widths(tiny: Path) -> None:
+def test_the_attention_as_widths(tiny_data: DataSet) -> None:
     """More attention never means fewer columns; the budget is kept, and nothing fits any more."""
     settings = replace(SEO, budget_rows=400)
-    schema = read_schema(tiny)
+    schema = tiny_data.schema
     for seed in range(5):
         torch.manual_seed(seed)
         alpha = torch.softmax(2 * torch.randn(len(schema.features), 4).flatten(), 0)
         alpha = alpha.view(len(schema.features), 4)
-        policy = by_id(tiny, alpha, settings, seed)
+        policy = by_id(tiny_data, alpha, settings, seed)
         dims = {t.name: t.dim for t in policy.tables if ":last" not in t.name}
         rows = {c.name: (c.vocab_size or 0) + 1 for c in schema.features}
         assert {t: policy.table(t).num_rows for t in dims} == rows

@@ -206,7 +206,7 @@ SEARCHES: dict[str, Method] = {
         _untrained("no-search", NoSearchSettings, no_search, 1),
     )
 }
-NAMES = (*METHOD_NAMES, *SEARCHES)
+NAMES = (*METHOD_NAMES[:-1], *SEARCHES, METHOD_NAMES[-1])  # the last one is a remark
 
 
 # ---- methods without a search --------------------------------------------------------------

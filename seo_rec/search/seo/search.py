@@ -84,16 +84,8 @@ def search_attention(
     unfinished search is resumed.
     """
     seed = training.fit.seed
-    asked = {
-        "kind": "attention",
-        "data": str(data.path),
-        "data_fingerprint": data.fingerprint,
-        "seo": asdict(settings),
-        "model": training.model.as_json(),
-        "fit": asdict(training.fit),
-    }
-    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
-    folder = out / f"attention-{settings.chunk_dim}-seed{seed}-{key}"
+    asked = _asked("attention", data, asdict(settings), training)
+    folder = out / f"attention-{settings.chunk_dim}-seed{seed}-{_key(asked)}"
     here = ranks()
     finished = here.on_first(lambda: _finished(folder, asked))
     space = search_space(data.schema, settings, seed)
@@ -102,6 +94,25 @@ def search_attention(
     searched = _train_attention(data, space, settings, training, folder)
     here.on_first(lambda: write_json(folder / RESULT_FILE, searched.to_json()))
     return searched
+
+
+def _asked(
+    kind: str, data: DataSet, settings: Mapping[str, Any], training: Training
+) -> dict[str, Any]:
+    """Everything that decides a part of the search."""
+    return {
+        "kind": kind,
+        "data": str(data.path),
+        "data_fingerprint": data.fingerprint,
+        "seo": settings,
+        "model": training.model.as_json(),
+        "fit": asdict(training.fit),
+    }
+
+
+def _key(asked: Mapping[str, Any]) -> str:
+    """8 hexadecimal digits, by which a folder that several searches share tells them apart."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _train_attention(
@@ -164,7 +175,9 @@ def seo(data: DataSet, settings: SeoSearch, training: Training, out: Path | None
     if settings.run_off is None:
         return _search_alone(data, settings, training, out)
     candidates, searches = _candidates(data, settings, training, out)
-    outcome = run_off(data, candidates, settings.run_off, training, out / SCORES_FOLDER)
+    # another attention gives other candidates of the same names, which have scores of their own
+    scores = out / SCORES_FOLDER / _key(_asked("run-off", data, settings.to_json(), training))
+    outcome = run_off(data, candidates, settings.run_off, training, scores)
     own = searches[settings.chunk_dim]
     policy = outcome.winner.policy
     return Found(
