@@ -20,6 +20,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from cases import BAGS, Bags, Method, batch
 from seo_rec import apply, embed
 from seo_rec.backbones import BACKBONES
+from seo_rec.embed.cross import cross_ids
 from seo_rec.embed.remap import hash_rows, vocabulary_rows
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Feature, Lookup, Policy, PolicyError
@@ -260,6 +261,13 @@ def python_bags(columns: KeyedJaggedTensor, name: str) -> list[list[tuple[int, f
     pairs = list(zip(ids, [1.0] * len(ids) if weights is None else weights.tolist(), strict=True))
     ends = np.cumsum([0, *bag.lengths().tolist()])
     return [pairs[a:b] for a, b in itertools.pairwise(ends)]
+
+
+def crosses_as_written(ids: Sequence[int]) -> None:
+    """``cross_ids`` is the written mix, bit by bit, and leaves its parts alone."""
+    parts = [torch.tensor([i, 0]) for i in ids]
+    assert cross_ids(parts).tolist() == [cross_id(ids), cross_id([0] * len(ids))]
+    assert [p.tolist() for p in parts] == [[i, 0] for i in ids]
 
 
 def makes_features_as_written(policy: Policy, bags: Bags, seed: int = 0) -> None:

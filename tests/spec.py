@@ -29,7 +29,7 @@ def cross_id(ids: Sequence[int]) -> int:
     """The id of a cross: a mix of its columns' ids in order, or the missing id."""
     if MISSING in ids:
         return MISSING
-    h = len(ids)
+    h = 0x1E3779B97F4A7C15 + len(ids)
     for i in ids:
         h = reference_mix(h ^ i) % 2**63
     return 2**62 + h % 2**62

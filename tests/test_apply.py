@@ -12,7 +12,7 @@ import laws
 from cases import BAGS, POLICIES, SCHEMAS, searched
 from seo_rec import apply, methods
 from seo_rec.embed.remap import hash_rows
-from seo_rec.policy import Feature, Lookup, Policy, PolicyError, Table
+from seo_rec.policy import Budget, Feature, Lookup, Policy, PolicyError, Table
 from seo_rec.search import seo
 from seo_rec.search.run_off import plain
 
@@ -356,3 +356,59 @@ def test_round_robin_deals_the_shared_chunks_beside_rows_by_id():
         ["chunk3", "chunk1", "chunk4", "chunk0"],
     ]
     assert {t.num_rows for t in applied.tables[1:]} == {100} and applied.num_params == 815
+
+
+# ---- the budget ----------------------------------------------------------------------------
+
+
+@strategies
+def test_equal_policies_are_applied_to_one_budget(strategy):
+    """Which the policy states itself: where it comes from makes no difference."""
+    policy = replace(searched(SCHEMAS["three"], 0), budget=Budget(params=1601))
+    bare = replace(policy, provenance={}, decision=None)
+    assert bare == policy and policy.num_params > 1601
+    both = [apply.STRATEGIES[strategy](p, apply.default_budget(p)) for p in (policy, bare)]
+    assert both[0] == both[1]
+    assert [p.budget for p in both] == [Budget(1601)] * 2
+    assert 0 <= 1601 - both[0].num_params < 2
+
+
+@pytest.mark.parametrize(
+    "budget, wanted", [(None, 5), (Budget(9), 9), (Budget(9, 80), 9), (Budget(None, 80), 5)]
+)
+def test_the_default_budget_is_what_the_policy_was_made_for(budget, wanted):
+    policy = Policy((Table("t", 5, 1),), (Feature("f", (Lookup("t"),)),), budget=budget)
+    assert apply.default_budget(policy) == wanted
+
+
+@strategies
+def test_an_applied_policy_says_its_budget(strategy):
+    """One of bytes is kept as long as it belongs to these floats."""
+    policy = replace(chunks(2, 3), budget=Budget(800, 4000))
+    assert apply.STRATEGIES[strategy](policy, 800).budget == Budget(800, 4000)
+    assert apply.STRATEGIES[strategy](policy, 803).budget == Budget(803)
+    assert apply.STRATEGIES[strategy](replace(policy, budget=None), 803).budget == Budget(803)
+    decision = {"winner": "attention"}
+    assert apply.STRATEGIES[strategy](replace(policy, decision=decision), 80).decision == decision
+
+
+@strategies
+def test_types_of_storage_and_columns_are_kept(strategy):
+    policy = chunks(2, 3)
+    of_bytes = replace(
+        policy,
+        tables=tuple(replace(t, dtype="int8") for t in policy.tables),
+        features=(policy.features[0], replace(policy.features[1], columns=("a", "b"))),
+    )
+    applied = apply.STRATEGIES[strategy](of_bytes, 800)
+    assert {t.dtype for t in applied.tables} == {"int8"}
+    assert [f.columns for f in applied.features] == [("F0",), ("a", "b")]
+    assert applied.num_params == 800 and applied.num_bytes == 400 * (2 + 4)
+
+
+def test_round_robin_deals_chunks_of_one_type_only():
+    policy = chunks(2, 3)
+    mixed = replace(policy, tables=(replace(policy.tables[0], dtype="int8"), *policy.tables[1:]))
+    with pytest.raises(PolicyError, match=r"one dtype, the policy has tables of \['float32', 'in"):
+        apply.round_robin(mixed, 800)
+    assert [t.dtype for t in apply.exact(mixed, 800).tables] == [t.dtype for t in mixed.tables]

@@ -284,7 +284,9 @@ def test_one_pass_takes_the_attention_along(hashing, projected, one_pass, monkey
     )
     policy, gate = search_space(SCHEMAS["three"], settings), make_gate(SCHEMAS["three"], settings)
     torch.nn.init.normal_(gate.logits, generator=torch.Generator().manual_seed(3))
-    module = embed.PolicyEmbedding(policy, gate, init_scale=1.0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        module = embed.PolicyEmbedding(policy, gate, init_scale=1.0)
     names = tuple(f.name for f in policy.features)
     for bags in BAGS.values():
         same_outcome(one_pass, module, batch(names, bags))
@@ -296,12 +298,18 @@ def test_one_pass_takes_the_attention_along(hashing, projected, one_pass, monkey
 
 
 def test_any_other_gate_follows_the_pass(one_pass):
-    module = embed.PolicyEmbedding(BUILDABLE["mixed-dims"], Doubles())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        module = embed.PolicyEmbedding(BUILDABLE["mixed-dims"], Doubles())
     same_outcome(one_pass, module, batch(("user", "item"), BAGS["bags-weighted"]))
 
 
 def test_two_layers_go_in_one_pass_as_well(one_pass):
-    module = embed.PolicyEmbedding(BUILDABLE["seo-exact"], init_scale=1.0, mlet=methods.Mlet(dim=5))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        module = embed.PolicyEmbedding(
+            BUILDABLE["seo-exact"], init_scale=1.0, mlet=methods.Mlet(dim=5)
+        )
     names = module.policy.columns
     same_outcome(one_pass, module, batch(names, BAGS["bags-weighted"]))
 

@@ -487,3 +487,21 @@ def test_laws_of_the_benchmark():
     for line in found.values():
         assert line["imbalance"] <= benchmark.BALANCED < line["torchrec_imbalance"]
         assert line["step_ms"] < line["torchrec_step_ms"]
+
+
+def test_a_cross_is_read_as_often_as_its_columns_combined():
+    """Once for every combination of ids; several features may read one column."""
+    policy = Policy(
+        (Table("a", 100, 8), Table("b", 100, 8)),
+        (
+            Feature("ab", (Lookup("a"),), columns=("x", "y")),
+            Feature("aba", (Lookup("b"), Lookup("a")), columns=("y", "z", "x")),
+            Feature("x", (Lookup("b"),)),
+        ),
+    )
+    rates = {"x": 2.0, "y": 0.5, "z": 3.0, "unread": math.nan}
+    prices = Prices(policy, GPUS, 128, "sgd", rates)
+    assert prices.reads == {"a": [1.0, 3.0], "b": [3.0, 2.0]}
+    assert Prices(policy, GPUS, 128, "sgd", None).reads == {"a": [1.0, 1.0], "b": [1.0, 1.0]}
+    with pytest.raises(PlanError, match=r"no rates for columns \['y', 'z'\]"):
+        Prices(policy, GPUS, 128, "sgd", {"x": 1.0, "ab": 1.0})

@@ -22,10 +22,30 @@ from hypothesis import strategies as st
 
 import laws
 from cases import BUILDABLE, POLICIES, VOCABULARY
-from seo_rec.policy import Array, Feature, Lookup, Policy, PolicyError, Table
+from seo_rec.data.tokens import MISSING
+from seo_rec.policy import (
+    MISSING_ID,
+    Array,
+    Budget,
+    Feature,
+    Lookup,
+    Policy,
+    PolicyError,
+    Table,
+    check_columns,
+)
+from seo_rec.policy.dtypes import DTYPES, dequantize_rows, quantize_rows
+from spec import cross_id, reference_hash, reference_mix
 
 SPEC = Path(__file__).resolve().parent.parent / "docs" / "policy-format.md"
 policies = pytest.mark.parametrize("policy", BUILDABLE)
+
+
+def packed(raw: bytes) -> str:
+    return base64.b64encode(zlib.compress(raw)).decode()
+
+
+GOOD = packed(np.diff(VOCABULARY, prepend=0).astype("<i8").tobytes())
 
 
 def document() -> dict[str, Any]:
@@ -34,12 +54,13 @@ def document() -> dict[str, Any]:
     policy = Policy(
         of.tables, of.features, ("hour",), of.vocabularies, {"method": "by hand", "seed": 1.5}
     )
+    assert policy.budget is None and policy.decision is None
     return json.loads(json.dumps(policy.to_json()))
 
 
 def later_document() -> dict[str, Any]:
     """A valid policy as JSON with everything that version 1 did not have."""
-    tables = (Table("a", 5, 3), Table("p", 6, 2), Table("q", 4, 3))
+    tables = (Table("a", 5, 3, "int4"), Table("p", 6, 2), Table("q", 8, 3))
     features = (
         Feature("user", (Lookup("a", "codes", 9, modulus=8, codes="kept"),), project=2),
         Feature("item", (Lookup("m", "blocks", 4, block=2, width=5),)),
@@ -48,13 +69,16 @@ def later_document() -> dict[str, Any]:
             "day", (Lookup("q", "remainder", modulus=3), Lookup("q", "quotient", modulus=3)), "mul"
         ),
         Feature("week", (Lookup("a", "codes", codes="kept"),)),
+        Feature("user x item", (Lookup("q", "id", 3, unknown_rows=2),), columns=("user", "item")),
     )
     policy = Policy(
         tables,
         features,
-        vocabularies={"day": VOCABULARY, "week": VOCABULARY},
+        vocabularies=dict.fromkeys(("day", "week", "user x item"), VOCABULARY),
         codes={"kept": np.array([0, 4, 0, 1, 2, 0, 3, 0], np.int32)},
-        arrays=(Array("m", 40),),
+        arrays=(Array("m", 40, "float16"),),
+        budget=Budget(params=200, num_bytes=None),
+        decision={"method": "seo", "winner": "plain", "gain": -0.25, "of": [1, None]},
     )
     return json.loads(json.dumps(policy.to_json()))
 
@@ -94,43 +118,42 @@ def test_round_trip_of_the_document(tmp_path):
 def test_round_trip_of_the_later_document(tmp_path):
     policy = Policy.from_json(later_document())
     laws.round_trip(policy, tmp_path)
-    assert policy.num_params == 5 * 3 + 6 * 2 + 4 * 3 + 40 + 3 * 2 + 8
-    assert policy.num_lookups == 1 + 1 + 3 + 2 + 1
-    assert policy.widths == (2, 5, 3, 3, 3)
+    assert policy.num_params == 5 * 3 + 6 * 2 + 8 * 3 + 40 + 3 * 2 + 8
+    assert policy.num_bytes == 5 * 6 + 6 * 8 + 8 * 12 + 40 * 2 + 3 * 2 * 4 + 8 * 4 + 18 * 8
+    assert policy.num_lookups == 1 + 1 + 3 + 2 + 1 + 1
+    assert policy.widths == (2, 5, 3, 3, 3, 3)
+    assert policy.columns == ("user", "item", "hour", "day", "week")
+    assert (policy.budget, policy.decision["gain"]) == (Budget(200), -0.25)
 
 
-VERSION_1 = """{"format": "seo-rec-policy", "version": 1, "dropped": [], "provenance": {},
- "tables": [{"name": "shared", "num_rows": 100, "dim": 4}, {"name": "c", "num_rows": 4, "dim": 2}],
- "features": [{"name": "country", "combine": "concat", "lookups": [
-   {"table": "c", "address": "id", "seed": 5},
-   {"table": "shared", "address": "hash", "seed": 42}]}],
- "vocabularies": {"country": "eJxjZYAAJij96z8Y2AMAI6QHOw=="}}"""
+# ---- equality ------------------------------------------------------------------------------
 
 
-def test_files_of_version_1_are_read(tmp_path):
-    """They lack what came later, and an ``id`` lookup has a seed, which says nothing."""
-    (tmp_path / "p.json").write_text(VERSION_1)
-    policy = Policy.load(tmp_path / "p.json")
-    lookups = (Lookup("c", "id"), Lookup("shared", seed=42))
-    assert policy.features == (Feature("country", lookups),)
-    assert policy.vocabularies["country"].tolist() == [5, 7, 4611686018427387905]
-    assert policy.to_json()["version"] == 2
-    laws.round_trip(policy, tmp_path)
+def test_budget_decision_and_provenance_make_no_other_policy():
+    policy = POLICIES["dtypes"]
+    other = replace(
+        policy, provenance={"a": 1}, budget=Budget(None, 9), decision={"method": "by hand"}
+    )
+    assert policy == other and hash(policy) == hash(other)
 
 
 @pytest.mark.parametrize(
-    "old, new, message",
+    "name, change",
     [
-        ('"combine"', '"project": 3, "combine"', r"features\[0\]: unknown keys \['project'\]"),
-        ('"dropped": []', '"dropped": [], "codes": {}', r"unknown keys \['codes'\]"),
-        ('"hash", "seed": 42', '"codes", "seed": 42', "address 'codes'; allowed: hash, id$"),
-        (', "seed": 5', "", r"lookups\[0\]: missing keys \['seed'\]"),
-        ('"seed": 5', '"seed": 5.0', r"lookups\[0\].seed: must be a whole number"),
+        ("dtypes", {"tables": (replace(POLICIES["dtypes"].tables[0], dtype="int8"),)}),
+        ("blocks", {"arrays": (Array("m", 50, "int8"),)}),
+        ("crosses", {"features": (replace(POLICIES["crosses"].features[0], columns=("hour",)),)}),
+        (
+            "unknown-rows",
+            {"features": (Feature("user", (Lookup("a", "id", 9, unknown_rows=5), Lookup("b"))),)},
+        ),
     ],
 )
-def test_version_1_is_read_as_strictly(old, new, message, tmp_path):
-    assert old in VERSION_1
-    refused(tmp_path / "p.json", VERSION_1.replace(old, new, 1), message)
+def test_what_is_served_makes_another_policy(name, change):
+    policy = POLICIES[name]
+    ((key, (entry, *_)),) = change.items()
+    changed = replace(policy, **{key: (entry, *getattr(policy, key)[1:])})
+    assert changed != policy
 
 
 def test_policies_with_other_codes_are_not_equal():
@@ -187,6 +210,45 @@ def test_widths_and_counts():
     assert POLICIES["sum"].widths == (4, 6, 2)
 
 
+def test_bytes_of_every_type_by_hand():
+    policy = POLICIES["dtypes"]
+    tables = 11 * 6 + 7 * 10 + 9 * (5 + 4) + 8 * (2 + 4) + 7 * 8
+    assert policy.num_bytes == tables + (16 + 4) + 20 * 2 + 8 * len(VOCABULARY)
+    assert policy.num_params == 11 * 3 + 7 * 5 + 9 * 5 + 8 * 3 + 7 * 2 + 31 + 20
+
+
+# ---- columns -------------------------------------------------------------------------------
+
+
+def test_a_feature_reads_the_column_of_its_name_unless_told():
+    feature = Feature("f", (Lookup("t"),))
+    assert feature.columns == ("f",) and not feature.is_cross
+    assert feature == Feature("f", (Lookup("t"),), columns=["f"])
+    cross = replace(feature, columns=["b", "a"])
+    assert cross.columns == ("b", "a") and cross.is_cross
+    with pytest.raises(PolicyError, match=r"has columns 'ab'; give a tuple of names, \('ab',\)"):
+        Feature("f", (Lookup("t"),), columns="ab")
+
+
+def test_columns_come_in_the_order_of_their_first_use():
+    assert POLICIES["columns"].columns == ("item", "user")
+    assert POLICIES["crosses"].columns == ("user", "item", "hour")
+    assert POLICIES["dropped"].columns == ("hour",)
+
+
+def test_a_policy_must_fit_the_columns_of_the_data():
+    check_columns(POLICIES["columns"], ["item", "user"])
+    check_columns(POLICIES["dropped"], ["user", "hour", "item"])
+    with pytest.raises(PolicyError, match=r"'who' reads columns \['user'\] that the data lacks;"):
+        check_columns(POLICIES["columns"], ["item", "who"])
+    with pytest.raises(PolicyError, match=r"says nothing about columns \['hour'\] of the data"):
+        check_columns(POLICIES["columns"], ["item", "user", "hour"])
+
+
+def test_the_missing_id_of_crosses_is_that_of_the_data():
+    assert MISSING_ID == MISSING
+
+
 # ---- strict construction -------------------------------------------------------------------
 
 T, F = Table("t", 3, 2), Feature("f", (Lookup("t"),))
@@ -220,6 +282,33 @@ BAD_POLICIES = {
     ),
     r"tables \['u'\] are read by no feature": ((T, Table("u", 3, 4)), (F,)),
     r"features \['f'\] are both served and dropped": ((T,), (F,), ("f",)),
+    r"columns \['b'\] are dropped, and features read them": (
+        (T,),
+        (Feature("f", (Lookup("t"),), columns=("a", "b")),),
+        ("b",),
+    ),
+    r"features \['f'\] are both served and dropped$": (
+        (T,),
+        (Feature("f", (Lookup("t"),), columns=("a", "b")),),
+        ("f",),
+    ),
+    r"has columns \['a', 'a'\], of which one is empty or named twice": (
+        (T,),
+        (Feature("f", (Lookup("t"),), columns=("a", "a")),),
+    ),
+    r"has columns \['a', ''\], of which one is empty or named twice": (
+        (T,),
+        (Feature("f", (Lookup("t"),), columns=("a", "")),),
+    ),
+    r"feature 'f' crosses 9 columns; allowed: 8": (
+        (T,),
+        (Feature("f", (Lookup("t"),), columns=tuple("abcdefghi")),),
+    ),
+    r"table 't' has dtype 'fp16'; allowed: float32, float16, bfloat16, int8, int4": (
+        (replace(T, dtype="fp16"),),
+        (F,),
+    ),
+    r"table 't' has dtype ''; allowed: float32": ((replace(T, dtype=""),), (F,)),
     r"dropped names a feature twice": ((T,), (F,), ("g", "g")),
     r"the policy serves no feature": ((), ()),
     r"feature 'f' uses the id address and has no vocabulary": (
@@ -270,10 +359,40 @@ BAD_LATER: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         Feature("f", (Lookup("t", modulus=3),)),
         {},
     ),
-    "has seed 3 with the address 'id', which ignores it": (
-        (T,),
+    "has seed 3 with the address 'id' and one row for unknown ids, which ignores it": (
+        (Table("t", 5, 2),),
         Feature("f", (Lookup("t", "id", 3),)),
+        KNOWN,
+    ),
+    "has unknown_rows 2 with the address 'hash', which ignores it; allowed: 1": (
+        (T,),
+        Feature("f", (Lookup("t", unknown_rows=2),)),
         {},
+    ),
+    "has unknown_rows 0; allowed: 1 to 2147483647": (
+        (Table("t", 5, 2),),
+        Feature("f", (Lookup("t", "id", unknown_rows=0),)),
+        KNOWN,
+    ),
+    "has unknown_rows 2147483648; allowed: 1 to": (
+        (Table("t", 5, 2),),
+        Feature("f", (Lookup("t", "id", unknown_rows=2**31),)),
+        KNOWN,
+    ),
+    r"has 4 ids and needs 7 rows \(rows 0 to 2 serve unknown ids\); table 't' has 6": (
+        (Table("t", 6, 2),),
+        Feature("f", (Lookup("t", "id", unknown_rows=3),)),
+        KNOWN,
+    ),
+    r"the vocabularies of \['f'\] are used by no lookup of a feature": (
+        (T,),
+        F,
+        KNOWN,
+    ),
+    "array 'm' has dtype 'int2'; allowed: float32, float16, bfloat16, int8, int4": (
+        (),
+        Feature("f", (BLOCKS,)),
+        {"arrays": (Array("m", 5, "int2"),)},
     ),
     "has codes 'c' with the address 'hash', which ignores it": (
         (T,),
@@ -387,6 +506,21 @@ BAD_LATER: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.parametrize(
+    "numbers, message",
+    [
+        ((), "has neither params nor num_bytes; give one of them, or no budget"),
+        ((0,), "has params 0; allowed: 1 to 2"),
+        ((-5, 3), "has params -5; allowed"),
+        ((3, 0), "has num_bytes 0; allowed"),
+        ((None, 2**63), "has num_bytes 9223372036854775808; allowed"),
+    ],
+)
+def test_a_budget_of_nothing_is_refused(numbers, message):
+    with pytest.raises(PolicyError, match=message):
+        Budget(*numbers)
+
+
 @pytest.mark.parametrize("message", BAD_LATER)
 def test_what_cannot_be_built_of_later_things_is_refused(message):
     tables, feature, more = BAD_LATER[message]
@@ -448,12 +582,15 @@ def test_unknown_and_missing_keys_are_refused(at, tmp_path):
 
 
 LATER_KEYED: tuple[tuple[str | int, ...], ...] = (
+    ("budget",),
+    ("tables", 0),
     ("arrays", 0),
     ("features", 0),
     ("features", 2, "weights"),
     ("features", 0, "lookups", 0),
     ("features", 1, "lookups", 0),
     ("features", 3, "lookups", 1),
+    ("features", 5, "lookups", 0),
     ("codes", "kept"),
 )
 
@@ -487,6 +624,42 @@ def test_unknown_and_missing_keys_of_later_things_are_refused(at, tmp_path):
         (("features", 0, "lookups", 0, "codes"), 1, r"lookups\[0\].codes: must be a string"),
         (("features", 0, "lookups", 0, "modulus"), 2**31, "hashes into 2147483648 rows"),
         (("features", 3, "lookups", 1, "modulus"), 2**31, "modulus 2147483648; allowed: 1 to"),
+        (("features", 5, "lookups", 0, "unknown_rows"), None, "unknown_rows: must be a whole num"),
+        (("features", 5, "lookups", 0, "unknown_rows"), 2.0, "unknown_rows: must be a whole num"),
+        (("features", 5, "lookups", 0, "unknown_rows"), True, "unknown_rows: must be a whole"),
+        (("features", 5, "lookups", 0, "unknown_rows"), -1, "has unknown_rows -1; allowed: 1 to"),
+        (("features", 5, "lookups", 0, "unknown_rows"), 1, "has seed 3 with the address 'id' and"),
+        (("features", 5, "lookups", 0, "unknown_rows"), 3, "has 6 ids and needs 9 rows"),
+        (("features", 5, "lookups", 0, "seed"), -3, "has seed -3; allowed: 0 to"),
+        (("features", 5, "columns"), None, r"features\[5\].columns: must be a list"),
+        (("features", 5, "columns"), "user", r"features\[5\].columns: must be a list"),
+        (("features", 5, "columns"), {"user": 1}, r"features\[5\].columns: must be a list"),
+        (("features", 5, "columns"), [], r"features\[5\].columns: names no column; allowed: one"),
+        (("features", 5, "columns"), ["user", "user"], "of which one is empty or named twice"),
+        (("features", 5, "columns"), ["user", ""], "of which one is empty or named twice"),
+        (("features", 5, "columns"), list("abcdefghi"), "crosses 9 columns; allowed: 8"),
+        (("features", 5, "columns", 1), 3, r"features\[5\].columns\[1\]: must be a string"),
+        (("features", 0, "columns", 0), None, r"features\[0\].columns\[0\]: must be a string"),
+        (("dropped",), ["item"], r"features \['item'\] are both served and dropped"),
+        (("tables", 0, "dtype"), 4, r"tables\[0\].dtype: must be a string"),
+        (("tables", 0, "dtype"), None, r"tables\[0\].dtype: must be a string"),
+        (("tables", 0, "dtype"), "INT4", "table 'a' has dtype 'INT4'; allowed: float32, float16"),
+        (("arrays", 0, "dtype"), ["int8"], r"arrays\[0\].dtype: must be a string"),
+        (("arrays", 0, "dtype"), "float64", "array 'm' has dtype 'float64'; allowed: float32"),
+        (("budget",), 200, "budget: must be an object"),
+        (("budget",), [200], "budget: must be an object"),
+        (("budget", "params"), None, "budget: the budget has neither params nor num_bytes"),
+        (("budget", "params"), 200.0, "budget.params: must be a whole number"),
+        (("budget", "params"), True, "budget.params: must be a whole number"),
+        (("budget", "params"), "200", "budget.params: must be a whole number"),
+        (("budget", "params"), -200, "budget: the budget has params -200; allowed: 1 to"),
+        (("budget", "params"), 2**63, "has params 9223372036854775808; allowed: 1 to"),
+        (("budget", "num_bytes"), 0, "budget: the budget has num_bytes 0; allowed: 1 to"),
+        (("budget", "num_bytes"), [], "budget.num_bytes: must be a whole number"),
+        (("decision",), [], "decision must be an object"),
+        (("decision",), "seo", "decision must be an object"),
+        (("vocabularies", "item"), "", r"vocabularies\['item'\]: not packed ids"),
+        (("vocabularies", "item"), GOOD, r"vocabularies of \['item'\] are used by no lookup"),
         (("codes",), [], "codes must be an object"),
         (("codes", "kept"), "x", r"codes\['kept'\]: must be an object"),
         (("codes", "kept", "size"), 8.0, r"codes\['kept'\].size: must be a whole number"),
@@ -517,9 +690,9 @@ def test_a_bomb_of_codes_is_refused_without_unpacking_it(tmp_path):
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("version", [0, 3, "2", 2.0, True, None, [1], 10**30])
+@pytest.mark.parametrize("version", [0, 4, "3", 3.0, True, None, [1], 10**30])
 def test_other_versions_are_refused(version, tmp_path):
-    message = "this release reads 'seo-rec-policy' versions 1 and 2"
+    message = "this release reads 'seo-rec-policy' versions 1 to 3"
     refused(tmp_path / "p.json", put(document(), ("version",), version), message)
 
 
@@ -577,7 +750,7 @@ HOSTILE = {
         "key 'num_rows' appears twice",
     ),
     "a key twice at the top": (
-        replaced('"version": 2', '"version": 1, "version": 2'),
+        replaced('"version": 3', '"version": 1, "version": 3'),
         "key 'version' appears twice",
     ),
     "NaN": (replaced("1.5", "NaN"), "the number NaN is not allowed"),
@@ -596,7 +769,10 @@ HOSTILE = {
     "UTF-16": (json.dumps(document()).encode("utf-16"), "not a policy file"),
     "a byte order mark": (b"\xef\xbb\xbf" + json.dumps(document()).encode(), "not valid JSON"),
     "zero bytes": (b"\0" * 100, "not valid JSON"),
-    "a trailing comma": (replaced('"dim": 2}', '"dim": 2,}'), ":1:.*: not valid JSON"),
+    "a trailing comma": (
+        replaced('"dtype": "float32"}', '"dtype": "float32",}'),
+        ":1:.*: not valid JSON",
+    ),
 }
 
 
@@ -622,11 +798,6 @@ def test_a_huge_file_is_refused_unread(tmp_path):
 # ---- packed vocabularies -------------------------------------------------------------------
 
 
-def packed(raw: bytes) -> str:
-    return base64.b64encode(zlib.compress(raw)).decode()
-
-
-GOOD = packed(np.diff(VOCABULARY, prepend=0).astype("<i8").tobytes())
 BAD_VOCABULARIES = {
     "not base64": "$$$$",
     "base64 with a line break": GOOD[:8] + "\n" + GOOD[8:],
@@ -764,26 +935,86 @@ def test_the_example_of_the_spec_is_what_we_write(tmp_path):
     written = (tmp_path / "b.json").read_text()
     assert vocabulary.sub("", written) == vocabulary.sub("", example)
     assert policy.vocabularies["country"].tolist() == [5, 7, 4611686018427387905]
-    assert policy.num_params == 100 * 4 + 4 * 2
+    assert policy.num_params == 100 * 4 + 5 * 2 == 410
+    assert policy.num_bytes == 100 * 8 + 5 * 8 + 3 * 8 == 864
+    assert policy.widths == (6, 4, 4)
+    text = SPEC.read_text(encoding="utf-8")
+    assert "= 410 parameters" in text and "takes 864 bytes" in text
+
+
+def steps_of_the_spec(pattern: str) -> list[tuple[str, ...]]:
+    found = re.findall(pattern, SPEC.read_text(encoding="utf-8"), re.M)
+    assert len(found) >= 4
+    return found
 
 
 def test_the_worked_example_of_the_spec():
     """Every step of the hash, as the table of the spec prints it."""
-    steps = re.findall(r"^\| `([^`]*)` \| `([^`]*)` \| `([^`]*)` \|$", SPEC.read_text(), re.M)
-    assert len(steps) >= 4
-    for inputs, x, row in steps:
+    for inputs, x, row in steps_of_the_spec(r"^\| `([^`]*)` \| `(0x[^`]*)` \| `(\d*)` \|$"):
         value, seed, num_rows = (int(n, 0) for n in inputs.split(","))
-        mixed = laws.reference_mix(value ^ seed) % 2**64
+        mixed = reference_mix(value ^ seed) % 2**64
         assert x == f"0x{mixed:016X}", inputs
-        assert int(row) == laws.reference_hash(value, seed, num_rows), inputs
+        assert int(row) == reference_hash(value, seed, num_rows), inputs
         laws.hashes_as_written(seed, num_rows, [value])
 
 
-def test_the_code_of_the_spec():
-    """The Python of the spec, run as it stands, is the hash."""
-    (code,) = fenced("python")
+def test_the_crosses_of_the_spec():
+    for inputs, written in steps_of_the_spec(r"^\| `([\d, ]*)` \| `(0x[^`]*)` \|$"):
+        ids = [int(i) for i in inputs.split(",")]
+        assert written == f"0x{cross_id(ids):016X}", inputs
+        laws.crosses_as_written(ids)
+
+
+def test_the_rows_for_unknown_ids_of_the_spec():
+    vocabulary, u = np.array([5, 7]), 3
+    policy = Policy(
+        (Table("t", 5, 1),),
+        (Feature("f", (Lookup("t", "id", 42, unknown_rows=u),)),),
+        vocabularies={"f": vocabulary},
+    )
+    rows = laws.reference_rows(policy, policy.features[0].lookups[0], "f", [5, 7, 9, 10, 11])
+    assert rows == [3, 4, 0, 2, 2]
+    text = " ".join(SPEC.read_text(encoding="utf-8").split())
+    assert "5 and 7 read rows 3 and 4." in text and "read the rows 0, 2 and 2." in text
+
+
+def names_of_the_spec() -> dict[str, Any]:
+    """What the Python blocks of the spec define, run as they stand."""
     names: dict[str, Any] = {}
-    exec(code, names)
+    for code in fenced("python"):
+        exec(code, names)
+    return names
+
+
+def test_the_code_of_the_spec():
+    """The hash and the cross of the spec are those of the references."""
+    names = names_of_the_spec()
     for value in (0, 7, 2**62, 2**63 - 1):
         for seed, num_rows in ((0, 100), (2**63 - 1, 2**31 - 1), (12345, 3)):
-            assert names["row"](value, seed, num_rows) == laws.reference_hash(value, seed, num_rows)
+            assert names["row"](value, seed, num_rows) == reference_hash(value, seed, num_rows)
+        for others in ((5,), (2**63 - 1, 0), (2**62 - 1,), (2**62 - 2, 7, 7)):
+            assert names["cross"]([value, *others]) == cross_id([value, *others])
+
+
+def test_the_stored_row_of_the_spec():
+    row = np.array([[0.5, -1.1, 0.25, 1, 0.1]], np.float32)
+    written = dict(steps_of_the_spec(r"^\| `(\w+)` \| `([0-9A-F ]+)` \|$"))
+    assert list(written) == list(DTYPES)
+    for dtype, stored in written.items():
+        assert quantize_rows(row, dtype).tobytes() == bytes.fromhex(stored), dtype
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize("dim", [1, 2, 7, 8])
+def test_the_code_of_the_spec_stores_what_we_store(dtype, dim):
+    names, bits = names_of_the_spec(), {"int8": 8, "int4": 4}[dtype]
+    rng = np.random.default_rng(dim)
+    rows = (rng.normal(size=(200, dim)) * 10.0 ** rng.integers(-9, 4, (200, 1))).astype(np.float32)
+    rows[:5] = 0.1
+    rows[5:9] = 0
+    stored = quantize_rows(rows, dtype)
+    served = dequantize_rows(stored, dim, dtype)
+    for row, found, back in zip(rows, stored, served, strict=True):
+        written = names["stored"](row, bits)
+        assert written == found.tobytes()
+        assert names["served"](written, dim, bits) == back.tolist()

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 import laws
 from cases import BAGS, BUILDABLE, ROW_COUNTS, SEEDS, VOCABULARY, batch
 from seo_rec import embed
+from seo_rec.embed.remap import hash_rows
+from seo_rec.policy import Feature, Lookup, Policy, Table
 
 EDGES = [0, 1, 2**31, 2**32 - 1, 2**32, 2**62 - 2, 2**62 - 1, 2**62, 2**62 + 1, 2**63 - 1]
 policies = pytest.mark.parametrize("policy", BUILDABLE)
@@ -106,6 +108,27 @@ def test_a_missing_feature_is_named():
     for bags in (BAGS["single"], BAGS["bags"]):
         with pytest.raises(KeyError, match=r"lacks features \['item'\]; it has \['user', 'hour'\]"):
             module(batch(("user", "hour"), bags))
+
+
+def test_unknown_ids_share_rows_by_hash():
+    """Known ids keep rows of their own behind them; with one row for unknown ids it is row 0."""
+    vocabulary = np.arange(0, 3000, 3)
+    unknown = torch.arange(3000)[torch.arange(3000) % 3 > 0]
+    known = torch.from_numpy(vocabulary)
+    for u in (1, 2, 7, 100):
+        seed = 0 if u == 1 else 11
+        lookup = Lookup("t", "id", seed, unknown_rows=u)
+        policy = Policy(
+            (Table("t", 1000 + u, 1),), (Feature("f", (lookup,)),), vocabularies={"f": vocabulary}
+        )
+        remap = embed.PolicyEmbedding(policy).remap
+        ones = torch.ones(3000, dtype=torch.int32)
+        rows = remap(
+            laws.KeyedJaggedTensor(["f"], torch.cat([known, unknown]), lengths=ones)
+        ).values()
+        assert rows[:1000].tolist() == list(range(u, 1000 + u))
+        assert rows[1000:].tolist() == hash_rows(unknown, seed, u).tolist()
+        assert set(rows[1000:].tolist()) == set(range(u))
 
 
 def test_unknown_ids_read_row_zero():

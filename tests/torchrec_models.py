@@ -42,6 +42,23 @@ SPECIAL = Policy(
     codes={"kept": np.arange(60, dtype=np.int32) % 40},
     arrays=(Array("m", 70),),
 )
+ITEM_USER = ("item", "user")
+# Crosses, a column that two features read, one that none is named after, rows for unknown ids.
+CROSSES = Policy(
+    (Table("a", 40, 8), Table("b", 30, 8), Table("c", 50, 4), Table("d", 7, 4)),
+    (
+        Feature("user", (Lookup("a", seed=1), Lookup("c", seed=2))),
+        Feature(
+            "pair", (Lookup("a", seed=3), Lookup("b", seed=4)), "mul", columns=("item", "user")
+        ),
+        Feature("hour", (Lookup("b", seed=5), Lookup("m", "blocks", 6, block=3, width=8))),
+        Feature("known", (Lookup("c", "id", 7, unknown_rows=9),), columns=("user", "tags")),
+        Feature("word", (Lookup("d", seed=8),), columns=("tags",)),
+    ),
+    dropped=("noise",),
+    vocabularies={"known": np.array([2**62 - 1, 2**62, 2**63 - 1])},
+    arrays=(Array("m", 70),),
+)
 NAMES = ("noise", "tags", "hour", "item", "user")  # of a batch: another order, and one more
 
 MODELS: dict[str, Callable[[nn.Module], nn.Module]] = {

@@ -22,7 +22,7 @@ from seo_rec.batch import Batch
 from seo_rec.plan import Placement, Shard, check_placements, sharding_plan
 from seo_rec.policy import Policy
 from spawn import RankError, run_ranks
-from torchrec_models import IDS_PATH, MODELS, POLICY, SPECIAL, WithLoss, clicks
+from torchrec_models import CROSSES, IDS_PATH, MODELS, POLICY, SPECIAL, WithLoss, clicks
 
 CPU = torch.device("cpu")
 RANKS, ROWS, STEPS = 2, 12, 6  # rows of one rank
@@ -165,6 +165,14 @@ def test_every_combine_and_address(loop, weighted):
     trains_as_one_process(lambda: new_model("dlrm", weighted, SPECIAL), bags, loop)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("loop", ["plain", "base", "sparse-dist"])
+def test_crosses(loop, weighted):
+    """Bags of several columns are crossed before rows are sent, a product of crosses included."""
+    bags = BAGS["bags-weighted" if weighted else "bags"]
+    trains_as_one_process(lambda: new_model("dlrm", weighted, CROSSES), bags, loop)
+
+
 def trains_as_one_process(make: Callable[[], WithLoss], bags: Bags, loop: str) -> None:
     scores, weights = unsharded(make(), bags)
     start = dict(make().named_parameters())
@@ -194,6 +202,14 @@ def test_the_tables_input_is_pipelined():
         train_sharded, RANKS, new_model("dlrm"), BAGS["bags"], "sparse-dist-without-postproc"
     )
     assert ahead == ([], 0)
+
+
+def test_crosses_are_pipelined_too():
+    """They stand between the check and the remap, and move ahead with both."""
+    (_, _, ahead), _ = run_ranks(
+        train_sharded, RANKS, new_model("dlrm", policy=CROSSES), BAGS["bags"], "sparse-dist"
+    )
+    assert ahead == ([f"model.{IDS_PATH}"], 3)
 
 
 def test_weights_of_ids_count_in_shards_too():
