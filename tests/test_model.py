@@ -15,7 +15,7 @@ import torch
 import laws
 from cases import BACKBONES as CASES
 from cases import BAGS, BUILDABLE, METHODS, SCHEMAS, batch
-from seo_rec.backbones import BACKBONES
+from seo_rec.backbones import BACKBONES, traits_of
 from seo_rec.batch import Batch
 from seo_rec.data.dataset import DataSet
 from seo_rec.data.stream import Stream
@@ -53,6 +53,25 @@ def test_every_parameter_gets_gradient(case, num_dense):
 def test_golden_logits(case, num_dense):
     golden = json.loads(GOLDEN.read_text())[f"{case}-{num_dense}"]
     assert logits(case, num_dense) == pytest.approx(golden, abs=1e-6)
+
+
+@dense
+@cases
+def test_the_readers_alone_read_the_embeddings(case, num_dense):
+    """With their columns at zero no embedding moves a logit; every trait is one of its kinds."""
+    traits = traits_of(CASES[case].backbone)
+    assert traits.columns_removable in ("exactly", "initially", "no")
+    module, dense_BN, x_BE = laws.backbone(BACKBONES[CASES[case].backbone], CASES[case], num_dense)
+    readers = [module.eval().get_submodule(name) for name in traits.readers]
+    if not readers:
+        return
+    none = torch.zeros_like(x_BE)
+    assert not torch.allclose(module(dense_BN, x_BE), module(dense_BN, none))
+    with torch.no_grad():
+        for layer in readers:
+            assert isinstance(layer, torch.nn.Linear)
+            layer.weight[:, -x_BE.shape[1] :] = 0.0  # after the dense columns
+    assert torch.equal(module(dense_BN, x_BE), module(dense_BN, none))
 
 
 def test_every_backbone_has_a_case():

@@ -377,6 +377,22 @@ def test_a_run_off_killed_anywhere_ends_the_same(
     assert_survives_every_kill(searches(tiny_data, run_off=True), tmp_path, fuse, every=59)
 
 
+def test_a_search_killed_while_it_writes_what_it_found(
+    tiny_data: DataSet, tmp_path: Path, fuse: Fuse
+) -> None:
+    """Logits without their score, an attention without its search, all files but the record."""
+    run = searches(tiny_data, run_off=True)
+    places = places_of(run, tmp_path / "whole", fuse)
+    for place in ("after result.json", "after trivial-2x8-seed0.npy", "before search.json"):
+        assert place in places
+        fuse.light(0, place)
+        with pytest.raises(Killed, match=place):
+            run(tmp_path / "killed")
+    fuse.light(0)
+    run(tmp_path / "killed")
+    assert not differences(outcome(tmp_path / "whole"), outcome(tmp_path / "killed"))
+
+
 def test_a_comparison_killed_anywhere_goes_on(
     tiny_data: DataSet, tmp_path: Path, fuse: Fuse
 ) -> None:

@@ -1,0 +1,328 @@
+"""One registry of all ways to decide: names, settings, checks; and settings with changes."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from seo_rec import recipes
+from seo_rec.data.dataset import DataSet
+from seo_rec.methods import PlainSettings
+from seo_rec.methods.registry import FAMILIES
+from seo_rec.model import ModelSettings
+from seo_rec.policy import PolicyError
+from seo_rec.search import registry
+from seo_rec.search.changes import with_changes
+from seo_rec.search.registry import NAMES, SEARCHES, find
+from seo_rec.search.run_off import RunOff
+from seo_rec.search.seo import SeoSearch
+from seo_rec.settings import BACKBONE_NAMES
+from seo_rec.train import FitSettings, Training
+
+PARAMS, DIM = 4000, 16
+TRAINING = Training()
+
+
+def plain_names() -> list[str]:
+    """Every form that a name without a search has."""
+    names = []
+    for family, entry in FAMILIES.items():
+        forms = [family] + ([f"multiplexed-{family}"] if entry.has_multiplexed_form else [])
+        names += [f + end for f in forms for end in (("", "-2") if entry.number else ("",))]
+    return [*names, "hash-embedding-2-p0.1", "multiplexed-hash-embedding-p0.25"]
+
+
+PLAIN = plain_names()
+EVERY = [*PLAIN, *SEARCHES]
+UNTRAINED = [name for name in EVERY if not find(name).trains]
+
+
+# ---- names ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_name_finds_a_method(name: str) -> None:
+    method = find(name)
+    assert method.name == name and callable(method.decide)
+    assert is_dataclass(method.settings) and method.settings.__dataclass_params__.frozen
+    known = {f.name for f in fields(method.settings)}
+    assert {*method.fixed} <= known
+    assert {*method.ignores} <= {f.name for f in fields(FitSettings)}
+
+
+def test_every_name_that_is_listed_is_a_method() -> None:
+    """The list for people has a letter where a number goes, and one remark."""
+    listed = [n for n in NAMES if not n.startswith("and ")]
+    assert len(listed) == len(NAMES) - 1
+    numbered = [n.replace("-K", "-2").replace("-Z", "-2") for n in listed]
+    assert {find(n).family for n in numbered} == {find(n).family for n in EVERY}
+    assert len(set(EVERY)) == len(EVERY)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "nothing",
+        "SEO",
+        "seo-raw",
+        "seo-exact ",
+        "pq-0",
+        "pq-",
+        "monolithic-2",
+        "multiplexed-separate",
+        "multiplexed-seo",
+        "robe-4-p0.1",
+        "dimgrow-2",
+    ],
+)
+def test_unknown_names_list_what_is_allowed(name: str, tiny_data: DataSet, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"method '.*'; allowed: ") as caught:
+        find(name)
+    for allowed in NAMES:
+        assert allowed in str(caught.value)
+    for action in (
+        lambda: recipes.method_policy(name, tiny_data, PARAMS),
+        lambda: recipes.search(name, tiny_data, tmp_path / "out", SeoSearch(), TRAINING),
+        lambda: recipes.compare(
+            recipes.Comparison(data=(tiny_data,), methods=(name,), params=PARAMS), tmp_path / "out"
+        ),
+    ):
+        with pytest.raises(ValueError, match="allowed: separate, "):
+            action()
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_known_of_each() -> None:
+    """What callers branch on, in place of names."""
+    assert {n for n in EVERY if not find(n).budgeted} == {"collisionless"}
+    trained = {n for n in EVERY if find(n).trains}
+    assert trained == {"seo", "seo-exact", "seo-rr", "dimgrow", "optembed", "autodim", "sseds"}
+    assert {n for n in EVERY if find(n).trains and find(n).sharded} == {
+        "seo",
+        "seo-exact",
+        "seo-rr",
+    }
+    assert not any(find(n).searches for n in PLAIN)
+    assert {find(n).family for n in trained if n.startswith("seo")} == {"seo"}
+
+
+def test_members_of_a_family_have_settings_in_common() -> None:
+    classes: dict[str, set[Any]] = {}
+    for name in EVERY:
+        classes.setdefault(find(name).family, set()).add(find(name).settings)
+    assert all(len(found) == 1 for found in classes.values())
+
+
+# ---- settings at a budget ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_settings_at_a_budget_pass_the_checks(name: str, tiny_data: DataSet) -> None:
+    method = find(name)
+    settings = method.settings_at(PARAMS, DIM, TRAINING)
+    assert type(settings) is method.settings
+    assert settings.params == PARAMS
+    method.checked(tiny_data, settings, TRAINING)
+    method.require_feasible(tiny_data, settings, TRAINING)
+
+
+@pytest.mark.parametrize("name", UNTRAINED)
+def test_methods_without_training_decide_at_once(name: str, tiny_data: DataSet) -> None:
+    """Every column is served, the budget is kept, and a seed decides alike."""
+    policy = recipes.method_policy(name, tiny_data, PARAMS, DIM, seed=3)
+    assert {*policy.columns} == {c.name for c in tiny_data.schema.features}
+    assert policy == recipes.method_policy(name, tiny_data, PARAMS, DIM, seed=3)
+    assert policy.decision is not None and policy.decision["method"] == name
+    assert policy.decision["searched"] == find(name).searches
+    if find(name).budgeted:
+        assert policy.num_params <= PARAMS
+        assert policy.budget is not None and policy.budget.params == PARAMS
+    else:
+        assert policy.budget is None
+
+
+@pytest.mark.parametrize("name", [n for n in EVERY if n not in UNTRAINED])
+def test_a_method_that_trains_has_no_policy_at_once(name: str, tiny_data: DataSet) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' needs a search; run .*--method {name}"):
+        recipes.method_policy(name, tiny_data, PARAMS)
+
+
+@pytest.mark.parametrize("backbone", BACKBONE_NAMES)
+def test_settings_at_a_budget_go_with_every_backbone(backbone: str, tiny_data: DataSet) -> None:
+    training = Training(ModelSettings(backbone, hidden=(8,)))
+    for method in SEARCHES.values():
+        method.checked(tiny_data, method.settings_at(PARAMS, DIM, training), training)
+
+
+@pytest.mark.parametrize(
+    "name, least, changes",
+    [
+        ("monolithic", 16, {}),  # one row
+        ("separate", 7 * 16, {}),  # one row for each of seven features
+        ("no-search", 7, {"address": "hash"}),  # one column of one row for each
+        ("mixed-dimension", 7, {"address": "hash"}),
+        ("seo", 32, {"adjust_hash_buckets": True}),  # one row of every chunk of the search
+        ("seo-rr", 32, {"adjust_hash_buckets": True}),
+    ],
+)
+def test_a_budget_that_cannot_be_kept_is_known_beforehand(
+    name: str, least: int, changes: dict[str, Any], tiny_data: DataSet
+) -> None:
+    """The smallest budget passes, and the next smaller one does not."""
+    method = find(name)
+    enough, short = (
+        replace(method.settings_at(params, DIM, TRAINING), **changes)
+        for params in (least, least - (DIM if method.family == "seo" else 1))
+    )
+    method.require_feasible(tiny_data, enough, TRAINING)
+    with pytest.raises(PolicyError):
+        method.require_feasible(tiny_data, short, TRAINING)
+
+
+# ---- checks before a folder is opened ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, changes, model, message",
+    [
+        ("dimgrow", {"adapt": "joint"}, ModelSettings("autoint"), "adapt 'joint' with backbone"),
+        ("optembed", {"weights": "trained"}, ModelSettings("dcn-v2"), "weights 'trained' with"),
+        ("seo", {"search_split": "held-out", "warmup_epochs": 99}, None, "warmup_epochs 99 of"),
+        ("seo-exact", {"total_chunks": 999}, None, "total_chunks 999: with 7 features"),
+        ("seo-exact", {"apply": "none"}, None, "apply 'none' of seo-exact; allowed: 'exact'"),
+        ("seo-rr", {"apply": "exact"}, None, "apply 'exact' of seo-rr; allowed: 'round-robin'"),
+        ("seo-rr", {"apply": "none", "run_off": RunOff()}, None, "of seo-rr; allowed: None"),
+        ("multi-size-2", {"chunk_dim": 4}, None, "chunk_dim 4 of multi-size-2; allowed: 8"),
+        ("separate", {"chunk_dim": 4}, None, "chunk_dim 4 of separate; allowed: 8"),
+    ],
+)
+def test_settings_that_do_not_go_together_open_no_folder(
+    name: str,
+    changes: dict[str, Any],
+    model: ModelSettings | None,
+    message: str,
+    tiny_data: DataSet,
+    tmp_path: Path,
+) -> None:
+    training, method = Training(model or ModelSettings()), find(name)
+    settings = replace(method.settings_at(PARAMS, DIM, training), **changes)
+    with pytest.raises((ValueError, PolicyError), match=message):
+        recipes.search(name, tiny_data, tmp_path / "out", settings, training)
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_of_another_method_are_refused(tiny_data: DataSet, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"of dimgrow; allowed: a DimGrowSettings"):
+        recipes.search("dimgrow", tiny_data, tmp_path / "out", SeoSearch(), TRAINING)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_several_processes(name: str, tiny_data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever trains in one process only says so, and names the searches that need not."""
+    monkeypatch.setattr(registry, "ranks", lambda: SimpleNamespace(world_size=2))
+    method = find(name)
+    settings = method.settings_at(PARAMS, DIM, TRAINING)
+    if method.sharded or not method.trains:
+        method.checked(tiny_data, settings, TRAINING)
+        return
+    message = f"{name} in 2 processes; allowed: 1, .* only seo, seo-exact, seo-rr run in several"
+    with pytest.raises(ValueError, match=message):
+        method.checked(tiny_data, settings, TRAINING)
+
+
+# ---- settings with changes -----------------------------------------------------------------
+
+
+def test_changes_reach_the_fields_and_the_parts_of_fields() -> None:
+    before = SeoSearch()
+    changed = with_changes(before, {"dim": 8, "run_off.epochs": 3, "run_off.by_id": False})
+    assert changed == SeoSearch(dim=8, run_off=RunOff(epochs=3, by_id=False))
+    assert before == SeoSearch()
+    assert with_changes(before, {}) == before
+    assert with_changes(before, {"run_off": None}) == SeoSearch(run_off=None)
+    both = with_changes(before, {"run_off.epochs": 3, "run_off": RunOff(standard_errors=1)})
+    assert both.run_off == RunOff(epochs=3, standard_errors=1)
+    assert with_changes(PlainSettings(), {"chunk_dim": 4}) == PlainSettings(chunk_dim=4)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"width": 8}, r"setting 'width'; allowed: budget_rows, dim, .*, run_off, apply"),
+        ({"run_off.rounds": 8}, r"setting 'rounds'; allowed: epochs, standard_errors, "),
+        ({"run_off": None, "run_off.epochs": 8}, r"run_off\.epochs where run_off is None, which"),
+        ({"dim.wide": 8}, r"dim\.wide where dim is 16, which has no parts"),
+        ({"run_off.epochs": 0}, r"epochs 0 .*allowed: epochs 1 or more"),
+        ({"temperature": 0.0}, r"temperature 0\.0 .*allowed: above 0"),
+    ],
+)
+def test_changes_that_cannot_be_made_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        with_changes(SeoSearch(), changes)
+
+
+# ---- changes in a comparison ---------------------------------------------------------------
+
+
+def comparison(
+    data: DataSet, methods: tuple[str, ...], settings: dict[str, dict[str, Any]]
+) -> recipes.Comparison:
+    return recipes.Comparison(data=(data,), methods=methods, params=PARAMS, settings=settings)
+
+
+def test_a_change_goes_to_every_member_of_its_family(tiny_data: DataSet) -> None:
+    """But for what the name of a member decides."""
+    asked = comparison(
+        tiny_data,
+        ("seo", "seo-exact", "seo-rr", "dimgrow", "monolithic"),
+        {"seo": {"logit_lr": 0.1, "run_off.epochs": 3}},
+    )
+    plain = replace(asked, settings={})
+    found = {name: asked.settings_of(find(name)) for name in asked.methods}
+    before = {name: plain.settings_of(find(name)) for name in asked.methods}
+    assert found["seo"] == replace(before["seo"], logit_lr=0.1, run_off=RunOff(epochs=3))
+    assert found["seo-exact"] == replace(before["seo-exact"], logit_lr=0.1)
+    assert (found["seo-exact"].run_off, found["seo-exact"].apply) == (None, "exact")
+    assert (found["seo-rr"].run_off, found["seo-rr"].apply) == (None, "round-robin")
+    assert (found["dimgrow"], found["monolithic"]) == (before["dimgrow"], before["monolithic"])
+    assert {s.params for s in found.values()} == {PARAMS}
+
+
+@pytest.mark.parametrize(
+    "methods, settings, message",
+    [
+        (("monolithic",), {"seo": {"logit_lr": 1.0}}, r"settings of 'seo', and no method.*monol"),
+        (("seo",), {"seo": {"budget_rows": 9}}, r"'seo' name budget_rows; the budget is that of"),
+        (("dimgrow",), {"dimgrow": {"params": 9}}, r"'dimgrow' name params; the budget is that of"),
+        (("seo",), {"seo": {"nothing": 1}}, r"setting 'nothing'; allowed: budget_rows, "),
+        (
+            ("seo-exact", "monolithic"),
+            {"seo": {"run_off.epochs": 3, "logit_lr": 0.1}},
+            r"settings run_off\.epochs of 'seo', which cannot be changed in seo-exact",
+        ),
+        (("pq", "pq-4"), {"pq": {"chunk_dim": 4}}, r"chunk_dim of 'pq', .* changed in pq, pq-4"),
+    ],
+)
+def test_changes_that_nobody_reads_are_refused(
+    methods: tuple[str, ...],
+    settings: dict[str, dict[str, Any]],
+    message: str,
+    tiny_data: DataSet,
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        recipes.compare(comparison(tiny_data, methods, settings), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_exact_features_are_for_methods_without_a_search(tiny_data: DataSet) -> None:
+    asked = replace(comparison(tiny_data, ("monolithic", "seo"), {}), exact_below=12)
+    assert asked.settings_of(find("monolithic")).exact_below == 12
+    with pytest.raises(ValueError, match="exact_below or same_hash with method 'seo'"):
+        recipes.compare(asked, Path("never"))
