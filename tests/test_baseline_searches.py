@@ -15,20 +15,20 @@ import pytest
 import torch
 
 from seo_rec import recipes, search
+from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.data.stream import Stream
 from seo_rec.data.synthetic import synthetic
-from seo_rec.data.vocabulary import read_vocabulary
 from seo_rec.model import ModelSettings, build_model
 from seo_rec.policy import Policy, PolicyError
-from seo_rec.schema import Column, Schema, read_schema
-from seo_rec.search.autodim import AutoDimSettings, ChoiceStep, WidthChoice
+from seo_rec.runs import RunError
+from seo_rec.schema import Column, Schema
+from seo_rec.search.autodim import AutoDimSettings, WidthChoice, choice_step
 from seo_rec.search.held_out import HeldOut
 from seo_rec.search.mixed_dimension import MixedDimensionSettings, mixed_dimension
 from seo_rec.search.no_search import NoSearchSettings, no_search
-from seo_rec.search.seo import SeoSettings
 from seo_rec.search.space import Space, open_space
 from seo_rec.search.sseds import ColumnMask, SsedsSettings, choose, saliency, sseds
-from seo_rec.train import FitSettings, evaluate, loop, make_optimizers
+from seo_rec.train import FitSettings, Start, Training, evaluate, loop, make_optimizers
 
 SMALL = ModelSettings(hidden=(8,), init_scale=0.1)
 FIT = FitSettings(epochs=2, batch_size=200, row_lr=0.05, dense_lr=0.05)
@@ -45,9 +45,10 @@ SEARCHES: dict[str, dict[str, Any]] = {
 every_search = pytest.mark.parametrize("name", SEARCHES)
 
 
-def run(name: str, data: Path, fit: FitSettings = FIT, **given: Any) -> search.Found:
-    kind, function = search.SEARCHES[name]
-    return function(data, kind(**{**SEARCHES[name], **given}), Training(SMALL, fit))
+def run(name: str, data: DataSet, fit: FitSettings = FIT, **given: Any) -> search.Found:
+    method = search.find(name)
+    settings = method.settings(**{**SEARCHES[name], **given})
+    return method.decide(data, settings, Training(SMALL, fit))
 
 
 def space_of(*rows: int) -> Space:
@@ -61,7 +62,7 @@ def space_of(*rows: int) -> Space:
 
 
 def test_every_search_is_under_these_laws() -> None:
-    assert set(SEARCHES) == set(search.SEARCHES)
+    assert set(SEARCHES) == {m.name for m in search.SEARCHES.values() if m.family != "seo"}
 
 
 @every_search
@@ -86,7 +87,7 @@ def test_the_seconds_of_a_search_survive_a_resume(
     tiny_data: DataSet, tmp_path: Path, name: str
 ) -> None:
     """Called again on what is trained: what it took is not what the second call took."""
-    kind, function = search.SEARCHES[name]
+    kind, function = search.find(name).settings, search.find(name).decide
     first, again = (
         function(tiny_data, kind(**SEARCHES[name]), Training(SMALL, FIT), tmp_path / "work")
         for _ in range(2)
@@ -125,7 +126,7 @@ def test_id_tables_leave_no_column_that_fits(tiny_data: DataSet, name: str, para
     assert policy.num_params == params or not wider
     for f in policy.features:
         assert f.lookups[0].address == "id" and policy.table(f.name).num_rows == rows[f.name]
-        assert np.array_equal(policy.vocabularies[f.name], read_vocabulary(tiny_data, f.name)[0])
+        assert np.array_equal(policy.vocabularies[f.name], tiny_data.vocabulary(f.name))
 
 
 @every_search
@@ -140,7 +141,7 @@ def test_a_budget_that_is_too_small_says_which_is_not(tiny_data: DataSet, name: 
 def test_what_is_resumed_is_what_was_not_interrupted(
     tiny_data: DataSet, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind, function = search.SEARCHES[name]
+    kind, function = search.find(name).settings, search.find(name).decide
     settings = kind(**SEARCHES[name])
     fit = replace(FIT, epochs=3, checkpoint_every=2)
     whole = function(tiny_data, settings, Training(SMALL, fit), tmp_path / "whole")
@@ -332,7 +333,7 @@ def test_the_choice_of_autodim_learns_from_held_out_rows_alone(tiny_data: DataSe
     optimizers = make_optimizers(model, "adam", 0.01, 0.01, 0.0)
     trained = [p for o in optimizers.values() for g in o.param_groups for p in g["params"]]
     assert all(p is not gate.logits_FC for p in trained)
-    step = ChoiceStep(gate, settings, HeldOut(tiny_data, FIT))
+    step = choice_step(gate, settings, HeldOut(tiny_data, FIT))
     read, take = [], step.held_out.next
     step.held_out.next = lambda: read.append(step.held_out.stream.split) or take()  # type: ignore
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -391,7 +392,7 @@ def test_sseds_finds_planted_structure(tmp_path: Path) -> None:
     )
     fit = FitSettings(epochs=4, batch_size=256, row_lr=1e-2, dense_lr=5e-3, average=0.9)
     settings = SsedsSettings(max_dim=8, keep=0.25, min_dim=0)
-    policy = sseds(data, settings, Training(ModelSettings(hidden=(32,)), fit)).policy
+    policy = sseds(open_data(data), settings, Training(ModelSettings(hidden=(32,)), fit)).policy
     widths = {f.name: policy.table(f.name).dim for f in policy.features}
     strong = [widths.get(f"strong_{i}", 0) for i in range(3)]
     noise = [widths.get(f"noise_{i}", 0) for i in range(3)]
@@ -402,21 +403,21 @@ def test_sseds_finds_planted_structure(tmp_path: Path) -> None:
 # ---- recipes and command line ------------------------------------------------------------
 
 
-def test_search_by_writes_takes_and_refuses(tiny_data: DataSet, tmp_path: Path) -> None:
+def test_a_search_writes_takes_and_refuses(tiny_data: DataSet, tmp_path: Path) -> None:
     out, settings = (
         tmp_path / "s",
-        search.SEARCHES["dimgrow"].settings(max_dim=4, adapt_dim=4, alpha=1e-5),
+        search.find("dimgrow").settings(max_dim=4, adapt_dim=4, alpha=1e-5),
     )
     found = recipes.search("dimgrow", tiny_data, out, settings, Training(SMALL, FIT))
     assert Policy.load(out / "policy.json") == found.policy
     record = json.loads((out / "search.json").read_text())
     assert record["record"]["found"] == found.record["found"] and record["seconds"] > 0
-    with pytest.raises(recipes.RunError, match="already holds this run"):
+    with pytest.raises(RunError, match="already holds this run"):
         recipes.search("dimgrow", tiny_data, out, settings, Training(SMALL, FIT))
     again = recipes.search("dimgrow", tiny_data, out, settings, Training(SMALL, FIT), resume=True)
     assert again.policy == found.policy and again.peak_bytes == found.peak_bytes
     assert again.weights.keys() == found.weights.keys()
-    with pytest.raises(recipes.RunError, match="differs in settings"):
+    with pytest.raises(RunError, match="differs in settings"):
         recipes.search(
             "dimgrow",
             tiny_data,
@@ -425,7 +426,7 @@ def test_search_by_writes_takes_and_refuses(tiny_data: DataSet, tmp_path: Path) 
             Training(SMALL, FIT),
             resume=True,
         )
-    with pytest.raises(ValueError, match="allowed: dimgrow, "):
+    with pytest.raises(ValueError, match=r"method 'dim'; allowed: .* dimgrow, "):
         recipes.search("dim", tiny_data, out, settings, Training(SMALL, FIT))
     with pytest.raises(ValueError, match="allowed: a SsedsSettings"):
         recipes.search("sseds", tiny_data, tmp_path / "o", settings, Training(SMALL, FIT))
@@ -434,7 +435,7 @@ def test_search_by_writes_takes_and_refuses(tiny_data: DataSet, tmp_path: Path) 
 def test_training_goes_on_from_the_weights(tiny_data: DataSet, tmp_path: Path) -> None:
     out, settings = (
         tmp_path / "s",
-        search.SEARCHES["dimgrow"].settings(max_dim=4, adapt_dim=4, alpha=1e-5),
+        search.find("dimgrow").settings(max_dim=4, adapt_dim=4, alpha=1e-5),
     )
     found = recipes.search("dimgrow", tiny_data, out, settings, Training(SMALL, FIT))
     weights = out / "weights.npz"
@@ -444,7 +445,7 @@ def test_training_goes_on_from_the_weights(tiny_data: DataSet, tmp_path: Path) -
             found.policy,
             tmp_path / name,
             Training(SMALL, replace(FIT, epochs=1)),
-            weights=given,
+            start=Start(weights=given),
         )
         for name, given in (("a", None), ("b", weights))
     )
@@ -452,13 +453,21 @@ def test_training_goes_on_from_the_weights(tiny_data: DataSet, tmp_path: Path) -
     with pytest.raises(ValueError, match=r"weights of another model .*backbone\.layers"):
         other = replace(SMALL, hidden=(9,))
         recipes.train(
-            tiny_data, found.policy, tmp_path / "c", Training(other, FIT), weights=weights
+            tiny_data,
+            found.policy,
+            tmp_path / "c",
+            Training(other, FIT),
+            start=Start(weights=weights),
         )
     damaged = tmp_path / "damaged.npz"
     damaged.write_bytes(weights.read_bytes()[:200])
     with pytest.raises(ValueError, match="not a file of weights"):
         recipes.train(
-            tiny_data, found.policy, tmp_path / "d", Training(SMALL, FIT), weights=damaged
+            tiny_data,
+            found.policy,
+            tmp_path / "d",
+            Training(SMALL, FIT),
+            start=Start(weights=damaged),
         )
 
 
@@ -466,11 +475,11 @@ def test_a_comparison_searches_at_its_budget(tiny_data: DataSet, tmp_path: Path)
     comparison = recipes.Comparison(
         data=(tiny_data,),
         methods=("no-search", "mixed-dimension", "sseds", "monolithic"),
-        settings=SeoSettings(budget_rows=60, dim=8, chunk_dim=4, search_dim=16),
+        params=480,
+        dim=8,
         seeds=1,
-        model=SMALL,
-        fit=replace(FIT, epochs=1),
-        searches={"sseds": SsedsSettings(max_dim=8, address="hash", hash_rows=30)},
+        training=Training(SMALL, replace(FIT, epochs=1)),
+        settings={"sseds": {"max_dim": 8, "address": "hash", "hash_rows": 30}},
     )
     runs = recipes.compare(comparison, tmp_path / "c")
     assert [r.method for r in runs] == list(comparison.methods)
@@ -480,8 +489,8 @@ def test_a_comparison_searches_at_its_budget(tiny_data: DataSet, tmp_path: Path)
     assert runs[2].search_peak_bytes == found["peak_bytes"] > 4 * 480
     assert runs[3].search_peak_bytes == 0
     assert recipes.compare(comparison, tmp_path / "c") == runs
-    wrong = replace(comparison, searches={"sseds": SsedsSettings(params=800)})
-    with pytest.raises(ValueError, match="the budget is the comparison's"):
+    wrong = replace(comparison, settings={"sseds": {"params": 800}})
+    with pytest.raises(ValueError, match="the budget is that of the comparison"):
         recipes.compare(wrong, tmp_path / "d")
     from seo_rec import report
 
@@ -493,29 +502,27 @@ def test_a_comparison_searches_at_its_budget(tiny_data: DataSet, tmp_path: Path)
 
 def test_untrained_searches_are_methods(tiny_data: DataSet) -> None:
     for name in ("mixed-dimension", "no-search"):
-        policy = recipes.method_policy(name, tiny_data, 480, 8, 4, 0)
+        policy = recipes.method_policy(name, tiny_data, 480, 8)
         assert 460 < policy.num_params <= 480
     with pytest.raises(ValueError, match="needs a search; run `seo-rec search --method dimgrow`"):
-        recipes.method_policy("dimgrow", tiny_data, 800, 8, 4, 0)
+        recipes.method_policy("dimgrow", tiny_data, 800, 8)
 
 
 QUICK = ("--epochs", "1", "--batch-size", "200", "--hidden", "8")
 
 
-def test_the_command(seo_rec: Callable[..., Any], tiny_data: DataSet, tmp_path: Path) -> None:
+def test_the_command(seo_rec: Callable[..., Any], tiny: Path, tmp_path: Path) -> None:
     given = ("--set", "params=800", "--set", "keep=0.5", "--set", "address=hash")
-    done = seo_rec(
-        "search", tiny_data, "--out", tmp_path / "s", "--method", "sseds", *given, *QUICK
-    )
+    done = seo_rec("search", tiny, "--out", tmp_path / "s", "--method", "sseds", *given, *QUICK)
     assert done.code == 0, done.err
     assert "policy.json: sseds, " in done.out
     asked = json.loads((tmp_path / "s" / "run.json").read_text())
     assert asked["settings"] | {"params": 800, "keep": 0.5, "address": "hash"} == asked["settings"]
     policy = tmp_path / "s" / "policy.json"
-    done = seo_rec("train", tiny_data, "--policy", policy, "--out", tmp_path / "t", *QUICK)
+    done = seo_rec("train", tiny, "--policy", policy, "--out", tmp_path / "t", *QUICK)
     assert done.code == 0, done.err
     done = seo_rec(
-        "search", tiny_data, "--out", tmp_path / "n", "--method", "no-search", "--budget-of", policy
+        "search", tiny, "--out", tmp_path / "n", "--method", "no-search", "--budget-of", policy
     )
     assert done.code == 0, done.err
     assert json.loads((tmp_path / "n" / "run.json").read_text())["settings"]["params"] == (
@@ -557,8 +564,8 @@ def test_the_command(seo_rec: Callable[..., Any], tiny_data: DataSet, tmp_path: 
     ],
 )
 def test_mistakes_on_the_command_line(
-    seo_rec: Callable[..., Any], tiny_data: DataSet, tmp_path: Path, arguments: Any, says: str
+    seo_rec: Callable[..., Any], tiny: Path, tmp_path: Path, arguments: Any, says: str
 ) -> None:
-    done = seo_rec("search", tiny_data, "--out", tmp_path / "out", *arguments)
+    done = seo_rec("search", tiny, "--out", tmp_path / "out", *arguments)
     assert done.code == 2 and says in done.err
     assert not (tmp_path / "out").exists()

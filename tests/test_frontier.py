@@ -17,17 +17,16 @@ import scipy.stats
 from matplotlib.collections import PathCollection
 
 from seo_rec import recipes, report
+from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.methods import Mlet
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Policy, PolicyError
-from seo_rec.recipes import Comparison, Run, RunError, comparing
+from seo_rec.recipes import Comparison, comparing
 from seo_rec.recipes.frontier import collisionless_rows
-from seo_rec.report import folders
 from seo_rec.report.frontier import Point, figure, points, read_points
-from seo_rec.schema import read_schema
-from seo_rec.search.no_search import NoSearchSettings
-from seo_rec.search.seo import SeoSettings
-from seo_rec.train import FitSettings, Preempted
+from seo_rec.runs import Run, RunError, reading
+from seo_rec.search import registry
+from seo_rec.train import FitSettings, Preempted, Training
 from seo_rec.train.ranks import Ranks
 
 AUC = {"separate": 0.6, "monolithic": 0.7, "multi-size": 0.65, "collisionless": 0.72}
@@ -39,20 +38,20 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
     """Method, budget and seed of what is trained from now on; the AUC is made up."""
     calls: list[tuple[str, int, int]] = []
 
-    def fake(data: Path, policy: Policy, out: Path, model: Any, fit: Any, **more: Any) -> Run:
+    def fake(data: DataSet, policy: Policy, out: Path, training: Training, **more: Any) -> Run:
         method, budget = more["method"], more["budget"]
-        calls.append((method, budget, fit.seed))
-        auc = AUC[method] + 1e-6 * policy.num_params + 0.01 * fit.seed
-        schema = read_schema(data)
+        seed = training.fit.seed
+        calls.append((method, budget, seed))
+        auc = AUC[method] + 1e-6 * policy.num_params + 0.01 * seed
         floats = dict.fromkeys(
             ("val_logloss", "test_logloss", "test_normalized_entropy", "test_calibration"), 0.5
         )
         times = dict.fromkeys(("seconds_per_epoch", "seconds", "search_seconds"), 1.0)
         return Run(
-            data=schema.dataset,
-            data_fingerprint=schema.fingerprint,
+            data=data.schema.dataset,
+            data_fingerprint=data.fingerprint,
             method=method,
-            seed=fit.seed,
+            seed=seed,
             budget=budget,
             embedding_params=policy.num_params,
             val_auc=auc,
@@ -70,9 +69,10 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
     return calls
 
 
-def comparison(data: Path, *methods: str, seeds: int = 3, **other: Any) -> Comparison:
-    settings = SeoSettings(budget_rows=1)
-    return Comparison((data,), methods, settings, seeds=seeds, **other)
+def comparison(
+    data: DataSet, *methods: str, params: int = 16, seeds: int = 3, **other: Any
+) -> Comparison:
+    return Comparison((data,), methods, params, seeds=seeds, **other)
 
 
 # ---- budgets -----------------------------------------------------------------------------
@@ -106,12 +106,13 @@ def test_a_comparison_for_every_budget_and_one_for_what_has_none(
     runs = recipes.frontier(asked, (1600, 800), out)
     full = collisionless_rows(tiny_data) * 16
     sizes = [("monolithic", 1600), ("monolithic", 800), ("collisionless", full)]
-    assert trained == [(m, b, s) for m, b in sizes for s in range(3)]
+    budgets = [("monolithic", 1600), ("monolithic", 800), ("collisionless", None)]
+    assert trained == [(m, b, s) for m, b in budgets for s in range(3)]
     assert {(r.method, r.embedding_params) for r in runs} == set(sizes)
     assert {p.name for p in out.iterdir() if p.is_dir()} == {
         "params-1600",
         "params-800",
-        "collisionless",
+        "unbudgeted",
     }
     trained.clear()
     assert recipes.frontier(asked, (1600, 800), out) == runs
@@ -128,10 +129,10 @@ def test_other_settings_are_refused_before_anything_is_trained(
     recipes.frontier(asked, (1600,), tmp_path / "f")
     trained.clear()
     for change, differs in (
-        ({"model": ModelSettings(hidden=(9,))}, "model"),
-        ({"fit": FitSettings(epochs=3)}, "fit"),
+        ({"training": Training(ModelSettings(hidden=(9,)))}, "model"),
+        ({"training": Training(fit=FitSettings(epochs=3))}, "fit"),
         ({"exact_below": 9}, "exact_below"),
-        ({"settings": SeoSettings(budget_rows=1, chunk_dim=4)}, "settings"),
+        ({"dim": 8}, "dim"),
     ):
         with pytest.raises(RunError, match=f"differs in {differs}"):
             recipes.frontier(replace(asked, **change), (800,), tmp_path / "f")
@@ -149,10 +150,10 @@ def test_what_does_not_fit_is_left_out_and_said(
     asked = comparison(tiny_data, "separate", "monolithic", seeds=1)
     recipes.frontier(asked, (1600, 64), out)
     assert trained == [("separate", 1600, 0), ("monolithic", 1600, 0), ("monolithic", 64, 0)]
-    ((name, method, why),) = folders.read_infeasible(out)
+    ((name, method, why),) = reading.read_infeasible(out)
     assert (name, method) == ("params-64", "separate") and "smallest feasible budget is 112" in why
     assert json.loads((out / "frontier.json").read_text())["infeasible"][0]["method"] == "separate"
-    assert any("params-64: separate is left out" in n for n in folders.read([out]).notes)
+    assert any("params-64: separate is left out" in n for n in reading.read([out]).notes)
     with pytest.raises(RunError, match="no method fits into any budget"):
         recipes.frontier(comparison(tiny_data, "separate"), (64,), tmp_path / "g")
 
@@ -189,19 +190,19 @@ def test_what_cannot_be_had_is_found_before_any_training(
 ) -> None:
     """No rows for MLET, no room for a search that trains nothing, no room for the run-off."""
     mixed = ("monolithic", "monolithic+mlet", "hashednet+mlet", "robe-8+mlet", "no-search")
-    own = {"no-search": NoSearchSettings(address="id", max_dim=32)}
-    asked = comparison(tiny_data, *mixed, seeds=1, mlet=Mlet(20), searches=own)
+    own = {"no-search": {"address": "id", "max_dim": 32}}
+    asked = comparison(tiny_data, *mixed, seeds=1, mlet=Mlet(20), settings=own)
     with pytest.raises(comparing.InfeasibleError, match=r"hashednet\+mlet: MLET trains tables"):
-        recipes.compare(replace(asked, settings=SeoSettings(budget_rows=4)), tmp_path / "c")
+        recipes.compare(replace(asked, params=64), tmp_path / "c")
     assert trained == [] and not (tmp_path / "c").exists()
     recipes.frontier(asked, (64,), tmp_path / "f")
     assert trained == [("monolithic", 64, 0), ("monolithic+mlet", 64, 0)]
-    left_out = {m: why for _, m, why in folders.read_infeasible(tmp_path / "f")}
+    left_out = {m: why for _, m, why in reading.read_infeasible(tmp_path / "f")}
     assert set(left_out) == {"hashednet+mlet", "robe-8+mlet", "no-search"}
     assert "smallest feasible budget is" in left_out["no-search"]
     searched = comparison(tiny_data, "seo", "seo-rr", "dimgrow")
     assert comparing.infeasible(searched) == {}
-    tight = SeoSettings(budget_rows=1, search_dim=64, adjust_hash_buckets=True)
+    tight = {"seo": {"search_dim": 64, "adjust_hash_buckets": True}}
     assert set(comparing.infeasible(replace(searched, settings=tight))) == {"seo", "seo-rr"}
 
 
@@ -214,7 +215,7 @@ def test_a_search_without_a_policy_leaves_the_rest_to_go_on(
     def fails(*_: Any, **__: Any) -> Any:
         raise PolicyError("no gate of the search ended above 0.5")
 
-    monkeypatch.setattr(comparing, "search_by", fails)
+    monkeypatch.setattr(comparing, "search", fails)
     asked = comparison(
         tiny_data, "monolithic", "dimgrow", "dimgrow+mlet", "separate", seeds=2, mlet=Mlet(20)
     )
@@ -223,7 +224,7 @@ def test_a_search_without_a_policy_leaves_the_rest_to_go_on(
         (m, b, s) for b in (1600, 800) for s in (0, 1) for m in ("monolithic", "separate")
     ]
     assert len(runs) == 8
-    assert {(n, m) for n, m, _ in folders.read_infeasible(tmp_path / "f")} == {
+    assert {(n, m) for n, m, _ in reading.read_infeasible(tmp_path / "f")} == {
         (f"params-{b}", m) for b in (1600, 800) for m in ("dimgrow", "dimgrow+mlet")
     }
 
@@ -231,8 +232,8 @@ def test_a_search_without_a_policy_leaves_the_rest_to_go_on(
 def test_searches_that_run_in_one_process_are_refused_in_several(
     monkeypatch: pytest.MonkeyPatch, tiny_data: DataSet
 ) -> None:
-    monkeypatch.setattr(comparing, "ranks", lambda: Ranks(0, 2, 2))
-    with pytest.raises(ValueError, match="'dimgrow' in 2 processes; allowed: 1"):
+    monkeypatch.setattr(registry, "ranks", lambda: Ranks(0, 2, 2))
+    with pytest.raises(ValueError, match="dimgrow in 2 processes; allowed: 1"):
         comparing.check_comparison(comparison(tiny_data, "monolithic", "dimgrow"))
 
 
@@ -259,7 +260,7 @@ def test_an_error_is_not_hidden_by_the_report_nor_waits_for_other_ranks(
         raise error
 
     monkeypatch.setattr(module, "ranks", lambda: Alone(0, world_size, world_size))
-    monkeypatch.setattr(module, "compare", fails)
+    monkeypatch.setattr(module, "run_comparison", fails)
     with pytest.raises(type(error)) as caught:
         recipes.frontier(comparison(tiny_data, "monolithic"), (1600,), tmp_path / "f")
     assert caught.value is error
@@ -366,7 +367,7 @@ def test_the_report_takes_a_frontier_folder(
     assert (out / "frontier.png").read_bytes() == before
     (out / "params-1600" / "results.jsonl").unlink()
     (out / "params-800" / "results.jsonl").unlink()
-    (out / "collisionless" / "results.jsonl").unlink()
+    (out / "unbudgeted" / "results.jsonl").unlink()
     with pytest.raises(report.ReportError, match="no finished run"):
         report.build([out], tmp_path / "none.html")
 
@@ -386,19 +387,10 @@ def test_the_command_has_the_options_of_compare() -> None:
 
 
 def test_the_command_trains_and_shows_and_goes_on(
-    tiny_data: DataSet, tmp_path: Path, seo_rec: Callable[..., Any]
+    tiny: Path, tmp_path: Path, seo_rec: Callable[..., Any]
 ) -> None:
     out = tmp_path / "f"
-    asked = (
-        "frontier",
-        tiny_data,
-        "--out",
-        out,
-        "--methods",
-        "monolithic",
-        "--budgets",
-        "1600,801",
-    )
+    asked = ("frontier", tiny, "--out", out, "--methods", "monolithic", "--budgets", "1600,801")
     settings = ("--seeds", 1, "--epochs", 1, "--hidden", "8", "--batch-size", 256)
     done = seo_rec(*asked, *settings, "--exact-below", 12)
     assert done.code == 0, done.err
@@ -407,7 +399,7 @@ def test_the_command_trains_and_shows_and_goes_on(
     assert stored["exact_below"] == 12 and stored["fit"]["batch_size"] == 256
     policy = Policy.load(out / "params-800/runs/monolithic-seed0/policy.json")
     assert [f.name for f in policy.features if f.lookups[0].address == "id"] == [
-        c.name for c in tiny_data.schema.features if (c.vocab_size or 0) <= 12
+        c.name for c in open_data(tiny).schema.features if (c.vocab_size or 0) <= 12
     ]
     again = seo_rec(*asked, *settings, "--exact-below", 12)
     assert again.code == 0 and again.out == done.out
@@ -415,22 +407,19 @@ def test_the_command_trains_and_shows_and_goes_on(
 
 
 def test_the_jobs_make_the_comparisons_of_the_frontier(
-    tiny_data: DataSet,
-    tmp_path: Path,
-    seo_rec: Callable[..., Any],
-    trained: list[tuple[str, int, int]],
+    tiny: Path, tmp_path: Path, seo_rec: Callable[..., Any], trained: list[tuple[str, int, int]]
 ) -> None:
     out = tmp_path / "f"
-    asked = ("frontier", tiny_data, "--out", out, "--methods", "separate,monolithic,collisionless")
+    asked = ("frontier", tiny, "--out", out, "--methods", "separate,monolithic,collisionless")
     asked += ("--budgets", "1600,64", "--seeds", 1, "--lr", 0.01, "--use-down-projection")
     done = seo_rec(*asked, "--scheduler", "slurm")
     assert done.code == 0, done.err
     lines = [shlex.split(line) for line in done.out.splitlines()]
     assert len(lines) == 3 and trained == []
-    start = ["torchx", "run", "-s", "slurm", "components/seo.py:compare", "--data", str(tiny_data)]
+    start = ["torchx", "run", "-s", "slurm", "components/seo.py:compare", "--data", str(tiny)]
     for words in lines:
         assert words[:7] == start and words[7] == "--out" and words[9] == "--"
-        given = seo_rec("compare", tiny_data, "--out", words[8], *words[10:])  # what the job runs
+        given = seo_rec("compare", tiny, "--out", words[8], *words[10:])  # what the job runs
         assert given.code == 0, given.err
     assert trained[:3] == [("separate", 1600, 0), ("monolithic", 1600, 0), ("monolithic", 64, 0)]
     trained.clear()
@@ -440,18 +429,9 @@ def test_the_jobs_make_the_comparisons_of_the_frontier(
 
 
 def test_jobs_are_submitted_in_order_until_one_fails(
-    tiny_data: DataSet, tmp_path: Path, seo_rec: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    tiny: Path, tmp_path: Path, seo_rec: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = (
-        "frontier",
-        tiny_data,
-        "--out",
-        tmp_path / "f",
-        "--budgets",
-        "1600,800,400",
-        "--seeds",
-        1,
-    )
+    asked = ("frontier", tiny, "--out", tmp_path / "f", "--budgets", "1600,800,400", "--seeds", 1)
     asked += ("--methods", "separate", "--submit")
     refused = seo_rec(*asked)
     assert refused.code == 2 and "--submit needs --scheduler" in refused.err
@@ -473,13 +453,10 @@ def test_jobs_are_submitted_in_order_until_one_fails(
 
 
 def test_a_job_has_mlet_s_options_only_where_a_method_is_trained_so(
-    tiny_data: DataSet,
-    tmp_path: Path,
-    seo_rec: Callable[..., Any],
-    trained: list[tuple[str, int, int]],
+    tiny: Path, tmp_path: Path, seo_rec: Callable[..., Any], trained: list[tuple[str, int, int]]
 ) -> None:
     """`compare` refuses them elsewhere; every line is one that it takes."""
-    asked = ("frontier", tiny_data, "--out", tmp_path / "f", "--budgets", "1600,800", "--seeds", 1)
+    asked = ("frontier", tiny, "--out", tmp_path / "f", "--budgets", "1600,800", "--seeds", 1)
     asked += ("--methods", "monolithic+mlet,collisionless", "--mlet-dim", 20, "--mlet-std", 0.5)
     done = seo_rec(*asked, "--scheduler", "slurm")
     assert done.code == 0, done.err
@@ -490,7 +467,7 @@ def test_a_job_has_mlet_s_options_only_where_a_method_is_trained_so(
         (False, False),
     ]
     for words in lines:
-        given = seo_rec("compare", tiny_data, "--out", words[8], *words[10:])
+        given = seo_rec("compare", tiny, "--out", words[8], *words[10:])
         assert given.code == 0, given.err
     trained.clear()
     assert seo_rec(*asked).code == 0 and trained == []
@@ -507,7 +484,7 @@ def test_small_features_stay_exact_at_the_budget(tiny_data: DataSet, method: str
     schema = tiny_data.schema
     small = {c.name for c in schema.features if (c.vocab_size or 0) <= 12}
     assert 0 < len(small) < len(schema.features)
-    policy = recipes.method_policy(method, tiny_data, 3200, 16, exact_below=12)
+    policy = recipes.method_policy(method, tiny_data, 3200, 16, changes={"exact_below": 12})
     assert {f.name for f in policy.features if f.lookups[0].address == "id"} == small
     assert 3200 - 16 < policy.num_params <= 3200
 
@@ -521,25 +498,27 @@ def test_where_no_feature_is_small_the_method_is_the_same(tiny_data: DataSet, me
         return [[(size[k.table], k.address, k.seed) for k in f.lookups] for f in policy.features]
 
     plain = recipes.method_policy(method, tiny_data, 3200, 16, seed=5)
-    twin = recipes.method_policy(method, tiny_data, 3200, 16, seed=5, exact_below=1)
+    twin = recipes.method_policy(method, tiny_data, 3200, 16, seed=5, changes={"exact_below": 1})
     assert shape(twin) == shape(plain)
 
 
 def test_groups_of_features_hash_alike(tiny_data: DataSet) -> None:
     a, b, *_ = (c.name for c in tiny_data.schema.features)
-    policy = recipes.method_policy("multi-size", tiny_data, 1600, 16, same_hash=((a, b),))
+    policy = recipes.method_policy(
+        "multi-size", tiny_data, 1600, 16, changes={"same_hash": ((a, b),)}
+    )
     seeds = {f.name: [k.seed for k in f.lookups] for f in policy.features}
     assert seeds[a] == seeds[b] and len({tuple(s) for s in seeds.values()}) == len(seeds) - 1
 
 
 def test_exact_features_are_refused_where_they_would_be_ignored(
-    tiny_data: DataSet, tmp_path: Path, seo_rec: Callable[..., Any]
+    tiny_data: DataSet, tmp_path: Path
 ) -> None:
     for method in ("seo", "seo-rr", "dimgrow", "no-search"):
         with pytest.raises(ValueError, match=f"exact_below or same_hash with method '{method}'"):
             recipes.compare(comparison(tiny_data, method, exact_below=9), tmp_path / "c")
     with pytest.raises(ValueError, match="exact_below is -1; allowed: 0 or more"):
-        recipes.method_policy("monolithic", tiny_data, 1600, 16, exact_below=-1)
+        recipes.method_policy("monolithic", tiny_data, 1600, 16, changes={"exact_below": -1})
     with pytest.raises(ValueError, match=r"same_hash names \['x', 'y'\]; allowed: "):
         recipes.compare(
             comparison(tiny_data, "monolithic", same_hash=(("x", "y"),)), tmp_path / "c"
@@ -551,18 +530,23 @@ def test_exact_features_are_refused_where_they_would_be_ignored(
     ):
         for method in ("monolithic", "collisionless"):
             with pytest.raises(ValueError, match=f"same_hash {wrong}"):
-                recipes.method_policy(method, tiny_data, 1600, 16, same_hash=groups)
+                recipes.method_policy(method, tiny_data, 1600, 16, changes={"same_hash": groups})
     with pytest.raises(ValueError, match="exact_below is -1; allowed: 0 or more"):
-        recipes.method_policy("collisionless", tiny_data, 1600, 16, exact_below=-1)
+        recipes.method_policy("collisionless", tiny_data, 1600, 16, changes={"exact_below": -1})
+
+
+def test_exact_features_are_refused_on_the_command_line(
+    tiny: Path, tiny_data: DataSet, tmp_path: Path, seo_rec: Callable[..., Any]
+) -> None:
     for option, value in (("--same-hash", "a,b"), ("--exact-below", 9), ("--params", 1600)):
-        asked = ("train", tiny_data, "--method", "collisionless", "--out", tmp_path / "r")
+        asked = ("train", tiny, "--method", "collisionless", "--out", tmp_path / "r")
         done = seo_rec(*asked, option, value)
         assert done.code == 2
         assert f"{option} with --method collisionless would be ignored" in done.err
     recipes.method_policy("monolithic", tiny_data, 1600, 16).save(tmp_path / "p.json")
     done = seo_rec(
         "train",
-        tiny_data,
+        tiny,
         "--policy",
         tmp_path / "p.json",
         "--out",
@@ -572,7 +556,7 @@ def test_exact_features_are_refused_where_they_would_be_ignored(
     )
     assert done.code == 2 and "--exact-below with --policy would be ignored" in done.err
     done = seo_rec(
-        "train", tiny_data, "--method", "monolithic", "--out", tmp_path / "r", "--same-hash", "a"
+        "train", tiny, "--method", "monolithic", "--out", tmp_path / "r", "--same-hash", "a"
     )
     assert done.code == 2 and "two names or more" in done.err
 
@@ -581,9 +565,7 @@ def test_what_is_not_asked_for_is_not_in_run_json(
     tiny_data: DataSet, tmp_path: Path, trained: list[tuple[str, int, int]]
 ) -> None:
     """Comparisons of before these settings go on; with them they are another comparison."""
-    plain = replace(
-        comparison(tiny_data, "monolithic", seeds=1), settings=SeoSettings(budget_rows=99)
-    )
+    plain = comparison(tiny_data, "monolithic", params=99 * 16, seeds=1)
     recipes.compare(plain, tmp_path / "c")
     stored = json.loads((tmp_path / "c" / "run.json").read_text())
     assert not {"exact_below", "same_hash"} & set(stored)

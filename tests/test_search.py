@@ -16,26 +16,29 @@ import torch
 
 from seo_rec import recipes
 from seo_rec.batch import Batch
-from seo_rec.data.stream import Stream
+from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.data.synthetic import synthetic
 from seo_rec.model import ModelSettings, RecModel, build_model
 from seo_rec.policy import PolicyError
-from seo_rec.recipes import searching
-from seo_rec.schema import read_schema
+from seo_rec.search.held_out import HeldOutStep
+from seo_rec.search.run_off import RunOff
 from seo_rec.search.seo import (
     Attention,
-    LogitStep,
+    SeoSearch,
     SeoSettings,
     by_id,
     gate_optimizers,
+    logit_step,
     make_gate,
+    search_attention,
     search_space,
 )
-from seo_rec.train import FitSettings, evaluate, make_optimizers
+from seo_rec.search.seo import search as seo_search
+from seo_rec.train import FitSettings, Training, evaluate, make_optimizers
 
 SMALL = ModelSettings(hidden=(8,))
 FIT = FitSettings(epochs=2, batch_size=200, row_lr=0.02, dense_lr=0.02, log_every=1)
-SEO = SeoSettings(budget_rows=100, logit_lr=0.05)
+SEO = SeoSearch(budget_rows=100, logit_lr=0.05, run_off=None)
 
 
 # ---- the gate ----------------------------------------------------------------------------
@@ -140,11 +143,10 @@ def test_the_same_seed_gives_the_same_projection(tiny_data: DataSet) -> None:
     assert torch.equal(after, torch.rand(1))
 
 
-def search_model(data: Path, settings: SeoSettings) -> tuple[RecModel, Attention]:
-    schema = read_schema(data)
-    gate = make_gate(schema, settings)
-    space = search_space(schema, settings)
-    return build_model(space, len(schema.numeric), replace(SMALL, init_scale=0.5), 0, gate), gate
+def search_model(data: DataSet, settings: SeoSettings) -> tuple[RecModel, Attention]:
+    gate = make_gate(data.schema, settings)
+    space = search_space(data.schema, settings)
+    return build_model(space, data.num_numeric, replace(SMALL, init_scale=0.5), 0, gate), gate
 
 
 @pytest.mark.parametrize("projected", [False, True])
@@ -166,6 +168,14 @@ def snapshot(model: RecModel) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
+def step_of(
+    gate: Attention, settings: SeoSettings, data: DataSet, total_steps: int, warmup_steps: int
+) -> HeldOutStep:
+    """The step of a search whose epochs have one training step each."""
+    settings = replace(settings, warmup_epochs=warmup_steps)
+    return logit_step(gate, settings, data, replace(FIT, epochs=total_steps, batch_size=50), 1)
+
+
 def moved(model: RecModel, before: dict[str, torch.Tensor]) -> set[str]:
     return {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
 
@@ -174,8 +184,7 @@ def moved(model: RecModel, before: dict[str, torch.Tensor]) -> set[str]:
 def test_a_held_out_step_changes_the_logits_alone(tiny_data: DataSet, projected: bool) -> None:
     settings = replace(SEO, search_split="held-out", use_down_projection=projected)
     model, _ = search_model(tiny_data, settings)
-    held_out = tiny_data.stream("val", batch_size=50)
-    step = LogitStep(model.embedding.gate, settings, held_out, total_steps=10, warmup_steps=0)
+    step = step_of(model.embedding.gate, settings, tiny_data, total_steps=10, warmup_steps=0)
     before = snapshot(model)
     step(model, 1)
     assert moved(model, before) == {"embedding.gate.logits"}
@@ -187,7 +196,7 @@ def test_the_train_split_trains_the_logits_with_the_rest(tiny_data: DataSet) -> 
     optimizers = make_optimizers(model, "sgd", 0.1, 0.1) | gate_optimizers(gate, SEO, 0.1)
     assert any(p is gate.logits for g in optimizers["gate"].param_groups for p in g["params"])
     before = snapshot(model)
-    LogitStep(gate, SEO, None, total_steps=10, warmup_steps=0)(model, 1)
+    step_of(gate, SEO, tiny_data, total_steps=10, warmup_steps=0)(model, 1)
     assert moved(model, before) == set()
 
 
@@ -232,9 +241,7 @@ def test_held_out_steps_read_validation_rows_only_after_the_warm_up(
 
     monkeypatch.setattr(RecModel, "forward", watched)
     settings = replace(SEO, search_split="held-out", warmup_epochs=1)
-    recipes.search_attention(
-        tiny_data, settings, Training(SMALL, replace(FIT, batch_size=100)), tmp_path
-    )
+    search_attention(tiny_data, settings, Training(SMALL, replace(FIT, batch_size=100)), tmp_path)
     for split, batch in seen:
         assert {split_of[row] for row in batch} == {split}
     # 10 batches of training rows alone, then one of validation rows after each
@@ -247,8 +254,7 @@ def test_held_out_steps_read_validation_rows_only_after_the_warm_up(
 def test_the_warm_up_is_respected_to_the_step(tiny_data: DataSet) -> None:
     settings = replace(SEO, search_split="held-out")
     model, _ = search_model(tiny_data, settings)
-    held_out = tiny_data.stream("val", batch_size=50)
-    step = LogitStep(model.embedding.gate, settings, held_out, total_steps=9, warmup_steps=3)
+    step = step_of(model.embedding.gate, settings, tiny_data, total_steps=9, warmup_steps=3)
     for number, expected in [(1, set()), (3, set()), (4, {"embedding.gate.logits"})]:
         before = snapshot(model)
         step(model, number)
@@ -261,7 +267,7 @@ def test_the_warm_up_is_respected_to_the_step(tiny_data: DataSet) -> None:
 def test_the_temperature_falls_geometrically_to_its_end(tiny_data: DataSet) -> None:
     settings = replace(SEO, temperature=2.0, temperature_end=0.5)
     model, gate = search_model(tiny_data, settings)
-    step = LogitStep(gate, settings, None, total_steps=4, warmup_steps=0)
+    step = step_of(gate, settings, tiny_data, total_steps=4, warmup_steps=0)
     assert gate.temperature == 2.0
     seen = []
     for number in range(1, 7):
@@ -273,7 +279,7 @@ def test_the_temperature_falls_geometrically_to_its_end(tiny_data: DataSet) -> N
 def test_without_an_end_the_temperature_stays(tiny_data: DataSet) -> None:
     settings = replace(SEO, temperature=0.3)
     model, gate = search_model(tiny_data, settings)
-    LogitStep(gate, settings, None, total_steps=4, warmup_steps=0)(model, 2)
+    step_of(gate, settings, tiny_data, total_steps=4, warmup_steps=0)(model, 2)
     assert gate.temperature == 0.3
 
 
@@ -284,9 +290,11 @@ def test_a_search_reports_its_best_epoch_at_that_epochs_temperature(
     settings = replace(SEO, temperature_end=0.05, logit_lr=0.3)
     fit_settings = replace(FIT, epochs=4, patience=4, row_lr=0.1, average=0.0)
     models: list[RecModel] = []
-    build = searching.build_model
-    monkeypatch.setattr(searching, "build_model", lambda *a: models.append(build(*a)) or models[-1])
-    found = recipes.search_attention(tiny_data, settings, Training(SMALL, fit_settings), tmp_path)
+    build = seo_search.build_model
+    monkeypatch.setattr(
+        seo_search, "build_model", lambda *a: models.append(build(*a)) or models[-1]
+    )
+    found = search_attention(tiny_data, settings, Training(SMALL, fit_settings), tmp_path)
     lines = [json.loads(line) for p in tmp_path.rglob("metrics.jsonl") for line in p.open()]
     aucs = [line["val_auc"] for line in lines if line["event"] == "epoch"]
     assert max(aucs) > aucs[-1]  # else this test says nothing
@@ -332,7 +340,7 @@ def test_settings_out_of_range(wrong: dict[str, Any], says: str) -> None:
         (replace(SEO, total_chunks=29), None, PolicyError, "total_chunks 29.*allowed: 7 to 28"),
         (replace(SEO, min_chunks=3), None, PolicyError, "total_chunks 14.*allowed: 21 to 28"),
         (replace(SEO, dim=64), None, PolicyError, "total_chunks 56"),
-        (replace(SEO, total_chunks=9), recipes.RunOff(), ValueError, "without run-off"),
+        (replace(SEO, total_chunks=9), RunOff(), ValueError, "total_chunks 9 with a run-off"),
         (
             replace(SEO, search_split="held-out", warmup_epochs=2),
             None,
@@ -342,7 +350,7 @@ def test_settings_out_of_range(wrong: dict[str, Any], says: str) -> None:
     ],
 )
 def test_a_search_that_cannot_end_does_not_begin(
-    tiny_data: DataSet, tmp_path: Path, settings: SeoSettings, run_off: Any, error: Any, says: str
+    tiny_data: DataSet, tmp_path: Path, settings: SeoSearch, run_off: Any, error: Any, says: str
 ) -> None:
     with pytest.raises(error, match=says):
         recipes.search(
@@ -405,16 +413,23 @@ def chunks_by_role(tmp_path: Path, seed: int) -> dict[str, float]:
         noise_vocab=2000,
         signal=3.0,
     )
-    settings = SeoSettings(
-        budget_rows=1500, dim=8, chunk_dim=4, search_dim=16, min_chunks=0, logit_lr=2e-2
+    settings = SeoSearch(
+        budget_rows=1500,
+        dim=8,
+        chunk_dim=4,
+        search_dim=16,
+        min_chunks=0,
+        logit_lr=2e-2,
+        run_off=None,
     )
     fit_settings = FitSettings(
         epochs=3, batch_size=256, row_lr=5e-3, dense_lr=5e-3, seed=seed, average=0.9
     )
     model_settings = ModelSettings(hidden=(32,))
+    training = Training(model_settings, fit_settings)
     policy = recipes.search(
-        "seo", data, tmp_path / f"out{seed}", settings, Training(model_settings, fit_settings)
-    )
+        "seo", open_data(data), tmp_path / f"out{seed}", settings, training
+    ).policy
     assert policy.num_lookups == settings.chosen(10)
     chunks = {f.name: len(f.lookups) for f in policy.features} | dict.fromkeys(policy.dropped, 0)
     return {

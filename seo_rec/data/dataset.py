@@ -55,7 +55,7 @@ class DataSet:
         return len(self.schema.numeric)
 
     def counts(self, feature: str) -> tuple[Ids, Ids]:
-        """The training ids of ``feature``, ascending, and the training rows that hold each.
+        """The training ids of ``feature``, ascending, and how often each occurs there.
 
         Raises:
             DataError: The data set has no vocabulary of that column.
