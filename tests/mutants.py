@@ -52,7 +52,7 @@ _POLICY = (
         "seo_rec/policy/dtypes.py",
         "return -(-BITS[dtype] * dim // 8) + SCALE_BYTES",
         "return -(-BITS[dtype] * dim // 8)",
-        ("tests/test_policy.py::test_widths_and_counts", "tests/test_dtypes.py"),
+        ("tests/test_embed.py::test_num_bytes_is_what_is_stored",),
     ),
     Mutant(
         "num-bytes-counts-half-of-an-id",

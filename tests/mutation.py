@@ -102,7 +102,6 @@ def _copy_project(copy: Path) -> None:
 
 def _import_libraries() -> None:
     """Import what all tests need and no fault changes, once, before the processes are forked."""
-    import hypothesis  # noqa: F401
     import pytest  # noqa: F401
     import sklearn.metrics
     import torch
