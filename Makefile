@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 STAMP := .venv/installed-$(STACK)
 
-.PHONY: help demo test test-all mutants schedulers lint setup everything clean
+.PHONY: help demo test test-all mutants schedulers lint docs setup everything clean
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo "Settings: STACK=auto|cpu|cuda (auto: cuda if nvidia-smi lists a GPU), OUT=$(OUT), PYTHON=python3.x"
@@ -39,12 +39,15 @@ lint: $(STAMP)  ## Style, types and the import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(STAMP)  ## Build the site of docs/ into site/; broken links and references are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
+
 CRITEO := $(foreach i,0 1 2 3 4,data/criteo-$(i))
 MORE_L2 := ml-1m-l2-4e-4 ml-1m-l2-8e-4 ml-1m-l2-16e-4 ml-1m-l2-32e-4
 everything: $(STAMP)  ## Every method on prepared data/ml-1m and data/criteo-0..4 (many hours; resumable)
-	$(BIN)/python -m benchmarks.evidence movielens --data data/ml-1m --only ml-1m ml-1m-widths ml-1m-48000 $(MORE_L2) --record
-	$(BIN)/python -m benchmarks.evidence criteo --data $(CRITEO) --only criteo-80000 criteo-80000-widths --record
-	$(BIN)/python -m benchmarks.tables
+	$(BIN)/python -m benchmarks.accuracy.evidence movielens --data data/ml-1m --only ml-1m ml-1m-widths ml-1m-48000 $(MORE_L2) --record
+	$(BIN)/python -m benchmarks.accuracy.evidence criteo --data $(CRITEO) --only criteo-80000 criteo-80000-widths --record
+	$(BIN)/python -m benchmarks.pages.tables
 	$(BIN)/seo-rec report runs/ml-1m runs/ml-1m-widths runs/ml-1m-48000 $(MORE_L2:%=runs/%) runs/criteo-80000 runs/criteo-80000-widths --out runs/every-way.html --force
 
 setup: $(STAMP)  ## Create .venv and install the pinned stack into it
@@ -57,6 +60,6 @@ $(STAMP): pyproject.toml setup.py $(wildcard packaging/*.py packaging/*/pyprojec
 	touch $@
 
 clean:  ## Remove .venv, caches and builds; runs/ and data/ stay
-	rm -rf .venv build dist *.egg-info packaging/*/build packaging/*/*.egg-info
+	rm -rf .venv build dist site *.egg-info packaging/*/build packaging/*/*.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -436,7 +436,7 @@ def benchmark(
     """Measures the throughput of training; from a clone, which is where the benchmarks are.
 
     Args:
-        script_args: options of `python -m benchmarks.throughput`
+        script_args: options of `python -m benchmarks.ranks.throughput`
         j: {nnodes}x{nproc_per_node}
         rdzv_port: port of node 0 at which several nodes meet
         rdzv_timeout: seconds that a node waits for the others
@@ -450,5 +450,5 @@ def benchmark(
         image: container image with the clone as its working directory; default: this interpreter
     """
     machine = _Machine(cpu, gpu, memMB, h, env, mounts, max_retries, image)
-    command = ["benchmarks.throughput", *script_args]
+    command = ["benchmarks.ranks.throughput", *script_args]
     return _app("benchmark", command, machine, _Processes(j, 0, rdzv_port, rdzv_timeout))

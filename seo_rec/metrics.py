@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import roc_auc_score
+
+# sklearn takes most of a second to import, which nothing before the first evaluation needs, so the
+# functions that need it import it.
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ def binary_metrics(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.floa
     Args:
         logits, labels: shape (rows,).
     """
+    from sklearn.metrics import roc_auc_score
+
     if logits.size == 0:
         return Metrics(*(float("nan"),) * 4, num_rows=0)
     z, y = logits.astype(np.float64), labels.astype(np.float64)
@@ -64,6 +68,8 @@ def auc_gain(
         logits, reference: shape (rows,), or (trainings, rows).
         labels: shape (rows,); the rows of all three are the same, in the same order.
     """
+    from sklearn.metrics import roc_auc_score
+
     pairs = list(zip(np.atleast_2d(logits), np.atleast_2d(reference), strict=True))
 
     def gain(rows: npt.NDArray[np.bool_]) -> float:

@@ -1,13 +1,22 @@
-"""How a process of a launch ends."""
+"""How a process speaks and how it ends."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
+
+
+def quiet_libraries() -> None:
+    """Silence notices of the libraries that a user can do nothing about."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch(rec)?\.")
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.autograd\.graph")
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 
 def run_and_leave(main: Callable[[], None]) -> NoReturn:

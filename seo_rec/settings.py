@@ -145,7 +145,7 @@ class ModelSettings:
     Args:
         backbone: The network that reads the dense columns and the embeddings.
         hidden: Widths of the hidden layers of the network.
-        dropout: Share of the hidden units that are dropped in training, from 0 to below 1.
+        dropout: Share of the hidden units that training drops, 0 to below 1.
         init_scale: Embeddings start uniformly distributed between minus this number and this
             number.
         interaction: Settings of the backbone itself; backbones that have no settings keep None.
@@ -206,19 +206,19 @@ class FitSettings:
 
     Args:
         epochs: The largest number of passes over the training rows.
-        patience: Training stops after so many epochs without a better validation AUC.
+        patience: Epochs without a better validation AUC that end the training.
         batch_size: Rows in a batch, over all processes.
-        row_optimizer: Optimizer of the tables: adam, adagrad, rowwise_adagrad or sgd.
+        row_optimizer: Optimizer of the tables: adam, adagrad, rowwise_adagrad, sgd.
         row_lr: Learning rate of the tables.
         dense_lr: Learning rate of the dense layers.
-        row_l2: Weight in the loss of half the squared norm of the tables; tune it first.
+        row_l2: Weight of half the squared norm of the tables; tune it first.
         warmup_steps: Steps over which the learning rates rise linearly from 0.
-        checkpoint_every: Steps between two checkpoints; 0 saves one at the end of each epoch.
+        checkpoint_every: Steps between checkpoints; 0: one at the end of each epoch.
         keep: Checkpoints that are kept on disk.
         log_every: Steps between two lines of metrics.jsonl.
         max_steps: Training ends after so many steps, whatever the epoch; 0 sets no limit.
-        average: Decay of the running mean of the weights that is evaluated and kept; 0: no mean.
-        seed: Seed of the weights, of the order of the rows and of the hash functions.
+        average: Decay of the mean of weights that is evaluated; 0: no mean.
+        seed: Seed of weights, order of rows and hash functions.
     """
 
     epochs: int = 20

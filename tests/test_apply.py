@@ -11,6 +11,7 @@ import torch
 import laws
 from cases import BAGS, POLICIES, SCHEMAS, searched
 from seo_rec import apply, methods
+from seo_rec.data.dataset import open_data
 from seo_rec.embed.remap import hash_rows
 from seo_rec.policy import Budget, Feature, Lookup, Policy, PolicyError, Table
 from seo_rec.search import seo
@@ -309,19 +310,18 @@ def own(policy: Policy) -> list[Table]:
 
 @strategies
 @pytest.mark.parametrize("params", [20_000, 20_001, 30_007])
-def test_a_policy_of_the_run_off_by_id_keeps_what_ids_need(strategy, params, tiny_data):
+def test_a_policy_of_the_run_off_by_id_keeps_what_ids_need(strategy, params, tiny):
     """Tables with a row per id stay; the shared chunks beside them take the rest to a row."""
-    settings = seo.SeoSettings(budget_rows=1250, dim=16, chunk_dim=4, search_dim=16)
-    shape = plain.Shape(settings.params, settings.dim, settings.chunk_dim, settings.search_dim, 0)
-    alone = plain.by_id(tiny_data, shape)
+    shape = plain.Shape(params=20_000, dim=16, chunk_dim=4, widest=16, seed=0)
+    data = open_data(tiny)
+    alone = [c.policy for c in plain.by_id(data, shape)]
     assert alone, "no row per id fits, so this test says nothing"
-    for policy in (candidate.policy for candidate in alone):
+    for policy in alone:
         applied = apply.STRATEGIES[strategy](policy, params)
         assert applied == policy and applied.num_params <= params
         with pytest.raises(PolicyError, match="cannot shrink"):
             apply.STRATEGIES[strategy](policy, policy.num_params - 1)
-    (both,) = plain.both(tiny_data, shape)
-    policy = both.policy
+    (policy,) = [c.policy for c in plain.both(data, shape)]
     applied = apply.STRATEGIES[strategy](policy, params)
     laws.keeps_what_was_chosen(policy, applied)
     laws.applying_twice_changes_nothing(policy, strategy, params)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "cli.txt"
 PACKAGES = ("seo_rec", "kernels/seo_kernels", "components")
 FORBIDDEN_NAMES = {"util", "utils", "common", "helper", "helpers", "manager", "managers", "base"}
-TORCH_FREE = ("stack", "files", "schema", "policy", "methods", "settings", "apply")
+TORCH_FREE = ("stack", "files", "schema", "policy", "methods", "settings", "apply", "runs")
 MAX_BYTES = 1_000_000
 # Spelled so that this line does not match itself.
 MACHINE_PATH = re.compile(r"(?<![\w.~$}])/(?:work|root|opt|home)/[\w.]")

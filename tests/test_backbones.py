@@ -32,6 +32,8 @@ from seo_rec.backbones import (
     DLRMSettings,
     XDeepFMSettings,
     build_backbone,
+    having,
+    traits_of,
 )
 from seo_rec.backbones.dcn import VectorCross
 from seo_rec.backbones.layers import FeatureVectors, Inputs, PairProducts, pair_sum
@@ -411,6 +413,40 @@ def test_runs_from_before_other_backbones_are_the_same_runs() -> None:
     assert settings == ModelSettings("mlp", (8,), 0.25, 0.01)
     assert json.loads(json.dumps(settings.as_json())) == old
     assert ModelSettings.from_json({"hidden": [8]}) == ModelSettings(hidden=(8,))
+
+
+# ---- traits --------------------------------------------------------------------------------
+
+
+@dense
+@pytest.mark.parametrize("name", having(lambda traits: bool(traits.readers)))
+def test_a_linear_map_in_front_folds_into_the_readers(name: str, num_dense: int) -> None:
+    """``reader(A x) = (reader A)(x)``: the logits are those without the map, so no reader lacks."""
+    torch.manual_seed(0)
+    narrow, wide = (3, 1), (7,)
+    folded = build_backbone(name, num_dense, narrow, (6, 5), 0.0).double().eval()
+    mapped = build_backbone(name, num_dense, wide, (6, 5), 0.0).double().eval()
+    A_HE, x_BE = torch.randn(7, 4).double(), torch.randn(9, 4).double()
+    weights = {key: value.clone() for key, value in mapped.state_dict().items()}
+    for reader in traits_of(name).readers:
+        assert isinstance(mapped.get_submodule(reader), nn.Linear)
+        numeric, of_x = weights[f"{reader}.weight"].tensor_split([-7], dim=1)
+        weights[f"{reader}.weight"] = torch.cat([numeric, of_x @ A_HE], dim=1)
+    folded.load_state_dict(weights)
+    dense_BN = torch.randn(9, num_dense).double()
+    torch.testing.assert_close(folded(dense_BN, x_BE), mapped(dense_BN, x_BE @ A_HE.T))
+
+
+@names
+def test_only_what_pairs_features_sees_where_one_ends(name: str) -> None:
+    """The others cannot tell two features from one that is as wide as both."""
+    x_BE = torch.randn(9, 8, generator=torch.Generator().manual_seed(0))
+    found = []
+    for dims in ((4, 4), (8,)):
+        torch.manual_seed(0)
+        backbone = build_backbone(name, 2, dims, (6,), 0.0).eval()
+        found.append(backbone(torch.ones(9, 2), x_BE))
+    assert torch.equal(*found) != traits_of(name).pairs_features
 
 
 def test_every_backbone_has_its_page() -> None:

@@ -512,7 +512,7 @@ QUICK = ("--epochs", "1", "--batch-size", "200", "--hidden", "8")
 
 
 def test_the_command(seo_rec: Callable[..., Any], tiny: Path, tmp_path: Path) -> None:
-    given = ("--set", "params=800", "--set", "keep=0.5", "--set", "address=hash")
+    given = ("--params", "800", "--set", "keep=0.5", "--set", "address=hash")
     done = seo_rec("search", tiny, "--out", tmp_path / "s", "--method", "sseds", *given, *QUICK)
     assert done.code == 0, done.err
     assert "policy.json: sseds, " in done.out
@@ -538,17 +538,17 @@ def test_the_command(seo_rec: Callable[..., Any], tiny: Path, tmp_path: Path) ->
         (("--method", "sseds", "--set", "keep"), "--set 'keep' of sseds; allowed, with defaults"),
         (("--method", "sseds", "--set", "keep=x"), "--set keep=x; allowed: a number"),
         (("--method", "sseds", "--set", "keep=2"), "keep is 2.0; allowed: above 0, to 1"),
-        (("--method", "sseds", "--set", "min_dim=1.5"), "min_dim has '1.5'; allowed: a whole"),
+        (("--method", "sseds", "--set", "min_dim=1.5"), "--set min_dim=1.5; allowed: a whole"),
         (("--method", "dimgrow", "--set", "fill=yes"), "--set fill=yes; allowed: true or false"),
         (
             ("--method", "sseds", "--set", "keep=.1", "--set", "keep=.2"),
-            "keep is already given by --set",
+            "keep is already given; give it once",
         ),
         (
-            ("--method", "sseds", "--chunk-dim", "4", "--no-run-off"),
-            "--chunk-dim, --run-off with --method sseds; allowed with --method seo only",
+            ("--method", "sseds", "--set", "chunk_dim=4"),
+            "--set 'chunk_dim=4' of sseds; allowed, with defaults: max_dim=16, address=auto",
         ),
-        (("--set", "alpha=1"), "--set 'alpha=1' with --method seo; its settings are options"),
+        (("--set", "alpha=1"), "--set 'alpha=1' of seo; allowed, with defaults: chunk_dim=8"),
         (
             ("--method", "no-search", "--l2", "1e-4", "--epochs", "3"),
             "--epochs, --l2 with --method no-search would be ignored; allowed with searches that",
@@ -558,7 +558,7 @@ def test_the_command(seo_rec: Callable[..., Any], tiny: Path, tmp_path: Path) ->
             "--average with --method dimgrow would be ignored; allowed with searches that keep",
         ),
         (
-            ("--method", "dimgrow", "--backbone", "dlrm"),
+            ("--method", "dimgrow", "--backbone", "dlrm", "--set", "adapt=joint"),
             "allowed: adapt 'per-feature' (--set adapt",
         ),
     ],

@@ -1,46 +1,28 @@
-"""Benchmarks that choose, compare and record: what counts as done, and what their tables hold."""
+"""The measured pages: what their tables hold, and that they are written from the records."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
+import re
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import (
-    backbones,
-    combined,
-    dimgrow,
-    everything_table,
-    evidence,
-    mlet,
-    optembed,
-    tables,
-    unified,
-    unified_table,
-)
-from seo_rec import recipes, search
-from seo_rec.model import ModelSettings
-from seo_rec.policy import Policy
-from seo_rec.schema import Column, Schema, read_schema
-from seo_rec.search.optembed import OptEmbedSettings
-from seo_rec.train import FitSettings
+from benchmarks.accuracy import backbones, dimgrow, evidence, mlet, optembed, unified
+from benchmarks.pages import combined as combined_page
+from benchmarks.pages import dimgrow as dimgrow_page
+from benchmarks.pages import every_way, readme, results, speed, tables
+from benchmarks.pages import mlet as mlet_page
+from benchmarks.pages import optembed as optembed_page
+from benchmarks.pages import unified as unified_page
+from benchmarks.pages.markdown import Column as TableColumn
+from benchmarks.pages.markdown import fill, marks, table
+from benchmarks.record import Records
+from seo_rec.schema import Column, Schema
+from seo_rec.search import find
 
 PLAN = mlet.Plan((1.0, 2.0), (3.0,), (4.0, 5.0), ("mlp",), (4, 8), (16, 64), (0, 1, 2))
-FIT = FitSettings(epochs=1, batch_size=200)
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    def run(module: Any, *arguments: Any) -> None:
-        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
-        module.main()
-
-    return run
 
 
 # ---- MLET --------------------------------------------------------------------------------
@@ -69,7 +51,7 @@ def tuned(data: str, best: float) -> list[dict[str, Any]]:
 
 
 def test_the_choice_is_that_of_one_data_set_by_validation() -> None:
-    found = mlet.by_key([*tuned("a", 2.0), *tuned("b", 1.0)])
+    found = Records.of([*tuned("a", 2.0), *tuned("b", 1.0)], mlet.IDENTITY)
     assert mlet.chosen(found, PLAN, "a", False) == mlet.Choice(2.0, 3.0)
     assert mlet.chosen(found, PLAN, "b", True) == mlet.Choice(1.0, 3.0, 4.0)
     assert mlet.chosen(found, PLAN, "c", True) is None
@@ -94,7 +76,7 @@ def test_tables_hold_the_present_choice_and_common_seeds() -> None:
         other = replace(cell, choice=replace(cell.choice, lr=1.0))
         lines.append(line_of("auc", other, 0.99, 0.1))
         lines.append(line_of("auc", cell, 0.99, 0.2, "b"))
-    page = "\n".join(mlet.page_lines(lines, PLAN)).split("set b")
+    page = "\n".join(mlet_page.region(lines, PLAN)).split("set b")
     assert "17 of 18 planned runs are recorded. 17 of other settings are not shown." in page[0]
     assert "12 of 23 runs hit the limit of epochs" in page[0]  # those of seed 0, `tune` included
     assert "17 of 18 planned runs are recorded. Chosen" in page[1]
@@ -103,12 +85,13 @@ def test_tables_hold_the_present_choice_and_common_seeds() -> None:
     assert "`mlp`, test AUC, seeds 0, 1:" in page[0]
     assert "| no narrower table tried |" in page[0]
     assert (
-        "| 8 | 0.62000 | 0.63500 | +0.01500 ± 0.00500 (p 0.205) | 0.71000 | +0.09000 ± 0.00000 "
-        "(p n/a) | 16 | 1.7 times | +2.42 % | +2.94 % | +0.52 ± 0.52 |" in page[0]
+        "| 8 | 0.62000 | 0.63500; +0.01500 ± 0.00500 (p 0.205) | 0.71000; +0.09000 ± 0.00000 "
+        "(p n/a) |" in page[0]
     )
-    (found,) = mlet.page_lines(tuned("a", 2.0)[:-1], PLAN)
+    assert "| 8 | 16 | 1.7 times | +2.42 % | +2.94 % | +0.52 ± 0.52 |" in page[0]
+    found, _ = mlet_page.region(tuned("a", 2.0)[:-1], PLAN)
     assert found.endswith(": 5 of 6 runs of `tune` are recorded, so nothing is chosen yet.")
-    assert "the plan has 144 runs" in mlet.page_lines([])[0]
+    assert "the plan has 144 runs" in mlet_page.region([])[0]
 
 
 def test_mlet_shows_every_plan_that_was_recorded() -> None:
@@ -123,7 +106,7 @@ def test_mlet_shows_every_plan_that_was_recorded() -> None:
     for plan in (longer, PLAN, wider):
         cells = mlet.grid(plan, one, two)
         lines += [line_of("auc", c, 0.6, 0.6 + 0.01 * (c.k > 0)) for c in cells]
-    page = "\n".join(mlet.page_lines(lines, PLAN))
+    page = "\n".join(mlet_page.region(lines, PLAN))
     assert "at most 40 epochs: 18 of 18 planned runs are recorded. Chosen" in page
     assert "at most 20 epochs: 18 of 18 planned runs are recorded, and 4 more. Chosen" in page
     assert page.count("seeds 0, 1, 2:") == 2
@@ -142,71 +125,11 @@ def test_mlet_shows_every_plan_that_was_recorded() -> None:
 )
 def test_how_many_times_narrower(by_width: dict[int, float], expected: Any) -> None:
     """0.9 halfway between widths 2 and 4 is at width 2 sqrt 2."""
-    found = mlet.narrower(8, 0.9, by_width)
+    found = mlet_page.narrower(8, 0.9, by_width)
     assert (found is None) if expected is None else found == pytest.approx(expected)
 
 
-def test_mlet_is_tuned_first_and_runs_once(
-    tiny: Path,
-    tmp_path: Path,
-    command: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(mlet, "RECORD", tmp_path / "mlet.jsonl")
-    small = ("--data", tiny, "--record", "--out", tmp_path / "runs", "--rates", 2e-3, "--l2s", 0)
-    small = (*small, "--epochs", 1)
-    small = (*small, "--stds", 0.5, "--only", "mlp", "--widths", 2, "--inner", 3, "--seeds", 0, 1)
-    with pytest.raises(SystemExit):
-        command(mlet, "auc", *small)
-    assert "run `tune --record` first" in capsys.readouterr().err
-    for part in ("tune", "auc", "auc"):
-        command(mlet, part, *small)
-    assert [x["part"] for x in mlet.recorded()] == ["tune"] * 2 + ["auc"] * 2
-    assert capsys.readouterr().out.endswith("2 of 2 runs hit the limit of epochs\n")
-    command(mlet, "show", *small)
-    assert "2 of 2 planned runs are recorded." in capsys.readouterr().out
-
-
 # ---- widths in chunks --------------------------------------------------------------------
-
-
-@pytest.fixture
-def searches(tiny: Path, tmp_path: Path) -> Path:
-    kind, function = search.SEARCHES["mixed-dimension"]
-    settings = kind(params=800, max_dim=8)  # type: ignore[call-arg]
-    folder = tmp_path / "searches" / "mixed-dimension-seed0"
-    folder.mkdir(parents=True)
-    function(tiny, settings, ModelSettings(), FIT).policy.save(folder / "policy.json")
-    return folder.parent
-
-
-def test_a_line_is_done_when_it_is_recorded(
-    tiny: Path,
-    tmp_path: Path,
-    searches: Path,
-    command: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A finished run without its line is recorded, and not trained again."""
-    record = tmp_path / "combined.jsonl"
-    monkeypatch.setattr(combined, "RECORD", record)
-    quick = lambda **given: FitSettings(**{**given, "epochs": 1, "batch_size": 200})  # noqa: E731
-    monkeypatch.setattr(combined, "FitSettings", quick)
-    asked = ("--data", tiny, "--searches", searches, "--methods", "mixed-dimension", "--seeds", 1)
-    asked = (*asked, "--params", 800, "--chunk-dims", 2, "--forms", "chunks")
-    asked = (*asked, "--out", tmp_path / "runs")
-    command(combined, *asked)
-    assert not record.exists()
-    monkeypatch.setattr(recipes.training, "train_model", None)
-    command(combined, *asked, "--record")
-    command(combined, *asked, "--record")
-    (line,) = combined.read(record)
-    for words in ("--params 800", "--chunk-dims 2", "--lr 0.002", f"--searches {searches}"):
-        assert words in line["command"]
-    assert combined.page_lines([], []) == [
-        "Nothing is recorded yet; a data set and budget have 9 runs."
-    ]
 
 
 COMBINED_FIT = asdict(next(p for p in evidence.movielens() if p.name == "ml-1m").fit)
@@ -231,78 +154,22 @@ def test_combinations_stand_beside_both_of_their_parts_on_validation() -> None:
         plain += [{**own, "val_auc": 0.79 - 0.01 * seed}, seo]
         plain += [{**seo, "study": "ml-1m-shared", "val_auc": 0.1}, {**seo, "budget": 900}]
         plain += [{**own, "data_fingerprint": "e", "val_auc": 0.1}]
-    page = combined.page_lines(lines, plain)
+    page = combined_page.region(lines, plain)
     assert "800 floats, batch 2,048, learning rate 0.002, L2 0.0002: 2 of 9 planned" in page[0]
     assert "planned runs and 1 more. " in page[0]
     row, degenerate = (x for x in page if x.startswith("| sseds's widths") and "0.81000" in x)
     assert row.startswith(
-        "| sseds's widths in chunks of 4, degenerate with seeds 1: one chunk for every feature | 2 "
-        "| 0.80500 ± 0.00707 | 0.78500 ± 0.00707 | 0.81000 ± 0.00000 | +0.02000 ± 0.01000 "
-        "(p 0.295) | \N{MINUS SIGN}0.00500 ± 0.00500 (p 0.500) | seo | 0.50000 ± 0.00000 |"
+        "| sseds's widths in chunks of 4, degenerate with seed 1: one chunk for every feature | 2 "
+        "| 0.80500 ± 0.00707 | 0.78500 ± 0.00707; +0.02000 ± 0.01000 (p 0.295) "
+        "| 0.81000 ± 0.00000; \N{MINUS SIGN}0.00500 ± 0.00500 (p 0.500) | seo "
+        "| 0.50000 ± 0.00000 |"
     )
     assert "in chunks of 2, degenerate: one chunk" in degenerate
-    other = page[-1]
+    other = page[-2]
+    assert combined_page.region([], []) == [
+        "Nothing is recorded yet; a data set and budget have 9 runs."
+    ]
     assert "| not recorded | not recorded |" in other and "not known yet" in other
-
-
-def test_pruned_tables_beside_chunks_spend_one_budget(tiny: Path) -> None:
-    """A feature that the search dropped has chunks alone."""
-    schema = read_schema(tiny)
-    kind, function = search.SEARCHES["no-search"]
-    own = function(tiny, kind(params=800, max_dim=8, address="id"), ModelSettings(), FIT).policy  # type: ignore[call-arg]
-    gone = own.features[-1]
-    tables = tuple(t for t in own.tables if t.name not in {k.table for k in gone.lookups})
-    ids = {name: v for name, v in own.vocabularies.items() if name != gone.name}
-    own = replace(
-        own, tables=tables, features=own.features[:-1], dropped=(gone.name,), vocabularies=ids
-    )
-    found = combined.beside(own, tiny, 1600, 4, 0)
-    assert [f.name for f in found.features] == [c.name for c in schema.features]
-    assert not found.dropped and 1600 - 4 < found.num_params <= 1600
-    lookups = {f.name: [k.address for k in f.lookups] for f in found.features}
-    assert lookups.pop(gone.name) == ["hash"] * 4
-    assert all(x[0] == "id" and x[-4:] == ["hash"] * 4 for x in lookups.values())
-    with pytest.raises(ValueError, match="divisors of 16"):
-        combined.beside(own, tiny, 1600, 3, 0)
-
-
-def test_a_search_at_half_the_budget_is_combined_and_recorded(
-    tiny: Path, tmp_path: Path, command: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(combined, "RECORD", tmp_path / "combined.jsonl")
-    quick = lambda **given: FitSettings(**{**given, "epochs": 1, "batch_size": 200})  # noqa: E731
-    monkeypatch.setattr(combined, "FitSettings", quick)
-    fast = lambda **given: OptEmbedSettings(**given, generations=1)  # noqa: E731
-    monkeypatch.setattr(combined, "OptEmbedSettings", fast)
-    asked = ("--data", tiny, "--forms", "beside", "--seeds", 1, "--params", 1600)
-    command(combined, *asked, "--chunk-dims", 4, "--out", tmp_path / "runs", "--record")
-    (line,) = combined.read(tmp_path / "combined.jsonl")
-    assert line["method"] == "optembed-beside-4" and line["embedding_params"] <= 1600
-    with pytest.raises(SystemExit):
-        command(combined, "--data", tiny)
-
-
-def test_searches_that_do_not_fit_are_refused(tiny: Path, tmp_path: Path, searches: Path) -> None:
-    schema, path = read_schema(tiny), searches / "mixed-dimension-seed0" / "policy.json"
-    found = combined.read_found(path, schema, 800)
-    with pytest.raises(ValueError, match="at a budget of 800 parameters and --params is 900"):
-        combined.read_found(path, schema, 900)
-    other = replace(found, provenance={**found.provenance, "data_fingerprint": "b"})
-    fewer = {name: ids[:-1] for name, ids in found.vocabularies.items()}
-    assert fewer, "no feature has an id table, so this test says nothing"
-    pruned = replace(found, vocabularies=fewer)
-    shared = recipes.method_policy("monolithic", tiny, 800, 8, 4, 0)
-    arguments = {**shared.provenance["arguments"], "params": 800}
-    shared = replace(shared, provenance={**shared.provenance, "arguments": arguments})
-    cases: dict[str, Policy] = {
-        "of the data b": other,
-        "are pruned, and chunk tables": pruned,
-        "share no table": shared,
-    }
-    for says, policy in cases.items():
-        policy.save(tmp_path / "p.json")
-        with pytest.raises(ValueError, match=says):
-            combined.read_found(tmp_path / "p.json", schema, 800)
 
 
 # ---- OptEmbed, DimGrow, costs ------------------------------------------------------------
@@ -313,7 +180,7 @@ DATA = Schema("set f", (Column("a", "categorical", 3),), "y", {}, {}, options={"
 def optembed_lines(*arguments: str) -> list[dict[str, Any]]:
     """What a command would record, with made-up figures: full gains 0.002, 0.004, 0.006."""
     lines = []
-    for what in optembed.cells(optembed.parser().parse_args([*arguments]), DATA):
+    for what in optembed.cells(optembed.parser().parse_args(["--data", "d", *arguments]), DATA):
         auc = 0.8 + 0.01 * what["seed"] + 0.002 * (what["variant"] == "full") * (1 + what["seed"])
         found = {s: {"auc": auc, "log_loss": 0.4} for s in ("val", "test")}
         sparsity = 0.25 + 0.05 * what["seed"] * (what["variant"] == "full")
@@ -336,18 +203,17 @@ def test_optembed_counts_its_plan_and_pairs_by_seed() -> None:
                   for v in optembed.VARIANTS}  # fmt: skip
     assert by_variant["original"] == by_variant["full"] == set(optembed.BACKBONES)
     assert by_variant["rows"] == by_variant["dims"] == {"deepfm", "dcn"}
-    page = optembed.page_lines(lines[:-1])
+    page = optembed_page.region(lines[:-1])
     assert page[0].startswith("set f, fingerprint `") and "rating rule `r`" in page[0]
     assert "20 epochs" in page[0] and "a supernet of at most 5 epochs" in page[0]
     assert page[0].endswith("; 35 of 36 planned runs:")
-    (row,) = (x for x in page if x.startswith("| fnn | full |"))
-    assert "| 3 | 96 | 30.0 % (25.0 % to 35.0 %) |" in row and "| +0.00200 | 7 | 2 |" in row
-    (rows,) = (x for x in page if x.startswith("| dcn | rows |"))
-    assert "| 3 | 96 | 25.0 % |" in rows and "|  | 7 | 2 |" in rows
-    assert "| +0.05000 ± 0.00000 (p n/a) |" in row
-    assert "+0.00400 ± 0.00115 (p 0.074)" in row
-    assert row.count("0.76400 ± 0.01200") == row.count("0.81400 ± 0.01200") == 2
-    assert optembed.page_lines([]) == ["Nothing is recorded yet; the plan has 36 runs."]
+    size, score, gain = (x for x in page if x.startswith("| fnn | full |"))
+    assert size.endswith("| 3 | 96 | 30.0 % (25.0 % to 35.0 %) | 7 | 2 |")
+    assert score.count("0.76400 ± 0.01200") == score.count("0.81400 ± 0.01200") == 2
+    assert gain.endswith("| +0.05000 ± 0.00000 (p n/a) | +0.00400 ± 0.00115 (p 0.074) | +0.00200 |")
+    size, _, gain = (x for x in page if x.startswith("| dcn | rows |"))
+    assert size.endswith("| 3 | 96 | 25.0 % | 7 | 2 |") and gain.endswith("| — |")
+    assert optembed_page.region([]) == ["Nothing is recorded yet; the plan has 36 runs."]
 
 
 def test_optembed_shows_every_setting_in_its_own_table() -> None:
@@ -356,33 +222,15 @@ def test_optembed_shows_every_setting_in_its_own_table() -> None:
     lines = optembed_lines(*few)
     lines += [x for x in optembed_lines(*few, "--alpha", "0.5") if "supernet" in x]
     lines += optembed_lines(*few, "--lr", "0.5", "--seeds", "1")
-    page = optembed.page_lines(lines)
+    page = optembed_page.region(lines)
     titles = [x for x in page if x.startswith("set f")]
     assert len(titles) == 3 and "alpha 0.5" in titles[1] and "learning rate 0.5" in titles[2]
     assert titles[0].endswith("6 of 36 planned runs and 3 more:")
-    assert [x.split("|")[3].strip() for x in page if x.startswith("| fnn |")] == (
-        ["3"] * 6 + ["1"] * 3
-    )
+    sizes = [x for x in page if x.startswith("| fnn |") and "±" not in x and " 96 " in x]
+    assert [x.split("|")[3].strip() for x in sizes] == ["3"] * 6 + ["1"] * 3
     folders = {optembed.folder_of(x["what"]) for x in lines}
     assert len(folders) == 9 + 3 + 3  # dims do not read alpha, and are not trained twice
     assert all(name.startswith(DATA.fingerprint) for name in folders)
-
-
-def test_optembed_runs_once_with_epochs_of_its_own(
-    tiny: Path, tmp_path: Path, command: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(optembed, "RECORD", tmp_path / "optembed.jsonl")
-    asked = ("--data", tiny, "--out", tmp_path / "runs", "--record", "--backbones", "fnn")
-    asked = (*asked, "--variants", "original", "full", "--seeds", 1, "--batch-size", 200)
-    asked = (*asked, "--generations", 1, "--search-epochs", 1, "--epochs", 2)
-    for _ in range(2):
-        command(optembed, *asked)
-    original, full = optembed.read()
-    assert (original["train_epochs"], full["train_epochs"]) == (2, 2)
-    assert "supernet" not in original and 0 <= full["sparsity"] < 1
-    (folder,) = (tmp_path / "runs").glob("*-full-*")
-    assert json.loads((folder / "search" / "run.json").read_text())["fit"]["epochs"] == 1
-    assert optembed.page_lines()[0].endswith("2 of 36 planned runs:")
 
 
 def dimgrow_records(data: Schema, **more: Any) -> list[dict[str, Any]]:
@@ -394,7 +242,7 @@ def dimgrow_records(data: Schema, **more: Any) -> list[dict[str, Any]]:
             ("no-search", 0.1, 0.8 - 0.01 * seed),
             ("dimgrow", 0.1, 0.81),
         ):
-            settings = {**asdict(search.SEARCHES[method].settings()), "params": int(share * 100)}
+            settings = {**asdict(find(method).settings()), "params": int(share * 100)}
             if method == "dimgrow":
                 settings |= more
             what = {**dimgrow.of_data(data), "method": method, "share": share, "seed": seed}
@@ -407,24 +255,17 @@ def dimgrow_records(data: Schema, **more: Any) -> list[dict[str, Any]]:
     return lines
 
 
-def dimgrow_page(*lines: dict[str, Any]) -> list[str]:
-    records = dimgrow.Records(None)
-    for line in lines:
-        records.add(**line)
-    return dimgrow.page_lines(records)
-
-
 def test_dimgrow_pairs_by_seed_and_says_what_it_found() -> None:
     """The standard error of differences (0.01, 0.02, 0.03) is 0.01 / sqrt(3)."""
-    page = dimgrow_page(*dimgrow_records(DATA))
+    page = dimgrow_page.region(json.loads(json.dumps(dimgrow_records(DATA))))
     assert "rating rule `r`, batch 2,048, patience 2, at most 100 epochs. 9 of 33" in page[0]
     assert page[0].endswith("3 of 9 trainings hit the limit of epochs.")
-    row, dims, *_ = (x for x in page if "| 10.0 % | dimgrow |" in x)
-    assert (
-        "| 10.0 % | dimgrow | 3 | 100 ± 0 | 10.0 % | 4.0 ± 0.6 | 0.81000 ± 0.00000 | "
-        "0.40000 ± 0.00000 | +0.02000 ± 0.00577 (p 0.074) | "
-        "\N{MINUS SIGN}0.09000 ± 0.00000 (p n/a) |"
-    ) in row
+    row, cost, dims, *_ = (x for x in page if "| 10.0 % | dimgrow |" in x)
+    assert row == (
+        "| 10.0 % | dimgrow | 3 | 0.81000 ± 0.00000 | 0.40000 ± 0.00000 "
+        "| +0.02000 ± 0.00577 (p 0.074) | \N{MINUS SIGN}0.09000 ± 0.00000 (p n/a) |"
+    )
+    assert cost == "| 10.0 % | dimgrow | 100 ± 0 | 10.0 % | 4.0 ± 0.6 | 2 ± 0 | 1 ± 0 |"
     assert dims == "| 10.0 % | dimgrow | 0 | 3 | 1 | dropped |"
 
 
@@ -437,7 +278,8 @@ def test_dimgrow_mixes_neither_data_nor_settings() -> None:
         line["what"]["fit"]["epochs"] = 20
     lines += shorter
     old = {"data": "d", "method": "dimgrow", "share": 0.0, "seed": 0, "set": []}
-    page = dimgrow_page(*lines, {"part": "widths", "what": old, "test_auc": 0.1})
+    lines.append({"part": "widths", "what": old, "test_auc": 0.1})
+    page = dimgrow_page.region(json.loads(json.dumps(lines)))
     titles = [x for x in page if x.startswith("set f, fingerprint")]
     assert len(titles) == 3 and "9 of 33 planned runs, and 3 more;" in titles[0]
     assert "at most 20 epochs. 0 of 33 planned runs, and 9 more;" in titles[2]
@@ -445,85 +287,59 @@ def test_dimgrow_mixes_neither_data_nor_settings() -> None:
     assert sum("| 10.0 % | dimgrow | 3 |" in x for x in page) == 3
 
 
-def test_dimgrow_counts_its_plan(tmp_path: Path) -> None:
-    page = "\n".join(dimgrow.page_lines())
+def test_dimgrow_counts_its_plan() -> None:
+    page = "\n".join(dimgrow_page.region())
     assert "33 " in page and "| sseds | 16 | 600 | 96 | 3.37 |" in page
-    nothing = dimgrow.page_lines(dimgrow.Records(tmp_path / "none"))
+    nothing = dimgrow_page.region([])
     assert nothing == ["Nothing is recorded yet of `widths`; its plan has 33 runs."]
     plan = dimgrow.cases(dimgrow.PLAN_METHODS, dimgrow.PLAN_SHARES)
     assert plan[:2] == [("no-search", 0.0), ("dimgrow", 0.0)] and len(plan) == 11
 
 
-def test_dimgrow_runs_once_in_a_folder_of_its_data(
-    tiny: Path,
-    tmp_path: Path,
-    command: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(dimgrow, "RECORD", tmp_path / "dimgrow.jsonl")
-    asked = ("widths", "--data", tiny, "--out", tmp_path / "runs", "--record", "--epochs", 1)
-    asked = (*asked, "--seeds", 1, "--shares", 0.5)
-    for _ in range(2):
-        command(dimgrow, *asked, "--methods", "no-search", "sseds")
-    lines = dimgrow.RECORD.read_text().splitlines()
-    whats = [json.loads(line)["what"] for line in lines]
-    assert [(x["method"], x["share"]) for x in whats] == [
-        ("no-search", 0.0),
-        ("sseds", 0.5),
-        ("no-search", 0.5),
-    ]
-    fingerprint = read_schema(tiny).fingerprint
-    assert all(p.name.startswith(fingerprint) for p in (tmp_path / "runs").iterdir())
-    capsys.readouterr()
-    with pytest.raises(SystemExit):
-        command(dimgrow, *asked, "--methods", "sseds", "--set", "alpha=1")
-    assert "--set is for dimgrow" in capsys.readouterr().err
-
-
 def test_columns_without_lines_are_left_out() -> None:
-    assert everything_table.section({"movielens": [], "criteo": []}) == []
-    assert everything_table.overview({"movielens": [], "criteo": []}) == [
-        "Nothing is recorded yet."
-    ]
+    assert every_way.sections({"movielens": [], "criteo": []}) == []
+    assert every_way.overview({"movielens": [], "criteo": []}) == ["Nothing is recorded yet."]
     line = {"study": "ml-1m-48000", "method": "seo", "seed": 0, "embedding_params": 48_000}
     line |= {"val_auc": 0.89, "test_auc": 0.88, "test_logloss": 0.3, "seconds": 2.0}
     line |= {"search_seconds": 7.0, "search_peak_bytes": 3_000_000}
     line |= {"environment": {"cpu": "c", "threads": 1}}
-    page = everything_table.section({"movielens": [line], "criteo": []})
-    assert [x for x in page if x.startswith("#")] == ["### MovieLens-1M, 48,000 parameters"]
+    page = every_way.sections({"movielens": [line], "criteo": []})
+    assert [x for x in page if x.startswith("#")] == [
+        "## MovieLens-1M, 48,000 parameters",
+        "## Notes",
+    ]
     assert "| SEO, default run-off | 7 | 3.00 | 2 | — | 48,000 | — |" in page
-    assert page.count(everything_table.MEMORY) == page.count(everything_table.IDS) == 1
+    assert page.count(every_way.MEMORY) == page.count(every_way.IDS) == 1
     factored = {**line, "method": "seo+mlet", "test_auc": 0.881, "test_logloss": 0.29}
-    short = everything_table.overview({"movielens": [line, factored], "criteo": []})
-    assert short[0].count("MovieLens-1M, 48,000") == 2 and len(short) == 3
-    plain, mlet = "0.88000 (1 of 3) / 0.30000", "0.88100 (1 of 3) / 0.29000"
-    assert short[2] == f"| SEO, default run-off | {plain} | {mlet} | 7 | 3.00 | 2 | — |"
+    short = every_way.overview({"movielens": [line, factored], "criteo": []})
+    assert short[0] == "| test AUC, three seeds | MovieLens-1M, 48,000 | with MLET |"
+    plain, with_mlet = "0.88000 (1 of 3)", "0.88100 (1 of 3)"
+    assert short[2:] == [f"| SEO, default run-off | {plain} | {with_mlet} |", ""]
     base, more = ({**line, "study": s} for s in ("ml-1m", "ml-1m-l2-8e-4"))
-    short = everything_table.overview(
-        {"movielens": [base, {**more, "test_auc": 0.9}], "criteo": []}
-    )
-    assert "| MovieLens-1M, 96,000 | with MLET | with four times the L2 | Movie" in short[0]
-    assert f"| {plain} | — | 0.90000 (1 of 3) / 0.30000 | 7 |" in short[2]
-    page = everything_table.section({"movielens": [line, factored], "criteo": []})
+    short = every_way.overview({"movielens": [base, {**more, "test_auc": 0.9}], "criteo": []})
+    assert short[0].endswith("| MovieLens-1M, 96,000 | with MLET | with four times the L2 |")
+    assert short[2].endswith(f"| {plain} | — | 0.90000 (1 of 3) |")
+    page = every_way.sections({"movielens": [line, factored], "criteo": []})
     assert any("| 0.88100 (1 of 3) | 0.29000 |" in text for text in page)
     by_id = [{**line, "id_bytes": n, "seed": s} for s, n in ((0, 105_168), (1, 0))]
     why = {"study": "ml-1m-48000", "method": "sseds", "seed": 0, "infeasible": "too small"}
-    page = everything_table.section({"movielens": [*by_id, why], "criteo": []})
+    page = every_way.sections({"movielens": [*by_id, why], "criteo": []})
     assert "| SEO, default run-off | 7 | 3.00 | 2 | — | 48,000 | 0.000 to 0.105 |" in page
-    assert "Infeasible at this budget: SSEDS (too small), seeds 0." in page
-    assert any(text.startswith("Seconds are of c, threads: 1 (2 runs), ") for text in page)
+    assert "Infeasible at this budget: SSEDS (too small), seed 0." in page
     assert any(
-        "on all rows of the tables, read or not, at most 20 epochs; MLET with k 32 and std 0.5; "
-        "searches of widths up to 32, no search up to 16" in text
+        text.startswith("The seconds were measured on c, threads: 1 (2 runs), ") for text in page
+    )
+    assert any(
+        "on all rows of the tables (read in a batch or not), at most 20 epochs. MLET has k 32 and "
+        "std 0.5. Searches of widths go up to 32 columns, equal widths up to 16." in text
         for text in page
     )
     assert not any("chose" in text for text in page)
     told = [{**line, "seed": s, "winner": w} for s, w in ((0, "rr"), (1, "trivial-2x8"), (2, "rr"))]
-    page = everything_table.section({"movielens": told, "criteo": []})
+    page = every_way.sections({"movielens": told, "criteo": []})
     assert "SEO's run-off chose `rr` with seeds 0, 2; `trivial-2x8` with seed 1." in page
-    short = everything_table.overview({"movielens": told, "criteo": []})
-    assert short[-1].startswith("SEO's run-off chose, MovieLens-1M, 48,000: `rr` with seeds 0, 2;")
+    short = every_way.overview({"movielens": told, "criteo": []})
+    assert short[-2].startswith("SEO's run-off chose, MovieLens-1M, 48,000: `rr` with seeds 0, 2;")
 
 
 # ---- results.md --------------------------------------------------------------------------
@@ -532,26 +348,27 @@ def test_columns_without_lines_are_left_out() -> None:
 def run_of(study: str, method: str, seed: int, auc: float, **more: Any) -> dict[str, Any]:
     line = {"study": study, "method": method, "seed": seed, "epochs": 3, "val_auc": auc}
     line |= {"test_auc": auc, "test_logloss": 1 - auc, "embedding_params": 96_000}
+    line |= {"budget": 96_000}
     line |= {"policy": "2 tables", "command": f"python -m x --data d --only {study} --methods y"}
     return line | more
 
 
 def test_every_declared_reading_has_a_row_though_it_was_not_run() -> None:
     searched = {p.name for p in evidence.movielens() if set(p.methods) == set(evidence.APPLIERS)}
-    assert searched <= set(tables.READINGS) | set(tables.TABLE_2_STUDIES.values())
-    page = tables.movielens([], [])
-    for text in tables.READINGS.values():
+    assert searched <= set(results.READINGS) | set(results.TABLE_2_STUDIES.values())
+    page = results.movielens([], [])
+    for text in results.READINGS.values():
         (row,) = (x for x in page if x.startswith(f"| {text} |"))
         assert row.count("not run") == 4
     assert sum(x.count("not run") for x in page if x.startswith(("| True", "| False"))) == 12
-    page = tables.criteo([])
+    page = results.criteo([])
     for part in evidence.criteo():
         if part.name.endswith("-held-out"):
             budget = f"{int(part.name.split('-')[1]):,}"
-            (row,) = (x for x in page if x.startswith(f"| {budget} parameters, on held-out"))
+            (row,) = (x for x in page if x.startswith(f"| {budget} parameters, logits on held"))
             assert row.count("not run") == 4
     assert "Study `criteo-80000`: not run." in page
-    assert "Study `synthetic-64000`: not run." in tables.synthetic([])
+    assert "Study `synthetic-64000`: not run." in results.synthetic([])
 
 
 @pytest.mark.parametrize(
@@ -569,7 +386,8 @@ def test_the_order_holds_beyond_two_standard_errors(
 ) -> None:
     values = {"seo-rr": dealt, "monolithic": monolithic, "separate": (0.5, 0.51, 0.53)}
     lines = [run_of("s", m, i, v) for m, found in values.items() for i, v in enumerate(found)]
-    assert tables.reading(lines, "s", "text", "s").endswith(f"| {expected} |")
+    *_, row, _ = results.readings(lines, [("s", "text", "s")])
+    assert row.endswith(f"| {expected} |")
 
 
 def test_the_table_says_what_the_default_search_chose_and_holds() -> None:
@@ -578,31 +396,45 @@ def test_the_table_says_what_the_default_search_chose_and_holds() -> None:
         run_of("s", "seo", 1, 0.8, policy="6 tables", embedding_params=95_047, id_bytes=72),
         run_of("s", "seo", 2, 0.7),
     ]
-    page = tables.comparison([*seo, run_of("s", "multi-size", 0, 0.6)], "s")
-    assert page[-2] == (
-        "`seo` chose, with seeds 0, 2: 2 tables (96,000 parameters); with seed 1: 6 tables (95,047 "
-        "parameters, beside them 72 bytes of ids)."
-    )
-    assert any(x.startswith("| seo | 95,047 to 96,000 | 3 |") for x in page)
+    page = results.comparison([*seo, run_of("s", "multi-size", 0, 0.6)], "s")
+    assert page[-4:] == [
+        "",
+        "* with seeds 0, 2: 2 tables (96,000 parameters)",
+        "* with seed 1: 6 tables (95,047 parameters, beside them 72 bytes of ids)",
+        "",
+    ]
+    assert any(x.startswith("| seo (95,047 to 96,000) | 3 |") for x in page)
 
 
 def test_methods_trained_by_mlet_are_no_reference() -> None:
     lines = [run_of("s", m, 0, v) for m, v in (("multi-size", 0.6), ("multi-size+mlet", 0.7))]
-    assert "difference to multi-size |" in tables.comparison(lines, "s")[0]
+    assert "| − multi-size |" in results.comparison(lines, "s")[0]
 
 
-def test_each_column_of_the_readme_has_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = {"movielens": [run_of("ml-1m", "seo", 0, 0.9)]}
-    lines["criteo"] = [run_of(f"criteo-{n}", "seo", 0, 0.7) for n in (320000, 80000)]
-    monkeypatch.setattr(tables, "read", lambda name: lines.get(name, []))
-    page = tables.overview()
-    assert page[0] == (
-        "| test AUC (seeds) | MovieLens-1M, 96,000 | Criteo sample, 320,000 | 80,000 |"
+def test_a_study_has_its_whole_command_where_it_lives_now() -> None:
+    """Older lines name the benchmark without its folder, and ran a part of the study."""
+    command = "python -m benchmarks.evidence criteo --data a b --only criteo-80000 --methods seo"
+    line = run_of("criteo-80000", "seo", 0, 0.7, command=command)
+    whole = "python -m benchmarks.accuracy.evidence criteo --data a b --record"
+    assert results.command_of([line]) == whole
+    assert results.command_of([{**line, "command": whole}]) == whole
+    assert results.overview({"movielens": [], "criteo": [line], "synthetic": []})[0] == (
+        "| test AUC (seeds) | 80,000 |"
     )
-    assert page[-1] == (
-        "Commands: MovieLens-1M, 96,000, Criteo sample, 320,000, 80,000: "
-        "`python -m x --data d --record`."
-    )
+
+
+def test_the_table_of_the_readme_names_the_best_multi_size_by_validation() -> None:
+    """More test AUC does not count, other numbers of seeds are said, and absent runs are shown."""
+    lines = [run_of("ml-1m", "multi-size", s, 0.8, test_auc=0.9) for s in range(5)]
+    lines += [run_of("ml-1m", "multi-size-8", s, 0.85) for s in range(5)]
+    lines += [run_of("ml-1m-widths", "no-search", s, 0.86) for s in range(3)]
+    criteo = [run_of("criteo-80000", "multi-size-4", s, 0.7) for s in range(5)]
+    page = readme.results({"movielens": lines, "criteo": criteo, "synthetic": []})
+    (row,) = (x for x in page if x.startswith("| best multi-size"))
+    assert row.endswith("| 0.8500 ± 0.0000, 8 lookups | 0.7000 ± 0.0000, 4 lookups | — |")
+    (row,) = (x for x in page if x.startswith("| equal widths"))
+    assert row.endswith("| 0.8600 ± 0.0000, 3 seeds | — | — |")
+    assert page[0].count("|") <= 6  # five columns
 
 
 def test_goals_of_the_time_per_epoch_are_met_or_missed() -> None:
@@ -616,10 +448,11 @@ def test_goals_of_the_time_per_epoch_are_met_or_missed() -> None:
         "search / monolithic": ratio | {"median": 1.5, "paper": 0.74},
     }
     stamp = {"git_dirty": False, "git_sha": "a" * 40, "cpu": "c", "threads": 2, "torch": "t"}
+    stamp["date"] = "2026-01-01"
     line = {"data": "d", "fingerprint": "f", "rows": 9, "batch": 2, "rounds": 3}
     line |= {"environment": stamp, "ratios": ratios}
     older = {**line, "ratios": {}, "rows": 5}
-    page = tables.epochs([older, line])
+    page = speed.epochs([older, line])
     assert "* An applier's epoch takes at most 1.1 times that of monolithic: **met by all 2** " in (
         "\n".join(page)
     )
@@ -627,9 +460,9 @@ def test_goals_of_the_time_per_epoch_are_met_or_missed() -> None:
         "**missed by 1 of 2** (0.990 to 1.020; the paper's applier: 1.08)" in x for x in page
     )
     assert "| applier, a / separate | 1.020 | 0.900 to 1.200 | 1.08 | at most 1.0: missed |" in page
-    assert "| search / monolithic | 1.500 | 0.900 to 1.200 | 0.74 |  |" in page
-    assert sum("benchmarks.epoch" in x for x in page) == 1 and "5 training" not in "".join(page)
-    assert tables.epochs([])[-2] == "`python -m benchmarks.epoch`: not run."
+    assert "| search / monolithic | 1.500 | 0.900 to 1.200 | 0.74 | — |" in page
+    assert sum("training rows" in x for x in page) == 1 and "5 training" not in "".join(page)
+    assert speed.epochs([])[0] == "`python -m benchmarks.speed.epoch`: not run."
 
 
 @pytest.mark.parametrize(
@@ -657,7 +490,54 @@ def test_table_1_reads_only_lines_of_the_present_settings() -> None:
     known = {"study": study.name, "row": "SEO", "budget": 40_980, "method": "seo", "val_auc": 0.5}
     now = [{**known, "seed": s, "settings": study.settings("seo"), "test_auc": 0.8} for s in (0, 1)]
     old = [{**known, "seed": s, "settings": "of before", "test_auc": 0.9} for s in (0, 1, 2)]
-    assert unified_table.chosen_lines([*old, *now], "SEO", 40_980) == {0: now[0], 1: now[1]}
-    text = "\n".join(unified_table.movielens([*old, *now]))
+    assert unified_page.chosen_lines([*old, *now], "SEO", 40_980) == {0: now[0], 1: now[1]}
+    text = "\n".join(unified_page.movielens([*old, *now]))
     assert "(2 of 3 seeds)" in text and "90.00" not in text
     assert study.settings("seo") != study.settings("multi-size-5") != study.settings("pq-5")
+
+
+# ---- all pages ---------------------------------------------------------------------------
+
+
+def test_a_table_says_what_is_absent_and_escapes_bars() -> None:
+    columns = [TableColumn("a", lambda x: x["a"]), TableColumn("b", lambda x: x.get("b"), ",.1f")]
+    assert table(columns, [{"a": "x|y", "b": 1234.56}, {"a": ""}]) == [
+        "| a | b |",
+        "|---|---:|",
+        "| x\\|y | 1,234.6 |",
+        "|  | — |",
+        "",
+    ]
+
+
+def test_regions_are_filled_and_nothing_else_changes() -> None:
+    begin, end = marks("x y")
+    page = f"before\n{begin}\nold\n{end}\nafter\n"
+    once = fill(page, {"x y": ["", "new", ""]})
+    assert once == f"before\n{begin}\n\nnew\n\n{end}\nafter\n"
+    assert fill(once, {"x y": ["new"]}) == once
+    with pytest.raises(ValueError, match="where z belongs"):
+        fill(page, {"z": []})
+
+
+@pytest.mark.parametrize("name", tables.PAGES)
+def test_a_page_is_written_from_the_records(name: str) -> None:
+    """`python -m benchmarks.pages.tables` would change nothing."""
+    page = tables.PAGES[name]
+    assert page.text() == page.path.read_text()
+    for picture, _ in page.pictures:
+        assert page.path.with_name(picture).exists()
+
+
+def test_pages_and_their_regions_are_known(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every mark in a document is a region of its page; a page that is not there is refused."""
+    documents = [tables.ROOT / "README.md", *sorted((tables.ROOT / "docs").glob("**/*.md"))]
+    pages = {page.path: page for page in tables.PAGES.values()}
+    for path in documents:
+        found = re.findall(r"<!-- (.+): written by benchmarks", path.read_text())
+        assert sorted(found) == sorted(pages[path].regions() if path in pages else []), path
+    with pytest.raises(SystemExit):
+        tables.main(["moon"])
+    assert "no page moon; allowed: readme" in capsys.readouterr().err
+    tables.main(["kernels", "--print"])
+    assert "| op | way |" in capsys.readouterr().out

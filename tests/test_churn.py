@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import churn
-from seo_rec.data.stream import Stream
+from benchmarks.accuracy import churn
+from benchmarks.pages import churn as churn_page
+from benchmarks.record import read
+from seo_rec.data.dataset import DataSet
 from seo_rec.embed.remap import Remap
 from seo_rec.metrics import binary_metrics
 from seo_rec.model import build_model
@@ -33,27 +35,27 @@ def asked(method: str, days: int = 6, seed: int = 0) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[DataSet, DataSet]:
     return churn.worlds(asked("separate"), tmp_path_factory.mktemp("churn"))
 
 
 @pytest.fixture(scope="module")
 def policies(
-    made: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+    made: tuple[DataSet, DataSet], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Policy]:
     folder = tmp_path_factory.mktemp("searches")
     return {m: churn.policy_of(asked(m), *made, folder) for m in churn.METHODS}
 
 
 def test_a_day_is_scored_before_it_is_trained_on(
-    made: tuple[Path, Path], policies: dict[str, Policy], tmp_path: Path
+    made: tuple[DataSet, DataSet], policies: dict[str, Policy], tmp_path: Path
 ) -> None:
     """The first day's scores are those of the untrained model; later days move no earlier score."""
     policy = policies["monolithic"]
     long = churn.online(made[1], policy, SMALL, seed=3)
     assert len(long["auc"]) == 6
     untrained = build_model(policy, 0, churn.MODEL, 3)
-    batch = next(iter(Stream(made[1], "train", batch_size=512)))
+    batch = next(iter(made[1].stream("train", batch_size=512)))
     labels = batch.labels_B.numpy()
     first = binary_metrics(churn.score(untrained, [batch]), labels)
     assert (long["auc"][0], long["log_loss"][0]) == (first.auc, first.log_loss)
@@ -71,10 +73,10 @@ def test_every_hashed_method_has_the_budget(policies: dict[str, Policy]) -> None
 
 
 def test_collisionless_knows_the_first_days_only(
-    made: tuple[Path, Path], policies: dict[str, Policy]
+    made: tuple[DataSet, DataSet], policies: dict[str, Policy]
 ) -> None:
     """Ids that entered later share row 0; in the tables of the whole stream none does."""
-    *_, last = Stream(made[1], "train", batch_size=512)
+    *_, last = made[1].stream("train", batch_size=512)
     unknown = {
         method: float((Remap(policies[method])(last.sparse).values() == 0).float().mean())
         for method in ("collisionless-first", "collisionless-all")
@@ -88,8 +90,6 @@ def test_runs_are_found_again(
 ) -> None:
     """Also from the record alone; a line cut short is run again; the page holds the numbers."""
     monkeypatch.setattr(churn, "RECORD", tmp_path / "record.jsonl")
-    monkeypatch.setattr(churn, "PAGE", tmp_path / "churn.md")
-    monkeypatch.setattr(churn, "PLOT", tmp_path / "churn.png")
     ran: list[str] = []
     original = churn.one
 
@@ -110,14 +110,25 @@ def test_runs_are_found_again(
     churn.main([*given, "--out", str(tmp_path / "b"), "--record"])
     assert ran[4:] == ["monolithic"]
     lines = [json.loads(line) for line in text.splitlines()]
-    churn.PAGE.write_text(f"before\n{churn.BEGIN}\nold\n{churn.END}\nafter\n")
-    churn.main([*given, "--page"])
-    page = churn.PAGE.read_text()
-    assert page.startswith("before\n") and page.endswith("after\n") and "old" not in page
+    assert {json.dumps(x["what"]) for x in read(churn.RECORD)} == {
+        json.dumps(x["what"]) for x in lines
+    }
+    assert "record.jsonl:4: not a whole line, left out" in capsys.readouterr().err
+    page = "\n".join(churn_page.region(lines))
     for line in lines:
         assert f"{np.mean(line['auc'][4:]):.4f}" in page
-    assert churn.PLOT.stat().st_size > 5_000
-    assert "the true probabilities" in capsys.readouterr().out
+    assert "the true probabilities" in page
+    assert len(churn_page.plot(lines)) > 5_000
+
+
+def test_the_page_has_the_planned_runs_only() -> None:
+    planned = {"scenario": "still", "protocol": asdict(churn.Protocol())}
+    lines = [
+        {"what": planned},
+        {"what": {**planned, "scenario": "own"}},
+        {"what": {**planned, "protocol": asdict(SMALL)}},
+    ]
+    assert churn_page.planned(lines) == lines[:1]
 
 
 def test_differences_are_paired_by_seed() -> None:
@@ -126,8 +137,8 @@ def test_differences_are_paired_by_seed() -> None:
 
     runs = {s: line(s, a) for s, a in enumerate([0.72, 0.83, 0.61])}
     others = {s: line(s, a) for s, a in enumerate([0.70, 0.80, 0.60])}
-    assert churn.against(runs, others, "auc") == "+0.0200 ± 0.0058"  # sd 0.01 / sqrt(3)
-    assert churn.against(runs, runs, "auc") == ""
+    assert churn_page.against(runs, others, "auc") == "+0.0200 ± 0.0058"  # sd 0.01 / sqrt(3)
+    assert churn_page.against(runs, runs, "auc") is None
 
 
 @pytest.mark.parametrize(

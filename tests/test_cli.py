@@ -24,15 +24,18 @@ from seo_rec.backbones import (
     DLRMSettings,
     XDeepFMSettings,
 )
-from seo_rec.cli import options as opt
+from seo_rec.cli import parameters as par
+from seo_rec.cli.fields import text_of
 from seo_rec.cli.main import app
 from seo_rec.plan import plan_policy, read_topology
 from seo_rec.policy import Policy
 from seo_rec.recipes import training, trivial
 from seo_rec.search.seo import SeoSettings
+from seo_rec.settings import ModelSettings
 
 Command = Callable[..., Any]
 QUICK = ["--hidden", "8", "--epochs", "1", "--batch-size", "200", "--lr", "0.02", "--threads", "1"]
+RAW = ["--set", "run_off=none"]
 GROUP = typer.main.get_command(app)
 
 
@@ -41,7 +44,7 @@ def chain(seo_rec: Command, tiny: Path, tmp_path_factory: pytest.TempPathFactory
     """A folder with a raw search, its applied policy and its training; read-only."""
     place = tmp_path_factory.mktemp("chain")
     for arguments in (
-        ["search", tiny, "--out", place / "s", "--budget-rows", "100", "--no-run-off", *QUICK],
+        ["search", tiny, "--out", place / "s", "--params", "1600", *RAW, *QUICK],
         ["apply", place / "s/policy.json", "--strategy", "exact", "--out", place / "a.json"],
         ["train", tiny, "--policy", place / "a.json", "--out", place / "t", *QUICK],
     ):
@@ -98,14 +101,15 @@ def test_round_robin_and_another_budget(seo_rec: Command, chain: Path, tmp_path:
 
 
 def test_round_robin_of_a_winner_by_id(seo_rec: Command, tiny: Path, tmp_path: Path) -> None:
-    """It has no slots to deal, so the policy is what won, and nothing is remarked."""
+    """It has no slots to deal, so the policy is what won, and the command says so."""
     made = trivial.by_id(tiny, SeoSettings(budget_rows=1250, dim=16, search_dim=16), 0)
     won = made["trivial-no-search"]
     won = replace(won, provenance={**won.provenance, "winner": "trivial-no-search"})
     won.save(tmp_path / "policy.json")
     asked = ("apply", tmp_path / "policy.json", "--strategy", "round-robin")
     done = seo_rec(*asked, "--out", tmp_path / "rr.json")
-    assert done.code == 0 and not done.err
+    assert done.code == 0
+    assert done.err == "note: the policy is at the budget already; applying changes nothing\n"
     assert Policy.load(tmp_path / "rr.json") == won
     done = seo_rec(*asked, "--out", tmp_path / "small.json", "--params", 100)
     assert done.code == 2 and "cannot shrink" in done.err
@@ -128,7 +132,7 @@ def test_compare_and_report(seo_rec: Command, tiny: Path, tmp_path: Path) -> Non
 
 def test_a_search_with_a_run_off(seo_rec: Command, tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "s"
-    options = ["--budget-rows", "100", "--run-off-epochs", "1", *QUICK]
+    options = ["--params", "1600", "--set", "run_off.epochs=1", *QUICK]
     done = seo_rec("search", tiny, "--out", out, *options)
     assert done.code == 0, done.err
     winner = json.loads((out / "search.json").read_text())["winner"]
@@ -137,7 +141,7 @@ def test_a_search_with_a_run_off(seo_rec: Command, tiny: Path, tmp_path: Path) -
 
 
 def test_dropped_features_are_named(seo_rec: Command, tiny: Path, tmp_path: Path) -> None:
-    options = ["--budget-rows", "100", "--no-run-off", "--min-chunks", "0", "--total-chunks", "3"]
+    options = ["--params", "1600", *RAW, "--set", "min_chunks=0", "--set", "total_chunks=3"]
     done = seo_rec("search", tiny, "--out", tmp_path / "s", *options, *QUICK)
     dropped = Policy.load(tmp_path / "s/policy.json").dropped
     assert len(dropped) >= 4
@@ -167,7 +171,7 @@ def test_every_training_option_arrives(seo_rec: Command, tiny: Path, tmp_path: P
         "--seed": ("11", "fit", "seed", 11),
     }
     given = [part for name, (text, *_) in options.items() for part in (name, text)]
-    method = ["--method", "multi-size", "--params", "1000", "--dim", "10", "--chunk-dim", "5"]
+    method = ["--method", "multi-size", "--params", "1000", "--dim", "10", "--set", "chunk_dim=5"]
     done = seo_rec("train", tiny, "--out", tmp_path / "t", *method, *given)
     assert done.code == 0, done.err
     asked = json.loads((tmp_path / "t/run.json").read_text())
@@ -190,12 +194,15 @@ def test_every_training_option_arrives(seo_rec: Command, tiny: Path, tmp_path: P
     ],
 )
 def test_settings_of_a_backbone(backbone: str, given: str, wanted: Any) -> None:
-    assert opt.model_settings(backbone, given, "8", 0.0).interaction == wanted
+    assert (
+        ModelSettings(backbone, interaction=par.interaction(backbone, given)).interaction == wanted
+    )
 
 
 def test_the_help_names_every_backbone() -> None:
     (option,) = (p for p in GROUP.commands["train"].params if p.name == "backbone")
-    assert re.split(", | or ", option.help.rstrip(".")) == list(BACKBONES)
+    names = option.help.partition(".")[0]
+    assert re.split(", | or ", names) == list(BACKBONES)
 
 
 @pytest.mark.parametrize("command", ["search", "compare"])
@@ -203,7 +210,7 @@ def test_other_commands_take_a_backbone(
     seo_rec: Command, tiny: Path, tmp_path: Path, command: str
 ) -> None:
     own = {
-        "search": ["--budget-rows", "100", "--no-run-off"],
+        "search": ["--params", "1600", *RAW],
         "compare": ["--methods", "multi-size", "--params", "1600", "--seeds", "1"],
     }
     chosen = ["--backbone", "autoint", "--interaction", "layers=1,width=4"]
@@ -230,90 +237,83 @@ def test_a_run_with_its_own_backbone_is_read_back(
     assert seo_rec("report", out, "--out", tmp_path / "r.html").code == 0
 
 
-def test_every_search_option_arrives(seo_rec: Command, tiny: Path, tmp_path: Path) -> None:
-    options = {
-        "--budget-rows": ("50", "budget_rows", 50),
-        "--dim": ("8", "dim", 8),
-        "--chunk-dim": ("4", "chunk_dim", 4),
-        "--search-dim": ("16", "search_dim", 16),
-        "--total-chunks": ("9", "total_chunks", 9),
-        "--min-chunks": ("0", "min_chunks", 0),
-        "--chunk-hashing": ("shared", "chunk_hashing", "shared"),
-        "--temperature": ("2", "temperature", 2.0),
-        "--temperature-end": ("0.5", "temperature_end", 0.5),
-        "--attention-scale": ("paper", "attention_scale", "paper"),
-        "--search-split": ("held-out", "search_split", "held-out"),
-        "--warmup-epochs": ("0", "warmup_epochs", 0),
-        "--logit-lr": ("0.03", "logit_lr", 0.03),
-    }
-    given = [part for name, (text, *_) in options.items() for part in (name, text)]
-    flags = ["--use-down-projection", "--adjust-hash-buckets", "--no-run-off"]
-    done = seo_rec("search", tiny, "--out", tmp_path / "s", *flags, *given, *QUICK)
+SEO_SETTINGS = {
+    "chunk_dim": 4,
+    "search_dim": 16,
+    "total_chunks": 9,
+    "min_chunks": 0,
+    "use_down_projection": True,
+    "adjust_hash_buckets": True,
+    "chunk_hashing": "shared",
+    "temperature": 2.0,
+    "temperature_end": 0.5,
+    "attention_scale": "paper",
+    "search_split": "held-out",
+    "warmup_epochs": 0,
+    "logit_lr": 0.03,
+}
+
+
+def as_set(settings: dict[str, Any], before: str = "") -> list[str]:
+    """``--set`` of every setting."""
+    return [w for k, v in settings.items() for w in ("--set", f"{before}{k}={text_of(v)}")]
+
+
+def test_every_setting_of_seo_arrives(seo_rec: Command, tiny: Path, tmp_path: Path) -> None:
+    at = ["--params", "400", "--dim", "8"]
+    chosen = [*at, *RAW, *as_set(SEO_SETTINGS), *QUICK]
+    done = seo_rec("search", tiny, "--out", tmp_path / "s", *chosen)
     assert done.code == 0, done.err
     asked = json.loads((tmp_path / "s/run.json").read_text())
     assert asked["run_off"] is None
-    expected = {key: value for _, key, value in options.values()}
-    assert asked["seo"] == {
-        **expected,
-        "use_down_projection": True,
-        "adjust_hash_buckets": True,
-    }
+    assert asked["seo"] == {"budget_rows": 50, "dim": 8, **SEO_SETTINGS}
 
 
-def test_every_search_option_of_a_comparison_arrives(
-    monkeypatch: pytest.MonkeyPatch, seo_rec: Command, tiny: Path, tmp_path: Path
-) -> None:
-    """All but the budget, which is ``--params``; whatever ``search`` takes, ``compare`` takes."""
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[recipes.Comparison]:
+    """The comparisons that ``compare`` asks for; none is run."""
     asked: list[recipes.Comparison] = []
     monkeypatch.setattr(recipes, "compare", lambda comparison, _: asked.append(comparison))
     monkeypatch.setattr("seo_rec.report.print_comparison", lambda _: None)
-    given = {
-        "params": 800,
-        "dim": 8,
-        "chunk_dim": 4,
-        "search_dim": 16,
-        "total_chunks": 9,
-        "min_chunks": 0,
-        "chunk_hashing": "shared",
-        "temperature": 2.0,
-        "temperature_end": 0.5,
-        "attention_scale": "paper",
-        "search_split": "held-out",
-        "warmup_epochs": 0,
-        "logit_lr": 0.03,
-    }
-    words = [w for k, v in given.items() for w in ("--" + k.replace("_", "-"), v)]
-    flags = ["--use-down-projection", "--adjust-hash-buckets"]
-    done = seo_rec("compare", tiny, "--out", tmp_path / "c", *words, *flags)
+    return asked
+
+
+def test_every_setting_of_methods_in_a_comparison_arrives(
+    compared: list[recipes.Comparison], seo_rec: Command, tiny: Path, tmp_path: Path
+) -> None:
+    run_off = {"epochs": 3, "by_id": False, "chunk_dims": (4,), "standard_errors": 1.5}
+    words = [*as_set(SEO_SETTINGS, "seo."), *as_set(run_off, "seo.run_off.")]
+    words += ["--set", "dimgrow.alpha=0.5", "--methods", "seo,dimgrow", "--backbone", "dlrm"]
+    done = seo_rec("compare", tiny, "--out", tmp_path / "c", "--params", 800, "--dim", 8, *words)
     assert done.code == 0 and done.err == ""
-    expected = {k: v for k, v in given.items() if k != "params"}
-    assert asdict(asked[0].settings) == {
-        **expected,
-        "budget_rows": 100,
-        "use_down_projection": True,
-        "adjust_hash_buckets": True,
-    }
+    (asked,) = compared
+    assert asdict(asked.settings) == {"budget_rows": 100, "dim": 8, **SEO_SETTINGS}
+    assert asked.run_off == recipes.RunOff(**run_off)
+    dimgrow = asked.search_settings("dimgrow")
+    assert (dimgrow.params, dimgrow.alpha, dimgrow.max_dim) == (800, 0.5, 16)
+    assert dimgrow.adapt == "per-feature"  # what goes with DLRM
 
 
-def test_options_that_no_method_reads_are_named(
-    monkeypatch: pytest.MonkeyPatch, seo_rec: Command, tiny: Path, tmp_path: Path
+def test_settings_that_no_method_reads_are_named(
+    compared: list[recipes.Comparison], seo_rec: Command, tiny: Path, tmp_path: Path
 ) -> None:
     """A note only: methods asked for later must find the same settings."""
-    monkeypatch.setattr(recipes, "compare", lambda *_: None)
-    monkeypatch.setattr("seo_rec.report.print_comparison", lambda _: None)
-    options = ["--chunk-dim", "4", "--min-chunks", "0", "--run-off-epochs", "3"]
+    given = ["multi-size.chunk_dim=4", "seo.min_chunks=0", "seo.run_off.epochs=3"]
+    options = [word for text in given for word in ("--set", text)]
     for methods, idle in (
-        (
-            "separate,pq-2",
-            "note: none of separate, pq-2 reads --chunk-dim, --min-chunks, --run-off",
-        ),
-        ("multi-size", "note: none of multi-size reads --min-chunks, --run-off-epochs\n"),
-        ("separate,seo-rr", "note: none of separate, seo-rr reads --run-off-epochs\n"),
-        ("separate,seo", ""),
+        ("separate,pq-2", given),
+        ("multi-size", given[1:]),
+        ("multi-size,seo-rr", given[2:]),
+        ("multi-size,seo", []),
     ):
-        done = seo_rec("compare", tiny, "--out", tmp_path / "c", "--methods", methods, *options)
+        done = seo_rec(
+            *("compare", tiny, "--out", tmp_path / "c", "--methods", methods, "--params", 1600),
+            *options,
+        )
         assert done.code == 0
-        assert done.err.startswith(idle) and bool(idle) == bool(done.err), done.err
+        names = ", ".join(methods.split(","))
+        says = f"note: none of {names} reads --set {', '.join(idle)}\n" if idle else ""
+        assert done.err == says
 
 
 def test_a_plan_is_read_in_one_process_too(
@@ -419,7 +419,10 @@ OWN += ["--backbone", "dcn-v2", "--interaction"]
         (["train", "DATA", "--out", "o", "--method", "separate", "--lr", "nan"], "lr is nan"),
         (["train", "DATA", "--out", "o", "--method", "separate", "--seed", "-1"], "seed is -1"),
         (["train", "DATA", "--out", "o", "--method", "separate", "--threads", "-1"], "--threads"),
-        (["train", "DATA", "--out", "o", "--method", "separate", "--hidden", "9,x"], "--hidden is"),
+        (
+            ["train", "DATA", "--out", "o", "--method", "separate", "--hidden", "9,x"],
+            "--hidden=9,x; allowed: whole",
+        ),
         (["train", "DATA", "--out", "o", "--method", "separate", "--hidden", "0"], "1 or more"),
         (["train", "DATA", "--out", "o", "--method", "separate", "--dropout", "1"], "dropout 1.0"),
         (
@@ -436,16 +439,16 @@ OWN += ["--backbone", "dcn-v2", "--interaction"]
                 says,
             )
             for text, says in {
-                "heads=3": "'heads=3'; allowed, each once: layers=..., rank=..., structure=...",
+                "heads=3": "'heads=3'; allowed, each once: layers=a whole number, rank=a whole",
                 "rank=1,rank=2": "'rank=2'; allowed, each once",
-                "layers=two": "layers of --interaction has 'two'; allowed: a whole number",
+                "layers=two": "layers of --interaction=two; allowed: a whole number",
                 "layers=0": "layers 0; allowed: 1 or more",
             }.items()
         ),
         (["train", "DATA", "--out", "o", "--method", "separate", "--optimizer", "lamb"], "lamb"),
         (["train", "DATA", "--out", "o", "--method", "multi-size-3"], "not a multiple of lookups"),
         (
-            ["train", "DATA", "--out", "o", "--method", "multi-size", "--chunk-dim", "0"],
+            ["train", "DATA", "--out", "o", "--method", "multi-size", "--set", "chunk_dim=0"],
             "chunk_dim 0",
         ),
         (["train", "DATA", "--out", "o", "--method", "multi-size", "--dim", "0"], "dim"),
@@ -453,14 +456,14 @@ OWN += ["--backbone", "dcn-v2", "--interaction"]
         (["train", "DATA", "--out", "o", "--speed", "9"], "No such option: --speed"),
         (["train", "DATA", "--method", "separate"], "Missing option '--out'"),
         (["search", "DATA", "--out", "o", "--dim", "12"], "multiples of chunk_dim 8"),
-        (["search", "DATA", "--out", "o", "--search-split", "val"], "search_split is 'val'"),
-        (["search", "DATA", "--out", "o", "--temperature", "0"], "temperature"),
-        (["search", "DATA", "--out", "o", "--total-chunks", "5"], "--no-run-off"),
+        (["search", "DATA", "--out", "o", "--set", "search_split=val"], "search_split is 'val'"),
+        (["search", "DATA", "--out", "o", "--set", "temperature=0"], "temperature"),
+        (["search", "DATA", "--out", "o", "--set", "total_chunks=5"], "run_off=none"),
         (
-            ["search", "DATA", "--out", "o", "--no-run-off", "--total-chunks", "500"],
+            ["search", "DATA", "--out", "o", *RAW, "--set", "total_chunks=500"],
             "total_chunks 500",
         ),
-        (["search", "DATA", "--out", "o", "--run-off-epochs", "0"], "epochs 0"),
+        (["search", "DATA", "--out", "o", "--set", "run_off.epochs=0"], "epochs 0"),
         (["apply", "p.json", "--strategy", "exact", "--out", "a.json"], "p.json: no such policy"),
         (["apply", "POLICY", "--strategy", "fair", "--out", "a.json"], "allowed: exact, round-r"),
         (["apply", "POLICY", "--strategy", "exact", "--out", "a.json", "--params", "5"], "budget"),
@@ -470,20 +473,49 @@ OWN += ["--backbone", "dcn-v2", "--interaction"]
         (["compare", "DATA", "--out", "o", "--methods", ","], "0 methods, 5 seeds"),
         (["compare", "DATA", "--out", "o", "--params", "100"], "a multiple of --dim 16"),
         (["compare", "DATA", "--out", "o", "--seeds", "0"], "0 seeds, 1 data sets"),
-        *(
-            (
-                [command, "DATA", "--out", "o", "--warmup-epochs", "2"],
-                "--warmup-epochs with --search-split train would be ignored; allowed with",
-            )
-            for command in ("search", "compare")
+        (
+            ["search", "DATA", "--out", "o", "--set", "warmup_epochs=2"],
+            "warmup_epochs with search_split=train would be ignored; allowed with",
         ),
         (
-            ["search", "DATA", "--out", "o", "--no-run-off", "--run-off-epochs", "2"],
-            "--run-off-epochs with --no-run-off would be ignored; allowed with --run-off",
+            ["compare", "DATA", "--out", "o", "--set", "seo.warmup_epochs=2"],
+            "warmup_epochs with search_split=train would be ignored; allowed with",
         ),
         (
-            ["train", "DATA", "--out", "o", "--method", "separate", "--chunk-dim", "4"],
-            "--chunk-dim with --method separate would be ignored; allowed with --method multi-size",
+            ["search", "DATA", "--out", "o", *RAW, "--set", "run_off.epochs=2"],
+            "--set run_off=none with --set run_off.epochs; give one of them",
+        ),
+        (
+            ["search", "DATA", "--out", "o", "--set", "chunks=4"],
+            "--set 'chunks=4' of seo; allowed, with defaults: chunk_dim=8, search_dim=32",
+        ),
+        (
+            ["search", "DATA", "--out", "o", "--set", "run_off=8"],
+            "--set run_off=8; allowed: none",
+        ),
+        (
+            ["search", "DATA", "--out", "o", "--set", "budget_rows=8"],
+            "--set 'budget_rows=8' of seo: --params sets it",
+        ),
+        (
+            ["search", "DATA", "--out", "o", "--set", "chunk_dim=8", "--set", "chunk_dim=4"],
+            "chunk_dim is already given; give it once",
+        ),
+        (
+            ["search", "DATA", "--out", "o", "--method", "dimgrow", "--set", "fill=yes"],
+            "--set fill=yes; allowed: true or false",
+        ),
+        (
+            ["compare", "DATA", "--out", "o", "--set", "chunk_dim=4"],
+            "--set 'chunk_dim=4'; allowed: METHOD.name=value with METHOD one of seo, multi-size",
+        ),
+        (
+            ["compare", "DATA", "--out", "o", "--set", "dimgrow.beta=4"],
+            "--set 'beta=4' of dimgrow; allowed, with defaults: max_dim=16",
+        ),
+        (
+            ["train", "DATA", "--out", "o", "--method", "separate", "--set", "chunk_dim=4"],
+            "--set 'chunk_dim=4' with --method separate, which has no settings; allowed with",
         ),
         (
             ["train", "DATA", "--out", "o", "--policy", "p.json", "--dim", "8", "--params", "9"],
@@ -521,13 +553,13 @@ def test_folders_are_never_overwritten(
 ) -> None:
     before = {p: p.stat().st_mtime_ns for p in chain.rglob("*")}
     train = ["train", tiny, "--policy", chain / "a.json", "--out", chain / "t", *QUICK]
-    search = ["search", tiny, "--out", chain / "s", "--budget-rows", "100", "--no-run-off", *QUICK]
+    search = ["search", tiny, "--out", chain / "s", "--params", "1600", *RAW, *QUICK]
     for arguments, says in (
         (train, "already holds this run; give --resume"),
         ([*train, "--seed", "5"], "holds another run (it differs in fit)"),
         ([*train, "--seed", "5", "--resume"], "holds another run (it differs in fit)"),
         (search, "already holds this run"),
-        ([*search, "--logit-lr", "1"], "differs in seo"),
+        ([*search, "--set", "logit_lr=1"], "differs in seo"),
         (["compare", tiny, "--out", chain, *QUICK], "is not a run folder"),
     ):
         done = seo_rec(*arguments)

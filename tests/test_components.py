@@ -95,7 +95,7 @@ def test_the_command_is_the_one_we_mean_and_the_cli_takes_it(case):
     assert app.name == f"seo-{component}"
     (role,) = app.roles
     assert role.entrypoint == sys.executable
-    module = "benchmarks.throughput" if component == "benchmark" else "seo_rec"
+    module = "benchmarks.ranks.throughput" if component == "benchmark" else "seo_rec"
     at = role.args.index(module)
     assert role.args[at - 1] == "-m"
     assert " ".join(role.args[at + 1 :]) == command

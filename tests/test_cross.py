@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +16,19 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 import laws
 from cases import BAGS, BUILDABLE, POLICIES, batch
 from seo_rec import embed
+from seo_rec.data.dataset import open_data
 from seo_rec.embed.cross import Columns, cross_ids, needs_columns
+from seo_rec.model import ModelSettings
 from seo_rec.policy import MAX_CROSS_IDS, MISSING_ID, Feature, Lookup, Policy, Table
+from seo_rec.runs import RunError
+from seo_rec.train import (
+    FitSettings,
+    Training,
+    check_policy_fits,
+    eval_stream,
+    evaluate,
+    fit_policy,
+)
 from spec import cross_id
 
 EDGES = [0, 1, 2**31, 2**62 - 2, 2**62 - 1, 2**62, 2**63 - 1]
@@ -200,3 +212,35 @@ def test_a_cross_tells_apart_what_its_columns_cannot():
             optimizer.step()
         losses.append(loss.item())
     assert losses[1] < 0.05 < 0.6 < losses[0]
+
+
+def test_a_policy_must_account_for_the_columns_of_the_data(tiny):
+    """Every column is read or dropped, by whatever feature; no feature reads any other."""
+    data = open_data(tiny)
+    first, second, *others = (c.name for c in data.schema.features)
+    crossed = replace(cross_of(first, second), dropped=tuple(others))
+    check_policy_fits(data, crossed)
+    with pytest.raises(RunError, match=rf"says nothing about features \['{others[0]}'\]"):
+        check_policy_fits(data, replace(crossed, dropped=tuple(others[1:])))
+    unknown = replace(cross_of(first, "unheard"), dropped=(second, *others))
+    with pytest.raises(RunError, match=r"reads columns \['unheard'\] that the data lacks"):
+        check_policy_fits(data, unknown)
+
+
+def test_a_model_with_a_cross_is_fitted_from_the_stream(tiny, tmp_path):
+    """From parquet to scores: the stream is asked for columns, which are no names of features."""
+    data = open_data(tiny)
+    names = [c.name for c in data.schema.features]
+    policy = Policy(
+        (Table("t", 300, 4),),
+        (
+            Feature("pair", (Lookup("t", seed=1),), columns=(names[1], names[0])),
+            Feature("again", (Lookup("t", seed=2),), columns=(names[0],)),
+            Feature(names[2], (Lookup("t", seed=3),)),
+        ),
+        dropped=tuple(names[3:]),
+    )
+    training = Training(ModelSettings(hidden=(8,)), FitSettings(epochs=1, batch_size=64))
+    found = fit_policy(data, policy, training, out=tmp_path)
+    metrics, _, _ = evaluate(found.model, eval_stream(data, "test", policy.columns))
+    assert 0 < metrics.auc < 1

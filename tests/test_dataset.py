@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import builtins
 import io
+import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.data.stream import Stream
 from seo_rec.data.vocabulary import read_vocabulary
 from seo_rec.model import ModelSettings
-from seo_rec.schema import DataError, read_schema
+from seo_rec.schema import SCHEMA_FILE, DataError, read_schema
 from seo_rec.train import FitSettings, Training
 
 
@@ -93,6 +95,27 @@ def test_a_vocabulary_is_read_once(
     assert asked == names
 
 
+def ids_of(data: DataSet, feature: str) -> Counter[int]:
+    """How often each id of a feature occurs, from the parquet files themselves."""
+    rows = pq.read_table(data.path / "train").column(feature).to_pylist()
+    return Counter(i for row in rows for i in (row if isinstance(row, list) else [row]))
+
+
+def test_vocabularies_are_the_training_ids_in_order(tiny: Path) -> None:
+    data = open_data(tiny)
+    assert {c.kind for c in data.schema.features} == {"categorical", "multivalent"}
+    found = data.vocabularies()
+    assert list(found) == [c.name for c in data.schema.features]
+    for column in data.schema.features:
+        ids, counts = data.counts(column.name)
+        counted = ids_of(data, column.name)
+        counted.pop(None, None)  # type: ignore[call-overload]
+        assert ids.tolist() == sorted(counted) and len(ids) == column.vocab_size
+        assert counts.tolist() == [counted[i] for i in ids.tolist()]
+        assert data.vocabulary(column.name) is found[column.name] is ids
+        assert ids.dtype == np.int64
+
+
 def test_an_unknown_feature_is_named(tiny_data: DataSet) -> None:
     with pytest.raises(DataError, match="nobody"):
         tiny_data.vocabulary("nobody")
@@ -133,6 +156,18 @@ def test_what_was_opened_stays_what_it_is(tiny: Path, tmp_path: Path) -> None:
     assert data.fingerprint in repr(data)
     with pytest.raises(DataError, match=r"schema\.json"):
         open_data(tmp_path / "copy")
+
+
+def test_another_fingerprint_is_other_data(tiny: Path, tmp_path: Path) -> None:
+    """One row more, or another raw file; where it lies does not matter."""
+    document = json.loads((tiny / SCHEMA_FILE).read_text())
+    prints = set()
+    for change in ({}, {"num_rows": {**document["num_rows"], "val": 1}}, {"dataset": "other"}):
+        folder = tmp_path / str(len(prints))
+        folder.mkdir()
+        (folder / SCHEMA_FILE).write_text(json.dumps({**document, **change}))
+        prints.add(open_data(folder).fingerprint)
+    assert len(prints) == 3 and open_data(tiny).fingerprint in prints
 
 
 def test_a_folder_that_is_no_data_set_is_refused(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ EXAMPLES = ROOT / "docs" / "examples"
 PLAIN, OURS = EXAMPLES / "dlrm_plain.py", EXAMPLES / "dlrm_seo.py"
 QUICKER = {
     "clicks.py": ["3000"],
-    "search": ["--epochs", "1", "--run-off-epochs", "1", "--batch-size", "256"],
+    "search": ["--epochs", "1", "--set", "run_off.epochs=1", "--batch-size", "256"],
 }
 
 
@@ -129,7 +129,7 @@ def mine(tmp_path: Path) -> Path:
 
 def test_search_takes_the_budget_rounded_down_to_rows(seo_rec, tiny, mine, tmp_path):
     done = seo_rec(
-        *("search", tiny, "--out", tmp_path / "s", "--budget-of", mine, "--no-run-off"),
+        *("search", tiny, "--out", tmp_path / "s", "--budget-of", mine, "--set", "run_off=none"),
         *("--epochs", "1"),
     )
     assert done.code == 0, done.err
@@ -147,12 +147,12 @@ def test_compare_takes_the_budget(seo_rec, tiny, mine, tmp_path):
     assert json.loads(result.read_text())["budget"] == 201 * 16
 
 
-@pytest.mark.parametrize("command, other", [("search", "--budget-rows"), ("compare", "--params")])
-def test_two_budgets_are_refused(seo_rec, tiny, mine, tmp_path, command, other):
+@pytest.mark.parametrize("command", ["search", "compare"])
+def test_two_budgets_are_refused(seo_rec, tiny, mine, tmp_path, command):
     out = tmp_path / "run"
-    done = seo_rec(command, tiny, "--out", out, "--budget-of", mine, other, "3200")
+    done = seo_rec(command, tiny, "--out", out, "--budget-of", mine, "--params", "3200")
     assert done.code == 2
-    assert f"--budget-of and {other} both set the budget; give one of them" in done.err
+    assert "--budget-of and --params both set the budget; give one of them" in done.err
     assert not out.exists()
 
 

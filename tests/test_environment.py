@@ -32,7 +32,7 @@ def test_records_that_wait_for_their_commit_are_not_uncommitted_code(clone: Path
     assert environment.stamp()["git_dirty"] is False
 
 
-@pytest.mark.parametrize("name", ["seo_rec/environment.py", "benchmarks/step.py", "new.py"])
+@pytest.mark.parametrize("name", ["seo_rec/environment.py", "benchmarks/record.py", "new.py"])
 def test_changed_and_new_files_are(clone: Path, name: str) -> None:
     (clone / name).write_text("changed\n")
     assert environment.stamp()["git_dirty"] is True

@@ -411,7 +411,7 @@ def test_the_jobs_make_the_comparisons_of_the_frontier(
 ) -> None:
     out = tmp_path / "f"
     asked = ("frontier", tiny, "--out", out, "--methods", "separate,monolithic,collisionless")
-    asked += ("--budgets", "1600,64", "--seeds", 1, "--lr", 0.01, "--use-down-projection")
+    asked += ("--budgets", "1600,64", "--seeds", 1, "--lr", 0.01, "--set", "seo.min_chunks=0")
     done = seo_rec(*asked, "--scheduler", "slurm")
     assert done.code == 0, done.err
     lines = [shlex.split(line) for line in done.out.splitlines()]

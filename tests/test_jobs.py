@@ -9,7 +9,7 @@ from seo_rec.cli.jobs import ROOT
 from seo_rec.cli.main import app
 
 SMALL = ["--rows", "4000"]
-SEARCH = ["--epochs", "1", "--run-off-epochs", "1", "--budget-rows", "300", "--batch-size", "512"]
+SEARCH = ["--epochs", "1", "--set", "run_off.epochs=1", "--params", "4800", "--batch-size", "512"]
 TRAIN = ["--epochs", "1", "--batch-size", "512"]
 
 

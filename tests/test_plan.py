@@ -462,7 +462,7 @@ def test_without_a_default_plan_the_notes_say_why():
 
 
 def test_policies_of_the_benchmark():
-    benchmark = importlib.import_module("benchmarks.planner")
+    benchmark = importlib.import_module("benchmarks.ranks.planner")
     line = benchmark.measure("movielens", benchmark.movielens_policy(), GPUS, 8192)
     assert line["imbalance"] <= 1.05 < line["torchrec_imbalance"]
     assert line["step_ms"] < line["torchrec_step_ms"]
@@ -476,7 +476,7 @@ def test_policies_of_the_benchmark():
 @pytest.mark.slow
 def test_laws_of_the_benchmark():
     """Balanced where TorchRec's plan is not, and 1,000 features on 1,024 devices in a minute."""
-    benchmark = importlib.import_module("benchmarks.planner")
+    benchmark = importlib.import_module("benchmarks.ranks.planner")
     found = {}
     for name, policy, topology, batch in benchmark.cases():
         at = name, topology.world_size

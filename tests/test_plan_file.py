@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.planner import criteo_policy
+from benchmarks.ranks.planner import criteo_policy
 from cases import BUILDABLE
 from seo_rec.plan import Plan, PlanError, plan_policy, read_topology
 
@@ -56,7 +56,7 @@ def test_round_trip(plan, tmp_path):
 def test_same_bytes_in_every_process(tmp_path):
     """The order of Python's sets and hashes never reaches the file."""
     code = (
-        "import sys; from benchmarks.planner import criteo_policy\n"
+        "import sys; from benchmarks.ranks.planner import criteo_policy\n"
         "from seo_rec.plan import plan_policy, read_topology\n"
         "of = read_topology('4xH100-80GB')\n"
         "plan_policy(criteo_policy(), of, row_optimizer='sgd', default=False).save(sys.argv[1])"

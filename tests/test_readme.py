@@ -1,4 +1,4 @@
-"""What the README and the documents tell a reader to type works.
+"""What the README and the documents tell a reader to type works, and the README stays short.
 
 Every ``python`` block runs, in the order of its document and in one empty folder, unless the line
 above it is ``<!-- not run -->``. Every ``seo-rec`` line of every ``bash`` block is parsed by the
@@ -23,7 +23,12 @@ from seo_rec.cli.main import app
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-DOCUMENTS = [README, *sorted((ROOT / "docs").glob("**/*.md"))]
+DOCUMENTS = [
+    README,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").glob("**/*.md")),
+]
 FENCE = re.compile(
     r"^(?P<above>[^\n]*)\n(?P<indent>[ ]*)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^(?P=indent)```",
     re.MULTILINE | re.DOTALL,
@@ -172,12 +177,67 @@ def test_python_blocks_run(document: str, tmp_path: Path, monkeypatch: pytest.Mo
             exec(compile(code, str(ROOT / document), "exec"), names)
 
 
+# ---- the README is read in five minutes -------------------------------------------------------
+
+MOST = {"lines": 150, "words": 1_200, "columns of a table": 5, "figures of a paragraph": 3}
+# A number of the prose; not one inside a word such as H100 or MovieLens-1M.
+FIGURE = re.compile(r"(?<![\w./-])[−+-]?\d[\d,]*(?:\.\d+)*")
+
+
+def paragraphs(text: str) -> list[str]:
+    """Prose between empty lines; an item of a list is one. Without code, tables and addresses."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^(\||#|<!--).*$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"`[^`]*`|\]\([^)]*\)", " ", text)
+    return [p for p in re.split(r"\n\s*\n|\n(?=\s*[*-] )", text) if p.strip()]
+
+
+def too_much(text: str) -> list[str]:
+    """What of a README is above the limits of ``MOST``."""
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    counts = {
+        "lines": len(text.splitlines()),
+        "words": len(text.split()),
+        "columns of a table": max((row.count("|") - 1 for row in rows), default=0),
+        "figures of a paragraph": max(
+            (len(FIGURE.findall(p)) for p in paragraphs(text)), default=0
+        ),
+    }
+    return [f"{counts[k]} {k}; allowed: {most}" for k, most in MOST.items() if counts[k] > most]
+
+
+def test_the_readme_is_short() -> None:
+    assert too_much(README.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "text, names",
+    [
+        ("a\n" * 151, "lines"),
+        ("a " * 1_201, "words"),
+        ("|" + "a|" * 6, "columns of a table"),
+        ("a\n\n1 and 0.5 rows, −2,000 of 3.", "figures of a paragraph"),
+        ("* 1 2\n* 3 4 5 6", "figures of a paragraph"),
+    ],
+)
+def test_a_long_readme_is_noticed(text: str, names: str) -> None:
+    short = (
+        "H100, MovieLens-1M, `--l2 1 2 3 4`\n\n1 2 3\n* 4 5 6\n\n```\n1 2 3 4\n```\n|a|b|c|d|1|\n"
+    )
+    assert too_much(short) == []
+    (found,) = too_much(text + "\n")
+    assert names in found
+
+
 # ---- the README's chain, on a small file -----------------------------------------------------
 
 QUICKER = {
-    "search": ["--budget-rows", "200", "--epochs", "1", "--run-off-epochs", "1"],
+    "search": ["--params", "3200", "--epochs", "1", "--set", "run_off.epochs=1"],
     "train": ["--epochs", "1"],
-    "compare": ["--params", "3200", "--epochs", "1", "--run-off-epochs", "1", "--seeds", "1"],
+    "compare": [
+        *("--params", "3200", "--epochs", "1", "--seeds", "1"),
+        *("--set", "seo.run_off.epochs=1"),
+    ],
 }
 
 

@@ -26,7 +26,7 @@ from seo_rec.recipes import Comparison, comparing, searching
 from seo_rec.runs import Run, RunError, command_line, describe, read_runs
 from seo_rec.schema import DataError
 from seo_rec.search.run_off import Candidate, RunOff, contest, plain
-from seo_rec.search.seo import SeoSearch
+from seo_rec.search.seo import SeoSearch, search_space, select
 from seo_rec.search.seo import search as seo_search
 from seo_rec.train import FitSettings, Trained, Training, policy_fit
 
@@ -292,6 +292,14 @@ def test_a_run_off_scores_its_candidates(tiny_data: DataSet, tmp_path: Path) -> 
     assert real[winner]["val_auc"] >= real["trivial-2x8"]["val_auc"]
     assert all(s["val_auc"] - real[s["against"]]["val_auc"] == s["gain"] for s in real.values())
     assert policy.decision["winner"] == winner
+    assert record["decision"] == policy.decision
+    said = {"method": "seo", "winner": winner, "searched": True}
+    assert policy.decision == {**found.decision, **said}
+    assert policy.budget.params == 1600
+    attention = record["record"]["searches"]["8"]["attention"]
+    space = search_space(tiny_data.schema, SEO, seed=0)
+    chosen = select(space, torch.tensor(attention), SEO.chosen(7), SEO.min_chunks)
+    assert Policy.load(tmp_path / "s/searched.json") == apply.exact(chosen, 1600) == found.searched
     saved = Policy.load(tmp_path / "s/candidates" / f"{winner}.json")
     assert saved == policy == Policy.load(tmp_path / "s/policy.json")
 
@@ -396,7 +404,27 @@ def scripted_run_off(
         for i, n in enumerate(quality)
     ]
     outcome = contest.run_off(data, candidates, rules, Training(SMALL, FIT), out / "scores")
+    says_what_was_decided(outcome)
     return outcome.winner.name, outcome.scores, logits
+
+
+def says_what_was_decided(outcome: contest.Outcome) -> None:
+    """The winner against the best of the other kind, and by how much it was better there."""
+    decision, scores = outcome.decision, outcome.scores
+    winner, rival = decision["winner"], decision["against"]
+    assert winner == outcome.winner.name
+    assert decision["kind"] == ("attention" if outcome.winner.searched else "plain")
+    assert outcome.winner.searched == winner.startswith("seo") != rival.startswith("seo")
+    difference = scores[winner]["val_auc"] - scores[rival]["val_auc"]
+    if winner.startswith("seo"):
+        assert decision["gain"] == pytest.approx(difference, abs=1e-12)
+        assert decision["gain"] > 0
+    else:
+        searched = {n: s["val_auc"] for n, s in scores.items() if n.startswith("seo")}
+        assert rival == max(searched, key=lambda n: searched[n])
+        assert scores[rival]["against"] == winner
+        assert decision["gain"] == pytest.approx(difference, abs=1e-12)
+    assert decision["standard_error"] > 0
 
 
 @pytest.mark.parametrize("standard_errors", [0.0, 1.0])
@@ -596,6 +624,11 @@ def test_a_comparison_with_other_settings_is_refused(
     with pytest.raises(RunError, match=f"differs in {differs}"):
         recipes.compare(replace(asked, **change), tmp_path / "c")
     assert trainings == []
+
+
+def test_a_setting_that_one_member_of_the_family_reads_is_no_mistake(tiny_data: DataSet) -> None:
+    change = {"seo": {"run_off.epochs": 1}}
+    comparing.check_comparison(comparison(tiny_data, methods=("seo", "seo-rr"), settings=change))
 
 
 def test_an_unknown_method_stops_before_the_first_training(

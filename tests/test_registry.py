@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +13,7 @@ import pytest
 
 from seo_rec import recipes
 from seo_rec.data.dataset import DataSet
-from seo_rec.methods import PlainSettings
+from seo_rec.methods import METHOD_NAMES, PlainSettings
 from seo_rec.methods.registry import FAMILIES
 from seo_rec.model import ModelSettings
 from seo_rec.policy import PolicyError
@@ -23,6 +25,7 @@ from seo_rec.search.seo import SeoSearch
 from seo_rec.settings import BACKBONE_NAMES
 from seo_rec.train import FitSettings, Training
 
+ROOT = Path(__file__).resolve().parent.parent
 PARAMS, DIM = 4000, 16
 TRAINING = Training()
 
@@ -95,6 +98,41 @@ def test_unknown_names_list_what_is_allowed(name: str, tiny_data: DataSet, tmp_p
         with pytest.raises(ValueError, match="allowed: separate, "):
             action()
     assert not (tmp_path / "out").exists()
+
+
+def test_the_list_of_names_ends_with_the_remark_about_sharing() -> None:
+    """Nothing may follow it that would read as one more method with a multiplexed form."""
+    remark = METHOD_NAMES[-1]
+    assert remark.startswith("and multiplexed- before ") and NAMES[-1] == remark
+    forms = {
+        f for f in FAMILIES if f in remark.removeprefix("and multiplexed- before ").split(", ")
+    }
+    for family in FAMILIES:
+        shared = f"multiplexed-{family}"
+        if family in forms:
+            assert find(shared).family == family
+        else:
+            with pytest.raises(ValueError, match="allowed: "):
+                find(shared)
+
+
+def strings(path: Path) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.lineno, node.value
+
+
+def test_the_floors_above_ask_for_no_method_by_name() -> None:
+    """They ask its entry. The demonstration is of certain methods, and names them."""
+    found = [
+        f"{path.relative_to(ROOT)}:{line} {text!r}"
+        for folder in ("runs", "train", "recipes", "report")
+        for path in sorted((ROOT / "seo_rec" / folder).glob("*.py"))
+        if path.name != "demonstration.py"
+        for line, text in strings(path)
+        if text in EVERY
+    ]
+    assert found == []
 
 
 def test_what_is_known_of_each() -> None:
@@ -182,6 +220,39 @@ def test_a_budget_that_cannot_be_kept_is_known_beforehand(
     method.require_feasible(tiny_data, enough, TRAINING)
     with pytest.raises(PolicyError):
         method.require_feasible(tiny_data, short, TRAINING)
+
+
+def test_searches_of_widths_have_room_above_the_mean_width() -> None:
+    for name, room in (("dimgrow", 2), ("sseds", 2), ("mixed-dimension", 2), ("no-search", 1)):
+        assert find(name).settings_at(PARAMS, DIM, TRAINING).max_dim == room * DIM
+
+
+# ---- how they act --------------------------------------------------------------------------
+
+SHORT = Training(ModelSettings(hidden=(8,)), FitSettings(epochs=1, batch_size=200, row_lr=0.02))
+# settings with which a search of the tiny data set takes a second
+QUICK: dict[str, dict[str, Any]] = {
+    "seo": {"run_off.epochs": 1, "run_off.chunk_dims": (), "run_off.trivial_lookups": ()},
+    "dimgrow": {"adapt_dim": 4, "alpha": 1e-5},
+    "optembed": {"variant": "dims", "generations": 1},
+}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_who_trains_has_a_validation_auc(tiny_data: DataSet, tmp_path: Path, name: str) -> None:
+    """And who does not needs no folder; each has a policy at the budget, if it has a budget."""
+    method = find(name)
+    quick = method.changeable(QUICK.get(method.family, {}))
+    settings = with_changes(method.settings_at(PARAMS, DIM, SHORT), quick)
+    out = tmp_path / "work"
+    found = method.decide(tiny_data, settings, SHORT, out)
+    assert (found.val_auc is not None) == method.trains
+    assert out.exists() == method.trains
+    assert (found.peak_bytes > 0) == method.trains
+    if method.budgeted:
+        assert PARAMS - 32 < found.policy.num_params <= PARAMS
+    names = {f.name for f in found.policy.features} | set(found.policy.dropped)
+    assert names == {c.name for c in tiny_data.schema.features}
 
 
 # ---- checks before a folder is opened ------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,21 @@ from typing import Any
 
 import pytest
 
-from seo_rec import apply, recipes
+from seo_rec import apply, recipes, runs
 from seo_rec.data.dataset import DataSet
 from seo_rec.methods import Mlet
 from seo_rec.model import ModelSettings
-from seo_rec.policy import Policy
-from seo_rec.runs import Run, RunError, claim_run, command_line, read_runs, reading
+from seo_rec.policy import Array, Feature, Lookup, Policy, Table
+from seo_rec.runs import (
+    Run,
+    RunError,
+    claim_run,
+    command_line,
+    describe,
+    layout,
+    read_runs,
+    reading,
+)
 from seo_rec.runs.layout import search_folder, training_folder, work_folder
 from seo_rec.search.no_search import NoSearchSettings
 from seo_rec.search.run_off import RunOff
@@ -49,6 +59,13 @@ def test_another_run_is_told_apart_by_what_differs(tmp_path: Path, resume: bool)
     with pytest.raises(RunError, match=r"another run \(it differs in data, fit, weights\)"):
         claim_run(tmp_path / "out", other, resume)
     assert (tmp_path / "out/run.json").read_bytes() == before
+
+
+def test_a_run_that_says_less_is_another_run(tmp_path: Path) -> None:
+    claim_run(tmp_path, ASKED, resume=False)
+    less = {key: value for key, value in ASKED.items() if key != "fit"}
+    with pytest.raises(RunError, match=r"another run \(it differs in fit\)"):
+        claim_run(tmp_path, less, resume=True)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
@@ -306,3 +323,109 @@ def test_members_of_a_family_share_what_they_learn(tiny_data: DataSet, tmp_path:
         assert policies[name].decision["method"] == name
     kept = Policy.load(search_folder(out, "seo", 0) / "searched.json")
     assert kept == policies["seo-exact"] != policies["seo-rr"]
+
+
+# ---- the layout --------------------------------------------------------------------------
+
+METHODS = ("monolithic", "no-search", "sseds", "seo")
+QUICK = {"run_off.epochs": 1, "run_off.chunk_dims": (8,), "run_off.trivial_lookups": (2,)}
+
+
+@pytest.fixture(scope="module")
+def frontier_folder(tiny_data: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A frontier of one budget, and of a method that has none; read-only."""
+    out = tmp_path_factory.mktemp("runs") / "frontier"
+    training = Training(ModelSettings(hidden=(8,)), FitSettings(epochs=1, batch_size=200))
+    methods = (*METHODS, "collisionless")
+    asked = recipes.Comparison(
+        (tiny_data,), methods, 1600, seeds=1, training=training, settings={"seo": QUICK}
+    )
+    recipes.frontier(asked, (1600,), out)
+    return out
+
+
+def drawn() -> set[str]:
+    """The names in the drawing that stands in front of the package."""
+    text = runs.__doc__ or ""
+    drawing = text[text.index("::") : text.index("``run.json`` says")]
+    return set(re.findall(r"[a-z]+\.(?:jsonl|json|npz|png)|[a-z]+(?=/)", drawing))
+
+
+def test_every_file_has_its_place_in_the_drawing(frontier_folder: Path) -> None:
+    """Of a frontier and all that is within it; below work/ and checkpoints/ a run is on its own."""
+    allowed = drawn() | {"params-1600"}
+    allowed |= {f"{m}-seed0" for m in (*METHODS, "collisionless")}
+    searched = {p.stem for p in frontier_folder.glob("params-1600/searches/seo-seed0/candidates/*")}
+    assert len(searched) >= 4
+    own = {layout.WORK_FOLDER, layout.CHECKPOINTS_FOLDER, layout.BEST_FOLDER, layout.BOARD_FOLDER}
+    found = set()
+    for path in frontier_folder.rglob("*"):
+        parts = path.relative_to(frontier_folder).parts
+        if not own & {*parts[:-1]} and path.stem not in searched and path.name[0] != ".":
+            found.add(path.name)
+    assert found <= allowed
+    named = {v for k, v in vars(layout).items() if k.endswith(("_FILE", "_FOLDER", "_PICTURE"))}
+    assert named == drawn()
+
+
+def test_folders_are_where_the_layout_says(frontier_folder: Path) -> None:
+    compared = layout.budget_folder(frontier_folder, 1600)
+    assert (compared / layout.RESULTS_FILE).is_file()
+    for method in METHODS:
+        assert (layout.training_folder(compared, method, 0) / layout.RESULT_FILE).is_file()
+        searched = layout.search_folder(compared, method, 0)
+        assert searched.exists() == (method in ("sseds", "seo"))
+        if searched.exists():
+            names = {p.name for p in searched.iterdir()}
+            assert names >= {"run.json", "policy.json", "searched.json", "search.json"}
+            assert (layout.CANDIDATES_FOLDER in names) == (method == "seo")
+        assert layout.work_folder(compared, method, 0).exists() == (method in ("sseds", "seo"))
+
+
+def test_results_say_what_was_asked_and_stored(frontier_folder: Path) -> None:
+    found = read_runs(frontier_folder / "params-1600" / "results.jsonl")
+    assert [r.method for r in found] == list(METHODS)
+    for run in found:
+        folder = layout.training_folder(frontier_folder / "params-1600", run.method, 0)
+        policy = Policy.load(folder / "policy.json")
+        assert run.to_json() == json.loads((folder / "result.json").read_text())
+        assert (run.budget, run.embedding_params) == (1600, policy.num_params)
+        assert run.num_bytes == policy.num_bytes and run.policy == describe(policy)
+        assert policy.budget is not None and policy.budget.params == 1600
+        assert policy.decision is not None and policy.decision["method"] == run.method
+        assert policy.decision["searched"] == (run.method != "monolithic")
+    (free,) = read_runs(frontier_folder / "unbudgeted" / "results.jsonl")
+    assert (free.method, free.budget) == ("collisionless", None)
+
+
+def test_what_is_read_for_a_report_is_what_was_written(frontier_folder: Path) -> None:
+    found = reading.read([frontier_folder])
+    written = [
+        *read_runs(frontier_folder / "params-1600" / "results.jsonl"),
+        *read_runs(frontier_folder / "unbudgeted" / "results.jsonl"),
+    ]
+    assert found.notes == ()
+    by_method = {t.method: t for t in found.trainings}
+    assert set(by_method) == {r.method for r in written}
+    for run in written:
+        read = by_method[run.method]
+        assert (read.params, read.budget, read.test_auc) == (
+            run.embedding_params,
+            run.budget,
+            run.test_auc,
+        )
+        assert (read.search_seconds, read.seed) == (run.search_seconds, run.seed)
+        assert read.policy == Policy.load(read.folder / "policy.json")
+        assert len(read.curve) == run.epochs == 1
+    assert {s.winner for s in found.searches} >= {"sseds"}
+    (seo,) = (s for s in found.searches if s.candidates)
+    assert seo.decision == seo.policy.decision and seo.budget == 1600
+    assert {c.name for c in seo.candidates} == set(seo.policies)
+
+
+def test_a_policy_with_arrays_in_a_few_words() -> None:
+    flat = Feature("y", (Lookup("m", "blocks", block=2, width=3),))
+    policy = Policy(
+        (Table("a", 10, 4),), (Feature("x", (Lookup("a"),)), flat), arrays=(Array("m", 9),)
+    )
+    assert describe(policy) == "1 table (10x4), 1 array (9); 2 features x 1"

@@ -10,7 +10,7 @@ import pickle
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from seo_rec.train import (
 )
 from seo_rec.train.average import WeightAverage
 from seo_rec.train.checkpoint import Saved, _checksum
+from seo_rec.train.loop import AfterStep
 from seo_rec.train.state import State
 
 SMALL = ModelSettings(hidden=(8,))
@@ -68,13 +69,14 @@ def fitted(
     wanted: FitSettings,
     out: Path | None = None,
     model: ModelSettings = SMALL,
+    after_step: AfterStep | None = None,
 ) -> tuple[RecModel, FitResult]:
     """A small model after ``fit`` with ``wanted``."""
     made = model_of(data, wanted.seed, model)
     train = Stream(data, "train", batch_size=wanted.batch_size, shuffle=True, seed=wanted.seed)
     val = Stream(data, "val", batch_size=64)
     optimizers = make_optimizers(made, wanted.row_optimizer, wanted.row_lr, wanted.dense_lr)
-    return made, fit(made, train, val, optimizers, wanted, out=out)
+    return made, fit(made, train, val, optimizers, wanted, out=out, after_step=after_step)
 
 
 def weights(model: RecModel) -> list[torch.Tensor]:
@@ -205,6 +207,58 @@ def test_patience_and_best_weights(
     assert equal(weights(model), scripted.seen[best])
     assert best == epochs - 1 or not equal(weights(model), scripted.seen[-1])
     assert result.val.auc == aucs[best]
+
+
+class Searching(AfterStep):
+    """A search that changes after the named epochs and ends with its last weights."""
+
+    keeps_best = False
+
+    def __init__(self, changed_after: Sequence[int]) -> None:
+        self.changed_after, self.epochs = changed_after, 0
+
+    def after_epoch(self, metrics: Metrics) -> bool:
+        self.epochs += 1
+        return self.epochs - 1 in self.changed_after
+
+    def values(self) -> dict[str, Any]:
+        return {"epochs": self.epochs}
+
+    def load(self, tensors: Any, values: Any) -> None:
+        self.epochs = values["epochs"]
+
+
+@pytest.mark.parametrize(
+    "changed_after, epochs",
+    [((), 3), ((1,), 4), ((2,), 5), ((1, 3), 6), ((4,), 3), ((0, 1, 2, 3, 4, 5), 7)],
+)
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_a_search_that_still_changes_goes_on_and_ends_with_its_last_weights(
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_data: DataSet,
+    tmp_path: Path,
+    changed_after: tuple[int, ...],
+    epochs: int,
+    on_disk: bool,
+) -> None:
+    """The AUC is best after epoch 0 and the patience is two epochs, so nothing else resets it."""
+    scripted = Scripted([0.9, 0.5, 0.6, 0.7, 0.4, 0.3, 0.2])
+    monkeypatch.setattr(loop, "evaluate", scripted)
+    wanted = settings(epochs=7, patience=2, batch_size=980, average=0.0)
+    out = tmp_path if on_disk else None
+    model, result = fitted(tiny_data, wanted, out, after_step=Searching(changed_after))
+    assert (result.epochs, result.best_epoch) == (epochs, 0)
+    assert result.val.auc == scripted.aucs[epochs - 1]
+    assert equal(weights(model), scripted.seen[-1]) and not (tmp_path / "best").exists()
+    if on_disk:  # it has ended, and a resume says the same
+        again, repeated = fitted(tiny_data, wanted, out, after_step=Searching(changed_after))
+        assert equal(weights(again), scripted.seen[-1]) and len(scripted.seen) == epochs
+        assert (repeated.val, repeated.epochs) == (result.val, epochs)
+
+
+def test_last_weights_are_no_running_mean(tiny_data: DataSet) -> None:
+    with pytest.raises(ValueError, match=r"average 0.9 with a search that ends .*allowed: 0"):
+        fitted(tiny_data, settings(average=0.9), after_step=Searching(()))
 
 
 def test_validation_rows_of_one_label_are_refused(
@@ -389,24 +443,14 @@ def test_an_unknown_optimizer_is_named(tiny_data: DataSet) -> None:
 # ---- the running mean of the weights ------------------------------------------------------
 
 
-class Journal:
+class Journal(AfterStep):
     """Stands after each step and keeps the weights."""
-
-    calls_model = False
 
     def __init__(self, model: RecModel) -> None:
         self.weights = [weights(model)]
 
-    def __call__(self, model: RecModel, step: int) -> None:
+    def __call__(self, model: Any, step: int) -> None:
         self.weights.append(weights(model))
-
-    def tensors(self) -> State:
-        return {}
-
-    def values(self) -> dict[str, Any]:
-        return {}
-
-    def load(self, tensors: Any, values: Any) -> None: ...
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.998])

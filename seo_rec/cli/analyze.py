@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from seo_rec.cli import options as opt
+from seo_rec.cli import parameters as par
+from seo_rec.cli.fields import value_of
+from seo_rec.cli.options import TRAINING, FromSettings, set_threads, takes_settings
+from seo_rec.settings import FitSettings
 
 app = typer.Typer(help="What sharing rows does, and which samples gain.")
 
@@ -19,6 +23,11 @@ Features = Annotated[str, typer.Option(help="Names of features, comma-separated 
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    numbers: tuple[int, ...] = value_of(text, tuple[int, ...], "--rows")
+    return numbers
 
 
 def _null(document: Any) -> Any:
@@ -32,30 +41,32 @@ def _null(document: Any) -> Any:
 
 @app.command()
 def collisions(
-    data: opt.Data,
+    data: par.Data,
     rows: Rows = "1000,10000",
     seeds: Annotated[int, typer.Option(help="Hash functions that are drawn.")] = 2000,
     share: Annotated[
         float, typer.Option(help="Part of every vocabulary in x and in y, 0 to 1.")
     ] = 0.01,
     features: Features = "",
-    seed: opt.Seed = 0,
+    seed: par.Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Write the figures there too, as JSON.")] = None,
-    threads: opt.Threads = 0,
+    threads: par.Threads = 0,
 ) -> None:
     """Measured mean and variance of hashed inner products beside their closed form.
 
     Proposition 4.2 of "Unified Embedding": one table for all features, against one for each.
     """
-    opt.set_threads(threads)
+    set_threads(threads)
     from seo_rec import analysis
+    from seo_rec.data.dataset import open_data
     from seo_rec.files import write_json
-    from seo_rec.recipes import command_line
+    from seo_rec.runs import command_line
 
-    sizes = opt.whole_numbers(rows, "--rows")
-    found = list(analysis.compare_encodings(data, sizes, seeds, share, _names(features), seed))
+    sizes = _numbers(rows)
+    opened = open_data(data)
+    found = list(analysis.compare_encodings(opened, sizes, seeds, share, _names(features), seed))
     analysis.print_inner_products(found)
-    counts = list(analysis.shared_rows(data, sizes, _names(features), seed))
+    counts = list(analysis.shared_rows(opened, sizes, _names(features), seed))
     analysis.print_shared_rows(counts)
     if out:
         figures = {
@@ -67,9 +78,25 @@ def collisions(
         typer.echo(f"figures: {out}")
 
 
+FIT = FromSettings(
+    FitSettings,
+    TRAINING,
+    (
+        dataclasses.replace(par.EPOCHS, default=10),
+        par.PATIENCE,
+        par.BATCH_SIZE,
+        par.LR,
+        par.OPTIMIZER,
+        par.SEED,
+    ),
+    lambda values: FitSettings(**values, average=0.0),
+)
+
+
 @app.command()
+@takes_settings(fit=FIT)
 def orthogonality(
-    data: opt.Data,
+    data: par.Data,
     out: Annotated[Path, typer.Option(help="Folder for orthogonality.json and .png.")],
     rows: Rows = "100,300,1000,3000,10000,30000,100000",
     dim: Annotated[int, typer.Option(help="Width of an embedding, floats.")] = 32,
@@ -78,35 +105,31 @@ def orthogonality(
         bool, typer.Option("--control", help="Train a table per feature beside it.")
     ] = False,
     seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 1,
-    seed: opt.Seed = 0,
-    epochs: opt.Epochs = 10,
-    patience: opt.Patience = 2,
-    batch_size: opt.BatchSize = 2048,
-    lr: opt.Lr = 2e-3,
-    optimizer: opt.Optimizer = "adam",
-    threads: opt.Threads = 0,
+    *,
+    fit: FitSettings,
+    threads: par.Threads = 0,
 ) -> None:
     """Angles between the weights of features that share one table, against its size.
 
     Figure 2 of "Unified Embedding": all weights start alike; the smaller the table, the further
     they turn apart. A file that exists is replaced.
     """
-    opt.set_threads(threads)
+    set_threads(threads)
     from seo_rec import analysis
     from seo_rec.analysis.orthogonality import TABLES
+    from seo_rec.data.dataset import open_data
     from seo_rec.files import write_bytes, write_json
-    from seo_rec.recipes import command_line
     from seo_rec.report.charts import as_png
+    from seo_rec.runs import command_line
 
     settings = analysis.OrthogonalitySettings(
-        rows=opt.whole_numbers(rows, "--rows"),
+        rows=_numbers(rows),
         dim=dim,
         seeds=seeds,
         features=_names(features),
         tables=TABLES if control else TABLES[:1],
     )
-    fit = opt.fit_settings(epochs, patience, batch_size, lr, optimizer, 0.0, 0.0, seed)
-    found = list(analysis.orthogonality(data, settings, fit))
+    found = list(analysis.orthogonality(open_data(data), settings, fit))
     unified = [r for r in found if r.tables == "unified"]
     figures = {
         "command": command_line(),
@@ -123,25 +146,28 @@ def orthogonality(
 
 @app.command()
 def frequency(
-    data: opt.Data,
+    data: par.Data,
     runs: Annotated[list[Path], typer.Argument(help="Finished training runs; the first is 0 %.")],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     share: Annotated[float, typer.Option(help="Part of the samples in each of the sets.")] = 0.1,
     out: Annotated[Path | None, typer.Option(help="Write the figures there too, as JSON.")] = None,
-    threads: opt.Threads = 0,
+    threads: par.Threads = 0,
 ) -> None:
     """PR-AUC on the samples whose ids are most and least frequent in training.
 
     Table 4 of "Multi-Layer Embedding Training" (MLET). A file that exists is replaced.
     """
-    opt.set_threads(threads)
+    set_threads(threads)
     from seo_rec import recipes
+    from seo_rec.data.dataset import open_data
     from seo_rec.files import write_json
     from seo_rec.report.frequency import print_frequency
+    from seo_rec.runs import command_line
 
-    found = {str(run): q for run, q in recipes.frequency(data, runs, split, share).items()}
+    qualities = recipes.frequency(open_data(data), runs, split, share)
+    found = {str(run): quality for run, quality in qualities.items()}
     print_frequency(found, f"PR-AUC, {share:g} of the {split} samples in each set")
     if out:
         figures = {name: asdict(quality) for name, quality in found.items()}
-        write_json(out, _null({"command": recipes.command_line(), "runs": figures}))
+        write_json(out, _null({"command": command_line(), "runs": figures}))
         typer.echo(f"figures: {out}")

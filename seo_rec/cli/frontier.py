@@ -2,77 +2,139 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import subprocess
 import sys
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seo_rec.cli import options as opt
+from seo_rec.cli import parameters as par
+from seo_rec.cli.compare import CONTESTANTS, Asked, Contestants, comparison_of
+from seo_rec.cli.config import set_texts
+from seo_rec.cli.options import (
+    BUDGET,
+    DATA,
+    RUN,
+    FromSettings,
+    is_given,
+    set_threads,
+    takes_settings,
+)
+from seo_rec.cli.running import run_folder, say_still_improving
+from seo_rec.methods import Mlet
+from seo_rec.runs.layout import FRONTIER_PICTURE
+from seo_rec.settings import FitSettings, ModelSettings, Training
 
-OWN = ("data", "out", "methods", "budgets", "scheduler", "submit", "threads")
+if TYPE_CHECKING:
+    from seo_rec.recipes import Comparison
+
+NOT_OF_COMPARE = ("data", "out", "methods", "budgets", "scheduler", "submit", "threads", "config")
 MLET = ("mlet_dim", "mlet_std")
 
 
+def _contestants() -> FromSettings:
+    """As of ``compare``, without searches unless they are asked for."""
+    methods, *others = CONTESTANTS.options
+    default = "separate,monolithic,multi-size,collisionless"
+    help_ = "As of compare; collisionless is trained once, at its own size"
+    own = dataclasses.replace(methods, default=default, help=help_)
+    return dataclasses.replace(CONTESTANTS, options=(own, *others))
+
+
+@takes_settings(
+    contestants=_contestants(),
+    model=par.MODEL_OPTIONS,
+    mlet=par.MLET_OPTIONS,
+    fit=par.COMPARE_OPTIONS,
+)
 def frontier(
     context: typer.Context,
-    data: Annotated[list[Path], typer.Argument(help="Prepared data set, or one for each seed.")],
-    out: Annotated[Path, typer.Option(help="Folder of the frontier; run again to go on with it.")],
+    data: par.DataOfSeeds,
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of the frontier; run again to go on with it.", rich_help_panel=DATA
+        ),
+    ],
     budgets: Annotated[
         str,
         typer.Option(
             help="Parameters, comma-separated; 0.1x: a tenth of collisionless tables. Rounded down "
-            "to whole rows of --dim."
+            "to whole rows of --dim.",
+            rich_help_panel=BUDGET,
         ),
     ],
-    methods: Annotated[
-        str, typer.Option(help="As of compare; collisionless is trained once, at its own size.")
-    ] = "separate,monolithic,multi-size,collisionless",
-    dim: opt.Dim = 16,
+    dim: par.Dim = 16,
+    *,
+    contestants: Contestants,
+    set_: par.SetOfMethod = None,
+    same_hash: par.SameHash = None,
+    model: ModelSettings,
+    mlet: Mlet | None,
+    fit: FitSettings,
     scheduler: Annotated[
         str,
         typer.Option(
-            help="Train nothing; print a `torchx run` line per budget for this scheduler of TorchX."
+            help="Train nothing; print a `torchx run` line per budget for this scheduler of "
+            "TorchX.",
+            rich_help_panel=RUN,
         ),
     ] = "",
     submit: Annotated[
-        bool, typer.Option("--submit", help="Run the lines of --scheduler, one after the other.")
+        bool,
+        typer.Option(
+            "--submit",
+            help="Run the lines of --scheduler, one after the other.",
+            rich_help_panel=RUN,
+        ),
     ] = False,
-    threads: opt.Threads = 0,
-    **_: Any,
+    threads: par.Threads = 0,
+    config: par.Config = None,
 ) -> None:
     """Accuracy against parameters: compare methods at several budgets; OUT/frontier.png and .json.
 
     Budgets are trained one after the other, and the plot holds what there is.
     """
-    opt.set_threads(threads)
+    set_threads(threads)
     from seo_rec import recipes, report
-    from seo_rec.cli.main import comparison_of
+    from seo_rec.data.dataset import open_data
 
-    wanted = recipes.read_budgets(budgets, data[0], dim)
-    comparison = comparison_of(context, wanted[0] // dim)
-    if scheduler:
-        shared = [o.name for o in context.command.params if o.name not in (*OWN, *MLET)]
-        options, mlet_options = _typed(context, shared), _typed(context, MLET)
-        lines = recipes.frontier_jobs(comparison, wanted, out, options, mlet_options, scheduler)
-        for line in lines:
-            typer.echo(line)
-            if submit:
-                _submit(line)
-        return
-    if submit:
+    if submit and not scheduler:
         raise ValueError("--submit needs --scheduler NAME, the scheduler of TorchX to submit to")
-    recipes.frontier(comparison, wanted, out)
+    opened, texts = tuple(map(open_data, data)), set_texts(context, set_)
+    wanted = recipes.read_budgets(budgets, opened[0], dim)
+    asked = Asked(opened, contestants, dim, texts, same_hash, Training(model, fit), mlet)
+    comparison = comparison_of(context, asked, wanted[0])
+    with run_folder(context, out, set=texts):
+        if scheduler:
+            _jobs(context, comparison, wanted)
+            return
+        runs = recipes.frontier(comparison, wanted, out)
     report.print_frontier(out)
-    typer.echo(f"plot: {out / report.FRONTIER_PICTURE}")
+    typer.echo(f"plot: {out / FRONTIER_PICTURE}")
+    say_still_improving(runs, fit.epochs)
+
+
+def _jobs(context: typer.Context, comparison: Comparison, budgets: Sequence[int]) -> None:
+    """Print the lines of ``--scheduler``, and run them with ``--submit``."""
+    from seo_rec import recipes
+
+    shared = [p.name for p in context.command.params if p.name not in (*NOT_OF_COMPARE, *MLET)]
+    options, mlet_options = _typed(context, shared), _typed(context, MLET)
+    out, scheduler = context.params["out"], context.params["scheduler"]
+    for line in recipes.frontier_jobs(comparison, budgets, out, options, mlet_options, scheduler):
+        typer.echo(line)
+        if context.params["submit"]:
+            _submit(line)
 
 
 def _submit(line: str) -> None:
     """Run a ``torchx run`` line: local schedulers return when the job has ended, others at once."""
-    from seo_rec.recipes import RunError
+    from seo_rec.runs import RunError
 
     words = [sys.executable, "-m", "torchx.cli.main", *shlex.split(line)[1:]]
     if status := subprocess.run(words).returncode:
@@ -80,13 +142,14 @@ def _submit(line: str) -> None:
 
 
 def _typed(context: typer.Context, names: Container[str | None]) -> list[str]:
-    """The options ``names`` that stand on the command line, as typed."""
+    """The options ``names`` that were given, as they are typed."""
     words: list[str] = []
     for option in context.command.params:
-        name = option.name or ""
-        if name not in names or not opt.given(context, [name]):
+        if option.name not in names or not is_given(context, option):
             continue
-        value = context.params[name]
+        value = context.params[option.name]
+        if option.name == "set_":
+            value = set_texts(context, value)
         if isinstance(value, bool):
             words.append((option.opts if value else option.secondary_opts)[0])
         else:

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from seo_rec.runs.layout import POLICY_FILE, RUN_FILE, SEARCH_FILE
 from seo_rec.schema import SCHEMA_FILE
 
 ROOT = Path("runs/torchx")
@@ -30,7 +31,8 @@ def job_search(
     rows: Rows = SYNTHETIC_ROWS,
 ) -> None:
     """Search a policy, on synthetic data unless told otherwise; run again to resume."""
-    _run(["search", str(data or _synthetic(rows)), "--out", str(out), "--resume", *context.args])
+    source = str(data or _synthetic(rows))
+    _run(context, ["search", source, "--out", str(out), "--resume", *context.args])
 
 
 def job_applier(
@@ -42,26 +44,25 @@ def job_applier(
     rows: Rows = SYNTHETIC_ROWS,
 ) -> None:
     """Apply a search's policy and train it from scratch; search first if there is none."""
-    from seo_rec import recipes
-    from seo_rec.apply import STRATEGIES
+    from seo_rec.apply import STRATEGIES, default_budget
     from seo_rec.policy import Policy
     from seo_rec.train import ranks
 
     if strategy not in STRATEGIES:
         raise ValueError(f"--strategy is {strategy!r}; allowed: {', '.join(STRATEGIES)}")
     here = ranks()
-    if not here.on_first((search / recipes.SEARCH_FILE).exists):
+    if not here.on_first((search / SEARCH_FILE).exists):
         source = str(data or _synthetic(rows))
-        _run(["search", source, "--out", str(search), "--resume"])
-    searched = Policy.load(search / recipes.POLICY_FILE)
+        _run(context, ["search", source, "--out", str(search), "--resume"])
+    searched = Policy.load(search / POLICY_FILE)
     if data is None:
-        data = Path(json.loads((search / recipes.RUN_FILE).read_text())["data"])
+        data = Path(json.loads((search / RUN_FILE).read_text())["data"])
     applied = search / f"applier-{strategy}.json"
-    chosen = STRATEGIES[strategy](searched, recipes.budget_of(searched))
+    chosen = STRATEGIES[strategy](searched, default_budget(searched))
     here.on_first(lambda: chosen.save(applied))
     typer.echo(f"applied policy: {applied}")
     command = ["train", str(data), "--policy", str(applied), "--out", str(out), "--resume"]
-    _run([*command, *context.args])
+    _run(context, [*command, *context.args])
 
 
 def _synthetic(rows: int) -> Path:
@@ -80,8 +81,7 @@ def _synthetic(rows: int) -> Path:
     return data
 
 
-def _run(arguments: list[str]) -> None:
+def _run(context: typer.Context, arguments: list[str]) -> None:
     """Run another command of ``seo-rec`` in this process."""
-    from seo_rec.cli.main import app
-
-    app(arguments, standalone_mode=False)
+    program = context.find_root().command
+    program.main(arguments, prog_name="seo-rec", standalone_mode=False)

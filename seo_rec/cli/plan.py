@@ -9,6 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from seo_rec.cli.budget import size
+from seo_rec.cli.options import DATA, RUN
+
 if TYPE_CHECKING:
     from seo_rec.plan import Estimate, Plan, RankLoad
 
@@ -16,27 +19,45 @@ MOST_LINES = 16  # ranks shown one by one; of more, a few
 
 
 def plan(
-    policy: Annotated[Path, typer.Argument(help="The policy, a .json file.")],
+    policy: Annotated[Path, typer.Argument(help="The policy, a .json file.", rich_help_panel=DATA)],
     topology: Annotated[
-        str, typer.Option(help="Devices of one machine, as 8xH100-80GB or 2xcpu; or a .json file.")
+        str,
+        typer.Option(
+            help="Devices of one machine, as 8xH100-80GB or 2xcpu; or a .json file.",
+            rich_help_panel=RUN,
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="The plan, a .json file.")],
-    nodes: Annotated[int, typer.Option(help="Machines.")] = 1,
-    batch: Annotated[int, typer.Option(help="Rows in the batch of one device.")] = 8192,
+    out: Annotated[Path, typer.Option(help="The plan, a .json file.", rich_help_panel=DATA)],
+    nodes: Annotated[int, typer.Option(help="Machines.", rich_help_panel=RUN)] = 1,
+    batch: Annotated[
+        int, typer.Option(help="Rows in the batch of one device.", rich_help_panel=RUN)
+    ] = 8192,
     rates: Annotated[
-        str, typer.Option(help="Prepared data set to take ids per bag from (none: 1 each).")
+        str,
+        typer.Option(
+            help="Prepared data set to take ids per bag from; without it one id is assumed.",
+            rich_help_panel=DATA,
+        ),
     ] = "",
     row_optimizer: Annotated[
-        str, typer.Option(help="Optimizer of the tables: adam, adagrad, rowwise_adagrad or sgd.")
+        str,
+        typer.Option(
+            help="Optimizer of the tables: adam, adagrad, rowwise_adagrad, sgd.",
+            rich_help_panel=RUN,
+        ),
     ] = "adam",
 ) -> None:
     """Place a policy's tables on devices; needs none of them, and no process group."""
-    from seo_rec.plan import plan_policy, rates_of, read_topology
     from seo_rec.policy import Policy
+
+    placed = Policy.load(policy)
+    typer.echo(f"{policy}: {len(placed.tables)} tables, {size(placed)}")
+    # these import TorchRec, whose own plan is priced beside ours
+    from seo_rec.plan import plan_policy, rates_of, read_topology
     from seo_rec.schema import read_schema
 
     found = plan_policy(
-        Policy.load(policy),
+        placed,
         read_topology(topology, nodes),
         batch_size=batch,
         row_optimizer=row_optimizer,

@@ -241,9 +241,9 @@ class TableBatched(nn.Module):
     """All lookups of an unsharded collection in one FBGEMM call, in the policy's order.
 
     TorchRec's own unsharded collection runs one ``embedding_bag`` and one full dense gradient per
-    (table, feature) pair; ``benchmarks/step.py`` measures both. On devices of :data:`IN_FOURS` the
-    rows that FBGEMM reads are filled up with zeros to multiples of four floats, which are not
-    returned; the parameters stay as wide as the policy says.
+    (table, feature) pair; ``benchmarks/speed/step.py`` measures both. On devices of
+    :data:`IN_FOURS` the rows that FBGEMM reads are filled up with zeros to multiples of four
+    floats, which are not returned; the parameters stay as wide as the policy says.
     """
 
     def __init__(self, policy: Policy) -> None:

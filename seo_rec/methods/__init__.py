@@ -17,6 +17,7 @@ from seo_rec.methods.published import (
     robe,
 )
 from seo_rec.methods.registry import (
+    METHOD_FAMILIES,
     METHOD_NAMES,
     NamedMethod,
     PlainSettings,
@@ -26,6 +27,7 @@ from seo_rec.methods.rows import collisionless, monolithic, multi_size, separate
 from seo_rec.methods.sharing import MULTIPLEXED, PER_FEATURE, ROW_RULES, Sharing
 
 __all__ = [
+    "METHOD_FAMILIES",
     "METHOD_NAMES",
     "MULTIPLEXED",
     "PER_FEATURE",

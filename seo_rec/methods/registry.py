@@ -121,6 +121,7 @@ def _labels() -> tuple[str, ...]:
 
 
 METHOD_NAMES = _labels()
+METHOD_FAMILIES = tuple(FAMILIES)
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ PRESETS = {
     "L4-24GB": _gpu(24, 300, 32, 12.5),
     # One process with one thread on a shared x86 server, gloo: fitted to the phases of 30 runs on
     # one and two ranks there, whose tables of 6.7 MB lie in the processor's caches
-    # (docs/scaling.md). A file says more about your machine.
+    # (docs/measured/scaling.md). A file says more about your machine.
     "cpu": Topology("", "cpu", 1, 1, 16 * _GB, 20e9, 16e9, 1e9, 1e9, 3.0),
 }
 _SPELLED = re.compile(r"(?:(\d{1,9})x)?([A-Za-z][\w.-]*)")

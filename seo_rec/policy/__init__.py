@@ -8,7 +8,6 @@ reports read it. Nothing else passes between a search and the training that uses
 from __future__ import annotations
 
 from seo_rec.policy.budget import split_rows
-from seo_rec.policy.check import check_columns
 from seo_rec.policy.dtypes import DTYPES, row_bytes
 from seo_rec.policy.entries import (
     ADDRESSES,
@@ -54,7 +53,6 @@ __all__ = [
     "Policy",
     "PolicyError",
     "Table",
-    "check_columns",
     "row_bytes",
     "split_rows",
 ]

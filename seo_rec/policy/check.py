@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,33 +58,6 @@ def check_policy(policy: Policy) -> None:
         raise PolicyError(f"dropped names a feature twice: {list(policy.dropped)}")
     if not policy.features:
         raise PolicyError("the policy serves no feature")
-
-
-def check_columns(policy: Policy, columns: Iterable[str]) -> None:
-    """Whether a policy fits a data set: it accounts for every column, and reads no others.
-
-    A column may be read by several features.
-
-    Args:
-        policy: what is to be served.
-        columns: names of the categorical columns of the data set.
-
-    Raises:
-        PolicyError: a feature reads a column that the data lacks, or a column of the data is
-            neither read nor dropped.
-    """
-    known = list(columns)
-    for f in policy.features:
-        if unknown := [c for c in f.columns if c not in known]:
-            raise PolicyError(
-                f"feature {f.name!r} reads columns {unknown} that the data lacks; the data has "
-                f"{sorted(known)}"
-            )
-    if silent := sorted(set(known) - set(policy.columns) - set(policy.dropped)):
-        raise PolicyError(
-            f"the policy says nothing about columns {silent} of the data; serve them or list them "
-            "as dropped"
-        )
 
 
 def _check_tables(policy: Policy) -> dict[str, Table | int]:

@@ -16,10 +16,11 @@ from seo_rec.recipes.evaluation import (
 from seo_rec.recipes.frontier import frontier, read_budgets
 from seo_rec.recipes.frontier import jobs as frontier_jobs
 from seo_rec.recipes.searching import read_search, search
-from seo_rec.recipes.training import method_policy, train
+from seo_rec.recipes.training import OWN_BUDGET, method_policy, train
 
 __all__ = [
     "DEMO_METHODS",
+    "OWN_BUDGET",
     "Comparison",
     "InfeasibleError",
     "compare",

@@ -218,5 +218,6 @@ def _run(
         command=command_line(),
         environment=stamp(),
         num_bytes=policy.num_bytes,
-        still_improving=result.best_epoch + 1 == result.epochs == training.fit.epochs,
+        still_improving=not training.fit.max_steps
+        and 1 < result.best_epoch + 1 == result.epochs == training.fit.epochs,
     )

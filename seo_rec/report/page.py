@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -17,11 +17,15 @@ from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.files import write_text
 from seo_rec.policy import Policy
 from seo_rec.report import charts, formats, frontier
-from seo_rec.report.collisions import Collisions, collisions
 from seo_rec.report.comparison import SAME_BUDGET, Group, group, winner_of
 from seo_rec.runs import reading
+from seo_rec.runs.command_settings import repeat_command
+from seo_rec.runs.decision import decided
 from seo_rec.runs.reading import Attention, Records, SearchRun, TrainingRun
 from seo_rec.schema import SPLITS, DataError
+
+if TYPE_CHECKING:
+    from seo_rec.report.collisions import Collisions
 
 TEMPLATE = "page.html.j2"
 MAX_SLOTS = 32  # tables in a slot picture
@@ -139,6 +143,7 @@ def render(records: Records, given: Sequence[str]) -> str:
         mark=mark,
         origins=_origins(records),
         f=formats,
+        decided=decided,
         isnan=math.isnan,
     )
 
@@ -368,6 +373,8 @@ def _slots(title: str, policy: Policy) -> Slots:
 
 def _collisions(found: Group) -> tuple[tuple[Counted, ...], tuple[str, ...]]:
     """Of the first seed of every method whose policy and data set are still there."""
+    from seo_rec.report.collisions import collisions  # imports torch
+
     counted, notes = [], []
     opened: dict[Path, DataSet] = {}
     for row in found.rows:
@@ -378,7 +385,9 @@ def _collisions(found: Group) -> tuple[tuple[Counted, ...], tuple[str, ...]]:
         try:
             if run.data not in opened:
                 opened[run.data] = _open_data(run)
-            known = opened[run.data].vocabularies([f.name for f in run.policy.features])
+            if crosses := [f.name for f in run.policy.features if f.is_cross]:
+                raise DataError(f"the ids of crosses are not counted ({', '.join(crosses[:3])})")
+            known = {f.name: opened[run.data].vocabulary(f.columns[0]) for f in run.policy.features}
             counted.append(Counted(row.method, run.seed, collisions(run.policy, known)))
         except (DataError, ValueError, OSError) as error:
             notes.append(f"{row.method}: {error}")
@@ -414,6 +423,8 @@ def _origins(records: Records) -> list[Origin]:
         trained = sum(isinstance(m, TrainingRun) for m in members)
         lines.append(("runs", f"{trained} trainings, {len(members) - trained} searches"))
         lines += [("command", text) for text in dict.fromkeys(m.command for m in members)]
+        repeats = dict.fromkeys(m.repeat for m in members if m.repeat)
+        lines += [("repeat with", repeat_command(path.parent) or "") for path in repeats]
         lines += [("data", text) for text in dict.fromkeys(_data_line(m) for m in members)]
         lines += _environment_lines(members)
         lines += _settings_lines(members)

@@ -6,7 +6,7 @@ reads one. What they agree on is defined here and nowhere else::
     TRAINING/    run.json (kind train)     settings.json  policy.json  result.json  metrics.jsonl
                  checkpoints/  best/  collapsed/  tensorboard/
     SEARCH/      run.json (kind search)    settings.json  policy.json  searched.json  search.json
-                 candidates/<name>.json  weights.npz  work/
+                 candidates/<name>.json  weights.npz  work/attentions/  work/scores/
     COMPARISON/  run.json (kind compare)   settings.json  results.jsonl  methods.json
                  runs/<method>-seed<k>/: a TRAINING each
                  searches/<method>-seed<k>/: a SEARCH each          work/

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seo_rec.files import write_json
+from seo_rec.runs.command_settings import write_command_settings
 from seo_rec.runs.layout import RUN_FILE
 
 
@@ -42,6 +43,7 @@ def claim_run(out: Path, asked: Mapping[str, Any], resume: bool) -> None:
     elif out.exists() and any(not p.name.startswith(f".{RUN_FILE}.") for p in out.iterdir()):
         raise RunError(f"{out} exists and is not a run folder; choose another --out")
     write_json(path, wanted)
+    write_command_settings(out)
 
 
 def command_line() -> str:

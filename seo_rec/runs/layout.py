@@ -23,6 +23,8 @@ SEARCHED_FILE = "searched.json"  # the policy that the search itself decided, be
 WEIGHTS_FILE = "weights.npz"
 CANDIDATES_FOLDER = "candidates"
 WORK_FOLDER = "work"
+ATTENTIONS_FOLDER = "attentions"  # below work, as the next one
+SCORES_FOLDER = "scores"
 
 # of a comparison
 RESULTS_FILE = "results.jsonl"

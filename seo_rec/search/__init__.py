@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from seo_rec.search.found import Found
-from seo_rec.search.registry import NAMES, SEARCHES, Method, find
+from seo_rec.search.registry import NAMES, SEARCHES, Method, find, settings_by_family
 
-__all__ = ["NAMES", "SEARCHES", "Found", "Method", "find"]
+__all__ = ["NAMES", "SEARCHES", "Found", "Method", "find", "settings_by_family"]

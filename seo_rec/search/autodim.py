@@ -44,11 +44,8 @@ class AutoDimSettings(SpaceSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.candidates:
-            doubled = [2**k for k in range(self.max_dim.bit_length()) if 2**k < self.max_dim]
-            object.__setattr__(self, "candidates", (*doubled, self.max_dim))
-        good = self.candidates[-1] == self.max_dim
-        good = good and list(self.candidates) == sorted({c for c in self.candidates if c > 0})
+        good = self.choices[-1] == self.max_dim
+        good = good and list(self.choices) == sorted({c for c in self.choices if c > 0})
         allowed = f"ascending widths, the last of them max_dim {self.max_dim}"
         require(good, "candidates", self.candidates, allowed)
         require(self.logit_lr > 0, "logit_lr", self.logit_lr, "above 0")
@@ -56,6 +53,12 @@ class AutoDimSettings(SpaceSettings):
         require(self.temperature_step >= 0, "temperature_step", self.temperature_step, "0 or more")
         end = self.temperature_end
         require(0 < end <= 1, "temperature_end", end, "above 0, to 1")
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """The candidates, or the powers of two below ``max_dim`` and itself."""
+        doubled = (2**k for k in range(self.max_dim.bit_length()) if 2**k < self.max_dim)
+        return self.candidates or (*doubled, self.max_dim)
 
 
 class WidthChoice(nn.Module):
@@ -124,7 +127,7 @@ def autodim(
     space.require_columns(settings.params)
     F, D = len(space.names), settings.max_dim
     train, val = train_stream(data, f), eval_stream(data, "val")
-    gate = WidthChoice(F, settings.candidates, f.seed)
+    gate = WidthChoice(F, settings.choices, f.seed)
     policy = space.policy([D] * F)
     model = build_model(policy, data.num_numeric, training.model, f.seed, gate)
     model = model.to(ranks().device)
@@ -134,7 +137,7 @@ def autodim(
     result = fit(model, train, val, optimizers, f, out=out, after_step=step, title="autodim")
     trained = time.perf_counter()
     gate.eval()
-    chosen = [settings.candidates[c] for c in gate.logits_FC.argmax(dim=1).tolist()]
+    chosen = [settings.choices[c] for c in gate.logits_FC.argmax(dim=1).tolist()]
     dims = chosen
     if settings.params:
         dims = space.fill([float(d) for d in chosen], settings.params, [D] * F)

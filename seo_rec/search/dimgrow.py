@@ -23,10 +23,10 @@ chosen; the settings are those of :class:`DimGrowSettings`:
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,29 +40,25 @@ from seo_rec.batch import Batch
 from seo_rec.data.dataset import DataSet
 from seo_rec.embed import table_key
 from seo_rec.embed.remap import Remap
+from seo_rec.metrics import Metrics
 from seo_rec.model import ModelSettings
 from seo_rec.policy import PolicyError
 from seo_rec.search.found import Found, embedding_bytes
 from seo_rec.search.held_out import SPLITS, HeldOut
 from seo_rec.search.space import Space, SpaceSettings, open_space, require
 from seo_rec.train import (
-    Checkpoints,
     FitSettings,
-    Preempted,
     Training,
-    claimed,
     eval_stream,
-    evaluate,
-    load_tensors,
+    fit,
     ranks,
     rng_states,
     set_rng_states,
     train_stream,
 )
-from seo_rec.train.checkpoint import Saved
-from seo_rec.train.loop import stop_signal
+from seo_rec.train.loop import AfterStep
 from seo_rec.train.optimizers import ROW_OPTIMIZERS
-from seo_rec.train.state import State, optimizer_state, weights_of
+from seo_rec.train.state import State, optimizer_state
 
 ADAPTS = ("joint", "per-feature")
 GATES_OF = ("last", "best")
@@ -165,7 +161,9 @@ class GrowingModel(nn.Module):
     """``Batch -> (loss, logits_B)`` of columns, gates, adaptation layer and backbone.
 
     ``logits = backbone(dense, adapt(Concat_fk(g x + (1 - g) x~)))``; in training the loss has
-    ``alpha`` times the penalty in it.
+    ``alpha`` times the penalty in it. What is drawn while it grows and trains (shuffles, dropout,
+    new columns) comes from a random state of its own, which goes on from where torch's stood after
+    the backbone was made: what else draws random numbers does not change the search.
 
     Args:
         space: rows of every feature.
@@ -190,6 +188,16 @@ class GrowingModel(nn.Module):
             model_settings.dropout,
             model_settings.interaction,
         )
+        self.random = rng_states(ranks())
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Within the block torch's generators are the model's own."""
+        here = ranks()
+        with torch.random.fork_rng([here.device] if here.device.type == "cuda" else []):
+            set_rng_states(self.random, here)
+            yield
+            self.random = rng_states(here)
 
     @property
     def dims(self) -> list[int]:
@@ -210,7 +218,8 @@ class GrowingModel(nn.Module):
     def allocate(self, feature: int) -> Dimension:
         """A new column of ``feature``, not in use yet."""
         rows = self.space.rows[feature]
-        made = Dimension(rows, self.settings.adapt_dim, self.init_scale)
+        with self.drawing():
+            made = Dimension(rows, self.settings.adapt_dim, self.init_scale)
         made.to(next(self.backbone.parameters()).device)
         self.columns[feature].append(made)  # type: ignore[operator]
         return made
@@ -254,8 +263,9 @@ class GrowingModel(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         x_BD, g_D = self.embed(batch.sparse), self.gates()
-        other = shuffle_columns(x_BD) if self.training else x_BD.mean(0, keepdim=True)
-        logits_B = self.backbone(batch.dense_BN, self.adapt(gated(x_BD, other, g_D)))
+        with self.drawing():
+            other = shuffle_columns(x_BD) if self.training else x_BD.mean(0, keepdim=True)
+            logits_B = self.backbone(batch.dense_BN, self.adapt(gated(x_BD, other, g_D)))
         loss = functional.binary_cross_entropy_with_logits(logits_B, batch.labels_B)
         if self.training and self.settings.alpha:
             loss = loss + self.settings.alpha * penalty(g_D, self.places())
@@ -364,125 +374,69 @@ class Answer:
         return [sum(g > KEPT for g in own) for own in self.gates]
 
 
-@dataclass
-class Progress:
-    """Where the search stands; part of every checkpoint. ``answer``: as it would be now."""
+class DimGrowStep(AfterStep):
+    """After each training step: train the gates on held-out rows, and adapt the widths.
 
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    best_auc: float = -1.0
-    stale: int = 0
-    kept: list[int] = field(default_factory=list)
-    history: list[dict[str, Any]] = field(default_factory=list)
-    answer: Answer | None = None
+    After each epoch it reads the gates. The answer is that of the last epoch, or of the best one.
 
+    Args:
+        growth: The model, its optimizers, and how they grow.
+        held_out: The rows that train the gates; None if the training rows do.
+    """
 
-class _Run:
-    """One call of :func:`dimgrow`: what it was given, and where it stands."""
-
-    def __init__(
-        self,
-        data: DataSet,
-        settings: DimGrowSettings,
-        training: Training,
-        out: Path | None,
-    ) -> None:
-        self.settings, self.fit = settings, training.fit
-        model_settings, fit = training.model, training.fit
-        self.started = time.perf_counter()
-        require(fit.warmup_steps == 0, "warmup_steps", fit.warmup_steps, "0 with dimgrow")
-        check_adapt(settings.adapt, model_settings.backbone)
-        space = open_space(data, settings, fit.seed)
-        space.require_columns(settings.params)
-        F = len(space.names)
-        if 0 < settings.total_dims < F:
-            raise PolicyError(f"total_dims {settings.total_dims}; allowed: {F}, one per feature")
-        self.train, self.val = train_stream(data, fit), eval_stream(data, "val")
-        self.held_out = HeldOut(data, fit) if settings.gate_split == "held-out" else None
-        torch.manual_seed(fit.seed)
-        self.model = GrowingModel(space, settings, model_settings).to(ranks().device)
-        for i in range(F):
-            self.model.allocate(i)
-        self.model.used = [[0] for _ in range(F)]
-        self.optimizers = make_optimizers(self.model, fit)
-        self.growth = Growth(self.model, settings, self.optimizers)
-        self.progress = Progress()
+    def __init__(self, growth: Growth, held_out: HeldOut | None) -> None:
+        self.growth, self.held_out = growth, held_out
+        self.model, self.settings = growth.model, growth.settings
+        self.step = 0
+        self.history: list[dict[str, Any]] = []
+        self.answer: Answer | None = None
         self.best_weights: dict[str, torch.Tensor] = {}
-        self.checkpoints = Checkpoints(out / "checkpoints", fit.keep) if out else None
 
-    def epoch(self, stop: Any) -> None:
-        """Train to the end of the epoch, adapting the widths after each step; evaluate."""
-        p, fit = self.progress, self.fit
-        self.model.train()
-        for batch in self.train:
-            loss = self._step(batch.to(ranks().device))
-            p.step += 1
-            self.growth(p.step)
-            if not torch.isfinite(loss):
-                raise FloatingPointError(f"the training loss became {loss.item()}; lower row_lr")
-            if p.step == fit.max_steps:
-                break
-            if self.train.step == 0:  # the last batch of the epoch, saved after its evaluation
-                continue
-            if stop.is_set() or (fit.checkpoint_every and p.step % fit.checkpoint_every == 0):
-                self.save()
-            if stop.is_set():
-                self._leave()
-        metrics, _, _ = evaluate(self.model, self.val)
-        if math.isnan(metrics.auc):
-            raise ValueError(
-                f"the val split has {self.val.num_rows} rows of one label only, so it has no AUC; "
-                "prepare the data with a larger share of validation rows"
-            )
-        answer = Answer(p.epoch + 1, metrics.auc, self.gates())
-        kept = answer.kept
-        if self.settings.gates_of == "last":
-            p.answer = answer
-        elif metrics.auc > p.best_auc:
-            p.answer = answer
-            self.best_weights = found_weights(self.model, self.kept_columns())
-        p.stale = 0 if metrics.auc > p.best_auc or kept != p.kept else p.stale + 1
-        p.best_auc, p.kept = max(p.best_auc, metrics.auc), kept
-        p.epoch += 1
-        dims = {"used": self.model.dims, "kept": kept}
-        p.history.append({"epoch": p.epoch, "step": p.step, "val_auc": metrics.auc, **dims})
-        self.save()
-        if stop.is_set() and not self.finished():
-            self._leave()
+    @property
+    def calls_model(self) -> bool:
+        return self.held_out is not None
 
-    def _leave(self) -> None:
-        saved = (
-            "a checkpoint was written, --resume goes on"
-            if self.checkpoints
-            else "nothing was saved"
-        )
-        raise Preempted(f"SIGTERM at step {self.progress.step}; {saved}")
+    @property
+    def keeps_best(self) -> bool:
+        return False
 
-    def _step(self, batch: Batch) -> torch.Tensor:
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad()
-        loss, _ = self.model(batch)
-        loss.backward()
-        gate = self.optimizers["gate"]
-        if self.held_out is None:
-            gate.step()
-        self.optimizers["rows"].step()
-        self.optimizers["dense"].step()
+    def __call__(self, model: nn.Module, step: int) -> None:
+        self.step = step
         if self.held_out is not None:
-            gate.zero_grad()
-            thetas = [d.theta for d in self.model.in_use()]
-            held_out, _ = self.model(self.held_out.next())
-            gradients = torch.autograd.grad(held_out, thetas)
-            for theta, gradient in zip(thetas, gradients, strict=True):
-                theta.grad = gradient
-            gate.step()
-        return loss.detach()
+            self._train_gates(self.held_out.next())
+        self.growth(step)
 
-    def finished(self) -> bool:
-        p, fit = self.progress, self.fit
-        ended = p.epoch >= fit.epochs or p.stale >= fit.patience
-        return ended or (fit.max_steps > 0 and p.step >= fit.max_steps)
+    def _train_gates(self, batch: Batch) -> None:
+        """An Adam step of the gates alone; they have gradients of the training batch so far."""
+        gate, thetas = self.growth.optimizers["gate"], [d.theta for d in self.model.in_use()]
+        gate.zero_grad()
+        loss, _ = self.model(batch)
+        gradients = torch.autograd.grad(loss, thetas)
+        for theta, gradient in zip(thetas, gradients, strict=True):
+            theta.grad = gradient
+        gate.step()
+        gate.zero_grad()
+
+    def after_epoch(self, metrics: Metrics) -> bool:
+        """Note the gates; whether the number of columns that are kept of a feature changed."""
+        answer = Answer(len(self.history) + 1, metrics.auc, self.gates())
+        earlier = [epoch["val_auc"] for epoch in self.history]
+        if self.settings.gates_of == "last":
+            self.answer = answer
+        elif metrics.auc > max(earlier, default=-1.0):
+            self.answer = answer
+            self.best_weights = found_weights(self.model, self.kept_columns())
+        changed = not self.history or answer.kept != self.history[-1]["kept"]
+        self.history.append(
+            {
+                "epoch": answer.epoch,
+                "step": self.step,
+                "val_auc": metrics.auc,
+                "used": self.model.dims,
+                "kept": answer.kept,
+            }
+        )
+        return changed
 
     def gates(self) -> list[list[float]]:
         """Gates of the columns in use, by feature."""
@@ -496,73 +450,68 @@ class _Run:
 
     # ---- checkpoints -------------------------------------------------------------------
 
-    def save(self) -> None:
-        """Save everything that the next step depends on."""
-        if self.checkpoints is None:
-            return
-        self.progress.seconds = time.perf_counter() - self.started
-        tensors: State = {f"model.{n}": t for n, t in weights_of(self.model).items()}
-        states = optimizer_state(self.model, self.optimizers)
-        tensors |= {f"optimizer.{n}": t for n, t in states.items()}
-        tensors |= {f"best.{n}": t for n, t in self.best_weights.items()}
-        tensors |= rng_states(ranks())
-        values = {
-            "progress": asdict(self.progress),
-            "events": self.growth.events,
+    def tensors(self) -> State:
+        """The model's random state, Adam's state of the gates, the weights of the best epoch."""
+        gate = {"gate": self.growth.optimizers["gate"]} if self.held_out else {}
+        states = optimizer_state(self.model, gate)
+        return {
+            **self.model.random,
+            **{f"gate.{n}": t for n, t in states.items()},
+            **{f"best.{n}": t for n, t in self.best_weights.items()},
+        }
+
+    def values(self) -> dict[str, Any]:
+        """Which columns there are and which are in use, what happened, the answer so far."""
+        return {
             "allocated": self.model.allocated,
             "used": self.model.used,
-            "train": self.train.state_dict(),
+            "events": self.growth.events,
+            "history": self.history,
+            "answer": asdict(self.answer) if self.answer else None,
             "held_out": self.held_out.state_dict() if self.held_out else {},
         }
-        self.checkpoints.save(self.progress.step, tensors, values)
 
-    def resume(self) -> None:
-        """Go on from the newest checkpoint, if there is one."""
-        saved = self.checkpoints.latest() if self.checkpoints else None
-        if saved is None:
-            return
-        with saved.fitting():
-            self._restore(saved)
-        p, fit = self.progress, self.fit
-        if self.finished() and (not p.history or p.history[-1]["step"] != p.step):
-            raise ValueError(
-                f"the search stands at step {p.step}, within an epoch, and epochs {fit.epochs} or "
-                f"max_steps {fit.max_steps} ends it there, so its gates were not evaluated; "
-                "allowed: more of the one that ends it (max_steps 0: no limit)"
-            )
-
-    def _restore(self, saved: Saved) -> None:
-        values = saved.values
+    def before_load(self, values: Mapping[str, Any]) -> None:
+        """Allocate the columns that the checkpoint holds."""
         self.growth.start(values["allocated"], values["used"])
-        self.growth.events = [(s, n, d) for s, n, d in values["events"]]
-        into: dict[str, torch.Tensor] = {
-            name: torch.zeros(size, dtype=dtype) for name, (size, dtype) in saved.sizes.items()
-        }
-        load_tensors(saved, dict(into))
-        weights = {n.removeprefix("model."): t for n, t in into.items() if n.startswith("model.")}
-        self.model.load_state_dict(weights)
+
+    def load(self, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
+        """Go on from what ``tensors`` and ``values`` gave."""
         named = dict(self.model.named_parameters())
-        owner = {
-            id(p): optimizer
-            for optimizer in self.optimizers.values()
-            for p in optimizer.param_groups[0]["params"]
-        }
-        for name, tensor in into.items():
-            if name.startswith("optimizer."):
-                path, _, key = name.removeprefix("optimizer.").rpartition(".")
-                parameter = named[path]
-                owner[id(parameter)].state[parameter][key] = tensor.to(parameter.device)
-        self.best_weights = {
-            n.removeprefix("best."): t for n, t in into.items() if n.startswith("best.")
-        }
-        set_rng_states({n: t for n, t in into.items() if n.startswith("rng.")}, ranks())
-        self.train.load_state_dict(values["train"])
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "gate":
+                parameter, _, key = rest.rpartition(".")
+                theta = named[parameter]
+                self.growth.optimizers["gate"].state[theta][key] = tensor.to(theta.device)
+            elif kind == "best":
+                self.best_weights[rest] = tensor
+            elif name in self.model.random:  # it may have been written where a GPU was, or was not
+                self.model.random[name] = tensor
+        self.growth.events = [(s, n, d) for s, n, d in values["events"]]
+        self.history = values["history"]
+        self.answer = Answer(**values["answer"]) if values["answer"] else None
         if self.held_out:
             self.held_out.load_state_dict(values["held_out"])
-        progress = dict(values["progress"])
-        answer = progress.pop("answer")
-        self.progress = Progress(**progress, answer=Answer(**answer) if answer else None)
-        self.started = time.perf_counter() - self.progress.seconds
+
+
+def _start(data: DataSet, settings: DimGrowSettings, training: Training) -> Growth:
+    """The model with one column of each feature, and its optimizers."""
+    require(
+        training.fit.warmup_steps == 0, "warmup_steps", training.fit.warmup_steps, "0 with dimgrow"
+    )
+    check_adapt(settings.adapt, training.model.backbone)
+    space = open_space(data, settings, training.fit.seed)
+    space.require_columns(settings.params)
+    F = len(space.names)
+    if 0 < settings.total_dims < F:
+        raise PolicyError(f"total_dims {settings.total_dims}; allowed: {F}, one per feature")
+    torch.manual_seed(training.fit.seed)
+    model = GrowingModel(space, settings, training.model).to(ranks().device)
+    for i in range(F):
+        model.allocate(i)
+    model.used = [[0] for _ in range(F)]
+    return Growth(model, settings, make_optimizers(model, training.fit))
 
 
 def dimgrow(
@@ -578,23 +527,18 @@ def dimgrow(
             and was not evaluated there.
         Preempted: SIGTERM came; with ``out``, a checkpoint has been written.
     """
-    with stop_signal() as stop, claimed(out, ranks()):
-        run = _Run(data, settings, training, out)
-        run.resume()
-        while not run.finished():
-            run.epoch(stop)
-    model, space, answer = run.model, run.model.space, run.progress.answer
+    growth = _start(data, settings, training)
+    model, space, optimizers = growth.model, growth.model.space, growth.optimizers
+    held_out = HeldOut(data, training.fit) if settings.gate_split == "held-out" else None
+    step = DimGrowStep(growth, held_out)
+    train, val = train_stream(data, training.fit), eval_stream(data, "val")
+    by_fit = {n: o for n, o in optimizers.items() if n != "gate" or held_out is None}
+    alone = replace(training.fit, average=0.0)  # a mean of weights would not know new columns
+    result = fit(model, train, val, by_fit, alone, out=out, after_step=step, title="dimgrow")
+    trained, answer = time.perf_counter(), step.answer
     assert answer is not None
-    kept = answer.kept
-    if not any(kept):
-        early = (
-            f", and gates_of best took epoch {answer.epoch}" if settings.gates_of == "best" else ""
-        )
-        raise PolicyError(
-            f"no gate of the search ended above {KEPT}: alpha {settings.alpha} is too strong for "
-            f"these data, or {run.progress.step} steps were too few{early}; lower alpha"
-        )
-    dims = kept
+    _require_some(answer, settings, result.steps)
+    kept = dims = answer.kept
     if settings.params and settings.fill:
         most = [settings.max_dim] * len(kept)
         dims = space.fill([float(d) for d in kept], settings.params, most)
@@ -605,22 +549,33 @@ def dimgrow(
         "gates": dict(zip(space.names, answer.gates, strict=True)),
         "gates_of_epoch": answer.epoch,
         "allocated": dict(zip(space.names, model.allocated, strict=True)),
-        "steps": run.progress.step,
-        "history": run.progress.history,
-        "events": run.growth.events,
+        "steps": result.steps,
+        "history": step.history,
+        "events": growth.events,
     }
-    weights = run.best_weights
+    weights = step.best_weights
     if settings.gates_of == "last":
-        weights = found_weights(model, run.kept_columns())
+        weights = found_weights(model, step.kept_columns())
     as_grown = dims == kept and policy.num_params == space.size(dims)  # no wider, no longer tables
     columns = [d.values_V for own in model.columns for d in own]  # type: ignore[attr-defined]
     return Found(
         policy,
         answer.val_auc,
-        time.perf_counter() - run.started,
-        embedding_bytes(columns, [run.optimizers["rows"]]),
+        result.seconds + time.perf_counter() - trained,
+        embedding_bytes(columns, [optimizers["rows"]]),
         record,
         weights if as_grown else {},
+    )
+
+
+def _require_some(answer: Answer, settings: DimGrowSettings, steps: int) -> None:
+    """PolicyError if no column of any feature is kept."""
+    if any(answer.kept):
+        return
+    early = f", and gates_of best took epoch {answer.epoch}" if settings.gates_of == "best" else ""
+    raise PolicyError(
+        f"no gate of the search ended above {KEPT}: alpha {settings.alpha} is too strong for these "
+        f"data, or {steps} steps were too few{early}; lower alpha"
     )
 
 

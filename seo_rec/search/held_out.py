@@ -12,6 +12,7 @@ from torch import nn
 from seo_rec.batch import Batch
 from seo_rec.data.dataset import DataSet
 from seo_rec.train import FitSettings, ranks, ready, train_stream
+from seo_rec.train.loop import AfterStep
 from seo_rec.train.state import State
 
 SPLITS = ("train", "held-out")
@@ -58,11 +59,10 @@ class Cooling:
     at: Callable[[int], float]
 
 
-class HeldOutStep:
+class HeldOutStep(AfterStep):
     """After training steps: the temperature of a gate, and Adam steps on held-out rows.
 
-    The steps are of first order: the weights of the model are taken as they are. It is an
-    :class:`~seo_rec.train.loop.AfterStep`.
+    The steps are of first order: the weights of the model are taken as they are.
 
     Args:
         parameters: What the held-out rows train.

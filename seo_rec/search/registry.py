@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from seo_rec.data.dataset import DataSet
-from seo_rec.methods import METHOD_NAMES, NamedMethod, PlainSettings, find_method
+from seo_rec.methods import (
+    METHOD_FAMILIES,
+    METHOD_NAMES,
+    NamedMethod,
+    PlainSettings,
+    find_method,
+)
 from seo_rec.search.autodim import AutoDimSettings, autodim
 from seo_rec.search.dimgrow import DimGrowSettings, adapt_of, check_adapt, dimgrow
 from seo_rec.search.found import Found
@@ -68,6 +74,7 @@ class Method:
             opened (ValueError or PolicyError).
         require_feasible: PolicyError if it is known before any training that no policy fits the
             budget.
+        whole_rows: Whether its budget is a whole number of rows of the width ``dim``.
         ignores: Fields of the fit settings that deciding does not read although it trains.
         fixed: Settings that cannot be changed: the name of the method decides them, or it does not
             read them.
@@ -84,6 +91,7 @@ class Method:
     searches: bool = True
     check: Check = _no_check
     require_feasible: Check = _no_check
+    whole_rows: bool = False
     ignores: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
 
@@ -161,6 +169,7 @@ def _seo(name: str, apply: str, run_off: bool) -> Method:
         sharded=True,
         check=check_seo,
         require_feasible=require_space,
+        whole_rows=True,
         fixed=() if run_off else ("run_off", "apply"),
     )
 
@@ -252,3 +261,9 @@ def find(name: str) -> Method:
         require_feasible=decide,
         fixed=() if plain.reads_chunk_dim else ("chunk_dim",),
     )
+
+
+def settings_by_family() -> dict[str, type[Any]]:
+    """The settings class of every family, by the name that ``--set FAMILY.key=value`` takes."""
+    plain = dict.fromkeys(METHOD_FAMILIES, PlainSettings)
+    return {**plain, **{method.family: method.settings for method in SEARCHES.values()}}

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,13 +56,17 @@ class Preempted(RuntimeError):
 
 @dataclass
 class Progress:
-    """Where a run stands; part of every checkpoint."""
+    """Where a run stands; part of every checkpoint.
+
+    ``changed_epoch``: the last epoch after which the search said that it still changed.
+    """
 
     epoch: int = 0
     step: int = 0
     best_auc: float = float("-inf")
     best_epoch: int = -1
     best_step: int = -1
+    changed_epoch: int = -1
     loss_sum: float = 0.0
     loss_rows: int = 0
     epoch_seconds: float = 0.0
@@ -72,7 +76,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class FitResult:
-    """Outcome of a run: the best epoch's validation metrics, and the cost.
+    """Outcome of a run: validation metrics of the weights that it ends with, and the cost.
 
     ``seconds_per_epoch`` is the median training time of an epoch, evaluation not included;
     ``seconds`` is all time spent, that of sessions before a resume included.
@@ -86,18 +90,49 @@ class FitResult:
     seconds: float
 
 
-class AfterStep(Protocol):
-    """What a search does after each step: its own update, and its state for checkpoints.
-
-    ``calls_model``: whether it runs the model, which then cannot work batches ahead.
-    """
+class AfterStep:
+    """What a search adds to the training loop; this one adds nothing. Override what is needed."""
 
     @property
-    def calls_model(self) -> bool: ...
-    def __call__(self, model: nn.Module, step: int) -> None: ...
-    def tensors(self) -> State: ...
-    def values(self) -> dict[str, Any]: ...
-    def load(self, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None: ...
+    def calls_model(self) -> bool:
+        """Whether the step runs the model, which then cannot work batches ahead."""
+        return False
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether ``fit`` keeps the weights of the best epoch and ends with them.
+
+        Otherwise it ends with the weights of the last epoch, and no best ones are written.
+        """
+        return True
+
+    def __call__(self, model: nn.Module, step: int) -> None:
+        """The search's own update, after training step number ``step``."""
+
+    def after_epoch(self, metrics: Metrics) -> bool:
+        """Called after each evaluation; whether the search still changed.
+
+        If it did, the patience starts anew, as it does after a better AUC.
+        """
+        return False
+
+    def tensors(self) -> State:
+        """The tensors of the search's state that are neither the model's nor an optimizer's."""
+        return {}
+
+    def values(self) -> dict[str, Any]:
+        """The plain values of the search's state, for JSON."""
+        return {}
+
+    def before_load(self, values: Mapping[str, Any]) -> None:
+        """Make the parameters that a checkpoint holds and the model lacks, before it is loaded.
+
+        Args:
+            values: What :meth:`values` gave when the checkpoint was written.
+        """
+
+    def load(self, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
+        """Go on from what ``tensors`` and ``values`` gave; the model has been loaded."""
 
 
 @contextmanager
@@ -122,6 +157,8 @@ def fit(
 ) -> FitResult:
     """Train ``model`` and leave it with the weights of its best validation epoch.
 
+    A search whose ``after_step.keeps_best`` is False leaves it with those of the last epoch.
+
     One process trains a :class:`RecModel`; several train what :func:`distribute` made of it, each
     with its share of the streams. N steps equal k steps, a kill, a resume and N - k steps, bit for
     bit on CPU with the same number of processes. With ``out``, a run found there is resumed,
@@ -139,7 +176,8 @@ def fit(
     Raises:
         CheckpointError: the newest checkpoint of ``out`` is damaged, or one cannot be written, or
             another process trains the run in ``out``.
-        ValueError: the run in ``out`` is past ``max_steps`` and was never evaluated.
+        ValueError: the run in ``out`` is past ``max_steps`` and has no evaluated weights to end
+            with, or ``average`` is set for a search that ends with its last weights.
         FloatingPointError: the loss is not finite.
         Preempted: SIGTERM came; with ``out``, a checkpoint has been written.
     """
@@ -178,7 +216,8 @@ class _Fit:
         stop: threading.Event,
     ) -> None:
         self.model, self.train, self.val, self.optimizers = model, train, val, optimizers
-        self.settings, self.after_step, self.title, self.stop = settings, after_step, title, stop
+        self.settings, self.title, self.stop = settings, title, stop
+        self.after_step = after_step or AfterStep()
         self.ranks = ranks_of(model)
         torch.manual_seed(settings.seed + SEED_STEP * self.ranks.rank)
         self.state = Progress()
@@ -186,20 +225,25 @@ class _Fit:
         self.mean = WeightAverage(model, settings.average)
         self.folder = _RunFolder(out, settings.keep, self.ranks) if out else None
         self.best: list[torch.Tensor] = []
-        self.best_val: Metrics | None = None
+        self.kept_val: Metrics | None = None  # of the weights to end with, unless in best/
         self.done = 0  # steps of the stream's epoch
-        alone = after_step is None or not after_step.calls_model
+        if settings.average and not self.after_step.keeps_best:
+            raise ValueError(
+                f"average {settings.average} with a search that ends with the weights of its last "
+                "step; allowed: 0, because it keeps no running mean"
+            )
+        alone = not self.after_step.calls_model
         self.steps = make_steps(model, optimizers, self.ranks, alone)
         self.sync_every = 1 if self.ranks.device.type == "cpu" else SYNC_EVERY
 
     def finished(self) -> bool:
         state, settings = self.state, self.settings
-        stale = state.epoch - 1 - state.best_epoch
+        stale = state.epoch - 1 - max(state.best_epoch, state.changed_epoch)
         done = state.epoch >= settings.epochs or (state.epoch > 0 and stale >= settings.patience)
         return done or (settings.max_steps > 0 and state.step >= settings.max_steps)
 
     def epoch(self) -> None:
-        """Train to the end of the epoch, evaluate, keep the weights if they are the best."""
+        """Train to the end of the epoch, evaluate, keep what the run may end with."""
         state = self.state
         seconds = self._train_epoch()
         state.seconds_per_epoch.append(seconds)
@@ -211,10 +255,15 @@ class _Fit:
                     "so it has no AUC to stop at; prepare the data with a larger share of "
                     "validation rows"
                 )
+            if not self.after_step.keeps_best:
+                self.kept_val = metrics
             if metrics.auc > state.best_auc or state.best_epoch < 0:
                 state.best_auc, state.best_epoch = metrics.auc, state.epoch
                 state.best_step = state.step
-                self._keep_best(metrics)
+                if self.after_step.keeps_best:
+                    self._keep_best(metrics)
+            if self.after_step.after_epoch(metrics):
+                state.changed_epoch = state.epoch
         record = {
             "event": "epoch",
             "epoch": state.epoch,
@@ -251,8 +300,7 @@ class _Fit:
             for step in self.steps(train):
                 state.step, self.done = state.step + 1, self.done + 1
                 self.mean.update(state.step)
-                if self.after_step:
-                    self.after_step(self.model, state.step)
+                self.after_step(self.model, state.step)
                 ahead.append(step)
                 last = state.step == settings.max_steps
                 due = settings.checkpoint_every and state.step % settings.checkpoint_every == 0
@@ -299,22 +347,22 @@ class _Fit:
             self.folder.best.save(self.state.step, _named("model", weights_of(self.model)), values)
         else:
             self.best = [t.clone() for t in local_tensors(weights_of(self.model))]
-            self.best_val = metrics
+            self.kept_val = metrics
 
     def result(self) -> FitResult:
-        """Put the best weights back, and say how it went."""
-        weights = weights_of(self.model)
+        """Put the best weights back if they were kept, and say how it went."""
+        weights, kept_val = weights_of(self.model), self.kept_val
         if self.folder:
             self.folder.close()
+        if self.folder and self.after_step.keeps_best:
             saved = self.folder.best.open(self.state.best_step)
-            best_val = saved.record(Metrics, "val")
+            kept_val = saved.record(Metrics, "val")
             load_tensors(saved, _named("model", weights), self.ranks)
-        else:
-            assert self.best_val is not None
-            best_val = self.best_val
+        elif self.after_step.keeps_best:
             copy_into(weights, self.best)
+        assert kept_val is not None
         return FitResult(
-            best_val,
+            kept_val,
             self.state.best_epoch,
             self.state.epoch,
             self.state.step,
@@ -336,14 +384,16 @@ class _Fit:
             **_named("model", weights_of(self.model)),
             **_named("optimizer", optimizer_state(self.model, self.optimizers)),
             **_named("average", self.mean.state),
-            **_named("after_step", self.after_step.tensors() if self.after_step else {}),
+            **_named("after_step", self.after_step.tensors()),
             **rng_states(self.ranks),
         }
         values = {
             "progress": asdict(self.state),
             "stream": _position(self.train, self.done),
-            "after_step": self.after_step.values() if self.after_step else {},
+            "after_step": self.after_step.values(),
         }
+        if self.kept_val:
+            values["val"] = asdict(self.kept_val)
         self.folder.checkpoints.save(self.state.step, tensors, values)
 
     def resume(self) -> None:
@@ -361,15 +411,19 @@ class _Fit:
                     self.state.epoch,
                     self.state.step,
                 )
-        if self.finished() and self.state.best_epoch < 0:
+        within = self.state.loss_rows > 0  # the epoch has begun and was not evaluated
+        unevaluated = self.state.best_epoch < 0 or (within and not self.after_step.keeps_best)
+        if self.finished() and unevaluated:
             raise ValueError(
-                f"max_steps is {self.settings.max_steps} and the run stands at step "
-                f"{self.state.step}, within its first epoch, so it has no weights to end with; "
-                f"allowed: more than {self.state.step}, or 0"
+                f"epochs is {self.settings.epochs}, max_steps is {self.settings.max_steps} and the "
+                f"run stands at step {self.state.step}, within an epoch that was not evaluated, so "
+                f"it has no weights to end with; allowed: a max_steps of more than "
+                f"{self.state.step}, or 0, and more epochs than {self.state.epoch}"
             )
         self.folder.drop_after(self.state.step)
 
     def _restore(self, saved: Saved) -> None:
+        self.after_step.before_load(saved.values["after_step"])
         state_sizes = {
             name.removeprefix("optimizer."): size
             for name, size in saved.sizes.items()
@@ -392,10 +446,10 @@ class _Fit:
         load_tensors(saved, into, self.ranks)
         set_rng_states(rng, self.ranks)
         self.train.load_state_dict(saved.values["stream"])
-        if self.after_step:
-            tensors = {n.removeprefix("after_step."): t for n, t in after.items()}
-            self.after_step.load(tensors, saved.values["after_step"])
+        tensors = {n.removeprefix("after_step."): t for n, t in after.items()}
+        self.after_step.load(tensors, saved.values["after_step"])
         self.state = saved.record(Progress, "progress")
+        self.kept_val = saved.record(Metrics, "val") if "val" in saved.values else None
         self.started = time.perf_counter() - self.state.seconds
 
     def _leave(self) -> None:

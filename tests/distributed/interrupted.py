@@ -24,6 +24,7 @@ from seo_rec.train import (
     make_optimizers,
     ranks,
 )
+from seo_rec.train.loop import AfterStep
 from seo_rec.train.state import Sharded, State, weights_of
 from spawn import run_ranks
 
@@ -45,10 +46,8 @@ def settings(optimizer: str = "adam", **other: Any) -> FitSettings:
     return FitSettings(**{**given, **other})
 
 
-class Terminated:
+class Terminated(AfterStep):
     """Stands after each step; after step ``at`` the last rank gets SIGTERM."""
-
-    calls_model = False
 
     def __init__(self, at: int) -> None:
         self.at = at
@@ -56,14 +55,6 @@ class Terminated:
     def __call__(self, model: Any, step: int) -> None:
         if step == self.at and ranks().rank == ranks().world_size - 1:
             os.kill(os.getpid(), signal.SIGTERM)
-
-    def tensors(self) -> State:
-        return {}
-
-    def values(self) -> dict[str, Any]:
-        return {}
-
-    def load(self, tensors: Any, values: Any) -> None: ...
 
 
 def on_ranks(fn: Callable[..., Any], world: int, timeout: float = 100) -> list[Any]:

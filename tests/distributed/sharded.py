@@ -16,6 +16,7 @@ from seo_rec.model import ModelSettings, build_model
 from seo_rec.plan import Placement, Shard
 from seo_rec.policy import Array, Feature, Lookup, Policy, Table
 from seo_rec.train import FitSettings, distribute, fit, make_optimizers, ranks
+from seo_rec.train.loop import AfterStep
 from seo_rec.train.state import Sharded, weights_of
 from spawn import run_ranks
 
@@ -149,10 +150,8 @@ def _parts(model: Any) -> dict[str, Any]:
     return found
 
 
-class _Last:
+class _Last(AfterStep):
     """An ``after_step`` that keeps the weights after one step."""
-
-    calls_model = False
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -161,15 +160,6 @@ class _Last:
     def __call__(self, model: Any, step: int) -> None:
         if step == self.step:
             self.parts = _parts(model)
-
-    def tensors(self) -> dict[str, Any]:
-        return {}
-
-    def values(self) -> dict[str, Any]:
-        return {}
-
-    def load(self, tensors: Any, values: Any) -> None:
-        pass
 
 
 def _train(data: DataSet, policy: Policy, settings: FitSettings, kind: str, out: Path) -> Any:

@@ -346,7 +346,7 @@ def test_sigterm_without_a_folder_saves_nothing(tiny_data: DataSet) -> None:
             run(tiny_data, settings("adam"), "mixed", None, Terminated(2))
         return str(stopped.value)
 
-    assert run_ranks(on_rank, 2) == ["SIGTERM at step 2; nothing was saved"] * 2
+    assert run_ranks(on_rank, 2) == ["SIGTERM at step 2; nothing of this training was saved"] * 2
 
 
 # ---- plans that do not fit --------------------------------------------------------------------

@@ -20,7 +20,7 @@ DOCUMENT = ROOT / "docs" / "torchx.md"
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FIT = ["--epochs", "1", "--batch-size", "512"]
 SHORT = {"search": SEARCH, "applier": APPLIER, "train": FIT}
-SHORT["compare"] = [*FIT, "--run-off-epochs", "1"]
+SHORT["compare"] = [*FIT, "--set", "seo.run_off.epochs=1"]
 LIBRARIES = {"kubernetes": "kubernetes", "local_docker": "docker"}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -11,7 +11,7 @@ TORCHX = [sys.executable, "-m", "torchx.cli.main"]
 
 # The jobs' own defaults, made small.
 SEARCH = ["--rows", "4000", "--epochs", "1", "--batch-size", "512"]
-SEARCH += ["--run-off-epochs", "1", "--budget-rows", "300"]
+SEARCH += ["--set", "run_off.epochs=1", "--params", "4800"]
 APPLIER = ["--epochs", "1", "--batch-size", "512"]
 PARAMETERS = 300 * 16
 

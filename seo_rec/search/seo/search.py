@@ -19,7 +19,7 @@ from seo_rec.model import build_model
 from seo_rec.plan import rates_of
 from seo_rec.policy import Policy
 from seo_rec.runs import claim_run
-from seo_rec.runs.layout import RESULT_FILE
+from seo_rec.runs.layout import ATTENTIONS_FOLDER, RESULT_FILE, SCORES_FOLDER
 from seo_rec.search.found import Found
 from seo_rec.search.progress import Progress
 from seo_rec.search.run_off import Candidate, Shape, by_chunks, plain_candidates, run_off
@@ -43,9 +43,6 @@ from seo_rec.train import (
     shard,
     train_stream,
 )
-
-ATTENTIONS_FOLDER = "attentions"
-SCORES_FOLDER = "scores"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,128 @@
+"""What the benchmarks of ``benchmarks.speed`` recorded: steps, epochs, streams, preparation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from benchmarks.pages.markdown import Column, entry, table
+from benchmarks.record import Line, path_of, read
+
+
+def place(line: Line) -> str:
+    """Processor, threads, versions and code of a line."""
+    e = line.get("environment", line)
+    dirty = " with changes" if e["git_dirty"] else ""
+    return (
+        f"{e['cpu']}, {e['threads']} threads, torch {e['torch']}, {e['date'][:10]}, git "
+        f"{e['git_sha'][:7]}{dirty}"
+    )
+
+
+def met(ratio: Line, wins: bool) -> str | None:
+    """The goal of a ratio and whether its median meets it; None without a goal."""
+    if ratio["goal"] is None:
+        return None
+    return f"at most {ratio['goal']}: {'met' if wins else 'missed'}"
+
+
+def interval(ratio: Line) -> str:
+    return f"{ratio['low']:.3f} to {ratio['high']:.3f}"
+
+
+def step(lines: Sequence[Line]) -> list[str]:
+    """A training step as ratios, from the last line of the record."""
+    if not lines:
+        return ["`python -m benchmarks.speed.step`: not run.", ""]
+    x = lines[-1]
+    columns = [
+        Column("time of a training step", lambda item: item[0]),
+        Column("ratio", lambda item: item[1]["median"], ".3f"),
+        Column("95 % interval", lambda item: interval(item[1])),
+        Column("goal", lambda item: met(item[1], (item[1]["goal"] or 0) >= item[1]["median"])),
+    ]
+    return [
+        f"{x['rows']:,} training rows, batch {x['batch']:,}, {x['lookups']} lookups a row, "
+        f"{x['rounds']} rounds. {place(x)}.",
+        "",
+        *table(columns, x["ratios"].items()),
+    ]
+
+
+def epochs(lines: Sequence[Line]) -> list[str]:
+    """Time per epoch as ratios, from the last line of each data set, and which goals are met."""
+    out: list[str] = []
+    columns = [
+        Column("time per epoch", lambda item: item[0]),
+        Column("ratio here", lambda item: item[1]["median"], ".3f"),
+        Column("95 % interval", lambda item: interval(item[1])),
+        Column("paper", lambda item: item[1]["paper"], ".2f"),
+        Column("goal", lambda item: met(item[1], item[1]["met"])),
+    ]
+    last = {x["fingerprint"]: x for x in lines}
+    for x in last.values():
+        out += [
+            f"{x['rows']:,} training rows, batch {x['batch']:,}, {x['rounds']} rounds in which the "
+            f"methods take turns. {place(x)}.",
+            "",
+            *goals(x["ratios"]),
+            "",
+            *table(columns, x["ratios"].items()),
+        ]
+    return out if last else ["`python -m benchmarks.speed.epoch`: not run.", ""]
+
+
+def goals(ratios: Mapping[str, Line]) -> list[str]:
+    """One line per goal: how many meet it, how far they are, and the paper's own ratio."""
+    out = []
+    wanted = {(k.partition(" / ")[2], r["goal"]) for k, r in ratios.items() if r["goal"]}
+    for below, goal in sorted(wanted):
+        of_it = [r for k, r in ratios.items() if k.endswith(f" / {below}") and r["goal"] == goal]
+        number = sum(r["met"] for r in of_it)
+        medians = sorted(r["median"] for r in of_it)
+        verdict = (
+            f"met by all {number}" if number == len(of_it) else f"missed by {len(of_it) - number}"
+        )
+        few = "" if number == len(of_it) else f" of {len(of_it)}"
+        paper = "".join(f"; the paper's applier: {r['paper']:.2f}" for r in of_it if r["paper"])
+        out.append(
+            f"* An applier's epoch takes at most {goal} times that of {below}: **{verdict}{few}** "
+            f"({medians[0]:.3f} to {medians[-1]:.3f}{paper})."
+        )
+    return out
+
+
+def stream(lines: Sequence[Line]) -> list[str]:
+    """Rows per second of the stream, and whether training waits for it."""
+    if not lines:
+        return ["`python -m benchmarks.speed.stream`: not run.", ""]
+    x = lines[-1]
+    columns = [
+        Column("reading 39 columns", lambda item: item[0]),
+        Column("rows/s", lambda item: item[1], ",d"),
+    ]
+    return [
+        f"{x['rows']:,} rows, batch {x['batch']:,}. {place(x)}. After the first batch training "
+        f"waits for data {100 * x['training']['wait_fraction_after_first']:.0f} % of its time.",
+        "",
+        *table(columns, x["rows_per_second"].items()),
+    ]
+
+
+def prepare(lines: Sequence[Line]) -> list[str]:
+    """Rows per second and memory of preparing files in Criteo's format."""
+    if not lines:
+        return ["`python -m benchmarks.speed.prepare`: not run.", ""]
+    last = {(x["variant"], x["rows"]): x for x in lines}
+    columns = [
+        entry("variant"),
+        entry("rows", format=",d"),
+        entry("rows_per_s", "rows/s", ",d"),
+        entry("peak_rss_mb", "peak MB", ",d"),
+        Column("measured", lambda x: f"{x['date'][:10]}, git {x['git_sha'][:7]}"),
+    ]
+    return table(columns, last.values())
+
+
+def regions() -> dict[str, list[str]]:
+    parts = {"step": step, "epoch": epochs, "stream": stream, "prepare": prepare}
+    return {name: show(read(path_of(name))) for name, show in parts.items()}

@@ -1,0 +1,135 @@
+"""Write the regions of the measured pages and of the README, and their pictures, from the records.
+
+    python -m benchmarks.pages.tables                 # all pages
+    python -m benchmarks.pages.tables churn speed     # some of them
+    python -m benchmarks.pages.tables mlet --print    # one region, on the terminal
+
+Reads ``benchmarks/results/*.jsonl`` as the benchmarks wrote them with ``--record``; no figure is
+typed in by hand but those of papers.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.accuracy import churn as churn_runs
+from benchmarks.accuracy import unified as unified_runs
+from benchmarks.pages import (
+    analysis,
+    backbones,
+    churn,
+    combined,
+    dimgrow,
+    every_way,
+    kernels,
+    mlet,
+    optembed,
+    readme,
+    results,
+    scaling,
+    speed,
+    throughput,
+    unified,
+)
+from benchmarks.pages.markdown import fill
+from benchmarks.record import read
+from seo_rec.files import write_bytes, write_text
+
+ROOT = Path(__file__).parent.parent.parent
+MEASURED = ROOT / "docs" / "measured"
+Region = Callable[[], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page with regions: what fills each of them, and what draws its pictures, by file name."""
+
+    path: Path
+    regions: Callable[[], dict[str, list[str]]]
+    pictures: tuple[tuple[str, Callable[[], bytes]], ...] = ()
+
+    def text(self) -> str:
+        """The page as it should be now."""
+        return fill(self.path.read_text(), self.regions())
+
+    def write(self) -> None:
+        write_text(self.path, self.text())
+        for name, draw in self.pictures:
+            write_bytes(self.path.with_name(name), draw())
+
+
+def _results() -> dict[str, list[str]]:
+    return {
+        **results.regions(),
+        "every way overview": every_way.overview(every_way.read_records()),
+    }
+
+
+def _methods() -> dict[str, list[str]]:
+    return {**unified.regions(), "mlet": mlet.region()}
+
+
+def _searches() -> dict[str, list[str]]:
+    return {
+        "combined": combined.region(),
+        "dimgrow": dimgrow.region(),
+        "optembed": optembed.region(),
+    }
+
+
+def _churn_lines() -> list[dict[str, object]]:
+    return churn.planned(read(churn_runs.RECORD))
+
+
+PAGES = {
+    "readme": Page(ROOT / "README.md", readme.regions),
+    "results": Page(MEASURED / "results.md", _results),
+    "every-way": Page(MEASURED / "every-way.md", every_way.regions),
+    "methods": Page(
+        MEASURED / "methods.md",
+        _methods,
+        (("frontier.png", lambda: unified.frontier(read(unified_runs.RECORD))),),
+    ),
+    "searches": Page(MEASURED / "searches.md", _searches),
+    "backbones": Page(MEASURED / "backbones.md", lambda: {"backbones": backbones.region()}),
+    "analysis": Page(
+        MEASURED / "analysis.md", analysis.regions, (("orthogonality.png", analysis.plot),)
+    ),
+    "churn": Page(
+        MEASURED / "churn.md",
+        lambda: {"churn": churn.region(_churn_lines())},
+        (("churn.png", lambda: churn.plot(_churn_lines())),),
+    ),
+    "speed": Page(MEASURED / "speed.md", speed.regions),
+    "kernels": Page(MEASURED / "kernels.md", lambda: {"kernels": kernels.region()}),
+    "throughput": Page(
+        MEASURED / "throughput.md",
+        lambda: {"throughput": throughput.region(throughput.read_lines())},
+        (("throughput.png", lambda: throughput.figure_of(throughput.read_lines())),),
+    ),
+    "scaling": Page(MEASURED / "scaling.md", scaling.regions),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="PAGE", help=f"some of {', '.join(PAGES)}")
+    parser.add_argument("--print", action="store_true", help="print the regions, write nothing")
+    options = parser.parse_args(arguments)
+    if unknown := sorted(set(options.names) - set(PAGES)):
+        parser.error(f"no page {', '.join(unknown)}; allowed: {', '.join(PAGES)}")
+    for name in options.names or PAGES:
+        page = PAGES[name]
+        if options.print:
+            for lines in page.regions().values():
+                print(*lines, sep="\n")
+        else:
+            page.write()
+            print(f"wrote {page.path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

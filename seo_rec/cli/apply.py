@@ -1,0 +1,60 @@
+"""``seo-rec apply``: the paper's second stage, from a searched policy to one at a budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seo_rec.cli.budget import size
+from seo_rec.cli.options import BUDGET, DATA, SEARCH
+
+
+def apply(
+    policy: Annotated[Path, typer.Argument(help="Policy of a search.", rich_help_panel=DATA)],
+    out: Annotated[
+        Path, typer.Option(help="The applied policy, a .json file.", rich_help_panel=DATA)
+    ],
+    strategy: Annotated[
+        str,
+        typer.Option(
+            help="exact keeps the searched slots; round-robin deals them in turn.",
+            rich_help_panel=SEARCH,
+        ),
+    ],
+    params: Annotated[
+        int,
+        typer.Option(
+            help="Budget in parameters (floats); 0 takes the budget of the search.",
+            rich_help_panel=BUDGET,
+        ),
+    ] = 0,
+) -> None:
+    """Turn a searched policy into the compact model of SEO stage 2, at an exact budget.
+
+    Only a policy that was searched without a run-off needs it: what a run-off chose is at the
+    budget already.
+    """
+    from seo_rec.apply import STRATEGIES, default_budget
+    from seo_rec.policy import Policy
+    from seo_rec.runs import describe
+
+    if strategy not in STRATEGIES:
+        raise ValueError(f"--strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
+    if out.exists():
+        raise FileExistsError(f"{out} exists; choose another --out")
+    searched = Policy.load(policy)
+    applied = STRATEGIES[strategy](searched, params or default_budget(searched))
+    decision = searched.decision or {}
+    won = decision.get("winner") != decision.get("method")
+    if won and strategy == "round-robin" and applied != searched:
+        typer.echo(
+            "note: this policy won a run-off as it is; dealing its slots anew gives one that was "
+            "not validated (--strategy exact keeps it)",
+            err=True,
+        )
+    elif applied == searched:
+        typer.echo("note: the policy is at the budget already; applying changes nothing", err=True)
+    applied.save(out)
+    typer.echo(f"{out}: {size(applied)}, {describe(applied)}")

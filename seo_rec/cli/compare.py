@@ -1,0 +1,146 @@
+"""``seo-rec compare``: methods at one budget, with several seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import typer
+
+from seo_rec.cli import parameters as par
+from seo_rec.cli.assignments import assigned_by_family
+from seo_rec.cli.budget import budget
+from seo_rec.cli.config import set_texts
+from seo_rec.cli.options import (
+    RUN,
+    SEARCH,
+    FromSettings,
+    Option,
+    refuse_ignored,
+    set_threads,
+    takes_settings,
+)
+from seo_rec.cli.running import run_folder, say_still_improving
+from seo_rec.methods import SUFFIX, Mlet
+from seo_rec.settings import FitSettings, ModelSettings, Training
+
+if TYPE_CHECKING:
+    from seo_rec.data.dataset import DataSet
+    from seo_rec.recipes import Comparison
+
+
+@dataclass(frozen=True)
+class Contestants:
+    """Which methods are compared, and how often each is trained.
+
+    Args:
+        methods: Names of methods, separated by commas; docs/methods.md has them all.
+        exact_below: Features with at most so many training ids keep a row for each; 0: none.
+        seeds: Number of seeds; every method is trained with each.
+        first_seed: The first seed.
+    """
+
+    methods: tuple[str, ...] = (
+        "separate",
+        "monolithic",
+        "multi-size",
+        "seo-exact",
+        "seo-rr",
+        "seo",
+    )
+    exact_below: int = 0
+    seeds: int = 5
+    first_seed: int = 0
+
+
+CONTESTANTS = FromSettings(
+    Contestants,
+    SEARCH,
+    (
+        Option("methods"),
+        Option("exact_below"),
+        Option("seeds", panel=RUN),
+        Option("first_seed", panel=RUN),
+    ),
+)
+
+
+@takes_settings(
+    contestants=CONTESTANTS,
+    model=par.MODEL_OPTIONS,
+    mlet=par.MLET_OPTIONS,
+    fit=par.COMPARE_OPTIONS,
+)
+def compare(
+    context: typer.Context,
+    data: par.DataOfSeeds,
+    out: par.Out,
+    params: par.Params = None,
+    budget_of: par.BudgetOf = None,
+    dim: par.Dim = 16,
+    *,
+    contestants: Contestants,
+    set_: par.SetOfMethod = None,
+    same_hash: par.SameHash = None,
+    model: ModelSettings,
+    mlet: Mlet | None,
+    fit: FitSettings,
+    threads: par.Threads = 0,
+    config: par.Config = None,
+) -> None:
+    """Train methods at one exact budget with several seeds; run again to go on where it stopped."""
+    set_threads(threads)
+    from seo_rec import recipes, report
+    from seo_rec.data.dataset import open_data
+
+    texts, opened = set_texts(context, set_), tuple(map(open_data, data))
+    at = budget(context, opened[0], dim, params, budget_of, whole_rows=True)
+    asked = Asked(opened, contestants, dim, texts, same_hash, Training(model, fit), mlet)
+    comparison = comparison_of(context, asked, at)
+    with run_folder(context, out, params=at, budget_of=None, set=texts):
+        runs = recipes.compare(comparison, out)
+    report.print_comparison([out])
+    say_still_improving(runs, fit.epochs)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What ``compare`` and ``frontier`` are told alike, but for the budget."""
+
+    data: tuple[DataSet, ...]
+    contestants: Contestants
+    dim: int
+    set_: list[str]
+    same_hash: list[str] | None
+    training: Training
+    mlet: Mlet | None
+
+
+def comparison_of(context: typer.Context, asked: Asked, params: int) -> Comparison:
+    """The comparison that the options of ``compare`` or ``frontier`` ask for.
+
+    Args:
+        context: Of the command.
+        asked: Its options.
+        params: The budget, a multiple of the width.
+    """
+    from seo_rec import recipes
+    from seo_rec.search import settings_by_family
+
+    names = asked.contestants.methods
+    if not any(name.endswith(SUFFIX) for name in names):
+        beside = f"--methods {','.join(names)}"
+        refuse_ignored(context, ["mlet_dim", "mlet_std"], beside, f"a method ending in {SUFFIX}")
+    return recipes.Comparison(
+        data=asked.data,
+        methods=names,
+        params=params,
+        dim=asked.dim,
+        seeds=asked.contestants.seeds,
+        first_seed=asked.contestants.first_seed,
+        training=asked.training,
+        settings=assigned_by_family(settings_by_family(), asked.set_),
+        mlet=asked.mlet,
+        exact_below=asked.contestants.exact_below,
+        same_hash=par.groups(asked.same_hash, "--same-hash"),
+    )

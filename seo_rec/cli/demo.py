@@ -1,0 +1,34 @@
+"""``seo-rec demo``: the main job on made-up data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seo_rec.cli import parameters as par
+from seo_rec.cli.options import RUN, set_threads
+
+
+def demo(
+    out: par.Out = Path("runs/demo"),
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="Small data and two epochs: only checks that all works.",
+            rich_help_panel=RUN,
+        ),
+    ] = False,
+    seed: par.Seed = 0,
+    threads: par.Threads = 0,
+) -> None:
+    """The main job on synthetic data: prepare, search, apply, train, compare, report."""
+    set_threads(threads)
+    from seo_rec import recipes, report
+
+    recipes.demo(out, quick=quick, seed=seed)
+    report.print_comparison([out / "compare"])
+    report.build([out / "compare"], out / "report.html")
+    typer.echo(f"report: {out / 'report.html'}")

@@ -1,0 +1,183 @@
+"""Parameters that several commands have: single ones, and the options of model and training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from seo_rec.cli.config import start_from
+from seo_rec.cli.fields import fields_of, type_name, value_of
+from seo_rec.cli.options import BUDGET, DATA, MODEL, RUN, SEARCH, TRAINING, FromSettings, Option
+from seo_rec.methods import Mlet
+from seo_rec.settings import INTERACTIONS, FitSettings, Interaction, ModelSettings
+
+# ---- single parameters -------------------------------------------------------------------
+
+Data = Annotated[
+    Path,
+    typer.Argument(help="Prepared data set, a folder with schema.json.", rich_help_panel=DATA),
+]
+DataOfSeeds = Annotated[
+    list[Path],
+    typer.Argument(help="Prepared data set, or one for each seed.", rich_help_panel=DATA),
+]
+Out = Annotated[
+    Path,
+    typer.Option(help="Folder of the run; made, never overwritten.", rich_help_panel=DATA),
+]
+Params = Annotated[
+    int | None,
+    typer.Option(
+        help="Budget in parameters (floats); by default one is proposed.",
+        rich_help_panel=BUDGET,
+        show_default=False,
+    ),
+]
+BudgetOf = Annotated[
+    Path | None,
+    typer.Option(help="Take the budget of this policy file instead.", rich_help_panel=BUDGET),
+]
+Dim = Annotated[
+    int,
+    typer.Option(help="Width of the embedding of one feature, in floats.", rich_help_panel=BUDGET),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A setting of the method, as alpha=0.01. Repeatable.",
+        rich_help_panel=SEARCH,
+    ),
+]
+SetOfMethod = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="METHOD.KEY=VALUE",
+        help="A setting of one method, as seo.chunk_dim=4. Repeatable.",
+        rich_help_panel=SEARCH,
+    ),
+]
+SameHash = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAMES",
+        help="Features that hash alike, as query,title. Repeatable.",
+        rich_help_panel=SEARCH,
+    ),
+]
+Seed = Annotated[
+    int,
+    typer.Option(help="Seed of weights, order of rows and hash functions.", rich_help_panel=RUN),
+]
+Threads = Annotated[
+    int, typer.Option(help="CPU threads; 0 leaves the choice to torch.", rich_help_panel=RUN)
+]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on with the run found in --out.", rich_help_panel=RUN),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        is_eager=True,
+        callback=start_from,
+        help="Start from the settings.json of a run; options replace its values.",
+        rich_help_panel=RUN,
+    ),
+]
+
+
+# ---- settings of the model and of the training -------------------------------------------
+
+
+def interaction(backbone: str, text: str) -> Interaction | None:
+    """``"layers=3,rank=16"`` as settings of the backbone; widths are written ``512x256``.
+
+    Raises:
+        ValueError: A setting that the backbone does not have, or a value that is not allowed.
+    """
+    if not text:
+        return None
+    kind = INTERACTIONS.get(backbone)
+    if kind is None:
+        raise ValueError(
+            f"--interaction {text!r} with --backbone {backbone}; allowed with: "
+            f"{', '.join(INTERACTIONS)}"
+        )
+    fields, values = fields_of(kind), dict[str, Any]()
+    for part in text.split(","):
+        name, _, value = (word.strip() for word in part.partition("="))
+        if name not in fields or name in values:
+            raise ValueError(
+                f"--interaction {text!r}: {part.strip()!r}; allowed, each once: "
+                f"{', '.join(f'{n}={type_name(f.kind)}' for n, f in fields.items())}"
+            )
+        where = f"{name} of --interaction"
+        values[name] = value_of(value.replace("x", ","), fields[name].kind, where)
+    return kind(**values)
+
+
+def _model(values: dict[str, Any]) -> ModelSettings:
+    text = values.pop("interaction")
+    return ModelSettings(interaction=interaction(values["backbone"], text), **values)
+
+
+def _mlet(values: dict[str, Any]) -> Mlet | None:
+    if values["dim"]:
+        return Mlet(**values)
+    if values["std"] != fields_of(Mlet)["std"].default:
+        raise ValueError(
+            f"--mlet-std {values['std']} without --mlet-dim; give the inner dimension too"
+        )
+    return None
+
+
+MODEL_OPTIONS = FromSettings(
+    ModelSettings,
+    MODEL,
+    (
+        Option(
+            "backbone",
+            help="mlp, dcn-v2, dcn, dlrm, wide-deep, deepfm, fnn, ipnn, xdeepfm, autoint or nfm",
+        ),
+        Option("interaction", help="Settings of the backbone, as layers=3,rank=16"),
+        Option("hidden"),
+        Option("dropout"),
+    ),
+    _model,
+)
+MLET_OPTIONS = FromSettings(
+    Mlet,
+    MODEL,
+    (Option("mlet_dim", ("dim",), default=0), Option("mlet_std", ("std",))),
+    _mlet,
+)
+
+EPOCHS = Option("epochs")
+PATIENCE = Option("patience")
+BATCH_SIZE = Option("batch_size")
+LR = Option("lr", ("row_lr", "dense_lr"), help="Learning rate of the tables and the dense layers")
+OPTIMIZER = Option("optimizer", ("row_optimizer",))
+AVERAGE = Option("average")
+L2 = Option("l2", ("row_l2",))
+WARMUP = Option("warmup_steps")
+CHECKPOINT_EVERY = Option("checkpoint_every")
+SEED = Option("seed", panel=RUN)
+FIT = (EPOCHS, PATIENCE, BATCH_SIZE, LR, OPTIMIZER, AVERAGE, L2)
+
+TRAIN_OPTIONS = FromSettings(FitSettings, TRAINING, (*FIT, WARMUP, CHECKPOINT_EVERY, SEED))
+SEARCH_OPTIONS = FromSettings(FitSettings, TRAINING, (*FIT, CHECKPOINT_EVERY, SEED))
+COMPARE_OPTIONS = FromSettings(FitSettings, TRAINING, FIT)
+
+
+def groups(texts: list[str] | None, option: str) -> tuple[tuple[str, ...], ...]:
+    """``["a,b", "c,d"]`` as groups of two names or more."""
+    found = tuple(tuple(n.strip() for n in t.split(",") if n.strip()) for t in texts or ())
+    if any(len(names) < 2 for names in found):
+        raise ValueError(f"{option} {' '.join(texts or ())}; allowed: two names or more, as a,b")
+    return found

@@ -1,0 +1,32 @@
+"""``seo-rec report``: one page about runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seo_rec.cli.options import DATA
+
+
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of searches, trainings, compares.", rich_help_panel=DATA),
+    ],
+    out: Annotated[Path, typer.Option(help="The page to write.", rich_help_panel=DATA)] = Path(
+        "report.html"
+    ),
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Replace a page that exists.", rich_help_panel=DATA),
+    ] = False,
+) -> None:
+    """Write one self-contained HTML page about runs."""
+    if out.exists() and not force:
+        raise FileExistsError(f"{out} exists; give --force to replace it, or another --out")
+    from seo_rec.report.page import build
+
+    build(runs, out)
+    typer.echo(f"report: {out}")

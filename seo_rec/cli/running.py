@@ -1,0 +1,56 @@
+"""A command that works on a run folder: its settings are kept there, and a stop says what is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from seo_rec.cli.config import command_options
+from seo_rec.runs import Run
+from seo_rec.runs.command_settings import command_settings
+from seo_rec.runs.stops import kept
+
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports a process ended by that signal
+
+
+@contextmanager
+def run_folder(context: typer.Context, out: Path, **resolved: Any) -> Iterator[None]:
+    """Within the block ``out`` is the run folder of the command.
+
+    Args:
+        context: Of the command; its options are kept in ``out/settings.json``.
+        out: The run folder.
+        resolved: See :func:`seo_rec.cli.config.command_options`.
+
+    Raises:
+        Preempted: SIGTERM came within the block; the message says what is kept.
+    """
+    with command_settings(out, command_options(context, resolved)):
+        try:
+            yield
+        except KeyboardInterrupt:
+            typer.echo(f"\nstopped by Ctrl-C: {kept(out)}", err=True)
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        except RuntimeError as error:
+            from seo_rec.train import Preempted  # the run has imported torch by now
+
+            if isinstance(error, Preempted):
+                raise Preempted(f"stopped by SIGTERM: {kept(out)}") from error
+            raise
+
+
+def say_still_improving(runs: Iterable[Run], epochs: int) -> None:
+    """Say on stderr which trainings ended at ``--epochs`` too early, and what to type."""
+    rising = [f"{run.method}, seed {run.seed}" for run in runs if run.still_improving]
+    if not rising:
+        return
+    where = f" of {rising[0]}," if len(rising) == 1 else f" of {len(rising)} runs"
+    typer.echo(
+        f"note: the validation AUC{where} still rose in the last of {epochs} epochs; try --epochs "
+        f"{2 * epochs} in another --out",
+        err=True,
+    )

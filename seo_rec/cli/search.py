@@ -1,0 +1,137 @@
+"""``seo-rec search``: decide how features share and divide a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from seo_rec.cli import parameters as par
+from seo_rec.cli.assignments import assigned, print_settings
+from seo_rec.cli.budget import budget, size
+from seo_rec.cli.config import set_texts
+from seo_rec.runs.decision import decided
+from seo_rec.cli.options import SEARCH, refuse_ignored, set_threads, takes_settings
+from seo_rec.cli.running import run_folder
+from seo_rec.runs.layout import POLICY_FILE
+from seo_rec.settings import FitSettings, ModelSettings, Training
+
+if TYPE_CHECKING:
+    from seo_rec.policy import Policy
+
+# options that say how a model is trained, which some searches do not
+TRAINING_OPTIONS = (
+    "backbone",
+    "interaction",
+    "hidden",
+    "dropout",
+    "epochs",
+    "patience",
+    "batch_size",
+    "lr",
+    "optimizer",
+    "average",
+    "l2",
+    "checkpoint_every",
+)
+
+
+def _list_settings(context: typer.Context, value: bool) -> bool:
+    """Callback of ``--settings``: list them if the method is known, else :func:`_known` does."""
+    if value and "method" in context.params:
+        _print_and_leave(context.params["method"])
+    return value
+
+
+def _known(context: typer.Context, value: str) -> str:
+    """Callback of ``--method``."""
+    if context.params.get("settings"):
+        _print_and_leave(value)
+    return value
+
+
+def _print_and_leave(method: str) -> None:
+    from seo_rec.search import find
+
+    print_settings(find(method).settings, method)
+    raise typer.Exit
+
+
+@takes_settings(model=par.MODEL_OPTIONS, fit=par.SEARCH_OPTIONS)
+def search(
+    context: typer.Context,
+    data: par.Data,
+    out: par.Out,
+    params: par.Params = None,
+    budget_of: par.BudgetOf = None,
+    dim: par.Dim = 16,
+    method: Annotated[
+        str,
+        typer.Option(
+            is_eager=True,
+            callback=_known,
+            help="seo, dimgrow, optembed, autodim, sseds, mixed-dimension or no-search.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = "seo",
+    set_: par.Set = None,
+    settings: Annotated[
+        bool,
+        typer.Option(
+            "--settings",
+            is_eager=True,
+            callback=_list_settings,
+            help="List the settings of --method and leave.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = False,
+    *,
+    model: ModelSettings,
+    fit: FitSettings,
+    threads: par.Threads = 0,
+    resume: par.Resume = False,
+    config: par.Config = None,
+) -> None:
+    """Decide how features share and divide a budget; the answer is OUT/policy.json."""
+    set_threads(threads)
+    from seo_rec import recipes
+    from seo_rec.data.dataset import open_data
+    from seo_rec.search import find
+    from seo_rec.search.changes import with_changes
+
+    entry, texts = find(method), set_texts(context, set_)
+    values = assigned(entry.settings, texts, method)
+    if not entry.trains:
+        searches = "searches that train a model"
+        refuse_ignored(context, TRAINING_OPTIONS, f"--method {method}", searches)
+    searches = "searches that read it"
+    refuse_ignored(context, entry.ignores, f"--method {method}", searches)
+    _refuse_idle_warmup(values)
+    opened, training = open_data(data), Training(model, fit)
+    at = budget(context, opened, dim, params, budget_of, whole_rows=entry.whole_rows)
+    chosen = with_changes(entry.settings_at(at, dim, training), values)
+    with run_folder(context, out, params=at, budget_of=None, set=texts):
+        found = recipes.search(method, opened, out, chosen, training, resume=resume)
+    say_searched(out, found.policy)
+
+
+def _refuse_idle_warmup(values: Mapping[str, Any]) -> None:
+    """ValueError if epochs of a warm-up were set that nothing follows."""
+    if "warmup_epochs" in values and values.get("search_split", "train") == "train":
+        raise ValueError(
+            "warmup_epochs with search_split=train would be ignored; allowed with "
+            "--set search_split=held-out"
+        )
+
+
+def say_searched(out: Path, policy: Policy) -> None:
+    """Say what a search came to: in a sentence, and which files hold it."""
+    from seo_rec.runs import describe
+
+    if policy.decision:
+        typer.echo(decided(policy.decision, out))
+    typer.echo(f"{out / POLICY_FILE}: {size(policy)}, {describe(policy)}")
+    if policy.dropped:
+        typer.echo(f"dropped features: {', '.join(policy.dropped)}")

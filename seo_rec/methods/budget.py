@@ -1,0 +1,24 @@
+"""A budget for those who have not chosen one yet."""
+
+from __future__ import annotations
+
+from seo_rec.schema import Schema
+
+LEAST_ROWS = 16  # of every feature
+
+
+def proposed_budget(schema: Schema, dim: int) -> int:
+    """Half of the floats that one row for every training id takes, ``dim`` floats wide.
+
+    ``max(floor(sum of ids / 2), 16 F) * dim``: whole rows, and 16 for each of the F features at
+    least. At that size features have to share or to be narrower, so methods differ.
+
+    Args:
+        schema: Of the data set.
+        dim: Width of a row, in floats.
+
+    Returns:
+        The budget in parameters (floats).
+    """
+    ids = sum(column.vocab_size or 0 for column in schema.features)
+    return max(ids // 2, LEAST_ROWS * len(schema.features)) * dim

@@ -1,0 +1,60 @@
+"""What a search decided, in plain words for people and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PLAIN = "trivial-"  # begins the names of plain policies among the candidates
+
+
+def decided(decision: Mapping[str, Any], out: Path | None = None) -> str:
+    """The decision of a policy as a sentence.
+
+    Args:
+        decision: Of a policy: ``method``; ``winner``, the name of the candidate; ``kind``, what
+            decided, ``attention`` or ``plain``; ``gain``, the validation AUC of the winner minus
+            that of ``against`` (None: nothing was compared); ``standard_error`` of the gain.
+        out: The folder of the search, where the searched policy is kept; None leaves that out.
+    """
+    method, winner = str(decision["method"]), _plainly(decision.get("winner"))
+    if decision.get("kind") not in ("plain", "attention"):
+        return f"{method} decided; no run-off compared its policy with a plain one"
+    if decision["kind"] == "plain":
+        return _lost(decision, winner) + _kept(out)
+    gain, against = decision.get("gain"), _plainly(decision.get("against"))
+    if gain is None:
+        return "attention decided; no run-off compared its policy with a plain one"
+    return (
+        f"attention won: the policy {winner} was better than the plain policy {against} by "
+        f"{_measured(gain, decision)} on validation rows"
+    )
+
+
+def _lost(decision: Mapping[str, Any], winner: str) -> str:
+    gain, against = decision.get("gain"), _plainly(decision.get("against"))
+    if gain is None:
+        return f"attention lost: the plain policy {winner} was the best on validation rows"
+    if gain >= 0:
+        return (
+            f"attention lost: the plain policy {winner} was better by "
+            f"{_measured(gain, decision)} on validation rows"
+        )
+    return (
+        f"attention did not win: the policy {against} was better than the plain policy {winner} "
+        f"by {_measured(-gain, decision)} on validation rows, too little to be sure of it"
+    )
+
+
+def _kept(out: Path | None) -> str:
+    return f"; the searched policy is kept in {out / 'searched.json'}" if out else ""
+
+
+def _measured(gain: float, decision: Mapping[str, Any]) -> str:
+    error = decision.get("standard_error")
+    return f"{gain:.4f}" + (f" (standard error {error:.4f})" if error is not None else "")
+
+
+def _plainly(name: Any) -> str:
+    return str(name).removeprefix(PLAIN)

@@ -1,0 +1,190 @@
+"""Benchmarks that train: what was refused, what counts as done, what a line of the record holds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.accuracy import combined, dimgrow, mlet, optembed
+from benchmarks.record import read
+from seo_rec import recipes
+from seo_rec.data.dataset import open_data
+from seo_rec.policy import Policy
+from seo_rec.search.mixed_dimension import MixedDimensionSettings, mixed_dimension
+from seo_rec.search.no_search import NoSearchSettings, no_search
+from seo_rec.search.optembed import OptEmbedSettings
+from seo_rec.settings import FitSettings, Training
+
+FIT = FitSettings(epochs=1, batch_size=200)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def run(module: Any, *arguments: Any) -> None:
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+        module.main()
+
+    return run
+
+
+def test_mlet_is_tuned_first_and_runs_once(
+    tiny: Path,
+    tmp_path: Path,
+    command: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(mlet, "RECORD", tmp_path / "mlet.jsonl")
+    small = ("--data", tiny, "--record", "--out", tmp_path / "runs", "--rates", 2e-3, "--l2s", 0)
+    small = (*small, "--epochs", 1)
+    small = (*small, "--stds", 0.5, "--only", "mlp", "--widths", 2, "--inner", 3, "--seeds", 0, 1)
+    with pytest.raises(SystemExit):
+        command(mlet, "auc", *small)
+    assert "run `tune --record` first" in capsys.readouterr().err
+    for part in ("tune", "auc", "auc"):
+        command(mlet, part, *small)
+    assert [x["part"] for x in read(mlet.RECORD)] == ["tune"] * 2 + ["auc"] * 2
+    assert capsys.readouterr().out.endswith("2 of 2 runs hit the limit of epochs\n")
+
+
+@pytest.fixture
+def searches(tiny: Path, tmp_path: Path) -> Path:
+    settings = MixedDimensionSettings(params=800, max_dim=8)
+    folder = tmp_path / "searches" / "mixed-dimension-seed0"
+    folder.mkdir(parents=True)
+    found = mixed_dimension(open_data(tiny), settings, Training(fit=FIT))
+    found.policy.save(folder / "policy.json")
+    return folder.parent
+
+
+def test_a_line_is_done_when_it_is_recorded(
+    tiny: Path,
+    tmp_path: Path,
+    searches: Path,
+    command: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A finished run without its line is recorded, and not trained again."""
+    record = tmp_path / "combined.jsonl"
+    monkeypatch.setattr(combined, "RECORD", record)
+    quick = lambda **given: FitSettings(**{**given, "epochs": 1, "batch_size": 200})  # noqa: E731
+    monkeypatch.setattr(combined, "FitSettings", quick)
+    asked = ("--data", tiny, "--searches", searches, "--methods", "mixed-dimension", "--seeds", 1)
+    asked = (*asked, "--params", 800, "--chunk-dims", 2, "--forms", "chunks")
+    asked = (*asked, "--out", tmp_path / "runs")
+    command(combined, *asked)
+    assert not record.exists()
+    monkeypatch.setattr(recipes.training, "fit_policy", None)
+    command(combined, *asked, "--record")
+    command(combined, *asked, "--record")
+    (line,) = read(record)
+    for words in ("--params 800", "--chunk-dims 2", "--lr 0.002", f"--searches {searches}"):
+        assert words in line["command"]
+
+
+def test_pruned_tables_beside_chunks_spend_one_budget(tiny: Path) -> None:
+    """A feature that the search dropped has chunks alone."""
+    data = open_data(tiny)
+    settings = NoSearchSettings(params=800, max_dim=8, address="id")
+    own = no_search(data, settings, Training(fit=FIT)).policy
+    gone = own.features[-1]
+    tables = tuple(t for t in own.tables if t.name not in {k.table for k in gone.lookups})
+    ids = {name: v for name, v in own.vocabularies.items() if name != gone.name}
+    own = replace(
+        own, tables=tables, features=own.features[:-1], dropped=(gone.name,), vocabularies=ids
+    )
+    found = combined.beside(own, data, 1600, 4, 0)
+    assert [f.name for f in found.features] == [c.name for c in data.schema.features]
+    assert not found.dropped and 1600 - 4 < found.num_params <= 1600
+    lookups = {f.name: [k.address for k in f.lookups] for f in found.features}
+    assert lookups.pop(gone.name) == ["hash"] * 4
+    assert all(x[0] == "id" and x[-4:] == ["hash"] * 4 for x in lookups.values())
+    with pytest.raises(ValueError, match="divisors of 16"):
+        combined.beside(own, data, 1600, 3, 0)
+
+
+def test_a_search_at_half_the_budget_is_combined_and_recorded(
+    tiny: Path, tmp_path: Path, command: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(combined, "RECORD", tmp_path / "combined.jsonl")
+    quick = lambda **given: FitSettings(**{**given, "epochs": 1, "batch_size": 200})  # noqa: E731
+    monkeypatch.setattr(combined, "FitSettings", quick)
+    fast = lambda **given: OptEmbedSettings(**given, generations=1)  # noqa: E731
+    monkeypatch.setattr(combined, "OptEmbedSettings", fast)
+    asked = ("--data", tiny, "--forms", "beside", "--seeds", 1, "--params", 1600)
+    command(combined, *asked, "--chunk-dims", 4, "--out", tmp_path / "runs", "--record")
+    (line,) = read(combined.RECORD)
+    assert line["method"] == "optembed-beside-4" and line["embedding_params"] <= 1600
+    with pytest.raises(SystemExit):
+        command(combined, "--data", tiny)
+
+
+def test_searches_that_do_not_fit_are_refused(tiny: Path, tmp_path: Path, searches: Path) -> None:
+    data, path = open_data(tiny), searches / "mixed-dimension-seed0" / "policy.json"
+    found = combined.read_found(path, data, 800)
+    with pytest.raises(ValueError, match="at a budget of 800 parameters and --params is 900"):
+        combined.read_found(path, data, 900)
+    other = replace(found, provenance={**found.provenance, "data_fingerprint": "b"})
+    fewer = {name: ids[:-1] for name, ids in found.vocabularies.items()}
+    assert fewer, "no feature has an id table, so this test says nothing"
+    pruned = replace(found, vocabularies=fewer)
+    shared = recipes.method_policy("monolithic", data, 800, 8)
+    arguments = {**shared.provenance["arguments"], "params": 800}
+    shared = replace(shared, provenance={**shared.provenance, "arguments": arguments})
+    cases: dict[str, Policy] = {
+        "of the data b": other,
+        "are pruned, and chunk tables": pruned,
+        "share no table": shared,
+    }
+    for says, policy in cases.items():
+        policy.save(tmp_path / "p.json")
+        with pytest.raises(ValueError, match=says):
+            combined.read_found(tmp_path / "p.json", data, 800)
+
+
+def test_optembed_runs_once_with_epochs_of_its_own(
+    tiny: Path, tmp_path: Path, command: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optembed, "RECORD", tmp_path / "optembed.jsonl")
+    asked = ("--data", tiny, "--out", tmp_path / "runs", "--record", "--backbones", "fnn")
+    asked = (*asked, "--variants", "original", "full", "--seeds", 1, "--batch-size", 200)
+    asked = (*asked, "--generations", 1, "--search-epochs", 1, "--epochs", 2)
+    for _ in range(2):
+        command(optembed, *asked)
+    original, full = read(optembed.RECORD)
+    assert (original["train_epochs"], full["train_epochs"]) == (2, 2)
+    assert "supernet" not in original and 0 <= full["sparsity"] < 1
+    (folder,) = (tmp_path / "runs").glob("*-full-*")
+    assert json.loads((folder / "search" / "run.json").read_text())["fit"]["epochs"] == 1
+
+
+def test_dimgrow_runs_once_in_a_folder_of_its_data(
+    tiny: Path,
+    tmp_path: Path,
+    command: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(dimgrow, "RECORD", tmp_path / "dimgrow.jsonl")
+    asked = ("widths", "--data", tiny, "--out", tmp_path / "runs", "--record", "--epochs", 1)
+    asked = (*asked, "--seeds", 1, "--shares", 0.5)
+    for _ in range(2):
+        command(dimgrow, *asked, "--methods", "no-search", "sseds")
+    whats = [line["what"] for line in read(dimgrow.RECORD)]
+    assert [(x["method"], x["share"]) for x in whats] == [
+        ("no-search", 0.0),
+        ("sseds", 0.5),
+        ("no-search", 0.5),
+    ]
+    fingerprint = open_data(tiny).fingerprint
+    assert all(p.name.startswith(fingerprint) for p in (tmp_path / "runs").iterdir())
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        command(dimgrow, *asked, "--methods", "sseds", "--set", "alpha=1")
+    assert "--set is for dimgrow" in capsys.readouterr().err

@@ -1,0 +1,490 @@
+"""Options made from settings, ``--set``, ``--config``, budgets, and what a person is told."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from seo_rec.cli.assignments import assigned, merged
+from seo_rec.cli.compare import Contestants
+from seo_rec.runs.decision import decided
+from seo_rec.cli.fields import fields_of, leaves, text_of, value_of
+from seo_rec.cli.main import app
+from seo_rec.cli.methods import KINDS
+from seo_rec.cli.options import FromSettings, Option, takes_settings
+from seo_rec.methods import Mlet
+from seo_rec.methods.budget import LEAST_ROWS, proposed_budget
+from seo_rec.runs.command_settings import repeat_command
+from seo_rec.runs.progress import kept, still_rising
+from seo_rec.schema import Column, Schema, read_schema
+from seo_rec.settings import INTERACTIONS, FitSettings, ModelSettings
+
+Command = Callable[..., Any]
+QUICK = ["--hidden", "8", "--epochs", "1", "--batch-size", "200", "--lr", "0.02", "--threads", "1"]
+ALL_SETTINGS = [*KINDS.values(), *INTERACTIONS.values(), FitSettings, ModelSettings, Mlet]
+
+
+# ---- fields ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [*ALL_SETTINGS, Contestants], ids=lambda s: s.__name__)
+def test_every_field_is_explained_in_one_sentence(settings: type[Any]) -> None:
+    for leaf in leaves(settings):
+        assert leaf.help[0].isupper() or leaf.help[0].isdigit(), leaf.name
+        assert len(leaf.help) <= 90 and "``" not in leaf.help, leaf.name
+
+
+@pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
+def test_every_default_is_read_back_from_its_text(settings: type[Any]) -> None:
+    for leaf in leaves(settings):
+        if leaf.name != "run_off":
+            assert value_of(text_of(leaf.default), leaf.kind, leaf.name) == leaf.default, leaf.name
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Inner settings.
+
+    Args:
+        a: A number.
+        b: A flag.
+    """
+
+    a: int = 1
+    b: bool = True
+
+
+@dataclass(frozen=True)
+class Outer:
+    """Outer settings.
+
+    Args:
+        rate: A rate
+            of two lines.
+        inner: More.
+        widths: Numbers.
+        end: An end.
+    """
+
+    rate: float = 0.5
+    inner: Inner | None = field(default_factory=Inner)
+    widths: tuple[int, ...] = ()
+    end: float | None = None
+
+
+def test_assignments_become_values_of_fields() -> None:
+    assert fields_of(Outer)["rate"].help == "A rate of two lines"
+    texts = ["rate = 2", "inner.a=7", "widths=1,2", "end=none"]
+    expected = {"rate": 2.0, "inner": Inner(7), "widths": (1, 2), "end": None}
+    assert assigned(Outer, texts, "m") == expected
+    assert assigned(Outer, ["inner=none", "widths=none"], "m") == {"inner": None, "widths": ()}
+    assert assigned(Outer, ["inner.a=2", "inner.b=false"], "m") == {"inner": Inner(2, False)}
+
+
+@pytest.mark.parametrize(
+    "texts, says",
+    [
+        (["x=1"], "--set 'x=1' of m; allowed, with defaults: rate=0.5, inner.a=1, inner.b=true, w"),
+        (["inner.c=1"], "--set 'inner.c=1' of m; allowed"),
+        (["rate"], "--set 'rate' of m; allowed"),
+        (["rate=x"], "--set rate=x; allowed: a number"),
+        (["rate=none"], "--set rate=none; allowed: a number"),
+        (["end=x"], "--set end=x; allowed: a number, or none"),
+        (["widths=1,b"], "--set widths=1,b; allowed: whole numbers separated by commas"),
+        (["inner.b=1"], "--set inner.b=1; allowed: true or false"),
+        (["inner=5"], "--set inner=5; allowed: none"),
+        (["inner=none", "inner.a=5"], "--set inner=none with --set inner.a; give one of them"),
+        (["rate=1", "rate=1"], "--set 'rate=1': rate is already given; give it once"),
+    ],
+)
+def test_a_wrong_assignment_says_what_is_allowed(texts: list[str], says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        assigned(Outer, texts, "m")
+
+
+def test_later_assignments_replace_earlier_ones() -> None:
+    before = ["a=1", "run_off.epochs=3", "run_off.by_id=false"]
+    assert merged(before, ["a=2"]) == ["run_off.epochs=3", "run_off.by_id=false", "a=2"]
+    assert merged(before, ["run_off.epochs=4"])[-2:] == ["run_off.by_id=false", "run_off.epochs=4"]
+    assert merged(before, ["run_off=none"]) == ["a=1", "run_off=none"]
+    assert merged(["run_off=none"], ["run_off.epochs=4"]) == ["run_off.epochs=4"]
+
+
+def test_options_are_made_from_fields() -> None:
+    """Type, default and help are the field's; one option may set two fields."""
+    group = FromSettings(
+        FitSettings, "Panel", (Option("epochs"), Option("lr", ("row_lr", "dense_lr")))
+    )
+    found = []
+
+    @takes_settings(fit=group)
+    def command(*, fit: FitSettings) -> None:
+        """A command."""
+        found.append(fit)
+
+    small = typer.Typer()
+    small.command()(command)
+    epochs, lr, *_ = typer.main.get_command(small).params
+    assert epochs.default == FitSettings.epochs and lr.default == FitSettings.row_lr
+    assert epochs.help == f"{fields_of(FitSettings)['epochs'].help}. (default: 20)"
+    assert epochs.rich_help_panel == "Panel"
+    small(["--lr", "0.5"], standalone_mode=False)
+    assert found == [FitSettings(row_lr=0.5, dense_lr=0.5)]
+
+
+# ---- help --------------------------------------------------------------------------------
+
+
+def test_the_help_of_search_fits_on_a_page(
+    monkeypatch: pytest.MonkeyPatch, seo_rec: Command
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TERM", "dumb")
+    done = seo_rec("search", "--help")
+    lines = done.out.rstrip().splitlines()
+    assert len(lines) <= 60 and max(map(len, lines)) <= 100
+    panels = re.findall(r"─ (\w+) ─", done.out)
+    assert panels == ["Data", "Options", "Data", "Budget", "Search", "Model", "Training", "Run"]
+
+
+@pytest.mark.parametrize("words", [["--method", "dimgrow", "--settings"], ["--settings"]])
+def test_settings_are_listed(seo_rec: Command, words: list[str]) -> None:
+    done = seo_rec("search", *words)
+    assert done.code == 0 and done.err == ""
+    rows = [line.split("\t") for line in done.out.splitlines()]
+    assert {len(row) for row in rows} == {4}
+    listed = {name: (kind, default) for name, kind, default, _ in rows}
+    if words[0] == "--method":
+        assert listed["alpha"] == ("a number", "0.0001") and "chunk_dim" not in listed
+    else:
+        assert listed["run_off.epochs"] == ("a whole number", "20")
+        assert listed["total_chunks"] == ("a whole number, or none", "none")
+    assert not {"params", "dim", "budget_rows"} & set(listed)  # these are options
+    assert seo_rec("search", *reversed(words[:2]), "--settings").code in (0, 2)
+
+
+def test_settings_are_listed_in_any_order(seo_rec: Command) -> None:
+    one = seo_rec("search", "--settings", "--method", "sseds")
+    other = seo_rec("search", "--method", "sseds", "--settings")
+    assert one.code == 0 and one.out == other.out and "\nkeep\t" in one.out
+    wrong = seo_rec("search", "--settings", "--method", "magic")
+    assert wrong.code == 2 and "--method 'magic'; allowed: seo, dimgrow" in wrong.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["train", "--help"], ["search", "--help"], ["compare", "--help"], ["report", "none"]],
+    ids=" ".join,
+)
+def test_no_torch_for_what_needs_none(arguments: list[str], tmp_path: Path) -> None:
+    """Seconds pass while torch is imported; help and a mistake do not wait for it."""
+    code = (
+        "import sys\n"
+        "from seo_rec.cli.main import main\n"
+        f"sys.argv = ['seo-rec', *{arguments!r}]\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'torch', 'torchrec', 'sklearn'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+# ---- the budget --------------------------------------------------------------------------
+
+
+def _schema(*sizes: int) -> Schema:
+    columns = [Column(f"f{i}", "categorical", size) for i, size in enumerate(sizes)]
+    numeric = Column("x", "numeric")
+    return Schema("made", (*columns, numeric), "y", {"train": 1}, {"train": 0.5})
+
+
+@pytest.mark.parametrize(
+    "sizes, dim, rows",
+    [((100, 900), 16, 500), ((1001,), 8, 500), ((3, 4), 16, 2 * LEAST_ROWS), ((33,), 4, 16)],
+)
+def test_a_budget_is_proposed_from_the_data(sizes: tuple[int, ...], dim: int, rows: int) -> None:
+    """Half of a row per id, in whole rows, 16 rows for each feature at least."""
+    assert proposed_budget(_schema(*sizes), dim) == rows * dim
+
+
+@pytest.mark.parametrize("command", ["search", "train", "compare"])
+def test_the_proposed_budget_is_said_and_kept(
+    seo_rec: Command, tiny: Path, tmp_path: Path, command: str
+) -> None:
+    own = {
+        "search": ["--method", "no-search"],
+        "train": ["--method", "separate", *QUICK],
+        "compare": ["--methods", "separate", "--seeds", "1", *QUICK],
+    }
+    done = seo_rec(command, tiny, "--out", tmp_path / "o", "--dim", 8, *own[command])
+    assert done.code == 0, done.err
+    params = proposed_budget(read_schema(tiny), 8)
+    assert done.err.startswith(f"budget: {params:,} parameters ({4 * params:,} bytes), half of")
+    options = json.loads((tmp_path / "o/settings.json").read_text())["options"]
+    assert options["params"] == params and options["dim"] == 8
+
+
+# ---- --config ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def searched(seo_rec: Command, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished search; read-only."""
+    out = tmp_path_factory.mktemp("config") / "s"
+    options = ["--params", "1600", "--set", "run_off=none", "--set", "min_chunks=0", "--seed", "3"]
+    done = seo_rec("search", tiny, "--out", out, *options, *QUICK)
+    assert done.code == 0, done.err
+    return out
+
+
+def _asked(out: Path) -> dict[str, Any]:
+    return dict(json.loads((out / "run.json").read_text()))
+
+
+def test_a_run_is_repeated_from_its_settings(
+    seo_rec: Command, searched: Path, tmp_path: Path
+) -> None:
+    command = repeat_command(searched, str(tmp_path / "again"))
+    assert command == (
+        f"seo-rec search --config {searched / 'settings.json'} --out {tmp_path / 'again'}"
+    )
+    done = seo_rec(*command.split()[1:])
+    assert done.code == 0 and done.err == ""
+    assert _asked(tmp_path / "again") == _asked(searched)
+    for name in ("policy.json", "settings.json"):
+        assert (tmp_path / "again" / name).read_text() == (searched / name).read_text(), name
+
+
+def test_options_replace_the_values_of_a_config(
+    seo_rec: Command, searched: Path, tiny: Path, tmp_path: Path
+) -> None:
+    words = ["--params", "3200", "--set", "chunk_dim=4", "--seed", "0"]
+    config = ["--config", searched / "settings.json"]
+    done = seo_rec("search", *config, "--out", tmp_path / "o", *words)
+    assert done.code == 0, done.err
+    before, after = _asked(searched), _asked(tmp_path / "o")
+    assert after["seo"] == {**before["seo"], "budget_rows": 200, "chunk_dim": 4}
+    assert after["fit"] == {**before["fit"], "seed": 0}
+    kept_set = json.loads((tmp_path / "o/settings.json").read_text())["options"]["set"]
+    assert kept_set == ["run_off=none", "min_chunks=0", "chunk_dim=4"]
+
+
+def test_a_budget_on_the_command_line_replaces_that_of_a_config(
+    seo_rec: Command, searched: Path, tmp_path: Path
+) -> None:
+    config = ["--config", searched / "settings.json"]
+    budget_of = ["--budget-of", searched / "policy.json", "--dim", 8]
+    done = seo_rec("search", *config, "--out", tmp_path / "o", *budget_of)
+    assert done.code == 0, done.err
+    assert _asked(tmp_path / "o")["seo"]["budget_rows"] == 200
+
+
+def test_a_wrong_config_is_refused(seo_rec: Command, searched: Path, tmp_path: Path) -> None:
+    good = json.loads((searched / "settings.json").read_text())
+    documents = {
+        "command": {**good, "command": "train"},
+        "unknown": {**good, "options": {**good["options"], "speed": 9}},
+        "out": {**good, "options": {**good["options"], "out": "elsewhere"}},
+        "type": {**good, "options": {**good["options"], "epochs": "many"}},
+        "list": [1],
+        "more": {**good, "version": 2},
+    }
+    says = {
+        "command": "settings of `seo-rec train`; allowed here: those of `seo-rec search`",
+        "unknown": "unknown options speed; allowed: average, backbone",
+        "out": "unknown options out; allowed",
+        "type": "Invalid value for '--epochs'",
+        "list": "not a settings file; it must be an object",
+        "more": "not a settings file; it must be an object",
+        "none": "none: no such file; a run folder has a settings.json",
+    }
+    for name, document in documents.items():
+        (tmp_path / name).write_text(json.dumps(document))
+    for name, message in says.items():
+        done = seo_rec("search", "--config", tmp_path / name, "--out", tmp_path / "o")
+        assert done.code == 2 and message in re.sub(r"[\s│]+", " ", done.err), name
+    (tmp_path / "cut").write_text('{"command"')
+    done = seo_rec("search", "--config", tmp_path / "cut", "--out", tmp_path / "o")
+    assert done.code == 2 and "cut: not a settings file, it is no JSON" in done.err
+    assert not (tmp_path / "o").exists()
+
+
+def test_what_would_be_ignored_is_refused_in_a_config_too(
+    seo_rec: Command, tiny: Path, tmp_path: Path
+) -> None:
+    """The defaults of options that a method does not read are harmless, others are not."""
+    options = {"data": str(tiny), "method": "no-search", "params": 1600, "epochs": 20}
+    for epochs, code in ((20, 0), (3, 2)):
+        document = {"command": "search", "options": {**options, "epochs": epochs}}
+        (tmp_path / "c.json").write_text(json.dumps(document))
+        done = seo_rec("search", "--config", tmp_path / "c.json", "--out", tmp_path / str(epochs))
+        assert done.code == code, done.err
+    assert "--epochs with --method no-search would be ignored" in done.err
+
+
+def test_a_folder_without_settings_has_no_command(tmp_path: Path) -> None:
+    assert repeat_command(tmp_path) is None
+
+
+def test_only_the_run_folder_of_the_command_gets_settings(
+    seo_rec: Command, tiny: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "c"
+    words = ["--methods", "separate,seo-rr", "--seeds", "1", "--params", "1600", *QUICK]
+    assert seo_rec("compare", tiny, "--out", out, *words).code == 0
+    assert [p.relative_to(out) for p in out.rglob("settings.json")] == [Path("settings.json")]
+
+
+def test_every_command_with_a_config_keeps_all_that_decides(tmp_path: Path) -> None:
+    """Data, budget, methods, model and training: no option but those of the run is left out."""
+    from seo_rec.cli.config import NOT_KEPT
+
+    group = typer.main.get_command(app)
+    for command in group.commands.values():
+        names = {p.name for p in command.params}
+        if "config" in names:
+            left_out = names & NOT_KEPT
+            assert left_out <= {"out", "config", "resume", "threads", "settings", "help"} | {
+                "scheduler",
+                "submit",
+            }
+
+
+# ---- what a person is told ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "decision, says",
+    [
+        (
+            ("seo", "trivial-2x8", "plain", 0.0012, 0.0004, "seo-8-min1-exact"),
+            "attention lost: the plain policy 2x8 was better by 0.0012 (standard error 0.0004) on "
+            "validation rows; the searched policy is kept in OUT/searched.json",
+        ),
+        (
+            ("seo", "trivial-2x8", "plain", -0.0003, 0.0004, "seo-8-min1-exact"),
+            "attention did not win: the policy seo-8-min1-exact was better than the plain policy "
+            "2x8 by 0.0003 (standard error 0.0004) on validation rows, too little to be sure of "
+            "it; the searched policy is kept in OUT/searched.json",
+        ),
+        (
+            ("seo", "trivial-2x8", "plain", None, None, None),
+            "attention lost: the plain policy 2x8 was the best on validation rows; the searched "
+            "policy is kept in OUT/searched.json",
+        ),
+        (
+            ("seo", "seo-8-by-id", "attention", 0.002, 0.0005, "trivial-4x4"),
+            "attention won: the policy seo-8-by-id was better than the plain policy 4x4 by 0.0020 "
+            "(standard error 0.0005) on validation rows",
+        ),
+        (
+            ("seo", "seo", "attention", None, None, None),
+            "attention decided; no run-off compared its policy with a plain one",
+        ),
+        (
+            ("dimgrow", "dimgrow", None, None, None, None),
+            "dimgrow decided; no run-off compared its policy with a plain one",
+        ),
+    ],
+)
+def test_a_decision_in_plain_words(decision: tuple[Any, ...], says: str) -> None:
+    keys = ("method", "winner", "kind", "gain", "standard_error", "against")
+    assert decided(dict(zip(keys, decision, strict=True)), Path("OUT")) == says
+
+
+def _metrics(folder: Path, aucs: list[float]) -> Path:
+    folder.mkdir(exist_ok=True)
+    events = [{"event": "step", "step": 1, "train_loss": 1.0}]
+    events += [{"event": "epoch", "epoch": i, "val_auc": auc} for i, auc in enumerate(aucs)]
+    lines = "".join(json.dumps(event) + "\n" for event in events)
+    (folder / "metrics.jsonl").write_text(lines + '{"event": "ep')
+    return folder
+
+
+@pytest.mark.parametrize(
+    "aucs, epochs, rising",
+    [
+        ([0.6, 0.7, 0.71], 3, True),
+        ([0.6, 0.72, 0.71], 3, False),
+        ([0.6, 0.7, 0.71], 4, False),  # patience ended it
+        ([0.6], 1, False),  # one epoch says nothing
+        ([0.7, 0.7], 2, False),
+    ],
+)
+def test_whether_a_training_still_rose(
+    tmp_path: Path, aucs: list[float], epochs: int, rising: bool
+) -> None:
+    assert still_rising(_metrics(tmp_path / "t", aucs), epochs) is rising
+    assert not still_rising(tmp_path / "none", epochs)
+
+
+def test_a_training_that_ends_too_early_says_so(
+    seo_rec: Command, tiny: Path, tmp_path: Path
+) -> None:
+    slow = ["--hidden", "8", "--lr", "0.003", "--epochs", "2", "--batch-size", "200"]
+    words = ["--method", "separate", "--params", "1600", *slow]
+    done = seo_rec("train", tiny, "--out", tmp_path / "t", *words)
+    assert done.code == 0
+    note = f"the validation AUC of {tmp_path / 't'} still rose in the last of 2 epochs; try"
+    assert (note in done.err) is still_rising(tmp_path / "t", 2)
+    assert still_rising(tmp_path / "t", 2), "choose a learning rate at which it does"
+
+
+def test_what_a_stop_keeps_is_read_from_the_folder(tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    assert kept(out) == "nothing was written yet; the same command starts again"
+    out.mkdir()
+    (out / "run.json").write_text('{"kind": "train"}')
+    assert kept(out).startswith("no checkpoint was written yet, so nothing of the run is kept")
+    for step in (5, 12):
+        (out / f"checkpoints/step-{step:09d}").mkdir(parents=True)
+    goes_on = "the same command with --resume goes on"
+    assert kept(out) == f"the checkpoint of step 12 is kept in {out}; {goes_on}"
+    (out / "run.json").write_text('{"kind": "search"}')
+    for folder, count in (("candidates", 9), ("scores", 3)):
+        (out / folder).mkdir()
+        for i in range(count):
+            (out / folder / f"{i}.json").write_text("{}")
+    assert kept(out) == f"3 of 9 candidates are kept in {out}; {goes_on}"
+    (out / "run.json").write_text('{"kind": "compare"}')
+    (out / "results.jsonl").write_text("{}\n{}\n")
+    assert kept(out) == f"2 finished trainings are kept in {out}; the same command goes on"
+
+
+@pytest.mark.parametrize("stop", ["SIGTERM", "Ctrl-C"])
+def test_a_stop_says_what_is_kept(
+    monkeypatch: pytest.MonkeyPatch, seo_rec: Command, tiny: Path, tmp_path: Path, stop: str
+) -> None:
+    """And the status is that of a process ended by the signal; the run goes on afterwards."""
+    from seo_rec import recipes
+    from seo_rec.train import Preempted
+
+    original, out = recipes.train, tmp_path / "t"
+    errors = {"SIGTERM": Preempted("told to stop"), "Ctrl-C": KeyboardInterrupt()}
+
+    def stopped(*given: Any, **named: Any) -> Any:
+        original(*given, **named)
+        raise errors[stop]
+
+    monkeypatch.setattr(recipes, "train", stopped)
+    words = ["--method", "separate", "--params", "1600", *QUICK]
+    done = seo_rec("train", tiny, "--out", out, *words)
+    assert done.code == {"SIGTERM": 143, "Ctrl-C": 130}[stop]
+    assert re.search(
+        rf"stopped by {stop}: the checkpoint of step \d+ is kept in {out}; the same command with "
+        "--resume goes on\n",
+        done.err,
+    )
+    monkeypatch.setattr(recipes, "train", original)
+    assert seo_rec("train", tiny, "--out", out, *words, "--resume").code == 0
