@@ -73,10 +73,10 @@ _POLICY = (
         "seo_rec/policy/check.py",
         "if codes.min() < 0 or codes.max() >= table.num_rows:",
         "if codes.max() >= table.num_rows:",
-        ("tests/test_policy.py::test_what_cannot_be_built_is_refused",),
+        ("tests/test_policy.py::test_what_cannot_be_built_of_later_things_is_refused",),
     ),
     Mutant(
-        "the-order-of-equal-budgets-wastes-rows",
+        "a-row-of-the-budget-is-left-over",
         "seo_rec/policy/budget.py",
         "    while room := [j for j, d in enumerate(dims) if d <= left]:",
         "    while room := [j for j, d in enumerate(dims) if d < left]:",
@@ -171,8 +171,8 @@ _DATA = (
     Mutant(
         "ranks-overlap-in-the-last-batch",
         "seo_rec/data/stream.py",
-        "(position < last + high)",
-        "(position <= last + high)",
+        "(rank + 1) * rest // world_size)",
+        "min(rest, (rank + 1) * rest // world_size + 1))",
         ("tests/test_stream.py::test_ranks_partition_every_global_batch",),
     ),
     Mutant(
@@ -225,14 +225,14 @@ _FIT = (
         "seo_rec/train/loop.py",
         '"step": 0 if whole else done}',
         '"step": 0 if whole else min(done + 1, len(stream) - 1)}',
-        ("tests/test_resume.py::test_a_line_cut_short_by_a_kill_is_dropped",),
+        ("tests/test_resume.py::test_training_killed_anywhere_ends_the_same",),
     ),
     Mutant(
         "a-resume-draws-other-dropout",
         "seo_rec/train/loop.py",
         "        set_rng_states(rng, self.ranks)\n",
         "",
-        ("tests/test_resume.py::test_a_line_cut_short_by_a_kill_is_dropped",),
+        ("tests/test_resume.py::test_training_killed_anywhere_ends_the_same",),
     ),
     Mutant(
         "evaluation-with-dropout",
@@ -301,7 +301,7 @@ _PLAN = (
         "seo_rec/plan/planner.py",
         'self.cuttable = prices.row_optimizer != "rowwise_adagrad"',
         "self.cuttable = True",
-        ("tests/test_plan.py::test_laws",),
+        ("tests/test_plan.py::test_a_heavy_wide_table_is_cut_in_columns",),
     ),
     Mutant(
         "imbalance-of-the-emptiest-rank",
@@ -315,7 +315,7 @@ _PLAN = (
         "seo_rec/plan/estimate.py",
         "slowest = phases_W5.max(axis=0)",
         "slowest = phases_W5.mean(axis=0)",
-        ("tests/test_plan.py",),
+        ("tests/test_plan.py::test_reads_are_balanced_and_torchrec_does_not_know_them",),
     ),
 )
 
@@ -401,11 +401,18 @@ _SEARCH = (
         ("tests/test_search.py::test_a_search_reports_its_best_epoch_at_that_epochs_temperature",),
     ),
     Mutant(
-        "the-penalty-of-dimgrow-counts-places-from-0",
+        "dimgrow-counts-places-from-0",
         "seo_rec/search/dimgrow.py",
         "counted = [k + 1 for own in self.used",
         "counted = [k for own in self.used",
-        ("tests/test_dimgrow.py::test_the_penalty_decays_with_the_place",),
+        ("tests/test_dimgrow.py::test_the_loss_penalises_columns_by_their_place_in_training_only",),
+    ),
+    Mutant(
+        "dimgrow-answers-with-gates-above-0.4",
+        "seo_rec/search/dimgrow.py",
+        "[sum(g > KEPT for g in own)",
+        "[sum(g > KEPT - 0.1 for g in own)",
+        ("tests/test_dimgrow.py::test_golden_figures",),
     ),
     Mutant(
         "saliency-cancels-between-batches",

@@ -122,6 +122,7 @@ def _pytest(copy: Path, tests: Iterable[str]) -> tuple[int, float, str]:
 
 def _child(copy: Path, tests: Sequence[str], log: Path) -> None:
     import pytest
+    from hypothesis import Phase, settings
 
     with log.open("w") as stream:
         os.dup2(stream.fileno(), 1)
@@ -131,6 +132,8 @@ def _child(copy: Path, tests: Sequence[str], log: Path) -> None:
     sys.path[:] = paths + [p for p in sys.path if p and not Path(p).is_relative_to(ROOT / "tests")]
     sys.dont_write_bytecode = True  # compiled code of the same second and size would be reused
     os.environ |= {"PYTHONPATH": os.pathsep.join(paths[:2]), "PYTHONDONTWRITEBYTECODE": "1"}
+    settings.register_profile("first-failure", phases=(Phase.explicit, Phase.generate))
+    settings.load_profile("first-failure")  # to make a failing example small takes minutes
     options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", TIMEOUT]
     status = int(pytest.main([*options, *tests]))
     sys.stdout.flush()
