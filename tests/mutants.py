@@ -1,8 +1,8 @@
 """Faults that a change could bring in, each with the quick tests that must notice it.
 
 A mutant is one small, likely mistake in the code: a forgotten term, a wrong sign, a state that is
-not restored. ``python -m tests.mutants`` makes each of them in a copy of the project and expects its
-tests to fail; one that survives means that a test is missing. None of these tests is marked
+not restored. ``python -m tests.mutants`` makes each of them in a copy of the project and expects
+its tests to fail; one that survives means that a test is missing. None of these tests is marked
 ``slow``, so that ``make test`` notices all of these faults.
 
 ``test_mutants.py`` checks that the list still fits the code; ``mutation.py`` runs it.

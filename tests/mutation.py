@@ -103,9 +103,9 @@ def _copy_project(copy: Path) -> None:
 def _import_libraries() -> None:
     """Import what all tests need and no fault changes, once, before the processes are forked."""
     import pytest  # noqa: F401
-    import sklearn.metrics
+    import sklearn.metrics  # noqa: F401
     import torch
-    import torchrec.distributed
+    import torchrec.distributed  # noqa: F401
 
     torch.set_num_threads(1)
 
