@@ -387,6 +387,13 @@ _SEARCH = (
         ("tests/test_search.py::test_a_held_out_step_changes_the_logits_alone",),
     ),
     Mutant(
+        "every-rank-moves-the-attention-by-its-own-rows",
+        "seo_rec/search/held_out.py",
+        "parameter.grad = ranks().mean_(gradient)",
+        "parameter.grad = gradient",
+        ("tests/distributed/test_fit.py::test_a_search_on_ranks_is_that_of_one_process",),
+    ),
+    Mutant(
         "the-warm-up-of-a-search-is-a-step-short",
         "seo_rec/search/held_out.py",
         "step <= self.after or",
