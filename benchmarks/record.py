@@ -16,25 +16,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from seo_rec.environment import stamp
+from seo_rec.environment import stamp as stamp
 from seo_rec.files import append_line, write_text
 from seo_rec.runs import Run
-
-__all__ = [
-    "RESULTS",
-    "Line",
-    "Records",
-    "append",
-    "as_read_again",
-    "command_now",
-    "key_of",
-    "merge",
-    "outcome",
-    "path_of",
-    "read",
-    "replace_all",
-    "stamp",
-]
 
 RESULTS = Path(__file__).parent / "results"
 # Folders of the benchmarks that commands in older lines name without one.

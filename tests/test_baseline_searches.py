@@ -327,7 +327,7 @@ def test_the_choice_of_autodim_learns_from_held_out_rows_alone(tiny_data: DataSe
         open_space(tiny_data, NoSearchSettings(max_dim=4), 0),
         AutoDimSettings(max_dim=4),
     )
-    gate = WidthChoice(len(space.names), settings.candidates, seed=0)
+    gate = WidthChoice(len(space.names), settings.choices, seed=0)
     policy = space.policy([4] * len(space.names))
     model = build_model(policy, len(space.schema.numeric), SMALL, 0, gate).train()
     optimizers = make_optimizers(model, "adam", 0.01, 0.01, 0.0)
@@ -348,9 +348,11 @@ def test_the_choice_of_autodim_learns_from_held_out_rows_alone(tiny_data: DataSe
 
 
 def test_candidates_of_autodim() -> None:
-    assert AutoDimSettings(max_dim=16).candidates == (1, 2, 4, 8, 16)
-    assert AutoDimSettings(max_dim=12).candidates == (1, 2, 4, 8, 12)
-    assert AutoDimSettings(max_dim=1).candidates == (1,)
+    assert AutoDimSettings(max_dim=16).choices == (1, 2, 4, 8, 16)
+    assert AutoDimSettings(max_dim=12).choices == (1, 2, 4, 8, 12)
+    assert AutoDimSettings(max_dim=1).choices == (1,)
+    own = AutoDimSettings(max_dim=9, candidates=(3, 9))
+    assert own.choices == own.candidates == (3, 9)
 
 
 @pytest.mark.parametrize(
@@ -515,7 +517,7 @@ def test_the_command(seo_rec: Callable[..., Any], tiny: Path, tmp_path: Path) ->
     given = ("--params", "800", "--set", "keep=0.5", "--set", "address=hash")
     done = seo_rec("search", tiny, "--out", tmp_path / "s", "--method", "sseds", *given, *QUICK)
     assert done.code == 0, done.err
-    assert "policy.json: sseds, " in done.out
+    assert "sseds decided; " in done.out and "s/policy.json: 797 parameters, " in done.out
     asked = json.loads((tmp_path / "s" / "run.json").read_text())
     assert asked["settings"] | {"params": 800, "keep": 0.5, "address": "hash"} == asked["settings"]
     policy = tmp_path / "s" / "policy.json"
@@ -525,15 +527,14 @@ def test_the_command(seo_rec: Callable[..., Any], tiny: Path, tmp_path: Path) ->
         "search", tiny, "--out", tmp_path / "n", "--method", "no-search", "--budget-of", policy
     )
     assert done.code == 0, done.err
-    assert json.loads((tmp_path / "n" / "run.json").read_text())["settings"]["params"] == (
-        Policy.load(policy).num_params
-    )
+    other = json.loads((tmp_path / "n" / "run.json").read_text())["settings"]["params"]
+    assert other == Policy.load(policy).budget.params == 800  # what it was made for, and not 797
 
 
 @pytest.mark.parametrize(
     "arguments, says",
     [
-        (("--method", "dim"), "--method 'dim'; allowed: seo, dimgrow, autodim, sseds"),
+        (("--method", "dim"), "method 'dim'; allowed: separate, "),
         (("--method", "sseds", "--set", "alpha=1"), "--set 'alpha=1' of sseds; allowed, with def"),
         (("--method", "sseds", "--set", "keep"), "--set 'keep' of sseds; allowed, with defaults"),
         (("--method", "sseds", "--set", "keep=x"), "--set keep=x; allowed: a number"),
@@ -555,7 +556,7 @@ def test_the_command(seo_rec: Callable[..., Any], tiny: Path, tmp_path: Path) ->
         ),
         (
             ("--method", "dimgrow", "--average", "0.9"),
-            "--average with --method dimgrow would be ignored; allowed with searches that keep",
+            "--average with --method dimgrow would be ignored; allowed with searches that read it",
         ),
         (
             ("--method", "dimgrow", "--backbone", "dlrm", "--set", "adapt=joint"),

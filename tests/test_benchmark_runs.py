@@ -11,14 +11,17 @@ from typing import Any
 
 import pytest
 
-from benchmarks.accuracy import combined, dimgrow, mlet, optembed
+from benchmarks.accuracy import combined, dimgrow, evidence, mlet, optembed, unified
 from benchmarks.record import read
 from seo_rec import recipes
 from seo_rec.data.dataset import open_data
+from seo_rec.methods import Mlet
 from seo_rec.policy import Policy
 from seo_rec.search.mixed_dimension import MixedDimensionSettings, mixed_dimension
 from seo_rec.search.no_search import NoSearchSettings, no_search
 from seo_rec.search.optembed import OptEmbedSettings
+from seo_rec.search.run_off import RunOff
+from seo_rec.search.seo import SeoSettings
 from seo_rec.settings import FitSettings, Training
 
 FIT = FitSettings(epochs=1, batch_size=200)
@@ -188,3 +191,65 @@ def test_dimgrow_runs_once_in_a_folder_of_its_data(
     with pytest.raises(SystemExit):
         command(dimgrow, *asked, "--methods", "sseds", "--set", "alpha=1")
     assert "--set is for dimgrow" in capsys.readouterr().err
+
+
+# ---- studies -----------------------------------------------------------------------------
+
+
+def test_a_study_is_run_in_parts_and_recorded_once(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lines say what a run took and chose; what does not fit is said, and the others go on."""
+    space = SeoSettings(budget_rows=50, chunk_dim=4, search_dim=16)
+    run_off = RunOff(epochs=1, chunk_dims=(4,), trivial_lookups=(2,))
+    methods = ("monolithic", "seo-rr", "seo", "no-search")
+    part = evidence.Part("s", methods, space, FIT, run_off, 1, ("monolithic",))
+    row = replace(space, budget_rows=1)
+    small = evidence.Part("small", ("separate", "monolithic"), row, FIT, run_off, 1)
+    monkeypatch.setitem(evidence.STUDIES, "movielens", lambda: [part, small])
+    monkeypatch.setattr(evidence, "path_of", lambda name: tmp_path / f"{name}.jsonl")
+    monkeypatch.setattr(evidence, "MLET", Mlet(dim=20, std=0.5))
+    for only in ("s", "s", "small"):
+        some = evidence.Some(parts=(only,))
+        evidence.run("movielens", [tiny], tmp_path / "runs", some, record=True)
+    assert "small, seed 0: separate:" in capsys.readouterr().out
+    *recorded, last = read(tmp_path / "movielens.jsonl")
+    assert (last["study"], last["method"], last["budget"]) == ("small", "monolithic", 16)
+    lines = {line["method"]: line for line in recorded}
+    assert set(lines) == {*methods, "monolithic+mlet"}
+    assert {line["budget"] for line in lines.values()} == {800}
+    assert lines["seo"]["winner"] and lines["seo-rr"]["winner"] is None
+    assert lines["seo"]["search_peak_bytes"] and not lines["monolithic"]["search_peak_bytes"]
+    assert lines["seo"]["search"] == {"chunk_dim": 4, "search_dim": 16}
+    assert all(line["num_bytes"] >= 4 * line["embedding_params"] for line in lines.values())
+    assert lines["monolithic"]["id_bytes"] == 0
+    searches = read(tmp_path / "movielens-searches.jsonl")
+    found = [(x["study"], x["chunk_dim"], x["embedding_params"]) for x in searches]
+    assert found == [("s", 4, 800)]
+    with pytest.raises(ValueError, match=r"part \['moon'\]; allowed: s, small"):
+        evidence.Some(parts=("moon",)).check([part, small])
+
+
+def test_a_row_of_table_1_is_trained_once(
+    tiny: Path, tmp_path: Path, command: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plain row, a row of one's own size, and SEO, whose run-off is named."""
+    data = open_data(tiny)
+    study = unified.Study(
+        data.schema.dataset,
+        30,
+        (1500,),
+        SeoSettings(dim=30, chunk_dim=6, search_dim=60),
+        RunOff(epochs=1, chunk_dims=(6,), trivial_lookups=(2,)),
+        FIT,
+        2,
+    )
+    monkeypatch.setattr(unified, "STUDIES", {study.name: study})
+    monkeypatch.setattr(unified, "RECORD", tmp_path / "unified.jsonl")
+    asked = ("--data", tiny, "--rows", "Collisionless", "Multi-size Unified", "SEO", "--seeds", 1)
+    for _ in range(2):
+        command(unified, *asked, "--out", tmp_path / "runs", "--record")
+    lines = read(unified.RECORD)
+    assert [x["method"] for x in lines] == ["collisionless", "multi-size-3", "multi-size-5", "seo"]
+    assert [bool(x["winner"]) for x in lines] == [False, False, False, True]
+    assert lines[-1]["search_seconds"] > 0 and lines[0]["search_seconds"] is None

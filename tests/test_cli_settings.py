@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,24 @@ import typer
 
 from seo_rec.cli.assignments import assigned, merged
 from seo_rec.cli.compare import Contestants
-from seo_rec.runs.decision import decided
 from seo_rec.cli.fields import fields_of, leaves, text_of, value_of
 from seo_rec.cli.main import app
-from seo_rec.cli.methods import KINDS
 from seo_rec.cli.options import FromSettings, Option, takes_settings
-from seo_rec.methods import Mlet
+from seo_rec.methods import Mlet, PlainSettings
 from seo_rec.methods.budget import LEAST_ROWS, proposed_budget
+from seo_rec.metrics import Metrics
+from seo_rec.recipes.training import still_improving
 from seo_rec.runs.command_settings import repeat_command
-from seo_rec.runs.progress import kept, still_rising
+from seo_rec.runs.decision import decided
+from seo_rec.runs.stops import kept
 from seo_rec.schema import Column, Schema, read_schema
+from seo_rec.search import SEARCHES
 from seo_rec.settings import INTERACTIONS, FitSettings, ModelSettings
+from seo_rec.train import FitResult
 
 Command = Callable[..., Any]
 QUICK = ["--hidden", "8", "--epochs", "1", "--batch-size", "200", "--lr", "0.02", "--threads", "1"]
+KINDS = {m.family: m.settings for m in SEARCHES.values()} | {"plain": PlainSettings}
 ALL_SETTINGS = [*KINDS.values(), *INTERACTIONS.values(), FitSettings, ModelSettings, Mlet]
 
 
@@ -177,7 +181,7 @@ def test_settings_are_listed_in_any_order(seo_rec: Command) -> None:
     other = seo_rec("search", "--method", "sseds", "--settings")
     assert one.code == 0 and one.out == other.out and "\nkeep\t" in one.out
     wrong = seo_rec("search", "--settings", "--method", "magic")
-    assert wrong.code == 2 and "--method 'magic'; allowed: seo, dimgrow" in wrong.err
+    assert wrong.code == 2 and "method 'magic'; allowed: separate," in wrong.err
 
 
 @pytest.mark.parametrize(
@@ -274,7 +278,7 @@ def test_options_replace_the_values_of_a_config(
     done = seo_rec("search", *config, "--out", tmp_path / "o", *words)
     assert done.code == 0, done.err
     before, after = _asked(searched), _asked(tmp_path / "o")
-    assert after["seo"] == {**before["seo"], "budget_rows": 200, "chunk_dim": 4}
+    assert after["settings"] == {**before["settings"], "budget_rows": 200, "chunk_dim": 4}
     assert after["fit"] == {**before["fit"], "seed": 0}
     kept_set = json.loads((tmp_path / "o/settings.json").read_text())["options"]["set"]
     assert kept_set == ["run_off=none", "min_chunks=0", "chunk_dim=4"]
@@ -287,7 +291,7 @@ def test_a_budget_on_the_command_line_replaces_that_of_a_config(
     budget_of = ["--budget-of", searched / "policy.json", "--dim", 8]
     done = seo_rec("search", *config, "--out", tmp_path / "o", *budget_of)
     assert done.code == 0, done.err
-    assert _asked(tmp_path / "o")["seo"]["budget_rows"] == 200
+    assert _asked(tmp_path / "o")["settings"]["budget_rows"] == 200
 
 
 def test_a_wrong_config_is_refused(seo_rec: Command, searched: Path, tmp_path: Path) -> None:
@@ -403,30 +407,22 @@ def test_a_decision_in_plain_words(decision: tuple[Any, ...], says: str) -> None
     assert decided(dict(zip(keys, decision, strict=True)), Path("OUT")) == says
 
 
-def _metrics(folder: Path, aucs: list[float]) -> Path:
-    folder.mkdir(exist_ok=True)
-    events = [{"event": "step", "step": 1, "train_loss": 1.0}]
-    events += [{"event": "epoch", "epoch": i, "val_auc": auc} for i, auc in enumerate(aucs)]
-    lines = "".join(json.dumps(event) + "\n" for event in events)
-    (folder / "metrics.jsonl").write_text(lines + '{"event": "ep')
-    return folder
-
-
 @pytest.mark.parametrize(
-    "aucs, epochs, rising",
+    "best_epoch, epochs, limit, max_steps, rising",
     [
-        ([0.6, 0.7, 0.71], 3, True),
-        ([0.6, 0.72, 0.71], 3, False),
-        ([0.6, 0.7, 0.71], 4, False),  # patience ended it
-        ([0.6], 1, False),  # one epoch says nothing
-        ([0.7, 0.7], 2, False),
+        (2, 3, 3, 0, True),
+        (1, 3, 3, 0, False),
+        (2, 3, 4, 0, False),  # patience ended it
+        (0, 1, 1, 0, False),  # one epoch says nothing
+        (2, 3, 3, 50, False),  # the steps ended it
     ],
 )
 def test_whether_a_training_still_rose(
-    tmp_path: Path, aucs: list[float], epochs: int, rising: bool
+    best_epoch: int, epochs: int, limit: int, max_steps: int, rising: bool
 ) -> None:
-    assert still_rising(_metrics(tmp_path / "t", aucs), epochs) is rising
-    assert not still_rising(tmp_path / "none", epochs)
+    val = Metrics(*(0.5 for _ in fields(Metrics)))
+    result = FitResult(val, best_epoch, epochs, 10 * epochs, 1.0, 1.0)
+    assert still_improving(result, FitSettings(epochs=limit, max_steps=max_steps)) is rising
 
 
 def test_a_training_that_ends_too_early_says_so(
@@ -436,9 +432,10 @@ def test_a_training_that_ends_too_early_says_so(
     words = ["--method", "separate", "--params", "1600", *slow]
     done = seo_rec("train", tiny, "--out", tmp_path / "t", *words)
     assert done.code == 0
-    note = f"the validation AUC of {tmp_path / 't'} still rose in the last of 2 epochs; try"
-    assert (note in done.err) is still_rising(tmp_path / "t", 2)
-    assert still_rising(tmp_path / "t", 2), "choose a learning rate at which it does"
+    note = "the validation AUC of separate, seed 0, still rose in the last of 2 epochs; try"
+    result = json.loads((tmp_path / "t/result.json").read_text())
+    assert (note in done.err) is result["still_improving"]
+    assert result["still_improving"], "choose a learning rate at which it does"
 
 
 def test_what_a_stop_keeps_is_read_from_the_folder(tmp_path: Path) -> None:
@@ -452,11 +449,11 @@ def test_what_a_stop_keeps_is_read_from_the_folder(tmp_path: Path) -> None:
     goes_on = "the same command with --resume goes on"
     assert kept(out) == f"the checkpoint of step 12 is kept in {out}; {goes_on}"
     (out / "run.json").write_text('{"kind": "search"}')
-    for folder, count in (("candidates", 9), ("scores", 3)):
-        (out / folder).mkdir()
-        for i in range(count):
-            (out / folder / f"{i}.json").write_text("{}")
-    assert kept(out) == f"3 of 9 candidates are kept in {out}; {goes_on}"
+    scores = out / "work/scores/0a1b2c3d"
+    scores.mkdir(parents=True)
+    for i in range(3):
+        (scores / f"{i}.json").write_text("{}")
+    assert kept(out) == f"3 trainings of candidates are kept in {out}; {goes_on}"
     (out / "run.json").write_text('{"kind": "compare"}')
     (out / "results.jsonl").write_text("{}\n{}\n")
     assert kept(out) == f"2 finished trainings are kept in {out}; the same command goes on"

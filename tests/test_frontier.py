@@ -410,18 +410,20 @@ def test_the_jobs_make_the_comparisons_of_the_frontier(
     tiny: Path, tmp_path: Path, seo_rec: Callable[..., Any], trained: list[tuple[str, int, int]]
 ) -> None:
     out = tmp_path / "f"
-    asked = ("frontier", tiny, "--out", out, "--methods", "separate,monolithic,collisionless")
-    asked += ("--budgets", "1600,64", "--seeds", 1, "--lr", 0.01, "--set", "seo.min_chunks=0")
+    asked = ("frontier", tiny, "--out", out, "--methods", "separate,multi-size,collisionless")
+    asked += ("--budgets", "1600,64", "--seeds", 1, "--lr", 0.01, "--set", "multi-size.chunk_dim=4")
     done = seo_rec(*asked, "--scheduler", "slurm")
     assert done.code == 0, done.err
     lines = [shlex.split(line) for line in done.out.splitlines()]
     assert len(lines) == 3 and trained == []
+    # a job that does not compare the method would refuse its settings
+    assert ["--set" in words for words in lines] == [True, True, False]
     start = ["torchx", "run", "-s", "slurm", "components/seo.py:compare", "--data", str(tiny)]
     for words in lines:
         assert words[:7] == start and words[7] == "--out" and words[9] == "--"
         given = seo_rec("compare", tiny, "--out", words[8], *words[10:])  # what the job runs
         assert given.code == 0, given.err
-    assert trained[:3] == [("separate", 1600, 0), ("monolithic", 1600, 0), ("monolithic", 64, 0)]
+    assert trained[:3] == [("separate", 1600, 0), ("multi-size", 1600, 0), ("multi-size", 64, 0)]
     trained.clear()
     gathered = seo_rec(*asked)
     assert gathered.code == 0 and trained == [], gathered.err

@@ -40,7 +40,10 @@ def test_the_applier_uses_the_search_and_its_data(folder):
 
 
 def test_further_options_arrive(folder):
-    assert json.loads((folder / ROOT / "search/run.json").read_text())["seo"]["budget_rows"] == 300
+    assert (
+        json.loads((folder / ROOT / "search/run.json").read_text())["settings"]["budget_rows"]
+        == 300
+    )
 
 
 def test_a_second_run_does_nothing(folder):

@@ -56,7 +56,8 @@ def test_another_run_is_told_apart_by_what_differs(tmp_path: Path, resume: bool)
     claim_run(tmp_path / "out", ASKED, resume=False)
     before = (tmp_path / "out/run.json").read_bytes()
     other = {"kind": "train", "data": "e", "fit": {"seed": 1}, "weights": "w"}
-    with pytest.raises(RunError, match=r"another run \(it differs in data, fit, weights\)"):
+    differs = r"another run \(it differs in data, fit.hidden, fit.seed, weights\)"
+    with pytest.raises(RunError, match=differs):
         claim_run(tmp_path / "out", other, resume)
     assert (tmp_path / "out/run.json").read_bytes() == before
 
@@ -246,9 +247,9 @@ def test_a_finished_search_is_read_back(tiny_data: DataSet, tmp_path: Path) -> N
     with pytest.raises(RunError, match="already holds this run"):
         recipes.search("seo", tiny_data, out, SEO, TRAINING)
     for settings, training, differs in (
-        (replace(SEO, run_off=replace(OFF, epochs=2)), TRAINING, "settings"),
-        (SEO, TRAINING.with_seed(1), "fit"),
-        (replace(SEO, budget_rows=101), TRAINING, "budget, settings"),
+        (replace(SEO, run_off=replace(OFF, epochs=2)), TRAINING, "settings.run_off.epochs"),
+        (SEO, TRAINING.with_seed(1), "fit.seed"),
+        (replace(SEO, budget_rows=101), TRAINING, "budget, settings.budget_rows"),
     ):
         with pytest.raises(RunError, match=rf"another run \(it differs in {differs}\)"):
             recipes.search("seo", tiny_data, out, settings, training, resume=True)

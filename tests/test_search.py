@@ -172,7 +172,8 @@ def step_of(
     gate: Attention, settings: SeoSettings, data: DataSet, total_steps: int, warmup_steps: int
 ) -> HeldOutStep:
     """The step of a search whose epochs have one training step each."""
-    settings = replace(settings, warmup_epochs=warmup_steps)
+    if settings.search_split == "held-out":
+        settings = replace(settings, warmup_epochs=warmup_steps)
     return logit_step(gate, settings, data, replace(FIT, epochs=total_steps, batch_size=50), 1)
 
 

@@ -182,7 +182,8 @@ def test_batches_are_where_the_model_is():
 
 def traffic_of(path: Path, kind: str) -> tuple[Any, Any, Any]:
     here = ranks()
-    policy, data = policy_of(path), open_data(path)
+    data = open_data(path)
+    policy = policy_of(data)
     placements = plan(policy, kind, here.world_size)
     model = distribute(
         build_model(policy, data.num_numeric, ModelSettings(hidden=(8,)), 0),

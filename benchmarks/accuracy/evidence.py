@@ -63,20 +63,23 @@ class Part:
     seeds: int = 5
     factored: tuple[str, ...] = ()
 
-    def comparison(self, data: tuple[DataSet, ...], method: str, seed: int) -> recipes.Comparison:
-        """One method with one seed; SEO's methods with the settings of this part."""
-        family = find(method.removesuffix(SUFFIX)).family
-        seo = {**_differences(self.settings), "run_off": self.run_off}
+    def comparison(
+        self, data: tuple[DataSet, ...], methods: tuple[str, ...], seed: int
+    ) -> recipes.Comparison:
+        """Methods of one family with one seed; SEO's have the settings of this part."""
+        seo = _differences(self.settings)
+        if "seo" in methods and self.run_off != RunOff():
+            seo["run_off"] = self.run_off
         return recipes.Comparison(
             data=data,
-            methods=(method,),
+            methods=methods,
             params=self.settings.params,
             dim=self.settings.dim,
             seeds=1,
             first_seed=seed,
             training=Training(fit=self.fit),
-            settings={"seo": seo} if family == "seo" else {},
-            mlet=MLET if method.endswith(SUFFIX) else None,
+            settings={"seo": seo} if family_of(methods[0]) == "seo" else {},
+            mlet=MLET if any(m.endswith(SUFFIX) for m in methods) else None,
         )
 
     def names(self, seed: int) -> tuple[str, ...]:
@@ -176,6 +179,24 @@ class Some:
                 raise ValueError(f"{kind} {unknown}; allowed: {', '.join(sorted(known[kind]))}")
 
 
+def family_of(method: str) -> str:
+    """Methods of one family run in one comparison, so that SEO's share their search."""
+    return find(method.removesuffix(SUFFIX)).family
+
+
+def compare(
+    part: Part, data: tuple[DataSet, ...], methods: tuple[str, ...], seed: int, folder: Path
+) -> None:
+    """Run methods of one family; those without a policy are named, and the others go on."""
+    while methods:
+        try:
+            recipes.compare(part.comparison(data, methods, seed), folder)
+            return
+        except recipes.InfeasibleError as error:
+            print(f"{part.name}, seed {seed}: {error}", flush=True)
+            methods = tuple(m for m in methods if m not in error.reasons)
+
+
 def run(study: str, data: list[Path], out: Path, some: Some, record: bool) -> None:
     """Run what is not finished, print its tables, write the lines of a seed when it is done."""
     parts = STUDIES[study]()
@@ -187,11 +208,11 @@ def run(study: str, data: list[Path], out: Path, some: Some, record: bool) -> No
     for part in parts:
         folder = out / part.name
         for seed, runs in groupby(some.of(part), key=lambda x: x[0]):
+            families: dict[str, list[str]] = {}
             for _, method in runs:
-                try:
-                    recipes.compare(part.comparison(opened, method, seed), folder)
-                except recipes.InfeasibleError as error:  # the others go on
-                    print(f"{part.name}, seed {seed}: {error}", flush=True)
+                families.setdefault(family_of(method), []).append(method)
+            for methods in families.values():
+                compare(part, opened, tuple(methods), seed, folder)
             if record:
                 write_lines(study, part, folder, command)
         if (folder / RESULTS_FILE).exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from benchmarks.accuracy import evidence
 from benchmarks.pages.cells import Runs, with_deviation
@@ -17,39 +18,39 @@ DATA = {
     "synthetic, 64,000": ("synthetic", "synthetic-64000", None),
 }
 ROWS = {
-    "separate": "separate: a hashed table per feature",
-    "monolithic": "monolithic: one table for all features",
-    "multi-size": "best multi-size: 2 to 8 lookups in shared tables",
-    "no-search": "equal widths, a row per id where ids fit",
+    "separate": "separate tables",
+    "monolithic": "one table (monolithic)",
+    "multi-size": "multi-size, best on validation",
+    "no-search": "equal widths, by id where ids fit",
     "seo": "SEO, default search",
 }
 
 
-def cell(records: Mapping[str, Sequence[Line]], method: str, title: str) -> str | None:
-    """Mean and standard deviation, and the number of seeds where it is not five."""
+def runs_of(records: Mapping[str, Sequence[Line]], title: str, method: str) -> Runs:
+    """The runs of a way to decide; of the multi-size methods the best on validation rows."""
     name, study, widths = DATA[title]
-    lines, note = records[name], ""
+    lines = records[name]
     if method == "no-search":
-        runs: Runs = of(lines, widths, method) if widths else {}
-    elif method == "multi-size":
-        names = dict.fromkeys(x["method"] for x in lines if x["study"] == study)
-        tried = {m: of(lines, study, m) for m in names if m.startswith("multi-size")}
-        best = best_of(tried) if tried else "none"
-        runs, lookups = tried.get(best, {}), best.removeprefix("multi-size").removeprefix("-")
-        note = f", {lookups or 2} lookups"
-    else:
-        runs = of(lines, study, method)
+        return of(lines, widths, method) if widths else {}
+    if method != "multi-size":
+        return of(lines, study, method)
+    names = dict.fromkeys(x["method"] for x in lines if x["study"] == study)
+    tried = {m: of(lines, study, m) for m in names if m.startswith(method)}
+    return tried[best_of(tried)] if tried else {}
+
+
+def cell(records: Mapping[str, Sequence[Line]], title: str, method: str) -> str | None:
+    """Mean and standard deviation, and the number of seeds where it is not five."""
+    runs = runs_of(records, title, method)
     text = with_deviation(runs, "test_auc", 4)
-    if text and len(runs) != 5:
-        note += f", {len(runs)} seeds"
-    return text and text + note
+    return text and text + ("" if len(runs) == 5 else f" ({len(runs)} seeds)")
 
 
 def results(records: Mapping[str, Sequence[Line]]) -> list[str]:
     """Rows are ways to decide, columns are data sets with their budgets."""
     columns = [
         Column("test AUC", lambda method: ROWS[method]),
-        *each(DATA, str, lambda title, method: cell(records, method, title)),
+        *each(DATA, str, partial(cell, records)),
     ]
     return table(columns, ROWS)
 

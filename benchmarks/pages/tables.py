@@ -2,7 +2,7 @@
 
     python -m benchmarks.pages.tables                 # all pages
     python -m benchmarks.pages.tables churn speed     # some of them
-    python -m benchmarks.pages.tables mlet --print    # one region, on the terminal
+    python -m benchmarks.pages.tables kernels --print # on the terminal
 
 Reads ``benchmarks/results/*.jsonl`` as the benchmarks wrote them with ``--record``; no figure is
 typed in by hand but those of papers.

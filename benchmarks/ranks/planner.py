@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.command import make_parser, set_up
+from benchmarks.pages.markdown import entry, table
 from benchmarks.record import append, path_of
 from seo_rec.apply import exact
 from seo_rec.plan import Estimate, Topology, plan_policy, read_topology
@@ -158,24 +159,27 @@ def cases() -> list[tuple[str, Policy, Topology, int]]:
 
 
 COLUMNS = (
-    *("policy", "topology", "seconds", "imbalance", "torchrec_imbalance", "told_imbalance"),
-    *("step_ms", "torchrec_step_ms", "told_step_ms"),
+    entry("policy"),
+    entry("topology"),
+    *(
+        entry(name, format=".3f")
+        for name in (
+            *("seconds", "imbalance", "torchrec_imbalance", "told_imbalance"),
+            *("step_ms", "torchrec_step_ms", "told_step_ms"),
+        )
+    ),
 )
 LAWFUL = {("movielens", 8), ("criteo", 8), ("synthetic-500", 8)}
-
-
-def _text(value: Any) -> str:
-    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser(__doc__, RECORD).parse_args(arguments)
     environment = set_up(options.threads)
     broken: list[str] = []
-    print(*(f"{c:>18}" for c in COLUMNS))
+    lines = []
     for name, policy, topology, batch in cases():
         line = measure(name, policy, topology, batch)
-        print(*(f"{_text(line.get(c)):>18}" for c in COLUMNS))
+        lines.append(line)
         if line["seconds"] > SECONDS:
             broken.append(f"{name}: {line['seconds']} s; allowed: {SECONDS}")
         if (name, topology.world_size) in LAWFUL and not (
@@ -184,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             broken.append(f"{name}: {line['imbalance']} beside {line['torchrec_imbalance']}")
         if options.record:
             append(RECORD, {**line, "environment": environment})
-    print(*broken, sep="\n")
+    print(*table(COLUMNS, lines), *broken, sep="\n")
     return int(bool(broken))
 
 

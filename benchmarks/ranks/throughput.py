@@ -42,9 +42,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from benchmarks.pages.throughput import plot
-from benchmarks.ranks.rounds import cpu_of, in_turns, line_of, ratio_line, slowest
+from benchmarks.pages.throughput import plot, section
 from benchmarks.ranks.trainees import FED_ROWS, HASHED, THEIRS, TORCHREC, Recipe, Trainee
+from benchmarks.ranks.turns import cpu_of, in_turns, line_of, ratio_line, slowest
 from benchmarks.ranks.workload import (
     METHODS,
     SKEWED,
@@ -54,7 +54,7 @@ from benchmarks.ranks.workload import (
     zipf_schema,
 )
 from benchmarks.record import Line, append, path_of, stamp
-from benchmarks.speed.step import spread
+from benchmarks.speed.rounds import spread
 from seo_rec.data.dataset import open_data
 from seo_rec.files import write_bytes
 from seo_rec.plan import rates_of
@@ -339,26 +339,6 @@ def missed(lines: list[Line]) -> list[str]:
     return found
 
 
-def show(lines: list[Line]) -> None:
-    print(
-        f"{'':13} {'way':9} {'ms/step':>8} {'min':>8} {'max':>8} {'examples/s':>11} {'stages':>8}"
-    )
-    for line in (x for x in lines if x["kind"] == "measurement"):
-        ms = line["ms_per_step"]
-        print(
-            f"{line['policy']:13} {line['way']:9} {ms['median']:8.2f} {ms['min']:8.2f} "
-            f"{ms['max']:8.2f} {line['examples_per_s']['global']:11,} {line['stages_sum_ms']:8.2f}"
-        )
-        parts = [f"{name} {ms['mean']:.2f}" for name, ms in line["stages_ms"].items()]
-        print(f"{'':14}{', '.join(parts)}")
-    for line in (x for x in lines if x["kind"] == "ratio"):
-        goal = f"  goal {line['goal']}" if "goal" in line else ""
-        print(
-            f"{line['policy']:13} {line['what']:44} {line['median']:6.3f}   "
-            f"{line['low']:.3f} - {line['high']:.3f}{goal}"
-        )
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     quiet_libraries()
@@ -366,7 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with joined(args.against_torchrec) as here:
         lines = run(args, here)
         if here.first:
-            show(lines)
+            print(*section(lines), sep="\n")
             for folder in ([RECORD.parent] if args.record else []) + (
                 [args.out] if args.out else []
             ):

@@ -31,8 +31,9 @@ from typing import Any
 import torch
 
 from benchmarks.command import set_up
+from benchmarks.pages import speed
 from benchmarks.record import append, path_of
-from benchmarks.speed.step import (
+from benchmarks.speed.rounds import (
     LR,
     Contestant,
     Fit,
@@ -43,7 +44,6 @@ from benchmarks.speed.step import (
     rounds_parser,
     spread,
     uneven_policy,
-    verdict,
 )
 from seo_rec import apply, methods
 from seo_rec.data.dataset import DataSet
@@ -160,28 +160,10 @@ def main() -> None:
             "seconds_per_epoch": {name: spread(values) for name, values in seconds.items()},
             "ratios": compared(seconds),
         }
-    show(record)
+    line = {**record, "environment": environment}
+    print(*speed.epochs([line]), sep="\n")
     if args.record:
-        append(RECORD, {**record, "environment": environment})
-        print(f"appended to {RECORD}")
-
-
-def show(record: dict[str, Any]) -> None:
-    print(f"{record['data']}: {record['rows']} rows, batch {record['batch']}")
-    print(
-        f"{'seconds per epoch':30} {'median':>8} {'min':>8} {'max':>8} {'lookups':>8} {'floats':>8}"
-    )
-    for name, v in record["seconds_per_epoch"].items():
-        numbers = f"{v['median']:8.3f} {v['min']:8.3f} {v['max']:8.3f}"
-        print(
-            f"{name:30} {numbers} {record['lookups'][name]:8} {record['embedding_params'][name]:8}"
-        )
-    print(f"\n{'ratio':46} {'median':>7} {'95 % interval':>16} {'paper':>6}  goal")
-    for name, r in record["ratios"].items():
-        goal = "" if r["goal"] is None else f"<= {r['goal']} {verdict(r['met'])}"
-        paper = "" if r["paper"] is None else r["paper"]
-        interval = f"{r['low']:.3f} - {r['high']:.3f}"
-        print(f"{name:46} {r['median']:7.3f} {interval:>16} {paper:>6}  {goal}")
+        append(RECORD, line)
 
 
 if __name__ == "__main__":

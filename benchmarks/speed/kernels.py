@@ -39,6 +39,7 @@ from torch import Tensor
 
 import seo_kernels
 from benchmarks.command import make_parser, set_up
+from benchmarks.pages import kernels
 from benchmarks.record import append, path_of
 from seo_kernels import native
 from seo_kernels.block_bag import reference as block_reference
@@ -366,24 +367,15 @@ def main() -> None:
     torch.manual_seed(0)
     environment = {**set_up(options.threads), "native_missing": native.missing()}
     copy = copy_bandwidth(options.device, clock)
-    print(f"copy: {copy / 1e9:.1f} GB/s")
-    print(
-        f"{'op':18} {'way':24} {'min ms':>8} {'median':>8} {'GB/s':>7} {'of copy':>7} {'ratio':>6}"
-    )
-    scale = SCALES[options.device]
+    scale, lines = SCALES[options.device], []
     for make in (remap, chunk_bag, robe_bag, weighted):
         contestants = make(scale, options.compiled)
         times = measure(contestants, options.rounds, clock)
         ours = {c.op: min(t) for c, t in reversed(list(zip(contestants, times, strict=True)))}
         for c, t in zip(contestants, times, strict=True):
-            rate, ratio = c.num_bytes / min(t), min(t) / ours[c.op]
-            middle = statistics.median(t)
-            print(
-                f"{c.op:18} {c.name:24} {min(t) * 1e3:8.3f} {middle * 1e3:8.3f} "
-                f"{rate / 1e9:8.2f} {rate / copy:8.2f} {ratio:8.2f}"
-            )
-            if options.record:
-                record = {
+            rate = c.num_bytes / min(t)
+            lines.append(
+                {
                     "benchmark": "kernels",
                     "device": options.device,
                     "clock": clock,
@@ -391,16 +383,19 @@ def main() -> None:
                     "op": c.op,
                     "way": c.name,
                     "min_ms": round(min(t) * 1e3, 4),
-                    "median_ms": round(middle * 1e3, 4),
+                    "median_ms": round(statistics.median(t) * 1e3, 4),
                     "bytes": c.num_bytes,
                     "gb_per_s": round(rate / 1e9, 3),
                     "copy_gb_per_s": round(copy / 1e9, 3),
                     "of_copy": round(rate / copy, 4),
-                    "time_over_ours": round(ratio, 3),
+                    "time_over_ours": round(min(t) / ours[c.op], 3),
                     "rounds": options.rounds,
                     "environment": environment,
                 }
-                append(RECORD, record)
+            )
+    print(*kernels.region(lines), sep="\n")
+    for line in lines if options.record else ():
+        append(RECORD, line)
 
 
 if __name__ == "__main__":

@@ -176,7 +176,6 @@ def main() -> None:
     print(json.dumps(record, indent=2))
     if args.record:
         append(RECORD, record)
-        print(f"appended to {RECORD}")
 
 
 if __name__ == "__main__":

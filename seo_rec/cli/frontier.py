@@ -25,7 +25,7 @@ from seo_rec.cli.options import (
     takes_settings,
 )
 from seo_rec.cli.running import run_folder, say_still_improving
-from seo_rec.methods import Mlet
+from seo_rec.methods import SUFFIX, Mlet
 from seo_rec.runs.layout import FRONTIER_PICTURE
 from seo_rec.settings import FitSettings, ModelSettings, Training
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 NOT_OF_COMPARE = ("data", "out", "methods", "budgets", "scheduler", "submit", "threads", "config")
 MLET = ("mlet_dim", "mlet_std")
+SET = "set_"
 
 
 def _contestants() -> FromSettings:
@@ -123,10 +124,13 @@ def _jobs(context: typer.Context, comparison: Comparison, budgets: Sequence[int]
     """Print the lines of ``--scheduler``, and run them with ``--submit``."""
     from seo_rec import recipes
 
-    shared = [p.name for p in context.command.params if p.name not in (*NOT_OF_COMPARE, *MLET)]
-    options, mlet_options = _typed(context, shared), _typed(context, MLET)
+    own = (*NOT_OF_COMPARE, *MLET, SET)
+    options = _typed(context, [p.name for p in context.command.params if p.name not in own])
+    options_of = {SUFFIX: _typed(context, MLET)}
+    for text in set_texts(context, context.params[SET]):
+        options_of.setdefault(text.partition(".")[0], []).extend(["--set", text])
     out, scheduler = context.params["out"], context.params["scheduler"]
-    for line in recipes.frontier_jobs(comparison, budgets, out, options, mlet_options, scheduler):
+    for line in recipes.frontier_jobs(comparison, budgets, out, options, options_of, scheduler):
         typer.echo(line)
         if context.params["submit"]:
             _submit(line)
@@ -148,8 +152,6 @@ def _typed(context: typer.Context, names: Container[str | None]) -> list[str]:
         if option.name not in names or not is_given(context, option):
             continue
         value = context.params[option.name]
-        if option.name == "set_":
-            value = set_texts(context, value)
         if isinstance(value, bool):
             words.append((option.opts if value else option.secondary_opts)[0])
         else:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,9 +11,9 @@ from seo_rec.cli import parameters as par
 from seo_rec.cli.assignments import assigned, print_settings
 from seo_rec.cli.budget import budget, size
 from seo_rec.cli.config import set_texts
-from seo_rec.runs.decision import decided
 from seo_rec.cli.options import SEARCH, refuse_ignored, set_threads, takes_settings
 from seo_rec.cli.running import run_folder
+from seo_rec.runs.decision import decided
 from seo_rec.runs.layout import POLICY_FILE
 from seo_rec.settings import FitSettings, ModelSettings, Training
 
@@ -108,22 +107,12 @@ def search(
         refuse_ignored(context, TRAINING_OPTIONS, f"--method {method}", searches)
     searches = "searches that read it"
     refuse_ignored(context, entry.ignores, f"--method {method}", searches)
-    _refuse_idle_warmup(values)
     opened, training = open_data(data), Training(model, fit)
     at = budget(context, opened, dim, params, budget_of, whole_rows=entry.whole_rows)
     chosen = with_changes(entry.settings_at(at, dim, training), values)
     with run_folder(context, out, params=at, budget_of=None, set=texts):
         found = recipes.search(method, opened, out, chosen, training, resume=resume)
     say_searched(out, found.policy)
-
-
-def _refuse_idle_warmup(values: Mapping[str, Any]) -> None:
-    """ValueError if epochs of a warm-up were set that nothing follows."""
-    if "warmup_epochs" in values and values.get("search_split", "train") == "train":
-        raise ValueError(
-            "warmup_epochs with search_split=train would be ignored; allowed with "
-            "--set search_split=held-out"
-        )
 
 
 def say_searched(out: Path, policy: Policy) -> None:

@@ -32,9 +32,9 @@ class PlainSettings:
     """What a method without a search is told.
 
     Args:
-        params: The budget in parameters; ``collisionless`` has a size of its own.
+        params: The budget in parameters, for methods that have one.
         dim: Width of a feature's embedding, floats.
-        chunk_dim: Width of a chunk, floats, where the name of ``multi-size`` gives no number.
+        chunk_dim: Width of a table, floats, where the name of multi-size has no number.
         exact_below: Features with at most so many training ids keep a row per id; 0 for none.
         same_hash: Groups of features, by name, that take one set of hash functions.
     """

@@ -180,7 +180,7 @@ def jobs(
     budgets: Sequence[int],
     out: Path,
     options: Sequence[str],
-    mlet_options: Sequence[str],
+    options_of: Mapping[str, Sequence[str]],
     scheduler: str,
 ) -> list[str]:
     """``torchx run`` commands that do what :func:`frontier` does, one job per budget.
@@ -189,7 +189,8 @@ def jobs(
 
     Args:
         options: further options of ``seo-rec compare``, as typed.
-        mlet_options: those that a job without a method ending in ``+mlet`` would refuse.
+        options_of: those that a job would refuse unless it compares such a method: by the family of
+            the method, or by ``+mlet``.
         scheduler: of TorchX, such as ``slurm``.
     """
     wanted = parts(comparison, budgets, out)
@@ -210,7 +211,8 @@ def jobs(
         words += ["--out", str(folder), "--", *more, "--methods", ",".join(fits)]
         words += ["--params", str(part.params)]
         words += options
-        if any(m.endswith(SUFFIX) for m in fits):
-            words += mlet_options
+        there = {comparison.method_of(m).family for m in fits}
+        there |= {SUFFIX for m in fits if m.endswith(SUFFIX)}
+        words += [word for name, own in options_of.items() if name in there for word in own]
         lines.append(shlex.join(words))
     return lines

@@ -29,6 +29,8 @@ from seo_rec.search import find
 from seo_rec.search.changes import with_changes
 from seo_rec.train import (
     Checkpoints,
+    FitResult,
+    FitSettings,
     Start,
     Trained,
     Training,
@@ -218,6 +220,14 @@ def _run(
         command=command_line(),
         environment=stamp(),
         num_bytes=policy.num_bytes,
-        still_improving=not training.fit.max_steps
-        and 1 < result.best_epoch + 1 == result.epochs == training.fit.epochs,
+        still_improving=still_improving(result, training.fit),
     )
+
+
+def still_improving(result: FitResult, settings: FitSettings) -> bool:
+    """Whether a training ended at its limit of epochs while its validation AUC still rose.
+
+    It did if the last of two or more epochs was the best one.
+    """
+    ended_by_epochs = result.epochs == settings.epochs and not settings.max_steps
+    return ended_by_epochs and 1 < result.epochs == result.best_epoch + 1

@@ -33,7 +33,7 @@ def claim_run(out: Path, asked: Mapping[str, Any], resume: bool) -> None:
     wanted = json.loads(json.dumps(asked))
     if path.exists():
         there = json.loads(path.read_text())
-        if differing := sorted(k for k in {*wanted, *there} if there.get(k) != wanted.get(k)):
+        if differing := _differing(there, wanted):
             raise RunError(
                 f"{out} holds another run (it differs in {', '.join(differing)}); choose another "
                 "--out, or call it as before"
@@ -44,6 +44,20 @@ def claim_run(out: Path, asked: Mapping[str, Any], resume: bool) -> None:
         raise RunError(f"{out} exists and is not a run folder; choose another --out")
     write_json(path, wanted)
     write_command_settings(out)
+
+
+def _differing(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """The keys whose values differ, as ``fit.seed`` where the values are objects themselves."""
+    keys = []
+    for key in sorted({*there, *wanted}):
+        old, new = there.get(key), wanted.get(key)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict) and key != "policy":
+            keys += [f"{key}.{inner}" for inner in _differing(old, new)]
+        else:
+            keys.append(key)
+    return keys
 
 
 def command_line() -> str:

@@ -18,12 +18,11 @@ class RunOff:
     mean AUC of two trainings.
 
     Args:
-        epochs: The most epochs that a candidate is trained for.
-        standard_errors: By how many standard errors of the paired difference of AUC a candidate
-            must beat the policy that it would replace.
-        chunk_dims: Widths of chunks that are searched besides the search's own ``chunk_dim``.
-        trivial_lookups: Lookups per feature of the plain candidates besides ``dim / chunk_dim``.
-        by_id: Whether narrow tables with a row per training id are tried where they fit.
+        epochs: Each candidate is trained for at most so many epochs.
+        standard_errors: A candidate replaces another if its AUC is higher by so many errors.
+        chunk_dims: Widths of chunks that are searched besides the width chunk_dim.
+        trivial_lookups: Lookups per feature of the further plain candidates.
+        by_id: Whether narrow tables with a row for every training id are candidates.
     """
 
     epochs: int = 20

@@ -84,6 +84,11 @@ class SeoSettings:
             raise ValueError(f"total_chunks is {self.total_chunks}; allowed: 1 or more, or None")
         if self.warmup_epochs < 0:
             raise ValueError(f"warmup_epochs is {self.warmup_epochs}; allowed: 0 or more")
+        if self.search_split == "train" and self.warmup_epochs != SeoSettings.warmup_epochs:
+            raise ValueError(
+                f"warmup_epochs {self.warmup_epochs} with search_split 'train' would be ignored; "
+                "allowed with search_split 'held-out'"
+            )
         if not self.logit_lr > 0:
             raise ValueError(f"logit_lr is {self.logit_lr}; allowed: above 0")
 
@@ -107,10 +112,8 @@ class SeoSearch(SeoSettings):
     """All settings of the search ``seo``: its attention, and how its policy is chosen.
 
     Args:
-        run_off: How candidates are compared on validation rows; None takes the chunks of highest
-            attention.
-        apply: How that policy is brought to the budget where there is no run-off: ``exact``,
-            ``round-robin``, or ``none`` for the chunks as they were searched.
+        run_off: The run-off between candidates; none takes the chunks of highest attention.
+        apply: Without a run-off the strategy for the budget: exact, round-robin or none.
     """
 
     run_off: RunOff | None = field(default_factory=RunOff)
@@ -123,12 +126,12 @@ class SeoSearch(SeoSettings):
         if self.run_off is not None and self.apply != "none":
             raise ValueError(
                 f"apply {self.apply!r} with a run-off, whose candidates are applied already; "
-                "allowed: run_off none"
+                "allowed: run_off=none"
             )
         if self.run_off is not None and self.total_chunks is not None:
             raise ValueError(
                 f"total_chunks {self.total_chunks} with a run-off, which has its own; allowed: "
-                "run_off none"
+                "run_off=none"
             )
 
     @property

@@ -13,8 +13,8 @@ import torch.distributed as dist
 from benchmarks.ranks.traffic import PARTS, Traffic, computed, replicated_bytes
 from benchmarks.ranks.trainees import FED_ROWS, Recipe, Trainee
 from benchmarks.record import Line
+from benchmarks.speed.rounds import ratio, spread
 from benchmarks.speed.stages import PHASES, STAGES
-from benchmarks.speed.step import ratio, spread
 from seo_rec.train import Ranks
 from seo_rec.train.optimizers import inner_model
 
