@@ -128,7 +128,7 @@ def test_data_of_another_shape_is_refused(trained: Path, tmp_path: Path) -> None
         ({"policy": 800}, "differs in policy"),
         (
             {"training": Training(SMALL, replace(FIT, epochs=3)), "method": "other"},
-            r"differs in fit, method\)",
+            r"differs in fit.epochs, method\)",
         ),
     ],
     ids=["seed", "model", "method", "policy", "two"],
