@@ -107,7 +107,7 @@ def test_the_chain_runs(
             pytest.fail(f"the test does not know {program}")
     assert kinds == ["python", "python", "seo-rec", "seo-rec", "cp", "torchrun"]
     asked = json.loads((tmp_path / "runs/clicks/run.json").read_text())
-    assert asked["seo"]["budget_rows"] * 16 == Policy.load("mine.json").num_params == 97_024
+    assert asked["settings"]["budget_rows"] * 16 == Policy.load("mine.json").num_params == 97_024
     assert Policy.load("policy.json").num_params <= 97_024
 
 
