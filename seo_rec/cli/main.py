@@ -59,6 +59,10 @@ def _main(
             f"{world} processes were started and {context.invoked_subcommand} runs in one; "
             f"allowed in several: {', '.join(LAUNCHED)}"
         )
+    if world != "1":
+        from seo_rec.train import agree  # imports torch, which a launch has done by now
+
+        agree({"command": context.invoked_subcommand})
 
 
 app.add_typer(prepare_app, name="prepare")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from seo_rec.settings import FitSettings, Training
+from seo_rec.train.agreement import DisagreementError, agree
 from seo_rec.train.checkpoint import (
     CheckpointError,
     Checkpoints,
@@ -41,6 +42,7 @@ __all__ = [
     "ROW_OPTIMIZERS",
     "CheckpointError",
     "Checkpoints",
+    "DisagreementError",
     "FitResult",
     "FitSettings",
     "LaunchError",
@@ -50,6 +52,7 @@ __all__ = [
     "Start",
     "Trained",
     "Training",
+    "agree",
     "check_plan",
     "check_policy_fits",
     "check_start",
