@@ -15,6 +15,7 @@ from seo_rec.train.checkpoint import (
 )
 from seo_rec.train.distributed import distribute
 from seo_rec.train.loop import FitResult, Preempted, evaluate, fit
+from seo_rec.train.lost_ranks import LostRankError, loss_behind, loss_said, lost
 from seo_rec.train.optimizers import ROW_OPTIMIZERS, inner_model, make_optimizers
 from seo_rec.train.policy_fit import (
     Start,
@@ -46,6 +47,7 @@ __all__ = [
     "FitResult",
     "FitSettings",
     "LaunchError",
+    "LostRankError",
     "OtherRankError",
     "Preempted",
     "Ranks",
@@ -66,6 +68,9 @@ __all__ = [
     "launched",
     "load_tensors",
     "load_weights",
+    "loss_behind",
+    "loss_said",
+    "lost",
     "make_optimizers",
     "open_checkpoint",
     "optimizers_of",

@@ -177,7 +177,8 @@ def launched() -> Iterator[Ranks]:
     try:
         yield ranks()
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def _local_device() -> torch.device:

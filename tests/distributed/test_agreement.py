@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +17,7 @@ from seo_rec.plan import plan_policy, read_topology
 from seo_rec.search import find
 from seo_rec.train import DisagreementError, FitSettings, Start, Training, agreement, ranks
 from spawn import run_ranks
+from typed import typed
 
 SMALL = ModelSettings(hidden=(8,))
 FIT = FitSettings(epochs=1, batch_size=200, row_lr=0.02, dense_lr=0.02)
@@ -168,24 +165,12 @@ def test_the_message_groups_ranks_and_counts_what_it_does_not_name() -> None:
     )
 
 
-@pytest.mark.slow
 def test_the_command_line_says_it_once_and_ends_with_2(tiny_data: DataSet, tmp_path: Path) -> None:
-    """Two processes typed by hand, as on two machines."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    processes = []
-    for rank, lr in enumerate(("0.001", "0.002")):
-        command = [sys.executable, "-m", "seo_rec", "train", str(tiny_data.path)]
-        command += ["--method", "monolithic", "--params", "1600", "--lr", lr, "--batch-size", "32"]
-        command += ["--out", str(tmp_path / "run")]
-        launch = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-        environment = {**os.environ, **launch, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        environment |= {"LOCAL_WORLD_SIZE": "2", "SEO_REC_TIMEOUT_S": "60"}
-        pipe = subprocess.PIPE
-        processes.append(subprocess.Popen(command, env=environment, stderr=pipe, text=True))
-    said = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [2, 2], said
-    lines = {line for text in said for line in text.splitlines()}
-    (line,) = lines
-    assert "fit.row_lr 0.002 and rank 0 has 0.001" in line and line.startswith("error: rank 1 has")
-    assert not (tmp_path / "run").exists()
+    out = tmp_path / "run"
+    command = ["train", str(tiny_data.path), "--method", "monolithic", "--params", "1600"]
+    command += ["--batch-size", "32", "--out", str(out), "--lr"]
+    with typed([[*command, "0.001"], [*command, "0.002"]], tmp_path) as launch:
+        assert launch.ended() == [2, 2]
+    (line,) = set(launch.all_said())
+    assert line.startswith("error: rank 1 has fit.") and "0.002 and rank 0 has 0.001" in line
+    assert line.endswith(SAME_OPTIONS) and not out.exists()
