@@ -89,5 +89,6 @@ def _one(words: list[str], environment: dict[str, str], folder: Path, rank: int)
     sys.argv = ["seo-rec", *words]
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = (folder / f"stderr-{rank}").open("w", buffering=1)
+    os.dup2(sys.stderr.fileno(), 2)  # what libraries write past Python
     torch.set_num_threads(1)
     command_line.main()

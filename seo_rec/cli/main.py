@@ -140,7 +140,7 @@ def _launched() -> None:
                 _run()
         except LostRankError as error:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher now ends all ranks
-            if who := lost(ranks):
+            if who := lost(ranks, error):
                 typer.echo(f"error: {str(error).replace(ANOTHER, who, 1)}", err=True)
             sys.exit(1)
         except USER_ERRORS as error:

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from seo_rec.process import without_notices_of_torch
+
 T = TypeVar("T")
 
 TIMEOUT_VARIABLE = "SEO_REC_TIMEOUT_S"
@@ -130,8 +132,9 @@ def said_by_first(here: Ranks, message: str, within_s: float = SAID_WITHIN_S) ->
         if here.first:
             store.set(SAID, message)
             return False
-        store.wait([SAID], timedelta(seconds=within_s))
-        return bool(store.get(SAID).decode() == message)
+        with without_notices_of_torch():
+            store.wait([SAID], timedelta(seconds=within_s))
+            return bool(store.get(SAID).decode() == message)
     except RuntimeError:  # rank 0 goes on, or has gone and taken the store with it
         return False
 
