@@ -39,7 +39,9 @@ class Typed:
         return path.read_text().splitlines() if path.exists() else []
 
     def all_said(self) -> list[str]:
-        return [line for rank in range(len(self.processes)) for line in self.said(rank)]
+        return [
+            line for path in self.folder.glob("stderr-*") for line in path.read_text().splitlines()
+        ]
 
     def pid(self, rank: int) -> int:
         found = self.processes[rank].pid
