@@ -42,6 +42,11 @@ def stamp() -> dict[str, Any]:
     }
 
 
+def library_versions() -> dict[str, str | None]:
+    """The versions of the libraries that decide what a training computes; None if absent."""
+    return {name: _version(PACKAGES[name]) for name in ("torch", "torchrec", "fbgemm")}
+
+
 def _git(*arguments: str) -> str | None:
     command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
     try:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from seo_rec.policy import PolicyError
 from seo_rec.runs import RunError
 from seo_rec.schema import DataError
-from seo_rec.train import CheckpointError, LaunchError, OtherRankError, Preempted
+from seo_rec.train import (
+    CheckpointError,
+    DisagreementError,
+    LaunchError,
+    OtherRankError,
+    Preempted,
+)
 
 __all__ = ["USER_ERRORS", "OtherRankError", "Preempted"]
 
@@ -15,6 +21,7 @@ USER_ERRORS = (
     RunError,
     CheckpointError,
     LaunchError,
+    DisagreementError,
     FileExistsError,
     FileNotFoundError,
     FloatingPointError,

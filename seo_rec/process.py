@@ -37,6 +37,24 @@ def quiet_libraries() -> None:
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 
+@contextmanager
+def without_notices_of_torch() -> Iterator[None]:
+    """Within the block nothing reaches the terminal's stderr, past Python's ``sys.stderr`` either.
+
+    The store of a launch prints the stack of every message that it cannot send.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def run_and_leave(main: Callable[[], None]) -> NoReturn:
     """Run ``main``, then end this process with the status that ``main`` ends with.
 

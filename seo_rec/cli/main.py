@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -59,6 +60,10 @@ def _main(
             f"{world} processes were started and {context.invoked_subcommand} runs in one; "
             f"allowed in several: {', '.join(LAUNCHED)}"
         )
+    if world != "1":
+        from seo_rec.train import agree  # imports torch, which a launch has done by now
+
+        agree({"command": context.invoked_subcommand})
 
 
 app.add_typer(prepare_app, name="prepare")
@@ -120,16 +125,24 @@ def _told(command: Callable[[], None]) -> None:
 def _launched() -> None:
     """Run the command in every process of a launch; rank 0 alone writes to the terminal.
 
-    A mistake that all ranks find is said by rank 0; what one rank alone finds, by that rank.
+    A mistake that all ranks find is said by rank 0; what one rank alone finds, by that rank. If a
+    rank is lost, one of the others says so, and all of them end with status 1.
     """
     from seo_rec.errors import USER_ERRORS, OtherRankError
-    from seo_rec.train import launched, said_by_first
+    from seo_rec.train import LostRankError, launched, loss_said, lost, said_by_first
+    from seo_rec.train.lost_ranks import ANOTHER
 
     with launched() as ranks:
         if not ranks.first:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115  until the process ends
         try:
-            _run()
+            with loss_said():
+                _run()
+        except LostRankError as error:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher now ends all ranks
+            if who := lost(ranks, error):
+                typer.echo(f"error: {str(error).replace(ANOTHER, who, 1)}", err=True)
+            sys.exit(1)
         except USER_ERRORS as error:
             if said_by_first(ranks, str(error)):
                 raise OtherRankError(str(error)) from error

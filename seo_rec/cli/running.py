@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ def run_folder(context: typer.Context, out: Path, **resolved: Any) -> Iterator[N
         resolved: See :func:`seo_rec.cli.config.command_options`.
 
     Raises:
+        LostRankError: Another rank was lost within the block; the message says what is kept.
         Preempted: SIGTERM came within the block; the message says what is kept.
     """
     with command_settings(out, command_options(context, resolved)):
@@ -35,12 +37,18 @@ def run_folder(context: typer.Context, out: Path, **resolved: Any) -> Iterator[N
         except KeyboardInterrupt:
             typer.echo(f"\nstopped by Ctrl-C: {kept(out)}", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None
-        except RuntimeError as error:
-            from seo_rec.train import Preempted  # the run has imported torch by now
+        except Exception as error:
+            from seo_rec.train import LostRankError, Preempted, loss_said  # has imported torch
 
             if isinstance(error, Preempted):
                 raise Preempted(f"stopped by SIGTERM: {kept(out)}") from error
-            raise
+            try:
+                with loss_said():
+                    raise
+            except LostRankError as loss:
+                # the launcher now ends all ranks, and the one that says why must have the time
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                raise LostRankError(f"{loss}: {kept(out)}") from error
 
 
 def say_still_improving(runs: Iterable[Run], epochs: int) -> None:

@@ -26,7 +26,7 @@ from seo_rec.runs.layout import (
 from seo_rec.search import Method, find
 from seo_rec.search.changes import with_changes
 from seo_rec.search.progress import Progress
-from seo_rec.train import Training, ranks
+from seo_rec.train import Training, agree, ranks
 
 BUDGET_SETTINGS = ("params", "budget_rows")  # the comparison gives the budget, for all methods
 
@@ -191,6 +191,19 @@ def asked_of(comparison: Comparison) -> dict[str, Any]:
     return asked
 
 
+def whole(comparison: Comparison) -> dict[str, Any]:
+    """Everything that a comparison asks for, in which the processes of a launch must agree."""
+    c = comparison
+    return {
+        **asked_of(c),
+        "methods": list(c.methods),
+        "seeds": c.seeds,
+        "first_seed": c.first_seed,
+        "settings": {family: dict(values) for family, values in c.settings.items()},
+        "mlet": c.mlet,
+    }
+
+
 def compare(comparison: Comparison, out: Path) -> list[Run]:
     """Run what is not yet in ``out/results.jsonl``, and return all its lines.
 
@@ -198,10 +211,12 @@ def compare(comparison: Comparison, out: Path) -> list[Run]:
     seeds may be asked for.
 
     Raises:
+        DisagreementError: The processes of this launch ask for different things.
         InfeasibleError: Before the first training, or after a search.
         RunError: ``out`` holds a comparison with other data or settings.
         ValueError: An unknown method, or one with the suffix of MLET without settings of it.
     """
+    agree(whole(comparison), out=out)
     check_comparison(comparison)
     return run_comparison(comparison, out)
 

@@ -10,7 +10,7 @@ from seo_rec.recipes.comparing import Comparison, compare
 from seo_rec.runs import Run
 from seo_rec.schema import SCHEMA_FILE
 from seo_rec.search.run_off import RunOff
-from seo_rec.train import FitSettings, Training, ranks
+from seo_rec.train import FitSettings, Training, agree, ranks
 
 DEMO_METHODS = ("separate", "monolithic", "multi-size", "seo-exact", "seo-rr", "seo")
 
@@ -26,6 +26,7 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0) -> list[Run]:
         quick: Small data and short trainings: only shows that everything works.
         seed: The first seed of the comparison.
     """
+    agree({"kind": "demo", "quick": quick, "seed": seed}, out=out)
     folder = out / f"data-seed{seed}"
 
     def prepare() -> None:

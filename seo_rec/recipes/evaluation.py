@@ -18,7 +18,7 @@ from seo_rec.model import ModelSettings, RecModel, build_model
 from seo_rec.policy import Policy
 from seo_rec.runs import RunError
 from seo_rec.runs.layout import BEST_FOLDER, COLLAPSED_FOLDER, POLICY_FILE, RESULT_FILE, RUN_FILE
-from seo_rec.train import Checkpoints, eval_stream, evaluate, load_tensors, ranks
+from seo_rec.train import Checkpoints, agree, eval_stream, evaluate, load_tensors, ranks
 from seo_rec.train.state import State, weights_of
 
 if TYPE_CHECKING:
@@ -60,8 +60,10 @@ def evaluate_run(run: Path, data: DataSet, split: str) -> Metrics:
     """Metrics of a finished training run on a split of ``data``.
 
     Raises:
+        DisagreementError: The processes of this launch ask for different things.
         RunError: The folder is not a finished training run, or ``data`` has other numeric columns.
     """
+    _agree_on_evaluation(run, data, split)
     return _metrics(run, load_trained(run), data, split)
 
 
@@ -72,6 +74,7 @@ def evaluate_quantized(run: Path, data: DataSet, split: str, bits: int) -> dict[
         RunError: As :func:`evaluate_run`.
         ValueError: ``bits`` are not 8.
     """
+    _agree_on_evaluation(run, data, split, bits)
     if bits not in BITS:
         raise ValueError(f"tables of {bits} bits; allowed: {', '.join(map(str, BITS))}")
     model = load_trained(run)
@@ -82,6 +85,18 @@ def evaluate_quantized(run: Path, data: DataSet, split: str, bits: int) -> dict[
         "embedding_bytes": quantized,
         "embedding_bytes_float32": full,
     }
+
+
+def _agree_on_evaluation(run: Path, data: DataSet, split: str, bits: int = 0) -> None:
+    result = run / RESULT_FILE
+    asked = {
+        "kind": "eval",
+        "data_fingerprint": data.fingerprint,
+        "split": split,
+        "bits": bits,
+        "result": result.read_text() if result.exists() else None,
+    }
+    agree(asked)
 
 
 def _metrics(run: Path, model: RecModel, data: DataSet, split: str) -> Metrics:

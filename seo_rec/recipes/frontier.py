@@ -30,6 +30,7 @@ from seo_rec.recipes.comparing import (
     check_methods,
     infeasible,
     run_comparison,
+    whole,
 )
 from seo_rec.runs import Run, RunError, claim_run, command_line
 from seo_rec.runs.layout import (
@@ -38,7 +39,7 @@ from seo_rec.runs.layout import (
     UNBUDGETED_FOLDER,
     budget_folder,
 )
-from seo_rec.train import Preempted, ranks
+from seo_rec.train import Preempted, agree, ranks
 
 log = logging.getLogger(__name__)
 
@@ -113,9 +114,11 @@ def frontier(comparison: Comparison, budgets: Sequence[int], out: Path) -> list[
         The runs of all budgets.
 
     Raises:
+        DisagreementError: The processes of this launch ask for different things.
         RunError: ``out`` holds a frontier with other data or settings, or no method fits.
         ValueError: an unknown method or a budget that is no multiple of the width.
     """
+    agree({**whole(comparison), "kind": "frontier", "budgets": list(budgets)}, out=out)
     wanted = parts(comparison, budgets, out)
     if not wanted:
         raise ValueError("no budget or no method is given; allowed: 1 or more of each")

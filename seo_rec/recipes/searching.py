@@ -23,7 +23,7 @@ from seo_rec.runs.layout import (
     WORK_FOLDER,
 )
 from seo_rec.search import Found, Method, find
-from seo_rec.train import Training, ranks, read_weights, save_weights
+from seo_rec.train import Training, agree, ranks, read_weights, save_weights
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +55,12 @@ def search(
             given the same folder share what they have in common.
 
     Raises:
+        DisagreementError: The processes of this launch ask for different things.
         PolicyError: No policy fits the budget.
         RunError: ``out`` holds another run, or this one and ``resume`` is False.
         ValueError: An unknown method, or settings that do not go together.
     """
     entry = find(method)
-    entry.checked(data, settings, training)
     asked = {
         "kind": "search",
         "method": method,
@@ -71,6 +71,8 @@ def search(
         "model": training.model.as_json(),
         "fit": asdict(training.fit),
     }
+    agree(asked, out=out)
+    entry.checked(data, settings, training)
     here = ranks()
 
     def begin() -> bool:

@@ -34,6 +34,7 @@ from seo_rec.train import (
     Start,
     Trained,
     Training,
+    agree,
     check_plan,
     check_policy_fits,
     check_start,
@@ -113,18 +114,20 @@ def train(
         start: A plan and initial weights.
 
     Raises:
+        DisagreementError: The processes of this launch ask for different things.
         PlanError: The plan is not for this policy, this optimizer or these processes.
         RunError: ``out`` holds another run, or this one and ``resume`` is False.
     """
     start = start or Start()
+    here, asked = ranks(), _asked(data, policy, training, method, start)
+    agree({**asked, "params": policy.num_params}, out=out, plan=start.plan)
     check_policy_fits(data, policy)
     check_start(training, start)
-    here = ranks()
 
     def begin() -> Run | None:
         if start.plan is not None:
             check_plan(start.plan, policy, training.fit, here)
-        claim_run(out, _asked(data, policy, training, method, start), resume)
+        claim_run(out, asked, resume)
         if (out / RESULT_FILE).exists():
             return Run(**json.loads((out / RESULT_FILE).read_text()))
         policy.save(out / POLICY_FILE)

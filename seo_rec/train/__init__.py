@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from seo_rec.settings import FitSettings, Training
+from seo_rec.train.agreement import DisagreementError, agree
 from seo_rec.train.checkpoint import (
     CheckpointError,
     Checkpoints,
@@ -14,6 +15,7 @@ from seo_rec.train.checkpoint import (
 )
 from seo_rec.train.distributed import distribute
 from seo_rec.train.loop import FitResult, Preempted, evaluate, fit
+from seo_rec.train.lost_ranks import LostRankError, loss_behind, loss_said, lost
 from seo_rec.train.optimizers import ROW_OPTIMIZERS, inner_model, make_optimizers
 from seo_rec.train.policy_fit import (
     Start,
@@ -41,15 +43,18 @@ __all__ = [
     "ROW_OPTIMIZERS",
     "CheckpointError",
     "Checkpoints",
+    "DisagreementError",
     "FitResult",
     "FitSettings",
     "LaunchError",
+    "LostRankError",
     "OtherRankError",
     "Preempted",
     "Ranks",
     "Start",
     "Trained",
     "Training",
+    "agree",
     "check_plan",
     "check_policy_fits",
     "check_start",
@@ -63,6 +68,9 @@ __all__ = [
     "launched",
     "load_tensors",
     "load_weights",
+    "loss_behind",
+    "loss_said",
+    "lost",
     "make_optimizers",
     "open_checkpoint",
     "optimizers_of",

@@ -33,6 +33,7 @@ from seo_rec.train.checkpoint import (
     rng_states,
     set_rng_states,
 )
+from seo_rec.train.lost_ranks import loss_said
 from seo_rec.train.ranks import Ranks, ranks, ranks_of
 from seo_rec.train.state import (
     State,
@@ -179,9 +180,12 @@ def fit(
         ValueError: the run in ``out`` is past ``max_steps`` and has no evaluated weights to end
             with, or ``average`` is set for a search that ends with its last weights.
         FloatingPointError: the loss is not finite.
+        LostRankError: another rank was killed, failed or does not answer in time.
         Preempted: SIGTERM came; with ``out``, a checkpoint has been written.
     """
-    with stop_signal() as stop, claimed(out, ranks()):
+    run: _Fit | None = None
+    at_step = loss_said(lambda: f"at step {run.state.step}" if run else "")
+    with at_step, stop_signal() as stop, claimed(out, ranks()):
         run = _Fit(
             model,
             train,

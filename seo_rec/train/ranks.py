@@ -6,6 +6,7 @@ A single process is the case of one rank: the same calls, and nothing is sent.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,10 +17,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from seo_rec.process import without_notices_of_torch
+
 T = TypeVar("T")
 
 TIMEOUT_VARIABLE = "SEO_REC_TIMEOUT_S"
 DEFAULT_TIMEOUT_S = 600
+ANSWER_S = 2  # beyond the timeout, within which the store itself says what is wrong
 SAID = "seo-rec/error"  # key of the message that rank 0 ends with
 SAID_WITHIN_S = 3.0
 
@@ -130,8 +134,9 @@ def said_by_first(here: Ranks, message: str, within_s: float = SAID_WITHIN_S) ->
         if here.first:
             store.set(SAID, message)
             return False
-        store.wait([SAID], timedelta(seconds=within_s))
-        return bool(store.get(SAID).decode() == message)
+        with without_notices_of_torch():
+            store.wait([SAID], timedelta(seconds=within_s))
+            return bool(store.get(SAID).decode() == message)
     except RuntimeError:  # rank 0 goes on, or has gone and taken the store with it
         return False
 
@@ -166,8 +171,11 @@ def launched() -> Iterator[Ranks]:
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=int(wait)))
-    except dist.DistError as error:
+        store, rank, size = _meet(int(wait))
+        dist.init_process_group(
+            backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=int(wait))
+        )
+    except (dist.DistError, TimeoutError) as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise LaunchError(
@@ -177,7 +185,39 @@ def launched() -> Iterator[Ranks]:
     try:
         yield ranks()
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _meet(wait_s: int) -> tuple[dist.Store, int, int]:
+    """The store of the launch, this process's rank and the number of ranks.
+
+    In a thread, because a client of the store waits without end for the first answer of a server,
+    and any program may hold the port.
+
+    Raises:
+        DistError: The port is taken, or the processes do not all come in time.
+        TimeoutError: Whoever has the port does not answer.
+    """
+    found: list[tuple[dist.Store, int, int]] = []
+    failed: list[BaseException] = []
+
+    def meet() -> None:
+        try:
+            found.append(next(dist.rendezvous("env://", timeout=timedelta(seconds=wait_s))))
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=meet, name="seo-rec-meet", daemon=True)
+    thread.start()
+    thread.join(wait_s + ANSWER_S)
+    if failed:
+        raise failed[0]
+    if not found:
+        raise TimeoutError(f"another program has the port, it is silent for {wait_s} s")
+    store, rank, size = found[0]
+    store.set_timeout(timedelta(seconds=wait_s))
+    return dist.PrefixStore("default_pg", store), rank, size
 
 
 def _local_device() -> torch.device:

@@ -1,0 +1,104 @@
+"""A rank that is killed ends the others soon, with one sentence and without a traceback."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from seo_rec.train import CheckpointError, LostRankError, loss_behind, loss_said
+from typed import Typed, typed
+
+OPTIONS = ["--method", "monolithic", "--params", "1600", "--batch-size", "30"]
+OPTIONS += ["--epochs", "500", "--patience", "500"]
+CLOSED = "[/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [::1]:1"
+
+
+def training(data: Path, out: Path, *options: str) -> list[str]:
+    return ["train", str(data), "--out", str(out), *OPTIONS, *options]
+
+
+def until_checkpoint(launch: Typed, out: Path) -> None:
+    end = time.monotonic() + 60
+    while not list(out.glob("checkpoints/step-*")):
+        assert time.monotonic() < end, launch.all_said()
+        assert all(process.is_alive() for process in launch.processes), launch.all_said()
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("world, victim", [(2, 0), (2, 1), (3, 0), (3, 1), (3, 2)])
+def test_a_killed_rank_is_named_once_and_how_to_go_on(
+    tiny: Path, tmp_path: Path, world: int, victim: int
+) -> None:
+    out = tmp_path / "run"
+    with typed([training(tiny, out)] * world, tmp_path) as launch:
+        until_checkpoint(launch, out)
+        os.kill(launch.pid(victim), signal.SIGKILL)
+        killed_at = time.monotonic()
+        statuses = launch.ended(20)
+        took = time.monotonic() - killed_at
+    others = [status for rank, status in enumerate(statuses) if rank != victim]
+    assert others == [1] * (world - 1) and statuses[victim] == -signal.SIGKILL
+    assert took < 8
+    lines = set(launch.all_said())
+    steps = {re.sub(r"at step \d+", "at step N", line) for line in lines}
+    assert len(steps) == 1, launch.all_said()
+    if victim:  # the store of the launch is gone with rank 0
+        assert len(launch.all_said()) == 1
+    (line,) = steps
+    assert line.startswith(f"error: rank {victim} was lost at step N (its connection closed): ")
+    assert re.search(rf": the checkpoint of step \d+ is kept in {out}; the same command", line)
+    assert line.endswith("with --resume goes on")
+
+
+def test_a_rank_that_hangs_is_named_after_the_timeout(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    commands = [training(tiny, out)] * 2
+    with typed(commands, tmp_path, SEO_REC_TIMEOUT_S="3") as launch:
+        until_checkpoint(launch, out)
+        os.kill(launch.pid(1), signal.SIGSTOP)
+        launch.processes[0].join(20)
+        assert launch.processes[0].exitcode == 1
+    (line,) = launch.said(0)
+    assert re.match(r"error: rank 1 was lost at step \d+ \(it did not answer in time\): ", line)
+
+
+def test_a_mistake_of_one_rank_alone_is_said_by_it_and_the_other_ends(
+    tiny: Path, tmp_path: Path
+) -> None:
+    """The other one waits for it; nothing was written yet."""
+    out = tmp_path / "run"
+    commands = [training(tiny, out), training(tiny, out, "--l2", "-1")]
+    with typed(commands, tmp_path) as launch:
+        assert launch.ended(30) == [1, 2]
+    (mistake,) = launch.said(1)
+    assert mistake.startswith("error: ") and "-1" in mistake
+    (line,) = launch.said(0)
+    assert line.startswith("error: rank 1 was lost (its connection closed)")
+    assert "nothing was written yet" in line
+    assert not out.exists()
+
+
+def test_which_errors_are_the_loss_of_a_rank() -> None:
+    assert loss_behind(RuntimeError(CLOSED)) == "its connection closed"
+    late = "[/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 3000ms"
+    assert loss_behind(RuntimeError(late)) == "it did not answer in time"
+    assert loss_behind(dist.DistStoreError("wait timeout after 3000ms")) != ""
+    for other in ("Connection closed by peer", "row_lr timed out", "gloo has no such device"):
+        assert loss_behind(RuntimeError(other)) == ""
+    damaged = CheckpointError("step-1: cannot be loaded")
+    damaged.__cause__ = RuntimeError(CLOSED)
+    assert loss_behind(damaged) == "its connection closed"
+
+
+def test_only_a_loss_is_said_otherwise() -> None:
+    with pytest.raises(KeyError), loss_said():
+        raise KeyError("x")
+    message = r"^another rank was lost at step 5 \(its connection closed\)$"
+    with pytest.raises(LostRankError, match=message), loss_said(lambda: "at step 5"):
+        raise RuntimeError(CLOSED)
