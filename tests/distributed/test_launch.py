@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from spawn import run_ranks
 from typed import free_port, typed
 
 TRAIN = ["--method", "monolithic", "--params", "1600", "--batch-size", "32", "--epochs", "1"]
@@ -59,7 +60,7 @@ def test_a_full_disk_is_said_once_with_its_cause(
     small.mkdir()
     options = ["--params", "16000", "--batch-size", "64", "--checkpoint-every", "2"]
 
-    def in_own_mounts() -> tuple[list[int | None], list[str]] | str:
+    def in_own_mounts() -> Any:
         libc = ctypes.CDLL(None, use_errno=True)
         private, new_namespace = 1 << 18 | 1 << 14, 0x00020000
         if libc.unshare(new_namespace) or libc.mount(b"none", b"/", None, private, None):
@@ -70,7 +71,13 @@ def test_a_full_disk_is_said_once_with_its_cause(
         with typed([[*command(tiny, small / "run"), *options]] * 2, tmp_path / "said") as launch:
             return launch.ended(60), launch.all_said()
 
-    (found,) = run_ranks(in_own_mounts, 1)
+    context = multiprocessing.get_context("fork")  # a process keeps the mounts that it made
+    found_here, found_there = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: found_there.send(in_own_mounts()))
+    process.start()
+    assert found_here.poll(90)
+    found = found_here.recv()
+    process.join()
     if isinstance(found, str):
         pytest.skip(f"needs the right to mount a small file system: {found}")
     statuses, lines = found
