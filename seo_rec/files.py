@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -13,6 +14,21 @@ from pathlib import Path
 from typing import Any
 
 LOCK_FILE = ".lock"
+FULL = (errno.ENOSPC, errno.EDQUOT)  # of the disk, or of what the user may have of it
+NO_SPACE = "no space is left on the disk"
+
+
+class NoSpaceError(OSError):
+    """A file cannot be written because the disk is full; the message names the place."""
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether a full disk is behind ``error``, which may be what a writer raised after it."""
+    while error is not None:
+        if isinstance(error, NoSpaceError) or (isinstance(error, OSError) and error.errno in FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -7,7 +7,7 @@ import torch
 
 import laws
 from cases import BAGS, BUILDABLE, POLICIES, SCHEMAS, batch
-from seo_kernels import chunk_bag
+from seo_kernels import chunk_bag, native
 from seo_rec import embed, methods
 from seo_rec.embed.rows import table_key
 from seo_rec.policy import Feature, Lookup, Policy, Table
@@ -162,7 +162,10 @@ def test_a_bag_is_the_weighted_sum_of_its_ids(combine, project):
 
 
 class Switch:
-    """Whether a CPU goes in one pass; ``passes`` counts them."""
+    """Whether a CPU goes in one pass; ``passes`` counts them.
+
+    A test that turns it on is skipped where the C kernels, which alone do it, were not built.
+    """
 
     def __init__(self, monkeypatch):
         self.patch, self.passes = monkeypatch, 0
@@ -174,6 +177,8 @@ class Switch:
         return chunk_bag(*arguments)
 
     def turn(self, on):
+        if on and native.missing():
+            pytest.skip(f"no pass on a CPU without the C kernels: {native.missing()}")
         self.patch.setattr("seo_rec.embed.rows.IN_ONE_PASS", ("cpu",) if on else ("cuda",))
         self.passes = 0
 

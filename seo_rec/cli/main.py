@@ -28,6 +28,7 @@ from seo_rec.cli.prepare import app as prepare_app
 from seo_rec.cli.report import report
 from seo_rec.cli.search import search
 from seo_rec.cli.train import train
+from seo_rec.files import NO_SPACE, NoSpaceError, is_full_disk
 from seo_rec.process import quiet_libraries, run_and_leave
 from seo_rec.stack import StackError
 
@@ -40,7 +41,13 @@ app = typer.Typer(
 )
 EXIT_PREEMPTED = 143  # 128 + SIGTERM, as a shell reports a process ended by that signal
 # mistakes of a user that are known for such without a look at seo_rec.errors
-PLAIN_MISTAKES = (ValueError, FileExistsError, FileNotFoundError, FloatingPointError)
+PLAIN_MISTAKES = (
+    ValueError,
+    FileExistsError,
+    FileNotFoundError,
+    FloatingPointError,
+    NoSpaceError,
+)
 # the commands that the processes of one launch run together
 LAUNCHED = ("search", "train", "eval", "compare", "frontier", "demo", "job-search", "job-applier")
 
@@ -107,6 +114,11 @@ def _told(command: Callable[[], None]) -> None:
     except PLAIN_MISTAKES as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except OSError as error:
+        if not is_full_disk(error):
+            raise
+        typer.echo(f"error: {NO_SPACE}: {error}; make room or choose another --out", err=True)
+        sys.exit(2)
     except Exception as error:
         from seo_rec import errors  # imports torch, which most of these come from
 
@@ -129,7 +141,7 @@ def _launched() -> None:
     rank is lost, one of the others says so, and all of them end with status 1.
     """
     from seo_rec.errors import USER_ERRORS, OtherRankError
-    from seo_rec.train import LostRankError, launched, loss_said, lost, said_by_first
+    from seo_rec.train import LostRankError, heard, launched, loss_said, lost, said_by_first
     from seo_rec.train.lost_ranks import ANOTHER
 
     with launched() as ranks:
@@ -143,6 +155,9 @@ def _launched() -> None:
             if who := lost(ranks, error):
                 typer.echo(f"error: {str(error).replace(ANOTHER, who, 1)}", err=True)
             sys.exit(1)
+        except OtherRankError:
+            heard(ranks)
+            raise
         except USER_ERRORS as error:
             if said_by_first(ranks, str(error)):
                 raise OtherRankError(str(error)) from error

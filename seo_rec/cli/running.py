@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from seo_rec.cli.config import command_options
+from seo_rec.files import NO_SPACE, NoSpaceError, is_full_disk
 from seo_rec.runs import Run
 from seo_rec.runs.command_settings import command_settings
 from seo_rec.runs.stops import kept
@@ -28,6 +29,7 @@ def run_folder(context: typer.Context, out: Path, **resolved: Any) -> Iterator[N
         resolved: See :func:`seo_rec.cli.config.command_options`.
 
     Raises:
+        NoSpaceError: The disk is full; the message says what is kept.
         LostRankError: Another rank was lost within the block; the message says what is kept.
         Preempted: SIGTERM came within the block; the message says what is kept.
     """
@@ -42,6 +44,8 @@ def run_folder(context: typer.Context, out: Path, **resolved: Any) -> Iterator[N
 
             if isinstance(error, Preempted):
                 raise Preempted(f"stopped by SIGTERM: {kept(out)}") from error
+            if is_full_disk(error) and isinstance(error, OSError):
+                raise NoSpaceError(f"{out}: {NO_SPACE}; make room; {kept(out)}") from error
             try:
                 with loss_said():
                     raise

@@ -29,7 +29,7 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, Def
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import ReadItem
 
-from seo_rec.files import locked, write_json
+from seo_rec.files import NO_SPACE, NoSpaceError, is_full_disk, locked, write_json
 from seo_rec.train.ranks import Ranks
 from seo_rec.train.state import Sharded, State, copied
 
@@ -240,7 +240,7 @@ class Checkpoints:
         with _plain_errors():
             dcp.save(
                 dict(tensors),
-                storage_writer=dcp.FileSystemWriter(folder),
+                storage_writer=_Writer(folder),
                 planner=_Save(),
                 process_group=self._group,
                 no_dist=alone,
@@ -257,9 +257,9 @@ class Checkpoints:
             answer = (None, _reason(error))
         answers = self.ranks.gather(answer, self._group)
         if failed := [(r, text) for r, (_, text) in enumerate(answers) if text]:
-            who = f"rank {failed[0][0]}: " if self.ranks.world_size > 1 else ""
+            where = _where(failed) if self.ranks.world_size > 1 else failed[0][1]
             raise CheckpointError(
-                f"{final}: cannot be written ({who}{failed[0][1]}); make room or choose another "
+                f"{final}: cannot be written ({where}); make room or choose another "
                 "--out, then --resume goes on from the checkpoint before it"
             ) from failure
         return [found for found, _ in answers]
@@ -352,6 +352,9 @@ def _plain_errors() -> Iterator[None]:
         rank, (cause, _) = min(error.failures.items())
         if not isinstance(cause, Exception):
             raise
+        full = [r for r, (why, _) in error.failures.items() if is_full_disk(why)]
+        if full:
+            raise NoSpaceError(_of_ranks(sorted(full)) + NO_SPACE) from cause
         raise RuntimeError(f"{type(cause).__name__} on rank {rank}: {_reason(cause)}") from cause
 
 
@@ -363,8 +366,22 @@ def _is(hint: Any, value: Any) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of an error's message."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    """The first line of an error's message; of a full disk, that it is full."""
+    text = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return NO_SPACE if is_full_disk(error) and NO_SPACE not in text else text
+
+
+def _where(failed: list[tuple[int, str]]) -> str:
+    """Ranks and their reason; a full disk goes before what follows from it on other ranks."""
+    full = next((text for _, text in failed if NO_SPACE in text), "")
+    if full.startswith("rank"):  # all ranks were told which of them it was
+        return full
+    reason = full or failed[0][1]
+    return _of_ranks([rank for rank, text in failed if text == reason]) + reason
+
+
+def _of_ranks(numbers: list[int]) -> str:
+    return f"rank{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}: "
 
 
 def _remove(folder: Path) -> None:
@@ -415,6 +432,17 @@ def _verify(folder: Path, ranks: Ranks) -> set[str]:
         if i % ranks.world_size == ranks.rank and _checksum(folder / name) != wanted:
             raise ValueError(f"wrong checksum of {name}")
     return set(files)
+
+
+class _Writer(dcp.FileSystemWriter):
+    def write_data(self, plan: Any, planner: Any) -> Any:
+        """As the parent; a full disk stays one, where torch's archive says ``unexpected pos``."""
+        try:
+            return super().write_data(plan, planner)
+        except Exception as error:
+            if is_full_disk(error):  # what is behind an error is not sent to the other ranks
+                raise NoSpaceError(NO_SPACE) from error
+            raise
 
 
 class _Save(DefaultSavePlanner):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -26,6 +27,8 @@ DEFAULT_TIMEOUT_S = 600
 ANSWER_S = 2  # beyond the timeout, within which the store itself says what is wrong
 SAID = "seo-rec/error"  # key of the message that rank 0 ends with
 SAID_WITHIN_S = 3.0
+HEARD = "seo-rec/heard"  # key of the number of ranks that know of it
+HEARD_WITHIN_S = 1.0
 
 
 class LaunchError(RuntimeError):
@@ -126,19 +129,36 @@ def said_by_first(here: Ranks, message: str, within_s: float = SAID_WITHIN_S) ->
     """Whether rank 0 ends with the same ``message``, so that this rank need not say it.
 
     For a rank that is about to end with an error; it waits at most ``within_s`` seconds. Rank 0
-    leaves its message in the store of the launch, and says it. False in doubt: said twice is
-    better than never.
+    leaves its message in the store of the launch, stays until the others have read it, and says
+    it. False in doubt: said twice is better than never.
     """
     store = dist.distributed_c10d._get_default_store()
     try:
-        if here.first:
-            store.set(SAID, message)
-            return False
         with without_notices_of_torch():
+            if here.first:
+                store.set(SAID, message)
+                _until_heard(store, here.world_size - 1)
+                return False
             store.wait([SAID], timedelta(seconds=within_s))
-            return bool(store.get(SAID).decode() == message)
+            same = bool(store.get(SAID).decode() == message)
+            store.add(HEARD, 1)
+            return same
     except RuntimeError:  # rank 0 goes on, or has gone and taken the store with it
         return False
+
+
+def heard(here: Ranks) -> None:
+    """Tell rank 0, which is about to end with an error, that this rank knows of it."""
+    if here.world_size > 1 and not here.first:
+        with suppress(RuntimeError), without_notices_of_torch():
+            dist.distributed_c10d._get_default_store().add(HEARD, 1)
+
+
+def _until_heard(store: dist.Store, others: int) -> None:
+    """Return when the others have heard, or after a second: they may be waiting for this rank."""
+    end = time.monotonic() + HEARD_WITHIN_S
+    while store.add(HEARD, 0) < others and time.monotonic() < end:
+        time.sleep(0.01)
 
 
 @contextmanager

@@ -141,6 +141,49 @@ def test_empty_bags_and_a_feature_empty_in_whole_batches(
     assert_close(train(gaps, wanted, kind, 2, tmp_path / "two"), expected)
 
 
+@pytest.fixture(scope="module")
+def few(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    """As ``tiny``, but three rows to train on and two, of both labels, to score."""
+    out = tmp_path_factory.mktemp("few") / "data"
+    shutil.copytree(tiny, out)
+    schema = json.loads((out / "schema.json").read_text())
+    for split, count in (("train", 3), ("val", 2), ("test", 2)):
+        (path,) = (out / split).iterdir()
+        table = pq.read_table(path)
+        labels = table.column(schema["label"]).to_numpy()
+        first_of_each = [int((labels == label).argmax()) for label in (0, 1)]
+        pq.write_table(table.take([*first_of_each, len(table) - 1][:count]), path)
+        schema["num_rows"][split] = count
+    (out / "schema.json").write_text(json.dumps(schema))
+    return open_data(out)
+
+
+@pytest.mark.parametrize("kind", ["mixed", "row_wise", "one_rank"])
+def test_a_rank_without_any_row_takes_part(few: DataSet, tmp_path: Path, kind: str) -> None:
+    """Of four ranks one never trains on a row, and two never score one."""
+    shares = [
+        [
+            sum(b.num_rows for b in Stream(few, s, batch_size=3, rank=r, world_size=4))
+            for r in range(4)
+        ]
+        for s in ("train", "val")
+    ]
+    assert [sorted(share) for share in shares] == [[0, 1, 1, 1], [0, 0, 1, 1]]
+    wanted = settings("adagrad", batch_size=12, epochs=3, patience=3)
+    expected = train(few, wanted, "", 1, tmp_path / "one")
+    assert len(set(expected.losses)) == 3  # it learns
+    assert_close(train(few, wanted, kind, 4, tmp_path / "four"), expected)
+
+
+def test_a_recipe_ends_where_a_rank_has_no_row(few: DataSet, tmp_path: Path) -> None:
+    policy = recipes.method_policy("multi-size", few, 1600)
+    training = Training(SMALL, replace(FIT, batch_size=12))
+    one = recipes.train(few, policy, tmp_path / "one", training)
+    for four in run_ranks(lambda: recipes.train(few, policy, tmp_path / "four", training), 4):
+        assert (four.test_auc, four.val_auc) == (one.test_auc, one.val_auc)
+        assert four.test_logloss == pytest.approx(one.test_logloss, abs=TOLERANCE)
+
+
 def test_a_batch_that_ranks_cannot_share_is_refused(tiny_data: DataSet) -> None:
     with pytest.raises(Exception, match=r"batch_size is 121.*multiples of 2"):
         run_ranks(lambda: run(tiny_data, settings(batch_size=121), "mixed", None), 2)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import multiprocessing
+import os
 import socket
 import time
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from typed import free_port, typed
 
@@ -43,3 +49,40 @@ def test_ranks_that_find_each_other_train(tiny: Path, tmp_path: Path) -> None:
     with typed([command(tiny, tmp_path / "run")] * 2, tmp_path) as launch:
         assert launch.ended() == [0, 0], launch.all_said()
     assert (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize("kilobytes", [8, 64, 512])
+def test_a_full_disk_is_said_once_with_its_cause(
+    tiny: Path, tmp_path: Path, kilobytes: int
+) -> None:
+    """At the claim of the folder, and in checkpoints, where torch speaks of its archive."""
+    small = tmp_path / "small"
+    small.mkdir()
+    options = ["--params", "16000", "--batch-size", "64", "--checkpoint-every", "2"]
+
+    def in_own_mounts() -> Any:
+        libc = ctypes.CDLL(None, use_errno=True)
+        private, new_namespace = 1 << 18 | 1 << 14, 0x00020000
+        if libc.unshare(new_namespace) or libc.mount(b"none", b"/", None, private, None):
+            return os.strerror(ctypes.get_errno())
+        size = f"size={kilobytes}k".encode()
+        if libc.mount(b"none", bytes(small), b"tmpfs", 0, size):
+            return os.strerror(ctypes.get_errno())
+        with typed([[*command(tiny, small / "run"), *options]] * 2, tmp_path / "said") as launch:
+            return launch.ended(60), launch.all_said()
+
+    context = multiprocessing.get_context("fork")  # a process keeps the mounts that it made
+    found_here, found_there = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: found_there.send(in_own_mounts()))
+    process.start()
+    assert found_here.poll(90)
+    found = found_here.recv()
+    process.join()
+    if isinstance(found, str):
+        pytest.skip(f"needs the right to mount a small file system: {found}")
+    statuses, lines = found
+    assert statuses == [2, 2], lines
+    (line,) = lines
+    assert line.startswith("error: ") and "no space is left on the disk" in line
+    assert ("make room" in line and "--resume goes on" in line) or "starts again" in line
+    assert ("step-" in line) == (kilobytes > 8)
