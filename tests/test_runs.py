@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from seo_rec import apply, recipes, runs
-from seo_rec.data.dataset import DataSet
+from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.methods import Mlet
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Array, Feature, Lookup, Policy, Table
@@ -28,6 +28,7 @@ from seo_rec.runs import (
     reading,
 )
 from seo_rec.runs.layout import search_folder, training_folder, work_folder
+from seo_rec.schema import DataError
 from seo_rec.search.no_search import NoSearchSettings
 from seo_rec.search.run_off import RunOff
 from seo_rec.search.seo import SeoSearch, search_attention, select
@@ -430,3 +431,53 @@ def test_a_policy_with_arrays_in_a_few_words() -> None:
         (Table("a", 10, 4),), (Feature("x", (Lookup("a"),)), flat), arrays=(Array("m", 9),)
     )
     assert describe(policy) == "1 table (10x4), 1 array (9); 2 features x 1"
+
+
+def test_the_same_data_by_another_path_are_the_same(tmp_path: Path) -> None:
+    asked = {**ASKED, "data": "data/clicks", "data_fingerprint": "0a1b"}
+    claim_run(tmp_path / "out", asked, resume=False)
+    claim_run(tmp_path / "out", {**asked, "data": str(Path("data/clicks").absolute())}, resume=True)
+    other = {**asked, "data": "data/others", "data_fingerprint": "2c3d"}
+    with pytest.raises(RunError, match=r"differs in data, data_fingerprint\)"):
+        claim_run(tmp_path / "out", other, resume=True)
+
+
+def test_a_search_goes_on_with_the_data_by_an_absolute_path(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny.parent)
+    first = recipes.search("seo", open_data(tiny.name), tmp_path / "s", SEO, TRAINING)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "s/work").rglob("*.json")}
+    (tmp_path / "s/search.json").unlink()
+    again = recipes.search("seo", open_data(tiny), tmp_path / "s", SEO, TRAINING, resume=True)
+    assert again.policy == first.policy
+    after = {p: p.stat().st_mtime_ns for p in (tmp_path / "s/work").rglob("*.json")}
+    assert {p: t for p, t in after.items() if p.name != "run.json"} == {
+        p: t for p, t in before.items() if p.name != "run.json"
+    }
+
+
+def test_a_model_is_evaluated_on_the_columns_it_knows(
+    tiny: Path, tiny_data: DataSet, tmp_path: Path
+) -> None:
+    policy = recipes.method_policy("separate", tiny_data, 1600)
+    recipes.train(tiny_data, policy, tmp_path / "t", TRAINING)
+    schema = tiny_data.schema
+    renamed = tuple(replace(c, name="price") if c.kind == "numeric" else c for c in schema.columns)
+    other = DataSet(tiny, replace(schema, columns=renamed))
+    with pytest.raises(RunError, match=r"in this order, and .* has \['price'\]"):
+        recipes.evaluate_run(tmp_path / "t", other, "test")
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_split_without_rows_is_said_before_anything_is_written(
+    tiny: Path, tiny_data: DataSet, tmp_path: Path, split: str
+) -> None:
+    schema = replace(tiny_data.schema, num_rows={**tiny_data.schema.num_rows, split: 0})
+    empty = DataSet(tiny, schema)
+    policy = recipes.method_policy("separate", tiny_data, 1600)
+    with pytest.raises(DataError, match=f"split {split} has no rows.*--fractions"):
+        recipes.train(empty, policy, tmp_path / "t", TRAINING)
+    with pytest.raises(DataError, match=f"split {split} has no rows"):
+        recipes.search("seo", empty, tmp_path / "s", SEO, TRAINING)
+    assert list(tmp_path.iterdir()) == []

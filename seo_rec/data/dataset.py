@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seo_rec.data.vocabulary import read_vocabulary
-from seo_rec.schema import Schema, read_schema
+from seo_rec.schema import DataError, Schema, read_schema
 
 if TYPE_CHECKING:
     from seo_rec.data.stream import Stream
@@ -53,6 +53,15 @@ class DataSet:
     def num_numeric(self) -> int:
         """N, the number of dense columns."""
         return len(self.schema.numeric)
+
+    def require_rows(self, *splits: str) -> None:
+        """DataError unless each of these splits has rows, before hours are spent without them."""
+        rows = self.schema.num_rows
+        if empty := [split for split in splits if not rows.get(split)]:
+            raise DataError(
+                f"{self.path}: split {', '.join(empty)} has no rows; training needs "
+                f"{', '.join(splits)}; prepare the data with a share for each (--fractions)"
+            )
 
     def counts(self, feature: str) -> tuple[Ids, Ids]:
         """The training ids of ``feature``, ascending, and how often each occurs there.

@@ -110,13 +110,18 @@ def stream_of(run: Path, data: DataSet, split: str) -> Stream:
         DataError: ``data`` lacks a feature.
         RunError: ``data`` has other numeric columns.
     """
-    stream = eval_stream(data, split, Policy.load(run / POLICY_FILE).columns)
-    wanted = json.loads((run / RUN_FILE).read_text())["num_dense"]
+    asked = json.loads((run / RUN_FILE).read_text())
+    wanted, names = asked["num_dense"], [c.name for c in data.schema.numeric]
     if wanted != data.num_numeric:
         raise RunError(
             f"{run} was trained on {wanted} numeric columns and {data.path} has {data.num_numeric}"
         )
-    return stream
+    if asked.get("numeric", names) != names:  # runs of earlier releases know their number only
+        raise RunError(
+            f"{run} was trained on the numeric columns {asked['numeric']}, in this order, and "
+            f"{data.path} has {names}; prepare the data with the same columns in the same order"
+        )
+    return eval_stream(data, split, Policy.load(run / POLICY_FILE).columns)
 
 
 def frequency(

@@ -73,6 +73,8 @@ def search(
     }
     agree(asked, out=out)
     entry.checked(data, settings, training)
+    if entry.trains:
+        data.require_rows("train", "val", "test")
     here = ranks()
 
     def begin() -> bool:

@@ -114,15 +114,17 @@ def train(
         start: A plan and initial weights.
 
     Raises:
+        DataError: A split has no rows.
         DisagreementError: The processes of this launch ask for different things.
         PlanError: The plan is not for this policy, this optimizer or these processes.
         RunError: ``out`` holds another run, or this one and ``resume`` is False.
     """
     start = start or Start()
+    check_start(training, start)
     here, asked = ranks(), _asked(data, policy, training, method, start)
     agree({**asked, "params": policy.num_params}, out=out, plan=start.plan)
+    data.require_rows("train", "val", "test")
     check_policy_fits(data, policy)
-    check_start(training, start)
 
     def begin() -> Run | None:
         if start.plan is not None:
@@ -159,6 +161,7 @@ def _asked(
         "data": str(data.path),
         "data_fingerprint": data.fingerprint,
         "num_dense": data.num_numeric,
+        "numeric": [c.name for c in data.schema.numeric],
         "method": method,
         "policy": policy.to_json(),
         "model": training.model.as_json(),

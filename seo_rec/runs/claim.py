@@ -33,7 +33,8 @@ def claim_run(out: Path, asked: Mapping[str, Any], resume: bool) -> None:
     wanted = json.loads(json.dumps(asked))
     if path.exists():
         there = json.loads(path.read_text())
-        if differing := _differing(there, wanted):
+        same = _same_data(there, wanted)
+        if differing := [key for key in _differing(there, wanted) if key not in same]:
             raise RunError(
                 f"{out} holds another run (it differs in {', '.join(differing)}); choose another "
                 "--out, or call it as before"
@@ -44,6 +45,15 @@ def claim_run(out: Path, asked: Mapping[str, Any], resume: bool) -> None:
         raise RunError(f"{out} exists and is not a run folder; choose another --out")
     write_json(path, wanted)
     write_command_settings(out)
+
+
+def _same_data(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[str, ...]:
+    """The key that says where the data lie, if they are the same: a path has many spellings."""
+    same = any(
+        wanted.get(name) is not None and there.get(name) == wanted[name]
+        for name in ("data_fingerprint", "data_fingerprints")
+    )
+    return ("data",) if same else ()
 
 
 def _differing(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

@@ -109,7 +109,8 @@ def _asked(
 
 def _key(asked: Mapping[str, Any]) -> str:
     """8 hexadecimal digits, by which a folder that several searches share tells them apart."""
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+    identity = {key: value for key, value in asked.items() if key != "data"}  # a path
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _train_attention(
