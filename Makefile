@@ -22,10 +22,10 @@ demo: $(STAMP)  ## Set up if needed, then run the main job on the built-in synth
 	$(BIN)/seo-rec demo --out $(OUT)
 
 test: $(STAMP)  ## Set up if needed, then run the tests (5 minutes on 2 cores)
-	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow"
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow"
 
 test-all: $(STAMP)  ## Set up if needed, then run every test, the long ones too
-	$(BIN)/python -m pytest -q -n $(WORKERS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 mutants: $(STAMP)  ## Set up if needed, then check that each fault of tests/mutants.py is caught
 	$(BIN)/python -m tests.mutants

@@ -1,7 +1,8 @@
-"""How a process speaks and how it ends."""
+"""How a process loads its libraries, how it speaks and how it ends."""
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -10,6 +11,23 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Within the block no garbage is collected, and later collections leave its objects alone.
+
+    Importing torch and TorchRec makes some million objects that stay. Looking through them again
+    and again took a sixth of the seconds that the import takes.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
 
 
 def quiet_libraries() -> None:

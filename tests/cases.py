@@ -86,11 +86,9 @@ def searched(of: Schema, seed: int, hashing: str = "independent") -> Policy:
     return seo.select(space, alpha, settings.chosen(F), min_chunks=1)
 
 
+# One name for each way to compute: test_methods.py says which methods have equal policies.
 METHODS = {
     "separate": Method(lambda s, p, seed: methods.separate(s, p, 8, seed=seed)),
-    "separate-cardinality": Method(
-        lambda s, p, seed: methods.separate(s, p, 8, rows="cardinality", seed=seed)
-    ),
     "monolithic": Method(lambda s, p, seed: methods.monolithic(s, p, 8, seed=seed)),
     "multi-size-2": Method(lambda s, p, seed: methods.multi_size(s, p, 8, seed=seed)),
     "multi-size-4": Method(lambda s, p, seed: methods.multi_size(s, p, 8, lookups=4, seed=seed)),
@@ -106,9 +104,6 @@ METHODS = {
         lambda s, p, seed: methods.collisionless(s, 8, vocabularies(s)), exact=False, seeded=False
     ),
     "hashing-trick": Method(lambda s, p, seed: methods.hashing_trick(s, p, 8, seed=seed)),
-    "unified": Method(
-        lambda s, p, seed: methods.hashing_trick(s, p, 8, sharing=methods.MULTIPLEXED, seed=seed)
-    ),
     "hash-embedding": Method(
         lambda s, p, seed: methods.hash_embedding(s, p, 8, importance=0.2, seed=seed)
     ),
@@ -126,9 +121,6 @@ METHODS = {
         lambda s, p, seed: methods.robe(s, p, 8, block=4, sharing=methods.MULTIPLEXED, seed=seed)
     ),
     "pq-3": Method(lambda s, p, seed: methods.pq(s, p, 8, lookups=3, seed=seed)),
-    "multiplexed-pq": Method(
-        lambda s, p, seed: methods.pq(s, p, 8, sharing=methods.MULTIPLEXED, seed=seed)
-    ),
     "qr": Method(
         lambda s, p, seed: methods.qr(s, p, 8, vocabularies=vocabularies(s), seed=seed),
         seeded=False,

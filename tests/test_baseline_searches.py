@@ -137,7 +137,7 @@ def test_a_budget_that_is_too_small_says_which_is_not(tiny_data: DataSet, name: 
     assert run(name, tiny_data, params=needed, address="id").policy.num_params <= needed
 
 
-@pytest.mark.parametrize("name", ["autodim", "sseds"])
+@pytest.mark.parametrize("name", ["autodim", pytest.param("sseds", marks=pytest.mark.slow)])
 def test_what_is_resumed_is_what_was_not_interrupted(
     tiny_data: DataSet, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -339,6 +339,26 @@ def test_evaluation_does_not_shuffle(tiny_data: DataSet) -> None:
     assert torch.equal(model(batch)[1], model(batch)[1])
 
 
+def test_the_loss_penalises_columns_by_their_place_in_training_only(tiny_data: DataSet) -> None:
+    """The k-th column in use of a feature by ``alpha g / (k + 1)``, whatever its number."""
+    model, growth = growing(tiny_data, replace(SETTINGS, alpha=0.3))
+    growth.start([3] * 7, [[2, 0, 1], [1], *[[0]] * 5])
+    for i, gate in enumerate((0.5, 0.25, 0.8)):
+        set_gate(model, 0, i, gate)
+    set_gate(model, 1, 1, 0.1)
+    expected = 0.8 / 2 + 0.5 / 3 + 0.25 / 4 + 0.1 / 2 + 5 * 0.5 / 2
+    batch = next(iter(tiny_data.stream("train", batch_size=64)))
+
+    def penalised() -> float:
+        loss, logits_B = model(batch)
+        entropy = functional.binary_cross_entropy_with_logits(logits_B, batch.labels_B)
+        return float((loss - entropy).detach())
+
+    assert penalised() == pytest.approx(0.3 * expected, rel=1e-5)
+    model.eval()
+    assert penalised() == 0.0
+
+
 # ---- the search --------------------------------------------------------------------------
 
 

@@ -107,7 +107,7 @@ def test_the_chain_runs(
             pytest.fail(f"the test does not know {program}")
     assert kinds == ["python", "python", "seo-rec", "seo-rec", "cp", "torchrun"]
     asked = json.loads((tmp_path / "runs/clicks/run.json").read_text())
-    assert asked["seo"]["budget_rows"] * 16 == Policy.load("mine.json").num_params == 97_024
+    assert asked["settings"]["budget_rows"] * 16 == Policy.load("mine.json").num_params == 97_024
     assert Policy.load("policy.json").num_params <= 97_024
 
 
@@ -134,7 +134,7 @@ def test_search_takes_the_budget_rounded_down_to_rows(seo_rec, tiny, mine, tmp_p
     )
     assert done.code == 0, done.err
     assert f"budget of {mine}: 3221 parameters, 201 rows of 16" in done.err
-    assert json.loads((tmp_path / "s/run.json").read_text())["seo"]["budget_rows"] == 201
+    assert json.loads((tmp_path / "s/run.json").read_text())["settings"]["budget_rows"] == 201
 
 
 def test_compare_takes_the_budget(seo_rec, tiny, mine, tmp_path):

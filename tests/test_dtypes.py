@@ -34,9 +34,10 @@ def scales(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 @example(np.array([[-LARGEST, LARGEST]], np.float32))
 @example(np.array([[1e-7, 2e-7, 5e-8], [0, 1e-30, 2e-8]], np.float32))
 @example(np.array([[0.1, np.nextafter(np.float32(0.1), np.float32(1))]], np.float32))
+@example(np.array([[-0.9375, 1e-35]], np.float32))
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_every_float_comes_back_within_half_a_scale(dtype, w):
-    """The only other loss is the rounding of the result to float32."""
+    """The only other losses are of rounding: float64 in between, float32 at the end."""
     stored = quantize_rows(w, dtype)
     assert stored.shape == (len(w), row_bytes(w.shape[1], dtype))
     scale, offset = scales(stored)
@@ -45,7 +46,8 @@ def test_every_float_comes_back_within_half_a_scale(dtype, w):
     error = np.abs(w.astype(np.float64) - served)
     assert (error <= scale / 2 * (1 + 1e-12) + rounding).all()
     assert (offset <= w).all()
-    assert (offset + scale * (2 ** BITS[dtype] - 1) >= w * (1 - np.sign(w) * 1e-15)).all()
+    largest = np.maximum(np.abs(w), np.abs(offset))
+    assert (offset + scale * (2 ** BITS[dtype] - 1) >= w - 1e-15 * largest).all()
 
 
 @integers

@@ -159,3 +159,21 @@ def test_the_standard_error_covers_repeated_draws():
         gain, error = auc_gain(a, b, y)
         inside += abs(gain) <= 2 * error
     assert 16 <= inside <= 20
+
+
+@pytest.mark.parametrize("blocks", [2, 3, 20])
+def test_the_standard_error_is_that_of_the_jackknife(blocks):
+    """``sqrt((b - 1) / b * sum_i (g_i - mean g)^2)``, g_i the gain without the i-th block of rows.
+
+    Both scores lose the same rows: what they have in common cancels.
+    """
+    z, worse, y = simulated(400, 0.8, 5)
+    gain, error = auc_gain(z, worse, y, blocks)
+    gains = []
+    for i in range(blocks):
+        left = [row for row in range(400) if row % blocks != i]
+        gains.append(counted_auc(z[left], y[left]) - counted_auc(worse[left], y[left]))
+    mean = sum(gains) / blocks
+    squares = sum((g - mean) ** 2 for g in gains)
+    assert error == pytest.approx(math.sqrt((blocks - 1) / blocks * squares), rel=1e-9)
+    assert gain == pytest.approx(counted_auc(z, y) - counted_auc(worse, y), abs=1e-12)

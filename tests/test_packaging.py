@@ -96,6 +96,7 @@ def test_the_wheel_holds_every_module_under_a_name_of_its_own(wheel):
     assert not any("test" in name.split("/")[0] for name in names)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_wheel_works_away_from_the_clone(wheel, tmp_path):
     """In an environment of its own, which sees this one's libraries but not the clone."""

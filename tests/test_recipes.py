@@ -128,7 +128,7 @@ def test_data_of_another_shape_is_refused(trained: Path, tmp_path: Path) -> None
         ({"policy": 800}, "differs in policy"),
         (
             {"training": Training(SMALL, replace(FIT, epochs=3)), "method": "other"},
-            r"differs in fit, method\)",
+            r"differs in fit.epochs, method\)",
         ),
     ],
     ids=["seed", "model", "method", "policy", "two"],
@@ -427,7 +427,7 @@ def says_what_was_decided(outcome: contest.Outcome) -> None:
     assert decision["standard_error"] > 0
 
 
-@pytest.mark.parametrize("standard_errors", [0.0, 1.0])
+@pytest.mark.parametrize("standard_errors", [0.0, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_a_run_off_never_hands_over_less_than_doing_nothing(
     monkeypatch: pytest.MonkeyPatch, tiny_data: DataSet, tmp_path: Path, standard_errors: float
 ) -> None:

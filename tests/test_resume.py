@@ -288,11 +288,17 @@ def assert_survives_every_kill(
         shutil.rmtree(out)
 
 
+def every(places: int, quick: int) -> pytest.MarkDecorator:
+    """Kill at one place in ``places``; `make test` at one in ``quick``."""
+    return pytest.mark.parametrize("every", [pytest.param(places, marks=pytest.mark.slow), quick])
+
+
+@every(1, quick=13)
 def test_training_killed_anywhere_ends_the_same(
-    tiny_data: DataSet, tmp_path: Path, fuse: Fuse
+    tiny_data: DataSet, tmp_path: Path, fuse: Fuse, every: int
 ) -> None:
     run = trains(tiny_data, warmup_steps=7, epochs=2, checkpoint_every=4)
-    assert_survives_every_kill(run, tmp_path, fuse)
+    assert_survives_every_kill(run, tmp_path, fuse, every)
 
 
 def test_the_places_include_the_interesting_ones(
@@ -346,16 +352,18 @@ def test_optimizers_and_averages_resume(
         assert not wrong, f"killed at {where}: {wrong[:5]}"
 
 
+@every(3, quick=19)
 def test_without_checkpoints_within_an_epoch(
-    tiny_data: DataSet, tmp_path: Path, fuse: Fuse
+    tiny_data: DataSet, tmp_path: Path, fuse: Fuse, every: int
 ) -> None:
     """``checkpoint_every=0``: an epoch cut short is trained anew, its lines written once."""
-    assert_survives_every_kill(
-        trains(tiny_data, checkpoint_every=0, epochs=2), tmp_path, fuse, every=3
-    )
+    run = trains(tiny_data, checkpoint_every=0, epochs=2)
+    assert_survives_every_kill(run, tmp_path, fuse, every)
 
 
-@pytest.mark.parametrize("max_steps", [4, 5, 7])
+@pytest.mark.parametrize(
+    "max_steps", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (5, 7))]
+)
 def test_an_end_within_an_epoch_resumes(
     tiny_data: DataSet, tmp_path: Path, fuse: Fuse, max_steps: int
 ) -> None:
@@ -364,17 +372,19 @@ def test_an_end_within_an_epoch_resumes(
 
 
 @pytest.mark.parametrize("split", ["train", "held-out"])
+@every(9, quick=37)
 def test_search_killed_anywhere_ends_the_same(
-    tiny_data: DataSet, tmp_path: Path, fuse: Fuse, split: str
+    tiny_data: DataSet, tmp_path: Path, fuse: Fuse, split: str, every: int
 ) -> None:
     run = searches(tiny_data, search_split=split, use_down_projection=split == "held-out")
-    assert_survives_every_kill(run, tmp_path, fuse, every=9)
+    assert_survives_every_kill(run, tmp_path, fuse, every)
 
 
+@every(59, quick=241)
 def test_a_run_off_killed_anywhere_ends_the_same(
-    tiny_data: DataSet, tmp_path: Path, fuse: Fuse
+    tiny_data: DataSet, tmp_path: Path, fuse: Fuse, every: int
 ) -> None:
-    assert_survives_every_kill(searches(tiny_data, run_off=True), tmp_path, fuse, every=59)
+    assert_survives_every_kill(searches(tiny_data, run_off=True), tmp_path, fuse, every)
 
 
 def test_a_search_killed_while_it_writes_what_it_found(
@@ -515,6 +525,7 @@ def newest(out: Path) -> int:
     return max(times, default=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command, options, kills", [("train", TRAIN, 3), ("search", SEARCH, 2)], ids=["train", "search"]
 )

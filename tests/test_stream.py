@@ -797,6 +797,7 @@ def test_no_thread_outlives_its_loop(plain: Path) -> None:
     assert_no_threads()
 
 
+@pytest.mark.slow
 def test_an_iterator_left_open_does_not_hang_the_interpreter(plain: Path) -> None:
     program = (
         "from seo_rec.data.dataset import open_data\n"

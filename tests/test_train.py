@@ -966,3 +966,20 @@ def test_the_generator_of_a_gpu_is_saved_and_restored(monkeypatch):
     assert torch.equal(torch.rand(2), drawn)
     assert torch.equal(states[device], torch.full((16,), 1))
     assert set(checkpoint.rng_states(Ranks())) == {"rng.0"}
+
+
+# ---- evaluation ----------------------------------------------------------------------------
+
+
+def test_evaluation_drops_nothing_out(tiny_data: DataSet) -> None:
+    """A model that comes from training is scored as a whole, row by row and in file order."""
+    model = model_of(tiny_data, model=replace(SMALL, dropout=0.5)).train()
+    found, logits, labels = evaluate(model, tiny_data.stream("val", batch_size=40))
+    with torch.no_grad():
+        (every,) = tiny_data.stream("val", batch_size=1000)
+        wanted = model.eval()(every)[1]
+        dropped = model.train()(every)[1]
+    torch.testing.assert_close(torch.from_numpy(logits), wanted)
+    assert not torch.allclose(dropped, wanted)  # else this test says nothing
+    assert np.array_equal(labels, every.labels_B.numpy())
+    assert found.num_rows == len(labels) == every.num_rows

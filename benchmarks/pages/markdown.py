@@ -87,3 +87,26 @@ def fill(page: str, regions: Mapping[str, Sequence[str]]) -> str:
         text = "\n".join(lines).strip("\n")
         page = f"{before}{begin}\n\n{text}\n\n{end}{after}"
     return page
+
+
+def shortened(lines: Sequence[str], kept: Sequence[int], more: str) -> list[str]:
+    """Some tables of a region, each with the text before it, and where the others are.
+
+    Args:
+        lines: The whole region.
+        kept: The numbers of the tables that stay, from 0.
+        more: The sentence that says how to see the others.
+
+    Raises:
+        ValueError: The region has no table of such a number.
+    """
+    parts: list[list[str]] = [[]]
+    for line in lines:
+        ended = parts[-1] and parts[-1][-1].startswith("|")
+        if ended and not line.startswith("|"):
+            parts.append([])
+        parts[-1].append(line)
+    tables = [part for part in parts if any(line.startswith("|") for line in part)]
+    if any(number >= len(tables) for number in kept):
+        raise ValueError(f"tables {list(kept)} of a region of {len(tables)} tables")
+    return [*(line for number in kept for line in tables[number]), "", more]

@@ -2,7 +2,7 @@
 
     python -m benchmarks.pages.tables                 # all pages
     python -m benchmarks.pages.tables churn speed     # some of them
-    python -m benchmarks.pages.tables kernels --print # on the terminal
+    python -m benchmarks.pages.tables kernels --print # on the terminal, with all tables
 
 Reads ``benchmarks/results/*.jsonl`` as the benchmarks wrote them with ``--record``; no figure is
 typed in by hand but those of papers.
@@ -34,13 +34,31 @@ from benchmarks.pages import (
     throughput,
     unified,
 )
-from benchmarks.pages.markdown import fill
+from benchmarks.pages.markdown import fill, shortened
 from benchmarks.record import read
 from seo_rec.files import write_bytes, write_text
 
 ROOT = Path(__file__).parent.parent.parent
 MEASURED = ROOT / "docs" / "measured"
 Region = Callable[[], Sequence[str]]
+# The tables that stand on a page, by region; the others are printed by the command.
+SHOWN: dict[str, tuple[int, ...]] = {
+    "throughput": (0, 8),
+    "kernels": (1,),
+    "dimgrow": (1,),
+    "optembed": (1,),
+    "movielens": (0,),
+    "criteo": (),
+    "synthetic": (0,),
+    "churn": (1,),
+    "unified": (0,),
+    "unified on criteo": (),
+    "mlet": (0,),
+    "every way": (0,),
+    "inner products": (),
+    "checked": (0,),
+    "scaling": (2,),
+}
 
 
 @dataclass(frozen=True)
@@ -52,8 +70,16 @@ class Page:
     pictures: tuple[tuple[str, Callable[[], bytes]], ...] = ()
 
     def text(self) -> str:
-        """The page as it should be now."""
-        return fill(self.path.read_text(), self.regions())
+        """The page as it should be now: of long regions the tables that show the answer."""
+        more = (
+            "There are more tables: "
+            f"`python -m benchmarks.pages.tables {self.path.stem} --print` has them all."
+        )
+        regions = {
+            name: shortened(lines, SHOWN[name], more) if name in SHOWN else lines
+            for name, lines in self.regions().items()
+        }
+        return fill(self.path.read_text(), regions)
 
     def write(self) -> None:
         write_text(self.path, self.text())

@@ -12,7 +12,7 @@ import typer
 
 from seo_rec.cli import parameters as par
 from seo_rec.cli.fields import value_of
-from seo_rec.cli.options import TRAINING, FromSettings, set_threads, takes_settings
+from seo_rec.cli.options import TRAINING, FromSettings, load_stack, takes_settings
 from seo_rec.settings import FitSettings
 
 app = typer.Typer(help="What sharing rows does, and which samples gain.")
@@ -56,7 +56,7 @@ def collisions(
 
     Proposition 4.2 of "Unified Embedding": one table for all features, against one for each.
     """
-    set_threads(threads)
+    load_stack(threads)
     from seo_rec import analysis
     from seo_rec.data.dataset import open_data
     from seo_rec.files import write_json
@@ -114,7 +114,7 @@ def orthogonality(
     Figure 2 of "Unified Embedding": all weights start alike; the smaller the table, the further
     they turn apart. A file that exists is replaced.
     """
-    set_threads(threads)
+    load_stack(threads)
     from seo_rec import analysis
     from seo_rec.analysis.orthogonality import TABLES
     from seo_rec.data.dataset import open_data
@@ -157,7 +157,7 @@ def frequency(
 
     Table 4 of "Multi-Layer Embedding Training" (MLET). A file that exists is replaced.
     """
-    set_threads(threads)
+    load_stack(threads)
     from seo_rec import recipes
     from seo_rec.data.dataset import open_data
     from seo_rec.files import write_json

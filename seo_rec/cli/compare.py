@@ -16,8 +16,8 @@ from seo_rec.cli.options import (
     SEARCH,
     FromSettings,
     Option,
+    load_stack,
     refuse_ignored,
-    set_threads,
     takes_settings,
 )
 from seo_rec.cli.running import run_folder, say_still_improving
@@ -89,7 +89,7 @@ def compare(
     config: par.Config = None,
 ) -> None:
     """Train methods at one exact budget with several seeds; run again to go on where it stopped."""
-    set_threads(threads)
+    load_stack(threads)
     from seo_rec import recipes, report
     from seo_rec.data.dataset import open_data
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from seo_rec.cli import parameters as par
-from seo_rec.cli.options import RUN, set_threads
+from seo_rec.cli.options import RUN, load_stack
 
 
 def demo(
@@ -25,7 +25,7 @@ def demo(
     threads: par.Threads = 0,
 ) -> None:
     """The main job on synthetic data: prepare, search, apply, train, compare, report."""
-    set_threads(threads)
+    load_stack(threads)
     from seo_rec import recipes, report
 
     recipes.demo(out, quick=quick, seed=seed)

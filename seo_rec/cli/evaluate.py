@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from seo_rec.cli import parameters as par
-from seo_rec.cli.options import DATA, MODEL, set_threads
+from seo_rec.cli.options import DATA, MODEL, load_stack
 
 
 def evaluate(
@@ -26,7 +26,7 @@ def evaluate(
     threads: par.Threads = 0,
 ) -> None:
     """Evaluate a trained model on a split: AUC, log loss, normalised entropy, calibration."""
-    set_threads(threads)
+    load_stack(threads)
     from seo_rec import recipes
     from seo_rec.data.dataset import open_data
 

@@ -21,7 +21,7 @@ from seo_rec.cli.options import (
     RUN,
     FromSettings,
     is_given,
-    set_threads,
+    load_stack,
     takes_settings,
 )
 from seo_rec.cli.running import run_folder, say_still_improving
@@ -100,7 +100,7 @@ def frontier(
 
     Budgets are trained one after the other, and the plot holds what there is.
     """
-    set_threads(threads)
+    load_stack(threads)
     from seo_rec import recipes, report
     from seo_rec.data.dataset import open_data
 

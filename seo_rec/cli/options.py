@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from seo_rec.cli.fields import Field, alternatives, fields_of, text_of, value_of
+from seo_rec.process import without_collection
 
 # panels of the help, in this order
 DATA, BUDGET, SEARCH, MODEL, TRAINING, RUN = (
@@ -188,10 +189,17 @@ def refuse_ignored(context: typer.Context, names: Iterable[str], beside: str, us
         raise ValueError(f"{', '.join(found)} with {beside} would be ignored; allowed with {use}")
 
 
-def set_threads(threads: int) -> None:
+def load_stack(threads: int) -> None:
+    """Import torch, TorchRec and the recipes, and set the number of CPU threads.
+
+    Raises:
+        ValueError: ``threads`` is below 0.
+    """
     if threads < 0:
         raise ValueError(f"--threads {threads}; allowed: 0 or more")
-    if threads:
+    with without_collection():
         import torch
 
+        import seo_rec.recipes  # noqa: F401  so that nothing is left to load slowly
+    if threads:
         torch.set_num_threads(threads)

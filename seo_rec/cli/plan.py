@@ -53,15 +53,15 @@ def plan(
     placed = Policy.load(policy)
     typer.echo(f"{policy}: {len(placed.tables)} tables, {size(placed)}")
     # these import TorchRec, whose own plan is priced beside ours
+    from seo_rec.data.dataset import open_data
     from seo_rec.plan import plan_policy, rates_of, read_topology
-    from seo_rec.schema import read_schema
 
     found = plan_policy(
         placed,
         read_topology(topology, nodes),
         batch_size=batch,
         row_optimizer=row_optimizer,
-        rates=rates_of(read_schema(rates)) if rates else None,
+        rates=rates_of(open_data(rates).schema) if rates else None,
     )
     found.save(out)
     show(found, Console())

@@ -11,7 +11,7 @@ from seo_rec.cli import parameters as par
 from seo_rec.cli.assignments import assigned, print_settings
 from seo_rec.cli.budget import budget, size
 from seo_rec.cli.config import set_texts
-from seo_rec.cli.options import SEARCH, refuse_ignored, set_threads, takes_settings
+from seo_rec.cli.options import SEARCH, load_stack, refuse_ignored, takes_settings
 from seo_rec.cli.running import run_folder
 from seo_rec.runs.decision import decided
 from seo_rec.runs.layout import POLICY_FILE
@@ -94,7 +94,7 @@ def search(
     config: par.Config = None,
 ) -> None:
     """Decide how features share and divide a budget; the answer is OUT/policy.json."""
-    set_threads(threads)
+    load_stack(threads)
     from seo_rec import recipes
     from seo_rec.data.dataset import open_data
     from seo_rec.search import find

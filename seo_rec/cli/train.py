@@ -12,7 +12,7 @@ from seo_rec.cli import parameters as par
 from seo_rec.cli.assignments import assigned
 from seo_rec.cli.budget import budget, size
 from seo_rec.cli.config import set_texts
-from seo_rec.cli.options import DATA, RUN, SEARCH, refuse_ignored, set_threads, takes_settings
+from seo_rec.cli.options import DATA, RUN, SEARCH, load_stack, refuse_ignored, takes_settings
 from seo_rec.cli.running import run_folder, say_still_improving
 from seo_rec.methods import Mlet
 from seo_rec.settings import FitSettings, ModelSettings, Training
@@ -70,7 +70,7 @@ def train(
     config: par.Config = None,
 ) -> None:
     """Train a policy (or a plain method) from scratch; OUT/result.json holds the outcome."""
-    set_threads(threads)
+    load_stack(threads)
     from seo_rec import recipes
     from seo_rec.data.dataset import open_data
     from seo_rec.policy import Policy

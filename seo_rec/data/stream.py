@@ -20,16 +20,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from seo_rec.batch import Batch
-from seo_rec.data.dataset import DataSet
 from seo_rec.data.read_ahead import ReadAhead
 from seo_rec.data.row_groups import Ints, Rows, decode, find_row_groups, gather
 from seo_rec.schema import SCHEMA_FILE, DataError, Schema
+
+if TYPE_CHECKING:
+    from seo_rec.data.dataset import DataSet
 
 CACHES = ("auto", "memory", "none")
 CACHE_LIMIT_BYTES = 1 << 30

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -26,9 +25,8 @@ from seo_rec.runs.layout import (
 )
 from seo_rec.search import Method, find
 from seo_rec.search.changes import with_changes
+from seo_rec.search.progress import Progress
 from seo_rec.train import Training, agree, ranks
-
-log = logging.getLogger(__name__)
 
 BUDGET_SETTINGS = ("params", "budget_rows")  # the comparison gives the budget, for all methods
 
@@ -236,6 +234,7 @@ def run_comparison(comparison: Comparison, out: Path) -> list[Run]:
 
     done = {(r.method, r.seed): r for r in here.on_first(begin)}
     runs: list[Run] = []
+    progress = Progress("trainings", comparison.seeds * len(comparison.methods))
     for seed in range(comparison.first_seed, comparison.first_seed + comparison.seeds):
         for name in comparison.methods:
             run = done.get((name, seed))
@@ -244,8 +243,8 @@ def run_comparison(comparison: Comparison, out: Path) -> list[Run]:
                 line = json.dumps(run.to_json(), sort_keys=True)
                 here.on_first(partial(append_line, results, line))
             runs.append(run)
-            if here.first:
-                log.info("%s seed %d: test AUC %.5f", name, seed, run.test_auc)
+            fresh = (name, seed) not in done
+            progress.done(f"{name}, seed {seed}, test AUC {run.test_auc:.5f}", fresh)
     return runs
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -15,11 +16,13 @@ from seo_rec.embed.quantize import BITS, quantize_tables_
 from seo_rec.metrics import Metrics
 from seo_rec.model import ModelSettings, RecModel, build_model
 from seo_rec.policy import Policy
-from seo_rec.report.frequency import FrequencyQuality, frequency_quality, frequency_sets
 from seo_rec.runs import RunError
 from seo_rec.runs.layout import BEST_FOLDER, COLLAPSED_FOLDER, POLICY_FILE, RESULT_FILE, RUN_FILE
 from seo_rec.train import Checkpoints, agree, eval_stream, evaluate, load_tensors, ranks
 from seo_rec.train.state import State, weights_of
+
+if TYPE_CHECKING:
+    from seo_rec.report.frequency import FrequencyQuality
 
 
 def load_trained(run: Path) -> RecModel:
@@ -131,6 +134,8 @@ def frequency(
         RunError: A folder is not a finished training run, or ``data`` has other numeric columns.
         ValueError: The share is out of its range.
     """
+    from seo_rec.report.frequency import frequency_quality, frequency_sets  # plots load slowly
+
     models = {run: load_trained(run) for run in runs}
     streams = {run: stream_of(run, data, split) for run in runs}
     sets = frequency_sets(data, split, share)

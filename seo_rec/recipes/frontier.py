@@ -32,7 +32,6 @@ from seo_rec.recipes.comparing import (
     run_comparison,
     whole,
 )
-from seo_rec.report.frontier import write_frontier
 from seo_rec.runs import Run, RunError, claim_run, command_line
 from seo_rec.runs.layout import (
     INFEASIBLE_FILE,
@@ -175,6 +174,8 @@ def _write(out: Path, name: str, reasons: Mapping[str, str]) -> None:
         known = json.loads(path.read_text()) if path.exists() else {}
         write_json(path, {**known, name: {**known.get(name, {}), **reasons}})
     if any(out.glob(f"*/{RESULTS_FILE}")):
+        from seo_rec.report.frontier import write_frontier  # plots load slowly
+
         write_frontier(out, command_line())
 
 

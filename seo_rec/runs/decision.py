@@ -19,7 +19,7 @@ def decided(decision: Mapping[str, Any], out: Path | None = None) -> str:
         out: The folder of the search, where the searched policy is kept; None leaves that out.
     """
     method, winner = str(decision["method"]), _plainly(decision.get("winner"))
-    if decision.get("kind") not in ("plain", "attention"):
+    if "against" not in decision or decision.get("kind") not in ("plain", "attention"):
         return f"{method} decided; no run-off compared its policy with a plain one"
     if decision["kind"] == "plain":
         return _lost(decision, winner) + _kept(out)

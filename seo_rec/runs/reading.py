@@ -331,6 +331,9 @@ def _read_search(given: Path, folder: Path, notes: list[str]) -> SearchRun | Non
         notes.append(f"{folder}: the search is not finished and is left out")
         return None
     result, asked = _document(path), _document(run)
+    if "record" not in result and "environment" in result:
+        notes.append(f"{folder}: the search was made by an earlier release and is left out")
+        return None
     record = _mapping(result, "record", path)
     candidates = [
         Candidate(

@@ -1,4 +1,4 @@
-"""What a search says while it runs: a line for every part of it that is finished.
+"""What a search or a comparison says while it runs: a line for every part that is finished.
 
 The lines go to the logger ``seo_rec.progress``, which the command line shows also where it shows no
 other messages. In a terminal the bars of the trainings stand between them.
@@ -15,7 +15,7 @@ log = logging.getLogger("seo_rec.progress")
 
 
 class Progress:
-    """Counts the parts of a search and says how long the others will take.
+    """Counts the parts of a long run and says how long the others will take.
 
     Args:
         what: What the parts are, in the plural, such as ``trainings``.

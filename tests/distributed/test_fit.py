@@ -101,7 +101,7 @@ def batch_size_with_rest(data: DataSet, world: int, rest: int) -> int:
     [
         ("adam", 2, 3),
         ("adagrad", 3, 1),
-        ("adam", 4, 7),
+        pytest.param("adam", 4, 7, marks=pytest.mark.slow),
     ],
 )
 def test_uneven_last_batches(
@@ -239,6 +239,7 @@ def test_a_search_on_ranks_is_that_of_one_process(
     assert [float(s.val_auc) for s in again] == [float(again[0].val_auc)] * 2
 
 
+@pytest.mark.slow
 def test_a_run_off_on_ranks_chooses_what_one_process_chooses(
     tiny_data: DataSet, tmp_path: Path
 ) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,17 +64,28 @@ def assert_same(found: Trained, expected: Trained) -> None:
         assert found.val[key] == pytest.approx(expected.val[key], abs=TOLERANCE)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("kind", PLANS)
+# Every plan with one optimizer, and every optimizer with the plan of all kinds; the rest at length.
+QUICK = {("table_wise", "adam"), ("row_wise", "adagrad"), ("column_wise", "sgd")}
+QUICK |= {("data_parallel", "adagrad"), ("one_rank", "sgd"), *(("mixed", o) for o in OPTIMIZERS)}
+
+
+def pairs(quick: set[tuple[str, str]], all_pairs: Iterable[tuple[str, str]]) -> list[Any]:
+    """Parameters, of which those that are not in ``quick`` are slow."""
+    slow = pytest.mark.slow
+    return [pytest.param(*p, marks=() if p in quick else slow) for p in all_pairs]
+
+
+@pytest.mark.parametrize("kind, optimizer", pairs(QUICK, product(PLANS, OPTIMIZERS)))
 def test_two_ranks_equal_one_process(
     tiny_data: DataSet, tmp_path: Path, whole: dict[str, Trained], kind: str, optimizer: str
 ) -> None:
     assert_same(train(tiny_data, settings(optimizer), kind, 2, tmp_path), whole[optimizer])
 
 
-@pytest.mark.parametrize(
-    "kind, optimizer", [*(("mixed", o) for o in OPTIMIZERS), ("row_wise", "adagrad")]
-)
+FOUR = [*(("mixed", o) for o in OPTIMIZERS), ("row_wise", "adagrad")]
+
+
+@pytest.mark.parametrize("kind, optimizer", pairs({("mixed", "adagrad")}, FOUR))
 def test_four_ranks_equal_one_process(
     tiny_data: DataSet, tmp_path: Path, whole: dict[str, Trained], kind: str, optimizer: str
 ) -> None:
@@ -118,7 +132,7 @@ def test_weight_decay_and_average_over_ranks(tiny_data: DataSet, tmp_path: Path)
         (1, "row_wise", "adagrad", 2),
         (0, "column_wise", "sgd", 2),
         (1, "data_parallel", "rowwise_adagrad", 2),
-        (0, "mixed", "adagrad", 4),
+        pytest.param(0, "mixed", "adagrad", 4, marks=pytest.mark.slow),
     ],
 )
 def test_every_combine_and_address_on_ranks(

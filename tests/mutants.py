@@ -1,0 +1,456 @@
+"""Faults that a change could bring in, each with the quick tests that must notice it.
+
+A mutant is one small, likely mistake in the code: a forgotten term, a wrong sign, a state that is
+not restored. ``python -m tests.mutants`` makes each of them in a copy of the project and expects
+its tests to fail; one that survives means that a test is missing. None of these tests is marked
+``slow``, so that ``make test`` notices all of these faults.
+
+``test_mutants.py`` checks that the list still fits the code; ``mutation.py`` runs it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One fault: in ``file`` the text ``before`` is replaced by ``after``.
+
+    Args:
+        name: What is wrong, in a few words with dashes.
+        file: Path from the root of the project.
+        before: Text that occurs exactly once in the file.
+        after: What the fault makes of it.
+        tests: The pytest node ids of which one at least must fail.
+    """
+
+    name: str
+    file: str
+    before: str
+    after: str
+    tests: tuple[str, ...]
+
+
+_POLICY = (
+    Mutant(
+        "num-params-forgets-codes",
+        "seo_rec/policy/policy.py",
+        "return stored + projected + sum(int(c.size) for c in self.codes.values())",
+        "return stored + projected",
+        ("tests/test_embed.py::test_num_params_is_what_is_built",),
+    ),
+    Mutant(
+        "num-params-forgets-projections",
+        "seo_rec/policy/policy.py",
+        "return stored + projected + sum(",
+        "return stored + sum(",
+        ("tests/test_embed.py::test_num_params_is_what_is_built",),
+    ),
+    Mutant(
+        "num-bytes-forgets-scales",
+        "seo_rec/policy/dtypes.py",
+        "return -(-BITS[dtype] * dim // 8) + SCALE_BYTES",
+        "return -(-BITS[dtype] * dim // 8)",
+        ("tests/test_embed.py::test_num_bytes_is_what_is_stored",),
+    ),
+    Mutant(
+        "num-bytes-counts-half-of-an-id",
+        "seo_rec/policy/policy.py",
+        "4 * (projected + codes) + 8 * ids",
+        "4 * (projected + codes + ids)",
+        ("tests/test_embed.py::test_num_bytes_is_what_is_stored",),
+    ),
+    Mutant(
+        "a-small-file-may-unpack-to-any-size",
+        "seo_rec/policy/packing.py",
+        "validate=True), most_bytes + 1)",
+        "validate=True))",
+        ("tests/test_policy.py::test_a_zlib_bomb_is_refused_without_unpacking_it",),
+    ),
+    Mutant(
+        "negative-codes-are-accepted",
+        "seo_rec/policy/check.py",
+        "if codes.min() < 0 or codes.max() >= table.num_rows:",
+        "if codes.max() >= table.num_rows:",
+        ("tests/test_policy.py::test_what_cannot_be_built_of_later_things_is_refused",),
+    ),
+    Mutant(
+        "a-row-of-the-budget-is-left-over",
+        "seo_rec/policy/budget.py",
+        "    while room := [j for j, d in enumerate(dims) if d <= left]:",
+        "    while room := [j for j, d in enumerate(dims) if d < left]:",
+        ("tests/test_methods.py::test_the_budget_is_filled",),
+    ),
+)
+
+_EMBED = (
+    Mutant(
+        "the-hash-shifts-by-28",
+        "seo_rec/embed/remap.py",
+        "x.bitwise_xor_(x >> 29)",
+        "x.bitwise_xor_(x >> 28)",
+        ("tests/test_remap.py::test_hash_is_the_written_formula",),
+    ),
+    Mutant(
+        "rows-by-remainder-instead-of-by-product",
+        "seo_rec/embed/remap.py",
+        "return (mix_(ids ^ seeds).bitwise_and_(_LOW_32) * num_rows) >> 32",
+        "return mix_(ids ^ seeds).bitwise_and_(_LOW_32) % num_rows",
+        ("tests/test_remap.py::test_hash_is_the_written_formula",),
+    ),
+    Mutant(
+        "unknown-ids-read-row-1",
+        "seo_rec/embed/remap.py",
+        "torch.where(vocabulary[rank] == ids, rank + 1, 0)",
+        "torch.where(vocabulary[rank] == ids, rank + 1, 1)",
+        ("tests/test_remap.py::test_unknown_ids_read_row_zero",),
+    ),
+    Mutant(
+        "known-ids-begin-one-row-after-those-of-unknown-ids",
+        "seo_rec/embed/remap.py",
+        "base + (lookup.unknown_rows - 1)",
+        "base + lookup.unknown_rows",
+        ("tests/test_remap.py::test_remap_is_the_written_formula",),
+    ),
+    Mutant(
+        "a-cross-mixes-its-columns-backwards",
+        "seo_rec/embed/cross.py",
+        "    for ids in parts:\n",
+        "    for ids in reversed(parts):\n",
+        ("tests/test_cross.py::test_ids_are_the_written_mix",),
+    ),
+    Mutant(
+        "combinations-of-a-cross-in-another-order",
+        "seo_rec/embed/cross.py",
+        "zip(lengths_PB.flip(0), starts_PB.flip(0), strict=True):",
+        "zip(lengths_PB, starts_PB, strict=True):",
+        ("tests/test_cross.py::test_bags_are_crossed_element_by_element",),
+    ),
+)
+
+_METHODS = (
+    Mutant(
+        "all-features-share-a-seed",
+        "seo_rec/methods/sharing.py",
+        "return lookup_seed(seed, self._hash_of[column.name], lookup)",
+        'return lookup_seed(seed, "", lookup)',
+        ("tests/test_methods.py::test_seeds_follow_the_seed",),
+    ),
+    Mutant(
+        "round-robin-deals-a-slot-twice",
+        "seo_rec/apply.py",
+        "turn = itertools.cycle(names)",
+        "turn = itertools.cycle(names[:1] + names)",
+        ("tests/test_apply.py::test_round_robin_balances",),
+    ),
+    Mutant(
+        "applying-forgets-what-cannot-shrink",
+        "seo_rec/apply.py",
+        "rows = split_rows(params - besides, dims,",
+        "rows = split_rows(params, dims,",
+        ("tests/test_apply.py::test_exact_keeps_rows_that_ids_need",),
+    ),
+    Mutant(
+        "a-search-of-one-process-runs-in-several",
+        "seo_rec/search/registry.py",
+        "if self.trains and not self.sharded and ranks().world_size > 1:",
+        "if self.trains and not self.sharded and ranks().world_size > 2:",
+        ("tests/test_registry.py::test_several_processes",),
+    ),
+    Mutant(
+        "another-run-is-resumed-in-its-folder",
+        "seo_rec/runs/claim.py",
+        "if differing := _differing(there, wanted):",
+        "if not resume and (differing := _differing(there, wanted)):",
+        ("tests/test_runs.py::test_another_run_is_told_apart_by_what_differs",),
+    ),
+)
+
+_DATA = (
+    Mutant(
+        "ranks-overlap-in-the-last-batch",
+        "seo_rec/data/stream.py",
+        "(rank + 1) * rest // world_size)",
+        "min(rest, (rank + 1) * rest // world_size + 1))",
+        ("tests/test_stream.py::test_ranks_partition_every_global_batch",),
+    ),
+    Mutant(
+        "the-short-last-batch-is-dropped",
+        "seo_rec/data/stream.py",
+        "self._full_batches + (1 if rest and not drop_last else 0)",
+        "self._full_batches",
+        ("tests/test_stream.py::test_file_order_is_exactly_the_files",),
+    ),
+    Mutant(
+        "vocabularies-count-rows-that-are-not-for-training",
+        "seo_rec/data/prepare.py",
+        'if split == "train":\n            for name, counter',
+        'if split != "test":\n            for name, counter',
+        ("tests/test_prepare.py::test_pruning_counts_the_training_split_only",),
+    ),
+)
+
+_FIT = (
+    Mutant(
+        "training-goes-on-from-the-mean-weights",
+        "seo_rec/train/average.py",
+        "        finally:\n            self._swap()",
+        "        finally:\n            pass",
+        ("tests/test_train.py::test_the_mean_is_put_back_even_after_an_error",),
+    ),
+    Mutant(
+        "the-last-epoch-counts-as-the-best",
+        "seo_rec/train/loop.py",
+        "if metrics.auc > state.best_auc or state.best_epoch < 0:",
+        "if metrics.num_rows >= 0:",
+        ("tests/test_train.py::test_patience_and_best_weights",),
+    ),
+    Mutant(
+        "the-warm-up-ends-a-step-early",
+        "seo_rec/train/loop.py",
+        "factor = (step + 1) / (warmup_steps + 1)",
+        "factor = min(1.0, (step + 1) / warmup_steps)",
+        ("tests/test_train.py::test_learning_rates_rise_linearly",),
+    ),
+    Mutant(
+        "a-resume-forgets-the-state-of-the-search",
+        "seo_rec/train/loop.py",
+        'tensors = {n.removeprefix("after_step."): t for n, t in after.items()}',
+        "tensors: dict[str, torch.Tensor] = {}",
+        ("tests/test_baseline_searches.py::test_what_is_resumed_is_what_was_not_interrupted",),
+    ),
+    Mutant(
+        "a-resume-skips-a-batch",
+        "seo_rec/train/loop.py",
+        '"step": 0 if whole else done}',
+        '"step": 0 if whole else min(done + 1, len(stream) - 1)}',
+        ("tests/test_resume.py::test_training_killed_anywhere_ends_the_same",),
+    ),
+    Mutant(
+        "a-resume-draws-other-dropout",
+        "seo_rec/train/loop.py",
+        "        set_rng_states(rng, self.ranks)\n",
+        "",
+        ("tests/test_resume.py::test_training_killed_anywhere_ends_the_same",),
+    ),
+    Mutant(
+        "evaluation-with-dropout",
+        "seo_rec/train/loop.py",
+        "    model.eval()\n",
+        "",
+        ("tests/test_train.py::test_evaluation_drops_nothing_out",),
+    ),
+    Mutant(
+        "l2-of-the-second-layer-too",
+        "seo_rec/train/optimizers.py",
+        "make(whole.embedding.factors.parameters(), row_lr, 0.0)",
+        "make(whole.embedding.factors.parameters(), row_lr, row_l2)",
+        ("tests/test_mlet.py::test_l2_is_of_the_first_layer_only",),
+    ),
+)
+
+_CHECKPOINT = (
+    Mutant(
+        "a-checkpoint-without-its-marker-counts",
+        "seo_rec/train/checkpoint.py",
+        "if m and (p / MARKER).exists())",
+        "if m)",
+        ("tests/test_train.py::test_what_is_half_written_is_ignored_and_cleared_away",),
+    ),
+    Mutant(
+        "the-marker-is-not-removed-first",
+        "seo_rec/train/checkpoint.py",
+        "    (folder / MARKER).unlink(missing_ok=True)\n",
+        "",
+        ("tests/test_train.py::test_a_removal_cut_short_leaves_no_checkpoint",),
+    ),
+    Mutant(
+        "a-checkpoint-is-written-in-its-final-place",
+        "seo_rec/train/checkpoint.py",
+        'part = self.folder / f".{final.name}.part"',
+        "part = final",
+        ("tests/test_train.py::test_a_failed_write_leaves_the_one_before",),
+    ),
+    Mutant(
+        "checksums-are-not-compared",
+        "seo_rec/train/checkpoint.py",
+        "and _checksum(folder / name) != wanted:",
+        "and not (folder / name).exists():",
+        ("tests/test_train.py::test_a_damaged_file_is_named",),
+    ),
+    Mutant(
+        "an-index-may-name-any-class",
+        "seo_rec/train/checkpoint.py",
+        "if (module, name) not in self.ALLOWED:",
+        "if not module:",
+        ("tests/test_train.py::test_a_strangers_index_runs_no_code",),
+    ),
+)
+
+_PLAN = (
+    Mutant(
+        "the-memory-of-a-rank-is-ignored",
+        "seo_rec/plan/partition.py",
+        "room = free >= piece.memory",
+        "room = free >= -np.inf",
+        ("tests/test_plan.py::test_laws",),
+    ),
+    Mutant(
+        "columns-are-cut-for-rowwise-adagrad",
+        "seo_rec/plan/planner.py",
+        'self.cuttable = prices.row_optimizer != "rowwise_adagrad"',
+        "self.cuttable = True",
+        ("tests/test_plan.py::test_a_heavy_wide_table_is_cut_in_columns",),
+    ),
+    Mutant(
+        "imbalance-of-the-emptiest-rank",
+        "seo_rec/plan/estimate.py",
+        "imbalance=_short(ms.max() / ms.mean())",
+        "imbalance=_short(ms.min() / ms.mean())",
+        ("tests/test_plan.py::test_policies_of_the_benchmark",),
+    ),
+    Mutant(
+        "a-step-is-as-long-as-that-of-the-mean-rank",
+        "seo_rec/plan/estimate.py",
+        "slowest = phases_W5.max(axis=0)",
+        "slowest = phases_W5.mean(axis=0)",
+        ("tests/test_plan.py::test_reads_are_balanced_and_torchrec_does_not_know_them",),
+    ),
+)
+
+_METRICS = (
+    Mutant(
+        "ties-are-broken-by-the-order-of-rows",
+        "seo_rec/metrics.py",
+        "auc=float(roc_auc_score(y, z)),",
+        'auc=float(roc_auc_score(y, np.argsort(np.argsort(z, kind="stable")))),',
+        ("tests/test_metrics.py::test_auc_counts_pairs",),
+    ),
+    Mutant(
+        "log-loss-takes-probabilities-for-logits",
+        "seo_rec/metrics.py",
+        "np.mean(np.logaddexp(0.0, z) - y * z)",
+        "np.mean(np.logaddexp(0.0, 1 / (1 + np.exp(-z))) - y / (1 + np.exp(-z)))",
+        ("tests/test_metrics.py::test_log_loss_is_that_of_sklearn",),
+    ),
+    Mutant(
+        "the-jackknife-without-its-factor",
+        "seo_rec/metrics.py",
+        "variance = (blocks - 1) / blocks * float(",
+        "variance = float(",
+        ("tests/test_metrics.py::test_the_standard_error_is_that_of_the_jackknife",),
+    ),
+    Mutant(
+        "the-error-of-one-score-instead-of-the-difference",
+        "seo_rec/metrics.py",
+        "roc_auc_score(y, r[rows]) for z, r in pairs]",
+        "roc_auc_score(labels, r) for z, r in pairs]",
+        ("tests/test_metrics.py::test_the_standard_error_is_that_of_the_jackknife",),
+    ),
+)
+
+_SEARCH = (
+    Mutant(
+        "the-least-attention-is-chosen",
+        "seo_rec/search/seo/selection.py",
+        "order = torch.argsort(alpha.flatten(), descending=True,",
+        "order = torch.argsort(alpha.flatten(), descending=False,",
+        ("tests/test_apply.py::test_select_takes_the_largest",),
+    ),
+    Mutant(
+        "min-chunks-is-ignored",
+        "seo_rec/search/seo/selection.py",
+        "stable=True)[:, :min_chunks]",
+        "stable=True)[:, :0]",
+        ("tests/test_apply.py::test_select_gives_every_feature_its_least",),
+    ),
+    Mutant(
+        "the-gain-of-a-run-off-has-the-other-sign",
+        "seo_rec/search/run_off/contest.py",
+        "self._logits(name, trainings), self._logits(incumbent, trainings), self.labels",
+        "self._logits(incumbent, trainings), self._logits(name, trainings), self.labels",
+        ("tests/test_contest.py::test_the_gain_is_that_of_the_candidate",),
+    ),
+    Mutant(
+        "any-gain-wins-a-run-off",
+        "seo_rec/search/run_off/contest.py",
+        "limit = self.settings.standard_errors",
+        "limit = 0.0",
+        ("tests/test_runs.py::test_who_wins_follows_the_rule",),
+    ),
+    Mutant(
+        "held-out-rows-leave-gradients-to-the-weights",
+        "seo_rec/search/held_out.py",
+        "gradients = torch.autograd.grad(loss, self.parameters)",
+        "loss.backward()\n        gradients = [p.grad.clone() for p in self.parameters]",
+        ("tests/test_search.py::test_a_held_out_step_changes_the_logits_alone",),
+    ),
+    Mutant(
+        "every-rank-moves-the-attention-by-its-own-rows",
+        "seo_rec/search/held_out.py",
+        "parameter.grad = ranks().mean_(gradient)",
+        "parameter.grad = gradient",
+        ("tests/distributed/test_fit.py::test_a_search_on_ranks_is_that_of_one_process",),
+    ),
+    Mutant(
+        "the-warm-up-of-a-search-is-a-step-short",
+        "seo_rec/search/held_out.py",
+        "step <= self.after or",
+        "step < self.after or",
+        ("tests/test_search.py::test_the_warm_up_is_respected_to_the_step",),
+    ),
+    Mutant(
+        "the-temperature-of-the-last-step",
+        "seo_rec/search/seo/search.py",
+        "best_step = min(result.steps, (result.best_epoch + 1) * len(train))",
+        "best_step = result.steps",
+        ("tests/test_search.py::test_a_search_reports_its_best_epoch_at_that_epochs_temperature",),
+    ),
+    Mutant(
+        "dimgrow-counts-places-from-0",
+        "seo_rec/search/dimgrow.py",
+        "counted = [k + 1 for own in self.used",
+        "counted = [k for own in self.used",
+        ("tests/test_dimgrow.py::test_the_loss_penalises_columns_by_their_place_in_training_only",),
+    ),
+    Mutant(
+        "dimgrow-answers-with-gates-above-0.4",
+        "seo_rec/search/dimgrow.py",
+        "[sum(g > KEPT for g in own)",
+        "[sum(g > KEPT - 0.1 for g in own)",
+        ("tests/test_dimgrow.py::test_golden_figures",),
+    ),
+    Mutant(
+        "saliency-cancels-between-batches",
+        "seo_rec/search/sseds.py",
+        "total += gradient.abs()",
+        "total += gradient",
+        ("tests/test_baseline_searches.py::test_saliency_is_the_gradient_of_a_mask",),
+    ),
+    Mutant(
+        "optembed-keeps-rows-below-their-threshold",
+        "seo_rec/search/optembed.py",
+        "[np.concatenate([[True], margin > 0]) for margin in margins]",
+        "[np.concatenate([[True], margin > -np.inf]) for margin in margins]",
+        ("tests/test_optembed.py::test_the_vocabulary_is_that_of_the_kept_rows",),
+    ),
+)
+
+MUTANTS = (
+    *_POLICY,
+    *_EMBED,
+    *_METHODS,
+    *_DATA,
+    *_FIT,
+    *_CHECKPOINT,
+    *_PLAN,
+    *_METRICS,
+    *_SEARCH,
+)
+
+
+if __name__ == "__main__":
+    from tests.mutation import main
+
+    main(MUTANTS)
