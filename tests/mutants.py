@@ -161,8 +161,9 @@ _METHODS = (
     Mutant(
         "another-run-is-resumed-in-its-folder",
         "seo_rec/runs/claim.py",
-        "if differing := _differing(there, wanted):",
-        "if not resume and (differing := _differing(there, wanted)):",
+        "if differing := [key for key in _differing(there, wanted) if key not in same]:",
+        "differing = [key for key in _differing(there, wanted) if key not in same]\n"
+        "        if differing and not resume:",
         ("tests/test_runs.py::test_another_run_is_told_apart_by_what_differs",),
     ),
 )
