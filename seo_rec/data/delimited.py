@@ -9,7 +9,9 @@ from __future__ import annotations
 import csv
 import io
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -127,14 +129,23 @@ def parse(data: bytes, layout: Layout) -> Any:
 def split_header(
     blocks: Iterator[TextBlock], path: Path, delimiter: str
 ) -> tuple[tuple[str, ...], Iterator[TextBlock]]:
-    """Take the header line off the first block; DataError on repeated or empty names."""
-    first = next(blocks)
-    line, _, rest = first.data.partition(b"\n")
-    try:
-        text = line.decode()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: line 1: the header is not UTF-8; convert the file") from error
-    names = tuple(name.strip() for name in next(csv.reader([text], delimiter=delimiter)))
+    """Take the header off the first block; DataError on repeated names or an open quote.
+
+    A quoted name may hold a line end; blanks and line ends around a name are no part of it.
+    """
+    first = next(blocks, None)
+    if first is None or first.line > 1:
+        raise DataError(f"{path}: line 1: a quote of the header is never closed; close it")
+    with _long_cells():
+        reader = csv.reader((line.decode() for line in io.BytesIO(first.data)), delimiter=delimiter)
+        try:
+            names = tuple(name.strip() for name in next(reader))
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: line 1: the header is not UTF-8; convert the file") from error
+        except csv.Error as error:
+            raise DataError(f"{path}: line 1: not a header ({error}); correct the line") from error
+    lines = first.data.split(b"\n", reader.line_num)
+    rest = lines[-1]
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise DataError(
@@ -143,7 +154,7 @@ def split_header(
 
     def remaining() -> Iterator[TextBlock]:
         if rest:
-            yield replace(first, line=first.line + 1, data=rest)
+            yield replace(first, line=first.line + reader.line_num, data=rest)
         yield from blocks
 
     return names, remaining()
@@ -164,8 +175,23 @@ def _encoded(block: TextBlock, layout: Layout, encode: Encode, intake: Intake) -
     return encode(parse(good, layout)) if good else None
 
 
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Python's csv takes cells of any length, as Arrow does, and not of 131,072 characters only."""
+    before = csv.field_size_limit(sys.maxsize)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
 def _scan(block: TextBlock, layout: Layout) -> tuple[list[Problem], bytes]:
     """The bad rows of a block, and the lines of the good ones."""
+    with _long_cells():
+        return _scanned(block, layout)
+
+
+def _scanned(block: TextBlock, layout: Layout) -> tuple[list[Problem], bytes]:
     text = io.StringIO(block.data.decode("utf-8", "surrogateescape"), newline="\n")
     reader = csv.reader(
         text,

@@ -6,11 +6,12 @@ import gzip
 import hashlib
 import io
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from seo_rec.data.quotes import Rows, whole_rows
 from seo_rec.schema import DataError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 8 << 20
 _READ_BYTES = 1 << 20
-_LONGEST_ROW_BLOCKS = 8  # then a quote is open for good; memory stays bounded
+_LONGEST_ROW_BLOCKS = 8  # then a quote counts as never closed; memory stays bounded
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,11 @@ def file_sha256(path: Path, intake: Intake, counted: int = 0) -> None:
 
 
 def text_blocks(
-    path: Path, intake: Intake, *, quoting: bool = False, block_bytes: int = BLOCK_BYTES
+    path: Path,
+    intake: Intake,
+    *,
+    quoted: str | None = None,
+    block_bytes: int = BLOCK_BYTES,
 ) -> Iterator[TextBlock]:
     """Read a plain or gzip file as blocks of whole lines.
 
@@ -129,43 +134,70 @@ def text_blocks(
     middle stay, so that the parser can complain about them. The last line gets a line end.
 
     Args:
-        quoting: a line end inside double quotes does not end a row.
+        quoted: The delimiter of a file whose cells may be quoted: a line end inside double quotes
+            ends no row. The row of a quote that is never closed goes to ``intake.reject``, up to
+            the end of the line in which the quote stands. None: quotes mean nothing.
 
     Raises:
         DataError: the file is missing, empty, truncated, corrupt or in UTF-16.
     """
     path = existing_file(path)
-    pieces: list[bytes] = []
-    pending, line, found = 0, 1, False
+    longest = _LONGEST_ROW_BLOCKS * block_bytes
+    text, pieces, pending = TextBlock(path, 1, b""), list[bytes](), 0
     for piece in _decoded(path, intake):
-        if not found and not pieces:
+        if not pieces and text.line == 1:
             piece = _without_byte_order_mark(path, piece)
         pieces.append(piece)
         pending += len(piece)
-        if pending < block_bytes:
-            continue
-        data = b"".join(pieces)
-        end = _last_row_end(data, quoting)
-        if not end and pending > _LONGEST_ROW_BLOCKS * block_bytes:
-            raise DataError(
-                f"{path}: line {line}: no row ends within {pending:,} bytes; close the quoted cell "
-                "or check that this is a text file"
-            )
-        whole = _without_blank_tail(data[:end])
-        pieces = [data[len(whole) :]]
-        pending = len(pieces[0])
-        if whole:
-            found = True
-            yield TextBlock(path, line, whole)
-            line += whole.count(b"\n")
+        if pending >= block_bytes:
+            text = yield from _rows(replace(text, data=b"".join(pieces)), quoted, intake, longest)
+            pieces, pending = [text.data], len(text.data)
     rest = b"".join(pieces)
     if rest and not rest.endswith(b"\n"):
         rest += b"\n"
-    rest = _without_blank_tail(rest)
-    if rest:
-        yield TextBlock(path, line, rest)
-    elif not found:
+    text = yield from _rows(replace(text, data=rest), quoted, intake, 0)
+    if text.line == 1:
         raise DataError(f"{path}: the file holds no rows; download it again")
+
+
+def _rows(
+    text: TextBlock, quoted: str | None, intake: Intake, longest: int
+) -> Generator[TextBlock, None, TextBlock]:
+    """Yield the whole rows of ``text``, reject the rows of open quotes, return what is left.
+
+    Args:
+        longest: Bytes of a row that has not ended yet; a quote in a longer one is open for good.
+    """
+    while True:
+        data = text.data
+        rows = Rows(data.rfind(b"\n") + 1) if quoted is None else whole_rows(data, quoted)
+        if not rows.end and len(data) > longest > 0 and rows.open_quote < 0:
+            raise DataError(
+                f"{text.path}: line {text.line}: no row ends within {len(data):,} bytes; check "
+                "that this is a text file"
+            )
+        if rows.open_quote < 0 or not (rows.broken or len(data) - rows.end > longest):
+            whole = _without_blank_tail(data[: rows.end])
+            if whole:
+                yield replace(text, data=whole)
+            return _after(text, len(whole))
+        if rows.end:
+            yield replace(text, data=data[: rows.end])
+        why = "the quote that opens a cell here is not closed before the end of the file"
+        if rows.broken:
+            why = "the quote that opens a cell here meets the next one lines below, inside a cell"
+        elif longest:
+            why = f"no row ends within {longest:,} bytes of the quote that opens a cell here"
+        line = text.line + data.count(b"\n", 0, rows.open_quote)
+        fix = "close the quoted cell, or double the quote if it is a character of the cell"
+        intake.reject(Problem(text.path, line, None, None, why, fix))
+        text = _after(text, data.index(b"\n", rows.open_quote) + 1)
+
+
+def _after(text: TextBlock, size: int) -> TextBlock:
+    """``text`` without its first ``size`` bytes, which are whole lines."""
+    line = text.line + text.data.count(b"\n", 0, size)
+    return replace(text, line=line, data=text.data[size:])
 
 
 class _HashingReader(io.RawIOBase):
@@ -231,18 +263,6 @@ def _without_blank_tail(data: bytes) -> bytes:
     """``data``, which ends with a line end, up to the end of its last line that is not blank."""
     text = len(data.rstrip(b"\r\n"))
     return data[: data.index(b"\n", text) + 1] if text else b""
-
-
-def _last_row_end(data: bytes, quoting: bool) -> int:
-    """Length of the longest start of ``data`` that ends with a row; 0 if there is none."""
-    end = data.rfind(b"\n") + 1
-    if quoting and b'"' in data:
-        quotes = data.count(b'"', 0, end)
-        while end and quotes % 2:
-            shorter = data.rfind(b"\n", 0, end - 1) + 1
-            quotes -= data.count(b'"', shorter, end)
-            end = shorter
-    return end
 
 
 def _short(value: str) -> str:

@@ -134,7 +134,7 @@ def prepare_table(
                 yield from _read_parquet(path, columns, intake)
                 continue
             sign = delimiter or ("\t" if ".tsv" in path.suffixes else ",")
-            names, blocks = split_header(text_blocks(path, intake, quoting=True), path, sign)
+            names, blocks = split_header(text_blocks(path, intake, quoted=sign), path, sign)
             if header is None:
                 columns.require_in(names, path)
                 header = path, names
