@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
 import io
+import lzma
+import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -23,10 +29,14 @@ SKIP = BadRows("skip")
 COLUMNS = TableColumns(label="y", categorical=("u", "t"))
 
 
+def write_bytes(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
 def prepared(tmp_path: Path, text: str | bytes, bad_rows: BadRows = BadRows()) -> dict[str, list]:
     """The training rows of ``text`` as a CSV file with the columns y, u and t."""
-    raw, out = tmp_path / "t.csv", tmp_path / "out"
-    raw.write_bytes(text if isinstance(text, bytes) else text.encode())
+    raw, out = write_bytes(tmp_path / "t.csv", text), tmp_path / "out"
     prepare_table(raw, out, columns=COLUMNS, split=ALL_TRAIN, bad_rows=bad_rows)
     return pq.read_table(out / "train").to_pydict()
 
@@ -112,3 +122,103 @@ def test_the_header_may_hold_line_ends_and_long_names(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 5, column 'y': a label outside"):
         prepared(tmp_path, text)
     assert prepared(tmp_path, text, SKIP)["u"] == [1, token_id("b")]
+
+
+# --- files of other kinds ---------------------------------------------------------------------
+
+PLAIN = "y,u,t\n0,1,a\n1,2,b\n1,3,c\n"
+
+
+@pytest.mark.parametrize("pieces", [2, 5, 1 << 20])
+def test_lines_may_end_with_cr(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: int
+) -> None:
+    monkeypatch.setattr(rawfile, "_READ_BYTES", pieces)
+    assert prepared(tmp_path, PLAIN.replace("\n", "\r"))["u"] == [1, 2, 3]
+    bad = PLAIN.replace("1,2,b", "7,2,b").replace("\n", "\r")
+    with pytest.raises(DataError, match="line 3, column 'y'"):
+        prepare_table(write_bytes(tmp_path / "bad.csv", bad), tmp_path / "bad", columns=COLUMNS)
+    mixed = PLAIN.replace("\n", "\r") + "0," + "4" * 40 + ",d\n" + "1,5,e\n"
+    prepare_again = write_bytes(tmp_path / "mixed.csv", mixed)
+    with pytest.raises(DataError):
+        prepare_table(prepare_again, tmp_path / "mixed", columns=COLUMNS)
+
+
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+    "zstd": lambda data: pa.compress(data, "zstd", asbytes=True),
+}
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_compressed_files_are_read_and_damaged_ones_named(tmp_path: Path, kind: str) -> None:
+    text = "y,u,t\n" + "".join(f"{i % 2},{i},{i * i}\n" for i in range(20_000))
+    packed = PACKED[kind](text.encode())
+    assert prepared(tmp_path, packed)["u"] == list(range(20_000))
+    cut = write_bytes(tmp_path / "cut.csv", packed[: len(packed) // 2])
+    with pytest.raises(DataError, match=f"the {kind} file is truncated or corrupt"):
+        prepare_table(cut, tmp_path / "cut", columns=COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (PLAIN.encode("utf-16"), "the file is UTF-16"),
+        (PLAIN.encode("utf-16-le"), "the file is UTF-16"),
+        (PLAIN.encode("utf-16-be"), "the file is UTF-16"),
+        (b"PK\x03\x04" + bytes(40), "a zip archive; unzip it"),
+        (PLAIN.replace(",", ";").encode(), "between ';' and not between ','; give --delimiter ';'"),
+        (PLAIN.replace(",", "|").encode(), "give --delimiter '|'"),
+        (PLAIN.replace(",", "\t").encode(), r"give --delimiter \$'\\t'"),
+    ],
+)
+def test_files_of_another_kind_are_told_apart(tmp_path: Path, content: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        prepared(tmp_path, content)
+
+
+def test_pipes_and_repeated_files_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="is a pipe or a device"):
+        prepare_table(tmp_path / "pipe", tmp_path / "out", columns=COLUMNS)
+    raw = write_bytes(tmp_path / "t.csv", PLAIN)
+    (tmp_path / "link.csv").symlink_to(raw)
+    with pytest.raises(DataError, match="more than once"):
+        prepare_table([raw, tmp_path / "link.csv"], tmp_path / "out", columns=COLUMNS)
+
+
+@pytest.mark.parametrize("delimiter", ['"', "\n", "ab", "\N{SECTION SIGN}", ""])
+def test_a_delimiter_is_one_character_of_its_own(tmp_path: Path, delimiter: str) -> None:
+    raw = write_bytes(tmp_path / "t.csv", PLAIN)
+    with pytest.raises(DataError, match="allowed: one ASCII character"):
+        prepare_table(raw, tmp_path / "out", columns=COLUMNS, delimiter=delimiter)
+
+
+def test_a_name_too_long_for_a_file_is_refused_before_rows_are_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="a name of 260 bytes"):
+        TableColumns(label="y", categorical=("\N{SECTION SIGN}" * 130,))
+
+
+@pytest.mark.parametrize("cell", ["0.00", "00", "1.", "01.000"])
+def test_labels_may_have_more_zeros(tmp_path: Path, cell: str) -> None:
+    text = f"y,u,t\n{cell},1,a\n1,2,b\n"
+    assert prepared(tmp_path, text)["y"] == [float(cell), 1.0]
+
+
+def test_views_and_fixed_lists_of_parquet_equal_plain_columns(tmp_path: Path) -> None:
+    texts, lists = ["a", None, "7"], [[1, 2], None, [3, None]]
+    columns = TableColumns(label="y", categorical=("u",), multivalent=("m",))
+    found = []
+    for name, text, bag in [
+        ("plain", pa.string(), pa.list_(pa.int64())),
+        ("other", pa.string_view(), pa.list_(pa.int64(), 2)),
+    ]:
+        table = pa.table({"y": [0, 1, 1], "u": pa.array(texts, text), "m": pa.array(lists, bag)})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+        raw = tmp_path / f"{name}.parquet"
+        assert pq.read_schema(raw).types == table.schema.types
+        prepare_table(raw, tmp_path / name, columns=columns, split=ALL_TRAIN)
+        found.append(pq.read_table(tmp_path / name / "train").to_pydict())
+    assert found[0] == found[1]

@@ -30,6 +30,7 @@ LABELS = {
     b"0": 0.0, b"0.0": 0.0, b"false": 0.0, b"False": 0.0, b"FALSE": 0.0,
     b"1": 1.0, b"1.0": 1.0, b"true": 1.0, b"True": 1.0, b"TRUE": 1.0,
 }  # fmt: skip
+_LABEL = re.compile(rb"0+(\.0*)?|0*1(\.0*)?")
 LABEL_FIX = "labels are 0 or 1 (or true/false): turn them into 0 and 1 first"
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -88,9 +89,17 @@ def labels(column: Any) -> npt.NDArray[np.float32]:
     """0.0 or 1.0 per row of a parsed label column; BlockError if there is anything else."""
     array = column.combine_chunks()
     values = array.dictionary.to_pylist()
-    if array.null_count or any(v not in LABELS for v in values):
+    found = [label_of(value) for value in values]
+    if array.null_count or any(label is None for label in found):
         raise BlockError("a label outside {0, 1}")
-    return np.array([LABELS[v] for v in values], np.float32)[array.indices.to_numpy()]
+    return np.array(found, np.float32)[array.indices.to_numpy()]
+
+
+def label_of(cell: bytes) -> float | None:
+    """The label that a cell holds, however many zeros it is written with; None if it holds none."""
+    if _LABEL.fullmatch(cell):
+        return float(cell)
+    return LABELS.get(cell)
 
 
 def numbers(column: Any) -> npt.NDArray[np.float64]:
@@ -229,7 +238,7 @@ def _fault(row: Sequence[str], layout: Layout) -> Fault | None:
         return None, None, f"the line {got}, {len(fields)} are needed", layout.column_count_fix
     for cell, column in zip(row, fields, strict=True):
         kind = column.kind
-        if kind == "label" and cell.encode("utf-8", "surrogateescape") not in LABELS:
+        if kind == "label" and label_of(cell.encode("utf-8", "surrogateescape")) is None:
             return column.name, cell, "a label outside {0, 1}", LABEL_FIX
         if kind == "integer" and cell and not _INTEGER.match(cell):
             return column.name, cell, "not an integer", "correct the cell or leave it empty"
