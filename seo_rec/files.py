@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,23 @@ def write_bytes(path: Path | str, content: bytes) -> None:
 
 
 def write_json(path: Path | str, document: Any) -> None:
-    """Write ``document`` as indented JSON with sorted keys, atomically."""
+    """Write ``document`` as indented JSON with sorted keys, atomically.
+
+    NaN and the infinities are written as Python's ``json`` does; files for others to read go
+    through :func:`finite` first.
+    """
     write_text(path, json.dumps(document, indent=2, sort_keys=True) + "\n")
+
+
+def finite(document: Any) -> Any:
+    """``document`` with None for every number that JSON cannot hold: NaN and the infinities."""
+    if isinstance(document, float):
+        return document if math.isfinite(document) else None
+    if isinstance(document, Mapping):
+        return {key: finite(value) for key, value in document.items()}
+    if isinstance(document, list | tuple):
+        return [finite(value) for value in document]
+    return document
 
 
 def append_line(path: Path | str, line: str) -> None:

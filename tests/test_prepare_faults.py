@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from seo_rec.data import rawfile
+from seo_rec.data.dataset import open_data
 from seo_rec.data.quotes import Rows, whole_rows
 from seo_rec.data.rawfile import BadRows
 from seo_rec.data.split import Split
@@ -222,3 +223,37 @@ def test_views_and_fixed_lists_of_parquet_equal_plain_columns(tmp_path: Path) ->
         prepare_table(raw, tmp_path / name, columns=columns, split=ALL_TRAIN)
         found.append(pq.read_table(tmp_path / name / "train").to_pydict())
     assert found[0] == found[1]
+
+
+# --- numbers that spoil a model ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("transform", "numbers", "named"),
+    [
+        ("none", ["1600000000", "1600000007"], ["at"]),
+        ("none", ["-1600000000", ""], ["at"]),
+        ("none", ["900", "-999"], []),
+        ("log", ["1600000000", "1600000007"], []),
+    ],
+)
+def test_large_numbers_are_named_at_prepare_and_train(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    transform: str,
+    numbers: list[str],
+    named: list[str],
+) -> None:
+    text = "y,u,at,small\n" + "".join(f"{i % 2},{i},{numbers[i % 2]},{i}\n" for i in range(40))
+    raw = write_bytes(tmp_path / "t.csv", text)
+    columns = TableColumns(
+        label="y", categorical=("u",), numeric=("at", "small"), numeric_transform=transform
+    )
+    prepare_table(raw, tmp_path / "out", columns=columns, split=ALL_TRAIN)
+    data = open_data(tmp_path / "out")
+    data.check_numbers()
+    data.check_numbers()
+    assert len(caplog.messages) == 2 * len(named)
+    for message in caplog.messages:
+        assert "numbers of columns 'at' (about 1" in message
+        assert "--numeric-transform log" in message

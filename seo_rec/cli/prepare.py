@@ -344,7 +344,7 @@ def _pruning(min_count: int, preset: str | None, sizes: list[str] | None) -> Pru
     by_column: dict[str, int] = {}
     for text in sizes or []:
         name, _, size = text.rpartition("=")
-        if not name or not size.isdigit():
+        if not name or not (size.isascii() and size.isdigit()):
             raise DataError(f"--vocabulary-size is {text!r}; allowed: COLUMN=K, as in C3=10000")
         by_column[name] = int(size)
     return Pruning(min_count, preset, by_column)
