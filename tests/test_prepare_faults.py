@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import csv
+import errno
 import gzip
 import io
 import lzma
@@ -11,6 +12,7 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +25,7 @@ from seo_rec.data.rawfile import BadRows
 from seo_rec.data.split import Split
 from seo_rec.data.table import TableColumns, prepare_table
 from seo_rec.data.tokens import token_id
+from seo_rec.files import new_folder
 from seo_rec.schema import DataError
 
 ALL_TRAIN = Split(fractions=(1.0, 0.0, 0.0))
@@ -257,3 +260,69 @@ def test_large_numbers_are_named_at_prepare_and_train(
     for message in caplog.messages:
         assert "numbers of columns 'at' (about 1" in message
         assert "--numeric-transform log" in message
+
+
+# --- places that cannot be written to ---------------------------------------------------------
+
+
+def test_a_place_that_cannot_be_written_to_is_said_at_the_start(
+    tmp_path: Path, seo_rec: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = write_bytes(tmp_path / "t.csv", PLAIN)
+    monkeypatch.setattr("seo_rec.data.prepare._first_pass", lambda *_: pytest.fail("too late"))
+    command = ["prepare", "table", "--raw", raw, "--label", "y", "--categorical", "u", "--out"]
+    for out, message in [
+        (raw / "out", "t.csv: File exists; a file is there, where a folder is needed"),
+        (raw / "deep/out", "Not a directory; a part of the path is a file"),
+        (tmp_path / ("n" * 300), "File name too long; choose a shorter name"),
+    ]:
+        done = seo_rec(*command, out)
+        assert done.code == 2 and message in done.err, done.err
+        assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.EROFS, "F: Read-only file system; choose a place that can be written to"),
+        (errno.ENOSPC, "no space is left on the disk"),
+        (errno.EFBIG, "F: File too large; raise the limit on the size of files"),
+        (errno.EIO, "F: Input/output error"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(
+    tmp_path: Path,
+    seo_rec: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    message: str,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "F")
+
+    monkeypatch.setattr("seo_rec.data.prepare.write_vocabulary", refuse)
+    raw = write_bytes(tmp_path / "t.csv", PLAIN)
+    command = ["prepare", "table", "--raw", raw, "--label", "y", "--categorical", "u"]
+    done = seo_rec(*command, "--fractions", "1,0,0", "--out", tmp_path / "out")
+    assert done.code == 2
+    assert done.err.startswith(f"error: {message}") and done.err.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
+
+
+def test_of_two_prepares_into_one_folder_the_second_is_refused(tmp_path: Path) -> None:
+    refused = pytest.raises(FileExistsError, match="made by another process in the meantime")
+    with refused, new_folder(tmp_path / "out") as second:
+        (second / "mine").touch()
+        with new_folder(tmp_path / "out") as first:
+            (first / "theirs").touch()
+    assert [p.name for p in tmp_path.rglob("*")] == ["out", "theirs"]
+
+
+@pytest.mark.parametrize("size", ["u=\N{SUPERSCRIPT TWO}", "u=-1", "u=1.5", "=3"])
+def test_sizes_of_vocabularies_are_numbers(
+    tmp_path: Path, seo_rec: Callable[..., Any], size: str
+) -> None:
+    raw = write_bytes(tmp_path / "t.csv", PLAIN)
+    command = ["prepare", "table", "--raw", raw, "--label", "y", "--categorical", "u"]
+    done = seo_rec(*command, "--vocabulary-size", size, "--out", tmp_path / "out")
+    assert done.code == 2 and "allowed: COLUMN=K" in done.err
