@@ -20,6 +20,7 @@ import pytest
 
 from seo_rec.data import rawfile
 from seo_rec.data.dataset import open_data
+from seo_rec.data.delimited import BlockError, Field, Layout, _fault, labels, numbers, parse
 from seo_rec.data.quotes import Rows, whole_rows
 from seo_rec.data.rawfile import BadRows
 from seo_rec.data.split import Split
@@ -126,6 +127,36 @@ def test_the_header_may_hold_line_ends_and_long_names(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 5, column 'y': a label outside"):
         prepared(tmp_path, text)
     assert prepared(tmp_path, text, SKIP)["u"] == [1, token_id("b")]
+
+
+CELLS = [
+    "1", "-1", "+1", " 1", "1 ", "\t1", "007", "9223372036854775807", "9223372036854775808",
+    "-9223372036854775808", "123456789012345678", "1234567890123456789", "12345678901234567890",
+    "0x10", "0X10", "-0x10", "+0x10", "0x", "0xFFFFFFFFFFFFFFFF", "0x1FFFFFFFFFFFFFFFF", "00x1",
+    " 0x1", "- 1", "--1", "1 2", "5\t", " nan", "nan\t", "1e3", "1E3", "1e400", "1e-400", "-0",
+    "-0.0", "nan", "NaN", "-nan", "+nan", "inf", "-inf", "infinity", "Infinity", "1_000", ".5",
+    "5.", "-.5", "+.5", ".", "-", "e5", "1e", "1e+", "1e+5", "NA", "null", "NULL", "N/A", "#N/A",
+    "n/a", "nan ", "", "  ", "1.0", "1.", "true", "True", "TRUE", "tRue", "3.4e38", "3.5e38",
+    "-3.5e38", "1e39", "1e38", "0.00", "00", "01", "1d", "1f", "1.5f", "\u0661", "\xb2", "1\xa0",
+    "1\x0b", "1\x00", "0e0", "1e0", "0x1p3",
+    "0" * 25 + "5",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["label", "integer", "number"])
+def test_both_ways_of_reading_agree_on_what_is_bad(kind: str) -> None:
+    """Else a good row is dropped because a row beside it is bad, or a bad one is kept."""
+    layout = Layout((Field("a", kind), Field("t", "token")), ",", True, "")
+    fast: dict[str, bool] = {}
+    for cell in CELLS:
+        try:
+            column = parse(f"{cell},z\n".encode(), layout)["a"]
+            _ = labels(column) if kind == "label" else numbers(column) if kind == "number" else 0
+            fast[cell] = True
+        except (pa.ArrowInvalid, BlockError):
+            fast[cell] = False
+    assert fast == {cell: _fault([cell, "z"], layout) is None for cell in CELLS}
+    assert 2 <= sum(fast.values()) < len(CELLS)
 
 
 # --- files of other kinds ---------------------------------------------------------------------

@@ -539,3 +539,23 @@ def test_a_training_names_columns_of_large_numbers(
     recipes.search("seo", fresh, tmp_path / "s", replace(SEO, run_off=None), TRAINING)
     (said,) = [m for m in caplog.messages if "are large" in m]
     assert repr(numeric) in said
+
+
+def test_a_model_is_evaluated_on_values_prepared_as_its_own(
+    tiny: Path, tiny_data: DataSet, tmp_path: Path
+) -> None:
+    def prepared(**options: str) -> DataSet:
+        schema = tiny_data.schema
+        return DataSet(tiny, replace(schema, options={**schema.options, **options}))
+
+    policy = recipes.method_policy("separate", tiny_data, 1600)
+    recipes.train(prepared(numeric_rule="log"), policy, tmp_path / "t", TRAINING)
+    recipes.evaluate_run(tmp_path / "t", prepared(numeric_rule="log", separator=";"), "test")
+    with pytest.raises(RunError, match=r"numeric_rule: 'log' there, 'none' here"):
+        recipes.evaluate_run(tmp_path / "t", prepared(numeric_rule="none"), "test")
+    with pytest.raises(RunError, match=r"numeric_rule: 'log' there, None here"):
+        recipes.evaluate_run(tmp_path / "t", tiny_data, "test")
+    asked = json.loads((tmp_path / "t/run.json").read_text())
+    del asked["preparation"]  # as runs of earlier releases
+    (tmp_path / "t/run.json").write_text(json.dumps(asked))
+    recipes.evaluate_run(tmp_path / "t", tiny_data, "test")

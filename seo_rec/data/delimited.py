@@ -40,8 +40,10 @@ _ARROW_TYPES = {
     "integer": pa.int64(),
     "number": pa.float64(),
 }
-_INTEGER = re.compile(r"\s*-?\d{1,18}\s*\Z", re.ASCII)
-_NUMBER = re.compile(r"\s*-?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*\Z|\s*-?nan\s*\Z", re.I)
+# what Arrow takes for an integer and a number, so that both ways of reading agree on what is bad
+_INTEGER = re.compile(r"[ \t]*(-?[0-9]+|0[xX][0-9a-fA-F]{1,16})[ \t]*")
+_NUMBER = re.compile(r"[ \t]*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?[ \t]*", re.I)
+_NAN = re.compile(r"[ \t]*[-+]?nan[ \t]*", re.I)
 
 
 class BlockError(Exception):
@@ -240,12 +242,23 @@ def _fault(row: Sequence[str], layout: Layout) -> Fault | None:
         kind = column.kind
         if kind == "label" and label_of(cell.encode("utf-8", "surrogateescape")) is None:
             return column.name, cell, "a label outside {0, 1}", LABEL_FIX
-        if kind == "integer" and cell and not _INTEGER.match(cell):
+        if kind == "integer" and cell and not _is_integer(cell):
             return column.name, cell, "not an integer", "correct the cell or leave it empty"
         if kind == "number" and cell and not _is_number(cell):
             return column.name, cell, "not a finite number", "correct the cell or leave it empty"
     return layout.check(row) if layout.check is not None else None
 
 
+def _is_integer(cell: str) -> bool:
+    if _INTEGER.fullmatch(cell) is None:
+        return False
+    digits = cell.strip(" \t").removeprefix("-").lstrip("0")
+    if digits[:1] in ("x", "X"):
+        return True
+    return len(digits) < 20 and -(2**63) <= int(cell) < 2**63
+
+
 def _is_number(cell: str) -> bool:
-    return _NUMBER.match(cell) is not None and not abs(float(cell)) > LARGEST
+    if _NAN.fullmatch(cell):
+        return True
+    return _NUMBER.fullmatch(cell) is not None and not abs(float(cell)) > LARGEST

@@ -164,6 +164,7 @@ def _asked(
         "data_fingerprint": data.fingerprint,
         "num_dense": data.num_numeric,
         "numeric": [c.name for c in data.schema.numeric],
+        "preparation": data.schema.preparation,
         "method": method,
         "policy": policy.to_json(),
         "model": training.model.as_json(),
