@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from seo_rec.files import NoSpaceError
 from seo_rec.policy import PolicyError
 from seo_rec.runs import RunError
 from seo_rec.schema import DataError
@@ -23,9 +22,7 @@ USER_ERRORS = (
     CheckpointError,
     LaunchError,
     DisagreementError,
-    NoSpaceError,
-    FileExistsError,
-    FileNotFoundError,
+    OSError,
     FloatingPointError,
     ValueError,
 )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,18 @@ from typing import Any
 LOCK_FILE = ".lock"
 FULL = (errno.ENOSPC, errno.EDQUOT)  # of the disk, or of what the user may have of it
 NO_SPACE = "no space is left on the disk"
+
+
+FIXES = {
+    errno.EEXIST: "a file is there, where a folder is needed; choose another --out",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; choose another --out",
+    errno.EISDIR: "a folder is there; name a file",
+    errno.EACCES: "give yourself the right to it, or choose another place",
+    errno.EPERM: "give yourself the right to it, or choose another place",
+    errno.EROFS: "choose a place that can be written to",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), or choose another --out",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
 
 
 class NoSpaceError(OSError):
@@ -29,6 +42,34 @@ def is_full_disk(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def said(error: OSError) -> str:
+    """What the system refused, where and what to do, in words for the user."""
+    if isinstance(error, NoSpaceError):
+        return str(error)
+    if is_full_disk(error):
+        return f"{NO_SPACE}: {error}; make room or choose another --out"
+    if error.errno is None or error.strerror is None:  # our own words, or a library's
+        return str(error)
+    where = f"{error.filename}: " if error.filename else ""
+    fix = FIXES.get(error.errno)
+    return f"{where}{error.strerror}" + (f"; {fix}" if fix else "")
+
+
+def require_new_file(path: Path | str) -> None:
+    """See that a file can be written at ``path``, before time is spent on what goes into it.
+
+    Raises:
+        FileExistsError: Something is there.
+        OSError: The folder cannot be made or written to.
+    """
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} exists; choose another --out")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -54,8 +95,23 @@ def write_bytes(path: Path | str, content: bytes) -> None:
 
 
 def write_json(path: Path | str, document: Any) -> None:
-    """Write ``document`` as indented JSON with sorted keys, atomically."""
+    """Write ``document`` as indented JSON with sorted keys, atomically.
+
+    NaN and the infinities are written as Python's ``json`` does; files for others to read go
+    through :func:`finite` first.
+    """
     write_text(path, json.dumps(document, indent=2, sort_keys=True) + "\n")
+
+
+def finite(document: Any) -> Any:
+    """``document`` with None for every number that JSON cannot hold: NaN and the infinities."""
+    if isinstance(document, float):
+        return document if math.isfinite(document) else None
+    if isinstance(document, Mapping):
+        return {key: finite(value) for key, value in document.items()}
+    if isinstance(document, list | tuple):
+        return [finite(value) for value in document]
+    return document
 
 
 def append_line(path: Path | str, line: str) -> None:
@@ -98,7 +154,7 @@ def new_folder(path: Path | str) -> Iterator[Path]:
     """A folder to fill that appears at ``path`` only if the block ends without an error.
 
     Raises:
-        FileExistsError: ``path`` exists and is not an empty folder.
+        FileExistsError: ``path`` exists and is not an empty folder, or was filled within the block.
     """
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -110,9 +166,17 @@ def new_folder(path: Path | str) -> Iterator[Path]:
     try:
         yield temporary
         os.chmod(temporary, 0o755)
-        if path.exists():
-            path.rmdir()
-        os.replace(temporary, path)
+        try:
+            if path.exists():
+                path.rmdir()
+            os.replace(temporary, path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            raise FileExistsError(
+                f"{path} was made by another process in the meantime, and nothing is written over "
+                "it; choose another --out"
+            ) from error
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

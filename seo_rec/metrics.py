@@ -62,7 +62,8 @@ def auc_gain(
 
     With several trainings of both it is the mean of their gains. The error is the delete-one-block
     jackknife of the gain over ``blocks`` interleaved blocks of rows, so that what both scores share
-    cancels, and what the trainings share does not count twice.
+    cancels, and what the trainings share does not count twice. Where the rows of all blocks but
+    one have one label only, there is no AUC, and the error is NaN.
 
     Args:
         logits, reference: shape (rows,), or (trainings, rows).
@@ -78,6 +79,8 @@ def auc_gain(
         return float(np.mean(gains))
 
     block = np.arange(labels.size) % blocks
+    if any(np.unique(labels[block != b]).size < 2 for b in range(blocks)):
+        return gain(block >= 0), float("nan")
     left_out = np.array([gain(block != b) for b in range(blocks)])
     variance = (blocks - 1) / blocks * float(((left_out - left_out.mean()) ** 2).sum())
     return gain(block >= 0), variance**0.5

@@ -30,6 +30,21 @@ def without_collection() -> Iterator[None]:
             gc.enable()
 
 
+def world_size() -> int:
+    """The number of processes that a launcher started together; 1 without a launcher.
+
+    Raises:
+        ValueError: WORLD_SIZE is not a number of processes.
+    """
+    text = os.environ.get("WORLD_SIZE", "").strip() or "1"
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise ValueError(
+            f"WORLD_SIZE is {text!r}; allowed: the number of processes, as torchrun and TorchX set "
+            "it; unset it to run in one process"
+        )
+    return int(text)
+
+
 def quiet_libraries() -> None:
     """Silence notices of the libraries that a user can do nothing about."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch(rec)?\.")

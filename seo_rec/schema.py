@@ -23,6 +23,7 @@ from typing import Any
 SCHEMA_VERSION = 1
 SCHEMA_FILE = "schema.json"
 SPLITS = ("train", "val", "test")
+VALUE_RULES = ("numeric_rule", "missing", "token_rule", "embed_numeric")  # of a schema's options
 KINDS = ("categorical", "multivalent", "numeric")
 
 
@@ -85,6 +86,11 @@ class Schema:
     def numeric(self) -> tuple[Column, ...]:
         """The dense columns, in order."""
         return tuple(c for c in self.columns if c.kind == "numeric")
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """The rules by which raw values became numbers and ids; a model needs the same ones."""
+        return {rule: self.options[rule] for rule in VALUE_RULES if rule in self.options}
 
     def vocab_size(self, feature: str) -> int:
         """Number of distinct training ids of ``feature``; KeyError if it is not a feature."""

@@ -6,6 +6,7 @@ of its own, beside its hidden layers and dropout.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from seo_rec.methods import Mlet
 
 INIT_SCALE = 0.01
+LARGEST_SEED = 2**63 - 1
 STRUCTURES = ("stacked", "parallel")  # of DCN-v2
 BACKBONE_NAMES = (
     "mlp",
@@ -241,8 +243,8 @@ class FitSettings:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 1 or more")
         for name in ("row_lr", "dense_lr"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed: above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: numbers above 0")
         if not 0 <= self.average < 1:
             raise ValueError(f"average is {self.average}; allowed: 0 <= average < 1")
         if self.row_optimizer not in ROW_OPTIMIZER_NAMES:
@@ -250,11 +252,13 @@ class FitSettings:
                 f"row_optimizer is {self.row_optimizer!r}; "
                 f"allowed: {', '.join(ROW_OPTIMIZER_NAMES)}"
             )
-        if self.row_l2 < 0:
+        if not 0 <= self.row_l2 < math.inf:
             raise ValueError(f"row_l2 is {self.row_l2}; allowed: 0 or more")
         for name in ("warmup_steps", "checkpoint_every", "max_steps", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
+        if self.seed > LARGEST_SEED:
+            raise ValueError(f"seed is {self.seed}; allowed: 0 to {LARGEST_SEED}")
 
 
 @dataclass(frozen=True)

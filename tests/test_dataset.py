@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +186,26 @@ def test_opening_needs_no_torch(tiny: Path) -> None:
         "sys.exit('torch' in sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("positive", "says"),
+    [
+        (0, "error"), (1, "1 positive rows of 100"), (19, "19 positive rows"), (20, ""), (80, ""),
+        (99, "1 negative rows of 100"), (100, "error"),
+    ],
+)  # fmt: skip
+def test_few_labels_to_choose_by_are_said_once(
+    tiny: Path, caplog: pytest.LogCaptureFixture, positive: int, says: str
+) -> None:
+    schema = read_schema(tiny)
+    rows, rates = dict(schema.num_rows, val=100), dict(schema.label_rate, val=positive / 100)
+    data = DataSet(tiny, replace(schema, num_rows=rows, label_rate=rates))
+    if says == "error":
+        with pytest.raises(DataError, match=r"0 (posi|nega)tive rows of 100, so there is no AUC"):
+            data.check_validation()
+        return
+    data.check_validation()
+    data.check_validation()
+    assert len(caplog.messages) == bool(says)
+    assert not says or (f"{says}" in caplog.text and "cannot decide" in caplog.text)

@@ -267,3 +267,18 @@ def test_no_tables_and_unknown_addresses_are_refused():
         Policy.from_embedding_bag_configs([])
     with pytest.raises(PolicyError, match="address 'row'; allowed: hash, id"):
         Policy.from_embedding_bag_configs(TABLES, address="row")
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_ids_of_32_bits_are_read_as_those_of_64(weighted):
+    """An ``EmbeddingBagCollection`` takes both; weights, empty bags and lengths stay."""
+    policy = BUILDABLE["multi-size-2"]
+    columns, found = [f.name for f in policy.features], []
+    lengths = torch.tensor([i % 3 for i in range(4 * len(columns))], dtype=torch.int32)
+    ids = torch.arange(int(lengths.sum())) * 12_345
+    weights = torch.linspace(0.5, 2, len(ids)) if weighted else None
+    embedding = built(policy, weighted=weighted)
+    for dtype in (torch.int64, torch.int32):
+        kjt = KeyedJaggedTensor(columns, ids.to(dtype), weights=weights, lengths=lengths)
+        found.append(embedding(kjt).values())
+    assert torch.equal(*found) and found[0].abs().sum() > 0

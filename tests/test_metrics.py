@@ -177,3 +177,18 @@ def test_the_standard_error_is_that_of_the_jackknife(blocks):
     squares = sum((g - mean) ** 2 for g in gains)
     assert error == pytest.approx(math.sqrt((blocks - 1) / blocks * squares), rel=1e-9)
     assert gain == pytest.approx(counted_auc(z, y) - counted_auc(worse, y), abs=1e-12)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_gain_of_too_few_labels_has_no_error() -> None:
+    """With the block of the only positive left out there is no AUC; no library warns of it."""
+    z, worse, y = simulated(200, 2.0, 5)
+    y[:] = 0
+    y[7] = 1
+    gain, error = auc_gain(z, worse, y)
+    assert gain == pytest.approx(counted_auc(z, y) - counted_auc(worse, y))
+    assert math.isnan(error)
+    y[27] = 1  # of the same one of 20 blocks
+    assert math.isnan(auc_gain(z, worse, y)[1])
+    y[28] = 1
+    assert auc_gain(z, worse, y)[1] > 0

@@ -152,7 +152,23 @@ def test_command(seo_rec, tmp_path):
                 f"{load.ms:.3f}",
             ]
     before = out.read_bytes()
+    again = seo_rec(*arguments)
+    assert again.code == 2 and f"{out} exists; choose another --out" in again.err
+    assert out.read_bytes() == before
+    out.rename(tmp_path / "first.json")
     assert seo_rec(*arguments).code == 0 and out.read_bytes() == before
+
+
+def test_command_sees_at_the_start_that_it_can_write(seo_rec, tmp_path, monkeypatch):
+    BUILDABLE["multi-size-2"].save(tmp_path / "policy.json")
+    monkeypatch.setattr("seo_rec.plan.plan_policy", lambda *_, **__: pytest.fail("too late"))
+    for out, message in [
+        (tmp_path, "exists; choose another --out"),
+        (tmp_path / "policy.json/plan.json", "policy.json: File exists; a file is there"),
+        (tmp_path / "policy.json/deeper/plan.json", "a part of the path is a file"),
+    ]:
+        done = seo_rec("plan", tmp_path / "policy.json", "--topology", "2xcpu", "--out", out)
+        assert done.code == 2 and message in done.err, done.err
 
 
 def test_command_on_many_ranks_shows_a_few(seo_rec, tmp_path):
@@ -171,8 +187,8 @@ def test_command_reads_rates(seo_rec, tmp_path, tiny):
 
     separate(read_schema(tiny), 8000, 8).save(tmp_path / "policy.json")
     plans = []
-    for rates in ([], ["--rates", tiny]):
-        out = tmp_path / "plan.json"
+    for i, rates in enumerate(([], ["--rates", tiny])):
+        out = tmp_path / f"plan-{i}.json"
         arguments = ["--topology", "2xcpu", "--out", out, *rates]
         done = seo_rec("plan", tmp_path / "policy.json", *arguments)
         assert done.code == 0, done.err

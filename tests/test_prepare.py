@@ -176,7 +176,7 @@ def test_bad_criteo_row_is_named_and_nothing_is_left(
     block_bytes: int,
 ) -> None:
     monkeypatch.setattr(rawfile, "_READ_BYTES", 64)
-    defaults = {"quoting": False, "block_bytes": block_bytes}
+    defaults = {"quoted": None, "block_bytes": block_bytes}
     monkeypatch.setattr(rawfile.text_blocks, "__kwdefaults__", defaults)
     good = criteo_line()
     raw = write(tmp_path / "train.txt", good, good, good, line, good, good)
@@ -286,7 +286,7 @@ def test_table_open_quote_is_named_before_memory_is_full(
     monkeypatch.setattr(rawfile, "_READ_BYTES", 64)
     monkeypatch.setattr(rawfile.text_blocks, "__kwdefaults__", {"block_bytes": 100})
     raw = write(tmp_path / "t.csv", "y,a,x,m", *["1,b,0,1"] * 50, '0,"b,0,1', *["1,b,0,1"] * 500)
-    with pytest.raises(DataError, match=r"line \d+: no row ends within .* close the quoted cell"):
+    with pytest.raises(DataError, match=r"line 52: no row ends within .* close the quoted cell"):
         prepare_table(raw, tmp_path / "out", columns=TABLE)
 
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+
+from seo_rec.train import LaunchError
+from seo_rec.train.ranks import launched
 
 BEGIN = """
 import atexit, os, sys
@@ -31,3 +36,49 @@ def test_a_process_of_a_launch_ends_with_its_status_whatever_its_threads_do(end,
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (status, "done\n")
     assert done.stderr.endswith(said) and bool(done.stderr) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'; allowed: the number of processes"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0'; allowed"),
+        ({"WORLD_SIZE": "-2"}, "WORLD_SIZE is '-2'; allowed"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2 without RANK, MASTER_ADDR, MASTER_PORT"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"},
+            "WORLD_SIZE is 2 without RANK in the environment; start the processes with torchrun",
+        ),
+        (
+            {"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"},
+            "RANK is '2'; allowed: 0 to 1",
+        ),
+    ],
+)
+def test_a_launch_that_is_not_whole_is_refused(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str
+) -> None:
+    for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises((ValueError, LaunchError), match=message), launched():
+        pass
+
+
+@pytest.mark.parametrize("text", ["", " ", "1"])
+def test_no_launcher_is_one_process(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("WORLD_SIZE", text)
+    monkeypatch.delenv("RANK", raising=False)
+    with launched() as here:
+        assert here.world_size == 1
+
+
+def test_the_command_line_says_so_too(
+    monkeypatch: pytest.MonkeyPatch, seo_rec: Callable[..., Any]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    done = seo_rec("doctor")
+    assert done.code == 2 and done.err.startswith("error: WORLD_SIZE is 'two'")
+    monkeypatch.setenv("WORLD_SIZE", "")
+    assert seo_rec("search", "--help").code == 0

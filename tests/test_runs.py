@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from dataclasses import replace
@@ -481,3 +482,80 @@ def test_a_split_without_rows_is_said_before_anything_is_written(
     with pytest.raises(DataError, match=f"split {split} has no rows"):
         recipes.search("seo", empty, tmp_path / "s", SEO, TRAINING)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_label_to_validate_by_is_said_before_anything_is_written(
+    tiny: Path, tiny_data: DataSet, tmp_path: Path
+) -> None:
+    rates = {**tiny_data.schema.label_rate, "val": 0.0}
+    data = DataSet(tiny, replace(tiny_data.schema, label_rate=rates))
+    policy = recipes.method_policy("separate", tiny_data, 1600)
+    with pytest.raises(DataError, match=r"0 positive rows of .*no AUC to stop at"):
+        recipes.train(data, policy, tmp_path / "t", TRAINING)
+    with pytest.raises(DataError, match=r"0 positive rows of .*no AUC to stop at"):
+        recipes.search("seo", data, tmp_path / "s", SEO, TRAINING)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_off_that_cannot_decide_says_so(
+    tiny_data: DataSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    contest = sys.modules["seo_rec.search.run_off.contest"]
+    monkeypatch.setattr(contest, "auc_gain", lambda *_: (0.3, float("nan")))
+    found = recipes.search("seo", tiny_data, tmp_path / "s", SEO, TRAINING)
+    assert found.decision["winner"].startswith("trivial-")
+    assert found.decision["standard_error"] is None
+    assert "too few to decide" in caplog.text
+    recipes.search("seo", tiny_data, tmp_path / "s", SEO, TRAINING, resume=True)
+    (search,) = reading.read([tmp_path / "s"]).searches
+    assert any(math.isnan(c.standard_error) for c in search.candidates)
+
+
+def test_a_metric_that_is_no_number_is_null_in_files(tmp_path: Path, tiny_data: DataSet) -> None:
+    policy = recipes.method_policy("separate", tiny_data, 1600)
+    run = recipes.train(tiny_data, policy, tmp_path / "t", TRAINING)
+    undefined = replace(run, test_auc=float("nan"), test_calibration=float("inf"))
+    line = json.dumps(undefined.to_json(), allow_nan=False)
+    (tmp_path / "results.jsonl").write_text(line + "\n")
+    (again,) = runs.read_runs(tmp_path / "results.jsonl")
+    assert math.isnan(again.test_auc) and math.isnan(again.test_calibration)
+    assert replace(again, test_auc=run.test_auc, test_calibration=run.test_calibration) == run
+
+
+def test_a_training_names_columns_of_large_numbers(
+    tiny_data: DataSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (numeric,) = (column.name for column in tiny_data.schema.numeric)
+    monkeypatch.setattr("seo_rec.data.shards.LARGE", 1e-9)
+    policy = recipes.method_policy("separate", tiny_data, 1600)
+    fresh = open_data(tiny_data.path)
+    recipes.train(fresh, policy, tmp_path / "t", TRAINING)
+    recipes.search("seo", fresh, tmp_path / "s", replace(SEO, run_off=None), TRAINING)
+    (said,) = [m for m in caplog.messages if "are large" in m]
+    assert repr(numeric) in said
+
+
+def test_a_model_is_evaluated_on_values_prepared_as_its_own(
+    tiny: Path, tiny_data: DataSet, tmp_path: Path
+) -> None:
+    def prepared(**options: str) -> DataSet:
+        schema = tiny_data.schema
+        return DataSet(tiny, replace(schema, options={**schema.options, **options}))
+
+    policy = recipes.method_policy("separate", tiny_data, 1600)
+    recipes.train(prepared(numeric_rule="log"), policy, tmp_path / "t", TRAINING)
+    recipes.evaluate_run(tmp_path / "t", prepared(numeric_rule="log", separator=";"), "test")
+    with pytest.raises(RunError, match=r"numeric_rule: 'log' there, 'none' here"):
+        recipes.evaluate_run(tmp_path / "t", prepared(numeric_rule="none"), "test")
+    with pytest.raises(RunError, match=r"numeric_rule: 'log' there, None here"):
+        recipes.evaluate_run(tmp_path / "t", tiny_data, "test")
+    asked = json.loads((tmp_path / "t/run.json").read_text())
+    del asked["preparation"]  # as runs of earlier releases
+    (tmp_path / "t/run.json").write_text(json.dumps(asked))
+    recipes.evaluate_run(tmp_path / "t", tiny_data, "test")

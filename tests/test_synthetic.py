@@ -184,3 +184,11 @@ def test_the_first_days_do_not_depend_on_those_that_follow(tmp_path: Path) -> No
     short, long = (pq.read_table(tmp_path / name / "train") for name in ("short", "long"))
     assert short == long.slice(0, 2_000)
     assert short != long.slice(2_000)
+
+
+@pytest.mark.parametrize("setting", ["signal", "zipf"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), -1.0])
+def test_worlds_of_no_finite_size_are_refused(tmp_path: Path, setting: str, value: float) -> None:
+    with pytest.raises(DataError, match=f"{setting} is {value}"):
+        synthetic(tmp_path / "out", rows=100, **{setting: value})
+    assert not (tmp_path / "out").exists()

@@ -277,7 +277,7 @@ def test_max_steps(tiny_data: DataSet, max_steps: int, epochs: int) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_data: DataSet, tmp_path: Path) -> None:
-    with pytest.raises(FloatingPointError, match=r"loss became .*lower row_lr"):
+    with pytest.raises(FloatingPointError, match=r"loss became .*lower the learning rates \(--lr;"):
         fitted(tiny_data, settings(row_lr=1e30, row_optimizer="sgd", dense_lr=1e30), tmp_path)
 
 
@@ -297,6 +297,10 @@ def test_weights_that_overflow_at_the_last_step_stop_the_run(tiny_data: DataSet)
         {"log_every": 0},
         {"row_lr": 0.0},
         {"row_lr": float("nan")},
+        {"dense_lr": float("inf")},
+        {"row_l2": float("nan")},
+        {"row_l2": float("inf")},
+        {"seed": 10**20},
         {"dense_lr": -1.0},
         {"warmup_steps": -1},
         {"checkpoint_every": -1},

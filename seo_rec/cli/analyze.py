@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -30,15 +29,6 @@ def _numbers(text: str) -> tuple[int, ...]:
     return numbers
 
 
-def _null(document: Any) -> Any:
-    """``document`` with None, JSON's null, for what is not a number."""
-    if isinstance(document, dict):
-        return {name: _null(value) for name, value in document.items()}
-    if isinstance(document, list | tuple):
-        return [_null(value) for value in document]
-    return None if isinstance(document, float) and math.isnan(document) else document
-
-
 @app.command()
 def collisions(
     data: par.Data,
@@ -59,7 +49,7 @@ def collisions(
     load_stack(threads)
     from seo_rec import analysis
     from seo_rec.data.dataset import open_data
-    from seo_rec.files import write_json
+    from seo_rec.files import finite, write_json
     from seo_rec.runs import command_line
 
     sizes = _numbers(rows)
@@ -74,7 +64,7 @@ def collisions(
             "inner_products": [asdict(m) | {"within": m.within} for m in found],
             "shared_rows": [asdict(c) for c in counts],
         }
-        write_json(out, _null(figures))
+        write_json(out, finite(figures))
         typer.echo(f"figures: {out}")
 
 
@@ -118,7 +108,7 @@ def orthogonality(
     from seo_rec import analysis
     from seo_rec.analysis.orthogonality import TABLES
     from seo_rec.data.dataset import open_data
-    from seo_rec.files import write_bytes, write_json
+    from seo_rec.files import finite, write_bytes, write_json
     from seo_rec.report.charts import as_png
     from seo_rec.runs import command_line
 
@@ -138,7 +128,7 @@ def orthogonality(
         "models": [asdict(r) for r in found],
         "growth_of_square_norm": analysis.growth(unified),
     }
-    write_json(out / "orthogonality.json", _null(figures))
+    write_json(out / "orthogonality.json", finite(figures))
     write_bytes(out / "orthogonality.png", as_png(analysis.figure(found)))
     analysis.print_orthogonality(found)
     typer.echo(f"plot: {out / 'orthogonality.png'}")
@@ -160,7 +150,7 @@ def frequency(
     load_stack(threads)
     from seo_rec import recipes
     from seo_rec.data.dataset import open_data
-    from seo_rec.files import write_json
+    from seo_rec.files import finite, write_json
     from seo_rec.report.frequency import print_frequency
     from seo_rec.runs import command_line
 
@@ -169,5 +159,5 @@ def frequency(
     print_frequency(found, f"PR-AUC, {share:g} of the {split} samples in each set")
     if out:
         figures = {name: asdict(quality) for name, quality in found.items()}
-        write_json(out, _null({"command": command_line(), "runs": figures}))
+        write_json(out, finite({"command": command_line(), "runs": figures}))
         typer.echo(f"figures: {out}")

@@ -9,6 +9,7 @@ import typer
 
 from seo_rec.cli.budget import size
 from seo_rec.cli.options import BUDGET, DATA, SEARCH
+from seo_rec.files import require_new_file
 
 
 def apply(
@@ -42,8 +43,7 @@ def apply(
 
     if strategy not in STRATEGIES:
         raise ValueError(f"--strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
-    if out.exists():
-        raise FileExistsError(f"{out} exists; choose another --out")
+    require_new_file(out)
     searched = Policy.load(policy)
     applied = STRATEGIES[strategy](searched, params or default_budget(searched))
     decision = searched.decision or {}

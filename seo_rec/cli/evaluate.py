@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ import typer
 
 from seo_rec.cli import parameters as par
 from seo_rec.cli.options import DATA, MODEL, load_stack
+from seo_rec.files import finite
 
 
 def evaluate(
@@ -32,6 +34,7 @@ def evaluate(
 
     opened = open_data(data)
     if quantize:
-        typer.echo(json.dumps(recipes.evaluate_quantized(run, opened, split, quantize), indent=1))
-        return
-    typer.echo(json.dumps(asdict(recipes.evaluate_run(run, opened, split)), indent=1))
+        found: Mapping[str, float] = recipes.evaluate_quantized(run, opened, split, quantize)
+    else:
+        found = asdict(recipes.evaluate_run(run, opened, split))
+    typer.echo(json.dumps(finite(found), indent=1, allow_nan=False))

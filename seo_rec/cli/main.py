@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -28,9 +28,11 @@ from seo_rec.cli.prepare import app as prepare_app
 from seo_rec.cli.report import report
 from seo_rec.cli.search import search
 from seo_rec.cli.train import train
-from seo_rec.files import NO_SPACE, NoSpaceError, is_full_disk
-from seo_rec.process import quiet_libraries, run_and_leave
+from seo_rec.files import said
+from seo_rec.process import quiet_libraries, run_and_leave, world_size
 from seo_rec.stack import StackError
+
+T = TypeVar("T")
 
 app = typer.Typer(
     name="seo-rec",
@@ -41,13 +43,7 @@ app = typer.Typer(
 )
 EXIT_PREEMPTED = 143  # 128 + SIGTERM, as a shell reports a process ended by that signal
 # mistakes of a user that are known for such without a look at seo_rec.errors
-PLAIN_MISTAKES = (
-    ValueError,
-    FileExistsError,
-    FileNotFoundError,
-    FloatingPointError,
-    NoSpaceError,
-)
+PLAIN_MISTAKES = (ValueError, FloatingPointError)
 # the commands that the processes of one launch run together
 LAUNCHED = ("search", "train", "eval", "compare", "frontier", "demo", "job-search", "job-applier")
 
@@ -61,13 +57,13 @@ def _main(
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     logging.getLogger("seo_rec.progress").setLevel(logging.INFO)
     quiet_libraries()
-    world = os.environ.get("WORLD_SIZE", "1")
-    if world != "1" and context.invoked_subcommand not in LAUNCHED:
+    world = world_size()
+    if world > 1 and context.invoked_subcommand not in LAUNCHED:
         raise ValueError(
             f"{world} processes were started and {context.invoked_subcommand} runs in one; "
             f"allowed in several: {', '.join(LAUNCHED)}"
         )
-    if world != "1":
+    if world > 1:
         from seo_rec.train import agree  # imports torch, which a launch has done by now
 
         agree({"command": context.invoked_subcommand})
@@ -91,7 +87,7 @@ app.command(hidden=True, context_settings=FURTHER_OPTIONS)(job_applier)
 
 def main() -> None:
     """Run the command line, in one process or as one of a launch."""
-    if os.environ.get("WORLD_SIZE", "1") == "1":
+    if _told(world_size) == 1:
         _told(_run)
     else:
         run_and_leave(lambda: _told(_launched))
@@ -101,10 +97,10 @@ def _run() -> None:
     app(prog_name="seo-rec")
 
 
-def _told(command: Callable[[], None]) -> None:
-    """Run a command; a user's mistake gives one message and exit status 2."""
+def _told(command: Callable[[], T]) -> T:
+    """What a command returns; a user's mistake gives one message and exit status 2."""
     try:
-        command()
+        return command()
     except StackError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
@@ -115,9 +111,7 @@ def _told(command: Callable[[], None]) -> None:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
     except OSError as error:
-        if not is_full_disk(error):
-            raise
-        typer.echo(f"error: {NO_SPACE}: {error}; make room or choose another --out", err=True)
+        typer.echo(f"error: {said(error)}", err=True)
         sys.exit(2)
     except Exception as error:
         from seo_rec import errors  # imports torch, which most of these come from

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from seo_rec.cli.budget import size
 from seo_rec.cli.options import DATA, RUN
+from seo_rec.files import require_new_file
 
 if TYPE_CHECKING:
     from seo_rec.plan import Estimate, Plan, RankLoad
@@ -50,6 +51,7 @@ def plan(
     """Place a policy's tables on devices; needs none of them, and no process group."""
     from seo_rec.policy import Policy
 
+    require_new_file(out)
     placed = Policy.load(policy)
     typer.echo(f"{policy}: {len(placed.tables)} tables, {size(placed)}")
     # these import TorchRec, whose own plan is priced beside ours

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from seo_rec.files import said
 from seo_rec.schema import DataError, Schema
 
 if TYPE_CHECKING:
@@ -113,7 +114,9 @@ def movielens_1m(
 def criteo(
     raw: Annotated[
         Path,
-        typer.Option(help="train.txt (plain or gzip), or the folder with it or day_0, day_1 ..."),
+        typer.Option(
+            help="train.txt (plain or compressed), or the folder with it or day_0, day_1 ..."
+        ),
     ],
     out: Out,
     embed_numeric: Annotated[
@@ -153,7 +156,7 @@ def criteo(
 
 @app.command()
 def avazu(
-    raw: Annotated[Path, typer.Option(help="train.csv, plain or gzip.")],
+    raw: Annotated[Path, typer.Option(help="train.csv, plain or compressed.")],
     out: Out,
     split: SplitRule = "random",
     seed: Seed = None,
@@ -192,7 +195,7 @@ def avazu(
 @app.command()
 def table(
     raw: Annotated[
-        list[Path], typer.Option(help="CSV (with a header; plain or gzip) or Parquet file.")
+        list[Path], typer.Option(help="CSV (with a header; plain or compressed) or Parquet file.")
     ],
     label: Annotated[str, typer.Option(help="Column that holds 0 and 1.")],
     out: Out,
@@ -344,7 +347,7 @@ def _pruning(min_count: int, preset: str | None, sizes: list[str] | None) -> Pru
     by_column: dict[str, int] = {}
     for text in sizes or []:
         name, _, size = text.rpartition("=")
-        if not name or not size.isdigit():
+        if not name or not (size.isascii() and size.isdigit()):
             raise DataError(f"--vocabulary-size is {text!r}; allowed: COLUMN=K, as in C3=10000")
         by_column[name] = int(size)
     return Pruning(min_count, preset, by_column)
@@ -371,8 +374,11 @@ def _reporting(out: Path) -> Iterator[list[Schema]]:
     done: list[Schema] = []
     try:
         yield done
-    except (DataError, FileExistsError) as error:
+    except DataError as error:
         typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    except OSError as error:
+        typer.echo(f"error: {said(error)}", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
         typer.echo(f"interrupted: nothing was written to {out}", err=True)

@@ -66,7 +66,7 @@ def prepare_avazu(
         return pa.table({**columns, "label": labels(table["click"])})
 
     def read(intake: Intake) -> Iterator[Any]:
-        header, blocks = split_header(text_blocks(path, intake), path, ",")
+        header, blocks = split_header(text_blocks(path, intake, quoted=","), path, ",")
         if header != HEADER:
             raise DataError(
                 f"{path}: line 1: the header is {','.join(header)!r}, needed is "

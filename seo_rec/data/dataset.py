@@ -6,22 +6,28 @@ trains, and every part of a run sees the same data. Importing this module needs 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from seo_rec.data.shards import large_columns, large_numbers, read_shards
 from seo_rec.data.vocabulary import read_vocabulary
 from seo_rec.schema import DataError, Schema, read_schema
 
 if TYPE_CHECKING:
     from seo_rec.data.stream import Stream
 
+log = logging.getLogger(__name__)
+
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+FEW_LABELS = 20  # of either label: fewer cannot tell two models apart
 LABEL_ROWS = 65_536  # rows read at a time by ``labels``
 
 
@@ -40,6 +46,7 @@ class DataSet:
     def __init__(self, path: Path, schema: Schema) -> None:
         self.path, self.schema = path, schema
         self._counted: dict[str, tuple[Ids, Ids]] = {}
+        self._said: set[str] = set()
 
     def __repr__(self) -> str:
         return f"DataSet({str(self.path)!r}, fingerprint {self.fingerprint})"
@@ -62,6 +69,34 @@ class DataSet:
                 f"{self.path}: split {', '.join(empty)} has no rows; training needs "
                 f"{', '.join(splits)}; prepare the data with a share for each (--fractions)"
             )
+
+    def check_validation(self, warn: bool = True) -> None:
+        """Look at the labels that models are stopped and chosen by, before hours are spent.
+
+        Args:
+            warn: Whether to log a warning where they are too few to tell models apart.
+
+        Raises:
+            DataError: The validation split has rows of one label only.
+        """
+        rows = self.schema.num_rows["val"]
+        positive = round(self.schema.label_rate["val"] * rows)
+        fewer, label = min((positive, "positive"), (rows - positive, "negative"))
+        found = f"{self.path}: the validation split has {fewer} {label} rows of {rows}"
+        fix = "prepare the data with a larger share of validation rows (--fractions)"
+        if not fewer:
+            raise DataError(f"{found}, so there is no AUC to stop at; {fix}")
+        if warn and fewer < FEW_LABELS and found not in self._said:
+            self._said.add(found)
+            log.warning("%s: its AUC cannot decide between models; %s", found, fix)
+
+    def check_numbers(self) -> None:
+        """Log a warning of numeric columns whose numbers are too large for a model, once."""
+        numeric = [column.name for column in self.schema.numeric]
+        first = islice(read_shards(self.path / "train"), 1)
+        if "numbers" not in self._said and (large := large_columns(first, numeric)):
+            self._said.add("numbers")
+            log.warning("%s: %s", self.path, large_numbers(large))
 
     def counts(self, feature: str) -> tuple[Ids, Ids]:
         """The training ids of ``feature``, ascending, and how often each occurs there.

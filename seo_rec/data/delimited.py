@@ -9,7 +9,9 @@ from __future__ import annotations
 import csv
 import io
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ LABELS = {
     b"0": 0.0, b"0.0": 0.0, b"false": 0.0, b"False": 0.0, b"FALSE": 0.0,
     b"1": 1.0, b"1.0": 1.0, b"true": 1.0, b"True": 1.0, b"TRUE": 1.0,
 }  # fmt: skip
+_LABEL = re.compile(rb"0+(\.0*)?|0*1(\.0*)?")
 LABEL_FIX = "labels are 0 or 1 (or true/false): turn them into 0 and 1 first"
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -37,8 +40,10 @@ _ARROW_TYPES = {
     "integer": pa.int64(),
     "number": pa.float64(),
 }
-_INTEGER = re.compile(r"\s*-?\d{1,18}\s*\Z", re.ASCII)
-_NUMBER = re.compile(r"\s*-?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*\Z|\s*-?nan\s*\Z", re.I)
+# what Arrow takes for an integer and a number, so that both ways of reading agree on what is bad
+_INTEGER = re.compile(r"[ \t]*(-?[0-9]+|0[xX][0-9a-fA-F]{1,16})[ \t]*")
+_NUMBER = re.compile(r"[ \t]*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?[ \t]*", re.I)
+_NAN = re.compile(r"[ \t]*[-+]?nan[ \t]*", re.I)
 
 
 class BlockError(Exception):
@@ -86,9 +91,17 @@ def labels(column: Any) -> npt.NDArray[np.float32]:
     """0.0 or 1.0 per row of a parsed label column; BlockError if there is anything else."""
     array = column.combine_chunks()
     values = array.dictionary.to_pylist()
-    if array.null_count or any(v not in LABELS for v in values):
+    found = [label_of(value) for value in values]
+    if array.null_count or any(label is None for label in found):
         raise BlockError("a label outside {0, 1}")
-    return np.array([LABELS[v] for v in values], np.float32)[array.indices.to_numpy()]
+    return np.array(found, np.float32)[array.indices.to_numpy()]
+
+
+def label_of(cell: bytes) -> float | None:
+    """The label that a cell holds, however many zeros it is written with; None if it holds none."""
+    if _LABEL.fullmatch(cell):
+        return float(cell)
+    return LABELS.get(cell)
 
 
 def numbers(column: Any) -> npt.NDArray[np.float64]:
@@ -127,14 +140,23 @@ def parse(data: bytes, layout: Layout) -> Any:
 def split_header(
     blocks: Iterator[TextBlock], path: Path, delimiter: str
 ) -> tuple[tuple[str, ...], Iterator[TextBlock]]:
-    """Take the header line off the first block; DataError on repeated or empty names."""
-    first = next(blocks)
-    line, _, rest = first.data.partition(b"\n")
-    try:
-        text = line.decode()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: line 1: the header is not UTF-8; convert the file") from error
-    names = tuple(name.strip() for name in next(csv.reader([text], delimiter=delimiter)))
+    """Take the header off the first block; DataError on repeated names or an open quote.
+
+    A quoted name may hold a line end; blanks and line ends around a name are no part of it.
+    """
+    first = next(blocks, None)
+    if first is None or first.line > 1:
+        raise DataError(f"{path}: line 1: a quote of the header is never closed; close it")
+    with _long_cells():
+        reader = csv.reader((line.decode() for line in io.BytesIO(first.data)), delimiter=delimiter)
+        try:
+            names = tuple(name.strip() for name in next(reader))
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: line 1: the header is not UTF-8; convert the file") from error
+        except csv.Error as error:
+            raise DataError(f"{path}: line 1: not a header ({error}); correct the line") from error
+    lines = first.data.split(b"\n", reader.line_num)
+    rest = lines[-1]
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise DataError(
@@ -143,7 +165,7 @@ def split_header(
 
     def remaining() -> Iterator[TextBlock]:
         if rest:
-            yield replace(first, line=first.line + 1, data=rest)
+            yield replace(first, line=first.line + reader.line_num, data=rest)
         yield from blocks
 
     return names, remaining()
@@ -164,8 +186,23 @@ def _encoded(block: TextBlock, layout: Layout, encode: Encode, intake: Intake) -
     return encode(parse(good, layout)) if good else None
 
 
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Python's csv takes cells of any length, as Arrow does, and not of 131,072 characters only."""
+    before = csv.field_size_limit(sys.maxsize)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
 def _scan(block: TextBlock, layout: Layout) -> tuple[list[Problem], bytes]:
     """The bad rows of a block, and the lines of the good ones."""
+    with _long_cells():
+        return _scanned(block, layout)
+
+
+def _scanned(block: TextBlock, layout: Layout) -> tuple[list[Problem], bytes]:
     text = io.StringIO(block.data.decode("utf-8", "surrogateescape"), newline="\n")
     reader = csv.reader(
         text,
@@ -203,14 +240,25 @@ def _fault(row: Sequence[str], layout: Layout) -> Fault | None:
         return None, None, f"the line {got}, {len(fields)} are needed", layout.column_count_fix
     for cell, column in zip(row, fields, strict=True):
         kind = column.kind
-        if kind == "label" and cell.encode("utf-8", "surrogateescape") not in LABELS:
+        if kind == "label" and label_of(cell.encode("utf-8", "surrogateescape")) is None:
             return column.name, cell, "a label outside {0, 1}", LABEL_FIX
-        if kind == "integer" and cell and not _INTEGER.match(cell):
+        if kind == "integer" and cell and not _is_integer(cell):
             return column.name, cell, "not an integer", "correct the cell or leave it empty"
         if kind == "number" and cell and not _is_number(cell):
             return column.name, cell, "not a finite number", "correct the cell or leave it empty"
     return layout.check(row) if layout.check is not None else None
 
 
+def _is_integer(cell: str) -> bool:
+    if _INTEGER.fullmatch(cell) is None:
+        return False
+    digits = cell.strip(" \t").removeprefix("-").lstrip("0")
+    if digits[:1] in ("x", "X"):
+        return True
+    return len(digits) < 20 and -(2**63) <= int(cell) < 2**63
+
+
 def _is_number(cell: str) -> bool:
-    return _NUMBER.match(cell) is not None and not abs(float(cell)) > LARGEST
+    if _NAN.fullmatch(cell):
+        return True
+    return _NUMBER.fullmatch(cell) is not None and not abs(float(cell)) > LARGEST

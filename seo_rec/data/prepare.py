@@ -14,6 +14,7 @@ The folder appears at its place only when all of it is written.
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import platform
 import queue
 import shutil
@@ -21,6 +22,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,14 @@ import pyarrow as pa
 
 from seo_rec.data.progress import ProgressBar
 from seo_rec.data.rawfile import BadRows, Intake
-from seo_rec.data.shards import ShardWriter, read_shards
+from seo_rec.data.shards import ShardWriter, large_columns, large_numbers, read_shards
 from seo_rec.data.split import Split
 from seo_rec.data.tokens import MISSING, MISSING_RULES, OUT_OF_VOCABULARY, TOKEN_RULE, Ids
 from seo_rec.data.vocabulary import IdCounter, Pruning, prune, write_vocabulary
 from seo_rec.files import new_folder, write_json
 from seo_rec.schema import SCHEMA_FILE, SPLITS, Column, DataError, Schema
+
+log = logging.getLogger(__name__)
 
 ARROW_TYPES: Mapping[str, Any] = {
     "categorical": pa.int64(),
@@ -125,6 +129,9 @@ def prepare(
             write_vocabulary(folder, name, ids, counts)
         schema = _schema(source, split, pruning, intake, tally, vocabularies)
         write_json(folder / SCHEMA_FILE, schema.to_json())
+        numeric = [column.name for column in schema.numeric]
+        if large := large_columns(islice(read_shards(folder / "train"), 1), numeric):
+            log.warning("%s", large_numbers(large))
     return schema
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import itertools
+import re
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from seo_rec.data.quotes import Rows, whole_rows
 from seo_rec.schema import DataError
 
 if TYPE_CHECKING:
@@ -18,7 +21,14 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 8 << 20
 _READ_BYTES = 1 << 20
-_LONGEST_ROW_BLOCKS = 8  # then a quote is open for good; memory stays bounded
+_MAGIC = {
+    "gzip": re.compile(rb"\x1f\x8b"),
+    "bzip2": re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"),
+    "xz": re.compile(rb"\xfd7zXZ\x00"),
+    "zstd": re.compile(rb"\x28\xb5\x2f\xfd"),
+}
+_ZIP = b"PK\x03\x04"
+_LONGEST_ROW_BLOCKS = 8  # then a quote counts as never closed; memory stays bounded
 
 
 @dataclass(frozen=True)
@@ -99,8 +109,13 @@ def existing_file(path: Path | str) -> Path:
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such file; check the path given as --raw")
-    if not path.is_file():
+    if path.is_dir():
         raise DataError(f"{path}: is a folder, a file is needed; name the file as --raw")
+    if not path.is_file():
+        raise DataError(
+            f"{path}: is a pipe or a device, and a file is needed, which is opened more than once; "
+            "write it to a file first, or give the compressed file itself"
+        )
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty; download it again")
     return path
@@ -121,51 +136,81 @@ def file_sha256(path: Path, intake: Intake, counted: int = 0) -> None:
 
 
 def text_blocks(
-    path: Path, intake: Intake, *, quoting: bool = False, block_bytes: int = BLOCK_BYTES
+    path: Path,
+    intake: Intake,
+    *,
+    quoted: str | None = None,
+    block_bytes: int = BLOCK_BYTES,
 ) -> Iterator[TextBlock]:
-    """Read a plain or gzip file as blocks of whole lines.
+    """Read a file, plain or compressed (gzip, bzip2, xz, zstd), as blocks of whole lines.
 
     A byte-order mark and blank lines at the end of the file are dropped; blank lines in the
     middle stay, so that the parser can complain about them. The last line gets a line end.
+    Lines end with LF or CR LF; in a file without LF they end with CR.
 
     Args:
-        quoting: a line end inside double quotes does not end a row.
+        quoted: The delimiter of a file whose cells may be quoted: a line end inside double quotes
+            ends no row. The row of a quote that is never closed goes to ``intake.reject``, up to
+            the end of the line in which the quote stands. None: quotes mean nothing.
 
     Raises:
         DataError: the file is missing, empty, truncated, corrupt or in UTF-16.
     """
     path = existing_file(path)
-    pieces: list[bytes] = []
-    pending, line, found = 0, 1, False
-    for piece in _decoded(path, intake):
-        if not found and not pieces:
-            piece = _without_byte_order_mark(path, piece)
+    longest = _LONGEST_ROW_BLOCKS * block_bytes
+    text, pieces, pending = TextBlock(path, 1, b""), list[bytes](), 0
+    for piece in _plain_text(path, _decoded(path, intake), block_bytes):
         pieces.append(piece)
         pending += len(piece)
-        if pending < block_bytes:
-            continue
-        data = b"".join(pieces)
-        end = _last_row_end(data, quoting)
-        if not end and pending > _LONGEST_ROW_BLOCKS * block_bytes:
-            raise DataError(
-                f"{path}: line {line}: no row ends within {pending:,} bytes; close the quoted cell "
-                "or check that this is a text file"
-            )
-        whole = _without_blank_tail(data[:end])
-        pieces = [data[len(whole) :]]
-        pending = len(pieces[0])
-        if whole:
-            found = True
-            yield TextBlock(path, line, whole)
-            line += whole.count(b"\n")
+        if pending >= block_bytes:
+            text = yield from _rows(replace(text, data=b"".join(pieces)), quoted, intake, longest)
+            pieces, pending = [text.data], len(text.data)
     rest = b"".join(pieces)
     if rest and not rest.endswith(b"\n"):
         rest += b"\n"
-    rest = _without_blank_tail(rest)
-    if rest:
-        yield TextBlock(path, line, rest)
-    elif not found:
+    text = yield from _rows(replace(text, data=rest), quoted, intake, 0)
+    if text.line == 1:
         raise DataError(f"{path}: the file holds no rows; download it again")
+
+
+def _rows(
+    text: TextBlock, quoted: str | None, intake: Intake, longest: int
+) -> Generator[TextBlock, None, TextBlock]:
+    """Yield the whole rows of ``text``, reject the rows of open quotes, return what is left.
+
+    Args:
+        longest: Bytes of a row that has not ended yet; a quote in a longer one is open for good.
+    """
+    while True:
+        data = text.data
+        rows = Rows(data.rfind(b"\n") + 1) if quoted is None else whole_rows(data, quoted)
+        if not rows.end and len(data) > longest > 0 and rows.open_quote < 0:
+            raise DataError(
+                f"{text.path}: line {text.line}: no row ends within {len(data):,} bytes; check "
+                "that this is a text file"
+            )
+        if rows.open_quote < 0 or not (rows.broken or len(data) - rows.end > longest):
+            whole = _without_blank_tail(data[: rows.end])
+            if whole:
+                yield replace(text, data=whole)
+            return _after(text, len(whole))
+        if rows.end:
+            yield replace(text, data=data[: rows.end])
+        why = "the quote that opens a cell here is not closed before the end of the file"
+        if rows.broken:
+            why = "the quote that opens a cell here meets the next one lines below, inside a cell"
+        elif longest:
+            why = f"no row ends within {longest:,} bytes of the quote that opens a cell here"
+        line = text.line + data.count(b"\n", 0, rows.open_quote)
+        fix = "close the quoted cell, or double the quote if it is a character of the cell"
+        intake.reject(Problem(text.path, line, None, None, why, fix))
+        text = _after(text, data.index(b"\n", rows.open_quote) + 1)
+
+
+def _after(text: TextBlock, size: int) -> TextBlock:
+    """``text`` without its first ``size`` bytes, which are whole lines."""
+    line = text.line + text.data.count(b"\n", 0, size)
+    return replace(text, line=line, data=text.data[size:])
 
 
 class _HashingReader(io.RawIOBase):
@@ -192,27 +237,44 @@ class _HashingReader(io.RawIOBase):
 
 def _decoded(path: Path, intake: Intake) -> Iterator[bytes]:
     with path.open("rb", buffering=0) as stream:
-        zipped = stream.read(2) == b"\x1f\x8b"
+        start = stream.read(10)
         stream.seek(0)
         hashing = _HashingReader(stream, intake)
         raw = io.BufferedReader(hashing, _READ_BYTES)
-        if not zipped:
+        if start.startswith(_ZIP):
+            raise DataError(f"{path}: a zip archive; unzip it and give the file inside")
+        kind = next((kind for kind, magic in _MAGIC.items() if magic.match(start)), None)
+        if kind is None:
             while data := raw.read(_READ_BYTES):
                 yield data
         else:
-            yield from _unzipped(path, raw)
+            yield from _decompressed(path, raw, kind)
         intake.add_source(path, hashing.size, hashing.digest.hexdigest())
 
 
-def _unzipped(path: Path, raw: BinaryIO) -> Iterator[bytes]:
+def _decompressed(path: Path, raw: Any, kind: str) -> Iterator[bytes]:
+    import bz2
+    import lzma
+
+    import pyarrow as pa
+
+    opened: dict[str, Callable[[], Any]] = {
+        "gzip": lambda: gzip.GzipFile(fileobj=raw, mode="rb"),
+        "bzip2": lambda: bz2.BZ2File(raw),
+        "xz": lambda: lzma.LZMAFile(raw),  # noqa: SIM115  closed below
+        "zstd": lambda: pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd"),
+    }
     lines = 0
-    with gzip.GzipFile(fileobj=raw, mode="rb") as unzipped:
+    with opened[kind]() as unpacked:
+        read = unpacked.read if kind == "zstd" else unpacked.read1
         while True:
             try:
-                data = unzipped.read1(_READ_BYTES)
-            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                data = read(_READ_BYTES)
+            except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+                if getattr(error, "errno", None) is not None:
+                    raise  # of the disk, not of what the file holds
                 raise DataError(
-                    f"{path}: line {lines + 1}: the gzip file is truncated or corrupt here "
+                    f"{path}: line {lines + 1}: the {kind} file is truncated or corrupt here "
                     f"({error}); download it again and compare its size with the publisher's"
                 ) from error
             if not data:
@@ -221,28 +283,39 @@ def _unzipped(path: Path, raw: BinaryIO) -> Iterator[bytes]:
             yield data
 
 
-def _without_byte_order_mark(path: Path, data: bytes) -> bytes:
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+def _plain_text(path: Path, pieces: Iterator[bytes], longest: int) -> Iterator[bytes]:
+    """The text in ``pieces``, without a byte-order mark, its lines ended by LF or CR LF.
+
+    Args:
+        longest: Bytes among which the first line end is looked for.
+    """
+    first = next(pieces, b"")
+    while b"\n" not in first and b"\r" not in first[:-1] and len(first) < longest:
+        if (piece := next(pieces, None)) is None:
+            break
+        first += piece
+    head = first[:1024]
+    zeros = max(head[::2].count(0), head[1::2].count(0))
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff") or zeros > len(head) / 4:
         raise DataError(f"{path}: line 1: the file is UTF-16; convert it to UTF-8 first")
-    return data.removeprefix(b"\xef\xbb\xbf")
+    first = first.removeprefix(b"\xef\xbb\xbf")
+    if b"\r" not in first or b"\n" in first:
+        yield first
+        yield from pieces
+        return
+    for piece in itertools.chain([first], pieces):
+        if b"\n" in piece:
+            raise DataError(
+                f"{path}: the first lines end with CR and later ones with LF; convert the file to "
+                "one kind of line end"
+            )
+        yield piece.replace(b"\r", b"\n")
 
 
 def _without_blank_tail(data: bytes) -> bytes:
     """``data``, which ends with a line end, up to the end of its last line that is not blank."""
     text = len(data.rstrip(b"\r\n"))
     return data[: data.index(b"\n", text) + 1] if text else b""
-
-
-def _last_row_end(data: bytes, quoting: bool) -> int:
-    """Length of the longest start of ``data`` that ends with a row; 0 if there is none."""
-    end = data.rfind(b"\n") + 1
-    if quoting and b'"' in data:
-        quotes = data.count(b'"', 0, end)
-        while end and quotes % 2:
-            shorter = data.rfind(b"\n", 0, end - 1) + 1
-            quotes -= data.count(b'"', shorter, end)
-            end = shorter
-    return end
 
 
 def _short(value: str) -> str:

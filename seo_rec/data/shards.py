@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 # about 5 MB decoded. 64 row groups make a shard of about a million rows.
 ROW_GROUP_ROWS = 16_384
 SHARD_ROWS = 64 * ROW_GROUP_ROWS
+LARGE = 1000.0  # root mean square of a numeric column, beyond which a model hardly learns from it
 
 
 class ShardWriter:
@@ -85,3 +87,27 @@ def read_shards(folder: Path) -> Iterator[Any]:
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group)
+
+
+def large_columns(tables: Iterator[Any], names: Sequence[str]) -> Mapping[str, float]:
+    """The numeric columns among ``names`` whose root mean square is above ``LARGE``, and it.
+
+    Args:
+        tables: Rows of a split.
+        names: Of numeric columns.
+    """
+    rows, squares = 0, np.zeros(len(names))
+    for table in tables if names else ():
+        rows += table.num_rows
+        squares += [np.square(table[name].to_numpy().astype(np.float64)).sum() for name in names]
+    sizes = np.sqrt(squares / max(rows, 1)).tolist()
+    return {name: size for name, size in zip(names, sizes, strict=True) if size > LARGE}
+
+
+def large_numbers(sizes: Mapping[str, float]) -> str:
+    """A warning about the columns that :func:`large_columns` found."""
+    found = ", ".join(f"{name!r} (about {size:.3g})" for name, size in sizes.items())
+    return (
+        f"numbers of columns {found} are large and reach the model as they are, which can spoil "
+        "it; prepare them with --numeric-transform log, or scale them first"
+    )

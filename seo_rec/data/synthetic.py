@@ -85,8 +85,8 @@ class World:
         for name in ("strong_vocab", "weak_vocab", "noise_vocab"):
             _require(getattr(self, name) >= 4, name, getattr(self, name), "4 or more ids")
         _require(self.rank >= 1, "rank", self.rank, "1 or more")
-        _require(self.signal >= 0, "signal", self.signal, "0 (no signal) or more")
-        _require(self.zipf >= 0, "zipf", self.zipf, "0 (uniform) or more")
+        _require(0 <= self.signal < np.inf, "signal", self.signal, "0 (no signal) or more")
+        _require(0 <= self.zipf < np.inf, "zipf", self.zipf, "0 (uniform) or more")
         _require(0 <= self.missing_rate < 1, "missing_rate", self.missing_rate, "0 to below 1")
         _require(0 < self.label_rate < 1, "label_rate", self.label_rate, "between 0 and 1")
 

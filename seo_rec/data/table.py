@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 
 from seo_rec.data.delimited import (
     LABEL_FIX,
-    LABELS,
     LARGEST,
     Field,
     Layout,
+    label_of,
     labels,
     numbers,
     read_blocks,
@@ -32,6 +32,7 @@ from seo_rec.data.vocabulary import Pruning
 from seo_rec.schema import DataError, Schema
 
 NUMERIC_TRANSFORMS = ("none", "log")
+LONGEST_NAME = 255 - len(".parquet")  # bytes of a file's name on the usual file systems
 _PARQUET_ROWS = 65_536
 
 
@@ -73,6 +74,12 @@ class TableColumns:
         if twice:
             raise DataError(f"columns {twice} are named more than once; give each one role")
         for name in self.used:
+            size = len(name.encode())
+            if size > LONGEST_NAME:
+                raise DataError(
+                    f"column {name[:20]!r}... has a name of {size} bytes, which cannot "
+                    f"name a vocabulary file; rename it, to {LONGEST_NAME} bytes at most"
+                )
             if not name or "/" in name or "\0" in name or name.startswith("."):
                 raise DataError(
                     f"column {name!r} cannot name a vocabulary file; rename it so that it is not "
@@ -117,12 +124,20 @@ def prepare_table(
         DataError: a file is missing or damaged, a column is missing, CSV headers differ, or a
             row is bad.
     """
-    if delimiter is not None and len(delimiter) != 1:
-        raise DataError(f"delimiter is {delimiter!r}; allowed: one character")
+    if delimiter is not None and (
+        len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n'
+    ):
+        raise DataError(
+            f"delimiter is {delimiter!r}; allowed: one ASCII character other than a quote and a "
+            "line end, as in --delimiter ';' (a tab in bash: --delimiter $'\\t')"
+        )
     given = [raw] if isinstance(raw, str | Path) else list(raw)
     paths = tuple(existing_file(path) for path in given)
     if not paths:
         raise DataError("no raw files are given; name one at least")
+    twice = sorted({str(path) for path in paths if _times(path, paths) > 1})
+    if twice:
+        raise DataError(f"files {twice} are given more than once; name each of them once")
     texts = [path for path in paths if not _is_parquet(path)]
     if delimiter is not None and not texts:
         raise DataError("a delimiter is given, but all files are Parquet; leave it out")
@@ -134,8 +149,9 @@ def prepare_table(
                 yield from _read_parquet(path, columns, intake)
                 continue
             sign = delimiter or ("\t" if ".tsv" in path.suffixes else ",")
-            names, blocks = split_header(text_blocks(path, intake, quoting=True), path, sign)
+            names, blocks = split_header(text_blocks(path, intake, quoted=sign), path, sign)
             if header is None:
+                _require_delimiter(columns, names, sign, path)
                 columns.require_in(names, path)
                 header = path, names
             elif names != header[1]:
@@ -162,6 +178,27 @@ def prepare_table(
         },
     )
     return prepare(source, out, split=split, pruning=pruning, bad_rows=bad_rows, progress=progress)
+
+
+def _times(path: Path, paths: Sequence[Path]) -> int:
+    return sum(path.samefile(other) for other in paths)
+
+
+def _require_delimiter(
+    columns: TableColumns, names: Sequence[str], delimiter: str, path: Path
+) -> None:
+    """DataError if the header has other names with another delimiter, and those are needed."""
+    header = delimiter.join(names)
+    if set(columns.used) <= set(names):
+        return
+    for other in ",;\t|":
+        parts = [name.strip().strip('"') for name in header.split(other)]
+        if other != delimiter and set(columns.used) <= set(parts):
+            shown = "$'\\t'" if other == "\t" else f"'{other}'"
+            raise DataError(
+                f"{path}: line 1: the header has these columns between {other!r} and not between "
+                f"{delimiter!r}; give --delimiter {shown}"
+            )
 
 
 def _is_parquet(path: Path) -> bool:
@@ -297,7 +334,7 @@ def _label_values(column: Any) -> npt.NDArray[np.float32]:
         column = column.cast(pa.int8())
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         text = column.cast(pa.string()).to_pylist()
-        found = [LABELS.get((value or "").encode(), np.nan) for value in text]
-        return np.array(found, np.float32)
+        found = [label_of((value or "").encode()) for value in text]
+        return np.array([np.nan if label is None else label for label in found], np.float32)
     values = _floats(column)
     return np.where((values == 0) | (values == 1), values, np.nan).astype(np.float32)

@@ -149,6 +149,8 @@ def bags_of_ids(column: Any, name: str, separator: str | None) -> Any:
         if separator is None:
             raise DataError(f"multivalent column {name!r} is text and needs a separator to split")
         array = pc.split_pattern(array.cast(pa.binary()), pattern=separator)
+    if pa.types.is_fixed_size_list(array.type):
+        array = array.cast(pa.list_(array.type.value_type))
     if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
         raise DataError(
             f"multivalent column {name!r} has type {array.type}; allowed: lists, or text that "
@@ -184,6 +186,8 @@ def _is_text(type_: Any) -> bool:
         or t.is_binary(type_)
         or t.is_large_string(type_)
         or t.is_large_binary(type_)
+        or t.is_string_view(type_)
+        or t.is_binary_view(type_)
     )
 
 

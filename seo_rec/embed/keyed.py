@@ -117,7 +117,9 @@ class KeyedEmbedding(nn.Module):
 
 
 class WeightsCheck(nn.Module):
-    """Passes a batch on if it is of the kind expected.
+    """Passes a batch on if it is of the kind expected, with its ids as int64.
+
+    An ``EmbeddingBagCollection`` takes ids of int32 too; hashing needs 64 bits.
 
     A module rather than a function: ``TrainPipelineSparseDist`` pipelines modules only.
     """
@@ -134,7 +136,21 @@ class WeightsCheck(nn.Module):
                 f"built with weighted={self.weighted}; build it with weighted={found}, or "
                 f"{'leave the weights out' if found else 'give weights'}"
             )
+        if features.values().dtype == torch.int32:
+            return _with_values(features, features.values().long())
         return features
+
+
+def _with_values(features: KeyedJaggedTensor, values: torch.Tensor) -> KeyedJaggedTensor:
+    varies = features.variable_stride_per_key()
+    return KeyedJaggedTensor(
+        keys=features.keys(),
+        values=values,
+        weights=features.weights_or_none(),
+        lengths=features.lengths(),
+        stride=None if varies else features.stride(),
+        stride_per_key_per_rank=features.stride_per_key_per_rank() if varies else None,
+    )
 
 
 @torch.fx.wrap  # type: ignore[untyped-decorator]

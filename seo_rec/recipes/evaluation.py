@@ -108,7 +108,7 @@ def stream_of(run: Path, data: DataSet, split: str) -> Stream:
 
     Raises:
         DataError: ``data`` lacks a feature.
-        RunError: ``data`` has other numeric columns.
+        RunError: ``data`` has other numeric columns, or was prepared by other rules.
     """
     asked = json.loads((run / RUN_FILE).read_text())
     wanted, names = asked["num_dense"], [c.name for c in data.schema.numeric]
@@ -120,6 +120,13 @@ def stream_of(run: Path, data: DataSet, split: str) -> Stream:
         raise RunError(
             f"{run} was trained on the numeric columns {asked['numeric']}, in this order, and "
             f"{data.path} has {names}; prepare the data with the same columns in the same order"
+        )
+    known, found = asked.get("preparation", {}), data.schema.preparation
+    if other := [rule for rule in known if known[rule] != found.get(rule)]:
+        rules = "; ".join(f"{r}: {known[r]!r} there, {found.get(r)!r} here" for r in other)
+        raise RunError(
+            f"{run} was trained on values that were prepared by other rules than {data.path} "
+            f"({rules}); prepare the data with the same options"
         )
     return eval_stream(data, split, Policy.load(run / POLICY_FILE).columns)
 

@@ -73,12 +73,15 @@ def search(
     }
     agree(asked, out=out)
     entry.checked(data, settings, training)
+    here = ranks()
     if entry.trains:
         data.require_rows("train", "val", "test")
-    here = ranks()
+        data.check_validation(warn=here.first)
 
     def begin() -> bool:
         claim_run(out, asked, resume)
+        if entry.trains:
+            data.check_numbers()
         return (out / SEARCH_FILE).exists()
 
     if here.on_first(begin):

@@ -114,7 +114,7 @@ def train(
         start: A plan and initial weights.
 
     Raises:
-        DataError: A split has no rows.
+        DataError: A split has no rows, or the validation split rows of one label only.
         DisagreementError: The processes of this launch ask for different things.
         PlanError: The plan is not for this policy, this optimizer or these processes.
         RunError: ``out`` holds another run, or this one and ``resume`` is False.
@@ -124,6 +124,7 @@ def train(
     here, asked = ranks(), _asked(data, policy, training, method, start)
     agree({**asked, "params": policy.num_params}, out=out, plan=start.plan)
     data.require_rows("train", "val", "test")
+    data.check_validation(warn=here.first)
     check_policy_fits(data, policy)
 
     def begin() -> Run | None:
@@ -131,8 +132,9 @@ def train(
             check_plan(start.plan, policy, training.fit, here)
         claim_run(out, asked, resume)
         if (out / RESULT_FILE).exists():
-            return Run(**json.loads((out / RESULT_FILE).read_text()))
+            return Run.from_json(json.loads((out / RESULT_FILE).read_text()))
         policy.save(out / POLICY_FILE)
+        data.check_numbers()
         return None
 
     if finished := here.on_first(begin):
@@ -162,6 +164,7 @@ def _asked(
         "data_fingerprint": data.fingerprint,
         "num_dense": data.num_numeric,
         "numeric": [c.name for c in data.schema.numeric],
+        "preparation": data.schema.preparation,
         "method": method,
         "policy": policy.to_json(),
         "model": training.model.as_json(),

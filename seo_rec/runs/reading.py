@@ -457,6 +457,8 @@ def _whole(document: Mapping[str, Any], key: str, where: Path) -> int:
 
 
 def _number(document: Mapping[str, Any], key: str, where: Path) -> float:
+    if key in document and document[key] is None:  # not a number, which JSON cannot say
+        return float("nan")
     return float(_get(document, key, where, int | float, "a number"))  # type: ignore[arg-type]
 
 

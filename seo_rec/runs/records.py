@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from seo_rec.files import finite
 from seo_rec.policy import Policy
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,16 @@ class Run:
     still_improving: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """JSON values; None stands for a metric that is not a number."""
+        values: dict[str, Any] = finite(asdict(self))
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Run:
+        """What :meth:`to_json` gave, or an older release wrote."""
+        numbers = {f.name for f in fields(cls) if f.type == "float"}
+        nan = {k: float("nan") for k, v in values.items() if k in numbers and v is None}
+        return cls(**{**values, **nan})
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,9 @@ class SearchRecord:
     command: str
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """JSON values; None stands for what is not a number."""
+        values: dict[str, Any] = finite(asdict(self))
+        return values
 
 
 def read_runs(path: Path) -> list[Run]:
@@ -104,8 +116,8 @@ def read_runs(path: Path) -> list[Run]:
     runs = []
     for line in path.read_text().splitlines():
         try:
-            runs.append(Run(**json.loads(line)))
-        except (ValueError, TypeError):
+            runs.append(Run.from_json(json.loads(line)))
+        except (ValueError, TypeError, AttributeError):
             log.warning("%s: an unreadable line was left out", path)
     return runs
 

@@ -20,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from seo_rec.data.stream import Stream
-from seo_rec.files import write_text
+from seo_rec.files import finite, write_text
 from seo_rec.metrics import Metrics, binary_metrics
 from seo_rec.runs.layout import BEST_FOLDER, BOARD_FOLDER, CHECKPOINTS_FOLDER, METRICS_FILE
 from seo_rec.settings import FitSettings
@@ -48,6 +48,10 @@ from seo_rec.train.steps import Step, make_steps, ready
 log = logging.getLogger(__name__)
 
 SYNC_EVERY = 20  # steps between looks at the losses of a GPU, each of which waits for it
+LOWER = (
+    "lower the learning rates (--lr; in Python row_lr and dense_lr), warm up (--warmup-steps), or "
+    "prepare numeric columns of large values with --numeric-transform log"
+)
 SEED_STEP = 1_000_033  # between the dropout seeds of two ranks
 
 
@@ -333,10 +337,7 @@ class _Fit:
         *losses, stop = self.ranks.mean_(torch.stack([*(s.loss for s in steps), asked])).tolist()
         for i, (value, step) in enumerate(zip(losses, steps, strict=True)):
             if not np.isfinite(value):
-                raise FloatingPointError(
-                    f"the training loss became {value}; lower row_lr or dense_lr, or use "
-                    "warmup_steps"
-                )
+                raise FloatingPointError(f"the training loss became {value}; {LOWER}")
             self.state.loss_sum += value * step.rows
             self.state.loss_rows += step.rows
             number = self.state.step - len(steps) + 1 + i
@@ -500,8 +501,7 @@ def evaluate(
     y = np.concatenate([empty, *(y for _, y in in_order)])
     if not np.isfinite(z).all():
         raise FloatingPointError(
-            f"{int((~np.isfinite(z)).sum())} of {z.size} logits are not finite; lower row_lr or "
-            "dense_lr, or use warmup_steps"
+            f"{int((~np.isfinite(z)).sum())} of {z.size} logits are not finite; {LOWER}"
         )
     return binary_metrics(z, y), z, y
 
@@ -584,7 +584,7 @@ class _RunFolder:
         if not self.ranks.first:
             return
         with self.events.open("a") as stream:
-            stream.write(json.dumps(record) + "\n")
+            stream.write(json.dumps(finite(record)) + "\n")
         if self._board is None:
             from torch.utils.tensorboard import SummaryWriter
 

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from seo_rec.process import without_notices_of_torch
+from seo_rec.process import without_notices_of_torch, world_size
 
 T = TypeVar("T")
 
@@ -170,13 +170,16 @@ def launched() -> Iterator[Ranks]:
     that waits longer than SEO_REC_TIMEOUT_S seconds (default 600) for the others fails.
 
     Raises:
-        LaunchError: the port is taken, a process did not come in time, or it has no GPU of its
-            own where others have one.
-        ValueError: SEO_REC_TIMEOUT_S is not a number of seconds.
+        LaunchError: the launcher did not say who this process is, the port is taken, a process did
+            not come in time, or it has no GPU of its own where others have one.
+        ValueError: WORLD_SIZE is not a number of processes, or SEO_REC_TIMEOUT_S not one of
+            seconds.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+    size = world_size()
+    if size == 1:
         yield Ranks()
         return
+    _require_launcher(size)
     wait = os.environ.get(TIMEOUT_VARIABLE, str(DEFAULT_TIMEOUT_S))
     if not wait.isdigit() or int(wait) < 1:
         raise ValueError(f"{TIMEOUT_VARIABLE} is {wait!r}; allowed: whole seconds, 1 or more")
@@ -199,7 +202,7 @@ def launched() -> Iterator[Ranks]:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise LaunchError(
-            f"the {os.environ['WORLD_SIZE']} processes do not meet at {where} ({reason}); see that "
+            f"the {size} processes do not meet at {where} ({reason}); see that "
             f"the port is free and that all were started, or raise {TIMEOUT_VARIABLE}"
         ) from error
     try:
@@ -207,6 +210,24 @@ def launched() -> Iterator[Ranks]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _require_launcher(size: int) -> None:
+    """See that the environment says which of ``size`` processes this one is, and where they meet.
+
+    Raises:
+        LaunchError: A variable is not set, or the rank is none of the launch.
+    """
+    start = "start the processes with torchrun or TorchX, or unset WORLD_SIZE to run one"
+    needed = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+    if missing := [name for name in needed if not os.environ.get(name)]:
+        raise LaunchError(
+            f"WORLD_SIZE is {size} without {', '.join(missing)} in the environment; {start}"
+        )
+    for name, limit in (("RANK", size), ("MASTER_PORT", 1 << 16)):
+        text = os.environ[name]
+        if not (text.isascii() and text.isdigit() and int(text) < limit):
+            raise LaunchError(f"{name} is {text!r}; allowed: 0 to {limit - 1}; {start}")
 
 
 def _meet(wait_s: int) -> tuple[dist.Store, int, int]:

@@ -157,7 +157,11 @@ class Contest:
         limit = self.settings.standard_errors
         for name in rivals:
             gain, error = self.gain(name, incumbent, twice=False)
-            self.scores[name] |= {"against": incumbent, "gain": gain, "standard_error": error}
+            known = None if np.isnan(error) else error
+            self.scores[name] |= {"against": incumbent, "gain": gain, "standard_error": known}
+        if any(self.scores[name]["standard_error"] is None for name in rivals):
+            self._say_undecided(incumbent)
+            return incumbent
         for name in sorted(rivals, key=lambda n: -self.scores[n]["gain"]):
             if self.scores[name]["gain"] <= limit * self.scores[name]["standard_error"]:
                 continue
@@ -166,6 +170,18 @@ class Contest:
             if gain > limit * error:
                 return name
         return incumbent
+
+    def _say_undecided(self, incumbent: str) -> None:
+        positives = int(self.labels.sum())
+        if ranks().first:
+            log.warning(
+                "the validation split has %d positive and %d negative rows, too few to decide: %s "
+                "is kept because nothing can beat it, not because it is better; prepare the data "
+                "with a larger share of validation rows",
+                positives,
+                self.labels.size - positives,
+                incumbent,
+            )
 
 
 def run_off(
