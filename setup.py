@@ -23,9 +23,9 @@ setup(
     ext_modules=[
         Extension(
             "seo_kernels.native.library",
-            ["kernels/seo_kernels/native/native.c"],
+            ["kernels/seo_kernels/native/native.c", "kernels/seo_kernels/native/rows.c"],
             extra_compile_args=["-O3", "-g0", "-fopenmp"],
-            extra_link_args=["-fopenmp"],
+            extra_link_args=["-fopenmp", "-lm"],
             optional=True,
         )
     ],

@@ -29,7 +29,12 @@ BACKBONE_NAMES = (
     "autoint",
     "nfm",
 )
-ROW_OPTIMIZER_NAMES = ("adam", "adagrad", "rowwise_adagrad", "sgd")
+ROW_OPTIMIZER_NAMES = ("auto", "adam", "lazy_adam", "adagrad", "rowwise_adagrad", "sgd")
+ADAGRAD_RATE = 10.0  # times Adam's learning rate, where auto takes row-wise Adagrad
+L2_ON_NAMES = ("auto", "all", "read", "frequency")
+# Dense Adam with a running mean took more than a tenth of a step above so many floats of tables
+# (benchmarks/speed/size.py).
+LARGEST_DENSE = 1_000_000
 
 
 # ---- the backbone ------------------------------------------------------------------------
@@ -210,10 +215,13 @@ class FitSettings:
         epochs: The largest number of passes over the training rows.
         patience: Epochs without a better validation AUC that end the training.
         batch_size: Rows in a batch, over all processes.
-        row_optimizer: Optimizer of the tables: adam, adagrad, rowwise_adagrad, sgd.
-        row_lr: Learning rate of the tables.
+        row_optimizer: Optimizer of the tables: auto, adam, lazy_adam, adagrad, rowwise_adagrad or
+            sgd.
+        row_lr: Learning rate of the tables; auto takes ten times as much for row-wise Adagrad.
         dense_lr: Learning rate of the dense layers.
         row_l2: Weight of half the squared norm of the tables; tune it first.
+        l2_on: Rows that L2 acts on: auto, all, read (those of the batch), frequency (also those,
+            divided by the reads of the row so far).
         warmup_steps: Steps over which the learning rates rise linearly from 0.
         checkpoint_every: Steps between checkpoints; 0: one at the end of each epoch.
         keep: Checkpoints that are kept on disk.
@@ -226,10 +234,11 @@ class FitSettings:
     epochs: int = 20
     patience: int = 2
     batch_size: int = 2048
-    row_optimizer: str = "adam"
+    row_optimizer: str = "auto"
     row_lr: float = 2e-3
     dense_lr: float = 2e-3
     row_l2: float = 0.0
+    l2_on: str = "auto"
     warmup_steps: int = 0
     checkpoint_every: int = 0
     keep: int = 2
@@ -254,11 +263,48 @@ class FitSettings:
             )
         if not 0 <= self.row_l2 < math.inf:
             raise ValueError(f"row_l2 is {self.row_l2}; allowed: 0 or more")
+        if self.l2_on not in L2_ON_NAMES:
+            raise ValueError(f"l2_on is {self.l2_on!r}; allowed: {', '.join(L2_ON_NAMES)}")
+        if self.row_optimizer == "adam" and self.l2_on in ("read", "frequency"):
+            raise ValueError(
+                f"l2_on {self.l2_on} with row_optimizer adam, which moves every row in every step; "
+                "allowed: l2_on all, or another row_optimizer"
+            )
+        if self.row_optimizer == "lazy_adam" and self.l2_on == "all":
+            raise ValueError(
+                "l2_on all with row_optimizer lazy_adam, which moves only the rows of the batch; "
+                "allowed: l2_on read or frequency, or row_optimizer adam"
+            )
         for name in ("warmup_steps", "checkpoint_every", "max_steps", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
         if self.seed > LARGEST_SEED:
             raise ValueError(f"seed is {self.seed}; allowed: 0 to {LARGEST_SEED}")
+
+    @property
+    def has_dense_gradients(self) -> bool:
+        """Whether every step moves all rows; for settings that are :func:`settled`."""
+        return self.row_optimizer == "adam" or (self.row_l2 > 0 and self.l2_on == "all")
+
+
+def settled(settings: FitSettings, floats: int) -> FitSettings:
+    """The settings with every ``auto`` decided for tables of so many floats.
+
+    Up to :data:`LARGEST_DENSE` floats ``auto`` is ``adam``, or ``lazy_adam`` where ``l2_on`` asks
+    for rows of the batch; above it is ``rowwise_adagrad``, at :data:`ADAGRAD_RATE` times the
+    ``row_lr``. L2 acts on all rows of small tables, and on the rows of the batch of large ones and
+    of ``lazy_adam``.
+    """
+    small = floats <= LARGEST_DENSE
+    optimizer, l2_on, row_lr = settings.row_optimizer, settings.l2_on, settings.row_lr
+    if optimizer == "auto" and small:
+        optimizer = "lazy_adam" if l2_on in ("read", "frequency") else "adam"
+    elif optimizer == "auto":
+        optimizer, row_lr = "rowwise_adagrad", ADAGRAD_RATE * row_lr
+    if l2_on == "auto":
+        dense = optimizer == "adam" or (small and optimizer != "lazy_adam")
+        l2_on = "all" if dense else "read"
+    return replace(settings, row_optimizer=optimizer, row_lr=row_lr, l2_on=l2_on)
 
 
 @dataclass(frozen=True)

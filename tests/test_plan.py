@@ -296,8 +296,8 @@ def sizes_of(readers: dict[str, int], device: str, optimizer: str, l2: float) ->
     }
 
 
-def test_planner_and_trainer_agree_on_what_is_fused():
-    """FBGEMM's fused kernels want widths that are multiples of 4, and no weight decay."""
+def test_planner_and_trainer_agree_on_dense_gradients():
+    """Adam and L2 of all rows move every row; the other optimizers need no gradient of a table."""
     for optimizer, l2, dim in itertools.product(ROW_OPTIMIZERS, (0.0, 0.1), (8, 6)):
         policy = policy_of({"a": 1}, dim=dim, rows=10**6)
         prices = Prices(policy, GPUS, 1, optimizer, None, l2)
@@ -307,15 +307,19 @@ def test_planner_and_trainer_agree_on_what_is_fused():
         assert lean.price("a", "table_wise", 10**6, 8).memory == pytest.approx(32e6, rel=1e-3)
         shard = Shard(0, 0, 0, 10**6, dim)
         kernel = kernels((Placement("a", "table_wise", (shard,)),), optimizer, l2)["a"]
-        states = {"sgd": 0, "rowwise_adagrad": 1 / dim, "adagrad": 1, "adam": 2}[optimizer]
+        states = {"sgd": 0, "rowwise_adagrad": 1 / dim, "adagrad": 1}.get(optimizer, 2)
         assert found == pytest.approx(1 + states + (kernel == "dense"), abs=1e-3)
 
 
-def test_one_device_has_gradients_and_all_tables_in_a_row():
-    """Unsharded tables have dense gradients; several are copied behind each other to be read."""
-    for optimizer, states in (("sgd", 0), ("adagrad", 1), ("adam", 2)):
-        one = sizes_of({"a": 1}, "cpu", optimizer, 0.0)["table_wise"]
-        two = sizes_of({"a": 1, "b": 1}, "cpu", optimizer, 0.0)["table_wise"]
+def test_one_device_has_gradients_and_all_tables_in_a_row_under_adam():
+    """Tables with dense gradients are copied behind each other to be read, if there are several."""
+    for optimizer, states in (("sgd", 0), ("adagrad", 1), ("lazy_adam", 2)):
+        for tables in ({"a": 1}, {"a": 1, "b": 1}):
+            size = sizes_of(tables, "cpu", optimizer, 0.0)["table_wise"]
+            assert size == pytest.approx(1 + states, abs=1e-3)
+    for optimizer, l2, states in (("sgd", 0.1, 0), ("adagrad", 0.1, 1), ("adam", 0.0, 2)):
+        one = sizes_of({"a": 1}, "cpu", optimizer, l2)["table_wise"]
+        two = sizes_of({"a": 1, "b": 1}, "cpu", optimizer, l2)["table_wise"]
         assert (one, two) == pytest.approx((2 + states, 3 + states), abs=1e-3)
 
 
@@ -420,7 +424,9 @@ def test_bad_topology_files(tmp_path: Path):
 
 def test_bad_arguments():
     policy = policy_of({"a": 1})
-    with pytest.raises(PlanError, match="row optimizer 'lamb'; allowed: adagrad, adam, rowwise_a"):
+    with pytest.raises(
+        PlanError, match="row optimizer 'lamb'; allowed: adagrad, adam, lazy_adam, rowwise_a"
+    ):
         plan_policy(policy, GPUS, row_optimizer="lamb")
     for batch in (0, -1, 2**25):
         with pytest.raises(PlanError, match=f"batch {batch}; allowed: 1 to"):

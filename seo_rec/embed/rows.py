@@ -19,11 +19,13 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from seo_kernels import Blocks, chunk_bag, chunk_blocks, native
+from seo_kernels.row_bag import Reads, RowLayout, read_rows
 from seo_rec.embed.combine import Combine, Project, combines_ids
 from seo_rec.embed.cross import Columns, needs_columns
 from seo_rec.embed.flat import FlatArrays
 from seo_rec.embed.mlet import Factors
 from seo_rec.embed.remap import Remap, row_lookups
+from seo_rec.embed.sparse import SparseTables
 from seo_rec.methods import Mlet, inner_policy
 from seo_rec.policy import Policy
 from seo_rec.settings import INIT_SCALE
@@ -163,6 +165,8 @@ class PolicyEmbedding(nn.Module):
         self.project = None if _no_project(policy) else _project(policy, device)
         self.batched = TableBatched(self.stored) if policy.tables else None
         self.chunks = ChunkBag(self.stored) if policy.tables and _by_hash(policy) else None
+        self.sparse: SparseTables | None = None
+        self.sparse_shards: list[SparseTables] = []
         if gate is not None and (
             policy.arrays
             or mlet is not None
@@ -185,7 +189,9 @@ class PolicyEmbedding(nn.Module):
         if self.columns is not None:
             features = self.columns(features)
         rows_VE = scales_K = None
-        if self.chunks is not None and self._in_one_pass(features):
+        if self.sparse is not None:
+            rows_VE = self._look_up_sparsely(features, self.sparse)
+        elif self.chunks is not None and self._in_one_pass(features):
             if self.gate is not None and isinstance(self.gate, ScalingGate):
                 scales_K = self.gate.scales()
             rows_VE = self.chunks(self._tables(), features, scales_K)
@@ -202,6 +208,16 @@ class PolicyEmbedding(nn.Module):
         else:
             x_BE = rows_VE if blocks_BE is None else blocks_BE
         return x_BE if self.project is None else self.project(x_BE)
+
+    def keep_sparse_gradients(self) -> SparseTables:
+        """From now on the backward pass keeps the gradients of the rows read, not of the tables.
+
+        For an unsharded embedding, whose tables :class:`seo_rec.train.SparseRows` then updates.
+        """
+        index = {t.name: i for i, t in enumerate(self.stored.tables)}
+        table_of = [index[k.table] for _, _, k in row_lookups(self.stored)]
+        self.sparse = SparseTables(self._tables(), table_of)
+        return self.sparse
 
     @torch.no_grad()
     def collapsed(self) -> PolicyEmbedding:
@@ -230,6 +246,12 @@ class PolicyEmbedding(nn.Module):
         bags = self.ebc.embedding_bags
         return [bags[key].weight for key in self.table_keys]
 
+    def _look_up_sparsely(self, features: KeyedJaggedTensor, tables: SparseTables) -> torch.Tensor:
+        lookups = self.remap(features)
+        return tables.look_up(
+            lookups.values(), bag_offsets(lookups), lookups.weights_or_none(), lookups.stride()
+        )
+
     def _look_up(self, features: KeyedJaggedTensor, batched: TableBatched) -> torch.Tensor:
         if type(self.ebc) is EmbeddingBagCollection:
             return batched(self._tables(), self.remap(features))
@@ -250,15 +272,28 @@ class TableBatched(nn.Module):
         super().__init__()
         self.exact = _Layout(policy, 1)
         self.fours = _Layout(policy, 4) if any(t.dim % 4 for t in policy.tables) else None
+        index = {t.name: i for i, t in enumerate(policy.tables)}
+        table_of = [index[k.table] for _, _, k in row_lookups(policy)]
+        self.layout = RowLayout(table_of, [t.dim for t in policy.tables])
         self._offsets = torch.empty(0, dtype=torch.int64)
 
     def forward(self, weights: list[torch.Tensor], lookups: KeyedJaggedTensor) -> torch.Tensor:
         """``x_BE`` = pooled rows of every lookup side by side, float32 (B, E)."""
+        if not torch.is_grad_enabled() and not weights[0].is_cuda:
+            return self._read(weights, lookups)
         filled = self.fours if weights[0].device.type in IN_FOURS else None
         if filled is None:
             return self._look_up(self.exact, weights, lookups)
         padded = [nn.functional.pad(w, (0, -w.shape[1] % 4)) for w in weights]
         return self._look_up(filled, padded, lookups).index_select(1, filled.columns)
+
+    def _read(self, weights: list[torch.Tensor], lookups: KeyedJaggedTensor) -> torch.Tensor:
+        """The same without gradients: the tables are read where they are, not copied together."""
+        tables = [w.detach() for w in weights]
+        bags, factors = bag_offsets(lookups), lookups.weights_or_none()
+        return read_rows(
+            tables, self.layout, Reads(lookups.values(), bags, factors, lookups.stride())
+        )
 
     def _look_up(
         self, layout: _Layout, weights: list[torch.Tensor], lookups: KeyedJaggedTensor
@@ -281,12 +316,20 @@ class TableBatched(nn.Module):
         )
 
     def _bag_offsets(self, lookups: KeyedJaggedTensor) -> torch.Tensor:
-        lengths, values = lookups.lengths(), lookups.values()
-        if values.numel() == lengths.numel() and bool((lengths == 1).all()):
-            if self._offsets.numel() != values.numel() + 1 or self._offsets.device != values.device:
-                self._offsets = torch.arange(values.numel() + 1, device=values.device)
-            return self._offsets
-        return torch.ops.fbgemm.asynchronous_complete_cumsum(lengths.long())
+        offsets, values = bag_offsets(lookups), lookups.values()
+        if offsets is not None:
+            return offsets
+        if self._offsets.numel() != values.numel() + 1 or self._offsets.device != values.device:
+            self._offsets = torch.arange(values.numel() + 1, device=values.device)
+        return self._offsets
+
+
+def bag_offsets(lookups: KeyedJaggedTensor) -> torch.Tensor | None:
+    """Where the bags of all lookups begin, int64 (K * B + 1); None where each holds one id."""
+    lengths = lookups.lengths()
+    if lookups.values().numel() == lengths.numel() and bool((lengths == 1).all()):
+        return None
+    return torch.ops.fbgemm.asynchronous_complete_cumsum(lengths.long())
 
 
 class _Layout(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seo_rec.plan.cost import LANES, is_fused
+from seo_rec.plan.cost import LANES, updates_rows
 from seo_rec.plan.placement import (
     EMBEDDING_PATH,
     Placement,
@@ -27,9 +27,9 @@ __all__ = [
     "Shard",
     "Topology",
     "check_placements",
-    "is_fused",
     "plan_policy",
     "rates_of",
     "read_topology",
     "sharding_plan",
+    "updates_rows",
 ]

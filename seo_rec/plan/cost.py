@@ -37,17 +37,18 @@ from seo_rec.policy import Policy, Table
 PHASES = ("input_dist", "lookup", "output_dist", "gradient_dist", "update")
 # Collectives of a step for every kind of sharding, by phase: lengths and ids, vectors, gradients.
 _SHARDED_EXCHANGES = (2, 0, 1, 1, 0)
-LANES = 4  # floats that FBGEMM's fused kernels, and all of its kernels for GPUs, read at a time
+LANES = 4  # floats that FBGEMM's kernels for GPUs read at a time
 _COPIED_EXCHANGES = (0, 0, 0, 1, 0)  # data-parallel tables have one all-reduce
 ROW_OPTIMIZERS = {
     "adam": torch.optim.Adam,
+    "lazy_adam": torch.optim.Adam,
     "adagrad": torch.optim.Adagrad,
     "rowwise_adagrad": torchrec.optim.RowWiseAdagrad,
     "sgd": torch.optim.SGD,
 }
 # Passes over a table that an optimizer on dense gradients makes in a step, in table sizes:
 # gradient zeroed and filled, read with the weights and states, weights and states written.
-_DENSE_PASSES = {"adam": 8.0, "adagrad": 6.0, "rowwise_adagrad": 5.0, "sgd": 4.0}
+_DENSE_PASSES = {"adam": 8.0, "lazy_adam": 8.0, "adagrad": 6.0, "rowwise_adagrad": 5.0, "sgd": 4.0}
 _CONCATENATED = 2.0  # passes over a table that is copied behind others: read, and written
 # TorchRec takes a backward pass with the update fused into it for two forward passes; on CPU it
 # was measured at five (benchmarks/results/throughput.jsonl, Adagrad).
@@ -59,22 +60,18 @@ _DATA_PARALLEL = ShardingType.DATA_PARALLEL.value
 _BY_ROW = (ShardingType.ROW_WISE.value, ShardingType.TABLE_ROW_WISE.value)
 
 
-def is_fused(kind: str, columns: int, row_optimizer: str, row_l2: float) -> bool:
-    """Whether FBGEMM updates a shard within the backward pass; if not, it has a dense gradient.
+def updates_rows(kind: str, row_optimizer: str, row_l2: float) -> bool:
+    """Whether an update touches the rows of a batch only; if not, a table has a dense gradient.
 
-    Only where that is the same mathematics. Its Adam (on CUDA; on CPU it has none) and its weight
-    decay leave rows alone that are not in the batch, and a data-parallel table has its gradients
-    all-reduced first.
+    Adam and an L2 penalty of all rows move every row in every step, and a data-parallel table has
+    its gradients all-reduced first.
 
     Args:
-        kind: of sharding.
-        columns: of the shard; FBGEMM's fused kernels want multiples of 4.
-        row_optimizer: a key of :data:`ROW_OPTIMIZERS`.
-        row_l2: weight decay of the tables.
+        kind: Of sharding.
+        row_optimizer: A key of :data:`ROW_OPTIMIZERS`.
+        row_l2: L2 penalty of all rows of the tables.
     """
-    return (
-        row_optimizer != "adam" and not row_l2 and kind != _DATA_PARALLEL and columns % LANES == 0
-    )
+    return row_optimizer != "adam" and not row_l2 and kind != _DATA_PARALLEL
 
 
 @dataclass(frozen=True)
@@ -161,24 +158,25 @@ class Prices:
 
     def flat_bytes(self) -> int:
         """Flat arrays on every rank, with states, gradients and the bucket of their exchange."""
-        states = {"adam": 2, "adagrad": 1}.get(self.row_optimizer, 0)
+        states = {"adam": 2, "lazy_adam": 2, "adagrad": 1}.get(self.row_optimizer, 0)
         return 4 * sum(self.arrays.values()) * (2 + (not self.alone) + states)
 
     def table_bytes(self, row_optimizer: str) -> int:
         """All tables whole, with states and gradients under another optimizer; no buffers."""
-        states = {"adam": 2, "adagrad": 1}.get(row_optimizer, 0)
+        states = {"adam": 2, "lazy_adam": 2, "adagrad": 1}.get(row_optimizer, 0)
         return sum(
-            4 * t.num_rows * t.dim * (1 + states + self._copies(_TABLE_WISE, t.dim, row_optimizer))
+            4 * t.num_rows * t.dim * (1 + states + self._copies(_TABLE_WISE, row_optimizer))
             for t in self.tables.values()
         )
 
-    def _copies(self, kind: str, columns: int, row_optimizer: str) -> int:
+    def _copies(self, kind: str, row_optimizer: str) -> int:
         """Times that a piece is held besides weights and states: gradients, and where else."""
-        if self.alone:  # its gradient, and all tables one after the other for one lookup
+        if self.alone and not updates_rows(kind, row_optimizer, self.row_l2):
+            # its gradient, and all tables one after the other for one lookup
             return 1 + (len(self.tables) > 1)
         if kind == _DATA_PARALLEL:  # its gradient, and the bucket of its exchange
             return 2
-        return int(not is_fused(kind, columns, row_optimizer, self.row_l2))
+        return int(not updates_rows(kind, row_optimizer, self.row_l2))
 
     def exchanges_ms(self, kinds: Iterable[str]) -> tuple[float, ...]:
         """What exchanges cost however little they send, by phase, if ``kinds`` are in the plan."""
@@ -222,7 +220,8 @@ class Prices:
             lookup = whole / self.topology.world_size
             update = 2 * lookup
             gradients = size * self.topology.all_reduce
-        if self.alone or not is_fused(kind, columns, self.row_optimizer, self.row_l2):
+        sparse = updates_rows(kind, self.row_optimizer, self.row_l2)
+        if not sparse:
             update += _DENSE_PASSES[self.row_optimizer] * size / self.topology.stream_bandwidth
         elif self.topology.device == "cpu":
             update *= _FUSED_ON_CPU
@@ -231,7 +230,7 @@ class Prices:
                 (perf.input_dist_comms, lookup, perf.fwd_comms * full, gradients, update),
                 self._memory(table, kind, rows, columns),
             )
-        if len(self.tables) > 1:
+        if len(self.tables) > 1 and not sparse:
             lookup += _CONCATENATED * size / self.topology.stream_bandwidth
         return Price((0.0, lookup, 0.0, 0.0, update), self._memory(table, kind, rows, columns))
 
@@ -242,7 +241,7 @@ class Prices:
         self._storage.estimate([option], self._sharders)
         storage = option.shards[0].storage
         assert storage is not None
-        copies = self._copies(kind, columns, self.row_optimizer)
+        copies = self._copies(kind, self.row_optimizer)
         return int(storage.hbm + storage.ddr) + copies * 4 * rows * columns
 
     def _option(

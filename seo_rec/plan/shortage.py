@@ -61,7 +61,7 @@ def flat_shortage(prices: Prices, usable: int) -> PlanError:
     floats = sum(prices.arrays.values())
     short = needed - usable + 1  # tables need some, too
     each = needed // floats
-    lean = floats * (each - {"adam": 8, "adagrad": 4}.get(prices.row_optimizer, 0))
+    lean = floats * (each - {"adam": 8, "lazy_adam": 8, "adagrad": 4}.get(prices.row_optimizer, 0))
     helps = [
         f"at most {(usable - 1) // each:,} floats in flat arrays in place of {floats:,} (a smaller "
         "budget)",

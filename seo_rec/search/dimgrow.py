@@ -46,6 +46,7 @@ from seo_rec.policy import PolicyError
 from seo_rec.search.found import Found, embedding_bytes
 from seo_rec.search.held_out import SPLITS, HeldOut
 from seo_rec.search.space import Space, SpaceSettings, open_space, require
+from seo_rec.settings import settled
 from seo_rec.train import (
     FitSettings,
     Training,
@@ -345,8 +346,9 @@ def make_optimizers(model: GrowingModel, fit: FitSettings) -> dict[str, torch.op
         ValueError: the row optimizer keeps state that a new column cannot join.
     """
     allowed = ("adam", "sgd")
+    fit = settled(fit, 0)
     require(fit.row_optimizer in allowed, "row_optimizer", fit.row_optimizer, ", ".join(allowed))
-    make, _ = ROW_OPTIMIZERS[fit.row_optimizer]
+    make = ROW_OPTIMIZERS[fit.row_optimizer]
     columns = [d for own in model.columns for d in own]  # type: ignore[attr-defined]
     dense = [*model.backbone.parameters(), *(d.adapt_H for d in columns)]
     gate = torch.optim.Adam([d.theta for d in columns], lr=model.settings.gate_lr)

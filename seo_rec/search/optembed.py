@@ -61,6 +61,7 @@ from seo_rec.search.space import (
     open_space,
     require,
 )
+from seo_rec.settings import settled
 from seo_rec.train import FitSettings, Training, eval_stream, fit, ranks, train_stream
 from seo_rec.train.optimizers import ROW_OPTIMIZERS
 
@@ -286,7 +287,8 @@ class Supernet(nn.Module):
 
 def make_optimizers(model: Supernet, f: FitSettings) -> dict[str, torch.optim.Optimizer]:
     """``rows`` and ``dense`` as for any model, and SGD for the thresholds."""
-    make, _ = ROW_OPTIMIZERS[f.row_optimizer]
+    f = settled(f, 0)
+    make = ROW_OPTIMIZERS[f.row_optimizer]
     optimizers: dict[str, torch.optim.Optimizer] = {
         "rows": make(model.tables, f.row_lr, f.row_l2),
         "dense": torch.optim.Adam(model.backbone.parameters(), lr=f.dense_lr, fused=True),

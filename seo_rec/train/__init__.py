@@ -35,6 +35,7 @@ from seo_rec.train.ranks import (
     said_by_first,
 )
 from seo_rec.train.sharding import check_plan, shard, topology_here
+from seo_rec.train.sparse_rows import SparseRows
 from seo_rec.train.steps import ready
 from seo_rec.train.streams import EVAL_BATCH, eval_stream, train_stream
 from seo_rec.train.weights import load_weights, read_weights, save_weights, weights_digest
@@ -52,6 +53,7 @@ __all__ = [
     "OtherRankError",
     "Preempted",
     "Ranks",
+    "SparseRows",
     "Start",
     "Trained",
     "Training",

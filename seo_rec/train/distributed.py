@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -21,19 +21,38 @@ from seo_rec.plan import (
     Placement,
     PlanError,
     check_placements,
-    is_fused,
     sharding_plan,
+    updates_rows,
 )
 from seo_rec.policy import Policy
-from seo_rec.train.optimizers import FUSED
+from seo_rec.settings import FitSettings, settled
+from seo_rec.train.optimizers import FUSED, inner_model
 from seo_rec.train.ranks import Ranks
+from seo_rec.train.sparse_rows import read_shards_sparsely
 from seo_rec.train.state import Sharded, weights_of
 
 log = logging.getLogger(__name__)
 
 
-def kernels(placements: tuple[Placement, ...], row_optimizer: str, row_l2: float) -> dict[str, str]:
-    """``fused`` or ``dense`` for every table: fused where FBGEMM does the same mathematics.
+def kernels(
+    placements: tuple[Placement, ...],
+    row_optimizer: str,
+    row_l2: float,
+    *,
+    device: str = "cpu",
+    mean: bool = False,
+) -> dict[str, str]:
+    """How the gradient of every table is kept: ``sparse``, ``fused`` or ``dense``.
+
+    ``sparse`` keeps the rows that were read (:class:`SparseRows`); ``fused`` is FBGEMM's update
+    within the backward pass, on CUDA where it is the same mathematics and no mean is kept.
+
+    Args:
+        placements: Of the tables.
+        row_optimizer: Their optimizer.
+        row_l2: An L2 penalty of all rows.
+        device: ``cpu`` or ``cuda``.
+        mean: Whether a running mean of the weights is kept.
 
     Raises:
         PlanError: row-wise Adagrad with a table that is cut by columns. Each cut would keep its
@@ -49,9 +68,15 @@ def kernels(placements: tuple[Placement, ...], row_optimizer: str, row_l2: float
                 "keeps one number per row of the whole table; use a plan without column cuts "
                 "(`seo-rec plan --row-optimizer rowwise_adagrad`), or --optimizer adagrad"
             )
-        fused = [is_fused(p.kind, width, row_optimizer, row_l2) for width in widths]
-        names[p.table] = "fused" if widths and all(fused) else "dense"
+        sparse = bool(widths) and updates_rows(p.kind, row_optimizer, row_l2)
+        fused = sparse and device == "cuda" and not mean and row_optimizer in FUSED
+        names[p.table] = "fused" if fused else "sparse" if sparse else "dense"
     return names
+
+
+def torchrec_kernels(kernel_of: Mapping[str, str]) -> dict[str, str]:
+    """TorchRec's kernel of every table: sparse gradients are kept in place of its dense ones."""
+    return {t: "fused" if kernel == "fused" else "dense" for t, kernel in kernel_of.items()}
 
 
 def check_widths(policy: Policy, placements: Iterable[Placement], device: str) -> None:
@@ -81,6 +106,8 @@ def distribute(
     row_optimizer: str,
     row_lr: float,
     row_l2: float = 0.0,
+    l2_on: str = "auto",
+    mean: bool = False,
 ) -> DistributedModelParallel:
     """Shard the tables of ``model`` as placed, replicate the rest; the weights stay what they are.
 
@@ -88,15 +115,27 @@ def distribute(
         model: the same in every process (made with one seed).
         placements: of every table of ``model.embedding.stored``.
         ranks: the processes; the process group must be up.
-        row_optimizer, row_lr, row_l2: of the tables; decide what FBGEMM updates in the backward.
+        row_optimizer, row_lr, row_l2, l2_on: of the tables; decide how gradients are kept.
+        mean: whether a running mean of the weights is kept.
 
     Raises:
         PlanError: the placements do not fit the policy, the ranks, the optimizer or the device.
     """
     policy = model.embedding.stored
+    chosen = settled(
+        FitSettings(row_optimizer=row_optimizer, row_lr=row_lr, row_l2=row_l2, l2_on=l2_on),
+        policy.num_params,
+    )
+    row_optimizer, row_lr = chosen.row_optimizer, chosen.row_lr
     check_placements(policy, placements, ranks.world_size)
     check_widths(policy, placements, ranks.device.type)
-    kernel_of = kernels(placements, row_optimizer, row_l2)
+    kernel_of = kernels(
+        placements,
+        row_optimizer,
+        row_l2 if chosen.l2_on == "all" else 0.0,
+        device=ranks.device.type,
+        mean=mean or (row_l2 > 0 and chosen.l2_on != "all"),
+    )
     full = {name: t.detach().clone() for name, t in model.state_dict().items()}
     bags = model.embedding.ebc.embedding_bags
     for table, kernel in kernel_of.items():
@@ -113,12 +152,17 @@ def distribute(
         sharded = DistributedModelParallel(
             model,
             device=ranks.device,
-            plan=sharding_plan(placements, kernel_of, ranks.device.type, ranks.local_size),
+            plan=sharding_plan(
+                placements, torchrec_kernels(kernel_of), ranks.device.type, ranks.local_size
+            ),
             sharders=[_sharder()],
         )
     finally:
         torchrec_log.setLevel(level)
     _copy_weights(full, sharded)
+    embedding = inner_model(sharded).embedding
+    sparse = [table_key(table) for table, kernel in kernel_of.items() if kernel == "sparse"]
+    embedding.sparse_shards = read_shards_sparsely(embedding.ebc, sparse)
     return sharded
 
 

@@ -35,6 +35,7 @@ from seo_rec.train.checkpoint import (
 )
 from seo_rec.train.lost_ranks import loss_said
 from seo_rec.train.ranks import Ranks, ranks, ranks_of
+from seo_rec.train.sparse_rows import sparse_rows
 from seo_rec.train.state import (
     State,
     copy_into,
@@ -230,7 +231,7 @@ class _Fit:
         torch.manual_seed(settings.seed + SEED_STEP * self.ranks.rank)
         self.state = Progress()
         self.started = time.perf_counter()
-        self.mean = WeightAverage(model, settings.average)
+        self.mean = WeightAverage(model, settings.average, optimizers)
         self.folder = _RunFolder(out, settings.keep, self.ranks) if out else None
         self.best: list[torch.Tensor] = []
         self.kept_val: Metrics | None = None  # of the weights to end with, unless in best/
@@ -429,11 +430,7 @@ class _Fit:
 
     def _restore(self, saved: Saved) -> None:
         self.after_step.before_load(saved.values["after_step"])
-        state_sizes = {
-            name.removeprefix("optimizer."): size
-            for name, size in saved.sizes.items()
-            if name.startswith("optimizer.")
-        }
+        state_sizes = _named_in(saved, "optimizer")
         after = {
             name: torch.zeros(size, dtype=dtype)
             for name, (size, dtype) in saved.sizes.items()
@@ -444,7 +441,7 @@ class _Fit:
         into = {
             **_named("model", weights_of(self.model)),
             **_named("optimizer", make_room(self.model, self.optimizers, state_sizes)),
-            **_named("average", self.mean.state),
+            **(means := _named("average", self.mean.room(_named_in(saved, "average")))),
             **after,
             **rng,
         }
@@ -454,6 +451,10 @@ class _Fit:
         tensors = {n.removeprefix("after_step."): t for n, t in after.items()}
         self.after_step.load(tensors, saved.values["after_step"])
         self.state = saved.record(Progress, "progress")
+        for optimizer in sparse_rows(self.optimizers):
+            optimizer.steps = self.state.step
+        read = {n.removeprefix("average."): t for n, t in means.items()}
+        self.mean.loaded(read, self.state.step)
         self.kept_val = saved.record(Metrics, "val") if "val" in saved.values else None
         self.started = time.perf_counter() - self.state.seconds
 
@@ -550,6 +551,12 @@ def _position(stream: Stream, done: int) -> dict[str, int]:
 
 def _named(prefix: str, state: State) -> State:
     return {f"{prefix}.{name}": value for name, value in state.items()}
+
+
+def _named_in(saved: Saved, prefix: str) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Shape and type of the saved tensors of a kind, by their names without the kind."""
+    start = f"{prefix}."
+    return {n.removeprefix(start): size for n, size in saved.sizes.items() if n.startswith(start)}
 
 
 def _one_line(record: Mapping[str, Any]) -> str:

@@ -1,10 +1,10 @@
 """Optimizers: one for the rows of the tables, one for the dense rest.
 
-In one process every row optimizer is a torch (or TorchRec) optimizer on the tables' dense
-gradients: the same mathematics on every device. Over several, sharded tables are updated by FBGEMM
-within the backward pass ("fused") where that is the same mathematics: Adagrad, row-wise Adagrad and
-SGD without weight decay. FBGEMM has no Adam on CPU, its Adam on GPU moves only the rows of a batch,
-and its weight decay touches only those: then the sharded tables have dense gradients too.
+Two kinds update tables. ``adam``, and every optimizer whose L2 acts on all rows, works on dense
+gradients: torch's (or TorchRec's) own optimizer, whose step costs as much as the tables are large.
+The others update the rows that a batch read, by :class:`SparseRows`, in one process and in the
+shards of many. On CUDA FBGEMM updates sharded tables within the backward pass ("fused") where no
+running mean is kept.
 """
 
 from __future__ import annotations
@@ -16,9 +16,14 @@ from typing import Any
 import torch
 from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
+from seo_rec.embed import PolicyEmbedding
+from seo_rec.embed.sparse import SparseTables
 from seo_rec.model import RecModel
+from seo_rec.settings import LARGEST_DENSE, FitSettings, settled
+from seo_rec.train.sparse_rows import SparseRows
 
 log = logging.getLogger(__name__)
 
@@ -26,24 +31,14 @@ Optimizer = torch.optim.Optimizer
 _Make = Callable[[Iterable[nn.Parameter], float, float], Optimizer]
 
 ADAGRAD_EPS = 1e-8
-ROW_OPTIMIZERS: dict[str, tuple[_Make, str]] = {
-    "adam": (
-        lambda p, lr, l2: torch.optim.Adam(p, lr=lr, weight_decay=l2, fused=True),
-        "torch.optim.Adam on dense gradients (FBGEMM has no fused Adam on CPU)",
-    ),
-    "adagrad": (
-        lambda p, lr, l2: torch.optim.Adagrad(p, lr=lr, weight_decay=l2, eps=ADAGRAD_EPS),
-        "torch.optim.Adagrad on dense gradients; fused where tables are sharded",
-    ),
-    "rowwise_adagrad": (
-        lambda p, lr, l2: RowWiseAdagrad(p, lr=lr, weight_decay=l2, eps=ADAGRAD_EPS),
-        "torchrec RowWiseAdagrad, one accumulator per row; fused where tables are sharded",
-    ),
-    "sgd": (
-        lambda p, lr, l2: torch.optim.SGD(p, lr=lr, weight_decay=l2),
-        "torch.optim.SGD on dense gradients; fused where tables are sharded",
-    ),
-}
+DENSE_NS = 3.0  # per float and step, of a row optimizer and the running mean on two cores
+ROW_OPTIMIZERS: dict[str, _Make] = {
+    "adam": lambda p, lr, l2: torch.optim.Adam(p, lr=lr, weight_decay=l2, fused=True),
+    "lazy_adam": lambda p, lr, l2: torch.optim.Adam(p, lr=lr, weight_decay=l2, fused=True),
+    "adagrad": lambda p, lr, l2: torch.optim.Adagrad(p, lr=lr, weight_decay=l2, eps=ADAGRAD_EPS),
+    "rowwise_adagrad": lambda p, lr, l2: RowWiseAdagrad(p, lr=lr, weight_decay=l2, eps=ADAGRAD_EPS),
+    "sgd": lambda p, lr, l2: torch.optim.SGD(p, lr=lr, weight_decay=l2),
+}  # on dense gradients; lazy_adam's are of arrays and factors, whose every float is read
 FUSED: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
     "adagrad": (torch.optim.Adagrad, {"eps": ADAGRAD_EPS}),
     "rowwise_adagrad": (RowWiseAdagrad, {"eps": ADAGRAD_EPS}),
@@ -52,43 +47,101 @@ FUSED: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
 
 
 def make_optimizers(
-    model: nn.Module, row_optimizer: str, row_lr: float, dense_lr: float, row_l2: float = 0.0
+    model: nn.Module,
+    row_optimizer: str,
+    row_lr: float,
+    dense_lr: float,
+    row_l2: float = 0.0,
+    l2_on: str = "auto",
 ) -> dict[str, Optimizer]:
-    """``{"rows": ..., "dense": ...}``: tables and flat arrays by ``row_optimizer``, else Adam.
+    """Optimizers by what they update: ``rows`` the tables, ``dense`` the rest, by Adam.
 
-    ``row_l2`` adds ``row_l2 / 2 * |T|^2`` of every whole table T to the loss, through its gradient.
-    The parameters of a gate belong to the search that made it and are left out. What a sharded
-    model updates within its backward pass comes as ``"fused"``, whose steps only set learning
-    rates. The second layers of tables (MLET) come as ``"factors"``: by ``row_optimizer`` at
-    ``row_lr`` like the first ones, without L2.
+    ``row_l2`` adds ``row_l2 / 2 * |T|^2`` of every whole table T to the loss, through its gradient;
+    with another ``l2_on`` than ``all`` only the rows of a batch count. Tables are updated row by
+    row (:class:`SparseRows`) unless every step moves all rows.
+
+    Flat arrays, and copies of tables in every process, always have dense gradients; beside sparse
+    rows they come as ``arrays``. What a sharded model updates within its backward pass comes as
+    ``fused``, whose steps only set learning rates. The second layers of tables (MLET) come as
+    ``factors``: by ``row_optimizer`` at ``row_lr`` like the first ones, without L2. The parameters
+    of a gate belong to the search that made it and are left out.
 
     Args:
-        model: a :class:`RecModel`, or what :func:`distribute` made of one.
+        model: A :class:`RecModel`, or what :func:`distribute` made of one with these settings.
+        row_optimizer, row_lr, row_l2, l2_on: Of the tables; see :func:`settled`.
+        dense_lr: Of the dense layers.
 
     Raises:
-        ValueError: unknown ``row_optimizer``.
+        ValueError: A setting is not allowed.
     """
-    if row_optimizer not in ROW_OPTIMIZERS:
-        raise ValueError(f"row optimizer {row_optimizer!r}; allowed: {', '.join(ROW_OPTIMIZERS)}")
-    make, description = ROW_OPTIMIZERS[row_optimizer]
-    log.info("row optimizer %s: %s", row_optimizer, description)
-    whole = inner_model(model)
-    optimizers: dict[str, Optimizer] = {}
-    flat = whole.embedding.flat
-    stored = [*whole.embedding.ebc.parameters(), *([] if flat is None else flat.parameters())]
-    tables = [p for p in stored if not in_backward(p)]
-    if tables:
-        optimizers["rows"] = make(tables, row_lr, row_l2)
+    embedding, optimizers = inner_model(model).embedding, dict[str, Optimizer]()
+    chosen = settled(
+        FitSettings(
+            row_optimizer=row_optimizer,
+            row_lr=row_lr,
+            dense_lr=dense_lr,
+            row_l2=row_l2,
+            l2_on=l2_on,
+        ),
+        embedding.stored.num_params,
+    )
+    make, row_lr = ROW_OPTIMIZERS[chosen.row_optimizer], chosen.row_lr
+    sources = [] if chosen.has_dense_gradients else sparse_sources(embedding)
+    tables = [p for p in embedding.ebc.parameters() if p.numel() and not in_backward(p)]
+    sparse = [p for p in tables if any(_holds(p, source) for source in sources)]
+    if sparse:
+        optimizers["rows"] = SparseRows(
+            sources,
+            sparse,
+            optimizer=chosen.row_optimizer,
+            lr=row_lr,
+            l2=row_l2,
+            l2_on=chosen.l2_on,
+        )
+    whole = [p for p in tables if not any(p is q for q in sparse)]
+    whole += [] if embedding.flat is None else list(embedding.flat.parameters())
+    if whole:
+        optimizers["arrays" if sparse else "rows"] = make(whole, row_lr, row_l2)
+    _log_choice(chosen.row_optimizer, sparse, whole)
     if isinstance(model, DistributedModelParallel) and model.fused_optimizer.params:
         optimizers["fused"] = model.fused_optimizer
-    if whole.embedding.factors is not None:
-        optimizers["factors"] = make(whole.embedding.factors.parameters(), row_lr, 0.0)
-    project = whole.embedding.project
-    maps = [] if project is None else list(project.parameters())
+    if embedding.factors is not None:
+        optimizers["factors"] = make(embedding.factors.parameters(), row_lr, 0.0)
+    maps = [] if embedding.project is None else list(embedding.project.parameters())
     optimizers["dense"] = torch.optim.Adam(
-        [*whole.backbone.parameters(), *maps], lr=dense_lr, fused=True
+        [*inner_model(model).backbone.parameters(), *maps], lr=dense_lr, fused=True
     )
     return optimizers
+
+
+def sparse_sources(embedding: PolicyEmbedding) -> list[SparseTables]:
+    """The lookups of an embedding that keep the gradients of the rows read, from now on."""
+    if type(embedding.ebc) is not EmbeddingBagCollection:
+        return embedding.sparse_shards
+    return [embedding.keep_sparse_gradients()] if embedding.policy.tables else []
+
+
+def _holds(parameter: nn.Parameter, source: SparseTables) -> bool:
+    """Whether tables of the source are the parameter, or lie in it."""
+    begin = parameter.data_ptr()
+    end = begin + parameter.numel() * parameter.element_size()
+    return any(begin <= w.data_ptr() < end for w in source.weights if w.numel())
+
+
+def _log_choice(row_optimizer: str, sparse: list[nn.Parameter], whole: list[nn.Parameter]) -> None:
+    few, many = (sum(p.numel() for p in group) for group in (sparse, whole))
+    log.info(
+        "row optimizer %s: %s",
+        row_optimizer,
+        f"updates the rows of the batch of {few} floats" if sparse else "dense gradients",
+    )
+    if sparse and many > LARGEST_DENSE:
+        log.warning(
+            "%d floats of arrays, or of tables copied to every process, have dense gradients: each "
+            "step passes over all of them, about %.1f ms more",
+            many,
+            many * DENSE_NS / 1e6,
+        )
 
 
 def in_backward(parameter: nn.Parameter) -> bool:

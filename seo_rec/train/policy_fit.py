@@ -80,7 +80,12 @@ def fit_policy(
 def optimizers_of(model: nn.Module, settings: FitSettings) -> dict[str, torch.optim.Optimizer]:
     """The optimizers of tables and of dense layers that ``settings`` ask for."""
     return make_optimizers(
-        model, settings.row_optimizer, settings.row_lr, settings.dense_lr, settings.row_l2
+        model,
+        settings.row_optimizer,
+        settings.row_lr,
+        settings.dense_lr,
+        settings.row_l2,
+        settings.l2_on,
     )
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from seo_rec.model import RecModel
 from seo_rec.plan import PRESETS, Placement, Plan, PlanError, Topology, plan_policy, read_topology
 from seo_rec.policy import Policy
-from seo_rec.settings import FitSettings
+from seo_rec.settings import FitSettings, settled
 from seo_rec.train.distributed import distribute
 from seo_rec.train.ranks import Ranks, ranks
 
@@ -46,6 +46,7 @@ def shard(
             plan cannot be made; on every rank.
     """
     here, policy = ranks(), model.embedding.stored
+    settings = settled(settings, policy.num_params)
     if here.world_size == 1:
         if plan is not None:
             _placements(policy, settings, plan, rates, here)
@@ -58,6 +59,8 @@ def shard(
         row_optimizer=settings.row_optimizer,
         row_lr=settings.row_lr,
         row_l2=settings.row_l2,
+        l2_on=settings.l2_on,
+        mean=settings.average > 0,
     )
 
 
@@ -76,7 +79,7 @@ def _placements(
             batch_size=rows,
             row_optimizer=settings.row_optimizer,
             rates=rates,
-            row_l2=settings.row_l2,
+            row_l2=settings.row_l2 if settings.l2_on == "all" else 0.0,
             default=False,
         )
         return made.placements
@@ -95,7 +98,7 @@ def _placements(
 
 def check_plan(plan: Path, policy: Policy, settings: FitSettings, here: Ranks) -> Plan:
     """The plan of a file. PlanError unless it is for this policy, optimizer and processes."""
-    read = Plan.load(plan)
+    read, settings = Plan.load(plan), settled(settings, policy.num_params)
     if (read.world_size, read.device) != (here.world_size, here.device.type):
         raise PlanError(
             f"{plan} is for {read.world_size} ranks on {read.device}; there are {here.world_size} "

@@ -23,6 +23,8 @@ from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, Wri
 
 FUSED_STATE = {"momentum1": "sum", "momentum_1": "sum"}  # FBGEMM's name of Adagrad's accumulator
 
+MEANS = ("mean", "mean_at")  # state of an optimizer that is part of the running mean
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -131,8 +133,8 @@ def optimizer_state(model: nn.Module, optimizers: Mapping[str, torch.optim.Optim
                 raise ValueError(f"optimizer {label!r} holds a parameter that is not the model's")
             name = names[id(parameter)]
             for key, value in values.items():
-                if isinstance(value, torch.Tensor):
-                    state[f"{name}.{key}"] = _like(weights[name], value)
+                if isinstance(value, torch.Tensor) and key not in MEANS:
+                    state[f"{name}.{key}"] = like(weights[name], value)
     return state
 
 
@@ -157,7 +159,7 @@ def _flat_rows(value: torch.Tensor | Sharded) -> torch.Tensor | Sharded:
     return Sharded(torch.Size((value.shape[0], 1)), tuple(pieces))
 
 
-def _like(weight: torch.Tensor | Sharded, value: torch.Tensor) -> torch.Tensor | Sharded:
+def like(weight: torch.Tensor | Sharded, value: torch.Tensor) -> torch.Tensor | Sharded:
     """A parameter's optimizer state, cut as its weight is.
 
     The shards that one process holds of a table are stacked by rows in one parameter.

@@ -110,11 +110,17 @@ def test_rowwise_adagrad_refuses_column_cuts(tiny_data: DataSet) -> None:
 
 @pytest.mark.parametrize(
     "optimizer, l2, expected",
-    [("adam", 0.0, "dense"), ("adagrad", 0.0, "fused"), ("sgd", 0.1, "dense")],
+    [("adam", 0.0, "dense"), ("adagrad", 0.0, "sparse"), ("sgd", 0.1, "dense")],
 )
-def test_what_is_fused(tiny_data: DataSet, optimizer: str, l2: float, expected: str) -> None:
-    """FBGEMM's Adam and its weight decay skip rows that are not in the batch."""
-    found = kernels(plan(policy_of(tiny_data), "mixed", 2), optimizer, l2)
+def test_how_gradients_are_kept(
+    tiny_data: DataSet, optimizer: str, l2: float, expected: str
+) -> None:
+    """Adam and L2 of all rows move rows that are not in the batch."""
+    placements = plan(policy_of(tiny_data), "mixed", 2)
+    found = kernels(placements, optimizer, l2)
+    on_gpu = kernels(placements, optimizer, l2, device="cuda")["a"]
+    assert on_gpu == ("fused" if expected == "sparse" else expected)
+    assert kernels(placements, optimizer, l2, device="cuda", mean=True)["a"] == expected
     assert found == {"a": expected, "b": expected, "c": "dense", "d": expected}
 
 

@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from ctypes import Array
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-ABI = 2  # of native.c; a library of another number is older or newer than this file
+if TYPE_CHECKING:
+    from seo_kernels.row_bag.layout import Reads, RowLayout, RowTable, RowUpdate
+
+ABI = 3  # of native.c; a library of another number is older or newer than this file
 GRAIN = 2**16  # floats that are worth a thread of their own
 REMAP_GRAIN = 2**19  # row numbers that are, which cost little more than writing them
 TILE_FLOATS = 2**16  # of the output; a tile stays in the second-level cache
@@ -46,6 +51,43 @@ class _Lookup(ctypes.Structure):
     )
 
 
+class _Table(ctypes.Structure):
+    """``Table`` of rows.c."""
+
+    _fields_ = (
+        *((name, _pointer) for name in ("weight", "first", "second", "updates", "reads")),
+        *((name, _pointer) for name in ("mean", "mean_at")),
+        ("rows", _i64),
+        ("dim", _i64),
+    )
+
+
+class _Reads(ctypes.Structure):
+    """``Reads`` of rows.c."""
+
+    _fields_ = (
+        ("tables", ctypes.POINTER(_Table)),
+        ("num_tables", _i64),
+        *((name, _pointer) for name in ("table_of", "columns", "rows", "offsets", "id_weights")),
+        *((name, _i64) for name in ("num_lookups", "num_bags", "row_floats")),
+    )
+
+
+class _Update(ctypes.Structure):
+    """``Update`` of rows.c."""
+
+    _fields_ = (
+        ("optimizer", _i64),
+        ("l2_on", _i64),
+        *((name, ctypes.c_double) for name in ("lr", "l2", "eps", "beta1", "beta2")),
+        ("corrections", _pointer),
+        ("num_corrections", _i64),
+        ("decay", ctypes.c_double),
+        ("settled", _i64),
+        ("step", _i64),
+    )
+
+
 @cache
 def _load() -> tuple[ctypes.CDLL | None, str | None]:
     folder = Path(__file__).parent
@@ -69,7 +111,19 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
     library.seo_blocks_forward.argtypes = [lookup, _pointer, _i64]
     library.seo_blocks_backward.argtypes = [lookup, _pointer, _pointer, _i64]
     library.seo_blocks_scales.argtypes = [lookup, *[_pointer] * 4, _i64]
-    for name in ("remap", "blocks_forward", "blocks_backward", "blocks_scales"):
+    rows, update = ctypes.POINTER(_Reads), ctypes.POINTER(_Update)
+    library.seo_rows_check.argtypes = [rows, _i64]
+    library.seo_rows_read.argtypes = [rows, _pointer, _i64, _i64]
+    library.seo_rows_group.argtypes = [rows, _i64, *[_pointer] * 3]
+    library.seo_rows_update.argtypes = [rows, update, *[_pointer] * 3, *[_i64] * 3]
+    library.seo_rows_swap_mean.argtypes = [ctypes.POINTER(_Table), update, _i64, _i64]
+    library.seo_rows_large_pages.argtypes = [_pointer, _i64]
+    for name in ("check", "group", "update"):
+        getattr(library, f"seo_rows_{name}").restype = _i64
+    for name in (
+        *("remap", "blocks_forward", "blocks_backward", "blocks_scales"),
+        *("rows_read", "rows_swap_mean", "rows_large_pages"),
+    ):
         getattr(library, f"seo_{name}").restype = None
     return library, None
 
@@ -218,3 +272,131 @@ class BlockLookup:
             self.threads,
         )
         return parts.sum(0).to(torch.float32), grad_V
+
+
+# ---- rows ----------------------------------------------------------------------------------
+
+
+def _tables_of(tables: Sequence[RowTable]) -> Array[_Table]:
+    made = (_Table * len(tables))()
+    for entry, table in zip(made, tables, strict=True):
+        for name in ("weight", "first", "second", "updates", "reads", "mean", "mean_at"):
+            setattr(entry, name, _address(getattr(table, name)))
+        entry.rows, entry.dim = table.weight.shape
+    return made
+
+
+def _reads_of(tables: Array[_Table], layout: RowLayout, reads: Reads) -> tuple[_Reads, list[Any]]:
+    """The arguments of a call, checked, and the tensors that their pointers name."""
+    held = [
+        None if t is None else t.detach().contiguous()
+        for t in (reads.rows_V, reads.offsets, reads.weights_V)
+    ]
+    made = _Reads(
+        tables,
+        len(tables),
+        _address(layout.table_of_K),
+        _address(layout.columns_K),
+        *map(_address, held),
+        layout.num_lookups,
+        reads.num_bags,
+        layout.width,
+    )
+    c = library()
+    assert c is not None
+    bad = c.seo_rows_check(ctypes.byref(made), reads.rows_V.numel())
+    if bad == -1:
+        raise ValueError(
+            f"offsets must rise from 0 to {reads.rows_V.numel()}, the number of reads, or be left "
+            f"out where each of the {layout.num_lookups} x {reads.num_bags} bags has one"
+        )
+    if bad:
+        table = layout.table_of[bad - 1]
+        raise ValueError(
+            f"lookup {bad - 1} reads a row that is not in [0, {tables[table].rows}), the rows of "
+            f"table {table}"
+        )
+    return made, held
+
+
+def read_rows(tables: Sequence[Tensor], layout: RowLayout, reads: Reads) -> Tensor:
+    """See :func:`seo_kernels.row_bag.read_rows`."""
+    c = library()
+    assert c is not None
+    entries = (_Table * len(tables))()
+    for entry, table in zip(entries, tables, strict=True):
+        entry.weight, (entry.rows, entry.dim) = _address(table), table.shape
+    made, held = _reads_of(entries, layout, reads)
+    x_BE = torch.empty(reads.num_bags, layout.width)
+    tile = max(16, min(512, TILE_FLOATS // max(1, layout.width)))
+    threads = _threads(max(x_BE.numel(), held[0].numel()), GRAIN)
+    c.seo_rows_read(ctypes.byref(made), x_BE.data_ptr(), tile, threads)
+    return x_BE
+
+
+@cache
+def _corrections(beta1: float, beta2: float) -> Tensor:
+    """``1 - beta^n`` of both betas from n = 0 to where float32 cannot tell them from 1."""
+    n = torch.arange(2**15, dtype=torch.float64)
+    return torch.stack([1 - beta1**n, 1 - beta2**n], dim=1).float().contiguous()
+
+
+def _update_of(update: RowUpdate) -> _Update:
+    corrections = _corrections(*update.betas)
+    return _Update(
+        *update.codes,
+        update.lr,
+        update.l2,
+        update.eps,
+        *update.betas,
+        corrections.data_ptr(),
+        len(corrections),
+        update.decay,
+        update.settled,
+        update.step,
+    )
+
+
+def update_rows(
+    tables: Sequence[RowTable],
+    layout: RowLayout,
+    reads: Reads,
+    grad_BE: Tensor,
+    update: RowUpdate,
+) -> None:
+    """See :func:`seo_kernels.row_bag.update_rows`."""
+    c = library()
+    assert c is not None
+    made, held = _reads_of(_tables_of(tables), layout, reads)
+    grad_BE, V = grad_BE.contiguous(), reads.rows_V.numel()
+    keys, other = torch.empty(2, max(V, 1), dtype=torch.int64).unbind()
+    starts = torch.empty(V + 1, dtype=torch.int64)
+    pointers = [keys.data_ptr(), other.data_ptr(), starts.data_ptr()]
+    num_rows = c.seo_rows_group(ctypes.byref(made), V, *pointers)
+    if num_rows < 0:
+        rows = sum(len(t.weight) for t in tables)
+        raise ValueError(
+            f"{V} reads of {rows} rows in one batch: their numbers need more than 63 bits; take "
+            "smaller batches"
+        )
+    how = _update_of(update)
+    arguments = [ctypes.byref(made), ctypes.byref(how), grad_BE.data_ptr(), pointers[0]]
+    threads = _threads(max(held[0].numel(), grad_BE.numel()), GRAIN)
+    if c.seo_rows_update(*arguments, pointers[2], num_rows, V, threads):
+        raise MemoryError(f"no memory to sort the {V} reads of a batch; take smaller batches")
+
+
+def swap_means(table: RowTable, update: RowUpdate, back: bool) -> None:
+    """See :func:`seo_kernels.row_bag.swap_means`."""
+    c = library()
+    assert c is not None
+    how = _update_of(update)
+    threads = _threads(table.weight.numel(), GRAIN)
+    c.seo_rows_swap_mean(_tables_of([table]), ctypes.byref(how), int(back), threads)
+
+
+def ask_for_large_pages(tensor: Tensor) -> None:
+    """Let the system use pages of 2 MB for a large tensor, which makes random reads faster."""
+    c = library()
+    if c is not None and tensor.device.type == "cpu":
+        c.seo_rows_large_pages(tensor.data_ptr(), tensor.numel() * tensor.element_size())

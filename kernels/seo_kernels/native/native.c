@@ -20,7 +20,7 @@
 #define omp_get_num_threads() 1
 #endif
 
-#define ABI 2
+#define ABI 3
 
 /* Hot loops are compiled for three generations of x86; the loader of the C library picks one. */
 #if !defined(__x86_64__) || !defined(__GLIBC__) || !defined(__GNUC__) || defined(__clang__)

@@ -1,0 +1,427 @@
+/* Rows of tables: pooled reads, and updates of the rows of one batch, for a CPU.
+
+   Letters: K lookups, B bags of each, V reads of all lookups one after the other, E floats of an
+   output row, U rows that were read, each counted once.
+
+   Results do not depend on the number of threads: every row is pooled and updated by one thread,
+   which adds what was read in the order of lookups, bags and ids. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef _OPENMP
+#include <omp.h>
+#else
+#define omp_get_thread_num() 0
+#define omp_get_num_threads() 1
+#endif
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#if !defined(__x86_64__) || !defined(__GLIBC__) || !defined(__GNUC__) || defined(__clang__)
+#define CLONES
+#elif __GNUC__ >= 12
+#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define CLONES __attribute__((target_clones("avx2", "default")))
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+enum { SGD, ADAGRAD, ROWWISE_ADAGRAD, LAZY_ADAM };
+enum { L2_NONE, L2_READ, L2_FREQUENCY };
+enum { AHEAD = 12, DIGIT = 11, BUCKETS = 1 << DIGIT };
+
+typedef struct {
+    float *weight;    /* (rows, dim) */
+    float *first;     /* adagrad (rows, dim), rowwise_adagrad (rows), lazy_adam (rows, dim) */
+    float *second;    /* lazy_adam (rows, dim) */
+    int32_t *updates; /* (rows) lazy_adam: updates of the row so far */
+    int32_t *reads;   /* (rows) L2 by frequency: reads of the row so far */
+    float *mean;      /* (rows, dim) running mean, or NULL */
+    int32_t *mean_at; /* (rows) step up to which the mean is right; -1: it is the weight */
+    int64_t rows, dim;
+} Table;
+
+typedef struct {
+    const Table *tables;
+    int64_t num_tables;
+    const int64_t *table_of; /* (K) */
+    const int64_t *columns;  /* (K) first output column */
+    const int64_t *rows;     /* (V) */
+    const int64_t *offsets;  /* (K * B + 1), or NULL: every bag holds one id */
+    const float *id_weights; /* (V) or NULL */
+    int64_t num_lookups, num_bags, row_floats;
+} Reads;
+
+typedef struct {
+    int64_t optimizer, l2_on;
+    double lr, l2, eps, beta1, beta2;
+    const float *corrections; /* (num_corrections, 2): 1 - beta1^n, 1 - beta2^n from n = 0 */
+    int64_t num_corrections;
+    double decay;             /* of the running mean */
+    int64_t settled;          /* last step at which it is (1 + t) / (10 + t) */
+    int64_t step;             /* number of this step, from 1 */
+} Update;
+
+#define BY_WIDTH(width, ...) \
+    switch (width) { \
+        case 1: { enum { W = 1 }; __VA_ARGS__; break; } \
+        case 2: { enum { W = 2 }; __VA_ARGS__; break; } \
+        case 4: { enum { W = 4 }; __VA_ARGS__; break; } \
+        case 8: { enum { W = 8 }; __VA_ARGS__; break; } \
+        case 16: { enum { W = 16 }; __VA_ARGS__; break; } \
+        case 32: { enum { W = 32 }; __VA_ARGS__; break; } \
+        case 64: { enum { W = 64 }; __VA_ARGS__; break; } \
+        default: { const int64_t W = width; __VA_ARGS__; } \
+    }
+
+INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* 0 if all reads and writes stay inside, -1 for bad offsets, k + 1 for a bad lookup k. */
+int64_t seo_rows_check(const Reads *p, int64_t num_reads) {
+    const int64_t B = p->num_bags, K = p->num_lookups;
+    if (p->offsets) {
+        int64_t odd = p->offsets[0] != 0 || p->offsets[K * B] != num_reads;
+        for (int64_t b = 0; b < K * B; b++) odd |= p->offsets[b + 1] < p->offsets[b];
+        if (odd) return -1;
+    } else if (num_reads != K * B) {
+        return -1;
+    }
+    for (int64_t k = 0; k < K; k++) {
+        const int64_t t = p->table_of[k];
+        if (t < 0 || t >= p->num_tables) return k + 1;
+        const int64_t begin = p->offsets ? p->offsets[k * B] : k * B;
+        const int64_t end = p->offsets ? p->offsets[(k + 1) * B] : (k + 1) * B;
+        const int64_t rows = p->tables[t].rows;
+        int64_t odd = p->columns[k] < 0 || p->columns[k] + p->tables[t].dim > p->row_floats;
+        for (int64_t v = begin; v < end; v++) odd |= p->rows[v] < 0 || p->rows[v] >= rows;
+        if (odd) return k + 1;
+    }
+    return 0;
+}
+
+/* ---- reads ------------------------------------------------------------------------------- */
+
+INLINE void copy_row(float *restrict to, const float *restrict from, float s, int64_t width) {
+    for (int64_t i = 0; i < width; i++) to[i] = s * from[i];
+}
+
+INLINE void add_row(float *restrict to, const float *restrict from, float s, int64_t width) {
+    for (int64_t i = 0; i < width; i++) to[i] += s * from[i];
+}
+
+CLONES static void read_tile(const Reads *p, int64_t first_bag, int64_t end_bag, float *out) {
+    const int64_t B = p->num_bags, E = p->row_floats;
+    for (int64_t k = 0; k < p->num_lookups; k++) {
+        const Table *table = p->tables + p->table_of[k];
+        const int64_t dim = table->dim;
+        const float *weight = table->weight;
+        float *to = out + p->columns[k];
+        if (!p->offsets) {
+            const int64_t *rows = p->rows + k * B;
+            const float *w = p->id_weights ? p->id_weights + k * B : 0;
+            BY_WIDTH(dim, for (int64_t b = first_bag; b < end_bag; b++) {
+                if (b + AHEAD < end_bag) __builtin_prefetch(weight + rows[b + AHEAD] * W);
+                copy_row(to + b * E, weight + rows[b] * W, w ? w[b] : 1.0f, W);
+            })
+            continue;
+        }
+        const int64_t *bounds = p->offsets + k * B;
+        const int64_t last = bounds[end_bag];
+        BY_WIDTH(dim, for (int64_t b = first_bag; b < end_bag; b++) {
+            float *sum = to + b * E;
+            memset(sum, 0, (size_t)W * sizeof(float));
+            for (int64_t v = bounds[b]; v < bounds[b + 1]; v++) {
+                if (v + AHEAD < last) __builtin_prefetch(weight + p->rows[v + AHEAD] * W);
+                add_row(sum, weight + p->rows[v] * W, p->id_weights ? p->id_weights[v] : 1.0f, W);
+            }
+        })
+    }
+}
+
+/* out (B, E): of every lookup the weighted sum of the rows of each bag; no other column is set. */
+void seo_rows_read(const Reads *p, float *out, int64_t tile, int64_t threads) {
+    const int64_t tiles = (p->num_bags + tile - 1) / tile;
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (int64_t t = 0; t < tiles; t++)
+        read_tile(p, t * tile, smaller((t + 1) * tile, p->num_bags), out);
+}
+
+/* ---- which rows were read ---------------------------------------------------------------- */
+
+INLINE int bits_of(uint64_t largest) {
+    int bits = 0;
+    while (largest >> bits) bits++;
+    return bits;
+}
+
+/* Bits that number reads; a key is the row above them, and the number of the read in them. */
+INLINE int read_bits(int64_t num_reads) { return bits_of((uint64_t)num_reads); }
+
+static int64_t all_rows(const Reads *p) {
+    int64_t rows = 0;
+    for (int64_t t = 0; t < p->num_tables; t++) rows += p->tables[t].rows;
+    return rows;
+}
+
+/* Sort the reads by row, those of one row in the order in which they were read.
+
+   keys and other hold V numbers each; the sorted ones end up in keys. starts (V + 1): where each
+   row's reads begin. Returns U, or -1 if rows and reads are too many to be told apart. */
+int64_t seo_rows_group(const Reads *p, int64_t num_reads, uint64_t *keys, uint64_t *other,
+                       int64_t *starts) {
+    const int64_t B = p->num_bags;
+    const int shift = read_bits(num_reads), rows_bits = bits_of((uint64_t)all_rows(p));
+    if (shift + rows_bits > 63) return -1;
+    int64_t *base = malloc((size_t)(p->num_tables + 1) * sizeof(int64_t));
+    if (!base) return -1;
+    base[0] = 0;
+    for (int64_t t = 0; t < p->num_tables; t++) base[t + 1] = base[t] + p->tables[t].rows;
+    for (int64_t k = 0; k < p->num_lookups; k++) {
+        const int64_t begin = p->offsets ? p->offsets[k * B] : k * B;
+        const int64_t end = p->offsets ? p->offsets[(k + 1) * B] : (k + 1) * B;
+        const int64_t first = base[p->table_of[k]];
+        for (int64_t v = begin; v < end; v++)
+            keys[v] = (uint64_t)(first + p->rows[v]) << shift | (uint64_t)v;
+    }
+    free(base);
+    uint64_t *from = keys, *to = other;
+    for (int low = shift; low < shift + rows_bits; low += DIGIT) {
+        int64_t count[BUCKETS] = {0};
+        for (int64_t i = 0; i < num_reads; i++) count[from[i] >> low & (BUCKETS - 1)]++;
+        if (num_reads && count[from[0] >> low & (BUCKETS - 1)] == num_reads) continue;
+        int64_t sum = 0;
+        for (int64_t d = 0; d < BUCKETS; d++) {
+            const int64_t n = count[d];
+            count[d] = sum;
+            sum += n;
+        }
+        for (int64_t i = 0; i < num_reads; i++) to[count[from[i] >> low & (BUCKETS - 1)]++] = from[i];
+        uint64_t *swap = from;
+        from = to;
+        to = swap;
+    }
+    if (from != keys) memcpy(keys, from, (size_t)num_reads * sizeof(uint64_t));
+    int64_t unique = 0;
+    for (int64_t i = 0; i < num_reads; i++)
+        if (!i || keys[i] >> shift != keys[i - 1] >> shift) starts[unique++] = i;
+    starts[unique] = num_reads;
+    return unique;
+}
+
+/* ---- updates ----------------------------------------------------------------------------- */
+
+/* The share of a mean of step s that is left in the mean of step t >= s: the product of the
+   decays min(decay, (1 + i) / (10 + i)) of the steps i between. */
+INLINE double left_of_mean(const Update *u, int64_t s, int64_t t) {
+    double left = 1.0;
+    if (s < u->settled) {
+        const int64_t end = smaller(t, u->settled);
+        for (int64_t j = 2; j <= 10; j++) left *= (double)(s + j) / (double)(end + j);
+        s = end;
+    }
+    return s < t ? left * exp((double)(t - s) * log(u->decay)) : left;
+}
+
+INLINE void catch_up(const Update *u, const Table *table, int64_t row, int64_t step, int64_t dim) {
+    const float *restrict w = table->weight + row * dim;
+    float *restrict m = table->mean + row * dim;
+    const int64_t at = table->mean_at[row];
+    if (at < 0) {
+        memcpy(m, w, (size_t)dim * sizeof(float));
+    } else if (at < step) {
+        const float left = (float)left_of_mean(u, at, step);
+        for (int64_t i = 0; i < dim; i++) m[i] = w[i] + left * (m[i] - w[i]);
+    }
+}
+
+INLINE void update_row(const Update *u, const Table *table, int64_t row, float *restrict g,
+                       int64_t num_reads, int64_t dim) {
+    float *restrict w = table->weight + row * dim;
+    const float lr = (float)u->lr, eps = (float)u->eps;
+    if (u->l2_on != L2_NONE) {
+        float l2 = (float)u->l2;
+        if (u->l2_on == L2_FREQUENCY) {
+            const int64_t reads = table->reads[row] + num_reads;
+            table->reads[row] = (int32_t)smaller(reads, INT32_MAX);
+            l2 = (float)(u->l2 / (double)reads);
+        }
+        for (int64_t i = 0; i < dim; i++) g[i] += l2 * w[i];
+    }
+    if (table->mean) catch_up(u, table, row, u->step - 1, dim);
+    switch (u->optimizer) {
+        case SGD:
+            for (int64_t i = 0; i < dim; i++) w[i] -= lr * g[i];
+            break;
+        case ADAGRAD: {
+            float *restrict sum = table->first + row * dim;
+            for (int64_t i = 0; i < dim; i++) {
+                sum[i] += g[i] * g[i];
+                w[i] -= lr * g[i] / (sqrtf(sum[i]) + eps);
+            }
+            break;
+        }
+        case ROWWISE_ADAGRAD: {
+            float square = 0.0f;
+            for (int64_t i = 0; i < dim; i++) square += g[i] * g[i];
+            table->first[row] += square / (float)dim;
+            const float rate = lr / (sqrtf(table->first[row]) + eps);
+            for (int64_t i = 0; i < dim; i++) w[i] -= rate * g[i];
+            break;
+        }
+        case LAZY_ADAM: {
+            float *restrict m = table->first + row * dim, *restrict v = table->second + row * dim;
+            const float b1 = (float)u->beta1, b2 = (float)u->beta2;
+            const int64_t n = ++table->updates[row];
+            const float *c = u->corrections + 2 * smaller(n, u->num_corrections - 1);
+            const float rate = lr / c[0], root = 1.0f / sqrtf(c[1]);
+            for (int64_t i = 0; i < dim; i++) {
+                m[i] += (1.0f - b1) * (g[i] - m[i]);
+                v[i] = b2 * v[i] + (1.0f - b2) * g[i] * g[i];
+                w[i] -= rate * m[i] / (sqrtf(v[i]) * root + eps);
+            }
+            break;
+        }
+    }
+    if (table->mean) {
+        const double t = (double)u->step, limit = (1.0 + t) / (10.0 + t);
+        const float share = (float)(1.0 - (limit < u->decay ? limit : u->decay));
+        float *restrict m = table->mean + row * dim;
+        for (int64_t i = 0; i < dim; i++) m[i] += share * (w[i] - m[i]);
+        table->mean_at[row] = (int32_t)u->step;
+    }
+}
+
+INLINE void fetch_row(const Table *table, int64_t row) {
+    const int64_t at = row * table->dim;
+    __builtin_prefetch(table->weight + at, 1);
+    if (table->first) __builtin_prefetch(table->first + (table->second ? at : row), 1);
+    if (table->second) __builtin_prefetch(table->second + at, 1);
+    if (table->mean) {
+        __builtin_prefetch(table->mean + at, 1);
+        __builtin_prefetch(table->mean_at + row, 1);
+    }
+}
+
+/* Where a walk over sorted rows stands: they rise, and so does the table. */
+typedef struct {
+    int64_t table, first, end;
+} Place;
+
+INLINE void move_to(Place *place, const Reads *p, int64_t row) {
+    while (row >= place->end) {
+        place->first = place->end;
+        place->end += p->tables[++place->table].rows;
+    }
+}
+
+INLINE void one_row(const Reads *p, const Update *u, const float *grad, const uint64_t *keys,
+                    int64_t begin, int64_t end, int shift, const int32_t *bags,
+                    const Table *table, int64_t row, float *restrict g, int64_t dim) {
+    const uint64_t mask = ((uint64_t)1 << shift) - 1;
+    memset(g, 0, (size_t)dim * sizeof(float));
+    for (int64_t i = begin; i < end; i++) {
+        const int64_t read = (int64_t)(keys[i] & mask);
+        const uint32_t bag = (uint32_t)(bags ? bags[read] : read), B = (uint32_t)p->num_bags;
+        const int64_t k = bag / B, b = bag % B;
+        add_row(g, grad + b * p->row_floats + p->columns[k],
+                p->id_weights ? p->id_weights[read] : 1.0f, dim);
+    }
+    update_row(u, table, row, g, end - begin, dim);
+}
+
+CLONES static void update_range(const Reads *p, const Update *u, const float *grad,
+                                const uint64_t *keys, const int64_t *starts, int64_t from,
+                                int64_t to, int shift, const int32_t *bags, float *g) {
+    Place place = {0, 0, p->tables[0].rows}, ahead = place;
+    for (int64_t n = from; n < to; n++) {
+        if (n + AHEAD < to) {
+            const int64_t next = (int64_t)(keys[starts[n + AHEAD]] >> shift);
+            move_to(&ahead, p, next);
+            fetch_row(p->tables + ahead.table, next - ahead.first);
+        }
+        const int64_t row = (int64_t)(keys[starts[n]] >> shift);
+        move_to(&place, p, row);
+        const Table *table = p->tables + place.table;
+        const int64_t dim = table->dim;
+        BY_WIDTH(dim, one_row(p, u, grad, keys, starts[n], starts[n + 1], shift, bags, table,
+                              row - place.first, g, W))
+    }
+}
+
+/* Update every row that was read once, by the sum of its gradients.
+
+   grad (B, E); keys, starts and num_rows as seo_rows_group gave them. Returns 0; -1 without
+   memory for what the threads need. */
+int64_t seo_rows_update(const Reads *p, const Update *u, const float *grad, const uint64_t *keys,
+                        const int64_t *starts, int64_t num_rows, int64_t num_reads,
+                        int64_t threads) {
+    const int shift = read_bits(num_reads);
+    const int64_t bags_in_all = p->num_lookups * p->num_bags;
+    int64_t widest = 1, failed = 0;
+    for (int64_t t = 0; t < p->num_tables; t++)
+        if (p->tables[t].dim > widest) widest = p->tables[t].dim;
+    int32_t *bags = 0;
+    if (p->offsets && num_reads) {
+        bags = malloc((size_t)num_reads * sizeof(int32_t));
+        if (!bags) return -1;
+        for (int64_t b = 0; b < bags_in_all; b++)
+            for (int64_t v = p->offsets[b]; v < p->offsets[b + 1]; v++) bags[v] = (int32_t)b;
+    }
+#pragma omp parallel num_threads(threads) reduction(| : failed)
+    {
+        const int64_t T = omp_get_num_threads(), me = omp_get_thread_num();
+        /* rows are shared out by their reads: a few may have most of them */
+        int64_t from = 0, to = num_rows;
+        const int64_t low = num_reads / T * me, high = me == T - 1 ? num_reads : num_reads / T * (me + 1);
+        for (int64_t step = num_rows; step > 0; step = step / 2)
+            while (from + step <= num_rows && starts[from + step - 1] < low) from += step;
+        to = from;
+        for (int64_t step = num_rows; step > 0; step = step / 2)
+            while (to + step <= num_rows && starts[to + step - 1] < high) to += step;
+        float *g = malloc((size_t)(widest + 16) * sizeof(float));
+        if (g) update_range(p, u, grad, keys, starts, from, to, shift, bags, g);
+        else failed = 1;
+        free(g);
+    }
+    free(bags);
+    return failed ? -1 : 0;
+}
+
+/* ---- the running mean -------------------------------------------------------------------- */
+
+/* Bring the means of all rows that were ever read up to the step of u and swap them with the
+   weights; back != 0 swaps them back. Rows that were never read are their own mean. */
+void seo_rows_swap_mean(const Table *table, const Update *u, int64_t back, int64_t threads) {
+    const int64_t dim = table->dim;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t row = 0; row < table->rows; row++) {
+        if (table->mean_at[row] < 0) continue;
+        if (!back) {
+            catch_up(u, table, row, u->step, dim);
+            table->mean_at[row] = (int32_t)u->step;
+        }
+        float *w = table->weight + row * dim, *m = table->mean + row * dim;
+        for (int64_t i = 0; i < dim; i++) {
+            const float kept = w[i];
+            w[i] = m[i];
+            m[i] = kept;
+        }
+    }
+}
+
+/* Ask for large pages: a random read of a large table misses the address cache otherwise. */
+void seo_rows_large_pages(void *at, int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    const uintptr_t page = (uintptr_t)1 << 21;
+    const uintptr_t begin = ((uintptr_t)at + page - 1) & ~(page - 1);
+    const uintptr_t end = ((uintptr_t)at + (uintptr_t)bytes) & ~(page - 1);
+    if (end > begin) madvise((void *)begin, end - begin, MADV_HUGEPAGE);
+#else
+    (void)at, (void)bytes;
+#endif
+}

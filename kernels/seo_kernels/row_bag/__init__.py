@@ -1,0 +1,118 @@
+"""``row_bag``: pooled rows of tables, and updates of the rows that a batch read and of no others.
+
+The cost of :func:`read_rows` and :func:`update_rows` depends on the batch, not on the tables. A CPU
+runs the C of ``native``; other devices and types run ``reference``.
+
+Letters: K lookups, B bags of each, V reads of all lookups, R rows and D floats of a table's row, E
+floats of an output row, U different rows that were read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from seo_kernels import native
+from seo_kernels.row_bag import reference
+from seo_kernels.row_bag.layout import (
+    L2_ON,
+    ROW_OPTIMIZERS,
+    Reads,
+    RowLayout,
+    RowTable,
+    RowUpdate,
+    mean_share,
+    settled_step,
+    share_left,
+)
+
+__all__ = [
+    "L2_ON",
+    "ROW_OPTIMIZERS",
+    "Reads",
+    "RowLayout",
+    "RowTable",
+    "RowUpdate",
+    "mean_share",
+    "read_rows",
+    "settled_step",
+    "share_left",
+    "swap_means",
+    "update_rows",
+    "weight_gradient",
+]
+
+
+def read_rows(tables: Sequence[Tensor], layout: RowLayout, reads: Reads) -> Tensor:
+    """``x[b, columns of k] = sum_{v in bag(k, b)} w_v tables[t_k][row_v]``, without a gradient.
+
+    Args:
+        tables: (R, D) each; float32 on a CPU runs the C kernel.
+        layout: Which table each lookup reads, and where its columns begin.
+        reads: The rows of the batch.
+
+    Returns:
+        (B, E) of the type of the tables; an empty bag gives zeros.
+
+    Raises:
+        ValueError: A row or an offset is out of range (a GPU does not look).
+    """
+    if _calls_c(tables):
+        return native.read_rows(tables, layout, reads)
+    return reference.read_rows(tables, layout, reads)
+
+
+def update_rows(
+    tables: Sequence[RowTable],
+    layout: RowLayout,
+    reads: Sequence[Reads],
+    gradients: Sequence[Tensor],
+    update: RowUpdate,
+) -> None:
+    """One optimizer step of every row that was read, in place; the other rows are not touched.
+
+    The gradient of a row is the sum over its reads v, in bag b of lookup k, of
+    ``w_v gradients[b, columns of k]``; several pairs of reads and gradients add up. What is then
+    done with it says :class:`RowUpdate`.
+
+    Args:
+        tables: The weights and the state of each table.
+        layout: As for :func:`read_rows`.
+        reads, gradients: What :func:`read_rows` was given, and the gradient (B, E) of its result.
+        update: The optimizer, its rate, L2 and the running mean.
+    """
+    if not reads:
+        return
+    if len(reads) == 1 and _calls_c([t.weight for t in tables]):
+        native.update_rows(tables, layout, reads[0], gradients[0], update)
+        return
+    reference.update_rows(tables, layout, reads, gradients, update)
+
+
+def swap_means(table: RowTable, update: RowUpdate, back: bool) -> None:
+    """Exchange weights and running means, in place; rows that were never read are their own mean.
+
+    Args:
+        table: It has a mean.
+        update: The means are first brought up to its step, unless ``back``.
+        back: Undo the exchange.
+    """
+    if _calls_c([table.weight]):
+        native.swap_means(table, update, back)
+        return
+    reference.swap_means(table, update, back)
+
+
+def weight_gradient(
+    tables: Sequence[Tensor], layout: RowLayout, reads: Reads, gradient: Tensor
+) -> Tensor:
+    """The gradient (V,) of the weights of the reads: ``<tables[t_k][row_v], gradient[b, k]>``."""
+    return reference.weight_gradient(tables, layout, reads, gradient)
+
+
+def _calls_c(tables: Sequence[Tensor]) -> bool:
+    return native.missing() is None and all(
+        t.device.type == "cpu" and t.dtype == torch.float32 and t.is_contiguous() for t in tables
+    )
