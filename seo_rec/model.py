@@ -41,16 +41,31 @@ class RecModel(nn.Module):
 
 
 def build_model(
-    policy: Policy, num_dense: int, settings: ModelSettings, seed: int, gate: Gate | None = None
+    policy: Policy,
+    num_dense: int,
+    settings: ModelSettings,
+    seed: int,
+    gate: Gate | None = None,
+    tables_on_meta: bool = False,
 ) -> RecModel:
     """A freshly initialised model; the same seed gives the same weights.
+
+    With ``tables_on_meta`` the tables have no memory yet: :func:`distribute` makes the shards of
+    each process where they live, with the same weights.
 
     The backbone's initial weights do not depend on the number or the size of the tables, only on
     its own shape, so that methods compared at one seed start from one backbone where they can.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        embedding = PolicyEmbedding(policy, gate, settings.init_scale, mlet=settings.mlet)
+        embedding = PolicyEmbedding(
+            policy,
+            gate,
+            settings.init_scale,
+            mlet=settings.mlet,
+            seed=seed,
+            tables_on_meta=tables_on_meta,
+        )
         torch.manual_seed(seed + 1_000_003)
         backbone = build_backbone(
             settings.backbone,

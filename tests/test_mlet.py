@@ -355,7 +355,7 @@ def test_two_ranks_equal_one_process(tiny_data: DataSet, kind: str, optimizer: s
 
     def trained() -> dict[str, Any]:
         here = ranks()
-        made: Any = build_model(policy, 1, model, 0)
+        made: Any = build_model(policy, 1, model, 1)
         if here.world_size > 1:
             made = distribute(
                 made, plan(wide, kind, 2), here, row_optimizer=optimizer, row_lr=wanted.row_lr

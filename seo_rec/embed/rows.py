@@ -23,6 +23,7 @@ from seo_kernels.row_bag import Reads, RowLayout, read_rows
 from seo_rec.embed.combine import Combine, Project, combines_ids
 from seo_rec.embed.cross import Columns, needs_columns
 from seo_rec.embed.flat import FlatArrays
+from seo_rec.embed.initial import InitialRows
 from seo_rec.embed.mlet import Factors
 from seo_rec.embed.remap import Remap, row_lookups
 from seo_rec.embed.sparse import SparseTables
@@ -132,6 +133,8 @@ class PolicyEmbedding(nn.Module):
         weighted: whether a sharded collection reads the weights of ids; an unsharded one always
             does.
         mlet: trains the tables as two layers; :meth:`collapsed` makes them one.
+        seed: of the tables' initial rows (:class:`InitialRows`); None draws one from torch.
+        tables_on_meta: leave the tables without memory; ``distribute`` makes their shards.
     """
 
     def __init__(
@@ -142,6 +145,8 @@ class PolicyEmbedding(nn.Module):
         device: torch.device | None = None,
         weighted: bool = False,
         mlet: Mlet | None = None,
+        seed: int | None = None,
+        tables_on_meta: bool = False,
     ) -> None:
         super().__init__()
         self.policy = policy
@@ -150,13 +155,16 @@ class PolicyEmbedding(nn.Module):
         self.remap = Remap(policy)
         self.lookup_keys = self.remap.keys  # a pipeline puts a wrapper without keys in its place
         self.table_keys = [table_key(t.name) for t in policy.tables]
+        if seed is None:
+            seed = int(torch.randint(2**62, (1,)))
+        self.initial = InitialRows(seed, initial_ranges(policy, init_scale))
         self.ebc = EmbeddingBagCollection(
-            tables=table_configs(self.stored, init_scale), is_weighted=weighted, device=device
+            tables=table_configs(self.stored, init_scale),
+            is_weighted=weighted,
+            device=torch.device("meta"),  # torch would fill the tables with other numbers
         )
-        if device is None or device.type != "meta":
-            start = initial_ranges(policy, init_scale)
-            for t, key in zip(policy.tables, self.table_keys, strict=True):
-                nn.init.uniform_(self.ebc.embedding_bags[key].weight, *start[t.name])
+        if not tables_on_meta and (device is None or device.type != "meta"):
+            self._make_tables(device)
         self.factors = None if mlet is None else Factors(policy, mlet, self.table_keys, device)
         self.flat = FlatArrays(policy, init_scale, device) if policy.arrays else None
         self.gate = gate
@@ -178,6 +186,14 @@ class PolicyEmbedding(nn.Module):
                 "without flat arrays and projections, whose features have combine 'concat' or "
                 "'sum', and no MLET"
             )
+
+    def _make_tables(self, device: torch.device | None) -> None:
+        for t, key in zip(self.stored.tables, self.table_keys, strict=True):
+            weight = torch.empty(t.num_rows, t.dim, device=device)
+            native.ask_for_large_pages(weight)
+            self.initial.fill(t.name, t.dim, weight)
+            self.ebc.embedding_bags[key].weight = nn.Parameter(weight)
+        self.ebc._device = weight.device if self.stored.tables else torch.device("cpu")
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -228,7 +244,7 @@ class PolicyEmbedding(nn.Module):
                 name = f"ebc.embedding_bags.{key}.weight"
                 state[name] = self.factors.collapsed(key, state[name])
         with torch.random.fork_rng(devices=[]):
-            single = PolicyEmbedding(self.policy, weighted=self.ebc.is_weighted())
+            single = PolicyEmbedding(self.policy, weighted=self.ebc.is_weighted(), seed=0)
         single.load_state_dict(state)
         return single.to(next(iter(state.values())).device)
 

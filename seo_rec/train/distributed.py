@@ -14,7 +14,7 @@ from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ModuleSharder
 
-from seo_rec.embed import table_key
+from seo_rec.embed import PolicyEmbedding, table_key
 from seo_rec.model import RecModel
 from seo_rec.plan import (
     LANES,
@@ -29,7 +29,7 @@ from seo_rec.settings import FitSettings, settled
 from seo_rec.train.optimizers import FUSED, inner_model
 from seo_rec.train.ranks import Ranks
 from seo_rec.train.sparse_rows import read_shards_sparsely
-from seo_rec.train.state import Sharded, weights_of
+from seo_rec.train.state import Piece, weights_of
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def distribute(
         device=ranks.device.type,
         mean=mean or (row_l2 > 0 and chosen.l2_on != "all"),
     )
-    full = {name: t.detach().clone() for name, t in model.state_dict().items()}
+    full = {name: t.detach() for name, t in model.state_dict().items()}
     bags = model.embedding.ebc.embedding_bags
     for table, kernel in kernel_of.items():
         if kernel == "fused":
@@ -159,7 +159,7 @@ def distribute(
         )
     finally:
         torchrec_log.setLevel(level)
-    _copy_weights(full, sharded)
+    _fill(sharded, full, model.embedding)
     embedding = inner_model(sharded).embedding
     sparse = [table_key(table) for table, kernel in kernel_of.items() if kernel == "sparse"]
     embedding.sparse_shards = read_shards_sparsely(embedding.ebc, sparse)
@@ -171,12 +171,23 @@ def _sharder() -> ModuleSharder[nn.Module]:
 
 
 @torch.no_grad()
-def _copy_weights(full: dict[str, torch.Tensor], sharded: nn.Module) -> None:
-    """Each shard gets its part of the whole weight; on CPU TorchRec leaves fresh random ones."""
+def _fill(sharded: nn.Module, full: Mapping[str, torch.Tensor], embedding: PolicyEmbedding) -> None:
+    """Each shard gets its part of the whole weight; on CPU TorchRec leaves fresh random ones.
+
+    A whole table on the meta device was never made: its shards are made where they are.
+    """
+    tables = {
+        f"embedding.ebc.embedding_bags.{table_key(t.name)}.weight": t
+        for t in embedding.stored.tables
+    }
     for name, value in weights_of(sharded).items():
-        if not isinstance(value, Sharded):
-            value.copy_(full[name])
-            continue
-        for piece in value.pieces:
-            (row, column), (rows, columns) = piece.offsets, piece.tensor.shape
-            piece.tensor.copy_(full[name][row : row + rows, column : column + columns])
+        whole = Piece(value, (0, 0)) if isinstance(value, torch.Tensor) else None
+        for piece in [whole] if whole else value.pieces:  # type: ignore[union-attr]
+            if full[name].is_meta:
+                t, (row, column) = tables[name], piece.offsets
+                embedding.initial.fill(t.name, t.dim, piece.tensor, row, column)
+            elif whole:
+                piece.tensor.copy_(full[name])
+            else:
+                (row, column), (rows, columns) = piece.offsets, piece.tensor.shape
+                piece.tensor.copy_(full[name][row : row + rows, column : column + columns])

@@ -16,6 +16,7 @@ from seo_rec.runs import RunError
 from seo_rec.settings import FitSettings, Training
 from seo_rec.train.loop import FitResult, fit
 from seo_rec.train.optimizers import make_optimizers
+from seo_rec.train.ranks import ranks
 from seo_rec.train.sharding import shard
 from seo_rec.train.streams import eval_stream, train_stream
 from seo_rec.train.weights import load_weights
@@ -69,7 +70,10 @@ def fit_policy(
         train_stream(data, settings, policy.columns),
         eval_stream(data, "val", policy.columns),
     )
-    whole = build_model(policy, data.num_numeric, training.model, settings.seed)
+    afar = ranks().world_size > 1 and not start.weights
+    whole = build_model(
+        policy, data.num_numeric, training.model, settings.seed, tables_on_meta=afar
+    )
     if start.weights:
         load_weights(whole, start.weights)
     model = shard(whole, settings, start.plan, rates_of(data.schema))
