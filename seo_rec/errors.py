@@ -11,6 +11,7 @@ from seo_rec.train import (
     LaunchError,
     OtherRankError,
     Preempted,
+    TooLargeError,
 )
 
 __all__ = ["USER_ERRORS", "OtherRankError", "Preempted"]
@@ -22,6 +23,7 @@ USER_ERRORS = (
     CheckpointError,
     LaunchError,
     DisagreementError,
+    TooLargeError,
     OSError,
     FloatingPointError,
     ValueError,

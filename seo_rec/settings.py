@@ -215,13 +215,11 @@ class FitSettings:
         epochs: The largest number of passes over the training rows.
         patience: Epochs without a better validation AUC that end the training.
         batch_size: Rows in a batch, over all processes.
-        row_optimizer: Optimizer of the tables: auto, adam, lazy_adam, adagrad, rowwise_adagrad or
-            sgd.
+        row_optimizer: Optimizer of tables: auto, adam, lazy_adam, adagrad, rowwise_adagrad, sgd.
         row_lr: Learning rate of the tables; auto takes ten times as much for row-wise Adagrad.
         dense_lr: Learning rate of the dense layers.
         row_l2: Weight of half the squared norm of the tables; tune it first.
-        l2_on: Rows that L2 acts on: auto, all, read (those of the batch), frequency (also those,
-            divided by the reads of the row so far).
+        l2_on: Rows that L2 acts on: auto, all, read (by the batch), frequency (read, over reads).
         warmup_steps: Steps over which the learning rates rise linearly from 0.
         checkpoint_every: Steps between checkpoints; 0: one at the end of each epoch.
         keep: Checkpoints that are kept on disk.
@@ -280,6 +278,13 @@ class FitSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
         if self.seed > LARGEST_SEED:
             raise ValueError(f"seed is {self.seed}; allowed: 0 to {LARGEST_SEED}")
+
+    @property
+    def table_update(self) -> str:
+        """The optimizer of the tables in words, for settings that are :func:`settled`."""
+        kind = "every row in every step" if self.has_dense_gradients else "rows of the batch"
+        l2 = f", L2 {self.row_l2:g} on {self.l2_on} rows" if self.row_l2 else ""
+        return f"{self.row_optimizer} at {self.row_lr:g} ({kind}){l2}"
 
     @property
     def has_dense_gradients(self) -> bool:

@@ -165,10 +165,11 @@ LR = Option("lr", ("row_lr", "dense_lr"), help="Learning rate of the tables and 
 OPTIMIZER = Option("optimizer", ("row_optimizer",))
 AVERAGE = Option("average")
 L2 = Option("l2", ("row_l2",))
+L2_ON = Option("l2_on")
 WARMUP = Option("warmup_steps")
 CHECKPOINT_EVERY = Option("checkpoint_every")
 SEED = Option("seed", panel=RUN)
-FIT = (EPOCHS, PATIENCE, BATCH_SIZE, LR, OPTIMIZER, AVERAGE, L2)
+FIT = (EPOCHS, PATIENCE, BATCH_SIZE, LR, OPTIMIZER, AVERAGE, L2, L2_ON)
 
 TRAIN_OPTIONS = FromSettings(FitSettings, TRAINING, (*FIT, WARMUP, CHECKPOINT_EVERY, SEED))
 SEARCH_OPTIONS = FromSettings(FitSettings, TRAINING, (*FIT, CHECKPOINT_EVERY, SEED))

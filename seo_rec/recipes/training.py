@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 from seo_rec.data.dataset import DataSet
 from seo_rec.environment import stamp
 from seo_rec.files import write_json
+from seo_rec.methods import inner_policy
 from seo_rec.metrics import Metrics
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Policy
@@ -27,6 +29,7 @@ from seo_rec.runs.layout import (
 )
 from seo_rec.search import find
 from seo_rec.search.changes import with_changes
+from seo_rec.settings import settled
 from seo_rec.train import (
     Checkpoints,
     FitResult,
@@ -45,6 +48,7 @@ from seo_rec.train import (
     weights_digest,
 )
 
+progress = logging.getLogger("seo_rec.progress")
 OWN_BUDGET = 0  # a run's budget is the one that its policy was made for
 
 
@@ -139,6 +143,10 @@ def train(
 
     if finished := here.on_first(begin):
         return finished
+    if here.first:
+        stored = _stored(policy, training.model).num_params
+        chosen = settled(training.fit, stored).table_update
+        progress.info("tables of %s parameters: %s", f"{stored:,}", chosen)
     trained = fit_policy(data, policy, training, out=out, title=method, start=start)
     model = _served(trained, out, policy, data.num_numeric, training.model)
     test, _, _ = evaluate(model, eval_stream(data, "test", policy.columns))
@@ -230,7 +238,15 @@ def _run(
         environment=stamp(),
         num_bytes=policy.num_bytes,
         still_improving=still_improving(result, training.fit),
+        row_optimizer=settled(
+            training.fit, _stored(policy, training.model).num_params
+        ).table_update,
     )
+
+
+def _stored(policy: Policy, model: ModelSettings) -> Policy:
+    """The policy with the widths that are trained."""
+    return policy if model.mlet is None else inner_policy(policy, model.mlet)
 
 
 def still_improving(result: FitResult, settings: FitSettings) -> bool:

@@ -34,8 +34,9 @@ class Run:
     """What one trained model came to; ``result.json``, and one line of ``results.jsonl``.
 
     ``budget`` is the number of parameters that was asked for, or None for a method whose size
-    follows from the data. ``search_peak_bytes`` and ``num_bytes`` came later than the rest: 0 in
-    older files.
+    follows from the data. ``row_optimizer`` is the one that was used, where ``auto`` was asked for,
+    with its rate and L2. What came later than the rest is 0 or empty in older files:
+    ``search_peak_bytes``, ``num_bytes`` and ``row_optimizer``.
     """
 
     data: str
@@ -61,6 +62,7 @@ class Run:
     search_peak_bytes: int = 0
     num_bytes: int = 0
     still_improving: bool = False
+    row_optimizer: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; None stands for a metric that is not a number."""

@@ -16,6 +16,7 @@ from seo_rec.train.checkpoint import (
 from seo_rec.train.distributed import distribute
 from seo_rec.train.loop import FitResult, Preempted, evaluate, fit
 from seo_rec.train.lost_ranks import LostRankError, loss_behind, loss_said, lost
+from seo_rec.train.memory import TooLargeError
 from seo_rec.train.optimizers import ROW_OPTIMIZERS, inner_model, make_optimizers
 from seo_rec.train.policy_fit import (
     Start,
@@ -55,6 +56,7 @@ __all__ = [
     "Ranks",
     "SparseRows",
     "Start",
+    "TooLargeError",
     "Trained",
     "Training",
     "agree",

@@ -31,13 +31,15 @@ from torch.distributed.checkpoint.planner import ReadItem
 
 from seo_rec.files import NO_SPACE, NoSpaceError, is_full_disk, locked, write_json
 from seo_rec.train.ranks import Ranks
-from seo_rec.train.state import Sharded, State, copied
+from seo_rec.train.state import Sharded, State, bytes_of, copied, in_pieces
 
 R = TypeVar("R")
 
 MARKER = "complete.json"
 VALUES = "state.json"
 INDEX = ".metadata"
+PIECE_FLOATS = 2**24  # of a tensor that are written and read at once
+COPIED_BYTES = 2**28
 VALUE_TYPES: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
@@ -137,7 +139,9 @@ class Checkpoints:
         keep: how many of the newest to keep.
         ranks: the processes that write together.
         background: copy the tensors, return, and write while the training goes on; ``wait``
-            reports how that went, and so does the next ``save``.
+            reports how that went, and so does the next ``save``. Tensors of more than
+            :data:`COPIED_BYTES` in a process are written before ``save`` returns: a copy of them
+            may not fit into memory.
     """
 
     def __init__(
@@ -172,7 +176,9 @@ class Checkpoints:
                 background; on every rank.
         """
         self.wait()
-        if not self.background:
+        tensors = in_pieces(tensors, PIECE_FLOATS)
+        sizes = self.ranks.gather(bytes_of(tensors)) if self.background else []
+        if not self.background or max(sizes) > COPIED_BYTES:
             self._write(step, tensors, values)
             return
         ours, plain = copied(tensors), deepcopy(dict(values))

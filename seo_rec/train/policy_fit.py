@@ -9,12 +9,14 @@ import torch
 from torch import nn
 
 from seo_rec.data.dataset import DataSet
+from seo_rec.methods import inner_policy
 from seo_rec.model import build_model
 from seo_rec.plan import rates_of
 from seo_rec.policy import Policy
 from seo_rec.runs import RunError
 from seo_rec.settings import FitSettings, Training
 from seo_rec.train.loop import FitResult, fit
+from seo_rec.train.memory import memory_said, require_memory
 from seo_rec.train.optimizers import make_optimizers
 from seo_rec.train.ranks import ranks
 from seo_rec.train.sharding import shard
@@ -63,6 +65,9 @@ def fit_policy(
         out: Folder for checkpoints and metrics, from which an interrupted training goes on.
         title: Words before the progress bar.
         start: A plan and initial weights, without MLET (:func:`check_start`).
+
+    Raises:
+        TooLargeError: The tables do not fit into memory.
     """
     start = start or Start()
     settings = training.fit
@@ -70,14 +75,19 @@ def fit_policy(
         train_stream(data, settings, policy.columns),
         eval_stream(data, "val", policy.columns),
     )
-    afar = ranks().world_size > 1 and not start.weights
-    whole = build_model(
-        policy, data.num_numeric, training.model, settings.seed, tables_on_meta=afar
-    )
-    if start.weights:
-        load_weights(whole, start.weights)
-    model = shard(whole, settings, start.plan, rates_of(data.schema))
-    result = fit(model, train, val, optimizers_of(model, settings), settings, out=out, title=title)
+    here, mlet = ranks(), training.model.mlet
+    stored = policy if mlet is None else inner_policy(policy, mlet)
+    require_memory(stored, settings, here)
+    afar = here.world_size > 1 and not start.weights
+    with memory_said(stored, settings):
+        whole = build_model(
+            policy, data.num_numeric, training.model, settings.seed, tables_on_meta=afar
+        )
+        if start.weights:
+            load_weights(whole, start.weights)
+        model = shard(whole, settings, start.plan, rates_of(data.schema))
+        optimizers = optimizers_of(model, settings)
+        result = fit(model, train, val, optimizers, settings, out=out, title=title)
     return Trained(model, result)
 
 

@@ -80,6 +80,40 @@ def local_tensors(state: Mapping[str, torch.Tensor | Sharded]) -> list[torch.Ten
     ]
 
 
+def in_pieces(state: Mapping[str, torch.Tensor | Sharded], floats: int) -> State:
+    """The same state, every tensor of two dimensions cut into blocks of rows of bounded size.
+
+    Whoever writes or reads a checkpoint holds one piece more than the state.
+
+    Args:
+        state: Tensors, or pieces of them.
+        floats: Numbers in a piece, at most, if a row has no more.
+    """
+
+    def cut(piece: Piece) -> list[Piece]:
+        rows = max(1, floats // max(1, piece.tensor.shape[1]))
+        first, *rest = piece.offsets
+        starts = range(0, len(piece.tensor), rows)
+        blocks = piece.tensor.split(rows)
+        return [Piece(t, (first + n, *rest)) for n, t in zip(starts, blocks, strict=True)]
+
+    pieces: State = {}
+    for name, value in state.items():
+        if isinstance(value, Sharded):
+            of_value, shape = value.pieces, value.shape
+        else:
+            of_value, shape = (Piece(value, (0,) * value.dim()),), value.shape
+        large = any(p.tensor.dim() == 2 and p.tensor.numel() > floats for p in of_value)
+        parts = (q for p in of_value for q in cut(p))
+        pieces[name] = Sharded(shape, tuple(parts)) if large else value
+    return pieces
+
+
+def bytes_of(state: Mapping[str, torch.Tensor | Sharded]) -> int:
+    """What this process holds of ``state``, in bytes."""
+    return sum(t.numel() * t.element_size() for t in local_tensors(state))
+
+
 def copied(state: Mapping[str, torch.Tensor | Sharded], keep_device: bool = False) -> State:
     """The same state in memory of its own, on the CPU unless its device is kept."""
 

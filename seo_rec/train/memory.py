@@ -1,0 +1,121 @@
+"""What the tables of a training take in memory, and whether that is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from seo_rec.policy import Policy
+from seo_rec.settings import FitSettings, settled
+from seo_rec.train.ranks import Ranks
+
+MEMORY = Path("/proc/meminfo")
+GROUPS = (  # limit and use of a container, in bytes
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+    ),
+)
+# Numbers of four bytes that an optimizer keeps for every float, and for every row.
+STATES = {
+    "adam": (2, 0),
+    "lazy_adam": (2, 1),
+    "adagrad": (1, 0),
+    "rowwise_adagrad": (0, 1),
+    "sgd": (0, 0),
+}
+
+
+class TooLargeError(RuntimeError):
+    """The tables of a training do not fit into memory; the message says what would help."""
+
+
+def training_bytes(policy: Policy, settings: FitSettings) -> int:
+    """Weights of all tables and arrays, optimizer state, running mean and dense gradients.
+
+    Args:
+        policy: The tables as they are trained.
+        settings: The training.
+    """
+    chosen = settled(settings, policy.num_params)
+    per_float, per_row = STATES[chosen.row_optimizer]
+    dense = chosen.has_dense_gradients
+    if dense:  # the gradient, and all tables behind each other, to be read
+        per_float += 1 + (len(policy.tables) > 1)
+    if chosen.row_l2 and chosen.l2_on == "frequency":
+        per_row += 1
+    if chosen.average:
+        per_float, per_row = per_float + 1, per_row + (not dense)
+    rows = sum(t.num_rows for t in policy.tables)
+    return 4 * (policy.num_params * (1 + per_float) + rows * per_row)
+
+
+def require_memory(policy: Policy, settings: FitSettings, ranks: Ranks) -> None:
+    """Refuse tables that cannot fit, before any memory is taken for them.
+
+    Args:
+        policy: The tables as they are trained.
+        settings: The training.
+        ranks: The processes that share the tables; those of one machine share its memory.
+
+    Raises:
+        TooLargeError: With three things that would help.
+    """
+    room = available_bytes(ranks.device)
+    on_one = ranks.local_size if ranks.device.type == "cpu" else 1
+    needed = training_bytes(policy, settings) * on_one // ranks.world_size
+    if room is None or needed <= room:
+        return
+    floats = policy.num_params * room // needed
+    helps = [f"a policy of at most {floats:,} parameters (`seo-rec apply --params`)"]
+    chosen = settled(settings, policy.num_params)
+    if chosen.row_optimizer != "rowwise_adagrad" or chosen.has_dense_gradients:
+        helps.append("--optimizer rowwise_adagrad with --l2-on read, one number per row")
+    if chosen.average:
+        helps.append("--average 0, which keeps no mean of the weights")
+    helps.append(f"tables shared by {-(-needed // max(1, room)) * ranks.world_size:,} processes")
+    raise TooLargeError(
+        f"the tables of {policy.num_params:,} parameters take {needed:,} bytes of memory in "
+        f"training, with what {chosen.row_optimizer} keeps, and {room:,} are free here. Things "
+        f"that would help: {'; '.join(helps[:3])}; nothing was allocated"
+    )
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Free memory of the device, of a container if that has less; None if nobody knows."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = MEMORY.read_text().splitlines()
+        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+    rooms = [1024 * free]
+    for limit, use in GROUPS:
+        try:
+            rooms.append(int(Path(limit).read_text()) - int(Path(use).read_text()))
+        except (OSError, ValueError):  # no such group, or no limit
+            continue
+    return max(0, min(rooms))
+
+
+@contextmanager
+def memory_said(policy: Policy, settings: FitSettings) -> Iterator[None]:
+    """Within the block an allocation that fails becomes a :class:`TooLargeError`."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        text = str(error)
+        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not known and "DefaultCPUAllocator" not in text:
+            raise
+        raise TooLargeError(
+            f"out of memory in training: the tables of {policy.num_params:,} parameters take "
+            f"{training_bytes(policy, settings):,} bytes of it over all processes; a smaller "
+            "--batch-size, or what `seo-rec train --help` lists under --optimizer and --average, "
+            f"takes less ({text.splitlines()[0] if text else type(error).__name__})"
+        ) from error
