@@ -73,20 +73,28 @@ def without_notices_of_torch() -> Iterator[None]:
 def run_and_leave(main: Callable[[], None]) -> NoReturn:
     """Run ``main``, then end this process with the status that ``main`` ends with.
 
-    The interpreter is not torn down: a thread of gloo that then drops the last tensor of an
-    exchange asks for an interpreter that is gone, and aborts a process whose work is done. What
-    is registered with ``atexit`` does not run.
+    See :func:`leave`. An error is alive until then: its frames may hold the last reference to a
+    process group, whose destructor waits for exchanges with other ranks.
     """
-    status = 0
     try:
         main()
     except SystemExit as end:
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        leave(end.code if isinstance(end.code, int) else int(end.code is not None))
     except BaseException:
         traceback.print_exc()
-        status = 1
+        leave(1)
+    leave(0)
+
+
+def leave(status: int) -> NoReturn:
+    """End this process now, after what it has printed.
+
+    The interpreter is not torn down: a thread of gloo that then drops the last tensor of an
+    exchange asks for an interpreter that is gone, and aborts a process whose work is done. What
+    is registered with ``atexit`` does not run.
+    """
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()

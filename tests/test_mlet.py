@@ -208,11 +208,7 @@ def test_mean_weight_of_the_first_updates() -> None:
         (Mlet(4, 0.5), "less than the width of tables user, item, hour"),
     ],
 )
-def test_warnings(
-    mlet: Mlet, said: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # a library's logging set-up, run by another test in this process, may disable all loggers
-    monkeypatch.setattr("seo_rec.methods.mlet.log.disabled", False)
+def test_warnings(mlet: Mlet, said: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "seo_rec"):
         inner_policy(BUILDABLE["separate"], mlet)
     assert said in caplog.text

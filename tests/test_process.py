@@ -38,6 +38,15 @@ def test_a_process_of_a_launch_ends_with_its_status_whatever_its_threads_do(end,
     assert done.stderr.endswith(said) and bool(done.stderr) == bool(said)
 
 
+@pytest.mark.parametrize("end", ["raise ValueError('7 is odd')", "sys.exit(1)"])
+def test_what_a_failed_process_holds_is_not_torn_down(end: str) -> None:
+    """The destructor of a process group waits for ranks that wait for this one."""
+    held = f"    held = type('Held', (), {{'__del__': lambda _: os.abort()}})()\n    {end}"
+    code = f"{BEGIN}{held}\nrun_and_leave(main)\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+
+
 @pytest.mark.parametrize(
     ("variables", "message"),
     [

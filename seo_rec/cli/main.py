@@ -29,7 +29,7 @@ from seo_rec.cli.report import report
 from seo_rec.cli.search import search
 from seo_rec.cli.train import train
 from seo_rec.files import said
-from seo_rec.process import quiet_libraries, run_and_leave, world_size
+from seo_rec.process import leave, quiet_libraries, run_and_leave, world_size
 from seo_rec.stack import StackError
 
 T = TypeVar("T")
@@ -146,9 +146,9 @@ def _launched() -> None:
                 _run()
         except LostRankError as error:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher now ends all ranks
-            if who := lost(ranks, error):
+            if who := lost(ranks):
                 typer.echo(f"error: {str(error).replace(ANOTHER, who, 1)}", err=True)
-            sys.exit(1)
+            leave(1)  # no destructor of a process group runs, which would wait for other ranks
         except OtherRankError:
             heard(ranks)
             raise

@@ -2,17 +2,21 @@
 
 ``torch.distributed`` tells a rank that a connection was closed or that nothing came in time, by the
 address of the other end. Who is lost the ranks that are left find out together: each notes in the
-store of the launch that it has noticed, and whoever has not noted it is lost.
+store of the launch that it has noticed, and whoever has not noted it is lost. A rank that waits for
+one that has noticed must notice too, so each closes its connections first. No destructor of torch
+could do that: it waits for the exchanges under way, and while it does so it holds the interpreter's
+lock, which the threads of these exchanges need to end.
 """
 
 from __future__ import annotations
 
-import gc
+import os
 import re
+import socket
+import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch.distributed as dist
 
@@ -21,9 +25,13 @@ from seo_rec.train.ranks import Ranks
 
 NOTICED = "seo-rec/noticed/"  # before the number of a rank, in the store
 NOTICED_WITHIN_S = 2.0  # connections of ranks on other machines close a little later
-STORE_STAYS_S = 0.2  # after rank 0 has heard the others, which read it as often as it does
+SAYS = "seo-rec/says-who"  # key of the number of ranks that have claimed to say it
+DONE = "seo-rec/knows-who"  # key of the number of ranks that need the store no more
+DONE_WITHIN_S = 2.0
+ANSWER_S = 2.0  # of the store, beyond these
 ANOTHER = "another rank"
-LIBRARY = re.compile(r"gloo|nccl|ProcessGroup|TCPStore|c10d", re.IGNORECASE)
+# gloo ends what else was under way at a timeout with a message that does not name gloo
+LIBRARY = re.compile(r"gloo|nccl|ProcessGroup|TCPStore|c10d|caused pair closure", re.IGNORECASE)
 CLOSED = re.compile(r"(closed|reset) by (remote )?peer|broken pipe|remote process", re.IGNORECASE)
 LATE = re.compile(r"timed out|time-?out", re.IGNORECASE)
 
@@ -66,43 +74,67 @@ def loss_said(where: Callable[[], str] = str) -> Iterator[None]:
         raise LostRankError(" ".join(filter(None, words))) from error
 
 
-def lost(here: Ranks, error: BaseException) -> str | None:
+def lost(here: Ranks) -> str | None:
     """Which ranks are lost, for the one rank that says it; None on the others.
 
-    Ends the process group, so that ranks which wait for this one notice too. Its connections close
-    when nobody holds it any more, and the frames of ``error`` hold the sharded model, which does.
+    This process can only end after that: its connections to other ranks are closed, so that ranks
+    which wait for it notice too.
     """
     store = dist.distributed_c10d._get_default_store()
     everyone, noticed = set(range(here.world_size)), {here.rank}
-    try:
-        with without_notices_of_torch():
-            _hear(store, here, noticed, error)
-    except RuntimeError:  # the store was rank 0's, or its agent's
+    says: list[bool] = []
+
+    def hear() -> None:
+        with suppress(RuntimeError):  # the store was rank 0's, or its agent's, and is gone
+            says.append(_hear(store, here, noticed))
+
+    with without_notices_of_torch():
+        if here.device.type == "cpu":  # NCCL ends by its own watchdog
+            _close_connections()
+        # in a thread, because a client of the store waits without end for one that is stopped
+        thread = threading.Thread(target=hear, name="seo-rec-lost", daemon=True)
+        thread.start()
+        thread.join(NOTICED_WITHIN_S + ANSWER_S + DONE_WITHIN_S * here.first)
+    if not says:
         if 0 in noticed:
             return None if here.rank else ANOTHER
         return "rank 0"
-    if here.rank != min(noticed):
+    if not says[0]:
         return None
-    if here.first:  # the others may be reading the store, which ends with this process
-        time.sleep(STORE_STAYS_S)
     numbers = [str(rank) for rank in sorted(everyone - noticed)]
     return f"rank {numbers[0]}" if len(numbers) == 1 else f"one of ranks {', '.join(numbers)}"
 
 
-def _hear(store: dist.Store, here: Ranks, noticed: set[int], error: BaseException) -> None:
-    """Add to ``noticed`` the ranks that are left, while they may still come."""
+def _hear(store: dist.Store, here: Ranks, noticed: set[int]) -> bool:
+    """Add to ``noticed`` the ranks that are left, while they may still come.
+
+    Returns whether this rank says who is lost: the lowest that is left, unless another has already
+    said it because this one was late.
+    """
     store.set(f"{NOTICED}{here.rank}", "yes")
-    if here.device.type == "cpu":  # that of NCCL may wait for the rank that is lost
-        dist.destroy_process_group()
-        _let_go(error)
     everyone, end = range(here.world_size), time.monotonic() + NOTICED_WITHIN_S
     while len(missing := set(everyone) - noticed) > 1 and time.monotonic() < end:
         time.sleep(0.02)
         noticed |= {rank for rank in missing if store.check([f"{NOTICED}{rank}"])}
+    says = here.rank == min(noticed) and store.add(SAYS, 1) == 1
+    store.add(DONE, 1)
+    if here.first:  # the store ends with this process
+        end = time.monotonic() + DONE_WITHIN_S
+        while store.add(DONE, 0) < len(noticed) and time.monotonic() < end:
+            time.sleep(0.01)
+    return says
 
 
-def _let_go(error: BaseException | None) -> None:
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
-    gc.collect()
+def _close_connections() -> None:
+    """End the TCP connections of this process, except for those to the store of the launch."""
+    of_store = int(os.environ["MASTER_PORT"])
+    for descriptor in os.listdir("/dev/fd"):
+        with suppress(OSError):  # it is no socket, has no other end, or was closed meanwhile
+            connection = socket.socket(fileno=int(descriptor))
+            try:
+                if connection.family in (socket.AF_INET, socket.AF_INET6):
+                    ports = connection.getsockname()[1], connection.getpeername()[1]
+                    if of_store not in ports:
+                        connection.shutdown(socket.SHUT_RDWR)
+            finally:
+                connection.detach()  # the descriptor stays that of its owner

@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from seo_rec.train import CheckpointError, LostRankError, loss_behind, loss_said
 from typed import Typed, typed
@@ -68,6 +70,56 @@ def test_a_rank_that_hangs_is_named_after_the_timeout(tiny: Path, tmp_path: Path
     assert re.match(r"error: rank 1 was lost at step \d+ \(it did not answer in time\): ", line)
 
 
+@pytest.mark.parametrize("world", [2, 3])
+def test_a_first_rank_that_hangs_takes_the_store_with_it_and_the_others_end(
+    tiny: Path, tmp_path: Path, world: int
+) -> None:
+    """Its store answers nothing, and a client of the store waits for an answer without end."""
+    out = tmp_path / "run"
+    with typed([training(tiny, out)] * world, tmp_path, SEO_REC_TIMEOUT_S="3") as launch:
+        until_checkpoint(launch, out)
+        os.kill(launch.pid(0), signal.SIGSTOP)
+        for process in launch.processes[1:]:
+            process.join(20)
+            assert process.exitcode == 1
+    said = re.compile(r"error: rank 0 was lost at step \d+ \((it did not|its connection).*\): the ")
+    for rank in range(1, world):
+        (line,) = launch.said(rank)
+        assert said.match(line)
+
+
+@pytest.mark.parametrize("victim", [0, 1, 2])
+def test_ranks_that_wait_for_a_survivor_only_end_as_well(
+    victim: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One waits for the other, which has begun an exchange that the first will never join.
+
+    The destructor of a process group waits for the exchange, and here a data parallel model holds
+    the group, whose destructor keeps the interpreter's lock meanwhile.
+    """
+    first, second = sorted({0, 1, 2} - {victim})
+
+    def exchanges() -> None:
+        rank = dist.get_rank()
+        pairs = [dist.new_group([first, second]) for _ in range(2)]
+        if rank != victim:
+            model = DistributedDataParallel(torch.nn.Linear(4, 1), process_group=pairs.pop())
+        dist.barrier()
+        if rank == victim:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if rank == first:
+            dist.all_reduce(torch.zeros(1), group=model.process_group, async_op=True)
+            dist.recv(torch.zeros(1), src=victim)
+        dist.all_reduce(torch.zeros(1), group=pairs[0])
+
+    monkeypatch.setattr("seo_rec.cli.main._run", exchanges)
+    with typed([[]] * 3, tmp_path) as launch:
+        statuses = launch.ended(20)
+    assert statuses == [-signal.SIGKILL if rank == victim else 1 for rank in range(3)]
+    assert set(launch.all_said()) == {f"error: rank {victim} was lost (its connection closed)"}
+    assert len(launch.all_said()) == 1 or victim == 0
+
+
 def test_a_mistake_of_one_rank_alone_is_said_by_it_and_the_other_ends(
     tiny: Path, tmp_path: Path
 ) -> None:
@@ -88,6 +140,8 @@ def test_which_errors_are_the_loss_of_a_rank() -> None:
     assert loss_behind(RuntimeError(CLOSED)) == "its connection closed"
     late = "[/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 3000ms"
     assert loss_behind(RuntimeError(late)) == "it did not answer in time"
+    others = RuntimeError("Application timeout caused pair closure")
+    assert loss_behind(others) == "it did not answer in time"
     assert loss_behind(dist.DistStoreError("wait timeout after 3000ms")) != ""
     for other in ("Connection closed by peer", "row_lr timed out", "gloo has no such device"):
         assert loss_behind(RuntimeError(other)) == ""
