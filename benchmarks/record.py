@@ -13,12 +13,14 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from seo_rec.environment import stamp as stamp
 from seo_rec.files import append_line, write_text
 from seo_rec.runs import Run
+from seo_rec.settings import FitSettings, settled
 
 RESULTS = Path(__file__).parent / "results"
 # Folders of the benchmarks that commands in older lines name without one.
@@ -43,10 +45,23 @@ def read(path: Path | None) -> list[Line]:
     found = []
     for number, text in enumerate(path.read_text().splitlines(), 1):
         try:
-            found.append(json.loads(text))
+            found.append(_settled(json.loads(text)))
         except ValueError:
             print(f"{path}:{number}: not a whole line, left out", file=sys.stderr)
     return found
+
+
+def recorded_fit(fit: FitSettings) -> dict[str, Any]:
+    """What a line says of the settings of a training of small tables."""
+    return asdict(settled(fit, 0))
+
+
+def _settled(line: Line) -> Line:
+    """The line; older ones lack settings that came later, with what these were at the time."""
+    for values in (line, line.get("what")):
+        if isinstance(values, dict) and isinstance(values.get("fit"), dict):
+            values["fit"] = recorded_fit(FitSettings(**values["fit"]))
+    return line
 
 
 def append(path: Path | str, line: Mapping[str, Any]) -> None:

@@ -196,7 +196,7 @@ _FIT = (
     Mutant(
         "training-goes-on-from-the-mean-weights",
         "seo_rec/train/average.py",
-        "        finally:\n            self._swap()",
+        "        finally:\n            self._swap(back=True)",
         "        finally:\n            pass",
         ("tests/test_train.py::test_the_mean_is_put_back_even_after_an_error",),
     ),
@@ -245,8 +245,8 @@ _FIT = (
     Mutant(
         "l2-of-the-second-layer-too",
         "seo_rec/train/optimizers.py",
-        "make(whole.embedding.factors.parameters(), row_lr, 0.0)",
-        "make(whole.embedding.factors.parameters(), row_lr, row_l2)",
+        "make(embedding.factors.parameters(), row_lr, 0.0)",
+        "make(embedding.factors.parameters(), row_lr, row_l2)",
         ("tests/test_mlet.py::test_l2_is_of_the_first_layer_only",),
     ),
 )

@@ -18,7 +18,7 @@ from benchmarks.pages import optembed as optembed_page
 from benchmarks.pages import unified as unified_page
 from benchmarks.pages.markdown import Column as TableColumn
 from benchmarks.pages.markdown import fill, marks, table
-from benchmarks.record import Records
+from benchmarks.record import Records, recorded_fit
 from seo_rec.schema import Column, Schema
 from seo_rec.search import find
 
@@ -37,7 +37,7 @@ def line_of(part: str, cell: mlet.Cell, val: float, test: float, data: str = "a"
         "data": f"set {data}",
         "data_fingerprint": data,
         "model": cell.model.as_json(),
-        "fit": asdict(cell.fit),
+        "fit": recorded_fit(cell.fit),
         "val_auc": val,
         "test_auc": test,
         "pr_auc": {"most": test, "least": test / 2 * (1 + 0.01 * cell.seed * (cell.k > 0))},
@@ -132,7 +132,7 @@ def test_how_many_times_narrower(by_width: dict[int, float], expected: Any) -> N
 # ---- widths in chunks --------------------------------------------------------------------
 
 
-COMBINED_FIT = asdict(next(p for p in evidence.movielens() if p.name == "ml-1m").fit)
+COMBINED_FIT = recorded_fit(next(p for p in evidence.movielens() if p.name == "ml-1m").fit)
 
 
 def combined_line(seed: int, val: float, lookups: int = 3, **more: Any) -> dict[str, Any]:
@@ -246,7 +246,7 @@ def dimgrow_records(data: Schema, **more: Any) -> list[dict[str, Any]]:
             if method == "dimgrow":
                 settings |= more
             what = {**dimgrow.of_data(data), "method": method, "share": share, "seed": seed}
-            what |= {"settings": settings, "fit": asdict(replace(dimgrow.FIT, seed=seed))}
+            what |= {"settings": settings, "fit": recorded_fit(replace(dimgrow.FIT, seed=seed))}
             what["model"] = dimgrow.MODEL.as_json()
             line = {"part": "widths", "what": what, "test_auc": auc, "test_logloss": 0.4}
             line |= {"params": 100, "share_of_full": share or 1.0, "total_dims": 3 + seed}

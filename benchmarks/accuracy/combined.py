@@ -28,12 +28,12 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.command import make_parser, set_up
-from benchmarks.record import Records, outcome, path_of
+from benchmarks.record import Records, outcome, path_of, recorded_fit
 from seo_rec import apply, methods, recipes
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.policy import Policy
@@ -83,7 +83,7 @@ class Cell:
             "params": self.params,
             "lookups": {f.name: len(f.lookups) for f in self.policy.features},
             "tables": [[t.name, t.num_rows, t.dim] for t in self.policy.tables],
-            "fit": asdict(self.fit),
+            "fit": recorded_fit(self.fit),
         }
 
 

@@ -46,7 +46,7 @@ from typing import Any
 import torch
 
 from benchmarks.command import make_parser, set_up
-from benchmarks.record import Line, Records, as_read_again, path_of, stamp
+from benchmarks.record import Line, Records, as_read_again, path_of, recorded_fit, stamp
 from seo_rec import recipes
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.model import ModelSettings
@@ -135,7 +135,7 @@ def widths(options: argparse.Namespace, records: Records) -> None:
                 "share": share,
                 "seed": seed,
                 "settings": asdict(settings),
-                "fit": asdict(fit),
+                "fit": recorded_fit(fit),
                 "model": MODEL.as_json(),
             }
             if records.find({"part": "widths", "what": what}):

@@ -26,7 +26,7 @@ from itertools import product
 from pathlib import Path
 
 from benchmarks.command import make_parser, set_up
-from benchmarks.record import Line, Records, outcome, path_of
+from benchmarks.record import Line, Records, outcome, path_of, recorded_fit
 from seo_rec import recipes
 from seo_rec.backbones import BACKBONES, AutoIntSettings
 from seo_rec.data.dataset import DataSet, open_data
@@ -116,7 +116,7 @@ def what_of(part: str, cell: Cell, fingerprint: str, plan: Plan) -> Line:
         "cell": asdict(cell),
         "data_fingerprint": fingerprint,
         "model": cell.model.as_json(),
-        "fit": asdict(cell.fit),
+        "fit": recorded_fit(cell.fit),
     }
 
 

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command import make_parser, set_up
-from benchmarks.record import Line, Records, as_read_again, path_of, stamp
+from benchmarks.record import Line, Records, as_read_again, path_of, recorded_fit, stamp
 from seo_rec import recipes
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.metrics import Metrics
@@ -98,7 +98,7 @@ def cells(options: argparse.Namespace, schema: Schema) -> list[Line]:
         )
         for backbone, variant in pairs(options.backbones, options.variants):
             what = {**common, "backbone": backbone, "variant": variant, "seed": seed}
-            what |= {"fit": asdict(fit), "model": ModelSettings(backbone=backbone).as_json()}
+            what |= {"fit": recorded_fit(fit), "model": ModelSettings(backbone=backbone).as_json()}
             if variant != "original":
                 what |= {name: getattr(options, name) for name in OF_SEARCH}
                 what["set"] = asdict(settings_of(variant, options))

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 from benchmarks.accuracy import evidence
 from benchmarks.accuracy.combined import CHUNK_DIMS, METHODS, PLANNED, RECORD, SEEDS
 from benchmarks.pages import every_way
 from benchmarks.pages.cells import Runs, by_seed, mean, minus, seeds_in_words, with_deviation
 from benchmarks.pages.markdown import Column, table
-from benchmarks.record import Line, path_of, read
+from benchmarks.record import Line, path_of, read, recorded_fit
 
 STUDIES = {study for _, studies in every_way.COLUMNS.values() for study in studies}
 
 
 def alone(plain: Sequence[Line], method: str, runs: Mapping[int, Line]) -> dict[int, Line]:
     """Lines of ``method`` alone with the data, budget, seeds and settings of ``runs``, by seed."""
-    fits = {part.name: asdict(part.fit) for make in evidence.STUDIES.values() for part in make()}
+    fits = {
+        part.name: recorded_fit(part.fit) for make in evidence.STUDIES.values() for part in make()
+    }
     return by_seed(
         x
         for x in plain

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from benchmarks.accuracy.dimgrow import (
@@ -22,7 +21,7 @@ from benchmarks.accuracy.dimgrow import (
 )
 from benchmarks.pages.cells import mean, minus, with_error
 from benchmarks.pages.markdown import Column, each, table
-from benchmarks.record import Line, as_read_again, read
+from benchmarks.record import Line, as_read_again, read, recorded_fit
 from seo_rec.report.formats import percent
 
 Key = tuple[float, str, tuple[str, ...]]  # share of the full size, method, changed settings
@@ -133,7 +132,7 @@ def capped(lines: Sequence[Line]) -> str:
 
 
 def _as_planned(what: Mapping[str, Any]) -> bool:
-    return all(what["fit"][k] == v for k, v in asdict(FIT).items() if k != "seed")
+    return all(what["fit"][k] == v for k, v in recorded_fit(FIT).items() if k != "seed")
 
 
 def _title(what: Mapping[str, Any]) -> str:
@@ -144,7 +143,7 @@ def _title(what: Mapping[str, Any]) -> str:
     words += [f"batch {fit['batch_size']:,}", f"patience {fit['patience']}"]
     words += [f"at most {fit['epochs']} epochs"]
     said = ("batch_size", "patience", "epochs", "seed")
-    usual = asdict(FIT)
+    usual = recorded_fit(FIT)
     words += [f"{k} {v}" for k, v in fit.items() if k not in said and v != usual.get(k)]
     if what["model"] != as_read_again(MODEL.as_json()):
         words += [f"model {json.dumps(what['model'])}"]

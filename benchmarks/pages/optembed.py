@@ -18,7 +18,7 @@ from benchmarks.accuracy.optembed import (
 )
 from benchmarks.pages.cells import in_words, mean, with_deviation
 from benchmarks.pages.markdown import Column, table
-from benchmarks.record import Line, read
+from benchmarks.record import Line, read, recorded_fit
 from seo_rec.report.comparison import paired_difference
 from seo_rec.report.formats import difference, percent
 from seo_rec.search.optembed import OptEmbedSettings
@@ -71,7 +71,7 @@ def title(runs: Sequence[Line]) -> str:
     words += [f"at most {fit['epochs']} epochs", f"batch {fit['batch_size']:,}"]
     words += [f"learning rate {fit['row_lr']:g}", f"L2 {fit['row_l2']:g}"]
     named = ("seed", "epochs", "batch_size", "row_lr", "dense_lr", "row_l2")
-    usual = {**asdict(FitSettings()), **{k: fit[k] for k in named}}
+    usual = {**recorded_fit(FitSettings()), **{k: fit[k] for k in named}}
     words += [f"{k} {v}" for k, v in fit.items() if v != usual.get(k)]
     if what["variant"] == "original":
         return ", ".join([*words, "no search"])

@@ -115,6 +115,7 @@ def train(
         )
     typer.echo(
         f"{out}: {size(chosen)}, validation AUC {run.val_auc:.5f}, test AUC {run.test_auc:.5f}, "
-        f"log loss {run.test_logloss:.5f}, {run.epochs} epochs of {run.seconds_per_epoch:.1f} s"
+        f"log loss {run.test_logloss:.5f}, {run.epochs} epochs of {run.seconds_per_epoch:.1f} s; "
+        f"tables by {run.row_optimizer}"
     )
     say_still_improving([run], fit.epochs)

@@ -156,7 +156,7 @@ class PolicyEmbedding(nn.Module):
         self.lookup_keys = self.remap.keys  # a pipeline puts a wrapper without keys in its place
         self.table_keys = [table_key(t.name) for t in policy.tables]
         if seed is None:
-            seed = int(torch.randint(2**62, (1,)))
+            seed = int(torch.randint(2**62, (1,), device="cpu"))
         self.initial = InitialRows(seed, initial_ranges(policy, init_scale))
         self.ebc = EmbeddingBagCollection(
             tables=table_configs(self.stored, init_scale),

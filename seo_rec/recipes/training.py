@@ -29,7 +29,7 @@ from seo_rec.runs.layout import (
 )
 from seo_rec.search import find
 from seo_rec.search.changes import with_changes
-from seo_rec.settings import settled
+from seo_rec.settings import LARGEST_DENSE, settled
 from seo_rec.train import (
     Checkpoints,
     FitResult,
@@ -143,8 +143,8 @@ def train(
 
     if finished := here.on_first(begin):
         return finished
-    if here.first:
-        stored = _stored(policy, training.model).num_params
+    stored = _stored(policy, training.model).num_params
+    if here.first and stored > LARGEST_DENSE:
         chosen = settled(training.fit, stored).table_update
         progress.info("tables of %s parameters: %s", f"{stored:,}", chosen)
     trained = fit_policy(data, policy, training, out=out, title=method, start=start)
@@ -214,6 +214,7 @@ def _run(
     search: SearchCost | None,
 ) -> Run:
     result, cost = trained.result, search or SearchCost()
+    stored = _stored(policy, training.model).num_params
     return Run(
         data=data.schema.dataset,
         data_fingerprint=data.fingerprint,
@@ -238,9 +239,7 @@ def _run(
         environment=stamp(),
         num_bytes=policy.num_bytes,
         still_improving=still_improving(result, training.fit),
-        row_optimizer=settled(
-            training.fit, _stored(policy, training.model).num_params
-        ).table_update,
+        row_optimizer=settled(training.fit, stored).table_update,
     )
 
 
