@@ -202,7 +202,7 @@ def test_command_reads_rates(seo_rec, tmp_path, tiny):
         (["--topology", "8xH999"], "topology '8xH999' is not known; allowed: NxNAME"),
         (["--topology", "2xcpu", "--batch", "0"], "batch 0; allowed: 1 to"),
         (["--topology", "2xcpu", "--nodes", "0"], "nodes 0; allowed: 1 to"),
-        (["--topology", "2xcpu", "--row-optimizer", "lamb"], "row optimizer 'lamb'; allowed"),
+        (["--topology", "2xcpu", "--row-optimizer", "lamb"], "row_optimizer is 'lamb'; allowed"),
         (["--topology", "2xcpu", "--rates", "nowhere"], "nowhere: no schema.json here"),
     ],
 )

@@ -336,12 +336,21 @@ def test_best_weights_of_a_step_that_comes_again(
 
 @pytest.mark.parametrize(
     "optimizer, average",
-    [("adam", 0.998), ("adam", 0.0), ("adagrad", 0.0), ("rowwise_adagrad", 0.998), ("sgd", 0.998)],
+    [
+        ("adam", 0.998),
+        ("adam", 0.0),
+        ("adagrad", 0.0),
+        ("rowwise_adagrad", 0.998),
+        ("lazy_adam", 0.998),
+        ("sgd", 0.998),
+    ],
 )
 def test_optimizers_and_averages_resume(
     tiny_data: DataSet, tmp_path: Path, fuse: Fuse, optimizer: str, average: float
 ) -> None:
-    run = trains(tiny_data, row_optimizer=optimizer, average=average, warmup_steps=3, row_lr=0.05)
+    l2 = {"row_l2": 0.01, "l2_on": "frequency"} if optimizer == "lazy_adam" else {}
+    rates = {"row_optimizer": optimizer, "warmup_steps": 3, "row_lr": 0.05, **l2}
+    run = trains(tiny_data, average=average, **rates)
     places = places_of(run, tmp_path / "whole", fuse)
     wanted = outcome(tmp_path / "whole")
     rng = random.Random(f"{optimizer} {average}")

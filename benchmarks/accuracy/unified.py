@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command import make_parser, set_up
-from benchmarks.record import Line, Records, outcome, path_of
+from benchmarks.record import Line, Records, outcome, path_of, recorded_fit
 from seo_rec import recipes
 from seo_rec.backbones import DCNv2Settings
 from seo_rec.data.dataset import DataSet, open_data
@@ -86,7 +86,8 @@ class Study:
             of_method = [asdict(self.seo), asdict(self.run_off), RULE]
         elif method.startswith("multi-size") and self.exact_below:
             of_method = ["exact"]  # earlier lines of them kept no feature exact
-        of_all = [self.dim, self.exact_below, asdict(self.fit), MODEL.as_json()]
+        fit = {k: v for k, v in recorded_fit(self.fit).items() if (k, v) != LATER}
+        of_all = [self.dim, self.exact_below, fit, MODEL.as_json()]
         text = json.dumps([*of_all, *of_method], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -111,6 +112,7 @@ STUDIES = {
         0,
     ),
 }
+LATER = ("l2_on", "all")  # a setting that older lines lack, with the value that it had then
 IDENTITY = ("row", "method", "budget", "seed", "data_fingerprint", "settings")
 MODEL = ModelSettings("dcn-v2", hidden=(192,), interaction=DCNv2Settings(layers=1))
 CRITEO_ROWS = {

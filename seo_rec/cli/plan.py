@@ -43,13 +43,14 @@ def plan(
     row_optimizer: Annotated[
         str,
         typer.Option(
-            help="Optimizer of the tables: adam, adagrad, rowwise_adagrad, sgd.",
+            help="Optimizer of the tables, as `seo-rec train --optimizer`.",
             rich_help_panel=RUN,
         ),
-    ] = "adam",
+    ] = "auto",
 ) -> None:
     """Place a policy's tables on devices; needs none of them, and no process group."""
     from seo_rec.policy import Policy
+    from seo_rec.settings import FitSettings, settled
 
     require_new_file(out)
     placed = Policy.load(policy)
@@ -62,7 +63,9 @@ def plan(
         placed,
         read_topology(topology, nodes),
         batch_size=batch,
-        row_optimizer=row_optimizer,
+        row_optimizer=settled(
+            FitSettings(row_optimizer=row_optimizer), placed.num_params
+        ).row_optimizer,
         rates=rates_of(open_data(rates).schema) if rates else None,
     )
     found.save(out)

@@ -80,6 +80,7 @@ def plan_policy(
     rates: Mapping[str, float] | None = None,
     row_l2: float = 0.0,
     default: bool | None = None,
+    copyable: bool = True,
 ) -> Plan:
     """Place every table of ``policy`` so that the step is short and every device can hold its part.
 
@@ -93,9 +94,11 @@ def plan_policy(
         topology: devices.
         batch_size: rows of one rank's batch.
         row_optimizer: adam, adagrad, rowwise_adagrad (never cut in columns: its state is one
-            number per row *of a shard*) or sgd.
+            number per row *of a shard*), sgd or lazy_adam.
         rates: mean ids per bag by column (:func:`rates_of`); 1 for all if None.
         row_l2: weight decay of the tables, which then have dense gradients.
+        copyable: whether a table may stay on every rank, where its gradient is dense; never under
+            lazy_adam.
         default: whether to compare with TorchRec's own plan; None: up to 32 ranks.
 
     Raises:
@@ -111,7 +114,7 @@ def plan_policy(
     usable = int(topology.memory_bytes * (1 - RESERVED))
     if prices.flat_bytes() >= usable:
         raise flat_shortage(prices, usable)
-    search = _Search(policy, prices, usable - prices.flat_bytes())
+    search = _Search(policy, prices, usable - prices.flat_bytes(), copyable)
     alone = topology.world_size == 1 or not policy.tables
     placements = search.alone() if alone else search.best()
     check_placements(policy, placements, topology.world_size)
@@ -151,12 +154,13 @@ def rates_of(schema: Schema) -> dict[str, float]:
 class _Search:
     """The plans that are tried for one policy, and the best of them."""
 
-    def __init__(self, policy: Policy, prices: Prices, capacity: int) -> None:
+    def __init__(self, policy: Policy, prices: Prices, capacity: int, copyable: bool) -> None:
         self.policy = policy
         self.prices = prices
         self.world_size = prices.topology.world_size
         self.capacity = capacity
         self.cuttable = prices.row_optimizer != "rowwise_adagrad"
+        self.copyable = copyable and prices.row_optimizer != "lazy_adam"
         self.readers = _readers(policy)
         self.chunk = math.gcd(*(t.dim for t in policy.tables))
         self.units = {t.name: LANES if self._most_pieces(t.name) > 1 else 0 for t in policy.tables}
@@ -212,7 +216,7 @@ class _Search:
         """``found``, and its uncut form, with the heaviest tables on every rank or by rows."""
         starts = dict.fromkeys((found.choice, _Choice()))
         heaviest = sorted(self.prices.tables, key=lambda t: (-self._whole(t).ms, t))
-        copied = [t for t in heaviest if self._is_small(t)]
+        copied = [t for t in heaviest if self.copyable and self._is_small(t)]
         by_row = [t for t in heaviest if self.prices.tables[t].num_rows >= 1000 * self.world_size]
         if self.prices.topology.device != "cuda" or found.estimate.imbalance <= BALANCED:
             by_row = []
@@ -355,7 +359,7 @@ class _Search:
 
     def _tiny(self) -> frozenset[str]:
         """Tables that cost each rank less when all keep a copy than as a share of one exchange."""
-        room = 10 * TINY * self.capacity
+        room = 10 * TINY * self.capacity if self.copyable else 0.0
         found = set()
         for table in sorted(self.prices.tables):
             copy = self._everywhere(table)

@@ -41,6 +41,7 @@ def kernels(
     *,
     device: str = "cpu",
     mean: bool = False,
+    l2_by_rows: bool = False,
 ) -> dict[str, str]:
     """How the gradient of every table is kept: ``sparse``, ``fused`` or ``dense``.
 
@@ -53,12 +54,16 @@ def kernels(
         row_l2: An L2 penalty of all rows.
         device: ``cpu`` or ``cuda``.
         mean: Whether a running mean of the weights is kept.
+        l2_by_rows: Whether an L2 penalty acts on the rows of the batch only.
 
     Raises:
+        PlanError: a table that every process has whole, and an optimizer or a penalty of the rows
+            of the batch.
         PlanError: row-wise Adagrad with a table that is cut by columns. Each cut would keep its
             own accumulator of a row, the mean of its own columns only.
     """
     names: dict[str, str] = {}
+    by_rows = "lazy_adam" if row_optimizer == "lazy_adam" else "L2 of read rows" * l2_by_rows
     for p in placements:
         widths = {s.columns for s in p.shards}
         columns = len({s.column for s in p.shards})
@@ -68,8 +73,14 @@ def kernels(
                 "keeps one number per row of the whole table; use a plan without column cuts "
                 "(`seo-rec plan --row-optimizer rowwise_adagrad`), or --optimizer adagrad"
             )
+        if not p.shards and by_rows:
+            raise PlanError(
+                f"table {p.table!r} is on every rank, where every step moves all of its rows, and "
+                f"{by_rows} moves those of the batch; take a plan without data-parallel tables, or "
+                "another --optimizer or --l2-on"
+            )
         sparse = bool(widths) and updates_rows(p.kind, row_optimizer, row_l2)
-        fused = sparse and device == "cuda" and not mean and row_optimizer in FUSED
+        fused = sparse and device == "cuda" and not (mean or l2_by_rows) and row_optimizer in FUSED
         names[p.table] = "fused" if fused else "sparse" if sparse else "dense"
     return names
 
@@ -134,7 +145,8 @@ def distribute(
         row_optimizer,
         row_l2 if chosen.l2_on == "all" else 0.0,
         device=ranks.device.type,
-        mean=mean or (row_l2 > 0 and chosen.l2_on != "all"),
+        mean=mean,
+        l2_by_rows=row_l2 > 0 and chosen.l2_on != "all",
     )
     full = {name: t.detach() for name, t in model.state_dict().items()}
     bags = model.embedding.ebc.embedding_bags

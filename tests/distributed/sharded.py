@@ -174,9 +174,15 @@ def _train(data: DataSet, policy: Policy, settings: FitSettings, kind: str, out:
             row_optimizer=settings.row_optimizer,
             row_lr=settings.row_lr,
             row_l2=settings.row_l2,
+            l2_on=settings.l2_on,
         )
     optimizers = make_optimizers(
-        model, settings.row_optimizer, settings.row_lr, settings.dense_lr, settings.row_l2
+        model,
+        settings.row_optimizer,
+        settings.row_lr,
+        settings.dense_lr,
+        settings.row_l2,
+        settings.l2_on,
     )
     share = {"rank": here.rank, "world_size": here.world_size}
     streams = [

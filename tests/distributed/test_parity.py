@@ -20,7 +20,7 @@ from distributed.sharded import (
     train,
 )
 from seo_rec.data.dataset import DataSet
-from seo_rec.plan import PlanError
+from seo_rec.plan import PlanError, plan_policy, read_topology
 from seo_rec.train import FitSettings
 from seo_rec.train.distributed import kernels
 
@@ -122,6 +122,34 @@ def test_how_gradients_are_kept(
     assert on_gpu == ("fused" if expected == "sparse" else expected)
     assert kernels(placements, optimizer, l2, device="cuda", mean=True)["a"] == expected
     assert found == {"a": expected, "b": expected, "c": "dense", "d": expected}
+
+
+@pytest.mark.parametrize("kind", ["column_wise", pytest.param("row_wise", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "optimizer, l2_on", [("lazy_adam", "read"), ("adagrad", "frequency"), ("sgd", "read")]
+)
+def test_rows_of_the_batch_over_ranks(
+    tiny_data: DataSet, tmp_path: Path, optimizer: str, l2_on: str, kind: str
+) -> None:
+    """Moments, L2 and means of the rows that were read are those of one process."""
+    rates = {"row_lr": 2e-3, "row_l2": 0.01, "l2_on": l2_on, "average": 0.9}
+    wanted = settings(optimizer, **rates)
+    expected = train(tiny_data, wanted, "", 1, tmp_path / "one")
+    assert_same(train(tiny_data, wanted, kind, 2, tmp_path / "two"), expected)
+
+
+def test_rows_of_the_batch_need_tables_that_are_not_copied(tiny_data: DataSet) -> None:
+    placements = plan(policy_of(tiny_data), "mixed", 2)
+    with pytest.raises(PlanError, match=r"table 'c' is on every rank.*lazy_adam moves"):
+        kernels(placements, "lazy_adam", 0.0)
+    with pytest.raises(PlanError, match="L2 of read rows moves"):
+        kernels(placements, "sgd", 0.0, l2_by_rows=True)
+    policy = policy_of(tiny_data)
+    for copyable, optimizer in ((False, "adagrad"), (True, "lazy_adam")):
+        made = plan_policy(
+            policy, read_topology("2xcpu"), row_optimizer=optimizer, copyable=copyable
+        )
+        assert all(p.shards for p in made.placements)
 
 
 def test_weight_decay_and_average_over_ranks(tiny_data: DataSet, tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def share_left(start: Tensor, end: int, decay: float) -> Tensor:
     Args:
         start: Steps, none above ``end``.
         end: A step.
-        decay: The limit, below 1.
+        decay: The limit, above 0 and below 1.
 
     Returns:
         float64 of the shape of ``start``.
@@ -155,7 +155,7 @@ def share_left(start: Tensor, end: int, decay: float) -> Tensor:
     for j in range(2, 11):
         left *= (begin + j) / (until + j)
     power = (end - begin.clamp(min=settled)).clamp(min=0)
-    return left * torch.exp(power * (math.log(decay) if decay > 0 else -math.inf * (end > settled)))
+    return left * torch.exp(power * math.log(decay))
 
 
 def mean_share(step: int, decay: float) -> float:
