@@ -79,8 +79,8 @@ def stream_table(lines: Sequence[Line], scenario: str) -> list[str]:
     def key(row: tuple[str, Runs, str], name: str) -> str:
         return name if row[2] else f"bayes_{name}"
 
-    def to_reference(row: tuple[str, Runs, str], name: str) -> str | None:
-        return against(row[1], reference, name) if row[2] not in ("", REFERENCE) else None
+    def to_reference(row: tuple[str, Runs, str]) -> str | None:
+        return against(row[1], reference, "auc") if row[2] not in ("", REFERENCE) else None
 
     def to_still(row: tuple[str, Runs, str]) -> str | None:
         return against(row[1], of(lines, "still", row[2]), "auc") if row[2] else None
@@ -89,10 +89,9 @@ def stream_table(lines: Sequence[Line], scenario: str) -> list[str]:
         Column("method", lambda row: row[0]),
         Column("floats", lambda row: mean(row[1], "params") if row[2] else None, ",.0f"),
         Column("AUC", lambda row: score(row[1], key(row, "auc"))),
-        Column(f"− {REFERENCE}", lambda row: to_reference(row, "auc")),
+        Column(f"− {REFERENCE}", to_reference),
         Column(f"last {LATE} days", lambda row: score(row[1], key(row, "auc"), late)),
-        Column("log loss", lambda row: score(row[1], key(row, "log_loss"))),
-        Column(f"− {REFERENCE}", lambda row: to_reference(row, "log_loss")),
+        Column("log loss", lambda row: mean(row[1], lambda x: counted(x, key(row, "log_loss"))), ".4f"),
     ]
     if scenario != "still":
         columns.append(Column("AUC − without churn", to_still))

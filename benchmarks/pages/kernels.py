@@ -10,7 +10,6 @@ from benchmarks.record import Line, path_of, read
 COLUMNS = (
     Column("op", lambda x: x["op"]),
     Column("way", lambda x: x["way"]),
-    Column("min ms", lambda x: x["min_ms"], ".2f"),
     Column("median ms", lambda x: x["median_ms"], ".2f"),
     Column("of copy", lambda x: x["of_copy"], ".2f"),
     Column("time over ours", lambda x: x["time_over_ours"], ".2f"),

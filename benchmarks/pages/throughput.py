@@ -103,8 +103,8 @@ def throughput(run: Sequence[Line]) -> list[str]:
         Column("per rank", lambda x: x["examples_per_s"]["per_rank"], ",d"),
         Column("peak MB", lambda x: max(x["peak_mb"]), ".0f"),
     ]
-    if len(ways) == 1:  # of one rank
-        columns = [c for c in columns if c.header not in ("trained", "per rank")]
+    if len(ways) == 1:  # of one rank, which waits for no other
+        columns = [c for c in columns if c.header not in ("trained", "processor ms", "per rank")]
     return table(columns, measurements(run))
 
 
