@@ -103,7 +103,7 @@ def angles(lines: Sequence[Line]) -> list[str]:
         Column("data", lambda row: row[0]),
         Column("rows", lambda row: row[1], ",d"),
         Column("ids per row", lambda row: next(iter(rows[row].values())).ids_per_row, ".3g"),
-        *each_kind("mean angle in degrees", lambda model: model.mean_angle, ".1f"),
+        *each_kind("mean angle", lambda model: model.mean_angle, ".1f"),
         *each_kind("mean norm", lambda model: model.mean_norm, ".3f"),
         *each_kind("validation AUC", lambda model: model.val_auc, ".5f"),
     ]

@@ -32,10 +32,7 @@ MEMORY = (
     "tensors of the supernets, such as OptEmbed's masked copies of its tables. SEO's figure is "
     "computed: 4 floats per parameter of its widest search model."
 )
-TRIVIAL = (
-    "Attention did not decide a `trivial-` policy: no policy that it decided was better on "
-    "validation rows by two standard errors."
-)
+TRIVIAL = "Attention did not decide a `trivial-` policy."
 IDS = (
     "A feature addressed by id needs its ids beside the serving floats, 8 bytes each. The budget "
     "does not count them. Hashed features need none. — means that nothing is recorded."

@@ -25,8 +25,8 @@ def met(ratio: Line) -> str | None:
     return f"at most {ratio['goal']}: {'met' if ratio['median'] <= ratio['goal'] else 'missed'}"
 
 
-def interval(ratio: Line) -> str:
-    return f"{ratio['low']:.3f} to {ratio['high']:.3f}"
+def with_interval(ratio: Line) -> str:
+    return f"{ratio['median']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})"
 
 
 def step(lines: Sequence[Line]) -> list[str]:
@@ -36,8 +36,7 @@ def step(lines: Sequence[Line]) -> list[str]:
     x = lines[-1]
     columns = [
         Column("time of a training step", lambda item: item[0]),
-        Column("ratio", lambda item: item[1]["median"], ".3f"),
-        Column("95 % interval", lambda item: interval(item[1])),
+        Column("ratio (95 %)", lambda item: with_interval(item[1])),
         Column("goal", lambda item: met(item[1])),
     ]
     return [
@@ -53,8 +52,7 @@ def epochs(lines: Sequence[Line]) -> list[str]:
     out: list[str] = []
     columns = [
         Column("time per epoch", lambda item: item[0]),
-        Column("ratio here", lambda item: item[1]["median"], ".3f"),
-        Column("95 % interval", lambda item: interval(item[1])),
+        Column("ratio here (95 %)", lambda item: with_interval(item[1])),
         Column("paper", lambda item: item[1]["paper"], ".2f"),
     ]
     last = {x["fingerprint"]: x for x in lines}
@@ -117,7 +115,8 @@ def prepare(lines: Sequence[Line]) -> list[str]:
         entry("rows", format=",d"),
         entry("rows_per_s", "rows/s", ",d"),
         entry("peak_rss_mb", "peak MB", ",d"),
-        Column("measured", lambda x: f"{x['date'][:10]}, git {x['git_sha'][:7]}"),
+        Column("date", lambda x: x["date"][:10]),
+        Column("git", lambda x: x["git_sha"][:7]),
     ]
     return table(columns, last.values())
 

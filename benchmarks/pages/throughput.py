@@ -73,7 +73,7 @@ def heading(run: Sequence[Line]) -> str:
         f"{ranks} of {threads} on {place['cores']} cores ({place['cpu']}), {data}, {floats} floats "
         f"in tables, {x['batch']:,} rows a rank, row optimizer {x['row_optimizer']}, "
         f"{x['repeats']} repeats of {x['steps']} steps, load average at the start "
-        f"{place['load'][0]}, nice {place['nice']}, {place['date'][:10]}, code "
+        f"{place['load'][0]}, {place['date'][:10]}, code "
         f"{str(place['git_sha'])[:7]}{' with changes' if place['git_dirty'] else ''}."
     )
 
