@@ -82,8 +82,8 @@ def goals(ratios: Mapping[str, Line]) -> list[str]:
         few = "" if number == len(of_it) else f" of {len(of_it)}"
         paper = "".join(f"; the paper's applier: {r['paper']:.2f}" for r in of_it if r["paper"])
         out.append(
-            f"* An applier's epoch takes at most {goal} times as long as with {below}: **{verdict}{few}** "
-            f"({medians[0]:.3f} to {medians[-1]:.3f}{paper})."
+            f"* An applier's epoch takes at most {goal} times as long as with {below}: "
+            f"**{verdict}{few}** ({medians[0]:.3f} to {medians[-1]:.3f}{paper})."
         )
     return out
 
