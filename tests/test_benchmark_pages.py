@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import pytest
 
 from benchmarks.accuracy import backbones, dimgrow, evidence, mlet, optembed, unified
+from benchmarks.pages import analysis as analysis_page
 from benchmarks.pages import combined as combined_page
 from benchmarks.pages import dimgrow as dimgrow_page
 from benchmarks.pages import every_way, readme, results, speed, tables
+from benchmarks.pages import kernels as kernels_page
 from benchmarks.pages import mlet as mlet_page
 from benchmarks.pages import optembed as optembed_page
 from benchmarks.pages import unified as unified_page
 from benchmarks.pages.markdown import Column as TableColumn
 from benchmarks.pages.markdown import fill, marks, table
 from benchmarks.record import Records, recorded_fit
+from seo_rec import analysis
 from seo_rec.schema import Column, Schema
 from seo_rec.search import find
 
@@ -262,7 +265,7 @@ def test_dimgrow_pairs_by_seed_and_says_what_it_found() -> None:
     assert page[0].endswith("3 of 9 trainings hit the limit of epochs.")
     row, cost, dims, *_ = (x for x in page if "| 10.0 % | dimgrow |" in x)
     assert row == (
-        "| 10.0 % | dimgrow | 3 | 0.81000 ± 0.00000 | 0.40000 ± 0.00000 "
+        "| 10.0 % | dimgrow | 3 | 0.81000 ± 0.00000 "
         "| +0.02000 ± 0.00577 (p 0.074) | \N{MINUS SIGN}0.09000 ± 0.00000 (p n/a) |"
     )
     assert cost == "| 10.0 % | dimgrow | 100 ± 0 | 10.0 % | 4.0 ± 0.6 | 2 ± 0 | 1 ± 0 |"
@@ -406,9 +409,21 @@ def test_the_table_says_what_the_default_search_chose_and_holds() -> None:
     assert any(x.startswith("| seo (95,047 to 96,000) | 3 |") for x in page)
 
 
-def test_methods_trained_by_mlet_are_no_reference() -> None:
+def test_methods_trained_by_mlet_stand_on_another_page() -> None:
     lines = [run_of("s", m, 0, v) for m, v in (("multi-size", 0.6), ("multi-size+mlet", 0.7))]
-    assert "| − multi-size |" in results.comparison(lines, "s")[0]
+    page = results.comparison(lines, "s")
+    assert "| − multi-size |" in page[0]
+    assert "| multi-size | 1 | 0.60000 | 0.60000 | reference | 0.40000 |" in page
+    assert not any("mlet" in line for line in page)
+    assert results.comparison(lines[1:], "s") == ["Study `s`: not run.", ""]
+
+
+def test_the_overview_says_how_many_seeds_there_are_if_not_five() -> None:
+    criteo = [run_of("criteo-80000", "multi-size", s, 0.7) for s in range(5)]
+    criteo += [run_of("criteo-80000", "seo", s, 0.8) for s in range(2)]
+    page = results.overview({"movielens": [], "criteo": criteo, "synthetic": []})
+    assert "| multi-size | 0.7000 ± 0.0000 |" in page
+    assert "| seo | 0.8000 ± 0.0000 (2 seeds) |" in page
 
 
 def test_a_study_has_its_whole_command_where_it_lives_now() -> None:
@@ -419,7 +434,7 @@ def test_a_study_has_its_whole_command_where_it_lives_now() -> None:
     assert results.command_of([line]) == whole
     assert results.command_of([{**line, "command": whole}]) == whole
     assert results.overview({"movielens": [], "criteo": [line], "synthetic": []})[0] == (
-        "| test AUC (seeds) | 80,000 |"
+        "| test AUC | 80,000 |"
     )
 
 
@@ -427,6 +442,7 @@ def test_the_table_of_the_readme_names_the_best_multi_size_by_validation() -> No
     """More test AUC does not count, other numbers of seeds are said, and absent runs are shown."""
     lines = [run_of("ml-1m", "multi-size", s, 0.8, test_auc=0.9) for s in range(5)]
     lines += [run_of("ml-1m", "multi-size-8", s, 0.85) for s in range(5)]
+    lines += [run_of("ml-1m", "multi-size-8+mlet", s, 0.95) for s in range(5)]
     lines += [run_of("ml-1m-widths", "no-search", s, 0.86) for s in range(3)]
     criteo = [run_of("criteo-80000", "multi-size-4", s, 0.7) for s in range(5)]
     page = readme.results({"movielens": lines, "criteo": criteo, "synthetic": []})
@@ -453,14 +469,15 @@ def test_goals_of_the_time_per_epoch_are_met_or_missed() -> None:
     line |= {"environment": stamp, "ratios": ratios}
     older = {**line, "ratios": {}, "rows": 5}
     page = speed.epochs([older, line])
-    assert "* An applier's epoch takes at most 1.1 times that of monolithic: **met by all 2** " in (
-        "\n".join(page)
+    assert (
+        "* An applier's epoch takes at most 1.1 times as long as with monolithic: **met by all 2** "
+        in ("\n".join(page))
     )
     assert any(
         "**missed by 1 of 2** (0.990 to 1.020; the paper's applier: 1.08)" in x for x in page
     )
-    assert "| applier, a / separate | 1.020 | 0.900 to 1.200 | 1.08 | at most 1.0: missed |" in page
-    assert "| search / monolithic | 1.500 | 0.900 to 1.200 | 0.74 | — |" in page
+    assert "| applier, a / separate | 1.020 (0.900 to 1.200) | 1.08 |" in page
+    assert "| search / monolithic | 1.500 (0.900 to 1.200) | 0.74 |" in page
     assert sum("training rows" in x for x in page) == 1 and "5 training" not in "".join(page)
     assert speed.epochs([])[0] == "`python -m benchmarks.speed.epoch`: not run."
 
@@ -499,6 +516,58 @@ def test_table_1_reads_only_lines_of_the_present_settings() -> None:
 # ---- all pages ---------------------------------------------------------------------------
 
 
+def test_a_step_meets_its_goal_or_misses_it() -> None:
+    ratio = {"median": 1.02, "goal": None}
+    assert speed.met(ratio) is None
+    assert speed.met({**ratio, "goal": 1.02}) == "at most 1.02: met"
+    assert speed.met({**ratio, "goal": 1.0}) == "at most 1.0: missed"
+
+
+def test_ways_of_a_kernel_stand_beside_the_first() -> None:
+    line = {"device": "cpu", "clock": "wall", "rounds": 9, "copy_gb_per_s": 20.0, "of_copy": 0.5}
+    line["environment"] = {
+        "threads": 1,
+        "git_sha": "a" * 40,
+        "git_dirty": False,
+        "gpu": None,
+        "cpu": "c",
+        "torch": "t",
+        "date": "2026-01-01",
+    }
+    lines = [
+        {**line, "op": op, "way": way, "median_ms": 2.0 * ratio, "time_over_ours": ratio}
+        for op in ("remap", "robe_bag both")
+        for way, ratio in (("ours", 1.0), ("torch", 4.0), ("torch in place", 2.5))
+    ]
+    lines.append({**lines[1], "time_over_ours": 3.0})  # the newest counts
+    page = kernels_page.region(lines)
+    assert "| remap | ours 2.00 | 0.50 | torch 3.00; torch in place 2.50 |" in page
+    assert "| robe_bag both | ours 2.00 | 0.50 | torch 4.00; torch in place 2.50 |" in page
+
+
+def test_shared_and_separate_tables_stand_side_by_side() -> None:
+    def model(rows: int, tables: str, angle: float, norm: float) -> dict[str, Any]:
+        known = {"rows": rows, "tables": tables, "mean_angle": angle, "mean_norm": norm}
+        known |= {"mean_square_norm": norm**2, "ids_per_row": 100 / rows}
+        line = {f.name: 0 for f in fields(analysis.Orthogonality)} | known
+        what = {"dataset": "d", "features": ["a", "b"], "rows": rows}
+        return {**line, "part": "orthogonality", "what": what, "val_auc": 0.7, "epochs": 2}
+
+    lines = [model(10, "unified", 60.0, 0.5), model(10, "separate", 8.0, 0.1)]
+    lines += [model(100, "unified", 20.0, 0.25)]
+    page = analysis_page.angles(lines)
+    assert "| d, 2 | 10 | 10 | 60.0 | 8.0 | 0.500 | 0.100 | 0.70000 | 0.70000 |" in page
+    assert "| d, 2 | 100 | 1 | 20.0 | — | 0.250 | — | 0.70000 | — |" in page
+    shared = [
+        {"method": method, "num_rows": 10}
+        | {kind: {"actual": share, "expected": share / 2} for kind in ("intra", "inter")}
+        for method, share in (("unified", 0.5), ("hashed, even", 0.25))
+    ]
+    what = {"dataset": "d", "features": None, "rows": 10}
+    page = analysis_page.shared_rows([{"part": "collisions", "what": what, "shared_rows": shared}])
+    assert "| d | 10 | 50.0 (25.0) | 25.0 (12.5) | 50.0 (25.0) |" in page
+
+
 def test_a_table_says_what_is_absent_and_escapes_bars() -> None:
     columns = [TableColumn("a", lambda x: x["a"]), TableColumn("b", lambda x: x.get("b"), ",.1f")]
     assert table(columns, [{"a": "x|y", "b": 1234.56}, {"a": ""}]) == [
@@ -535,9 +604,18 @@ def test_pages_and_their_regions_are_known(capsys: pytest.CaptureFixture[str]) -
     pages = {page.path: page for page in tables.PAGES.values()}
     for path in documents:
         found = re.findall(r"<!-- (.+): written by benchmarks", path.read_text())
-        assert sorted(found) == sorted(pages[path].regions() if path in pages else []), path
+        assert sorted(found) == sorted(pages[path].shown() if path in pages else []), path
     with pytest.raises(SystemExit):
         tables.main(["moon"])
     assert "no page moon; allowed: readme" in capsys.readouterr().err
     tables.main(["kernels", "--print"])
-    assert "| op | way |" in capsys.readouterr().out
+    assert "| op | median ms |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", tables.PAGES)
+def test_a_page_says_how_to_print_the_tables_that_it_leaves_out(name: str) -> None:
+    page = tables.PAGES[name]
+    whole, shown = page.regions(), page.shown()
+    if any(len(lines) > len(shown.get(region, [])) for region, lines in whole.items()):
+        text = " ".join(page.path.read_text().split())
+        assert f"python -m benchmarks.pages.tables {name} --print" in text

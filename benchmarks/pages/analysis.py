@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from benchmarks.accuracy.analysis import RECORD
-from benchmarks.pages.markdown import Column, table
+from benchmarks.pages.markdown import Column, each, table
 from benchmarks.record import Line, read
 from seo_rec import analysis
 from seo_rec.analysis.inner_products import SIGMAS
@@ -58,23 +58,22 @@ def inner_products(lines: Sequence[Line]) -> list[str]:
 
 def shared_rows(lines: Sequence[Line]) -> list[str]:
     """Which part of the ids shares a row at all, beside what is expected."""
-    rows = [
-        (data_of(line), found)
-        for line in of_part(lines, "collisions")
-        for found in line["shared_rows"]
-    ]
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for line in of_part(lines, "collisions"):
+        for x in line["shared_rows"]:
+            found.setdefault((data_of(line), x["num_rows"]), {})[x["method"]] = x
+    kinds = [("intra", method) for method in dict.fromkeys(m for of in found.values() for m in of)]
 
-    def share(kind: str, of: str) -> Column:
-        heading = kind if of == "actual" else "expected"
-        return Column(heading, lambda row: f"{100 * row[1][kind][of]:.1f} %")
+    def share(kind: tuple[str, str], of: tuple[str, int]) -> str:
+        x = found[of][kind[1]][kind[0]]
+        return f"{100 * x['actual']:.1f} ({100 * x['expected']:.1f})"
 
     columns = [
-        Column("data", lambda row: row[0]),
-        Column("rows", lambda row: row[1]["num_rows"], ",d"),
-        Column("encoding", lambda row: row[1]["method"]),
-        *(share(kind, of) for kind in ("intra", "inter") for of in ("actual", "expected")),
+        Column("% (expected)", lambda of: of[0]),
+        Column("rows", lambda of: of[1], ",d"),
+        *each([*kinds, ("inter", "unified")], ": ".join, share),
     ]
-    return table(columns, rows)
+    return table(columns, found)
 
 
 def models(lines: Sequence[Line]) -> dict[str, list[analysis.Orthogonality]]:
@@ -88,21 +87,27 @@ def models(lines: Sequence[Line]) -> dict[str, list[analysis.Orthogonality]]:
 def angles(lines: Sequence[Line]) -> list[str]:
     """Angles between the weights of features, norms of rows, and how the norms grow."""
     found = models(lines)
+    rows: dict[tuple[str, int], dict[str, analysis.Orthogonality]] = {}
+    for data, of in found.items():
+        for model in of:
+            rows.setdefault((data, model.rows), {})[model.tables] = model
+
+    def each_kind(title: str, value: Callable[[analysis.Orthogonality], Any], form: str) -> Any:
+        def cell(tables: str, row: tuple[str, int]) -> Any:
+            return value(rows[row][tables]) if tables in rows[row] else None
+
+        kinds = ("unified", "separate")
+        return each(kinds, lambda tables: f"{title}, {tables}", cell, form)
+
     columns = [
         Column("data", lambda row: row[0]),
-        Column("rows", lambda row: row[1].rows, ",d"),
-        Column("ids per row", lambda row: row[1].ids_per_row, ".3g"),
-        Column("tables", lambda row: row[1].tables),
-        Column("mean angle", lambda row: f"{row[1].mean_angle:.1f}°"),
-        Column(
-            "least to largest",
-            lambda row: f"{row[1].least_angle:.1f}° to {row[1].largest_angle:.1f}°",
-        ),
-        Column("mean norm", lambda row: row[1].mean_norm, ".3f"),
-        Column("validation AUC", lambda row: row[1].val_auc, ".5f"),
-        Column("epochs", lambda row: row[1].epochs, "d"),
+        Column("rows", lambda row: row[1], ",d"),
+        Column("ids per row", lambda row: next(iter(rows[row].values())).ids_per_row, ".3g"),
+        *each_kind("mean angle", lambda model: model.mean_angle, ".1f"),
+        *each_kind("mean norm", lambda model: model.mean_norm, ".3f"),
+        *each_kind("validation AUC", lambda model: model.val_auc, ".5f"),
     ]
-    out = table(columns, [(data, model) for data, of in found.items() for model in of])
+    out = table(columns, rows)
     for data, of in found.items():
         growth = analysis.growth([model for model in of if model.tables == "unified"])
         out += [f"{data}: the squared norm of a shared row grows as (N/M)^{growth:.2f}.", ""]

@@ -42,9 +42,8 @@ def region(lines: Sequence[Line] | None = None) -> list[str]:
             "backbone", lambda x: x["name"] if len(kinds) == 1 else f"{x['name']}, {x['tables']}"
         ),
         Column("L2", lambda x: x["row_l2"], "g"),
-        Column("epochs", lambda x: f"{x['epochs']} of {x['epochs_at_most']}"),
+        Column("epochs", lambda x: f"{x['epochs']}/{x['epochs_at_most']}"),
         Column("test AUC", lambda x: x["test_auc"], ".5f"),
-        Column("log loss", lambda x: x["test_logloss"], ".5f"),
         Column("− MLP", lambda x: _signed(x["gain_over_mlp"])),
         Column("published", published),
         Column("in range", lambda x: {True: "yes", False: "no", None: None}[x["in_range"]]),

@@ -22,7 +22,7 @@ PAIRS = (
     ("seo-rr", "multi-size"),
     ("seo-rr-4", "multi-size-4"),
 )
-LATE = 4  # days at the end that have a column of their own
+LATE = 4  # days at the end that differences between methods are also shown for
 # Drawn methods and their colours (Okabe and Ito); the plain forms of each kind are solid.
 DRAWN = {
     "separate": ("#E69F00", "-"),
@@ -66,8 +66,9 @@ def against(runs: Runs, others: Runs, key: str, over: Over = counted) -> str | N
     return minus(runs, others, lambda line: over(line, key), 4, with_p=False)
 
 
-def score(runs: Runs, key: str, over: Over = counted) -> str | None:
-    return with_error(runs, lambda line: over(line, key), 4)
+def score(runs: Runs, key: str) -> str | None:
+    """Mean and standard error over seeds, of the mean over the days that count."""
+    return with_error(runs, lambda line: counted(line, key), 4)
 
 
 def stream_table(lines: Sequence[Line], scenario: str) -> list[str]:
@@ -79,8 +80,11 @@ def stream_table(lines: Sequence[Line], scenario: str) -> list[str]:
     def key(row: tuple[str, Runs, str], name: str) -> str:
         return name if row[2] else f"bayes_{name}"
 
-    def to_reference(row: tuple[str, Runs, str], name: str) -> str | None:
-        return against(row[1], reference, name) if row[2] not in ("", REFERENCE) else None
+    def to_reference(row: tuple[str, Runs, str]) -> str | None:
+        return against(row[1], reference, "auc") if row[2] not in ("", REFERENCE) else None
+
+    def loss(row: tuple[str, Runs, str]) -> float:
+        return mean(row[1], lambda line: counted(line, key(row, "log_loss")))
 
     def to_still(row: tuple[str, Runs, str]) -> str | None:
         return against(row[1], of(lines, "still", row[2]), "auc") if row[2] else None
@@ -89,10 +93,8 @@ def stream_table(lines: Sequence[Line], scenario: str) -> list[str]:
         Column("method", lambda row: row[0]),
         Column("floats", lambda row: mean(row[1], "params") if row[2] else None, ",.0f"),
         Column("AUC", lambda row: score(row[1], key(row, "auc"))),
-        Column(f"− {REFERENCE}", lambda row: to_reference(row, "auc")),
-        Column(f"last {LATE} days", lambda row: score(row[1], key(row, "auc"), late)),
-        Column("log loss", lambda row: score(row[1], key(row, "log_loss"))),
-        Column(f"− {REFERENCE}", lambda row: to_reference(row, "log_loss")),
+        Column(f"− {REFERENCE}", to_reference),
+        Column("log loss", loss, ".4f"),
     ]
     if scenario != "still":
         columns.append(Column("AUC − without churn", to_still))

@@ -122,7 +122,7 @@ def widths(lines: Sequence[Line]) -> list[str]:
     return out
 
 
-PARTS = {"memory": memory, "shuffle": shuffle, "widths": widths}
+PARTS = {"shuffle": shuffle, "memory": memory, "widths": widths}
 
 
 def capped(lines: Sequence[Line]) -> str:
@@ -185,7 +185,6 @@ def accuracy_table(lines: Sequence[Line]) -> list[str]:
         *NAMES,
         Column("seeds", lambda case: len(case[1]), "d"),
         Column("test AUC", lambda case: with_error(case[1], "test_auc")),
-        Column("log loss", lambda case: with_error(case[1], "test_logloss")),
         Column("− no search, same size", same_size),
         Column("− full width", lambda case: against(case, full)),
     ]

@@ -28,15 +28,11 @@ METHODS = {
     "seo": "SEO, default run-off",
 }
 MEMORY = (
-    "Embedding memory counts parameters, gradients and the optimizer's state. It leaves out the "
-    "other tensors of the supernets, for example OptEmbed's masked copies of all its tables. "
-    "SEO's figure is not measured: it is 4 floats per parameter of its widest search model. The "
-    "trainings of its run-off run one at a time and take less."
+    "Embedding memory counts parameters, gradients and the optimizer's state, but not the other "
+    "tensors of the supernets, such as OptEmbed's masked copies of its tables. SEO's figure is "
+    "computed: 4 floats per parameter of its widest search model."
 )
-TRIVIAL = (
-    "Attention did not decide a `trivial-` policy: no policy that it decided was better on "
-    "validation rows by two standard errors."
-)
+TRIVIAL = "Attention did not decide a `trivial-` policy."
 IDS = (
     "A feature addressed by id needs its ids beside the serving floats, 8 bytes each. The budget "
     "does not count them. Hashed features need none. — means that nothing is recorded."
@@ -264,4 +260,5 @@ def read_records() -> dict[str, list[Line]]:
 
 
 def regions() -> dict[str, list[str]]:
-    return {"every way": sections(read_records())}
+    records = read_records()
+    return {"every way overview": overview(records), "every way": sections(records)}

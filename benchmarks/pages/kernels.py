@@ -8,17 +8,18 @@ from benchmarks.pages.markdown import Column, table
 from benchmarks.record import Line, path_of, read
 
 COLUMNS = (
-    Column("op", lambda x: x["op"]),
-    Column("way", lambda x: x["way"]),
-    Column("min ms", lambda x: x["min_ms"], ".2f"),
-    Column("median ms", lambda x: x["median_ms"], ".2f"),
-    Column("of copy", lambda x: x["of_copy"], ".2f"),
-    Column("time over ours", lambda x: x["time_over_ours"], ".2f"),
+    Column("op", lambda ways: ways[0]["op"]),
+    Column("median ms", lambda ways: f"{ways[0]['way']} {ways[0]['median_ms']:.2f}"),
+    Column("of copy", lambda ways: ways[0]["of_copy"], ".2f"),
+    Column(
+        "times as long",
+        lambda ways: "; ".join(f"{x['way']} {x['time_over_ours']:.2f}" for x in ways[1:]),
+    ),
 )
 
 
 def region(lines: Sequence[Line] | None = None) -> list[str]:
-    """A table for every device, clock and number of threads; a row per op and way.
+    """A table for every device, clock and number of threads; a row per op, its first way apart.
 
     Args:
         lines: default: the record.
@@ -30,6 +31,9 @@ def region(lines: Sequence[Line] | None = None) -> list[str]:
         newest.setdefault(key, {})[line["op"], line["way"]] = line
     out: list[str] = []
     for (device, clock, threads), run in sorted(newest.items(), reverse=True):
+        by_op: dict[str, list[Line]] = {}
+        for (op, _), line in run.items():
+            by_op.setdefault(op, []).append(line)
         first = next(iter(run.values()))
         e = first["environment"]
         codes = dict.fromkeys(x["environment"]["git_sha"][:7] for x in run.values())
@@ -40,6 +44,6 @@ def region(lines: Sequence[Line] | None = None) -> list[str]:
             f"torch {e['torch']}, {e['date'][:10]}, git {' and '.join(codes)}{changed}; "
             f"copy {first['copy_gb_per_s']:.1f} GB/s",
             "",
-            *table(COLUMNS, run.values()),
+            *table(COLUMNS, by_op.values()),
         ]
     return out or ["Nothing is recorded yet."]

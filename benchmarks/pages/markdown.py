@@ -89,13 +89,12 @@ def fill(page: str, regions: Mapping[str, Sequence[str]]) -> str:
     return page
 
 
-def shortened(lines: Sequence[str], kept: Sequence[int], more: str) -> list[str]:
-    """Some tables of a region, each with the text before it, and where the others are.
+def shortened(lines: Sequence[str], kept: Sequence[int]) -> list[str]:
+    """Some tables of a region, each with the text before it.
 
     Args:
         lines: The whole region.
         kept: The numbers of the tables that stay, from 0.
-        more: The sentence that says how to see the others.
 
     Raises:
         ValueError: The region has no table of such a number.
@@ -109,4 +108,4 @@ def shortened(lines: Sequence[str], kept: Sequence[int], more: str) -> list[str]
     tables = [part for part in parts if any(line.startswith("|") for line in part)]
     if any(number >= len(tables) for number in kept):
         raise ValueError(f"tables {list(kept)} of a region of {len(tables)} tables")
-    return [*(line for number in kept for line in tables[number]), "", more]
+    return [line for number in kept for line in tables[number]]

@@ -260,7 +260,7 @@ def _of_choice(
 def _edges_of_both(one: Choice, two: Choice, plan: Plan) -> str:
     found = {"one layer": edges(one, plan.tuned()), "MLET": edges(two, plan.tuned())}
     said = "; ".join(f"{name}: {text}" for name, text in found.items() if text)
-    return f"At the edge of what was tried are, {said}. " if said else ""
+    return f"At the edge of the trials are, {said}. " if said else ""
 
 
 def _size(plan: Plan) -> int:

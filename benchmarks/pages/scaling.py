@@ -13,7 +13,7 @@ from benchmarks.record import Line, path_of, read
 
 
 def simulated(lines: Sequence[Line]) -> list[str]:
-    """A table per way to spend the parameters; a cell: step, memory, what takes longest."""
+    """A table per way to spend the parameters; a cell: step, memory, longest part, imbalance."""
     out: list[str] = []
     for way in WAYS:
         here = [x for x in lines if x["way"] == way]
@@ -33,7 +33,7 @@ def _cell(cells: Mapping[tuple[int, int], Line], gpus: int, params: int) -> str:
         return "does not fit"
     return (
         f"{line['step_ms']:.2f} ms, {line['memory_gb']:.1f} GB, {PHASES[line['bottleneck']]}, "
-        f"imbalance {line['imbalance']:.2f}"
+        f"{line['imbalance']:.2f}"
     )
 
 

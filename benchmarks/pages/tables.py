@@ -41,20 +41,20 @@ from seo_rec.files import write_bytes, write_text
 ROOT = Path(__file__).parent.parent.parent
 MEASURED = ROOT / "docs" / "measured"
 Region = Callable[[], Sequence[str]]
-# The tables that stand on a page, by region; the others are printed by the command.
+# The tables that stand on a page, by region. `--print` shows the others, and regions without any.
 SHOWN: dict[str, tuple[int, ...]] = {
     "throughput": (0, 8),
     "kernels": (1,),
     "dimgrow": (1,),
-    "optembed": (1,),
+    "optembed": (2,),
     "movielens": (0,),
     "criteo": (),
-    "synthetic": (0,),
+    "synthetic": (),
     "churn": (1,),
     "unified": (0,),
     "unified on criteo": (),
     "mlet": (0,),
-    "every way": (0,),
+    "every way": (),
     "inner products": (),
     "checked": (0,),
     "scaling": (2,),
@@ -63,35 +63,31 @@ SHOWN: dict[str, tuple[int, ...]] = {
 
 @dataclass(frozen=True)
 class Page:
-    """A page with regions: what fills each of them, and what draws its pictures, by file name."""
+    """A page with regions: what fills each of them, and what draws its pictures, by file name.
+
+    Regions of which :data:`SHOWN` keeps no table have no place on the page.
+    """
 
     path: Path
     regions: Callable[[], dict[str, list[str]]]
     pictures: tuple[tuple[str, Callable[[], bytes]], ...] = ()
 
     def text(self) -> str:
-        """The page as it should be now: of long regions the tables that show the answer."""
-        more = (
-            "There are more tables: "
-            f"`python -m benchmarks.pages.tables {self.path.stem} --print` has them all."
-        )
-        regions = {
-            name: shortened(lines, SHOWN[name], more) if name in SHOWN else lines
+        """The page as it should be now."""
+        return fill(self.path.read_text(), self.shown())
+
+    def shown(self) -> dict[str, list[str]]:
+        """The regions on the page: of long ones the tables that show the answer."""
+        return {
+            name: shortened(lines, SHOWN[name]) if name in SHOWN else lines
             for name, lines in self.regions().items()
+            if SHOWN.get(name) != ()
         }
-        return fill(self.path.read_text(), regions)
 
     def write(self) -> None:
         write_text(self.path, self.text())
         for name, draw in self.pictures:
             write_bytes(self.path.with_name(name), draw())
-
-
-def _results() -> dict[str, list[str]]:
-    return {
-        **results.regions(),
-        "every way overview": every_way.overview(every_way.read_records()),
-    }
 
 
 def _methods() -> dict[str, list[str]]:
@@ -112,7 +108,7 @@ def _churn_lines() -> list[dict[str, object]]:
 
 PAGES = {
     "readme": Page(ROOT / "README.md", readme.regions),
-    "results": Page(MEASURED / "results.md", _results),
+    "results": Page(MEASURED / "results.md", results.regions),
     "every-way": Page(MEASURED / "every-way.md", every_way.regions),
     "methods": Page(
         MEASURED / "methods.md",

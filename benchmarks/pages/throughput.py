@@ -73,7 +73,7 @@ def heading(run: Sequence[Line]) -> str:
         f"{ranks} of {threads} on {place['cores']} cores ({place['cpu']}), {data}, {floats} floats "
         f"in tables, {x['batch']:,} rows a rank, row optimizer {x['row_optimizer']}, "
         f"{x['repeats']} repeats of {x['steps']} steps, load average at the start "
-        f"{place['load'][0]}, nice {place['nice']}, {place['date'][:10]}, code "
+        f"{place['load'][0]}, {place['date'][:10]}, code "
         f"{str(place['git_sha'])[:7]}{' with changes' if place['git_dirty'] else ''}."
     )
 
@@ -103,8 +103,8 @@ def throughput(run: Sequence[Line]) -> list[str]:
         Column("per rank", lambda x: x["examples_per_s"]["per_rank"], ",d"),
         Column("peak MB", lambda x: max(x["peak_mb"]), ".0f"),
     ]
-    if len(ways) == 1:  # of one rank
-        columns = [c for c in columns if c.header not in ("trained", "per rank")]
+    if len(ways) == 1:  # of one rank, which waits for no other
+        columns = [c for c in columns if c.header not in ("trained", "processor ms", "per rank")]
     return table(columns, measurements(run))
 
 
