@@ -47,6 +47,37 @@ def step(lines: Sequence[Line]) -> list[str]:
     ]
 
 
+def size(lines: Sequence[Line]) -> list[str]:
+    """A step by the size of the table: milliseconds of the fastest round, and ratios to it."""
+    if not lines:
+        return ["`python -m benchmarks.speed.size`: not run.", ""]
+    x = lines[-1]
+    best = [
+        {name: min(r["ms"] for r in rounds) for name, rounds in s["rounds"].items()}
+        for s in x["sizes"]
+    ]
+    first = best[0]["ours"]
+    columns = [
+        Column("floats", lambda item: f"{item[0]['floats']:.0e}"),
+        Column("ours, ms", lambda item: item[1]["ours"], ".1f"),
+        Column("to the smallest", lambda item: item[1]["ours"] / first, ".2f"),
+        Column("with a mean", lambda item: item[1]["ours, mean"] / item[1]["ours"], ".2f"),
+        Column("to bare TBE", lambda item: _over(item[1], "bare TBE"), ".2f"),
+        Column("to TorchRec", lambda item: _over(item[1], "TorchRec"), ".2f"),
+        Column("to plain PyTorch", lambda item: _over(item[1], "plain PyTorch"), ".2f"),
+    ]
+    return [
+        f"39 lookups of width 16, batch {x['batch']:,}, the fastest of "
+        f"{len(x['sizes'][0]['rounds']['ours'])} rounds. {place(x)}.",
+        "",
+        *table(columns, list(zip(x["sizes"], best, strict=True))),
+    ]
+
+
+def _over(times: Mapping[str, float], name: str) -> float | None:
+    return times["ours"] / times[name] if name in times else None
+
+
 def epochs(lines: Sequence[Line]) -> list[str]:
     """Time per epoch as ratios, from the last line of each data set, and which goals are met."""
     out: list[str] = []
