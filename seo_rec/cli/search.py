@@ -98,7 +98,6 @@ def search(
     from seo_rec import recipes
     from seo_rec.data.dataset import open_data
     from seo_rec.search import find
-    from seo_rec.search.changes import with_changes
 
     entry, texts = find(method), set_texts(context, set_)
     values = assigned(entry.settings, texts, method)
@@ -109,7 +108,7 @@ def search(
     refuse_ignored(context, entry.ignores, f"--method {method}", searches)
     opened, training = open_data(data), Training(model, fit)
     at = budget(context, opened, dim, params, budget_of, whole_rows=entry.whole_rows)
-    chosen = with_changes(entry.settings_at(at, dim, training), values)
+    chosen = entry.settings_at(at, dim, training, values)
     with run_folder(context, out, params=at, budget_of=None, set=texts):
         found = recipes.search(method, opened, out, chosen, training, resume=resume)
     say_searched(out, found.policy)

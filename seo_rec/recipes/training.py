@@ -26,7 +26,6 @@ from seo_rec.runs.layout import (
     RESULT_FILE,
 )
 from seo_rec.search import find
-from seo_rec.search.changes import with_changes
 from seo_rec.train import (
     Checkpoints,
     FitResult,
@@ -57,7 +56,7 @@ def method_policy(
     seed: int = 0,
     changes: Mapping[str, Any] | None = None,
 ) -> Policy:
-    """The policy of a method that trains nothing to find it.
+    """The policy of a method that trains nothing to find it, as a comparison gives it.
 
     Args:
         method: A name of :mod:`seo_rec.search.registry`.
@@ -78,7 +77,7 @@ def method_policy(
             "its policy with --policy"
         )
     training = Training().with_seed(seed)
-    settings = with_changes(entry.settings_at(params, dim, training), changes or {})
+    settings = entry.settings_at(params, dim, training, changes, in_comparison=True)
     entry.checked(data, settings, training)
     found = entry.decide(data, settings, training)
     return signed(found.policy, entry, settings, found)
