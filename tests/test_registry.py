@@ -282,7 +282,7 @@ def test_who_trains_has_a_validation_auc(tiny_data: DataSet, tmp_path: Path, nam
     """And who does not needs no folder; each has a policy at the budget, if it has a budget."""
     method = find(name)
     quick = method.changeable(QUICK.get(method.family, {}))
-    settings = with_changes(method.settings_at(PARAMS, DIM, SHORT), quick)
+    settings = method.settings_at(PARAMS, DIM, SHORT, quick, in_comparison=True)
     out = tmp_path / "work"
     found = method.decide(tiny_data, settings, SHORT, out)
     assert (found.val_auc is not None) == method.trains

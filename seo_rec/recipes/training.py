@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from seo_rec.model import ModelSettings
 from seo_rec.policy import Policy
 from seo_rec.recipes.evaluation import load_model, named_weights
 from seo_rec.recipes.searching import signed
-from seo_rec.runs import Run, SearchCost, claim_run, command_line, describe
+from seo_rec.runs import Run, SearchCost, claim_run, command_line, describe, precision_note
 from seo_rec.runs.layout import (
     BEST_FOLDER,
     COLLAPSED_FOLDER,
@@ -43,6 +44,8 @@ from seo_rec.train import (
     ranks,
     weights_digest,
 )
+
+log = logging.getLogger(__name__)
 
 OWN_BUDGET = 0  # a run's budget is the one that its policy was made for
 
@@ -125,6 +128,8 @@ def train(
     data.require_rows("train", "val", "test")
     data.check_validation(warn=here.first)
     check_policy_fits(data, policy)
+    if (note := precision_note(policy)) and here.first:
+        log.warning("note: %s", note)
 
     def begin() -> Run | None:
         if start.plan is not None:
@@ -228,6 +233,7 @@ def _run(
         command=command_line(),
         environment=stamp(),
         num_bytes=policy.num_bytes,
+        note=precision_note(policy),
         still_improving=still_improving(result, training.fit),
     )
 

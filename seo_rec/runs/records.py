@@ -34,8 +34,8 @@ class Run:
     """What one trained model came to; ``result.json``, and one line of ``results.jsonl``.
 
     ``budget`` is the number of parameters that was asked for, or None for a method whose size
-    follows from the data. ``search_peak_bytes`` and ``num_bytes`` came later than the rest: 0 in
-    older files.
+    follows from the data. ``note`` is a remark for readers of the metrics, mostly empty. The fields
+    with a default came later than the rest and have it in older files.
     """
 
     data: str
@@ -61,6 +61,7 @@ class Run:
     search_peak_bytes: int = 0
     num_bytes: int = 0
     still_improving: bool = False
+    note: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; None stands for a metric that is not a number."""
@@ -120,6 +121,23 @@ def read_runs(path: Path) -> list[Run]:
         except (ValueError, TypeError, AttributeError):
             log.warning("%s: an unreadable line was left out", path)
     return runs
+
+
+def precision_note(policy: Policy) -> str:
+    """A remark if a policy is stored in other types than its model is trained and scored in.
+
+    Models are trained and scored in float32, whatever the policy says of how rows are served.
+
+    Returns:
+        One sentence without a full stop; empty if everything is stored as float32.
+    """
+    stored = sorted({part.dtype for part in (*policy.tables, *policy.arrays)} - {"float32"})
+    if not stored:
+        return ""
+    return (
+        f"trained and scored in float32, although the policy is stored as {', '.join(stored)}: "
+        "its bytes count these types, and AUC and log loss do not show what they lose"
+    )
 
 
 def describe(policy: Policy) -> str:
