@@ -580,7 +580,5 @@ def test_types_that_are_only_served_are_said(
     assert runs.precision_note(policy) == run.note
     (training,) = reading.read([tmp_path / "run"]).trainings
     assert training.description == "; ".join(filter(None, (describe(policy), run.note)))
-    metrics = recipes.evaluate_run(tmp_path / "run", tiny_data, "test")
-    assert metrics.auc == run.test_auc
     said = [r.getMessage() for r in caplog.records if "float32" in r.getMessage()]
-    assert said == [f"note: {run.note}"] * 2 * bool(dtypes)
+    assert said == [f"note: {run.note}"] * bool(dtypes)

@@ -25,7 +25,7 @@ DataOfSeeds = Annotated[
 ]
 Out = Annotated[
     Path,
-    typer.Option(help="Folder of the run; made, never overwritten.", rich_help_panel=DATA),
+    typer.Option(help="Folder of the run; made, never overwritten.", rich_help_panel=RUN),
 ]
 Params = Annotated[
     int | None,

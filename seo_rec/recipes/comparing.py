@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -34,6 +35,8 @@ from seo_rec.search import Method, find
 from seo_rec.search.changes import whole_values
 from seo_rec.search.progress import Progress
 from seo_rec.train import Training, agree, ranks
+
+log = logging.getLogger(__name__)
 
 BUDGET_SETTINGS = ("params", "budget_rows")  # the comparison gives the budget, for all methods
 
@@ -82,9 +85,7 @@ class Comparison:
         if method.settings is PlainSettings:
             of_all = {"exact_below": self.exact_below, "same_hash": self.same_hash}
             changes = {**of_all, **changes}
-        return method.settings_at(
-            self.params, self.dim, self.training, changes, in_comparison=True
-        )
+        return method.settings_at(self.params, self.dim, self.training, changes, in_comparison=True)
 
     def data_of(self, seed: int) -> DataSet:
         """The data set of a seed."""
@@ -328,4 +329,7 @@ def _policy(
         resume=True,
         work=work_folder(out, method.family, seed),
     )
+    if found.policy.dropped and ranks().first:
+        dropped = ", ".join(found.policy.dropped)
+        log.warning("%s, seed %d: the policy drops %s", method.name, seed, dropped)
     return found.policy, SearchCost(found.seconds, found.peak_bytes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,16 +16,13 @@ from seo_rec.embed.quantize import BITS, quantize_tables_
 from seo_rec.metrics import Metrics
 from seo_rec.model import ModelSettings, RecModel, build_model
 from seo_rec.policy import Policy
-from seo_rec.runs import RunError, precision_note
+from seo_rec.runs import RunError
 from seo_rec.runs.layout import BEST_FOLDER, COLLAPSED_FOLDER, POLICY_FILE, RESULT_FILE, RUN_FILE
 from seo_rec.train import Checkpoints, agree, eval_stream, evaluate, load_tensors, ranks
 from seo_rec.train.state import State, weights_of
 
 if TYPE_CHECKING:
     from seo_rec.report.frequency import FrequencyQuality
-
-
-log = logging.getLogger(__name__)
 
 
 def load_trained(run: Path) -> RecModel:
@@ -61,17 +57,14 @@ def named_weights(model: nn.Module) -> State:
 
 
 def evaluate_run(run: Path, data: DataSet, split: str) -> Metrics:
-    """Metrics of a finished training run on a split of ``data``, in float32.
+    """Metrics of a finished training run on a split of ``data``.
 
     Raises:
         DisagreementError: The processes of this launch ask for different things.
         RunError: The folder is not a finished training run, or ``data`` has other numeric columns.
     """
     _agree_on_evaluation(run, data, split)
-    model = load_trained(run)
-    if (note := precision_note(model.embedding.policy)) and ranks().first:
-        log.warning("note: %s", note)
-    return _metrics(run, model, data, split)
+    return _metrics(run, load_trained(run), data, split)
 
 
 def evaluate_quantized(run: Path, data: DataSet, split: str, bits: int) -> dict[str, float]:

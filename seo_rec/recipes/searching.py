@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,8 +23,6 @@ from seo_rec.runs.layout import (
 )
 from seo_rec.search import Found, Method, find
 from seo_rec.train import Training, agree, ranks, read_weights, save_weights
-
-log = logging.getLogger(__name__)
 
 
 def search(
@@ -73,6 +70,7 @@ def search(
     }
     agree(asked, out=out)
     entry.checked(data, settings, training)
+    entry.require_feasible(data, settings, training)
     here = ranks()
     if entry.trains:
         data.require_rows("train", "val", "test")
@@ -88,8 +86,6 @@ def search(
         return read_search(out)
     found = entry.decide(data, settings, training, work or out / WORK_FOLDER)
     found = replace(found, policy=signed(found.policy, entry, settings, found))
-    if found.policy.dropped and here.first:
-        log.warning("the policy drops %s", ", ".join(found.policy.dropped))
     here.on_first(lambda: _write(out, data, entry, found))
     return found
 

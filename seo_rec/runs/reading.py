@@ -112,6 +112,7 @@ class SearchRun:
 
     given: Path
     folder: Path
+    dataset: str
     fingerprint: str
     seed: int
     budget: int
@@ -360,6 +361,7 @@ def _read_search(given: Path, folder: Path, notes: list[str]) -> SearchRun | Non
     return SearchRun(
         given=given,
         folder=folder,
+        dataset=_text(result, "dataset", path),
         fingerprint=_text(asked, "data_fingerprint", run),
         seed=_whole(_mapping(asked, "fit", run), "seed", run),
         budget=_whole(asked, "budget", run) or _whole(result, "params", path),
