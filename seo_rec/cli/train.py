@@ -180,6 +180,5 @@ def _of_method(context: typer.Context, data: DataSet, method: str, seed: int) ->
         refuse_ignored(context, OF_BUDGET, f"--method {method}", "methods that have a budget")
     policy = recipes.method_policy(method, data, at, dim, seed=seed, changes=changes)
     asked_for = recipes.OWN_BUDGET if entry.budgeted else None
-    return Wanted(
-        policy, method, asked_for, {"set": texts, "params": at or None, "budget_of": None}
-    )
+    resolved = {"set": texts, "params": at or None, "budget_of": None}
+    return Wanted(policy, method, asked_for, resolved)
