@@ -29,6 +29,8 @@ BACKBONE_NAMES = (
     "autoint",
     "nfm",
 )
+# what `seo-rec compare` and the demonstration compare
+COMPARED_METHODS = ("separate", "monolithic", "multi-size", "seo-exact", "seo-rr", "seo")
 ROW_OPTIMIZER_NAMES = ("adam", "adagrad", "rowwise_adagrad", "sgd")
 
 

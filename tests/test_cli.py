@@ -27,19 +27,21 @@ from seo_rec.backbones import (
 from seo_rec.cli import parameters as par
 from seo_rec.cli.fields import text_of
 from seo_rec.cli.main import app
+from seo_rec.cli.search import TRAINING_OPTIONS
 from seo_rec.data.dataset import open_data
 from seo_rec.plan import plan_policy, read_topology
 from seo_rec.policy import Budget, Policy
 from seo_rec.recipes.comparing import check_comparison
 from seo_rec.runs import Run, read_runs
-from seo_rec.search import find
+from seo_rec.search import SEARCHES, find
 from seo_rec.search.run_off import RunOff, plain
-from seo_rec.settings import ModelSettings
+from seo_rec.settings import COMPARED_METHODS, ModelSettings
 from seo_rec.train import policy_fit
 
 Command = Callable[..., Any]
 QUICK = ["--hidden", "8", "--epochs", "1", "--batch-size", "200", "--lr", "0.02", "--threads", "1"]
 RAW = ["--set", "run_off=none"]
+ROOT = Path(__file__).resolve().parent.parent
 GROUP = typer.main.get_command(app)
 
 
@@ -259,6 +261,20 @@ def test_the_help_names_every_backbone() -> None:
     (option,) = (p for p in GROUP.commands["train"].params if p.name == "backbone")
     names = option.help.partition(".")[0]
     assert re.split(", | or ", names) == list(BACKBONES)
+
+
+def test_the_help_of_search_names_searches() -> None:
+    (option,) = (p for p in GROUP.commands["search"].params if p.name == "method")
+    names = re.split(", | or ", re.search("such as (.*);", option.help)[1])
+    assert names and {*names} <= {*SEARCHES}
+    guides = "".join((ROOT / f"docs/{page}.md").read_text() for page in ("searches", "methods"))
+    assert [name for name in SEARCHES if f"`{name}`" not in guides] == []
+
+
+def test_training_options_are_those_of_the_model_and_the_training() -> None:
+    """All options of these two panels, and no other, are refused where nothing is trained."""
+    panels = {p.name: p.rich_help_panel for p in GROUP.commands["search"].params}
+    assert {*TRAINING_OPTIONS} == {n for n, p in panels.items() if p in ("Model", "Training")}
 
 
 @pytest.mark.parametrize("command", ["search", "compare"])
@@ -679,12 +695,12 @@ def test_the_demo(monkeypatch: pytest.MonkeyPatch, seo_rec: Command, tmp_path: P
     demo = ["demo", "--quick", "--out", out, "--threads", "1"]
     done = seo_rec(*demo)
     assert done.code == 0, done.err
-    for method in recipes.DEMO_METHODS:
+    for method in COMPARED_METHODS:
         assert method in done.out
     assert done.out.endswith(f"report: {out / 'report.html'}\n")
     assert (out / "report.html").stat().st_size > 10_000
     runs = read_runs(out / "compare/results.jsonl")
-    assert [r.method for r in runs] == list(recipes.DEMO_METHODS)
+    assert [r.method for r in runs] == list(COMPARED_METHODS)
     assert all(r.embedding_params <= r.budget == 8000 for r in runs)
     monkeypatch.setattr(policy_fit, "fit", None)
     again = seo_rec(*demo)

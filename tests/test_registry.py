@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from seo_rec import recipes
+from seo_rec import methods, recipes
 from seo_rec.data.dataset import DataSet
 from seo_rec.methods import METHOD_NAMES, MULTIPLEXED_NAMES, Mlet, PlainSettings
 from seo_rec.methods.registry import FAMILIES
@@ -120,7 +121,7 @@ def strings(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def test_the_floors_above_ask_for_no_method_by_name() -> None:
-    """They ask its entry. The demonstration is of certain methods, and names them."""
+    """They ask its entry. The demonstration sets up a search, which it names."""
     found = [
         f"{path.relative_to(ROOT)}:{line} {text!r}"
         for folder in ("runs", "train", "recipes", "report")
@@ -179,6 +180,22 @@ def test_methods_without_training_decide_at_once(name: str, tiny_data: DataSet) 
         assert policy.budget is not None and policy.budget.params == PARAMS
     else:
         assert policy.budget is None
+
+
+@pytest.mark.parametrize(
+    "name, make",
+    [
+        ("separate", methods.separate),
+        ("separate-cardinality", partial(methods.separate, rows="cardinality")),
+        ("monolithic", methods.monolithic),
+    ],
+)
+def test_functions_with_the_name_of_a_method_make_its_policy(
+    name: str, make: Any, tiny_data: DataSet
+) -> None:
+    found = recipes.method_policy(name, tiny_data, PARAMS, DIM, seed=3)
+    made = make(tiny_data.schema, PARAMS, DIM, seed=3)
+    assert replace(found, budget=None, decision=None) == made
 
 
 @pytest.mark.parametrize("name", [n for n in EVERY if n not in UNTRAINED])

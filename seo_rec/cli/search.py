@@ -21,19 +21,10 @@ if TYPE_CHECKING:
     from seo_rec.policy import Policy
 
 # options that say how a model is trained, which some searches do not
-TRAINING_OPTIONS = (
-    "backbone",
-    "interaction",
-    "hidden",
-    "dropout",
-    "epochs",
-    "patience",
-    "batch_size",
-    "lr",
-    "optimizer",
-    "average",
-    "l2",
-    "checkpoint_every",
+TRAINING_OPTIONS = tuple(
+    option.name
+    for option in (*par.MODEL_OPTIONS.options, *par.SEARCH_OPTIONS.options)
+    if option is not par.SEED
 )
 
 
@@ -71,7 +62,7 @@ def search(
         typer.Option(
             is_eager=True,
             callback=_known,
-            help="seo, dimgrow, optembed, autodim, sseds, mixed-dimension or no-search.",
+            help="A search, such as seo or dimgrow; docs/searches.md has them all.",
             rich_help_panel=SEARCH,
         ),
     ] = "seo",

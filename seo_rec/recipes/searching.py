@@ -57,17 +57,7 @@ def search(
         RunError: ``out`` holds another run, or this one and ``resume`` is False.
         ValueError: An unknown method, or settings that do not go together.
     """
-    entry = find(method)
-    asked = {
-        "kind": "search",
-        "method": method,
-        "data": str(data.path),
-        "data_fingerprint": data.fingerprint,
-        "budget": settings.params,
-        "settings": settings_json(settings),
-        "model": training.model.as_json(),
-        "fit": asdict(training.fit),
-    }
+    entry, asked = find(method), _asked(method, data, settings, training)
     agree(asked, out=out)
     entry.checked(data, settings, training)
     entry.require_feasible(data, settings, training)
@@ -88,6 +78,20 @@ def search(
     found = replace(found, policy=signed(found.policy, entry, settings, found))
     here.on_first(lambda: _write(out, data, entry, found))
     return found
+
+
+def _asked(method: str, data: DataSet, settings: Any, training: Training) -> dict[str, Any]:
+    """Everything that decides a search."""
+    return {
+        "kind": "search",
+        "method": method,
+        "data": str(data.path),
+        "data_fingerprint": data.fingerprint,
+        "budget": settings.params,
+        "settings": settings_json(settings),
+        "model": training.model.as_json(),
+        "fit": asdict(training.fit),
+    }
 
 
 def settings_json(settings: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from seo_rec.apply import default_budget
 from seo_rec.data.dataset import DataSet
 from seo_rec.environment import stamp
 from seo_rec.files import write_json
@@ -125,11 +126,7 @@ def train(
     check_start(training, start)
     here, asked = ranks(), _asked(data, policy, training, method, start)
     agree({**asked, "params": policy.num_params}, out=out, plan=start.plan)
-    data.require_rows("train", "val", "test")
-    data.check_validation(warn=here.first)
-    check_policy_fits(data, policy)
-    if (note := precision_note(policy)) and here.first:
-        log.warning("note: %s", note)
+    _check_before(data, policy)
 
     def begin() -> Run | None:
         if start.plan is not None:
@@ -147,8 +144,7 @@ def train(
     model = _served(trained, out, policy, data.num_numeric, training.model)
     test, _, _ = evaluate(model, eval_stream(data, "test", policy.columns))
     if budget == OWN_BUDGET:
-        budget = policy.budget.params if policy.budget else None
-        budget = budget or policy.num_params
+        budget = default_budget(policy)
     run = _run(data, policy, training, trained, test, method=method, budget=budget, search=search)
 
     def finish() -> Run:
@@ -156,6 +152,16 @@ def train(
         return run
 
     return here.on_first(finish)  # every process reports what rank 0 measured and wrote
+
+
+def _check_before(data: DataSet, policy: Policy) -> None:
+    """Refuse, before a folder is opened, what cannot be trained; warn of what misleads."""
+    first = ranks().first
+    data.require_rows("train", "val", "test")
+    data.check_validation(warn=first)
+    check_policy_fits(data, policy)
+    if (note := precision_note(policy)) and first:
+        log.warning("note: %s", note)
 
 
 def _asked(

@@ -119,7 +119,7 @@ def group(records: Records) -> tuple[Group, ...]:
     (one random split per seed). Runs without a budget join every comparison of their data set.
     """
     world = _worlds(records)
-    runs = [*records.trainings, *records.searches]
+    runs: list[TrainingRun | SearchRun] = [*records.trainings, *records.searches]
     names = {world[run.fingerprint]: run.dataset for run in reversed(runs)}
     trainings = _name_factored(_name_policies(records.trainings))
     budgets = _budgets(trainings, records.searches, world)

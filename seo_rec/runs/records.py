@@ -131,7 +131,8 @@ def precision_note(policy: Policy) -> str:
     Returns:
         One sentence without a full stop; empty if everything is stored as float32.
     """
-    stored = sorted({part.dtype for part in (*policy.tables, *policy.arrays)} - {"float32"})
+    types = {t.dtype for t in policy.tables} | {a.dtype for a in policy.arrays}
+    stored = sorted(types - {"float32"})
     if not stored:
         return ""
     return (
