@@ -37,7 +37,7 @@ class PanelCommand(TyperCommand):
 
     def get_params(self, ctx: Any) -> list[Any]:
         """The parameters in the order of their panels; typer shows panels as it meets them."""
-        return sorted(super().get_params(ctx), key=lambda p: PANELS.index(p.rich_help_panel))
+        return sorted(super().get_params(ctx), key=lambda p: PANELS.index(p.rich_help_panel or RUN))
 
     def get_help_option(self, ctx: Any) -> Any:
         """The option ``--help``; typer's classes of it are not public."""
@@ -190,8 +190,8 @@ def overridden(context: typer.Context, names: tuple[str, str]) -> str | None:
     """The one of two options that only ``--config`` gives, while the other one is typed.
 
     Args:
-        context: Of the command.
-        names: Of two parameters that exclude each other, both of which have values.
+        context: The command.
+        names: Two parameters that exclude each other, both of which have values.
 
     Returns:
         The name whose value does not count; None if both or neither are typed.
