@@ -53,25 +53,7 @@ def round_robin(policy: Policy, params: int, *, slots: int | None = None) -> Pol
     old = _hashed(policy)
     chunks = {t.name for t in old}
     dealt = {f.name: [k.table in chunks for k in f.lookups] for f in policy.features}
-    if special := [
-        f.name
-        for f in policy.features
-        if (f.weights or f.project) and any(k.table in chunks for k in f.all_lookups)
-    ]:
-        raise PolicyError(
-            f"round robin deals chunks; features {special} have importance weights or a projection"
-        )
-    kinds = sorted({(t.dim, t.dtype) for t in old})
-    if len({dim for dim, _ in kinds}) > 1:
-        raise PolicyError(
-            "round robin deals chunks of one width, the policy has tables of "
-            f"{[dim for dim, _ in kinds]}"
-        )
-    if len(kinds) > 1:
-        raise PolicyError(
-            "round robin deals chunks of one dtype, the policy has tables of "
-            f"{[dtype for _, dtype in kinds]}"
-        )
+    kinds = _kinds(policy, old)
     most = max(map(sum, dealt.values()))
     slots = max(len(old), most) if slots is None else slots
     if slots < most:
@@ -125,6 +107,31 @@ def _hashed(policy: Policy) -> tuple[Table, ...]:
     """The tables that are read by hash alone; the others have the rows that their ids need."""
     stay = {k.table for f in policy.features for k in f.all_lookups if k.address != "hash"}
     return tuple(t for t in policy.tables if t.name not in stay)
+
+
+def _kinds(policy: Policy, chunks: tuple[Table, ...]) -> list[tuple[int, str]]:
+    """Width and type of the chunk tables, once if there are any; PolicyError if they differ."""
+    names = {t.name for t in chunks}
+    if special := [
+        f.name
+        for f in policy.features
+        if (f.weights or f.project) and any(k.table in names for k in f.all_lookups)
+    ]:
+        raise PolicyError(
+            f"round robin deals chunks; features {special} have importance weights or a projection"
+        )
+    kinds = sorted({(t.dim, t.dtype) for t in chunks})
+    if len({dim for dim, _ in kinds}) > 1:
+        raise PolicyError(
+            "round robin deals chunks of one width, the policy has tables of "
+            f"{[dim for dim, _ in kinds]}"
+        )
+    if len(kinds) > 1:
+        raise PolicyError(
+            "round robin deals chunks of one dtype, the policy has tables of "
+            f"{[dtype for _, dtype in kinds]}"
+        )
+    return kinds
 
 
 def _fit_rows(

@@ -29,6 +29,8 @@ BACKBONE_NAMES = (
     "autoint",
     "nfm",
 )
+# what `seo-rec compare` and the demonstration compare
+COMPARED_METHODS = ("separate", "monolithic", "multi-size", "seo-exact", "seo-rr", "seo")
 ROW_OPTIMIZER_NAMES = ("auto", "adam", "lazy_adam", "adagrad", "rowwise_adagrad", "sgd")
 ADAGRAD_RATE = 10.0  # times Adam's learning rate, where auto takes row-wise Adagrad
 L2_ON_NAMES = ("auto", "all", "read", "frequency")

@@ -27,19 +27,21 @@ from seo_rec.backbones import (
 from seo_rec.cli import parameters as par
 from seo_rec.cli.fields import text_of
 from seo_rec.cli.main import app
+from seo_rec.cli.search import TRAINING_OPTIONS
 from seo_rec.data.dataset import open_data
 from seo_rec.plan import plan_policy, read_topology
-from seo_rec.policy import Policy
+from seo_rec.policy import Budget, Policy
 from seo_rec.recipes.comparing import check_comparison
 from seo_rec.runs import Run, read_runs
-from seo_rec.search import find
+from seo_rec.search import SEARCHES, find
 from seo_rec.search.run_off import RunOff, plain
-from seo_rec.settings import ModelSettings
+from seo_rec.settings import COMPARED_METHODS, ModelSettings
 from seo_rec.train import policy_fit
 
 Command = Callable[..., Any]
 QUICK = ["--hidden", "8", "--epochs", "1", "--batch-size", "200", "--lr", "0.02", "--threads", "1"]
 RAW = ["--set", "run_off=none"]
+ROOT = Path(__file__).resolve().parent.parent
 GROUP = typer.main.get_command(app)
 
 
@@ -109,7 +111,7 @@ def test_round_robin_of_a_winner_by_id(seo_rec: Command, tiny: Path, tmp_path: P
     shape = plain.Shape(params=20_000, dim=16, chunk_dim=8, widest=16, seed=0)
     made = {c.name: c.policy for c in plain.by_id(open_data(tiny), shape)}
     decision = {"method": "seo", "winner": "trivial-no-search", "kind": "plain"}
-    won = replace(made["trivial-no-search"], decision=decision)
+    won = replace(made["trivial-no-search"], decision=decision, budget=Budget(20_000))
     won.save(tmp_path / "policy.json")
     asked = ("apply", tmp_path / "policy.json", "--strategy", "round-robin")
     done = seo_rec(*asked, "--out", tmp_path / "rr.json")
@@ -118,6 +120,54 @@ def test_round_robin_of_a_winner_by_id(seo_rec: Command, tiny: Path, tmp_path: P
     assert Policy.load(tmp_path / "rr.json") == won
     done = seo_rec(*asked, "--out", tmp_path / "small.json", "--params", 100)
     assert done.code == 2 and "cannot shrink" in done.err
+
+
+@pytest.mark.parametrize("budget", [None, Budget(num_bytes=9000)], ids=["none", "bytes"])
+def test_a_policy_without_a_budget_is_applied_at_one_that_is_given(
+    seo_rec: Command, chain: Path, tmp_path: Path, budget: Budget | None
+) -> None:
+    replace(Policy.load(chain / "s/policy.json"), budget=budget).save(tmp_path / "p.json")
+    asked = ["apply", tmp_path / "p.json", "--strategy", "exact", "--out", tmp_path / "a.json"]
+    done = seo_rec(*asked)
+    assert done.code == 2 and not (tmp_path / "a.json").exists()
+    assert done.err == (
+        f"error: {tmp_path / 'p.json'}: the policy has no recorded budget in parameters; give "
+        "--params\n"
+    )
+    assert seo_rec(*asked, "--params", 800).code == 0
+    assert 792 < Policy.load(tmp_path / "a.json").num_params <= 800
+
+
+@pytest.mark.parametrize(
+    "dim, changes",
+    [(4, {"chunk_dim": 4}), (20, {"chunk_dim": 5, "search_dim": 40})],
+)
+def test_widths_that_only_go_together_can_be_given(
+    seo_rec: Command, tiny: Path, tmp_path: Path, dim: int, changes: dict[str, int]
+) -> None:
+    """Neither goes with the defaults of the others; alone, in a search, and in a comparison."""
+    at = ["--dim", dim, "--params", 80 * dim, *QUICK]
+    words = [*RAW, *as_set(changes)]
+    done = seo_rec("search", tiny, "--out", tmp_path / "s", *at, *words)
+    assert done.code == 0, done.err
+    settings = json.loads((tmp_path / "s/run.json").read_text())["settings"]
+    assert settings == {**settings, **changes, "dim": dim, "budget_rows": 80}
+    words = ["--methods", "seo-rr", "--seeds", 1, *as_set(changes, "seo.")]
+    done = seo_rec("compare", tiny, "--out", tmp_path / "c", *at, *words)
+    assert done.code == 0, done.err
+    asked = json.loads((tmp_path / "c/searches/seo-rr-seed0/run.json").read_text())["settings"]
+    assert asked == {**settings, "apply": "round-robin"}
+
+
+def test_a_search_alone_is_as_wide_as_asked(seo_rec: Command, tiny: Path, tmp_path: Path) -> None:
+    """And not twice as wide, as beside others in a comparison."""
+    for more, width in (([], 16), (["--dim", 8], 8), (["--set", "max_dim=5"], 5)):
+        out = tmp_path / str(width)
+        words = ["--method", "mixed-dimension", "--params", 1600]
+        done = seo_rec("search", tiny, "--out", out, *words, *more)
+        assert done.code == 0, done.err
+        assert json.loads((out / "run.json").read_text())["settings"]["max_dim"] == width
+        assert done.out.startswith("the rule of mixed-dimension decided from the columns")
 
 
 def test_compare_and_report(seo_rec: Command, tiny: Path, tmp_path: Path) -> None:
@@ -211,6 +261,20 @@ def test_the_help_names_every_backbone() -> None:
     (option,) = (p for p in GROUP.commands["train"].params if p.name == "backbone")
     names = option.help.partition(".")[0]
     assert re.split(", | or ", names) == list(BACKBONES)
+
+
+def test_the_help_of_search_names_searches() -> None:
+    (option,) = (p for p in GROUP.commands["search"].params if p.name == "method")
+    names = re.split(", | or ", re.search("such as (.*);", option.help)[1])
+    assert names and {*names} <= {*SEARCHES}
+    guides = "".join((ROOT / f"docs/{page}.md").read_text() for page in ("searches", "methods"))
+    assert [name for name in SEARCHES if f"`{name}`" not in guides] == []
+
+
+def test_training_options_are_those_of_the_model_and_the_training() -> None:
+    """All options of these two panels, and no other, are refused where nothing is trained."""
+    panels = {p.name: p.rich_help_panel for p in GROUP.commands["search"].params}
+    assert {*TRAINING_OPTIONS} == {n for n, p in panels.items() if p in ("Model", "Training")}
 
 
 @pytest.mark.parametrize("command", ["search", "compare"])
@@ -488,6 +552,26 @@ OWN += ["--backbone", "dcn-v2", "--interaction"]
         (["eval", "RUN", "DATA", "--split", "dev"], "no split 'dev'"),
         (["compare", "DATA", "--out", "o", "--methods", "separate,magic"], "'magic'; allowed"),
         (["compare", "DATA", "--out", "o", "--methods", ","], "0 methods, 5 seeds"),
+        (
+            ["compare", "DATA", "--out", "o", "--methods", "pq,separate,pq"],
+            "methods name pq more than once; allowed: each once",
+        ),
+        (
+            ["compare", "DATA", "--out", "o", "--methods", "no-search", "--exact-below", "9"],
+            "exact_below or same_hash with method 'no-search', which has no hashed rows for them",
+        ),
+        (
+            ["train", "DATA", "--out", "o", "--method", "collisionless", "--params", "9"],
+            "--params with --method collisionless would be ignored; allowed with methods that have",
+        ),
+        (
+            ["search", "DATA", "--out", "o", "--params", "16", "--set", "adjust_hash_buckets=true"],
+            "the smallest feasible budget is",
+        ),
+        (
+            ["search", "DATA", "--out", "o", "--method", "multi-size-2", "--params", "8"],
+            "the smallest feasible budget is 16",
+        ),
         (["compare", "DATA", "--out", "o", "--params", "100"], "a multiple of --dim 16"),
         (["compare", "DATA", "--out", "o", "--seeds", "0"], "0 seeds, 1 data sets"),
         (
@@ -611,12 +695,12 @@ def test_the_demo(monkeypatch: pytest.MonkeyPatch, seo_rec: Command, tmp_path: P
     demo = ["demo", "--quick", "--out", out, "--threads", "1"]
     done = seo_rec(*demo)
     assert done.code == 0, done.err
-    for method in recipes.DEMO_METHODS:
+    for method in COMPARED_METHODS:
         assert method in done.out
     assert done.out.endswith(f"report: {out / 'report.html'}\n")
     assert (out / "report.html").stat().st_size > 10_000
     runs = read_runs(out / "compare/results.jsonl")
-    assert [r.method for r in runs] == list(recipes.DEMO_METHODS)
+    assert [r.method for r in runs] == list(COMPARED_METHODS)
     assert all(r.embedding_params <= r.budget == 8000 for r in runs)
     monkeypatch.setattr(policy_fit, "fit", None)
     again = seo_rec(*demo)

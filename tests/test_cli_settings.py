@@ -20,7 +20,7 @@ from seo_rec.cli.fields import fields_of, leaves, text_of, value_of
 from seo_rec.cli.main import app
 from seo_rec.cli.options import FromSettings, Option, takes_settings
 from seo_rec.methods import Mlet, PlainSettings
-from seo_rec.methods.budget import LEAST_ROWS, proposed_budget
+from seo_rec.methods.budget import LEAST_ROWS, proposed_budget, reason_of_proposal
 from seo_rec.metrics import Metrics
 from seo_rec.recipes.training import still_improving
 from seo_rec.runs.command_settings import repeat_command
@@ -157,7 +157,24 @@ def test_the_help_of_search_fits_on_a_page(
     lines = done.out.rstrip().splitlines()
     assert len(lines) <= 60 and max(map(len, lines)) <= 100
     panels = re.findall(r"─ (\w+) ─", done.out)
-    assert panels == ["Data", "Options", "Data", "Budget", "Search", "Model", "Training", "Run"]
+    assert panels == ["Data", "Budget", "Search", "Model", "Training", "Run"]
+
+
+@pytest.mark.parametrize(
+    "command", ["search", "train", "compare", "frontier", "apply", "plan", "eval", "report", "demo"]
+)
+def test_no_panel_of_the_help_stands_twice(
+    monkeypatch: pytest.MonkeyPatch, seo_rec: Command, command: str
+) -> None:
+    """Data are the arguments, and ``--help`` stands with the options of the run."""
+    monkeypatch.setenv("TERM", "dumb")
+    done = seo_rec(command, "--help")
+    panels = re.findall(r"─ (\w+) ─", done.out)
+    assert len(set(panels)) == len(panels) and "Options" not in panels
+    assert [p for p in ("Data", "Budget", "Search", "Model", "Training", "Run") if p in panels] == (
+        panels
+    )
+    assert "--help" in done.out[done.out.index("─ Run ─") :]
 
 
 @pytest.mark.parametrize("words", [["--method", "dimgrow", "--settings"], ["--settings"]])
@@ -215,11 +232,21 @@ def _schema(*sizes: int) -> Schema:
 
 @pytest.mark.parametrize(
     "sizes, dim, rows",
-    [((100, 900), 16, 500), ((1001,), 8, 500), ((3, 4), 16, 2 * LEAST_ROWS), ((33,), 4, 16)],
+    [
+        ((100, 900), 16, 500),
+        ((1001,), 8, 500),
+        ((3, 4), 16, 2 * LEAST_ROWS),
+        ((33,), 4, 16),
+        ((31,), 4, 16),
+    ],
 )
 def test_a_budget_is_proposed_from_the_data(sizes: tuple[int, ...], dim: int, rows: int) -> None:
     """Half of a row per id, in whole rows, 16 rows for each feature at least."""
-    assert proposed_budget(_schema(*sizes), dim) == rows * dim
+    schema = _schema(*sizes)
+    assert proposed_budget(schema, dim) == rows * dim
+    least = rows == LEAST_ROWS * len(sizes) and sum(sizes) < 2 * rows
+    words = "16 rows for each feature, the least" if least else "half of what a row for every"
+    assert reason_of_proposal(schema).startswith(words)
 
 
 @pytest.mark.parametrize("command", ["search", "train", "compare"])
@@ -324,6 +351,51 @@ def test_a_wrong_config_is_refused(seo_rec: Command, searched: Path, tmp_path: P
     assert not (tmp_path / "o").exists()
 
 
+def test_lists_and_single_values_of_a_config_are_told_apart(
+    seo_rec: Command, searched: Path, tmp_path: Path
+) -> None:
+    good = json.loads((searched / "settings.json").read_text())
+    for key, value, allowed in (("set", "a=1", "a list"), ("epochs", [3], "one value")):
+        document = {**good, "options": {**good["options"], key: value}}
+        (tmp_path / "c.json").write_text(json.dumps(document))
+        done = seo_rec("search", "--config", tmp_path / "c.json", "--out", tmp_path / "o")
+        assert done.code == 2 and not (tmp_path / "o").exists()
+        wanted = f"--config {tmp_path / 'c.json'}: {key} is {value!r}; allowed: {allowed}"
+        assert done.err == f"error: {wanted}\n"
+
+
+def test_a_method_replaces_the_policy_of_a_config_and_a_policy_the_method(
+    seo_rec: Command, searched: Path, tiny: Path, tmp_path: Path
+) -> None:
+    """What only the other one reads goes with it, and the new settings repeat the new run."""
+    policy = tmp_path / "p.json"
+    applied = ["apply", searched / "policy.json", "--strategy", "exact", "--out", policy]
+    assert seo_rec(*applied).code == 0
+    of_method = ["--method", "multi-size", "--params", "800", "--dim", "10"]
+    of_method += ["--set", "chunk_dim=5", "--exact-below", "12"]
+    for name, words in (("file", ["--policy", policy]), ("name", of_method)):
+        done = seo_rec("train", tiny, "--out", tmp_path / name, *words, *QUICK)
+        assert done.code == 0, done.err
+    for name, other, words in (("file", "name", of_method), ("name", "file", ["--policy", policy])):
+        config = ["--config", tmp_path / name / "settings.json"]
+        done = seo_rec("train", *config, *words, "--out", tmp_path / f"{name}-{other}")
+        assert done.code == 0, done.err
+        for kept_file in ("run.json", "settings.json"):
+            found, wanted = (
+                json.loads((tmp_path / folder / kept_file).read_text())
+                for folder in (f"{name}-{other}", other)
+            )
+            assert found == wanted, kept_file
+        both = ["--policy", policy, *of_method[:2]]
+        done = seo_rec("train", *config, *both, "--out", tmp_path / "o")
+        assert done.code == 2 and "give either --policy FILE or --method NAME" in done.err
+    with_dim = ["--policy", policy, "--dim", "8"]
+    config = ["--config", tmp_path / "name/settings.json"]
+    done = seo_rec("train", *config, *with_dim, "--out", tmp_path / "o")
+    assert done.code == 2 and "--dim with --policy would be ignored" in done.err
+    assert not (tmp_path / "o").exists()
+
+
 def test_what_would_be_ignored_is_refused_in_a_config_too(
     seo_rec: Command, tiny: Path, tmp_path: Path
 ) -> None:
@@ -400,11 +472,19 @@ def test_every_command_with_a_config_keeps_all_that_decides(tmp_path: Path) -> N
             ("dimgrow", "dimgrow", None, None, None, None),
             "dimgrow decided; no run-off compared its policy with a plain one",
         ),
+        (
+            ("no-search", "no-search", "plain", None, None),
+            "the rule of no-search decided from the columns; nothing was trained to decide",
+        ),
     ],
 )
 def test_a_decision_in_plain_words(decision: tuple[Any, ...], says: str) -> None:
     keys = ("method", "winner", "kind", "gain", "standard_error", "against")
-    assert decided(dict(zip(keys, decision, strict=True)), Path("OUT")) == says
+    told = dict(zip(keys, decision, strict=False))
+    assert decided(told, Path("OUT")) == says
+    assert decided({**told, "searched": False}, Path("OUT")) == (
+        f"the rule of {told['method']} decided from the columns; nothing was trained to decide"
+    )
 
 
 @pytest.mark.parametrize(

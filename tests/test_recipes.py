@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import random
 import shutil
 from contextlib import nullcontext
@@ -22,7 +21,7 @@ from seo_rec.data.synthetic import synthetic
 from seo_rec.metrics import Metrics, auc_gain, binary_metrics
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Feature, Lookup, Policy, Table
-from seo_rec.recipes import Comparison, comparing, searching
+from seo_rec.recipes import Comparison, comparing
 from seo_rec.runs import Run, RunError, command_line, describe, read_runs
 from seo_rec.schema import DataError
 from seo_rec.search.run_off import Candidate, RunOff, contest, plain
@@ -202,17 +201,26 @@ def test_dropped_features_are_warned_about(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """A comparison says of which method and seed, once; a search leaves it to who calls it."""
     # a library's logging set-up, run by another test in this process, may disable all loggers
-    monkeypatch.setattr(searching.log, "disabled", False)
-    settings = replace(SEO, min_chunks=0, total_chunks=5)
-    with caplog.at_level(logging.WARNING, "seo_rec"):
-        policy = recipes.search(
-            "seo", tiny_data, tmp_path / "s", settings, Training(SMALL, replace(FIT, epochs=1))
-        ).policy
-    assert policy.dropped and policy.num_lookups == 5
-    (warning,) = [r.getMessage() for r in caplog.records if r.name == "seo_rec.recipes.searching"]
-    assert warning == f"the policy drops {', '.join(policy.dropped)}"
-    assert {f.name for f in policy.features} | set(policy.dropped) == {
+    monkeypatch.setattr(comparing.log, "disabled", False)
+    asked = Comparison(
+        data=(tiny_data,),
+        methods=("seo-exact",),
+        params=1600,
+        seeds=2,
+        training=Training(SMALL, replace(FIT, epochs=1)),
+        settings={"seo": {"min_chunks": 0, "total_chunks": 5}},
+    )
+    for _ in range(2):
+        recipes.compare(asked, tmp_path / "c")
+    found = [Policy.load(tmp_path / f"c/searches/seo-exact-seed{s}/policy.json") for s in (0, 1)]
+    assert all(p.dropped and p.num_lookups == 5 for p in found)
+    assert [r.getMessage() for r in caplog.records if "drops" in r.getMessage()] == [
+        f"seo-exact, seed {seed}: the policy drops {', '.join(policy.dropped)}"
+        for seed, policy in enumerate(found)
+    ]
+    assert {f.name for f in found[0].features} | set(found[0].dropped) == {
         c.name for c in tiny_data.schema.features
     }
 

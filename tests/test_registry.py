@@ -5,21 +5,23 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from seo_rec import recipes
+from seo_rec import methods, recipes
 from seo_rec.data.dataset import DataSet
-from seo_rec.methods import METHOD_NAMES, PlainSettings
+from seo_rec.methods import METHOD_NAMES, MULTIPLEXED_NAMES, Mlet, PlainSettings
 from seo_rec.methods.registry import FAMILIES
 from seo_rec.model import ModelSettings
 from seo_rec.policy import PolicyError
+from seo_rec.recipes.comparing import check_comparison
 from seo_rec.search import registry
-from seo_rec.search.changes import with_changes
-from seo_rec.search.registry import NAMES, SEARCHES, find
+from seo_rec.search.changes import whole_values, with_changes
+from seo_rec.search.registry import SEARCHES, find
 from seo_rec.search.run_off import RunOff
 from seo_rec.search.seo import SeoSearch
 from seo_rec.settings import BACKBONE_NAMES
@@ -57,11 +59,12 @@ def test_every_name_finds_a_method(name: str) -> None:
     assert {*method.ignores} <= {f.name for f in fields(FitSettings)}
 
 
+LISTED = (*METHOD_NAMES, *SEARCHES)
+
+
 def test_every_name_that_is_listed_is_a_method() -> None:
-    """The list for people has a letter where a number goes, and one remark."""
-    listed = [n for n in NAMES if not n.startswith("and ")]
-    assert len(listed) == len(NAMES) - 1
-    numbered = [n.replace("-K", "-2").replace("-Z", "-2") for n in listed]
+    """The list for people has a letter where a number goes."""
+    numbered = [n.replace("-K", "-2").replace("-Z", "-2") for n in LISTED]
     assert {find(n).family for n in numbered} == {find(n).family for n in EVERY}
     assert len(set(EVERY)) == len(EVERY)
 
@@ -86,8 +89,7 @@ def test_every_name_that_is_listed_is_a_method() -> None:
 def test_unknown_names_list_what_is_allowed(name: str, tiny_data: DataSet, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"method '.*'; allowed: ") as caught:
         find(name)
-    for allowed in NAMES:
-        assert allowed in str(caught.value)
+    assert str(caught.value).endswith(f"allowed: {', '.join(LISTED)}, {MULTIPLEXED_NAMES}")
     for action in (
         lambda: recipes.method_policy(name, tiny_data, PARAMS),
         lambda: recipes.search(name, tiny_data, tmp_path / "out", SeoSearch(), TRAINING),
@@ -100,13 +102,9 @@ def test_unknown_names_list_what_is_allowed(name: str, tiny_data: DataSet, tmp_p
     assert not (tmp_path / "out").exists()
 
 
-def test_the_list_of_names_ends_with_the_remark_about_sharing() -> None:
-    """Nothing may follow it that would read as one more method with a multiplexed form."""
-    remark = METHOD_NAMES[-1]
-    assert remark.startswith("and multiplexed- before ") and NAMES[-1] == remark
-    forms = {
-        f for f in FAMILIES if f in remark.removeprefix("and multiplexed- before ").split(", ")
-    }
+def test_the_forms_with_shared_tables_are_named() -> None:
+    """Each form that may be multiplexed is a method, and no other is."""
+    forms = MULTIPLEXED_NAMES.removeprefix("and multiplexed- before ").split(", ")
     for family in FAMILIES:
         shared = f"multiplexed-{family}"
         if family in forms:
@@ -123,7 +121,7 @@ def strings(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def test_the_floors_above_ask_for_no_method_by_name() -> None:
-    """They ask its entry. The demonstration is of certain methods, and names them."""
+    """They ask its entry. The demonstration sets up a search, which it names."""
     found = [
         f"{path.relative_to(ROOT)}:{line} {text!r}"
         for folder in ("runs", "train", "recipes", "report")
@@ -184,6 +182,22 @@ def test_methods_without_training_decide_at_once(name: str, tiny_data: DataSet) 
         assert policy.budget is None
 
 
+@pytest.mark.parametrize(
+    "name, make",
+    [
+        ("separate", methods.separate),
+        ("separate-cardinality", partial(methods.separate, rows="cardinality")),
+        ("monolithic", methods.monolithic),
+    ],
+)
+def test_functions_with_the_name_of_a_method_make_its_policy(
+    name: str, make: Any, tiny_data: DataSet
+) -> None:
+    found = recipes.method_policy(name, tiny_data, PARAMS, DIM, seed=3)
+    made = make(tiny_data.schema, PARAMS, DIM, seed=3)
+    assert replace(found, budget=None, decision=None) == made
+
+
 @pytest.mark.parametrize("name", [n for n in EVERY if n not in UNTRAINED])
 def test_a_method_that_trains_has_no_policy_at_once(name: str, tiny_data: DataSet) -> None:
     with pytest.raises(ValueError, match=f"'{name}' needs a search; run .*--method {name}"):
@@ -222,9 +236,51 @@ def test_a_budget_that_cannot_be_kept_is_known_beforehand(
         method.require_feasible(tiny_data, short, TRAINING)
 
 
-def test_searches_of_widths_have_room_above_the_mean_width() -> None:
-    for name, room in (("dimgrow", 2), ("sseds", 2), ("mixed-dimension", 2), ("no-search", 1)):
-        assert find(name).settings_at(PARAMS, DIM, TRAINING).max_dim == room * DIM
+OF_WIDTHS = {name: method for name, method in SEARCHES.items() if method.family != "seo"}
+
+
+@pytest.mark.parametrize("name", OF_WIDTHS)
+def test_searches_of_widths_have_room_above_the_mean_width(name: str, tiny_data: DataSet) -> None:
+    """In a comparison, where the others have the width that is asked for; not alone."""
+    room = 1 if name == "no-search" else 2
+    method = find(name)
+    assert method.settings_at(PARAMS, DIM, TRAINING).max_dim == DIM
+    compared = method.settings_at(PARAMS, DIM, TRAINING, in_comparison=True)
+    assert compared.max_dim == room * DIM
+    asked = comparison(tiny_data, (name,), {})
+    assert asked.settings_of(method) == compared
+    narrow = comparison(tiny_data, (name,), {name: {"max_dim": 4}})
+    assert narrow.settings_of(method).max_dim == 4
+
+
+# ---- values that go together only when all of them are changed -----------------------------
+
+TOGETHER = [
+    (4, {"chunk_dim": 4}),
+    (20, {"chunk_dim": 5, "search_dim": 40}),
+    (16, {"chunk_dim": 16, "search_dim": 16, "run_off.epochs": 3}),
+]
+
+
+@pytest.mark.parametrize("name", [n for n, m in SEARCHES.items() if m.family == "seo"])
+@pytest.mark.parametrize("dim, changes", TOGETHER, ids=str)
+def test_changes_are_checked_together(
+    name: str, dim: int, changes: dict[str, Any], tiny_data: DataSet
+) -> None:
+    """A width that does not go with the default of another setting goes with a changed one."""
+    method = find(name)
+    mine = method.changeable(changes)
+    settings = method.settings_at(40 * dim, dim, TRAINING, mine)
+    assert (settings.budget_rows, settings.dim) == (40, dim)
+    assert settings.chunk_dim == changes["chunk_dim"]
+    method.checked(tiny_data, settings, TRAINING)
+    asked = replace(comparison(tiny_data, (name,), {"seo": mine}), dim=dim, params=40 * dim)
+    assert asked.settings_of(method) == settings
+
+
+def test_a_width_that_goes_with_no_chunk_is_still_refused() -> None:
+    with pytest.raises(ValueError, match=r"dim 4 and search_dim 32 must be multiples of chunk_dim"):
+        find("seo").settings_at(1600, 4, TRAINING)
 
 
 # ---- how they act --------------------------------------------------------------------------
@@ -243,7 +299,7 @@ def test_who_trains_has_a_validation_auc(tiny_data: DataSet, tmp_path: Path, nam
     """And who does not needs no folder; each has a policy at the budget, if it has a budget."""
     method = find(name)
     quick = method.changeable(QUICK.get(method.family, {}))
-    settings = with_changes(method.settings_at(PARAMS, DIM, SHORT), quick)
+    settings = method.settings_at(PARAMS, DIM, SHORT, quick, in_comparison=True)
     out = tmp_path / "work"
     found = method.decide(tiny_data, settings, SHORT, out)
     assert (found.val_auc is not None) == method.trains
@@ -322,6 +378,17 @@ def test_changes_reach_the_fields_and_the_parts_of_fields() -> None:
     assert with_changes(PlainSettings(), {"chunk_dim": 4}) == PlainSettings(chunk_dim=4)
 
 
+def test_a_class_with_changes_is_made_of_its_defaults() -> None:
+    changes = {"dim": 4, "chunk_dim": 4, "run_off.epochs": 3}
+    assert with_changes(SeoSearch, changes) == SeoSearch(
+        dim=4, chunk_dim=4, run_off=RunOff(epochs=3)
+    )
+    assert whole_values(SeoSearch, changes) == {"dim": 4, "chunk_dim": 4, "run_off": RunOff(3)}
+    assert whole_values(SeoSearch(run_off=RunOff(by_id=False)), {"run_off.epochs": 3}) == {
+        "run_off": RunOff(epochs=3, by_id=False)
+    }
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
@@ -395,5 +462,17 @@ def test_changes_that_nobody_reads_are_refused(
 def test_exact_features_are_for_methods_without_a_search(tiny_data: DataSet) -> None:
     asked = replace(comparison(tiny_data, ("monolithic", "seo"), {}), exact_below=12)
     assert asked.settings_of(find("monolithic")).exact_below == 12
-    with pytest.raises(ValueError, match="exact_below or same_hash with method 'seo'"):
+    for name in ("seo", "no-search"):
+        searched = replace(asked, methods=("monolithic", name))
+        with pytest.raises(
+            ValueError, match=f"exact_below or same_hash with method '{name}'.*with: separate, "
+        ):
+            recipes.compare(searched, Path("never"))
+
+
+def test_a_method_is_compared_once(tiny_data: DataSet) -> None:
+    asked = comparison(tiny_data, ("separate", "seo", "separate"), {})
+    with pytest.raises(ValueError, match="methods name separate more than once; allowed: each"):
         recipes.compare(asked, Path("never"))
+    asked = comparison(tiny_data, ("separate", "separate+mlet"), {})
+    check_comparison(replace(asked, mlet=Mlet(32)))  # two trainings of one policy

@@ -662,14 +662,30 @@ def test_searches_alone_and_single_trainings_are_enough(tmp_path, capsys):
     make_search(tmp_path / "search", fingerprint)
     html = page_of([tmp_path / "search"], tmp_path)
     assert "winner, seo-2-min1-exact" in html
+    assert "0 finished trainings and 1 finished search from" in html
+    assert '<h2 id="g1">toy, 128 parameters</h2>' in html  # by name, not by fingerprint
     report.print_comparison([tmp_path / "search"])
-    assert "searches only" in capsys.readouterr().out
+    assert "toy, 128 parameters: searches only" in capsys.readouterr().out
     make_search(tmp_path / "raw", fingerprint, run_off=False)
     outcome = result("separate", 0, 0.7, data_fingerprint=fingerprint)
     make_training(tmp_path / "single", outcome, shared_policy(), tmp_path / "data")
     html = page_of([tmp_path / "raw", tmp_path / "single"], tmp_path)
     assert "chunks by attention alone" in html
     assert "no other method is ahead" in html
+    assert "1 finished training and 1 finished search from" in html
+    assert "1 training, 0 searches" in html and "0 trainings, 1 search" in html
+
+
+def test_a_search_that_trains_nothing_is_said_in_words(tmp_path):
+    """There is neither an attention nor a run-off to explain."""
+    make_search(tmp_path / "s", make_data(tmp_path / "data").fingerprint, run_off=False)
+    path = tmp_path / "s" / "search.json"
+    found = json.loads(path.read_text()) | {"method": "no-search", "winner": "no-search"}
+    decision = {"method": "no-search", "winner": "no-search", "kind": "plain", "searched": True}
+    write_json(path, found | {"decision": decision, "record": {}})
+    html = page_of([tmp_path / "s"], tmp_path)
+    assert "s, seed 0: the rule of no-search decided from the columns; nothing was" in html
+    assert "heatmaps" not in html and "run-off" not in html
 
 
 def test_unfinished_runs_are_named(compared, tmp_path):

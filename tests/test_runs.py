@@ -559,3 +559,26 @@ def test_a_model_is_evaluated_on_values_prepared_as_its_own(
     del asked["preparation"]  # as runs of earlier releases
     (tmp_path / "t/run.json").write_text(json.dumps(asked))
     recipes.evaluate_run(tmp_path / "t", tiny_data, "test")
+
+
+@pytest.mark.parametrize("dtypes", [(), ("int8",), ("bfloat16", "int4")], ids="-".join)
+def test_types_that_are_only_served_are_said(
+    dtypes: tuple[str, ...],
+    tiny_data: DataSet,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Bytes count them, training and metrics are of float32: said, recorded and reported."""
+    plain = recipes.method_policy("multi-size-2", tiny_data, 1600)
+    chosen = zip(dtypes, plain.tables, strict=False)
+    stored = {table.name: replace(table, dtype=dtype) for dtype, table in chosen}
+    policy = replace(plain, tables=tuple(stored.get(t.name, t) for t in plain.tables))
+    run = trained(tiny_data, policy, tmp_path / "run")
+    assert run.num_bytes == policy.num_bytes <= plain.num_bytes
+    wanted = f"the policy is stored as {', '.join(sorted(dtypes))}: its bytes" if dtypes else ""
+    assert wanted in run.note and bool(run.note) == bool(dtypes)
+    assert runs.precision_note(policy) == run.note
+    (training,) = reading.read([tmp_path / "run"]).trainings
+    assert training.description == "; ".join(filter(None, (describe(policy), run.note)))
+    said = [r.getMessage() for r in caplog.records if "float32" in r.getMessage()]
+    assert said == [f"note: {run.note}"] * bool(dtypes)

@@ -23,7 +23,6 @@ from seo_rec.analysis.orthogonality import (
     orthogonality,
 )
 from seo_rec.analysis.tables import (
-    SharedRows,
     print_inner_products,
     print_orthogonality,
     print_shared_rows,
@@ -36,7 +35,6 @@ __all__ = [
     "Measured",
     "Orthogonality",
     "OrthogonalitySettings",
-    "SharedRows",
     "angles",
     "closed_form",
     "compare_encodings",

@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from seo_rec.cli.budget import size
-from seo_rec.cli.options import BUDGET, DATA, SEARCH
+from seo_rec.cli.options import BUDGET, DATA, RUN, SEARCH
 from seo_rec.files import require_new_file
 
 
 def apply(
     policy: Annotated[Path, typer.Argument(help="Policy of a search.", rich_help_panel=DATA)],
     out: Annotated[
-        Path, typer.Option(help="The applied policy, a .json file.", rich_help_panel=DATA)
+        Path, typer.Option(help="The applied policy, a .json file.", rich_help_panel=RUN)
     ],
     strategy: Annotated[
         str,
@@ -27,7 +27,7 @@ def apply(
     params: Annotated[
         int,
         typer.Option(
-            help="Budget in parameters (floats); 0 takes the budget of the search.",
+            help="Budget in parameters (floats); 0 takes the budget that the policy records.",
             rich_help_panel=BUDGET,
         ),
     ] = 0,
@@ -45,6 +45,10 @@ def apply(
         raise ValueError(f"--strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
     require_new_file(out)
     searched = Policy.load(policy)
+    if not params and (searched.budget is None or searched.budget.params is None):
+        raise ValueError(
+            f"{policy}: the policy has no recorded budget in parameters; give --params"
+        )
     applied = STRATEGIES[strategy](searched, params or default_budget(searched))
     decision = searched.decision or {}
     won = decision.get("winner") != decision.get("method")

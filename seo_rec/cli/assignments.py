@@ -33,6 +33,8 @@ def assigned(settings: type[Any], texts: Iterable[str], method: str) -> dict[str
     Raises:
         ValueError: An unknown name, a name given twice, or a value of another type.
     """
+    from seo_rec.search.changes import whole_values  # imports torch
+
     allowed = {leaf.name: leaf for leaf in settable(settings)}
     found: dict[str, Any] = {}
     for text in texts:
@@ -46,7 +48,8 @@ def assigned(settings: type[Any], texts: Iterable[str], method: str) -> dict[str
         if name in found:
             raise ValueError(f"--set {text!r}: {name} is already given; give it once")
         found[name] = value_of(value, allowed[name].kind, f"--set {name}")
-    return _with_nested(settings, found)
+    _refuse_both(found)
+    return whole_values(settings, found)
 
 
 def _list(allowed: Mapping[str, Field]) -> str:
@@ -54,24 +57,12 @@ def _list(allowed: Mapping[str, Field]) -> str:
     return ", ".join(f"{name}={default}" for name, default in shown.items()) or "nothing"
 
 
-def _with_nested(settings: type[Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    """``found`` with the names that have a dot replaced by nested settings."""
-    values = {name: value for name, value in found.items() if "." not in name}
-    inner: dict[str, dict[str, Any]] = {}
-    for name, value in found.items():
-        outer, dot, part = name.partition(".")
-        if dot:
-            inner.setdefault(outer, {})[part] = value
-    for outer, changes in inner.items():
-        if outer in values:
-            first = f"{outer}.{next(iter(changes))}"
-            raise ValueError(f"--set {outer}={NONE} with --set {first}; give one of them")
-        field = fields_of(settings)[outer]
-        kind = nested(field)
-        assert kind is not None
-        given = field.default if isinstance(field.default, kind) else kind()
-        values[outer] = dataclasses.replace(given, **changes)
-    return values
+def _refuse_both(found: Mapping[str, Any]) -> None:
+    """ValueError if a field is left out (``run_off=none``) and a part of it is given."""
+    for name in found:
+        outer, dot, _ = name.partition(".")
+        if dot and outer in found:
+            raise ValueError(f"--set {outer}={NONE} with --set {name}; give one of them")
 
 
 def assigned_by_family(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from seo_rec.methods.budget import proposed_budget
+from seo_rec.cli.options import overridden
+from seo_rec.methods.budget import proposed_budget, reason_of_proposal
 
 if TYPE_CHECKING:
     from seo_rec.data.dataset import DataSet
@@ -23,22 +24,27 @@ def budget(
     *,
     whole_rows: bool,
 ) -> int:
-    """The budget in parameters; what was not typed is said on stderr.
+    """The budget of a command in parameters (floats).
+
+    A budget that no option gives is proposed from the data, and a message on stderr says so.
 
     Args:
-        context: Of the command, which has the options ``--params`` and ``--budget-of``.
+        context: The command, which has the options ``--params`` and ``--budget-of``.
         data: The data set, to propose a budget from.
-        dim: Of ``--dim``.
-        params: Of ``--params``.
-        budget_of: Of ``--budget-of``.
-        whole_rows: Whether the budget must be whole rows of ``dim``; that of a policy is rounded
-            down to them.
+        dim: The value of ``--dim``, in floats.
+        params: The value of ``--params``; None if it was not given.
+        budget_of: The value of ``--budget-of``; None if it was not given.
+        whole_rows: Whether the budget must be whole rows of ``dim``; the budget of a policy is
+            rounded down to them.
 
     Raises:
-        ValueError: Both options were typed, or the budget is less than one row.
+        ValueError: Both options were given, or the budget is less than one row.
     """
     if budget_of is not None and params is not None:
-        params, budget_of = _typed_one(context, params, budget_of)
+        idle = overridden(context, ("params", "budget_of"))
+        if idle is None:
+            raise ValueError("--budget-of and --params both set the budget; give one of them")
+        params, budget_of = (None, budget_of) if idle == "params" else (params, None)
     if dim < 1:
         raise ValueError(f"--dim {dim}; allowed: 1 or more")
     if params is not None:
@@ -50,25 +56,11 @@ def budget(
         return _of_policy(budget_of, dim, whole_rows)
     proposed = proposed_budget(data.schema, dim)
     typer.echo(
-        f"budget: {proposed:,} parameters ({4 * proposed:,} bytes), half of what a row for every "
-        "training id takes; --params sets it",
+        f"budget: {proposed:,} parameters ({4 * proposed:,} bytes), "
+        f"{reason_of_proposal(data.schema)}; --params sets it",
         err=True,
     )
     return proposed
-
-
-def _typed_one(
-    context: typer.Context, params: int, budget_of: Path
-) -> tuple[int | None, Path | None]:
-    """The one of the two that stands on the command line, if ``--config`` gave the other."""
-    typed = [
-        name
-        for name in ("params", "budget_of")
-        if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
-    ]
-    if len(typed) == 1:
-        return (params, None) if typed[0] == "params" else (None, budget_of)
-    raise ValueError("--budget-of and --params both set the budget; give one of them")
 
 
 def _of_policy(path: Path, dim: int, whole_rows: bool) -> int:

@@ -22,7 +22,7 @@ from seo_rec.cli.options import (
 )
 from seo_rec.cli.running import run_folder, say_still_improving
 from seo_rec.methods import SUFFIX, Mlet
-from seo_rec.settings import FitSettings, ModelSettings, Training
+from seo_rec.settings import COMPARED_METHODS, FitSettings, ModelSettings, Training
 
 if TYPE_CHECKING:
     from seo_rec.data.dataset import DataSet
@@ -40,14 +40,7 @@ class Contestants:
         first_seed: The first seed.
     """
 
-    methods: tuple[str, ...] = (
-        "separate",
-        "monolithic",
-        "multi-size",
-        "seo-exact",
-        "seo-rr",
-        "seo",
-    )
+    methods: tuple[str, ...] = COMPARED_METHODS
     exact_below: int = 0
     seeds: int = 5
     first_seed: int = 0

@@ -21,7 +21,8 @@ def start_from(context: typer.Context, value: Path | None) -> Path | None:
     """Callback of ``--config``: the file's values become the defaults of the command.
 
     Raises:
-        ValueError: The file is of another command, or names an option that this one lacks.
+        ValueError: The file is of another command, names an option that this one lacks, or gives
+            a list to an option of one value, or one value to an option that takes several.
     """
     if value is None:
         return None
@@ -37,8 +38,20 @@ def start_from(context: typer.Context, value: Path | None) -> Path | None:
             f"--config {value}: unknown options {', '.join(unknown)}; allowed: "
             f"{', '.join(sorted(names))}"
         )
+    _check_values(context, value, {names[key]: given for key, given in read.options.items()})
     context.default_map = {names[key]: given for key, given in read.options.items()}
     return value
+
+
+def _check_values(context: typer.Context, path: Path, values: Mapping[str, Any]) -> None:
+    """ValueError for a list where an option has one value, and the other way round."""
+    declared = {parameter.name: parameter for parameter in context.command.params}
+    for name, value in values.items():
+        parameter, key = declared[name], name.rstrip("_")
+        many = getattr(parameter, "multiple", False) or parameter.nargs != 1
+        if many != isinstance(value, list):
+            allowed = "a list" if many else "one value"
+            raise ValueError(f"--config {path}: {key} is {value!r}; allowed: {allowed}")
 
 
 def set_texts(context: typer.Context, texts: list[str] | None) -> list[str]:

@@ -11,14 +11,14 @@ from typing import Annotated
 import typer
 
 from seo_rec.cli import parameters as par
-from seo_rec.cli.options import DATA, MODEL, load_stack
+from seo_rec.cli.options import DATA, MODEL, RUN, load_stack
 from seo_rec.files import finite
 
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A finished training run.", rich_help_panel=DATA)],
     data: par.Data,
-    split: Annotated[str, typer.Option(help="train, val or test.", rich_help_panel=DATA)] = "test",
+    split: Annotated[str, typer.Option(help="train, val or test.", rich_help_panel=RUN)] = "test",
     quantize: Annotated[
         int,
         typer.Option(

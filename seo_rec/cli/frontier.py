@@ -17,7 +17,6 @@ from seo_rec.cli.compare import CONTESTANTS, Asked, Contestants, comparison_of
 from seo_rec.cli.config import set_texts
 from seo_rec.cli.options import (
     BUDGET,
-    DATA,
     RUN,
     FromSettings,
     is_given,
@@ -58,7 +57,7 @@ def frontier(
     out: Annotated[
         Path,
         typer.Option(
-            help="Folder of the frontier; run again to go on with it.", rich_help_panel=DATA
+            help="Folder of the frontier; run again to go on with it.", rich_help_panel=RUN
         ),
     ],
     budgets: Annotated[

@@ -23,6 +23,7 @@ from seo_rec.cli.doctor import doctor
 from seo_rec.cli.evaluate import evaluate
 from seo_rec.cli.frontier import frontier
 from seo_rec.cli.jobs import FURTHER_OPTIONS, job_applier, job_search
+from seo_rec.cli.options import PanelCommand
 from seo_rec.cli.plan import plan
 from seo_rec.cli.prepare import app as prepare_app
 from seo_rec.cli.report import report
@@ -70,16 +71,16 @@ def _main(
 
 
 app.add_typer(prepare_app, name="prepare")
-app.command()(search)
-app.command()(apply)
-app.command()(plan)
-app.command()(train)
-app.command(name="eval")(evaluate)
-app.command()(compare)
-app.command()(frontier)
+app.command(cls=PanelCommand)(search)
+app.command(cls=PanelCommand)(apply)
+app.command(cls=PanelCommand)(plan)
+app.command(cls=PanelCommand)(train)
+app.command(name="eval", cls=PanelCommand)(evaluate)
+app.command(cls=PanelCommand)(compare)
+app.command(cls=PanelCommand)(frontier)
 app.add_typer(analyze_app, name="analyze")
-app.command()(report)
-app.command()(demo)
+app.command(cls=PanelCommand)(report)
+app.command(cls=PanelCommand)(demo)
 app.command()(doctor)
 app.command(hidden=True, context_settings=FURTHER_OPTIONS)(job_search)
 app.command(hidden=True, context_settings=FURTHER_OPTIONS)(job_applier)

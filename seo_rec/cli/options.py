@@ -18,20 +18,33 @@ from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from seo_rec.cli.fields import Field, alternatives, fields_of, text_of, value_of
 from seo_rec.process import without_collection
 
 # panels of the help, in this order
-DATA, BUDGET, SEARCH, MODEL, TRAINING, RUN = (
-    "Data",
-    "Budget",
-    "Search",
-    "Model",
-    "Training",
-    "Run",
-)
+PANELS = ("Data", "Budget", "Search", "Model", "Training", "Run")
+DATA, BUDGET, SEARCH, MODEL, TRAINING, RUN = PANELS
 FIELDS_OWN: Any = ...  # default of an option that has its field's
+
+
+class PanelCommand(TyperCommand):
+    """A command whose help has one panel of each kind, in the order of :data:`PANELS`.
+
+    ``--help`` itself stands among the options of the run.
+    """
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters in the order of their panels; typer shows panels as it meets them."""
+        return sorted(super().get_params(ctx), key=lambda p: PANELS.index(p.rich_help_panel or RUN))
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """The option ``--help``; typer's classes of it are not public."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.rich_help_panel = RUN  # type: ignore[attr-defined]
+        return option
 
 
 @dataclass(frozen=True)
@@ -165,6 +178,26 @@ def given(context: typer.Context, names: Iterable[str]) -> list[str]:
     """
     declared = {parameter.name: parameter for parameter in context.command.params}
     return [declared[name].opts[0] for name in sorted(names) if is_given(context, declared[name])]
+
+
+def is_typed(context: typer.Context, name: str) -> bool:
+    """Whether a parameter stands on the command line itself, not only in ``--config``."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def overridden(context: typer.Context, names: tuple[str, str]) -> str | None:
+    """The one of two options that only ``--config`` gives, while the other one is typed.
+
+    Args:
+        context: The command.
+        names: Two parameters that exclude each other, both of which have values.
+
+    Returns:
+        The name whose value does not count; None if both or neither are typed.
+    """
+    idle = [name for name in names if not is_typed(context, name)]
+    return idle[0] if len(idle) == 1 else None
 
 
 def is_given(context: typer.Context, parameter: Any) -> bool:

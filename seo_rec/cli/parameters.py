@@ -11,7 +11,13 @@ from seo_rec.cli.config import start_from
 from seo_rec.cli.fields import fields_of, type_name, value_of
 from seo_rec.cli.options import BUDGET, DATA, MODEL, RUN, SEARCH, TRAINING, FromSettings, Option
 from seo_rec.methods import Mlet
-from seo_rec.settings import INTERACTIONS, FitSettings, Interaction, ModelSettings
+from seo_rec.settings import (
+    BACKBONE_NAMES,
+    INTERACTIONS,
+    FitSettings,
+    Interaction,
+    ModelSettings,
+)
 
 # ---- single parameters -------------------------------------------------------------------
 
@@ -25,7 +31,7 @@ DataOfSeeds = Annotated[
 ]
 Out = Annotated[
     Path,
-    typer.Option(help="Folder of the run; made, never overwritten.", rich_help_panel=DATA),
+    typer.Option(help="Folder of the run; made, never overwritten.", rich_help_panel=RUN),
 ]
 Params = Annotated[
     int | None,
@@ -143,7 +149,7 @@ MODEL_OPTIONS = FromSettings(
     (
         Option(
             "backbone",
-            help="mlp, dcn-v2, dcn, dlrm, wide-deep, deepfm, fnn, ipnn, xdeepfm, autoint or nfm",
+            help=f"{', '.join(BACKBONE_NAMES[:-1])} or {BACKBONE_NAMES[-1]}",
         ),
         Option("interaction", help="Settings of the backbone, as layers=3,rank=16"),
         Option("hidden"),

@@ -28,7 +28,7 @@ def plan(
             rich_help_panel=RUN,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The plan, a .json file.", rich_help_panel=DATA)],
+    out: Annotated[Path, typer.Option(help="The plan, a .json file.", rich_help_panel=RUN)],
     nodes: Annotated[int, typer.Option(help="Machines.", rich_help_panel=RUN)] = 1,
     batch: Annotated[
         int, typer.Option(help="Rows in the batch of one device.", rich_help_panel=RUN)
@@ -37,7 +37,7 @@ def plan(
         str,
         typer.Option(
             help="Prepared data set to take ids per bag from; without it one id is assumed.",
-            rich_help_panel=DATA,
+            rich_help_panel=RUN,
         ),
     ] = "",
     row_optimizer: Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from seo_rec.cli.options import DATA
+from seo_rec.cli.options import DATA, RUN
 
 
 def report(
@@ -15,12 +15,12 @@ def report(
         list[Path],
         typer.Argument(help="Folders of searches, trainings, compares.", rich_help_panel=DATA),
     ],
-    out: Annotated[Path, typer.Option(help="The page to write.", rich_help_panel=DATA)] = Path(
+    out: Annotated[Path, typer.Option(help="The page to write.", rich_help_panel=RUN)] = Path(
         "report.html"
     ),
     force: Annotated[
         bool,
-        typer.Option("--force", help="Replace a page that exists.", rich_help_panel=DATA),
+        typer.Option("--force", help="Replace a page that exists.", rich_help_panel=RUN),
     ] = False,
 ) -> None:
     """Write one self-contained HTML page about runs."""

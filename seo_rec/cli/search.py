@@ -21,19 +21,10 @@ if TYPE_CHECKING:
     from seo_rec.policy import Policy
 
 # options that say how a model is trained, which some searches do not
-TRAINING_OPTIONS = (
-    "backbone",
-    "interaction",
-    "hidden",
-    "dropout",
-    "epochs",
-    "patience",
-    "batch_size",
-    "lr",
-    "optimizer",
-    "average",
-    "l2",
-    "checkpoint_every",
+TRAINING_OPTIONS = tuple(
+    option.name
+    for option in (*par.MODEL_OPTIONS.options, *par.SEARCH_OPTIONS.options)
+    if option is not par.SEED
 )
 
 
@@ -71,7 +62,7 @@ def search(
         typer.Option(
             is_eager=True,
             callback=_known,
-            help="seo, dimgrow, optembed, autodim, sseds, mixed-dimension or no-search.",
+            help="A search, such as seo or dimgrow; docs/searches.md has them all.",
             rich_help_panel=SEARCH,
         ),
     ] = "seo",
@@ -98,7 +89,6 @@ def search(
     from seo_rec import recipes
     from seo_rec.data.dataset import open_data
     from seo_rec.search import find
-    from seo_rec.search.changes import with_changes
 
     entry, texts = find(method), set_texts(context, set_)
     values = assigned(entry.settings, texts, method)
@@ -109,7 +99,7 @@ def search(
     refuse_ignored(context, entry.ignores, f"--method {method}", searches)
     opened, training = open_data(data), Training(model, fit)
     at = budget(context, opened, dim, params, budget_of, whole_rows=entry.whole_rows)
-    chosen = with_changes(entry.settings_at(at, dim, training), values)
+    chosen = entry.settings_at(at, dim, training, values)
     with run_folder(context, out, params=at, budget_of=None, set=texts):
         found = recipes.search(method, opened, out, chosen, training, resume=resume)
     say_searched(out, found.policy)

@@ -19,19 +19,20 @@ from seo_rec.methods.published import (
 from seo_rec.methods.registry import (
     METHOD_FAMILIES,
     METHOD_NAMES,
+    MULTIPLEXED_NAMES,
     NamedMethod,
     PlainSettings,
     find_method,
 )
 from seo_rec.methods.rows import collisionless, monolithic, multi_size, separate
-from seo_rec.methods.sharing import MULTIPLEXED, PER_FEATURE, ROW_RULES, Sharing
+from seo_rec.methods.sharing import MULTIPLEXED, PER_FEATURE, Sharing
 
 __all__ = [
     "METHOD_FAMILIES",
     "METHOD_NAMES",
     "MULTIPLEXED",
+    "MULTIPLEXED_NAMES",
     "PER_FEATURE",
-    "ROW_RULES",
     "SUFFIX",
     "Mlet",
     "NamedMethod",

@@ -20,5 +20,15 @@ def proposed_budget(schema: Schema, dim: int) -> int:
     Returns:
         The budget in parameters (floats).
     """
-    ids = sum(column.vocab_size or 0 for column in schema.features)
-    return max(ids // 2, LEAST_ROWS * len(schema.features)) * dim
+    return max(_half_of_ids(schema), LEAST_ROWS * len(schema.features)) * dim
+
+
+def reason_of_proposal(schema: Schema) -> str:
+    """Which of its two parts decides :func:`proposed_budget`, in words."""
+    if _half_of_ids(schema) < LEAST_ROWS * len(schema.features):
+        return f"{LEAST_ROWS} rows for each feature, the least that is proposed"
+    return "half of what a row for every training id takes"
+
+
+def _half_of_ids(schema: Schema) -> int:
+    return sum(column.vocab_size or 0 for column in schema.features) // 2

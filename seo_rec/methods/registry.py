@@ -107,8 +107,8 @@ _NAME = re.compile(
 )
 
 
-def _labels() -> tuple[str, ...]:
-    """The names that are allowed, a letter for a number."""
+def _names() -> tuple[str, ...]:
+    """The names that are allowed, a letter for a number, without the multiplexed forms."""
     found = []
     for name, family in FAMILIES.items():
         found.append(name)
@@ -116,11 +116,14 @@ def _labels() -> tuple[str, ...]:
             found.append(f"{name}-{family.label}")
         if name == _IMPORTANCE:
             found.append(f"{name}-{family.label}-p0.1")
-    forms = ", ".join(n for n, f in FAMILIES.items() if f.has_multiplexed_form)
-    return (*found, f"and multiplexed- before {forms}")
+    return tuple(found)
 
 
-METHOD_NAMES = _labels()
+METHOD_NAMES = _names()
+# how a list of names ends, for people: the forms that METHOD_NAMES leaves out
+MULTIPLEXED_NAMES = "and multiplexed- before " + ", ".join(
+    name for name, family in FAMILIES.items() if family.has_multiplexed_form
+)
 METHOD_FAMILIES = tuple(FAMILIES)
 
 

@@ -29,7 +29,7 @@ def collisionless(schema: Schema, dim: int, vocabularies: Mapping[str, Ids]) -> 
 
 
 def separate(schema: Schema, params: int, dim: int, *, rows: str = "even", seed: int = 0) -> Policy:
-    """One hashed table per feature: the hashing trick, by the name that SEO has for it.
+    """One hashed table per feature: another name of :func:`~seo_rec.methods.hashing_trick`.
 
     Args:
         schema: The data set.
@@ -46,7 +46,17 @@ def separate(schema: Schema, params: int, dim: int, *, rows: str = "even", seed:
 
 
 def monolithic(schema: Schema, params: int, dim: int, *, seed: int = 0) -> Policy:
-    """One hashed table for all features (SEO's MSE): the multiplexed hashing trick."""
+    """One hashed table for all features (SEO's MSE): another name of the hashing trick.
+
+    Args:
+        schema: The data set.
+        params: Floats of the table.
+        dim: Width of the table.
+        seed: Salt of the hash functions.
+
+    Raises:
+        PolicyError: The budget is below one row.
+    """
     return hashing_trick(schema, params, dim, sharing=MULTIPLEXED, seed=seed)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any, get_args, get_type_hints
 
 from seo_rec.files import write_json
 from seo_rec.plan.placement import Placement, PlanError, Shard, check_placements
-from seo_rec.policy import Policy
+from seo_rec.policy import Policy, PolicyError
+from seo_rec.policy.strict_json import parse_document
 
 FORMAT = "seo-rec-plan"
 VERSION = 1
@@ -119,15 +119,9 @@ class Plan:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise PlanError(f"{path}: {path.stat().st_size} bytes; allowed: {MAX_FILE_BYTES}")
         try:
-            document = json.loads(
-                path.read_text(encoding="utf-8"),
-                object_pairs_hook=_no_duplicate_keys,
-                parse_constant=_no_constant,
-            )
-        except (UnicodeDecodeError, RecursionError) as error:
-            raise PlanError(f"{path}: not a plan file ({type(error).__name__})") from error
-        except ValueError as error:
-            raise PlanError(f"{path}: not valid JSON ({error})") from error
+            document = parse_document(path.read_bytes(), str(path))
+        except PolicyError as error:
+            raise PlanError(str(error)) from error
         return cls.from_json(document, where=str(path))
 
     @classmethod
@@ -193,15 +187,3 @@ def _plain(kind: Any, value: Any, where: str) -> Any:
     if not math.isfinite(value) or not 0 <= value < 2**63:
         raise PlanError(f"{where}: {value!r}; allowed: 0 or more, below 2^63")
     return kind(value)
-
-
-def _no_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    seen = dict(pairs)
-    if len(seen) != len(pairs):
-        names = [key for key, _ in pairs]
-        raise ValueError(f"key {next(k for k in names if names.count(k) > 1)!r} appears twice")
-    return seen
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"the number {name} is not allowed")

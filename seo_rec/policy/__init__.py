@@ -11,14 +11,11 @@ from seo_rec.policy.budget import split_rows
 from seo_rec.policy.dtypes import DTYPES, row_bytes
 from seo_rec.policy.entries import (
     ADDRESSES,
-    COMBINES,
-    MAX_COLUMNS,
     MAX_CROSS_IDS,
     MAX_ROWS,
     MAX_SEED,
     MISSING_ID,
     Array,
-    BagConfig,
     Budget,
     Codes,
     Feature,
@@ -33,10 +30,8 @@ from seo_rec.policy.strict_json import MAX_FILE_BYTES
 
 __all__ = [
     "ADDRESSES",
-    "COMBINES",
     "DTYPES",
     "FORMAT",
-    "MAX_COLUMNS",
     "MAX_CROSS_IDS",
     "MAX_FILE_BYTES",
     "MAX_ROWS",
@@ -44,7 +39,6 @@ __all__ = [
     "MISSING_ID",
     "VERSION",
     "Array",
-    "BagConfig",
     "Budget",
     "Codes",
     "Feature",

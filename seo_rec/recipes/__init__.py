@@ -6,7 +6,7 @@ Every process of a launch calls them alike; rank 0 alone writes results.
 from __future__ import annotations
 
 from seo_rec.recipes.comparing import Comparison, InfeasibleError, compare
-from seo_rec.recipes.demonstration import DEMO_METHODS, demo
+from seo_rec.recipes.demonstration import demo
 from seo_rec.recipes.evaluation import (
     evaluate_quantized,
     evaluate_run,
@@ -15,11 +15,10 @@ from seo_rec.recipes.evaluation import (
 )
 from seo_rec.recipes.frontier import frontier, read_budgets
 from seo_rec.recipes.frontier import jobs as frontier_jobs
-from seo_rec.recipes.searching import read_search, search
+from seo_rec.recipes.searching import search
 from seo_rec.recipes.training import OWN_BUDGET, method_policy, train
 
 __all__ = [
-    "DEMO_METHODS",
     "OWN_BUDGET",
     "Comparison",
     "InfeasibleError",
@@ -33,7 +32,6 @@ __all__ = [
     "load_trained",
     "method_policy",
     "read_budgets",
-    "read_search",
     "search",
     "train",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -11,7 +12,14 @@ from typing import Any
 
 from seo_rec.data.dataset import DataSet
 from seo_rec.files import append_line, write_json
-from seo_rec.methods import SUFFIX, Mlet, PlainSettings, inner_policy
+from seo_rec.methods import (
+    METHOD_NAMES,
+    MULTIPLEXED_NAMES,
+    SUFFIX,
+    Mlet,
+    PlainSettings,
+    inner_policy,
+)
 from seo_rec.policy import Policy, PolicyError
 from seo_rec.recipes.searching import search, signed
 from seo_rec.recipes.training import train
@@ -24,9 +32,11 @@ from seo_rec.runs.layout import (
     work_folder,
 )
 from seo_rec.search import Method, find
-from seo_rec.search.changes import with_changes
+from seo_rec.search.changes import whole_values
 from seo_rec.search.progress import Progress
 from seo_rec.train import Training, agree, ranks
+
+log = logging.getLogger(__name__)
 
 BUDGET_SETTINGS = ("params", "budget_rows")  # the comparison gives the budget, for all methods
 
@@ -71,11 +81,11 @@ class Comparison:
             PolicyError: The budget does not go with the method.
             ValueError: A setting that the method does not have, or a value that is not allowed.
         """
-        settings = method.settings_at(self.params, self.dim, self.training)
+        changes = method.changeable(self.settings.get(method.family, {}))
         if method.settings is PlainSettings:
-            settings = replace(settings, exact_below=self.exact_below, same_hash=self.same_hash)
-        changes = self.settings.get(method.family, {})
-        return with_changes(settings, method.changeable(changes))
+            of_all = {"exact_below": self.exact_below, "same_hash": self.same_hash}
+            changes = {**of_all, **changes}
+        return method.settings_at(self.params, self.dim, self.training, changes, in_comparison=True)
 
     def data_of(self, seed: int) -> DataSet:
         """The data set of a seed."""
@@ -96,6 +106,8 @@ def check_comparison(comparison: Comparison) -> None:
         )
     if c.first_seed < 0:
         raise ValueError(f"first_seed is {c.first_seed}; allowed: 0 or more")
+    if twice := sorted({name for name in c.methods if c.methods.count(name) > 1}):
+        raise ValueError(f"methods name {', '.join(twice)} more than once; allowed: each once")
     with_mlet = [m for m in c.methods if m.endswith(SUFFIX)]
     if with_mlet and c.mlet is None:
         raise ValueError(
@@ -111,8 +123,8 @@ def check_methods(comparison: Comparison) -> None:
     for method in map(c.method_of, c.methods):
         if (c.exact_below or c.same_hash) and method.settings is not PlainSettings:
             raise ValueError(
-                f"exact_below or same_hash with method {method.name!r}, which is searched; allowed "
-                "with methods that need no search"
+                f"exact_below or same_hash with method {method.name!r}, which has no hashed rows "
+                f"for them to change; allowed with: {', '.join(METHOD_NAMES)}, {MULTIPLEXED_NAMES}"
             )
         method.checked(c.data[0], c.settings_of(method), c.training)
 
@@ -250,8 +262,11 @@ def run_comparison(comparison: Comparison, out: Path) -> list[Run]:
 
 def _asked_of_methods(comparison: Comparison) -> dict[str, Any]:
     """How each family of methods is set up, and how methods with the suffix of MLET are trained."""
-    families = dict.fromkeys(comparison.method_of(name).family for name in comparison.methods)
-    asked: dict[str, Any] = {f: dict(comparison.settings.get(f, {})) for f in families}
+    members = {m.family: m for m in map(comparison.method_of, comparison.methods)}
+    asked: dict[str, Any] = {
+        family: whole_values(method.settings, comparison.settings.get(family, {}))
+        for family, method in members.items()
+    }
     if comparison.mlet is not None:
         asked[SUFFIX] = comparison.mlet
     values: dict[str, Any] = json.loads(json.dumps(asked, default=asdict))
@@ -314,4 +329,7 @@ def _policy(
         resume=True,
         work=work_folder(out, method.family, seed),
     )
+    if found.policy.dropped and ranks().first:
+        dropped = ", ".join(found.policy.dropped)
+        log.warning("%s, seed %d: the policy drops %s", method.name, seed, dropped)
     return found.policy, SearchCost(found.seconds, found.peak_bytes)

@@ -10,9 +10,8 @@ from seo_rec.recipes.comparing import Comparison, compare
 from seo_rec.runs import Run
 from seo_rec.schema import SCHEMA_FILE
 from seo_rec.search.run_off import RunOff
+from seo_rec.settings import COMPARED_METHODS
 from seo_rec.train import FitSettings, Training, agree, ranks
-
-DEMO_METHODS = ("separate", "monolithic", "multi-size", "seo-exact", "seo-rr", "seo")
 
 
 def demo(out: Path, *, quick: bool = False, seed: int = 0) -> list[Run]:
@@ -43,10 +42,10 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0) -> list[Run]:
         row_l2=3e-3,
         log_every=50,
     )
-    run_off = RunOff(epochs=1 if quick else 8, chunk_dims=(8,), trivial_lookups=(2, 4))
+    run_off = RunOff(epochs=1 if quick else 8, chunk_dims=(8,), trivial_lookups=(1, 2, 4))
     comparison = Comparison(
         data=(open_data(folder),),
-        methods=DEMO_METHODS,
+        methods=COMPARED_METHODS,
         params=8_000 if quick else 64_000,
         seeds=1 if quick else 2,
         first_seed=seed,

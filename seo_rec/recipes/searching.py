@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,8 +23,6 @@ from seo_rec.runs.layout import (
 )
 from seo_rec.search import Found, Method, find
 from seo_rec.train import Training, agree, ranks, read_weights, save_weights
-
-log = logging.getLogger(__name__)
 
 
 def search(
@@ -60,19 +57,10 @@ def search(
         RunError: ``out`` holds another run, or this one and ``resume`` is False.
         ValueError: An unknown method, or settings that do not go together.
     """
-    entry = find(method)
-    asked = {
-        "kind": "search",
-        "method": method,
-        "data": str(data.path),
-        "data_fingerprint": data.fingerprint,
-        "budget": settings.params,
-        "settings": settings_json(settings),
-        "model": training.model.as_json(),
-        "fit": asdict(training.fit),
-    }
+    entry, asked = find(method), _asked(method, data, settings, training)
     agree(asked, out=out)
     entry.checked(data, settings, training)
+    entry.require_feasible(data, settings, training)
     here = ranks()
     if entry.trains:
         data.require_rows("train", "val", "test")
@@ -88,10 +76,22 @@ def search(
         return read_search(out)
     found = entry.decide(data, settings, training, work or out / WORK_FOLDER)
     found = replace(found, policy=signed(found.policy, entry, settings, found))
-    if found.policy.dropped and here.first:
-        log.warning("the policy drops %s", ", ".join(found.policy.dropped))
     here.on_first(lambda: _write(out, data, entry, found))
     return found
+
+
+def _asked(method: str, data: DataSet, settings: Any, training: Training) -> dict[str, Any]:
+    """Everything that decides a search."""
+    return {
+        "kind": "search",
+        "method": method,
+        "data": str(data.path),
+        "data_fingerprint": data.fingerprint,
+        "budget": settings.params,
+        "settings": settings_json(settings),
+        "model": training.model.as_json(),
+        "fit": asdict(training.fit),
+    }
 
 
 def settings_json(settings: Any) -> dict[str, Any]:

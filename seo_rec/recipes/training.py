@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from seo_rec.apply import default_budget
 from seo_rec.data.dataset import DataSet
 from seo_rec.environment import stamp
 from seo_rec.files import write_json
@@ -20,7 +21,7 @@ from seo_rec.model import ModelSettings
 from seo_rec.policy import Policy
 from seo_rec.recipes.evaluation import load_model, named_weights
 from seo_rec.recipes.searching import signed
-from seo_rec.runs import Run, SearchCost, claim_run, command_line, describe
+from seo_rec.runs import Run, SearchCost, claim_run, command_line, describe, precision_note
 from seo_rec.runs.layout import (
     BEST_FOLDER,
     COLLAPSED_FOLDER,
@@ -28,7 +29,6 @@ from seo_rec.runs.layout import (
     RESULT_FILE,
 )
 from seo_rec.search import find
-from seo_rec.search.changes import with_changes
 from seo_rec.settings import LARGEST_DENSE, settled
 from seo_rec.train import (
     Checkpoints,
@@ -48,7 +48,9 @@ from seo_rec.train import (
     weights_digest,
 )
 
+log = logging.getLogger(__name__)
 progress = logging.getLogger("seo_rec.progress")
+
 OWN_BUDGET = 0  # a run's budget is the one that its policy was made for
 
 
@@ -61,7 +63,7 @@ def method_policy(
     seed: int = 0,
     changes: Mapping[str, Any] | None = None,
 ) -> Policy:
-    """The policy of a method that trains nothing to find it.
+    """The policy of a method that trains nothing to find it, as a comparison gives it.
 
     Args:
         method: A name of :mod:`seo_rec.search.registry`.
@@ -82,7 +84,7 @@ def method_policy(
             "its policy with --policy"
         )
     training = Training().with_seed(seed)
-    settings = with_changes(entry.settings_at(params, dim, training), changes or {})
+    settings = entry.settings_at(params, dim, training, changes, in_comparison=True)
     entry.checked(data, settings, training)
     found = entry.decide(data, settings, training)
     return signed(found.policy, entry, settings, found)
@@ -127,9 +129,7 @@ def train(
     check_start(training, start)
     here, asked = ranks(), _asked(data, policy, training, method, start)
     agree({**asked, "params": policy.num_params}, out=out, plan=start.plan)
-    data.require_rows("train", "val", "test")
-    data.check_validation(warn=here.first)
-    check_policy_fits(data, policy)
+    _check_before(data, policy)
 
     def begin() -> Run | None:
         if start.plan is not None:
@@ -151,8 +151,7 @@ def train(
     model = _served(trained, out, policy, data.num_numeric, training.model)
     test, _, _ = evaluate(model, eval_stream(data, "test", policy.columns))
     if budget == OWN_BUDGET:
-        budget = policy.budget.params if policy.budget else None
-        budget = budget or policy.num_params
+        budget = default_budget(policy)
     run = _run(data, policy, training, trained, test, method=method, budget=budget, search=search)
 
     def finish() -> Run:
@@ -160,6 +159,16 @@ def train(
         return run
 
     return here.on_first(finish)  # every process reports what rank 0 measured and wrote
+
+
+def _check_before(data: DataSet, policy: Policy) -> None:
+    """Refuse, before a folder is opened, what cannot be trained; warn of what misleads."""
+    first = ranks().first
+    data.require_rows("train", "val", "test")
+    data.check_validation(warn=first)
+    check_policy_fits(data, policy)
+    if (note := precision_note(policy)) and first:
+        log.warning("note: %s", note)
 
 
 def _asked(
@@ -238,6 +247,7 @@ def _run(
         command=command_line(),
         environment=stamp(),
         num_bytes=policy.num_bytes,
+        note=precision_note(policy),
         still_improving=still_improving(result, training.fit),
         row_optimizer=settled(training.fit, stored).table_update,
     )

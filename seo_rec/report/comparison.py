@@ -119,7 +119,8 @@ def group(records: Records) -> tuple[Group, ...]:
     (one random split per seed). Runs without a budget join every comparison of their data set.
     """
     world = _worlds(records)
-    names = {world[t.fingerprint]: t.dataset for t in reversed(records.trainings) if t.fingerprint}
+    runs: list[TrainingRun | SearchRun] = [*records.trainings, *records.searches]
+    names = {world[run.fingerprint]: run.dataset for run in reversed(runs)}
     trainings = _name_factored(_name_policies(records.trainings))
     budgets = _budgets(trainings, records.searches, world)
     keys: dict[tuple[str, int, str], list[TrainingRun]] = {}
@@ -141,9 +142,9 @@ def group(records: Records) -> tuple[Group, ...]:
         keys.setdefault(key, [])
         searches.setdefault(key, []).append(s)
     groups = []
-    for key in sorted(keys, key=lambda k: (names.get(k[0], ""), k[0], k[1])):
+    for key in sorted(keys, key=lambda k: (names[k[0]], k[0], k[1])):
         setups = [k[2] for k in keys if k[:2] == key[:2]]
-        dataset = names.get(key[0], f"data {key[0]}")
+        dataset = names[key[0]]
         title = f"{dataset}, {key[1]:,} parameters"
         if len(setups) > 1:
             title += f" ({_told_apart(setups)[key[2]]})"
@@ -157,10 +158,9 @@ def _worlds(records: Records) -> dict[str, str]:
     world: dict[str, str] = {}
     runs: list[TrainingRun | SearchRun] = [*records.trainings, *records.searches]
     first: dict[tuple[Path, str], str] = {}
-    names = {t.fingerprint: t.dataset for t in records.trainings}
     for run in runs:
         here = world.setdefault(run.fingerprint, run.fingerprint)
-        there = first.setdefault((run.given, names.get(run.fingerprint, "")), run.fingerprint)
+        there = first.setdefault((run.given, run.dataset), run.fingerprint)
         for fingerprint, stands_for in world.items():
             if stands_for == here:
                 world[fingerprint] = world[there]

@@ -54,6 +54,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f} %" if share < 0.1 else f"{100 * share:.1f} %"
 
 
+def number_of(n: int, one: str, many: str) -> str:
+    """``1 search``, ``2 searches``: a number and the noun that goes with it."""
+    return f"{n:,} {one if n == 1 else many}"
+
+
 def count(value: float) -> str:
     """A whole number with thousands separators."""
     return MISSING if math.isnan(value) else f"{value:,.0f}"

@@ -421,7 +421,11 @@ def _origins(records: Records) -> list[Origin]:
     for given, members in places.items():
         lines: list[tuple[str, str]] = []
         trained = sum(isinstance(m, TrainingRun) for m in members)
-        lines.append(("runs", f"{trained} trainings, {len(members) - trained} searches"))
+        runs_of = (
+            formats.number_of(trained, "training", "trainings"),
+            formats.number_of(len(members) - trained, "search", "searches"),
+        )
+        lines.append(("runs", ", ".join(runs_of)))
         lines += [("command", text) for text in dict.fromkeys(m.command for m in members)]
         repeats = dict.fromkeys(m.repeat for m in members if m.repeat)
         lines += [("repeat with", repeat_command(path.parent) or "") for path in repeats]
@@ -433,9 +437,7 @@ def _origins(records: Records) -> list[Origin]:
 
 
 def _data_line(run: TrainingRun | SearchRun) -> str:
-    text = f"fingerprint {run.fingerprint}"
-    if isinstance(run, TrainingRun):
-        text = f"{run.dataset}, {text}"
+    text = f"{run.dataset}, fingerprint {run.fingerprint}"
     if run.data is None:
         return text
     text += f", {run.data}"

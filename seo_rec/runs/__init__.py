@@ -20,7 +20,14 @@ without the latter is unfinished. ``settings.json`` holds the options of the com
 from __future__ import annotations
 
 from seo_rec.runs.claim import RunError, claim_run, command_line
-from seo_rec.runs.records import Run, SearchCost, SearchRecord, describe, read_runs
+from seo_rec.runs.records import (
+    Run,
+    SearchCost,
+    SearchRecord,
+    describe,
+    precision_note,
+    read_runs,
+)
 
 __all__ = [
     "Run",
@@ -30,5 +37,6 @@ __all__ = [
     "claim_run",
     "command_line",
     "describe",
+    "precision_note",
     "read_runs",
 ]

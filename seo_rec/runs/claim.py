@@ -13,6 +13,9 @@ from seo_rec.files import write_json
 from seo_rec.runs.command_settings import write_command_settings
 from seo_rec.runs.layout import RUN_FILE
 
+# what run.json has only where it was asked for
+OPTIONAL = frozenset({"weights", "exact_below", "same_hash"})
+
 
 class RunError(RuntimeError):
     """A run folder that cannot be used as asked; the message says why and what to do."""
@@ -35,6 +38,12 @@ def claim_run(out: Path, asked: Mapping[str, Any], resume: bool) -> None:
         there = json.loads(path.read_text())
         same = _same_data(there, wanted)
         if differing := [key for key in _differing(there, wanted) if key not in same]:
+            if there.get("kind") == wanted.get("kind") and _is_of_an_earlier_release(there, wanted):
+                raise RunError(
+                    f"{out} holds a run of an earlier release, whose {RUN_FILE} lacks "
+                    f"{', '.join(sorted(wanted.keys() - there.keys()))}; such runs are reported "
+                    "and evaluated but not resumed; choose another --out"
+                )
             raise RunError(
                 f"{out} holds another run (it differs in {', '.join(differing)}); choose another "
                 "--out, or call it as before"
@@ -45,6 +54,11 @@ def claim_run(out: Path, asked: Mapping[str, Any], resume: bool) -> None:
         raise RunError(f"{out} exists and is not a run folder; choose another --out")
     write_json(path, wanted)
     write_command_settings(out)
+
+
+def _is_of_an_earlier_release(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether ``there`` lacks something that every run of its kind now says of itself."""
+    return bool(wanted.keys() - there.keys() - OPTIONAL)
 
 
 def _same_data(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[str, ...]:

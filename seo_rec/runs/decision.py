@@ -14,11 +14,14 @@ def decided(decision: Mapping[str, Any], out: Path | None = None) -> str:
 
     Args:
         decision: Of a policy: ``method``; ``winner``, the name of the candidate; ``kind``, what
-            decided, ``attention`` or ``plain``; ``gain``, the validation AUC of the winner minus
-            that of ``against`` (None: nothing was compared); ``standard_error`` of the gain.
+            decided, ``attention`` or ``plain``; ``searched``, False for a method without a search;
+            ``gain``, the validation AUC of the winner minus the one of ``against`` (None: nothing
+            was compared); ``standard_error`` of the gain.
         out: The folder of the search, where the searched policy is kept; None leaves that out.
     """
     method, winner = str(decision["method"]), _plainly(decision.get("winner"))
+    if decision.get("searched") is False or _is_by_rule(decision):
+        return f"the rule of {method} decided from the columns; nothing was trained to decide"
     if "against" not in decision or decision.get("kind") not in ("plain", "attention"):
         return f"{method} decided; no run-off compared its policy with a plain one"
     if decision["kind"] == "plain":
@@ -30,6 +33,11 @@ def decided(decision: Mapping[str, Any], out: Path | None = None) -> str:
         f"attention won: the policy {winner} was better than the plain policy {against} by "
         f"{_measured(gain, decision)} on validation rows"
     )
+
+
+def _is_by_rule(decision: Mapping[str, Any]) -> bool:
+    """Whether nothing was trained: a plain policy that was not compared with another."""
+    return decision.get("kind") == "plain" and "against" not in decision
 
 
 def _lost(decision: Mapping[str, Any], winner: str) -> str:

@@ -32,6 +32,7 @@ ALLOWED = (
     "a folder of `seo-rec compare` (results.jsonl), `seo-rec train`, `seo-rec search` or "
     "`seo-rec frontier` (run.json)"
 )
+UNFINISHED = "is not finished and is left out"
 
 
 class ReportError(ValueError):
@@ -111,6 +112,7 @@ class SearchRun:
 
     given: Path
     folder: Path
+    dataset: str
     fingerprint: str
     seed: int
     budget: int
@@ -156,9 +158,11 @@ def read(runs: Sequence[Path]) -> Records:
             else:
                 searches.setdefault(run.folder.resolve(), run)
     if not trainings and not searches:
+        goes_on = "; the same command, with --resume for train and search, goes on with it"
+        resumable = not notes or any(note.endswith(UNFINISHED) for note in notes)
         raise ReportError(
-            f"{', '.join(map(str, runs))}: no finished run here ({'; '.join(notes) or 'empty'}); "
-            "the same command, with --resume for train and search, goes on with it"
+            f"{', '.join(map(str, runs))}: no finished run here ({'; '.join(notes) or 'empty'})"
+            + (goes_on if resumable else "")
         )
     return Records(tuple(trainings.values()), tuple(searches.values()), tuple(notes))
 
@@ -261,7 +265,7 @@ def _read_comparison(
 def _read_training(given: Path, folder: Path, notes: list[str]) -> TrainingRun | None:
     path = folder / RESULT_FILE
     if not path.is_file():
-        notes.append(f"{folder}: the training is not finished and is left out")
+        notes.append(f"{folder}: the training {UNFINISHED}")
         return None
     return _training(given, folder, _document(path), path, notes)
 
@@ -273,6 +277,7 @@ def _training(
     policy = _policy(folder / POLICY_FILE, notes)
     method = _text(result, "method", where)
     params = _whole(result, "embedding_params", where)
+    note = _text({"note": "", **result}, "note", where)
     return TrainingRun(
         given=given,
         folder=folder,
@@ -290,7 +295,7 @@ def _training(
         seconds=_number(result, "seconds", where),
         search_seconds=_number(result, "search_seconds", where),
         search_peak_bytes=_whole({"search_peak_bytes": 0, **result}, "search_peak_bytes", where),
-        description=_text(result, "policy", where),
+        description="; ".join(filter(None, (_text(result, "policy", where), note))),
         command=_text(result, "command", where),
         environment=_mapping(result, "environment", where),
         settings={key: asked[key] for key in ("model", "fit") if key in asked},
@@ -328,10 +333,10 @@ def _curve(path: Path, notes: list[str]) -> Iterator[Epoch]:
 def _read_search(given: Path, folder: Path, notes: list[str]) -> SearchRun | None:
     path, run = folder / SEARCH_FILE, folder / RUN_FILE
     if not path.is_file():
-        notes.append(f"{folder}: the search is not finished and is left out")
+        notes.append(f"{folder}: the search {UNFINISHED}")
         return None
     result, asked = _document(path), _document(run)
-    if "record" not in result and "environment" in result:
+    if _is_of_an_earlier_release(result, asked):
         notes.append(f"{folder}: the search was made by an earlier release and is left out")
         return None
     record = _mapping(result, "record", path)
@@ -356,6 +361,7 @@ def _read_search(given: Path, folder: Path, notes: list[str]) -> SearchRun | Non
     return SearchRun(
         given=given,
         folder=folder,
+        dataset=_text(result, "dataset", path),
         fingerprint=_text(asked, "data_fingerprint", run),
         seed=_whole(_mapping(asked, "fit", run), "seed", run),
         budget=_whole(asked, "budget", run) or _whole(result, "params", path),
@@ -378,6 +384,12 @@ def _read_search(given: Path, folder: Path, notes: list[str]) -> SearchRun | Non
         policies=policies,
         repeat=_repeat(folder),
     )
+
+
+def _is_of_an_earlier_release(result: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether a finished search was made before searches said who won and for which budget."""
+    known = {"record", "winner", "decision"} <= result.keys() and "budget" in asked
+    return not known and "environment" in result
 
 
 def _repeat(folder: Path) -> Path | None:

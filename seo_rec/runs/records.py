@@ -34,9 +34,9 @@ class Run:
     """What one trained model came to; ``result.json``, and one line of ``results.jsonl``.
 
     ``budget`` is the number of parameters that was asked for, or None for a method whose size
-    follows from the data. ``row_optimizer`` is the one that was used, where ``auto`` was asked for,
-    with its rate and L2. What came later than the rest is 0 or empty in older files:
-    ``search_peak_bytes``, ``num_bytes`` and ``row_optimizer``.
+    follows from the data. ``note`` is a remark for readers of the metrics, mostly empty;
+    ``row_optimizer`` is the optimizer that was used where ``auto`` was asked for, with its rate and
+    L2. The fields with a default came later than the rest and have it in older files.
     """
 
     data: str
@@ -63,6 +63,7 @@ class Run:
     num_bytes: int = 0
     still_improving: bool = False
     row_optimizer: str = ""
+    note: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; None stands for a metric that is not a number."""
@@ -122,6 +123,24 @@ def read_runs(path: Path) -> list[Run]:
         except (ValueError, TypeError, AttributeError):
             log.warning("%s: an unreadable line was left out", path)
     return runs
+
+
+def precision_note(policy: Policy) -> str:
+    """A remark if a policy is stored in other types than its model is trained and scored in.
+
+    Models are trained and scored in float32, whatever the policy says of how rows are served.
+
+    Returns:
+        One sentence without a full stop; empty if everything is stored as float32.
+    """
+    types = {t.dtype for t in policy.tables} | {a.dtype for a in policy.arrays}
+    stored = sorted(types - {"float32"})
+    if not stored:
+        return ""
+    return (
+        f"trained and scored in float32, although the policy is stored as {', '.join(stored)}: "
+        "its bytes count these types, and AUC and log loss do not show what they lose"
+    )
 
 
 def describe(policy: Policy) -> str:

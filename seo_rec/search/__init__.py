@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from seo_rec.search.found import Found
-from seo_rec.search.registry import NAMES, SEARCHES, Method, find, settings_by_family
+from seo_rec.search.registry import SEARCHES, Method, find, settings_by_family
 
-__all__ = ["NAMES", "SEARCHES", "Found", "Method", "find", "settings_by_family"]
+__all__ = ["SEARCHES", "Found", "Method", "find", "settings_by_family"]

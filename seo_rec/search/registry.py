@@ -8,7 +8,7 @@ A name is one of :data:`SEARCHES`, or one of the methods without a search
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,11 +17,13 @@ from seo_rec.data.dataset import DataSet
 from seo_rec.methods import (
     METHOD_FAMILIES,
     METHOD_NAMES,
+    MULTIPLEXED_NAMES,
     NamedMethod,
     PlainSettings,
     find_method,
 )
 from seo_rec.search.autodim import AutoDimSettings, autodim
+from seo_rec.search.changes import with_changes
 from seo_rec.search.dimgrow import DimGrowSettings, adapt_of, check_adapt, dimgrow
 from seo_rec.search.found import Found
 from seo_rec.search.mixed_dimension import MixedDimensionSettings, mixed_dimension
@@ -47,7 +49,21 @@ class Decide(Protocol):
     ) -> Found: ...
 
 
-SettingsAt = Callable[[int, int, Training], Any]
+class ValuesAt(Protocol):
+    """Says which settings of a method follow from the budget.
+
+    Args:
+        params: The budget in parameters (floats).
+        dim: Width of a feature's embedding, in floats.
+        training: Of the models that are trained.
+        in_comparison: See :meth:`Method.settings_at`.
+    """
+
+    def __call__(
+        self, params: int, dim: int, training: Training, in_comparison: bool
+    ) -> dict[str, Any]: ...
+
+
 Check = Callable[[DataSet, Any, Training], object]
 
 
@@ -55,7 +71,7 @@ def _no_check(data: DataSet, settings: Any, training: Training) -> None:
     return None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """One way to decide, and what callers may ask about it.
 
@@ -65,7 +81,7 @@ class Method:
             names them, and share what their searches learn within a comparison.
         settings: The class of its settings, a frozen dataclass.
         decide: Finds the policy.
-        settings_at: Its settings at a budget: parameters, width of a feature, training.
+        values_at: The values of settings that follow from the budget.
         trains: Whether deciding trains a model, so that it takes a run folder and time.
         budgeted: Whether a budget decides its size; else its size follows from the data.
         sharded: Whether several processes may decide together.
@@ -76,15 +92,15 @@ class Method:
             budget.
         whole_rows: Whether its budget is a whole number of rows of the width ``dim``.
         ignores: Fields of the fit settings that deciding does not read although it trains.
-        fixed: Settings that cannot be changed: the name of the method decides them, or it does not
-            read them.
+        fixed: Settings that cannot be changed, and their values: the name of the method decides
+            them, or it does not read them.
     """
 
     name: str
     family: str
     settings: type[Any]
     decide: Decide
-    settings_at: SettingsAt
+    values_at: ValuesAt
     trains: bool = True
     budgeted: bool = True
     sharded: bool = False
@@ -93,7 +109,34 @@ class Method:
     require_feasible: Check = _no_check
     whole_rows: bool = False
     ignores: tuple[str, ...] = ()
-    fixed: tuple[str, ...] = ()
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+    def settings_at(
+        self,
+        params: int,
+        dim: int,
+        training: Training,
+        changes: Mapping[str, Any] | None = None,
+        *,
+        in_comparison: bool = False,
+    ) -> Any:
+        """The settings of the method at a budget.
+
+        Args:
+            params: The budget in parameters (floats).
+            dim: Width of a feature's embedding, in floats.
+            training: Of the models that are trained.
+            changes: Other values, by the names that :func:`~seo_rec.search.changes.with_changes`
+                takes; they and the values that follow from the budget are checked together.
+            in_comparison: Whether the method stands beside others. All of them are then given the
+                width ``dim``, and searches of widths may make a feature twice as wide, because
+                they make others narrower.
+
+        Raises:
+            ValueError: A setting that the method does not have, or values that are not allowed.
+        """
+        values = self.values_at(params, dim, training, in_comparison)
+        return with_changes(self.settings, {**values, **self.fixed, **(changes or {})})
 
     def changeable(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Changes meant for the family, without the settings that this member of it fixes."""
@@ -111,12 +154,11 @@ class Method:
             raise ValueError(
                 f"settings {settings!r:.80} of {self.name}; allowed: a {self.settings.__name__}"
             )
-        own = self.settings_at(settings.params, settings.dim, training) if self.fixed else None
-        for name in self.fixed:
-            if getattr(settings, name) != getattr(own, name):
+        for name, value in self.fixed.items():
+            if getattr(settings, name) != value:
                 raise ValueError(
-                    f"{name} {getattr(settings, name)!r} of {self.name}; allowed: "
-                    f"{getattr(own, name)!r}, which cannot be changed in this method"
+                    f"{name} {getattr(settings, name)!r} of {self.name}; allowed: {value!r}, which "
+                    "cannot be changed in this method"
                 )
         if self.trains and not self.sharded and ranks().world_size > 1:
             sharded = [m.name for m in SEARCHES.values() if m.trains and m.sharded]
@@ -131,24 +173,21 @@ class Method:
 
 
 def _space_at(
-    settings: type[Any], params: int, dim: int, training: Training, *, room: int = 2
-) -> Any:
-    """A search of widths needs room above the mean width: features may be twice as wide."""
-    return settings(params=params, max_dim=room * dim)
+    params: int, dim: int, training: Training, in_comparison: bool, *, room: int = 2
+) -> dict[str, Any]:
+    """The budget and the widest table: ``room * dim`` floats in a comparison, else ``dim``."""
+    return {"params": params, "max_dim": room * dim if in_comparison else dim}
 
 
-def _dimgrow_at(params: int, dim: int, training: Training) -> DimGrowSettings:
-    settings: DimGrowSettings = _space_at(DimGrowSettings, params, dim, training)
-    return replace(settings, adapt=adapt_of(training.model.backbone))
+def _dimgrow_at(params: int, dim: int, training: Training, in_comparison: bool) -> dict[str, Any]:
+    adapt = adapt_of(training.model.backbone)
+    return {**_space_at(params, dim, training, in_comparison), "adapt": adapt}
 
 
-def _seo_at(
-    params: int, dim: int, training: Training, *, apply: str = "none", run_off: bool = True
-) -> SeoSearch:
+def _seo_at(params: int, dim: int, training: Training, in_comparison: bool) -> dict[str, Any]:
     if params < dim or params % dim:
         raise ValueError(f"a budget of {params} parameters; allowed: a multiple of dim {dim}")
-    settings = SeoSearch(budget_rows=params // dim, dim=dim)
-    return settings if run_off else replace(settings, run_off=None, apply=apply)
+    return {"budget_rows": params // dim, "dim": dim}
 
 
 def _check_dimgrow(data: DataSet, settings: DimGrowSettings, training: Training) -> None:
@@ -159,28 +198,28 @@ def _check_optembed(data: DataSet, settings: OptEmbedSettings, training: Trainin
     check_weights(settings, training.model)
 
 
-def _seo(name: str, apply: str, run_off: bool) -> Method:
+def _seo(name: str, fixed: Mapping[str, Any]) -> Method:
     return Method(
-        name,
-        "seo",
-        SeoSearch,
-        seo,
-        partial(_seo_at, apply=apply, run_off=run_off),
+        name=name,
+        family="seo",
+        settings=SeoSearch,
+        decide=seo,
+        values_at=_seo_at,
         sharded=True,
         check=check_seo,
         require_feasible=require_space,
         whole_rows=True,
-        fixed=() if run_off else ("run_off", "apply"),
+        fixed=fixed,
     )
 
 
 def _untrained(name: str, settings: type[Any], decide: Decide, room: int) -> Method:
     return Method(
-        name,
-        name,
-        settings,
-        decide,
-        partial(_space_at, settings, room=room),
+        name=name,
+        family=name,
+        settings=settings,
+        decide=decide,
+        values_at=partial(_space_at, room=room),
         trains=False,
         require_feasible=decide,
     )
@@ -189,33 +228,45 @@ def _untrained(name: str, settings: type[Any], decide: Decide, room: int) -> Met
 SEARCHES: dict[str, Method] = {
     method.name: method
     for method in (
-        _seo("seo", "none", True),
-        _seo("seo-exact", "exact", False),
-        _seo("seo-rr", "round-robin", False),
+        _seo("seo", {}),
+        _seo("seo-exact", {"run_off": None, "apply": "exact"}),
+        _seo("seo-rr", {"run_off": None, "apply": "round-robin"}),
         Method(
-            "dimgrow",
-            "dimgrow",
-            DimGrowSettings,
-            dimgrow,
-            _dimgrow_at,
+            name="dimgrow",
+            family="dimgrow",
+            settings=DimGrowSettings,
+            decide=dimgrow,
+            values_at=_dimgrow_at,
             check=_check_dimgrow,
             ignores=("average",),
         ),
         Method(
-            "optembed",
-            "optembed",
-            OptEmbedSettings,
-            optembed,
-            partial(_space_at, OptEmbedSettings),
+            name="optembed",
+            family="optembed",
+            settings=OptEmbedSettings,
+            decide=optembed,
+            values_at=_space_at,
             check=_check_optembed,
         ),
-        Method("autodim", "autodim", AutoDimSettings, autodim, partial(_space_at, AutoDimSettings)),
-        Method("sseds", "sseds", SsedsSettings, sseds, partial(_space_at, SsedsSettings)),
+        Method(
+            name="autodim",
+            family="autodim",
+            settings=AutoDimSettings,
+            decide=autodim,
+            values_at=_space_at,
+        ),
+        Method(
+            name="sseds",
+            family="sseds",
+            settings=SsedsSettings,
+            decide=sseds,
+            values_at=_space_at,
+        ),
         _untrained("mixed-dimension", MixedDimensionSettings, mixed_dimension, 2),
         _untrained("no-search", NoSearchSettings, no_search, 1),
     )
 }
-NAMES = (*METHOD_NAMES[:-1], *SEARCHES, METHOD_NAMES[-1])  # the last one is a remark
+ALLOWED = ", ".join((*METHOD_NAMES, *SEARCHES, MULTIPLEXED_NAMES))
 
 
 # ---- methods without a search --------------------------------------------------------------
@@ -233,33 +284,33 @@ def _decide_plain(
     return Found(policy, None, 0.0, 0, {})
 
 
-def _plain_at(params: int, dim: int, training: Training) -> PlainSettings:
-    return PlainSettings(params=params, dim=dim)
+def _plain_at(params: int, dim: int, training: Training, in_comparison: bool) -> dict[str, Any]:
+    return {"params": params, "dim": dim}
 
 
 def find(name: str) -> Method:
     """The way to decide that is called ``name``.
 
     Raises:
-        ValueError: Nothing is called so; the message lists what is.
+        ValueError: Nothing is called so; the message lists the names that are allowed.
     """
     if name in SEARCHES:
         return SEARCHES[name]
     plain = find_method(name)
     if plain is None:
-        raise ValueError(f"method {name!r}; allowed: {', '.join(NAMES)}")
+        raise ValueError(f"method {name!r}; allowed: {ALLOWED}")
     decide = partial(_decide_plain, plain)
     return Method(
-        name,
-        plain.family,
-        PlainSettings,
-        decide,
-        _plain_at,
+        name=name,
+        family=plain.family,
+        settings=PlainSettings,
+        decide=decide,
+        values_at=_plain_at,
         trains=False,
         searches=False,
         budgeted=plain.budgeted,
         require_feasible=decide,
-        fixed=() if plain.reads_chunk_dim else ("chunk_dim",),
+        fixed={} if plain.reads_chunk_dim else {"chunk_dim": PlainSettings.chunk_dim},
     )
 
 

@@ -7,7 +7,6 @@ from seo_rec.train.agreement import DisagreementError, agree
 from seo_rec.train.checkpoint import (
     CheckpointError,
     Checkpoints,
-    claimed,
     load_tensors,
     open_checkpoint,
     rng_states,
@@ -39,7 +38,7 @@ from seo_rec.train.sharding import check_plan, shard, topology_here
 from seo_rec.train.sparse_rows import SparseRows
 from seo_rec.train.steps import ready
 from seo_rec.train.streams import EVAL_BATCH, eval_stream, train_stream
-from seo_rec.train.weights import load_weights, read_weights, save_weights, weights_digest
+from seo_rec.train.weights import read_weights, save_weights, weights_digest
 
 __all__ = [
     "EVAL_BATCH",
@@ -63,7 +62,6 @@ __all__ = [
     "check_plan",
     "check_policy_fits",
     "check_start",
-    "claimed",
     "distribute",
     "eval_stream",
     "evaluate",
@@ -73,7 +71,6 @@ __all__ = [
     "inner_model",
     "launched",
     "load_tensors",
-    "load_weights",
     "loss_behind",
     "loss_said",
     "lost",

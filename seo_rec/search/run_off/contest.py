@@ -20,7 +20,7 @@ from seo_rec.policy import Policy
 from seo_rec.search.progress import Progress
 from seo_rec.search.run_off.candidates import Candidate
 from seo_rec.search.run_off.settings import RunOff
-from seo_rec.train import Preempted, Training, eval_stream, evaluate, fit_policy, ranks
+from seo_rec.train import Training, eval_stream, evaluate, fit_policy, ranks
 
 log = logging.getLogger(__name__)
 
@@ -206,17 +206,11 @@ def run_off(
         folder: Where scores are kept; an interrupted run-off goes on from them.
     """
     contest = Contest(data, candidates, settings, training, folder)
-    try:
-        names = contest.train_all()
-        searched = [n for n in names if contest.candidates[n].searched]
-        plain = [n for n in names if not contest.candidates[n].searched]
-        best_plain = contest.best_of(plain, contest.first_to_beat(plain))
-        winner = contest.best_of(searched, best_plain)
-    except Preempted as stop:
-        raise Preempted(
-            f"{stop}; the trainings of {len(contest.scores)} of {contest.distinct} candidates are "
-            f"kept in {folder}, and the same command with --resume goes on with them"
-        ) from stop
+    names = contest.train_all()
+    searched = [n for n in names if contest.candidates[n].searched]
+    plain = [n for n in names if not contest.candidates[n].searched]
+    best_plain = contest.best_of(plain, contest.first_to_beat(plain))
+    winner = contest.best_of(searched, best_plain)
     if ranks().first:
         log.info("the run-off chose %s", winner)
     return Outcome(

@@ -15,7 +15,8 @@ class RunOff:
     The best of many candidates is partly the luckiest, so a candidate must beat the policy that it
     would replace clearly. The first to beat is the plain policy of ``dim / chunk_dim`` lookups, or
     one of both kinds (:func:`seo_rec.search.run_off.plain.both`) where that fits and has the better
-    mean AUC of two trainings.
+    mean AUC of two trainings. One lookup of full width, the method ``monolithic``, is a candidate
+    too, because Corollary 1 of SEO compares with it.
 
     Args:
         epochs: Each candidate is trained for at most so many epochs.
@@ -28,7 +29,7 @@ class RunOff:
     epochs: int = 20
     standard_errors: float = 2.0
     chunk_dims: tuple[int, ...] = (8, 4)
-    trivial_lookups: tuple[int, ...] = (2, 4, 8)
+    trivial_lookups: tuple[int, ...] = (1, 2, 4, 8)
     by_id: bool = True
 
     def __post_init__(self) -> None:

@@ -32,7 +32,6 @@ from seo_rec.search.seo.attention import (
     logit_step,
     make_gate,
     search_space,
-    temperature_at,
 )
 from seo_rec.search.seo.search import (
     Searched,
@@ -41,7 +40,7 @@ from seo_rec.search.seo.search import (
     search_attention,
     seo,
 )
-from seo_rec.search.seo.selection import by_id, check_total, select
+from seo_rec.search.seo.selection import by_id, select
 from seo_rec.search.seo.settings import SeoSearch, SeoSettings
 
 __all__ = [
@@ -51,7 +50,6 @@ __all__ = [
     "SeoSettings",
     "by_id",
     "check_seo",
-    "check_total",
     "gate_optimizers",
     "logit_step",
     "make_gate",
@@ -60,5 +58,4 @@ __all__ = [
     "search_space",
     "select",
     "seo",
-    "temperature_at",
 ]
