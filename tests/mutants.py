@@ -249,6 +249,13 @@ _FIT = (
         "make(whole.embedding.factors.parameters(), row_lr, row_l2)",
         ("tests/test_mlet.py::test_l2_is_of_the_first_layer_only",),
     ),
+    Mutant(
+        "a-pipeline-leaves-its-wrappers-in-the-model",
+        "seo_rec/train/steps.py",
+        "                _put_back(self.model)\n",
+        "",
+        ("tests/distributed/test_pipelines.py",),
+    ),
 )
 
 _CHECKPOINT = (

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
+from torchrec.distributed.train_pipeline.postproc import PipelinedPostproc
 
 from seo_rec.batch import Batch
 from seo_rec.train.ranks import Ranks
@@ -92,10 +93,28 @@ class PipelinedSteps:
         finally:
             if self.overlap:
                 pipeline.detach()
+                _put_back(self.model)
 
     def _forward(self, batch: Batch) -> tuple[torch.Tensor, Step]:
         loss, _ = self.model(batch)
         return loss, _step(loss, batch, self.ranks)
+
+
+def _put_back(model: nn.Module) -> None:
+    """Undo what is left of a pipeline's changes to ``model`` after ``detach``.
+
+    A pipeline wraps the modules in front of the tables (:class:`Remap`), and a wrapper answers with
+    the result of the batch that was prepared ahead, whatever it is called with. TorchRec before 1.8
+    leaves the wrappers of nested modules in the model, and hangs the modules themselves under
+    their whole dotted names at its top. Every later call would then read the rows of the last batch
+    of the epoch.
+    """
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if "." in name:  # no module is named so, except by mistake
+                del parent._modules[name]
+            elif isinstance(child, PipelinedPostproc):
+                parent._modules[name] = child.postproc_module
 
 
 class _Forward(nn.Module):
