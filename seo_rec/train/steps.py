@@ -14,6 +14,7 @@ from torchrec.distributed.train_pipeline.postproc import PipelinedPostproc
 
 from seo_rec.batch import Batch
 from seo_rec.train.ranks import Ranks
+from seo_rec.train.replicas import average_gradients
 
 
 class Step(NamedTuple):
@@ -30,7 +31,11 @@ class Steps(Protocol):
 
 
 class PlainSteps:
-    """Steps of a model that is whole in this process."""
+    """Steps of a model that is whole in this process, and in every other one of a launch.
+
+    Its gradients are averaged over the processes. All start from the same weights and get the same
+    gradients, so the models stay alike.
+    """
 
     def __init__(
         self, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer], ranks: Ranks
@@ -42,6 +47,7 @@ class PlainSteps:
             self.optimizer.zero_grad()
             loss, _ = self.model(batch.to(self.ranks.device))
             loss.backward()
+            average_gradients(self.optimizer.parameters(), self.ranks)
             self.optimizer.step()
             yield _step(loss, batch, self.ranks)
 
@@ -134,7 +140,7 @@ def make_steps(
     ranks: Ranks,
     alone: bool,
 ) -> Steps:
-    """Plain steps for a whole model, a pipeline for a sharded one.
+    """Plain steps for a model that is whole in every process, a pipeline for a sharded one.
 
     Args:
         alone: nothing but these steps calls the model during an epoch.
@@ -167,3 +173,9 @@ class _Together:
     def step(self) -> None:
         for optimizer in self.optimizers:
             optimizer.step()
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Those that the optimizers move; a search may add some between two steps."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                yield from group["params"]
