@@ -446,7 +446,7 @@ _SEARCH = (
     Mutant(
         "saliency-cancels-between-batches",
         "seo_rec/search/sseds.py",
-        "total += gradient.abs()",
+        "total += here.mean_(gradient).abs()",
         "total += gradient",
         ("tests/test_baseline_searches.py::test_saliency_is_the_gradient_of_a_mask",),
     ),
