@@ -30,12 +30,7 @@ from seo_rec.train import Ranks, distribute, make_optimizers
 from seo_rec.train.steps import PipelinedSteps, PlainSteps
 
 TOLERANCE = {"cpu": 1e-6, "cuda": 1e-5}  # against the CPU; a GPU adds in another order
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-    ),
-]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 def detach_of_torchrec_1_7(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +104,7 @@ def test_a_sharded_model_gives_the_vectors_of_a_whole_one(
         sharded = distribute(
             models[1], plan(policy, "mixed", 1), here, row_optimizer="adagrad", row_lr=0.02
         )
-        modules = {name: id(m) for name, m in sharded.named_modules()}
+        modules = modules_of(sharded)
         optimizers = make_optimizers(sharded, "adagrad", 0.02, 2e-3)
         steps = PipelinedSteps(sharded, optimizers, here, overlap)
         assert_same_outputs(sharded, whole, found, here)
@@ -118,7 +113,11 @@ def test_a_sharded_model_gives_the_vectors_of_a_whole_one(
             got = [float(s.loss) for s in steps(epoch)]
             assert got == pytest.approx(expected, abs=TOLERANCE[device])
             assert_same_outputs(sharded, whole, found, here)
-            assert {name: id(m) for name, m in sharded.named_modules()} == modules
+            assert modules_of(sharded) == modules
+
+
+def modules_of(model: Any) -> list[tuple[str, int]]:
+    return [(name, id(module)) for name, module in model.named_modules()]
 
 
 @torch.no_grad()
@@ -151,12 +150,12 @@ def test_a_pipeline_that_fails_leaves_the_model_as_it_was(tiny_data: DataSet, de
             row_optimizer="adagrad",
             row_lr=0.02,
         )
-        modules = {name: id(m) for name, m in sharded.named_modules()}
+        modules = modules_of(sharded)
         steps = PipelinedSteps(sharded, {}, here, True)
         for source, error in (([lacking], KeyError), (broken(), OSError)):
             with pytest.raises(error):
                 list(steps(source))
-            assert {name: id(m) for name, m in sharded.named_modules()} == modules
+            assert modules_of(sharded) == modules
             assert_same_outputs(sharded, whole, [good], here)
         (step,) = steps([good])
         expected = float(whole(good)[0].detach())
