@@ -118,6 +118,18 @@ def test_what_raises_is_a_failed_check(run: Run, monkeypatch: pytest.MonkeyPatch
     assert line["passed"] is False and line["text"] == "RuntimeError: misaligned address"
 
 
+def test_what_versions_do_not_allow_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other_torchrec(*_: Any, **__: Any) -> Any:
+        raise AttributeError("'SharderData' object has no attribute 'x'")
+
+    assert speed.no_plans(run) == ""
+    monkeypatch.setattr(speed, "plan_policy", other_torchrec)
+    said = [x["name"] for x in part.versions(run) if x["kind"] == "forbidden"]
+    assert "planning" in said
+    (line,) = speed.against_torchrec(run)
+    assert line["kind"] == "forbidden" and "SharderData" in line["text"]
+
+
 def test_another_update_is_noticed(run: Run) -> None:
     def without_square_root(weight: Any, gradient: Any, state: Any) -> None:
         state += gradient.square()
@@ -187,7 +199,7 @@ def test_every_part_has_its_lines_and_its_end(
         ("fused", "fused", False),
     ]
     out = capsys.readouterr().out
-    assert "FAILED: bad 2 " in out and "ZeroDivisionError" in out and "1 checks passed" in out
+    assert "FAILED: bad 2 " in out and "ZeroDivisionError" in out and "checks that passed: 1" in out
     (late,) = driver.run_all(parts[2:], "cpu", 0.5, tmp_path, {"gpu": None})
     assert late["passed"] is False and late["text"].startswith("no time left")
 

@@ -191,7 +191,8 @@ def run_all(
         found = [*read(file), {**whole, "passed": ended == "done"}]
         print(f"{part.name}, {part.ranks} rank{'s' * (part.ranks > 1)}", flush=True)
         passed = sum(x["kind"] == "check" and x["passed"] for x in found)
-        print(*[f"  {passed} checks passed"] * (passed > 0), sep="\n", flush=True)
+        if passed:
+            print(f"  checks that passed: {passed}", flush=True)
         for line in found:
             if not (line["kind"] == "check" and line["passed"]):
                 print(text_of(line), flush=True)

@@ -60,6 +60,8 @@ def versions(run: Run) -> Lines:
     lacking = wanted - set(inspect.signature(TrainPipelineSparseDist).parameters)
     if lacking:
         yield forbidden("pipelines", f"TrainPipelineSparseDist has no {', '.join(sorted(lacking))}")
+    if why := speed.no_plans(run):
+        yield forbidden("planning", why)
     if importlib.util.find_spec("triton") is None:
         yield forbidden("kernels", "Triton is not installed")
     for name in ("dense_embedding_codegen_lookup_function", "asynchronous_complete_cumsum"):
@@ -89,6 +91,7 @@ def tests(run: Run) -> Lines:
     )
     print(done.stdout, done.stderr)
     last = (done.stdout.strip() or done.stderr.strip() or "no output").splitlines()[-1]
+    yield note("pytest", last)
     yield holds("tests", done.returncode == 0, last)
 
 

@@ -27,7 +27,8 @@ from benchmarks.speed import kernels
 from seo_rec.batch import Batch
 from seo_rec.methods import monolithic
 from seo_rec.model import ModelSettings, build_model
-from seo_rec.train import Ranks, make_optimizers
+from seo_rec.plan import plan_policy
+from seo_rec.train import Ranks, make_optimizers, topology_here
 from seo_rec.train.steps import PlainSteps
 
 OF_COPY = 0.7  # goal: the bytes that must be moved, at so much of the bandwidth of a copy
@@ -129,7 +130,21 @@ def against_torchrec(run: Run) -> Lines:
     yield from _throughput(run, ["--against-torchrec", "--methods", "multi-size"])
 
 
+def no_plans(run: Run) -> str:
+    """Why no plan can be made with this TorchRec, whose cost model the planner asks; or nothing."""
+    schema = zipf_schema(3, 100, 1)
+    try:
+        plan_policy(monolithic(schema, 1600, 16), topology_here(run.ranks), batch_size=8)
+    except (AttributeError, TypeError) as error:
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return ""
+
+
 def _throughput(run: Run, question: list[str]) -> Lines:
+    why = no_plans(run)
+    if why:
+        yield forbidden("steps of planned models", f"no plan with this TorchRec ({why})")
+        return
     size = ["--features", "26", "--batch", "16384", "--params", "53248000", "--batches", "2"]
     if run.small:
         size = ["--features", "6", "--batch", "24", "--params", "9600", "--vocabulary", "500"]
