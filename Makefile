@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 STAMP := .venv/installed-$(STACK)
 
-.PHONY: help demo test test-all mutants schedulers lint docs setup everything clean
+.PHONY: help demo test test-all mutants gpu schedulers lint docs setup everything clean
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo "Settings: STACK=auto|cpu|cuda (auto: cuda if nvidia-smi lists a GPU), OUT=$(OUT), PYTHON=python3.x"
@@ -29,6 +29,12 @@ test-all: $(STAMP)  ## Set up if needed, then run every test, the long ones too
 
 mutants: $(STAMP)  ## Set up if needed, then check that each fault of tests/mutants.py is caught
 	$(BIN)/python -m tests.mutants
+
+# Not through .venv's stamp: whatever torch, TorchRec and FBGEMM the machine has are taken.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+GPU_ARGUMENTS ?= --record
+gpu:  ## Ten minutes of checks and measurements on this machine's GPUs (GPU_PYTHON=python to use)
+	PYTHONPATH=.:kernels $(GPU_PYTHON) -m benchmarks.gpu $(GPU_ARGUMENTS)
 
 schedulers: $(STAMP)  ## Set up if needed, then run the jobs of docs/torchx.md on real schedulers
 	SEO_REC_SCHEDULERS=all $(BIN)/python -m pytest -q -m schedulers tests/schedulers tests/distributed

@@ -17,6 +17,12 @@ from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.data.synthetic import synthetic
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked ``gpu`` are skipped where there is none."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared synthetic data set, about 970 / 110 / 120 rows; read-only for every test."""

@@ -249,6 +249,27 @@ _FIT = (
         "make(embedding.factors.parameters(), row_lr, row_l2)",
         ("tests/test_mlet.py::test_l2_is_of_the_first_layer_only",),
     ),
+    Mutant(
+        "every-process-keeps-its-own-gradient",
+        "seo_rec/train/steps.py",
+        "            average_gradients(self.optimizer.parameters(), self.ranks)\n",
+        "",
+        ("tests/distributed/test_searches.py::test_two_processes_find_what_one_finds",),
+    ),
+    Mutant(
+        "padding-counts-in-a-loss",
+        "seo_rec/search/optembed.py",
+        "        loss = loss / batch.mean_rows\n",
+        "        loss = loss / batch.num_rows\n",
+        ("tests/distributed/test_searches.py::test_two_processes_find_what_one_finds",),
+    ),
+    Mutant(
+        "a-pipeline-leaves-its-wrappers-in-the-model",
+        "seo_rec/train/steps.py",
+        "                _put_back(self.model)\n",
+        "",
+        ("tests/distributed/test_pipelines.py",),
+    ),
 )
 
 _CHECKPOINT = (
@@ -425,7 +446,7 @@ _SEARCH = (
     Mutant(
         "saliency-cancels-between-batches",
         "seo_rec/search/sseds.py",
-        "total += gradient.abs()",
+        "total += here.mean_(gradient).abs()",
         "total += gradient",
         ("tests/test_baseline_searches.py::test_saliency_is_the_gradient_of_a_mask",),
     ),

@@ -214,7 +214,7 @@ def same_outcome(one_pass, module, features):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @policies
 def test_a_gpu_gives_what_a_cpu_gives(policy, one_pass):
     module = laws.built(BUILDABLE[policy])

@@ -32,7 +32,8 @@ from seo_rec.search.optembed import (
 )
 from seo_rec.search.slicing import EXACT, SLICED
 from seo_rec.search.space import open_space
-from seo_rec.train import FitSettings, Start, Training, evaluate, loop
+from seo_rec.train import FitSettings, Ranks, Start, Training, evaluate, loop
+from seo_rec.train.replicas import SharedDraws
 
 module = importlib.import_module("seo_rec.search.optembed")  # its function has the same name
 
@@ -47,7 +48,7 @@ def supernet(data: DataSet, settings: OptEmbedSettings, backbone: str = "mlp") -
     space = open_space(data, settings, 0)
     whole = space.policy([settings.max_dim] * len(space.names))
     model = build_model(whole, 1, replace(SMALL, backbone=backbone), 0)
-    return Supernet(model, space, settings)
+    return Supernet(model, space, settings, SharedDraws(0, Ranks()))
 
 
 def logits_of(model: torch.nn.Module, data: DataSet, split: str = "val") -> torch.Tensor:

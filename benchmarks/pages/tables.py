@@ -24,6 +24,7 @@ from benchmarks.pages import (
     combined,
     dimgrow,
     every_way,
+    gpu,
     kernels,
     mlet,
     optembed,
@@ -127,6 +128,7 @@ PAGES = {
     ),
     "speed": Page(MEASURED / "speed.md", speed.regions),
     "kernels": Page(MEASURED / "kernels.md", lambda: {"kernels": kernels.region()}),
+    "gpu": Page(MEASURED / "gpu.md", lambda: {"gpu": gpu.region()}),
     "throughput": Page(
         MEASURED / "throughput.md",
         lambda: {"throughput": throughput.region(throughput.read_lines())},

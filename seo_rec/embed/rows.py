@@ -407,7 +407,7 @@ class ChunkBag(nn.Module):
             len(policy.features),
         )
         self.register_buffer("table", made.table, persistent=False)
-        self.shape = (made.num_features, made.width, made.block)
+        self.shape = (made.num_features, made.width, made.block, made.unit)
 
     def forward(
         self,

@@ -13,13 +13,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from seo_rec.batch import Batch
 from seo_rec.data.dataset import DataSet
 from seo_rec.model import build_model
+from seo_rec.plan import rates_of
 from seo_rec.policy import Policy
-from seo_rec.search.found import Found, embedding_bytes
+from seo_rec.search.found import Found, table_bytes
 from seo_rec.search.held_out import Cooling, HeldOut, HeldOutStep
 from seo_rec.search.space import SpaceSettings, open_space, require
-from seo_rec.train import Training, eval_stream, fit, optimizers_of, ranks, train_stream
+from seo_rec.train import Training, eval_stream, fit, optimizers_of, ranks, shard, train_stream
+from seo_rec.train.replicas import Place, SharedDraws, place_of, summed
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,48 @@ class AutoDimSettings(SpaceSettings):
         return self.candidates or (*doubled, self.max_dim)
 
 
+class NormOverRanks(nn.BatchNorm1d):
+    """Batch normalisation without a scale, by the mean and variance of the rows of all processes.
+
+    In one process, and in evaluation, it is ``nn.BatchNorm1d(..., affine=False)``.
+
+    Attributes:
+        place: where this process's rows of the next batch stand; what lies beyond them is padding.
+    """
+
+    place: Place
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features, affine=False)
+        self.num_batches_tracked = None  # a count has no running mean
+
+    def forward(self, x_BE: torch.Tensor) -> torch.Tensor:
+        """float32 (B, E), of every process at once."""
+        here = ranks()
+        if not self.training or here.world_size == 1:
+            return super().forward(x_BE)
+        rows, total = self.place.rows, self.place.total
+        mean_E = summed(x_BE[:rows].sum(0), here) / total
+        centred_BE = x_BE - mean_E
+        variance_E = summed(centred_BE[:rows].square().sum(0), here) / total
+        with torch.no_grad():
+            for running, new in (
+                (self.running_mean, mean_E),
+                (self.running_var, variance_E * (total / max(1, total - 1))),
+            ):
+                assert running is not None and self.momentum is not None
+                running.lerp_(new, self.momentum)
+        return centred_BE * torch.rsqrt(variance_E + self.eps)
+
+
 class WidthChoice(nn.Module):
     """The gate: a weighted sum of every candidate width, all brought to width D.
 
     ``y_f = sum_c p_fc BatchNorm(x_f[:d_c] W_fc)``, ``p_f = softmax((log softmax(a_f) + G) / t)``,
     where G is Gumbel noise in training and 0 otherwise. BatchNorm has no scale of its own, so that
     no candidate can outgrow the others; the candidates read the first columns of one table.
+
+    Several processes draw the same noise, and normalise by the rows of all of them.
     """
 
     def __init__(self, num_features: int, candidates: tuple[int, ...], seed: int) -> None:
@@ -79,15 +118,17 @@ class WidthChoice(nn.Module):
         draw = torch.Generator().manual_seed(seed + 3_000_017)
         weight = torch.randn(F, C, D, D, generator=draw) * used_CD[None, :, :, None]
         self.weight = nn.Parameter(weight / torch.tensor(candidates).sqrt()[None, :, None, None])
-        self.norm = nn.BatchNorm1d(F * C * D, affine=False)
-        self.norm.num_batches_tracked = None  # a count has no running mean
+        self.norm = NormOverRanks(F * C * D)
+        self.draws = SharedDraws(seed, ranks())
         self.register_buffer("used_CD", used_CD.float(), persistent=False)
 
     def probabilities(self) -> torch.Tensor:
         """Weights of the candidates of every feature, (F, C); each row's sum is one."""
         logits = torch.log_softmax(self.logits_FC, dim=1)
         if self.training:
-            logits = logits - torch.log(-torch.log(torch.rand_like(logits).clamp(1e-10, 1 - 1e-7)))
+            logits = logits - torch.log(
+                -torch.log(self.draws.uniform_like(logits).clamp(1e-10, 1 - 1e-7))
+            )
         return torch.softmax(logits / self.temperature, dim=1)
 
     def widths(self, policy: Policy) -> tuple[int, ...]:
@@ -106,7 +147,9 @@ def choice_step(gate: WidthChoice, settings: AutoDimSettings, held_out: HeldOut)
     """Held-out steps of the choice, and its temperature."""
     s = settings
     cooling = Cooling(gate, lambda step: max(s.temperature_end, 1 - s.temperature_step * step))
-    return HeldOutStep([gate.logits_FC], s.logit_lr, held_out, every=s.every, cooling=cooling)
+    return HeldOutStep(
+        [gate.logits_FC], s.logit_lr, held_out, every=s.every, cooling=cooling, draws=gate.draws
+    )
 
 
 def autodim(
@@ -128,9 +171,13 @@ def autodim(
     F, D = len(space.names), settings.max_dim
     train, val = train_stream(data, f), eval_stream(data, "val")
     gate = WidthChoice(F, settings.choices, f.seed)
-    policy = space.policy([D] * F)
-    model = build_model(policy, data.num_numeric, training.model, f.seed, gate)
-    model = model.to(ranks().device)
+    built = build_model(space.policy([D] * F), data.num_numeric, training.model, f.seed, gate)
+
+    def note_rows(_: nn.Module, arguments: tuple[Batch]) -> None:
+        gate.norm.place = place_of(arguments[0], ranks())
+
+    built.register_forward_pre_hook(note_rows)
+    model = shard(built, f, rates=rates_of(data.schema))
     optimizers = optimizers_of(model, f)
     optimizers["gate"] = torch.optim.Adam([gate.weight], lr=f.dense_lr)
     step = choice_step(gate, settings, HeldOut(data, f))
@@ -147,6 +194,6 @@ def autodim(
         "chosen": dict(zip(space.names, chosen, strict=True)),
         "probabilities": dict(zip(space.names, probabilities, strict=True)),
     }
-    peak = embedding_bytes(model.embedding.ebc.parameters(), [optimizers["rows"]])
+    peak = table_bytes(model, optimizers)
     seconds = result.seconds + time.perf_counter() - trained  # those before a resume as well
     return Found(policy, result.val.auc, seconds, peak, record)

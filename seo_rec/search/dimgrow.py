@@ -17,6 +17,8 @@ chosen; the settings are those of :class:`DimGrowSettings`:
   neither the validation AUC rose nor the number of gates above 0.5 of any feature changed. The
   gates are those of the end; ``gates_of="best"`` takes those of the epoch after which the search's
   own model had its best validation AUC. No running mean of weights is kept.
+* Several processes hold the whole model each and train it on their rows. A column is shuffled over
+  the rows of all of them, so the search is that of one process (dropout draws other numbers).
 * What trains the gates: ``gate_split="held-out"`` as in the public code, one Adam step on a batch
   of validation rows after each training step, or ``"train"``, together with the weights.
 """
@@ -25,7 +27,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,7 @@ from seo_rec.train import (
 )
 from seo_rec.train.loop import AfterStep
 from seo_rec.train.optimizers import ROW_OPTIMIZERS
+from seo_rec.train.replicas import average_gradients, place_of, rows_of_all, summed
 from seo_rec.train.state import State, optimizer_state
 
 ADAPTS = ("joint", "per-feature")
@@ -189,12 +192,12 @@ class GrowingModel(nn.Module):
             model_settings.dropout,
             model_settings.interaction,
         )
-        self.random = rng_states(ranks())
+        self.random = rng_states(replace(ranks(), rank=0))
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
-        """Within the block torch's generators are the model's own."""
-        here = ranks()
+        """Within the block torch's generators are the model's own, alike in every process."""
+        here = replace(ranks(), rank=0)
         with torch.random.fork_rng([here.device] if here.device.type == "cuda" else []):
             set_rng_states(self.random, here)
             yield
@@ -262,12 +265,31 @@ class GrowingModel(nn.Module):
         parts = zip(x_BD.split(self.dims, dim=1), adapt_DH.split(self.dims), strict=True)
         return torch.cat([x @ w for x, w in parts], dim=1)
 
-    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        x_BD, g_D = self.embed(batch.sparse), self.gates()
+    def other_rows(self, x_BD: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """What takes the place of a column as its gate closes: shuffled values, or their mean.
+
+        Of the rows of all processes, without padding.
+        """
+        here = ranks()
+        if here.world_size == 1:
+            return shuffle_columns(x_BD) if self.training else x_BD.mean(0, keepdim=True)
+        place = place_of(batch, here)
+        if not self.training:
+            return summed(x_BD[: place.rows].sum(0, keepdim=True), here) / place.total
         with self.drawing():
-            other = shuffle_columns(x_BD) if self.training else x_BD.mean(0, keepdim=True)
+            shuffled_RD = shuffle_columns(rows_of_all(x_BD, place, here))
+        padding = len(x_BD) - place.rows
+        return functional.pad(shuffled_RD[place.first : place.stop], (0, 0, 0, padding))
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        x_BD, g_D, rows = self.embed(batch.sparse), self.gates(), batch.num_rows
+        with self.drawing() if ranks().world_size == 1 else nullcontext():
+            other = self.other_rows(x_BD, batch)
             logits_B = self.backbone(batch.dense_BN, self.adapt(gated(x_BD, other, g_D)))
-        loss = functional.binary_cross_entropy_with_logits(logits_B, batch.labels_B)
+        loss = functional.binary_cross_entropy_with_logits(
+            logits_B[:rows], batch.labels_B[:rows], reduction="sum"
+        )
+        loss = loss / batch.mean_rows
         if self.training and self.settings.alpha:
             loss = loss + self.settings.alpha * penalty(g_D, self.places())
         return loss, logits_B
@@ -416,6 +438,7 @@ class DimGrowStep(AfterStep):
         gradients = torch.autograd.grad(loss, thetas)
         for theta, gradient in zip(thetas, gradients, strict=True):
             theta.grad = gradient
+        average_gradients(thetas, ranks())
         gate.step()
         gate.zero_grad()
 

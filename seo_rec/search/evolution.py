@@ -141,6 +141,7 @@ def evolve(
     plan: Evolution,
     score: Callable[[list[Candidate]], list[float]],
     state: Path | None = None,
+    begun: Evolved | None = None,
 ) -> Evolved:
     """Score generation after generation; the best is ``evolved.ranked(plan)[0]``.
 
@@ -149,11 +150,12 @@ def evolve(
         score: larger is better; called once per generation.
         state: file written after every generation, from which an interrupted evolution goes on,
             with the same outcome.
+        begun: what to go on from; None: what ``state`` holds.
 
     Raises:
         ValueError: ``state`` is that of another evolution, or damaged.
     """
-    evolved = _read(state, plan) if state and state.exists() else Evolved()
+    evolved = evolved_so_far(plan, state) if begun is None else begun
     before, started = evolved.seconds, time.perf_counter()
     for generation in range(len(evolved.history), plan.generations):
         new = plan.offspring(evolved.ranked(plan), generation)
@@ -166,6 +168,15 @@ def evolve(
         if state:
             write_json(state, {"plan": _plain(plan), **asdict(evolved)})
     return evolved
+
+
+def evolved_so_far(plan: Evolution, state: Path | None) -> Evolved:
+    """What an interrupted evolution wrote to ``state``; nothing, if there is no such file.
+
+    Raises:
+        ValueError: ``state`` is that of another evolution, or damaged.
+    """
+    return _read(state, plan) if state and state.exists() else Evolved()
 
 
 def _plain(plan: Evolution) -> dict[str, Any]:

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from seo_rec.policy import Policy
+from seo_rec.train import inner_model, ranks
+from seo_rec.train.state import local_tensors, optimizer_state, weights_of
 
 
 @dataclass(frozen=True)
@@ -54,3 +57,20 @@ def embedding_bytes(
             state = optimizer.state.get(parameter, {})
             total += sum(s.nbytes for s in state.values() if isinstance(s, torch.Tensor))
     return total
+
+
+def table_bytes(model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> int:
+    """Bytes of a model's tables, of a gradient for each, and of what optimizers keep of them.
+
+    Over all processes together, in each of which this is called.
+
+    Args:
+        model: a RecModel, or what ``distribute`` made of one.
+        optimizers: of the model, by name.
+    """
+    embedding = inner_model(model).embedding
+    tables = sum(t.nbytes for t in local_tensors(weights_of(embedding.ebc)))
+    prefix = "embedding.ebc."
+    states = optimizer_state(model, optimizers)
+    kept = {name: value for name, value in states.items() if name.startswith(prefix)}
+    return sum(ranks().gather(2 * tables + sum(t.nbytes for t in local_tensors(kept))))

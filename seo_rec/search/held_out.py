@@ -13,6 +13,7 @@ from seo_rec.batch import Batch
 from seo_rec.data.dataset import DataSet
 from seo_rec.train import FitSettings, ranks, ready, train_stream
 from seo_rec.train.loop import AfterStep
+from seo_rec.train.replicas import SharedDraws
 from seo_rec.train.state import State
 
 SPLITS = ("train", "held-out")
@@ -71,6 +72,8 @@ class HeldOutStep(AfterStep):
         every: Training steps between two held-out steps.
         after: Training steps before the first one.
         cooling: The temperature of a gate; None leaves it alone.
+        draws: Of which the model draws in its steps, to be kept in checkpoints; None: there are
+            none.
     """
 
     def __init__(
@@ -82,9 +85,10 @@ class HeldOutStep(AfterStep):
         every: int = 1,
         after: int = 0,
         cooling: Cooling | None = None,
+        draws: SharedDraws | None = None,
     ) -> None:
         self.parameters, self.held_out = list(parameters), held_out
-        self.every, self.after, self.cooling = every, after, cooling
+        self.every, self.after, self.cooling, self.draws = every, after, cooling, draws
         self.optimizer = torch.optim.Adam(self.parameters, lr=lr)
 
     @property
@@ -104,12 +108,13 @@ class HeldOutStep(AfterStep):
         self.optimizer.zero_grad()
 
     def tensors(self) -> State:
-        """Adam's state, for a checkpoint."""
-        return {
+        """Adam's state and the draws', for a checkpoint."""
+        adam: State = {
             f"{i}.{name}": value
             for i, p in enumerate(self.parameters)
             for name, value in self.optimizer.state[p].items()
         }
+        return adam | (self.draws.tensors() if self.draws else {})
 
     def values(self) -> dict[str, Any]:
         """Temperature and position of the held-out rows, for a checkpoint."""
@@ -119,8 +124,12 @@ class HeldOutStep(AfterStep):
 
     def load(self, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
         """Go on from what ``tensors`` and ``values`` gave."""
+        if self.draws is not None:
+            self.draws.load(tensors)
         for name, value in tensors.items():
             i, _, key = name.partition(".")
+            if not key:  # of the draws
+                continue
             parameter = self.parameters[int(i)]
             self.optimizer.state[parameter][key] = value.to(parameter.device)
         if self.cooling is not None:

@@ -24,6 +24,9 @@ Readings of the paper that had to be chosen, and what differs:
   ``|e_v|_1 - t_f`` go until what is left could be ``KEPT_WIDTH`` wide, candidates above the
   budget lose columns, and the best one is widened in proportion until the budget is filled.
 * The best candidate is that of all generations; of equal AUC the smaller.
+* Several processes hold the whole supernet each and train it on their rows, with the widths that
+  one process would draw for them (unless dropout draws numbers in between). Each scores its share
+  of the validation rows; what is kept and chosen is decided by the first one.
 * The rows that are kept, and the supernet that widths are evolved on, are those of the running mean
   of weights and thresholds at the best epoch (``average``, 0: of the weights themselves).
 """
@@ -52,7 +55,7 @@ from seo_rec.embed import table_key
 from seo_rec.metrics import binary_metrics
 from seo_rec.model import ModelSettings, RecModel, build_model
 from seo_rec.policy import PolicyError
-from seo_rec.search.evolution import Candidate, Evolution, Evolved, evolve
+from seo_rec.search.evolution import Candidate, Evolution, Evolved, evolve, evolved_so_far
 from seo_rec.search.found import Found, embedding_bytes
 from seo_rec.search.slicing import EXACT, SLICED, backbone_columns
 from seo_rec.search.space import (
@@ -63,7 +66,10 @@ from seo_rec.search.space import (
 )
 from seo_rec.settings import settled
 from seo_rec.train import FitSettings, Training, eval_stream, fit, ranks, train_stream
+from seo_rec.train.loop import AfterStep
 from seo_rec.train.optimizers import ROW_OPTIMIZERS
+from seo_rec.train.replicas import SharedDraws, place_of
+from seo_rec.train.state import State
 
 log = logging.getLogger(__name__)
 
@@ -200,13 +206,16 @@ class Supernet(nn.Module):
         model: of all features at width D, with its initial weights.
         space: rows of every feature.
         settings: of the search.
+        draws: of the widths in training.
 
     Attributes:
         kept: rows that count, once that is decided; until then the thresholds say.
         dims: a width of every feature, once that is decided.
     """
 
-    def __init__(self, model: RecModel, space: Space, settings: OptEmbedSettings) -> None:
+    def __init__(
+        self, model: RecModel, space: Space, settings: OptEmbedSettings, draws: SharedDraws
+    ) -> None:
         super().__init__()
         self.space, self.settings = space, settings
         self.embedding, self.backbone = model.embedding, model.backbone
@@ -214,6 +223,7 @@ class Supernet(nn.Module):
         self.thresholds_F = nn.Parameter(torch.zeros(F), requires_grad=settings.prunes)
         self.kept: list[torch.Tensor] | None = None
         self.dims: Candidate | None = None
+        self.draws = draws
 
     @property
     def tables(self) -> list[nn.Parameter]:
@@ -265,6 +275,15 @@ class Supernet(nn.Module):
         x_BE: torch.Tensor = batched(tables, self.embedding.remap(sparse))
         return x_BE
 
+    def drawn_widths(self, batch: Batch) -> torch.Tensor:
+        """Widths from 1 to D of every sample and feature, int64 (B, F), on the CPU; padding: 1."""
+        place = place_of(batch, ranks())
+        shape = (place.total, len(self.space.names))
+        widths_BF = self.draws.integers(1, self.settings.max_dim + 1, shape)
+        padding = len(batch.labels_B) - place.rows
+        own_BF = widths_BF[place.first : place.stop]
+        return functional.pad(own_BF, (0, 0, 0, padding), value=1) if padding else own_BF
+
     def column_mask(self, widths: torch.Tensor) -> torch.Tensor:
         """Ones for the first columns: int64 (..., F) to float32 (..., E)."""
         columns_D = torch.arange(self.settings.max_dim, device=widths.device)
@@ -273,16 +292,32 @@ class Supernet(nn.Module):
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         x_BE, s = self.embed(batch.sparse), self.settings
         if self.training and s.narrows:
-            shape = (x_BE.shape[0], len(self.space.names))
-            widths_BF = torch.randint(1, s.max_dim + 1, shape)  # CPU: checkpoints hold its state
-            x_BE = x_BE * self.column_mask(widths_BF.to(x_BE.device))
+            x_BE = x_BE * self.column_mask(self.drawn_widths(batch).to(x_BE.device))
         elif self.dims is not None:
             x_BE = x_BE * self.column_mask(torch.tensor(self.dims, device=x_BE.device))
         logits_B = self.backbone(batch.dense_BN, x_BE)
-        loss = functional.binary_cross_entropy_with_logits(logits_B, batch.labels_B)
+        loss = functional.binary_cross_entropy_with_logits(
+            logits_B[: batch.num_rows], batch.labels_B[: batch.num_rows], reduction="sum"
+        )
+        loss = loss / batch.mean_rows
         if self.training and s.prunes and s.alpha:
             loss = loss + s.alpha * sparsity(self.thresholds_F)
         return loss, logits_B
+
+
+class KeptDraws(AfterStep):
+    """Keeps in checkpoints where the draws of the widths stand."""
+
+    def __init__(self, draws: SharedDraws) -> None:
+        self.draws = draws
+
+    def tensors(self) -> State:
+        """See :meth:`SharedDraws.tensors`."""
+        return self.draws.tensors()
+
+    def load(self, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`tensors` gave."""
+        self.draws.load(tensors)
 
 
 def make_optimizers(model: Supernet, f: FitSettings) -> dict[str, torch.optim.Optimizer]:
@@ -402,9 +437,16 @@ def require_backbone(
 
 @torch.no_grad()
 def score(model: Supernet, val: Stream, candidates: Sequence[Candidate]) -> list[float]:
-    """Validation AUC of the supernet at the widths of each candidate, in one pass over the rows."""
+    """Validation AUC of the supernet at the widths of each candidate, in one pass over the rows.
+
+    Args:
+        model: The supernet.
+        val: This process's share of the rows; all processes call this at once.
+        candidates: The same in all processes.
+    """
     model.eval()
-    device = ranks().device
+    everywhere = ranks()
+    device = everywhere.device
     masks_CE = model.column_mask(torch.tensor(candidates, device=device))
     logits: list[list[npt.NDArray[np.float32]]] = [[] for _ in candidates]
     labels = []
@@ -414,8 +456,14 @@ def score(model: Supernet, val: Stream, candidates: Sequence[Candidate]) -> list
         x_BE = model.embed(here.sparse)
         for mask_E, scored in zip(masks_CE, logits, strict=True):
             scored.append(model.backbone(here.dense_BN, x_BE * mask_E).cpu().numpy())
-    y = np.concatenate(labels)
-    return [binary_metrics(np.concatenate(z), y).auc for z in logits]
+    y = _of_all(labels)
+    scored_C = [_of_all(z) for z in logits]
+    return everywhere.on_first(lambda: [binary_metrics(z, y).auc for z in scored_C])
+
+
+def _of_all(parts: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    """The values of all processes one after the other, which is another order than the rows'."""
+    return np.concatenate(ranks().gather(np.concatenate(parts)))
 
 
 # ---- the weights -------------------------------------------------------------------------
@@ -498,10 +546,12 @@ def search_supernet(
     train, val = train_stream(data, f), eval_stream(data, "val")
     whole = space.policy([s.max_dim] * len(space.names))
     plain = build_model(whole, len(space.schema.numeric), model_settings, f.seed)
-    model = Supernet(plain, space, s).to(ranks().device)
+    here, draws = ranks(), SharedDraws(f.seed, ranks())
+    model = Supernet(plain, space, s, draws).to(here.device)
     optimizers = make_optimizers(model, f)
-    result = fit(model, train, val, optimizers, f, out=out, title="optembed")
-    kept = kept_rows(model)
+    step = KeptDraws(draws)
+    result = fit(model, train, val, optimizers, f, out=out, after_step=step, title="optembed")
+    kept = here.on_first(lambda: kept_rows(model))
     served = model.freeze(kept)
     if s.prunes and not any(bool(kept[i][1:].any()) for i in served):
         raise PolicyError(
@@ -541,7 +591,14 @@ def _search_widths(
         s.parents,
         seed,
     )
-    evolved = evolve(plan, lambda found: score(model, val, [of_all(c) for c in found]), state)
+    here = ranks()
+    begun = here.on_first(lambda: evolved_so_far(plan, state))
+    evolved = evolve(
+        plan,
+        lambda found: score(model, val, [of_all(c) for c in found]),
+        state if here.first else None,
+        begun,
+    )
     best = evolved.ranked(plan)[0]
     found = of_all(best)
     if s.params and s.fill:

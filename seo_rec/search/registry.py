@@ -238,6 +238,7 @@ SEARCHES: dict[str, Method] = {
             decide=dimgrow,
             values_at=_dimgrow_at,
             check=_check_dimgrow,
+            sharded=True,
             ignores=("average",),
         ),
         Method(
@@ -247,6 +248,7 @@ SEARCHES: dict[str, Method] = {
             decide=optembed,
             values_at=_space_at,
             check=_check_optembed,
+            sharded=True,
         ),
         Method(
             name="autodim",
@@ -254,6 +256,7 @@ SEARCHES: dict[str, Method] = {
             settings=AutoDimSettings,
             decide=autodim,
             values_at=_space_at,
+            sharded=True,
         ),
         Method(
             name="sseds",
@@ -261,6 +264,7 @@ SEARCHES: dict[str, Method] = {
             settings=SsedsSettings,
             decide=sseds,
             values_at=_space_at,
+            sharded=True,
         ),
         _untrained("mixed-dimension", MixedDimensionSettings, mixed_dimension, 2),
         _untrained("no-search", NoSearchSettings, no_search, 1),

@@ -17,10 +17,22 @@ from torch import nn
 from seo_rec.data.dataset import DataSet
 from seo_rec.data.stream import Stream
 from seo_rec.model import RecModel, build_model
+from seo_rec.plan import rates_of
 from seo_rec.policy import Policy
-from seo_rec.search.found import Found, embedding_bytes
+from seo_rec.search.found import Found, table_bytes
 from seo_rec.search.space import Space, SpaceSettings, open_space, require
-from seo_rec.train import Training, eval_stream, fit, optimizers_of, ranks, train_stream
+from seo_rec.train import (
+    Training,
+    eval_stream,
+    fit,
+    inner_model,
+    optimizers_of,
+    ranks,
+    ready,
+    shard,
+    share_stream,
+    train_stream,
+)
 
 SPLITS = ("val", "train")
 
@@ -67,17 +79,20 @@ class ColumnMask(nn.Module):
 def saliency(model: RecModel, gate: ColumnMask, stream: Stream, batches: int = 0) -> torch.Tensor:
     """``s_e = mean over batches of |dL / dm_e|`` at ``m = 1``, float64 (E,); the sum is one.
 
+    Several processes call this at once, each with its share of every batch.
+
     At ``m = 1`` the gradient of a mask is that of the embeddings times the embeddings, summed over
     the batch, ``sum_b x_be dL/dx_be``: the change of the loss if the column went away, to first
     order.
     """
     model.eval()
+    here = ranks()
     gate.mask_E.requires_grad_(True)
     total = torch.zeros_like(gate.mask_E, dtype=torch.float64)
-    for batch in islice(stream, batches or None):
-        loss, _ = model(batch.to(ranks().device))
+    for batch in islice(ready(stream, here), batches or None):
+        loss, _ = model(batch.to(here.device))
         (gradient,) = torch.autograd.grad(loss, [gate.mask_E])
-        total += gradient.abs()
+        total += here.mean_(gradient).abs()
     gate.mask_E.requires_grad_(False)
     return (total / total.sum().clamp(min=1e-300)).cpu()
 
@@ -108,16 +123,16 @@ def sseds(
     train, val = train_stream(data, f), eval_stream(data, "val")
     gate = ColumnMask(F * D)
     whole = space.policy([D] * F)
-    model = build_model(whole, data.num_numeric, training.model, f.seed, gate)
-    model = model.to(ranks().device)
+    built = build_model(whole, data.num_numeric, training.model, f.seed, gate)
+    model = shard(built, f, rates=rates_of(data.schema))
     optimizers = optimizers_of(model, f)
     result = fit(model, train, val, optimizers, f, out=out, title="sseds")
     trained = time.perf_counter()
-    looked_at = data.stream(settings.split, batch_size=f.batch_size)
-    scores_FD = saliency(model, gate, looked_at, settings.batches).view(F, D)
+    looked_at = share_stream(data, settings.split, f.batch_size)
+    scores_FD = saliency(inner_model(model), gate, looked_at, settings.batches).view(F, D)
     dims = choose(space, scores_FD, settings)
     policy = space.policy(dims, settings.params, space.origin("sseds", dims, asdict(settings)))
-    peak = embedding_bytes(model.embedding.ebc.parameters(), [optimizers["rows"]])
+    peak = table_bytes(model, optimizers)
     record = {"saliency": dict(zip(space.names, scores_FD.tolist(), strict=True))}
     seconds = result.seconds + time.perf_counter() - trained  # those before a resume as well
     return Found(policy, result.val.auc, seconds, peak, record)

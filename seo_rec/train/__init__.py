@@ -37,7 +37,7 @@ from seo_rec.train.ranks import (
 from seo_rec.train.sharding import check_plan, shard, topology_here
 from seo_rec.train.sparse_rows import SparseRows
 from seo_rec.train.steps import ready
-from seo_rec.train.streams import EVAL_BATCH, eval_stream, train_stream
+from seo_rec.train.streams import EVAL_BATCH, eval_stream, share_stream, train_stream
 from seo_rec.train.weights import read_weights, save_weights, weights_digest
 
 __all__ = [
@@ -85,6 +85,7 @@ __all__ = [
     "save_weights",
     "set_rng_states",
     "shard",
+    "share_stream",
     "topology_here",
     "train_stream",
     "weights_digest",

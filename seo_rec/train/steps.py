@@ -10,9 +10,11 @@ import torch
 from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
+from torchrec.distributed.train_pipeline.postproc import PipelinedPostproc
 
 from seo_rec.batch import Batch
 from seo_rec.train.ranks import Ranks
+from seo_rec.train.replicas import average_gradients
 
 
 class Step(NamedTuple):
@@ -29,7 +31,11 @@ class Steps(Protocol):
 
 
 class PlainSteps:
-    """Steps of a model that is whole in this process."""
+    """Steps of a model that is whole in this process, and in every other one of a launch.
+
+    Its gradients are averaged over the processes. All start from the same weights and get the same
+    gradients, so the models stay alike.
+    """
 
     def __init__(
         self, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer], ranks: Ranks
@@ -41,6 +47,7 @@ class PlainSteps:
             self.optimizer.zero_grad()
             loss, _ = self.model(batch.to(self.ranks.device))
             loss.backward()
+            average_gradients(self.optimizer.parameters(), self.ranks)
             self.optimizer.step()
             yield _step(loss, batch, self.ranks)
 
@@ -92,10 +99,28 @@ class PipelinedSteps:
         finally:
             if self.overlap:
                 pipeline.detach()
+                _put_back(self.model)
 
     def _forward(self, batch: Batch) -> tuple[torch.Tensor, Step]:
         loss, _ = self.model(batch)
         return loss, _step(loss, batch, self.ranks)
+
+
+def _put_back(model: nn.Module) -> None:
+    """Undo what is left of a pipeline's changes to ``model`` after ``detach``.
+
+    A pipeline wraps the modules in front of the tables (:class:`Remap`), and a wrapper answers with
+    the result of the batch that was prepared ahead, whatever it is called with. TorchRec before 1.8
+    leaves the wrappers of nested modules in the model, and hangs the modules themselves under
+    their whole dotted names at its top. Every later call would then read the rows of the last batch
+    of the epoch.
+    """
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if "." in name:  # no module is named so, except by mistake
+                del parent._modules[name]
+            elif isinstance(child, PipelinedPostproc):
+                parent._modules[name] = child.postproc_module
 
 
 class _Forward(nn.Module):
@@ -115,7 +140,7 @@ def make_steps(
     ranks: Ranks,
     alone: bool,
 ) -> Steps:
-    """Plain steps for a whole model, a pipeline for a sharded one.
+    """Plain steps for a model that is whole in every process, a pipeline for a sharded one.
 
     Args:
         alone: nothing but these steps calls the model during an epoch.
@@ -148,3 +173,9 @@ class _Together:
     def step(self) -> None:
         for optimizer in self.optimizers:
             optimizer.step()
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Those that the optimizers move; a search may add some between two steps."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                yield from group["params"]

@@ -40,10 +40,17 @@ def train_stream(
 
 def eval_stream(data: DataSet, split: str, columns: Sequence[str] | None = None) -> Stream:
     """This process's share of a split, in file order."""
+    return share_stream(data, split, max(ranks().world_size, EVAL_BATCH), columns)
+
+
+def share_stream(
+    data: DataSet, split: str, rows: int, columns: Sequence[str] | None = None
+) -> Stream:
+    """This process's share of a split, in file order, in batches of ``rows`` over all processes."""
     here = ranks()
     return data.stream(
         split,
-        batch_size=max(1, EVAL_BATCH // here.world_size),
+        batch_size=rows // here.world_size,
         rank=here.rank,
         world_size=here.world_size,
         columns=columns,

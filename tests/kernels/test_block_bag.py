@@ -41,7 +41,7 @@ def test_opcheck(path, case, weighted):
     given = inputs(CASES[case], BAGS["mixed"], weighted)
     flat, scales, weights = given.leaves(torch.float32, "cpu")
     blocks, batch = CASES[case].blocks, BAGS["mixed"]
-    sizes = (blocks.table, blocks.num_features, blocks.width, blocks.block)
+    sizes = (blocks.table, blocks.num_features, blocks.width, blocks.block, blocks.unit)
     arguments = (flat, scales, batch.ids_V, batch.offsets, *sizes, weights, False)
     torch.library.opcheck(torch.ops.seo_kernels.block_bag.default, arguments)
 
@@ -53,7 +53,7 @@ def test_the_op_and_the_call_without_the_dispatcher_give_the_same_bits(case):
         BAGS["mixed"],
         CASES[case].blocks,
     )
-    sizes = (blocks.table, blocks.num_features, blocks.width, blocks.block)
+    sizes = (blocks.table, blocks.num_features, blocks.width, blocks.block, blocks.unit)
     results = []
     for by_op in (False, True):
         leaves = flat, scales, weights = given.leaves(torch.float32, "cpu")
@@ -286,3 +286,17 @@ def check_refused(blocks, k, row, value, flat, ids, offsets) -> None:
     table[row, k] = value
     with pytest.raises(ValueError, match=f"block {k} reads outside of"):
         block_bag(flat, ids, offsets, replace(blocks, table=table))
+
+
+@pytest.mark.parametrize(
+    "case, unit",
+    [("chunks", 8), ("chunks-mixed", 1), ("chunks-wide", 70), ("chunks-one-feature", 2)]
+    + [(name, 1) for name in ("robe", "robe-odd", "robe-parts", "robe-tight", "hashed-net")],
+)
+def test_every_place_is_a_multiple_of_the_unit(case, unit):
+    """What a GPU relies on when it moves several floats at a time."""
+    blocks = CASES[case].blocks
+    assert blocks.unit == blocks.to("cpu").unit == unit
+    *_, starts, strides, widths, columns = blocks.table
+    for numbers in (starts, strides, widths, columns, torch.tensor([blocks.width])):
+        assert not (numbers % unit).any()

@@ -17,9 +17,6 @@ from test_remap_op import FEATURES, IDS, ROWS, SEEDS, STARTS, one_at_a_time
 from seo_kernels import block_bag, remap
 
 HERE = Path(__file__).resolve().parent
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
-
-
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None,
     reason="Triton is not installed; for its interpreter: pip install --no-deps triton==3.7.1",
@@ -50,7 +47,7 @@ def test_the_kernels_compile_for_a_gpu(tmp_path):
     run(tmp_path, str(HERE / "triton_compile.py"))
 
 
-@gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("deterministic", [False, True], ids=["atomic", "sorted"])
 def test_gpu_output_and_gradients_are_those_of_the_definition(deterministic):
     def op(*arguments):
@@ -60,7 +57,7 @@ def test_gpu_output_and_gradients_are_those_of_the_definition(deterministic):
         equals_the_definition(op, CASES[case], BAGS[batch], weighted, torch.float32, "cuda")
 
 
-@gpu
+@pytest.mark.gpu
 def test_gpu_sorted_gradients_are_equal_to_the_bit():
     def gradient(case: Case) -> torch.Tensor:
         batch = BAGS["single-many"]
@@ -73,7 +70,7 @@ def test_gpu_sorted_gradients_are_equal_to_the_bit():
         assert all(torch.equal(gradient(case), gradient(case)) for _ in range(5))
 
 
-@gpu
+@pytest.mark.gpu
 def test_gpu_remap_is_the_hash_to_the_bit():
     for starts in STARTS.values():
         found = remap(IDS.cuda(), starts, FEATURES, SEEDS.cuda(), ROWS.cuda())

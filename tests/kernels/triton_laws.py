@@ -31,18 +31,29 @@ class Kernel(torch.autograd.Function):
         F, table = blocks.num_features, blocks.table
         x = poisoned(
             kernel.forward,
-            *(flat, scales, ids, offsets, table, F, blocks.width, blocks.block, weights),
+            *(
+                flat,
+                scales,
+                ids,
+                offsets,
+                table,
+                F,
+                blocks.width,
+                blocks.block,
+                blocks.unit,
+                weights,
+            ),
         )
         ctx.save_for_backward(x if keep else None, flat, scales, ids, offsets, table, weights)
-        ctx.settings = F, blocks.block, sort
+        ctx.settings = F, blocks.block, blocks.unit, sort
         return x
 
     @staticmethod
     def backward(ctx, grad):
         *tensors, weights = ctx.saved_tensors
-        F, block, sort = ctx.settings
+        *sizes, sort = ctx.settings
         needs = tuple(ctx.needs_input_grad[i] for i in (0, 4, 5))
-        of_N, of_K, of_V = poisoned(kernel.backward, grad, *tensors, F, block, weights, sort, needs)
+        of_N, of_K, of_V = poisoned(kernel.backward, grad, *tensors, *sizes, weights, sort, needs)
         scales = of_K if needs[1] else None
         return of_N, None, None, None, scales, of_V if needs[2] else None, None, None
 

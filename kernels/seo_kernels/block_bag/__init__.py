@@ -74,6 +74,7 @@ def block_bag(
         blocks.num_features,
         blocks.width,
         blocks.block,
+        blocks.unit,
         weights_V,
         deterministic or torch.are_deterministic_algorithms_enabled(),
     )
@@ -122,10 +123,11 @@ def _block_bag(
     num_features: int,
     width: int,
     block: int,
+    unit: int,
     weights_V: Tensor | None,
     sort: bool,
 ) -> Tensor:
-    """See :func:`block_bag`; ``block`` is the largest width, for the Triton kernel's shape."""
+    """See :func:`block_bag`; ``block`` and ``unit`` are those of :class:`Blocks`, for Triton."""
     _check(flat_N, scales_K, ids_V, offsets, table, num_features, weights_V)
     if not _runs_in_c(flat_N):
         return reference.forward(
@@ -147,6 +149,7 @@ def _(
     num_features: int,
     width: int,
     block: int,
+    unit: int,
     weights_V: Tensor | None,
     sort: bool,
 ) -> Tensor:
@@ -158,7 +161,7 @@ def _(
     from seo_kernels.block_bag import kernel
 
     return kernel.forward(
-        flat_N, scales_K, ids_V, offsets, table, num_features, width, block, weights_V
+        flat_N, scales_K, ids_V, offsets, table, num_features, width, block, unit, weights_V
     )
 
 
@@ -172,6 +175,7 @@ def _(
     num_features: int,
     width: int,
     block: int,
+    unit: int,
     weights_V: Tensor | None,
     sort: bool,
 ) -> Tensor:
@@ -189,6 +193,7 @@ def _backward(
     table: Tensor,
     num_features: int,
     block: int,
+    unit: int,
     weights_V: Tensor | None,
     sort: bool,
     needs_flat: bool,
@@ -221,6 +226,7 @@ def _(
     table: Tensor,
     num_features: int,
     block: int,
+    unit: int,
     weights_V: Tensor | None,
     sort: bool,
     needs_flat: bool,
@@ -245,6 +251,7 @@ def _(
         table,
         num_features,
         block,
+        unit,
         weights_V,
         sort,
         needs,
@@ -262,6 +269,7 @@ def _(
     table: Tensor,
     num_features: int,
     block: int,
+    unit: int,
     weights_V: Tensor | None,
     sort: bool,
     needs_flat: bool,
@@ -276,19 +284,19 @@ def _(
 
 
 def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    flat_N, scales_K, ids_V, offsets, table, num_features, _, block, weights_V, sort = inputs
+    flat_N, scales_K, ids_V, offsets, table, num_features, _, block, unit, weights_V, sort = inputs
     x_BE = output if scales_K is not None and scales_K.requires_grad else None
     ctx.save_for_backward(x_BE, flat_N, scales_K, ids_V, offsets, table, weights_V)
-    ctx.settings = num_features, block, sort
+    ctx.settings = num_features, block, unit, sort
 
 
 def _autograd(ctx, grad_BE):  # type: ignore[no-untyped-def]
     *tensors, weights_V = ctx.saved_tensors
-    num_features, block, sort = ctx.settings
-    needs = [ctx.needs_input_grad[i] for i in (0, 1, 8)]
-    grads = _backward(grad_BE, *tensors, num_features, block, weights_V, sort, *needs)
+    num_features, block, unit, sort = ctx.settings
+    needs = [ctx.needs_input_grad[i] for i in (0, 1, 9)]
+    grads = _backward(grad_BE, *tensors, num_features, block, unit, weights_V, sort, *needs)
     of_N, of_K, of_V = (g if need else None for g, need in zip(grads, needs, strict=True))
-    return of_N, of_K, None, None, None, None, None, None, of_V, None
+    return of_N, of_K, None, None, None, None, None, None, None, of_V, None
 
 
 _block_bag.register_autograd(_autograd, setup_context=_setup_context)

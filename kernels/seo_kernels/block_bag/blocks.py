@@ -5,6 +5,7 @@ Letters: B bags of one feature, F features, V ids, K blocks, E floats of an outp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -30,12 +31,15 @@ class Blocks:
         num_features: F.
         width: E, the sum of the widths.
         block: the largest width.
+        unit: a number of floats of which all starts, strides and widths are multiples, so that a
+            GPU may move several at a time; 1 is right for all blocks.
     """
 
     table: Tensor
     num_features: int
     width: int
     block: int
+    unit: int = 1
 
     def to(self, device: torch.device | str) -> Blocks:
         return replace(self, table=self.table.to(device))
@@ -83,4 +87,5 @@ def blocks(
     rows = [features, seeds, counts, starts, strides, widths, columns[:-1]]
     numbers = [list(row) for row in rows]
     table = torch.tensor(numbers, dtype=torch.int64, device="cpu").view(7, len(features))
-    return Blocks(table, num_features, columns[-1], max(widths, default=0))
+    unit = math.gcd(*starts, *strides, *widths) or 1
+    return Blocks(table, num_features, columns[-1], max(widths, default=0), unit)

@@ -2,7 +2,9 @@
 
 A program takes a tile of BAGS bags times BLOCKS neighbouring blocks of SIZE floats and walks the
 bags' ids in step. Ids are hashed once per block, not once per float; neighbouring blocks write
-neighbouring columns. Places in x_BE and in the floats are int64: both may pass 2^31.
+neighbouring columns. Places in x_BE and in the floats are int64: both may pass 2^31. Where all of
+them are multiples of UNIT floats, a thread moves so many at a time; the compiler is told, because
+it cannot see it.
 
 Letters: B bags of one feature, F features, V ids, K blocks, E floats of an output row, N floats,
 P pairs of an id and a block.
@@ -10,6 +12,8 @@ P pairs of an id and a block.
 
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
+
+import math
 
 import torch
 import triton
@@ -24,6 +28,7 @@ SINGLES = 512  # ... or so many, where every float has an address of its own
 WARPS = 2
 TINY = tl.constexpr(1e-30)  # a scale below this may have rounded its block's output to nothing
 LINE = 32  # floats of the 128 bytes that a GPU moves at once
+VECTOR = 4  # floats of the largest load of one thread
 
 
 @triton.jit
@@ -52,6 +57,7 @@ def _forward(
     BAGS: tl.constexpr,
     BLOCKS: tl.constexpr,
     SIZE: tl.constexpr,
+    UNIT: tl.constexpr,
 ):
     bag_B = tl.program_id(0).to(tl.int64) * BAGS + tl.arange(0, BAGS)
     block_J = tl.program_id(1).to(tl.int64) * BLOCKS + tl.arange(0, BLOCKS)
@@ -61,7 +67,7 @@ def _forward(
     count_J = tl.load(table_ptr + 2 * K + block_J, mask=is_J, other=1)
     start_J = tl.load(table_ptr + 3 * K + block_J, mask=is_J, other=0)
     stride_J = tl.load(table_ptr + 4 * K + block_J, mask=is_J, other=0)
-    width_J = tl.load(table_ptr + 5 * K + block_J, mask=is_J, other=0)
+    width_J = tl.multiple_of(tl.load(table_ptr + 5 * K + block_J, mask=is_J, other=0), (UNIT,))
     column_J = tl.load(table_ptr + 6 * K + block_J, mask=is_J, other=0)
     inside_BJ = (bag_B < B)[:, None] & is_J[None, :]
     first_BJ, num_BJ = _bounds(offsets_ptr, feature_J, bag_B, B, inside_BJ)
@@ -73,7 +79,7 @@ def _forward(
         read_BJ = i < num_BJ
         id_BJ = tl.load(ids_ptr + first_BJ + i, mask=read_BJ, other=0)
         row_BJ = hash_rows(id_BJ, seed_J[None, :], count_J[None, :])
-        at_BJ = start_J[None, :] + stride_J[None, :] * row_BJ
+        at_BJ = tl.multiple_of(start_J[None, :] + stride_J[None, :] * row_BJ, (UNIT, UNIT))
         mask_BJZ = read_BJ[:, :, None] & is_JZ[None, :, :]
         part_BJZ = tl.load(flat_ptr + at_BJ[:, :, None] + z[None, None, :], mask=mask_BJZ, other=0)
         if HAS_WEIGHTS:
@@ -83,7 +89,7 @@ def _forward(
     if HAS_SCALES:
         s_J = tl.load(scales_ptr + block_J, mask=is_J, other=0)
         sum_BJZ = sum_BJZ * s_J[None, :, None]
-    to_BJ = bag_B[:, None] * E + column_J[None, :]
+    to_BJ = tl.multiple_of(bag_B[:, None] * E + column_J[None, :], (UNIT, UNIT))
     mask_BJZ = inside_BJ[:, :, None] & is_JZ[None, :, :]
     tl.store(out_ptr + to_BJ[:, :, None] + z[None, None, :], sum_BJZ, mask=mask_BJZ)
 
@@ -111,6 +117,7 @@ def _backward(
     BAGS: tl.constexpr,
     BLOCKS: tl.constexpr,
     SIZE: tl.constexpr,
+    UNIT: tl.constexpr,
 ):
     """Gradient of the floats by atomic addition; of the scales as one partial sum per tile.
 
@@ -125,13 +132,13 @@ def _backward(
     count_J = tl.load(table_ptr + 2 * K + block_J, mask=is_J, other=1)
     start_J = tl.load(table_ptr + 3 * K + block_J, mask=is_J, other=0)
     stride_J = tl.load(table_ptr + 4 * K + block_J, mask=is_J, other=0)
-    width_J = tl.load(table_ptr + 5 * K + block_J, mask=is_J, other=0)
+    width_J = tl.multiple_of(tl.load(table_ptr + 5 * K + block_J, mask=is_J, other=0), (UNIT,))
     column_J = tl.load(table_ptr + 6 * K + block_J, mask=is_J, other=0)
     inside_BJ = (bag_B < B)[:, None] & is_J[None, :]
     first_BJ, num_BJ = _bounds(offsets_ptr, feature_J, bag_B, B, inside_BJ)
     z = tl.arange(0, SIZE)
     is_JZ = z[None, :] < width_J[:, None]
-    from_BJ = bag_B[:, None] * E + column_J[None, :]
+    from_BJ = tl.multiple_of(bag_B[:, None] * E + column_J[None, :], (UNIT, UNIT))
     mask_BJZ = inside_BJ[:, :, None] & is_JZ[None, :, :]
     g_BJZ = tl.load(grad_ptr + from_BJ[:, :, None] + z[None, None, :], mask=mask_BJZ, other=0)
     scaled_BJZ = g_BJZ
@@ -152,7 +159,7 @@ def _backward(
         read_BJ = i < num_BJ
         id_BJ = tl.load(ids_ptr + first_BJ + i, mask=read_BJ, other=0)
         row_BJ = hash_rows(id_BJ, seed_J[None, :], count_J[None, :])
-        at_BJ = start_J[None, :] + stride_J[None, :] * row_BJ
+        at_BJ = tl.multiple_of(start_J[None, :] + stride_J[None, :] * row_BJ, (UNIT, UNIT))
         at_BJZ = at_BJ[:, :, None] + z[None, None, :]
         mask_BJZ = read_BJ[:, :, None] & is_JZ[None, :, :]
         if HAS_WEIGHTS:
@@ -190,6 +197,7 @@ def _backward_weights(
     BAGS: tl.constexpr,
     BLOCKS: tl.constexpr,
     SIZE: tl.constexpr,
+    UNIT: tl.constexpr,
 ):
     """Gradient of the weights of a feature's ids: a sum over its blocks, in order."""
     bag_B = tl.program_id(0).to(tl.int64) * BAGS + tl.arange(0, BAGS)
@@ -212,10 +220,11 @@ def _backward_weights(
             start_J = tl.load(table_ptr + 3 * K + block_J, mask=is_J, other=0)
             stride_J = tl.load(table_ptr + 4 * K + block_J, mask=is_J, other=0)
             width_J = tl.load(table_ptr + 5 * K + block_J, mask=is_J, other=0)
+            width_J = tl.multiple_of(width_J, (UNIT,))
             column_J = tl.load(table_ptr + 6 * K + block_J, mask=is_J, other=0)
             row_BJ = hash_rows(id_B[:, None], seed_J[None, :], count_J[None, :])
-            at_BJ = start_J[None, :] + stride_J[None, :] * row_BJ
-            from_BJ = bag_B[:, None] * E + column_J[None, :]
+            at_BJ = tl.multiple_of(start_J[None, :] + stride_J[None, :] * row_BJ, (UNIT, UNIT))
+            from_BJ = tl.multiple_of(bag_B[:, None] * E + column_J[None, :], (UNIT, UNIT))
             is_JZ = z[None, :] < width_J[:, None]
             mask_BJZ = read_B[:, None, None] & is_JZ[None, :, :]
             at_BJZ = at_BJ[:, :, None] + z[None, None, :]
@@ -252,12 +261,16 @@ def _sum_runs(
     tl.store(out_ptr + u * SIZE + z, total)
 
 
-def _shape(block: int) -> dict[str, int]:
-    """Tile of a program: whole lines of neighbouring blocks, then as many bags as fit."""
+def _shape(block: int, unit: int) -> dict[str, int]:
+    """Tile of a program: whole lines of neighbouring blocks, then as many bags as fit.
+
+    UNIT: so many floats are read and written at a time, at most.
+    """
     size = triton.next_power_of_2(max(1, block))
     blocks = max(1, LINE // size)
     tile = TILE if size > 1 else SINGLES
-    return {"BAGS": max(1, tile // (blocks * size)), "BLOCKS": blocks, "SIZE": size}
+    bags = max(1, tile // (blocks * size))
+    return {"BAGS": bags, "BLOCKS": blocks, "SIZE": size, "UNIT": math.gcd(unit, VECTOR)}
 
 
 def forward(
@@ -269,13 +282,14 @@ def forward(
     num_features: int,
     width: int,
     block: int,
+    unit: int,
     weights_V: Tensor | None,
 ) -> Tensor:
     """See :func:`seo_kernels.block_bag`."""
     B, K = (offsets.numel() - 1) // num_features, table.shape[1]
     x_BE = flat_N.new_empty(B, width)
     if x_BE.numel():
-        shape = _shape(block)
+        shape = _shape(block, unit)
         grid = (triton.cdiv(B, shape["BAGS"]), triton.cdiv(K, shape["BLOCKS"]))
         flat_N = flat_N.contiguous()
         _forward[grid](
@@ -291,9 +305,7 @@ def forward(
             width,
             HAS_SCALES=scales_K is not None,
             HAS_WEIGHTS=weights_V is not None,
-            BAGS=shape["BAGS"],
-            BLOCKS=shape["BLOCKS"],
-            SIZE=shape["SIZE"],
+            **shape,
             num_warps=WARPS,
         )
     return x_BE
@@ -309,6 +321,7 @@ def backward(
     table: Tensor,
     num_features: int,
     block: int,
+    unit: int,
     weights_V: Tensor | None,
     sort: bool,
     needs: tuple[bool, bool, bool],
@@ -318,7 +331,7 @@ def backward(
     grad_BE, flat_N, table = grad_BE.contiguous(), flat_N.contiguous(), table.contiguous()
     ids_V, offsets = ids_V.contiguous(), offsets.contiguous()
     needs_flat, needs_scales, needs_weights = needs
-    shape = _shape(block)
+    shape = _shape(block, unit)
     tiles = triton.cdiv(B, shape["BAGS"])
     grad_N = flat_N.new_zeros(flat_N.numel() if needs_flat else 0)
     grad_TK = flat_N.new_empty((tiles, K) if needs_scales else (0, 0))
@@ -351,9 +364,7 @@ def backward(
             HAS_X=has_x,
             TO_FLAT=needs_flat and not sort,
             TO_SCALES=needs_scales,
-            BAGS=shape["BAGS"],
-            BLOCKS=shape["BLOCKS"],
-            SIZE=shape["SIZE"],
+            **shape,
             num_warps=WARPS,
         )
     if needs_weights:
@@ -372,9 +383,7 @@ def backward(
             K,
             E,
             HAS_SCALES=scales_K is not None,
-            BAGS=shape["BAGS"],
-            BLOCKS=shape["BLOCKS"],
-            SIZE=shape["SIZE"],
+            **shape,
             num_warps=WARPS,
         )
     return grad_N, grad_TK.sum(0), grad_V

@@ -6,6 +6,7 @@ Letters: K lookups, V ids, W row numbers.
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -19,6 +20,7 @@ LOW_32 = tl.constexpr(reference.LOW_32)
 FIRST_FACTOR = tl.constexpr(reference.FIRST_FACTOR)
 SECOND_FACTOR = tl.constexpr(reference.SECOND_FACTOR)
 BLOCK = 1024
+VECTOR = 2  # int64 numbers of the largest load of one thread
 
 
 @triton.jit
@@ -42,11 +44,12 @@ def _remap(
     K,
     HAS_SHIFTS: tl.constexpr,
     BLOCK: tl.constexpr,
+    UNIT: tl.constexpr,
 ):
     k = tl.program_id(1)
-    first = tl.load(spans_ptr + k)
-    num = tl.load(spans_ptr + K + k)
-    to = tl.load(spans_ptr + 2 * K + k)
+    first = tl.multiple_of(tl.load(spans_ptr + k), UNIT)
+    num = tl.multiple_of(tl.load(spans_ptr + K + k), UNIT)
+    to = tl.multiple_of(tl.load(spans_ptr + 2 * K + k), UNIT)
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = at < num
     ids = tl.load(ids_ptr + first + at, mask=mask, other=0)
@@ -59,8 +62,9 @@ def _remap(
 @lru_cache(maxsize=16)
 def spans(
     starts: tuple[int, ...], features: tuple[int, ...], device: torch.device
-) -> tuple[torch.Tensor, int, int]:
-    """(3, K) first id, number of ids and place in the output of every lookup; W; the longest.
+) -> tuple[torch.Tensor, int, int, int]:
+    """(3, K) first id, number of ids and place in the output of every lookup; W; the longest; how
+    many ids may be moved at a time (all numbers of the table are multiples of it).
 
     Batches with one id per bag have equal ``starts`` and reuse what the first one copied.
     """
@@ -68,8 +72,10 @@ def spans(
     to = [0]
     for size in sizes:
         to.append(to[-1] + size)
-    table = torch.tensor([[starts[f] for f in features], sizes, to[:-1]], dtype=torch.int64)
-    return table.to(device), to[-1], max(sizes, default=0)
+    firsts = [starts[f] for f in features]
+    table = torch.tensor([firsts, sizes, to[:-1]], dtype=torch.int64)
+    unit = math.gcd(VECTOR, *firsts, *sizes)
+    return table.to(device), to[-1], max(sizes, default=0), unit
 
 
 def remap(
@@ -81,7 +87,7 @@ def remap(
     shifts_K: torch.Tensor | None,
 ) -> torch.Tensor:
     """See :func:`seo_kernels.remap`."""
-    table, total, longest = spans(tuple(starts), tuple(features), ids_V.device)
+    table, total, longest, unit = spans(tuple(starts), tuple(features), ids_V.device)
     rows_W = torch.empty(total, dtype=torch.int64, device=ids_V.device)
     if total:
         grid = (triton.cdiv(longest, BLOCK), len(features))
@@ -95,5 +101,6 @@ def remap(
             len(features),
             HAS_SHIFTS=shifts_K is not None,
             BLOCK=BLOCK,
+            UNIT=unit,
         )
     return rows_W

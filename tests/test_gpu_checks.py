@@ -1,0 +1,259 @@
+"""``make gpu`` up to the launch: its parts on a CPU, faults that they notice, its time boxes."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torchrec.distributed import comm
+
+from benchmarks.gpu import __main__ as driver
+from benchmarks.gpu import fused, parity, part, speed
+from benchmarks.gpu.lines import Run, check, measure
+from benchmarks.pages import gpu as page
+from seo_rec.train import distributed, ranks, steps
+from spawn import run_ranks
+
+Line = dict[str, Any]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """One process on the CPU, with a process group as the parts have it."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    for name in ("_INTRA_PG", "_CROSS_PG"):  # TorchRec keeps groups beyond the one they are of
+        monkeypatch.setattr(comm, name, None)
+    with part.joined("cpu") as here:
+        yield Run(here, small=True)
+
+
+def failed(lines: list[Line]) -> list[str]:
+    return [x["name"] for x in lines if x.get("passed") is False]
+
+
+# ---- the parts ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["versions", "unsharded", "plans", "pipelines", "fused"])
+def test_the_checks_pass_on_a_cpu(run: Run, name: str) -> None:
+    lines = list(part.PARTS[name](run))
+    assert failed(lines) == []
+    checks = [x for x in lines if x["kind"] == "check"]
+    assert len(checks) >= {"versions": 0, "fused": 3}.get(name, 8)
+    assert not [x for x in lines if x["kind"] == "forbidden" and name != "versions"]
+
+
+@pytest.mark.parametrize("name", ["against-torchrec", "sizes", "methods", "tiles", "fetch"])
+def test_the_measurements_run_on_a_cpu(run: Run, name: str) -> None:
+    lines = list(part.PARTS[name](run))
+    kinds = {x["kind"] for x in lines}
+    assert kinds == ({"forbidden"} if name in ("tiles", "fetch") else {"measurement"})
+    assert all(x["value"] > 0 for x in lines if x["kind"] == "measurement")
+
+
+@pytest.mark.slow
+def test_the_kernels_are_measured_on_a_cpu(run: Run) -> None:
+    lines = list(speed.every_op(run))
+    assert {"copy", "remap: ours", "chunk_bag both: ours"} <= {x["name"] for x in lines}
+    assert not [x for x in lines if "goal" in x], "goals are of GPUs"
+
+
+def test_several_ranks_pass_the_checks() -> None:
+    def on_rank() -> list[Line]:
+        case = parity.Case(ranks())
+        return [
+            line
+            for kind, way in (("mixed", "pipelined"), ("grid_shard", "plain"))
+            for line in parity.guarded(case, kind, "adagrad", way)
+        ]
+
+    first, second = run_ranks(on_rank, 2)
+    assert [x.get("text") for x in first if x.get("passed") is False] == []
+    assert first == second and len(first) == 12
+
+
+def test_every_kind_of_plan_covers_its_tables() -> None:
+    policy = parity.small_policy(["a", "b", "c", "d"])
+    for kind in (*parity.KINDS, parity.MIXED):
+        for world in (1, 2, 3, 8):
+            distributed.check_placements(policy, parity.placed(policy, kind, world), world)
+
+
+# ---- faults are noticed ------------------------------------------------------------------------
+
+
+def test_weights_that_do_not_arrive_are_noticed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "_copy_weights", lambda full, sharded: None)
+    case = parity.Case(run.ranks)
+    assert "weights before training: table_wise, sgd, plain" in failed(
+        list(parity.compare(case, "table_wise", "sgd", "plain"))
+    )
+
+
+def test_wrappers_of_a_pipeline_are_noticed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What once happened: the rows of another batch after the steps."""
+    from distributed.test_pipelines import detach_of_torchrec_1_7
+
+    detach_of_torchrec_1_7(monkeypatch)
+    case = parity.Case(run.ranks)
+    assert failed(list(parity.compare(case, "mixed", "sgd", "pipelined"))) == []
+    monkeypatch.setattr(steps, "_put_back", lambda model: None)
+    found = failed(list(parity.compare(case, "mixed", "sgd", "pipelined")))
+    assert "vectors after training: mixed, sgd, pipelined" in found
+    assert "the model is as it was: mixed, sgd, pipelined" in found
+
+
+def test_what_raises_is_a_failed_check(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("misaligned address\nand more")
+
+    monkeypatch.setattr(parity.Case, "sharded", broken)
+    (line,) = parity.guarded(parity.Case(run.ranks), "mixed", "sgd", "plain")
+    assert line["passed"] is False and line["text"] == "RuntimeError: misaligned address"
+
+
+def test_what_versions_do_not_allow_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other_torchrec(*_: Any, **__: Any) -> Any:
+        raise AttributeError("'SharderData' object has no attribute 'x'")
+
+    assert speed.no_plans(run) == ""
+    monkeypatch.setattr(speed, "plan_policy", other_torchrec)
+    said = [x["name"] for x in part.versions(run) if x["kind"] == "forbidden"]
+    assert "planning" in said
+    (line,) = speed.against_torchrec(run)
+    assert line["kind"] == "forbidden" and "SharderData" in line["text"]
+
+
+def test_another_update_is_noticed(run: Run) -> None:
+    def without_square_root(weight: Any, gradient: Any, state: Any) -> None:
+        state += gradient.square()
+        weight -= fused.LR * gradient / (state + fused.EPS)
+
+    tables = fused.make_tables("EXACT_ADAGRAD", [(fused.V, fused.D)] * fused.T, run.device)
+    assert fused.apart(tables, without_square_root, run.device) > 100 * fused.LIMIT
+
+
+def test_no_number_is_no_pass() -> None:
+    assert check("a", float("nan"), 1.0)["passed"] is False
+    assert check("a", float("inf"), 1.0)["passed"] is False
+    assert check("a", 1.0, 1.0)["passed"] is True
+    assert json.loads(json.dumps(check("a", float("nan"), 1.0), allow_nan=False))["value"] is None
+    assert measure("a", 0.6, "of copy", 0.7)["reached"] is False
+
+
+# ---- the driver --------------------------------------------------------------------------------
+
+
+def script(text: str) -> list[str]:
+    return [sys.executable, "-c", text]
+
+
+def test_a_part_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> None:
+    file, beat = tmp_path / "part.jsonl", tmp_path / "beat"
+    child = f"import time\nwhile True: open({str(beat)!r}, 'a').write('x'); time.sleep(0.05)"
+    text = (
+        "import signal, subprocess, sys, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"subprocess.Popen([sys.executable, '-c', {child!r}])\n"
+        f'open({str(file)!r}, "w").write(\'{{"kind": "note", "name": "early", "text": "x"}}\\n\')\n'
+        "time.sleep(600)\n"
+    )
+    started = time.monotonic()
+    assert driver.run_part(script(text), 2, 2.0, file) == "out of time"
+    assert time.monotonic() - started < 10
+    assert driver.read(file)[0]["name"] == "early"
+    before = beat.stat().st_size
+    time.sleep(0.3)
+    assert beat.stat().st_size == before > 0
+
+
+def test_a_part_that_fails_ends_the_other_processes(tmp_path: Path) -> None:
+    text = "import os, sys, time\nif os.environ['RANK'] == '1': sys.exit(3)\ntime.sleep(600)"
+    started = time.monotonic()
+    assert driver.run_part(script(text), 2, 60.0, tmp_path / "a.jsonl") == "ended with 3"
+    assert time.monotonic() - started < 10
+
+
+def test_every_part_has_its_lines_and_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(part: driver.Part, device: str, file: Path) -> list[str]:
+        lines = [check("good", 0.0, 1.0), check("bad", 2.0, 1.0)]
+        text = "".join(json.dumps(x) + "\n" for x in lines if part.name == "plans")
+        code = f"open({str(file)!r}, 'w').write({text!r}); print('a trace')"
+        return script(code + ("; 1 / 0" if part.name == "fused" else ""))
+
+    monkeypatch.setattr(driver, "command_of", command)
+    parts = [driver.Part("plans", 20), driver.Part("fused", 20), driver.Part("sizes", 20)]
+    lines = driver.run_all(parts[:2], "cpu", 60, tmp_path, {"gpu": None})
+    assert [(x["part"], x["name"], x["passed"]) for x in lines] == [
+        ("plans", "good", True),
+        ("plans", "bad", False),
+        ("plans", "plans", True),
+        ("fused", "fused", False),
+    ]
+    out = capsys.readouterr().out
+    assert "FAILED: bad 2 " in out and "ZeroDivisionError" in out and "checks that passed: 1" in out
+    (late,) = driver.run_all(parts[2:], "cpu", 0.5, tmp_path, {"gpu": None})
+    assert late["passed"] is False and late["text"].startswith("no time left")
+
+
+def test_checks_come_before_measurements_and_the_largest_world_first() -> None:
+    found = [(p.name, p.ranks) for p in driver.planned(4, ())]
+    assert [n for name, n in found if name == "plans"] == [1, 4, 2, 3]
+    names = [name for name, _ in found]
+    assert names[0] == "versions" and names.index("kernels") > len(names) - 1 - names[::-1].index(
+        "pipelines"
+    )
+    assert found[-1] == ("methods", 4)
+    assert {p.ranks for p in driver.planned(1, ())} == {1}
+    assert {p.name for p in driver.planned(1, ())} == set(part.PARTS)
+    assert [p.name for p in driver.planned(1, ["tests"])] == ["tests"]
+    assert sum(p.seconds for p in driver.planned(1, ())) <= 660
+
+
+def test_without_a_gpu_it_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(driver, "machine", lambda: (0, {}))
+    with pytest.raises(SystemExit):
+        driver.main(["--device", "cuda"])
+    assert "no GPU here; --device cpu" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_all_of_it_on_a_cpu(tmp_path: Path) -> None:
+    """Every part in its own processes, two ranks included."""
+    assert driver.main(["--device", "cpu", "--out", str(tmp_path)]) == 0
+    done = {path.stem.partition("-")[2] for path in tmp_path.glob("*.jsonl")}
+    assert done == set(part.PARTS)
+
+
+# ---- the page ----------------------------------------------------------------------------------
+
+
+def test_the_page_shows_the_newest_run_of_each_gpu() -> None:
+    def stamped(gpu: str | None, date: str, *lines: Line) -> list[Line]:
+        environment = {"gpu": gpu, "date": date, "torch": "2.13.0", "torchrec": "1.8.0"}
+        environment |= {"fbgemm": "1.8.0", "git_sha": "0123456789", "git_dirty": False}
+        common = {"device": "cuda" if gpu else "cpu", "environment": environment}
+        return [{**common, "part": "plans", "world_size": 1, **x} for x in lines]
+
+    end = {"kind": "part", "name": "plans", "text": "done, 9 s", "passed": True}
+    lines = [
+        *stamped("H100", "2026-01-01", check("old", 2.0, 1.0), end),
+        *stamped("H100", "2026-01-02", check("a", 0.0, 1.0), check("b", 2.0, 1.0), end),
+        *stamped(None, "2026-01-03", check("of a CPU", 2.0, 1.0), end),
+    ]
+    lines += stamped("L4", "2026-01-01", measure("remap: ours", 0.81, "of copy", 0.7), end)
+    text = "\n".join(page.region(lines))
+    assert "| plans | 1 | 2 | b | done, 9 s |" in text and "2026-01-02" in text
+    assert "| plans | remap: ours | 0.81 | of copy | 0.7 |" in text
+    assert "old" not in text and "of a CPU" not in text
+    assert page.region([]) == ["Nothing is recorded yet."]
