@@ -132,6 +132,7 @@ def test_compare_and_report(seo_rec: Command, tiny: Path, tmp_path: Path) -> Non
     assert again.out == done.out and (out / "results.jsonl").read_text() == lines
     done = seo_rec("report", out, "--out", page)
     assert done.code == 0 and done.out == f"report: {page}\n"
+    assert done.err == "3 finished trainings, 1 finished searches\n"
     assert page.read_text().lstrip().lower().startswith("<!doctype html>")
 
 
@@ -145,7 +146,14 @@ def test_a_search_with_a_run_off(seo_rec: Command, tiny: Path, tmp_path: Path) -
     assert winner.removeprefix("trivial-") in says
     assert f"the searched policy is kept in {out / 'searched.json'}" in says or "won" in says
     assert where.startswith(f"{out / 'policy.json'}: ")
-    assert Policy.load(out / "policy.json").num_params <= 1600
+    policy = Policy.load(out / "policy.json")
+    assert policy.num_params <= 1600 and f"{policy.num_bytes} bytes" in where
+    record = json.loads((out / "search.json").read_text())
+    assert record["num_bytes"] == policy.num_bytes
+    for name, score in record["record"]["run_off"].items():
+        if "same_as" not in score:
+            candidate = Policy.load(out / f"candidates/{name}.json")
+            assert score["num_bytes"] == candidate.num_bytes >= 4 * score["params"]
 
 
 def test_dropped_features_are_named(seo_rec: Command, tiny: Path, tmp_path: Path) -> None:

@@ -136,6 +136,7 @@ def _write(out: Path, data: DataSet, method: Method, found: Found) -> None:
         record=found.record,
         environment=stamp(),
         command=command_line(),
+        num_bytes=found.policy.num_bytes,
     )
     write_json(out / SEARCH_FILE, record.to_json())
 

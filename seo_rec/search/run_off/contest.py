@@ -121,7 +121,12 @@ class Contest:
             trained = fit_policy(self.data, policy, training, title=name)
             metrics, z, _ = evaluate(trained.model, eval_stream(self.data, "val", policy.columns))
             seconds = trained.result.seconds
-            found = {"val_auc": metrics.auc, "params": policy.num_params, "seconds": seconds}
+            found = {
+                "val_auc": metrics.auc,
+                "params": policy.num_params,
+                "num_bytes": policy.num_bytes,
+                "seconds": seconds,
+            }
 
             def keep() -> None:
                 content = io.BytesIO()
