@@ -26,7 +26,14 @@ def report(
     """Write one self-contained HTML page about runs."""
     if out.exists() and not force:
         raise FileExistsError(f"{out} exists; give --force to replace it, or another --out")
-    from seo_rec.report.page import build
+    from seo_rec.runs.reading import read
 
-    build(runs, out)
+    records = read(runs)
+    trainings, searches = len(records.trainings), len(records.searches)
+    typer.echo(f"{trainings} finished trainings, {searches} finished searches", err=True)
+    for note in records.notes:
+        typer.echo(f"note: {note}", err=True)
+    from seo_rec.report.page import write_page  # plots load slowly
+
+    write_page(records, runs, out)
     typer.echo(f"report: {out}")
