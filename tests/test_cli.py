@@ -164,6 +164,22 @@ def test_dropped_features_are_named(seo_rec: Command, tiny: Path, tmp_path: Path
     assert f"dropped features: {', '.join(dropped)}" in done.out
 
 
+def test_a_policy_above_its_budget_is_said_to_need_apply(
+    seo_rec: Command, tiny: Path, tmp_path: Path
+) -> None:
+    """The command of the note fits it; a search that fits by itself says nothing."""
+    for name, options in (("raw", RAW), ("fits", ["--method", "mixed-dimension"])):
+        quick = QUICK if name == "raw" else []
+        words = ["--params", "1600", *options, *quick]
+        done = seo_rec("search", tiny, "--out", tmp_path / name, *words)
+        above = Policy.load(tmp_path / name / "policy.json").num_params > 1600
+        assert above is (name == "raw") and ("above the budget of 1600" in done.err) is above
+        if above:
+            command = done.err.split("fit it to the budget: seo-rec ")[1].split()
+    assert seo_rec(*command).code == 0
+    assert 1592 < Policy.load(tmp_path / "raw/applied.json").num_params <= 1600
+
+
 def test_every_training_option_arrives(seo_rec: Command, tiny: Path, tmp_path: Path) -> None:
     options = {
         "--backbone": ("dcn-v2", "model", "backbone", "dcn-v2"),

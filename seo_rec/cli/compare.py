@@ -99,8 +99,8 @@ def compare(
     comparison = comparison_of(context, asked, at)
     with run_folder(context, out, params=at, budget_of=None, set=texts):
         runs = recipes.compare(comparison, out)
-    report.print_comparison([out])
-    say_still_improving(runs, fit.epochs)
+        report.print_comparison([out])
+        say_still_improving(runs, fit.epochs)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,7 @@ from seo_rec.cli.assignments import merged
 from seo_rec.runs.command_settings import CommandSettings, read_command_settings
 
 # parameters that do not decide what a run does
-NOT_KEPT = frozenset(
-    {"out", "config", "resume", "threads", "settings", "scheduler", "submit", "help"}
-)
+NOT_KEPT = frozenset({"out", "config", "resume", "settings", "scheduler", "submit", "help"})
 
 
 def start_from(context: typer.Context, value: Path | None) -> Path | None:
@@ -80,7 +78,7 @@ def _kept(context: typer.Context) -> Iterator[tuple[str, str]]:
 
 
 def _plain(value: Any) -> Any:
-    """``value`` as JSON holds it."""
+    """``value`` as JSON holds it; a path is absolute, so that it can be read from anywhere."""
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
-    return str(value) if isinstance(value, Path) else value
+    return str(value.absolute()) if isinstance(value, Path) else value

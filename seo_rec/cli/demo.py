@@ -9,9 +9,11 @@ import typer
 
 from seo_rec.cli import parameters as par
 from seo_rec.cli.options import RUN, load_stack
+from seo_rec.cli.running import run_folder
 
 
 def demo(
+    context: typer.Context,
     out: par.Out = Path("runs/demo"),
     quick: Annotated[
         bool,
@@ -23,12 +25,15 @@ def demo(
     ] = False,
     seed: par.Seed = 0,
     threads: par.Threads = 0,
+    config: par.Config = None,
 ) -> None:
     """The main job on synthetic data: prepare, search, apply, train, compare, report."""
     load_stack(threads)
     from seo_rec import recipes, report
 
-    recipes.demo(out, quick=quick, seed=seed)
-    report.print_comparison([out / "compare"])
-    report.build([out / "compare"], out / "report.html")
+    compared = out / recipes.DEMO_COMPARISON
+    with run_folder(context, compared):
+        recipes.demo(out, quick=quick, seed=seed)
+        report.print_comparison([compared])
+        report.build([compared], out / "report.html")
     typer.echo(f"report: {out / 'report.html'}")

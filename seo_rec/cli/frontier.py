@@ -115,9 +115,9 @@ def frontier(
             _jobs(context, comparison, wanted)
             return
         runs = recipes.frontier(comparison, wanted, out)
-    report.print_frontier(out)
-    typer.echo(f"plot: {out / FRONTIER_PICTURE}")
-    say_still_improving(runs, fit.epochs)
+        report.print_frontier(out)
+        typer.echo(f"plot: {out / FRONTIER_PICTURE}")
+        say_still_improving(runs, fit.epochs)
 
 
 def _jobs(context: typer.Context, comparison: Comparison, budgets: Sequence[int]) -> None:

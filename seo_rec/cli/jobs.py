@@ -84,4 +84,6 @@ def _synthetic(rows: int) -> Path:
 def _run(context: typer.Context, arguments: list[str]) -> None:
     """Run another command of ``seo-rec`` in this process."""
     program = context.find_root().command
-    program.main(arguments, prog_name="seo-rec", standalone_mode=False)
+    status = program.main(arguments, prog_name="seo-rec", standalone_mode=False)
+    if status:  # it was stopped, and has said what is kept
+        raise typer.Exit(status)
