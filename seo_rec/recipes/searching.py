@@ -23,6 +23,7 @@ from seo_rec.runs.layout import (
     WORK_FOLDER,
 )
 from seo_rec.search import Found, Method, find
+from seo_rec.search.progress import say
 from seo_rec.train import Training, agree, ranks, read_weights, save_weights
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,9 @@ def search(
 
     if here.on_first(begin):
         return read_search(out)
+    if entry.trains:
+        rows, epochs = data.schema.num_rows["train"], training.fit.epochs
+        say(f"{method}: searching on {rows:,} training rows, at most {epochs} epochs a training")
     found = entry.decide(data, settings, training, work or out / WORK_FOLDER)
     found = replace(found, policy=signed(found.policy, entry, settings, found))
     if found.policy.dropped and here.first:

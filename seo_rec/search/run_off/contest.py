@@ -118,7 +118,8 @@ class Contest:
         here, (score, saved) = ranks(), self._files(name, training)
         if not self._is_scored(name, training):
             policy = self.candidates[name].policy
-            trained = fit_policy(self.data, policy, training, title=name)
+            title = f"{name}, second seed" if training is self.again else name
+            trained = fit_policy(self.data, policy, training, title=title)
             metrics, z, _ = evaluate(trained.model, eval_stream(self.data, "val", policy.columns))
             seconds = trained.result.seconds
             found = {

@@ -124,8 +124,9 @@ def _train_attention(
     optimizers = optimizers_of(model, fit_settings)
     optimizers |= gate_optimizers(gate, settings, fit_settings.dense_lr)
     step = logit_step(gate, settings, data, fit_settings, len(train))
+    title = f"attention over chunks of {settings.chunk_dim}"
     result = fit(
-        model, train, val, optimizers, fit_settings, out=folder, after_step=step, title="search"
+        model, train, val, optimizers, fit_settings, out=folder, after_step=step, title=title
     )
     # the attention is that of the best weights, with the temperature of their step
     best_step = min(result.steps, (result.best_epoch + 1) * len(train))
