@@ -29,11 +29,13 @@ def demo(
 ) -> None:
     """The main job on synthetic data: prepare, search, apply, train, compare, report."""
     load_stack(threads)
-    from seo_rec import recipes, report
+    from seo_rec import recipes
 
     compared = out / recipes.DEMO_COMPARISON
     with run_folder(context, compared):
         recipes.demo(out, quick=quick, seed=seed)
+        from seo_rec import report  # plots load slowly
+
         report.print_comparison([compared])
         report.build([compared], out / "report.html")
     typer.echo(f"report: {out / 'report.html'}")

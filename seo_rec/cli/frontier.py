@@ -101,7 +101,7 @@ def frontier(
     Budgets are trained one after the other, and the plot holds what there is.
     """
     load_stack(threads)
-    from seo_rec import recipes, report
+    from seo_rec import recipes
     from seo_rec.data.dataset import open_data
 
     if submit and not scheduler:
@@ -115,6 +115,8 @@ def frontier(
             _jobs(context, comparison, wanted)
             return
         runs = recipes.frontier(comparison, wanted, out)
+        from seo_rec import report  # plots load slowly
+
         report.print_frontier(out)
         typer.echo(f"plot: {out / FRONTIER_PICTURE}")
         say_still_improving(runs, fit.epochs)

@@ -12,6 +12,7 @@ from rich.table import Table
 from seo_rec.cli.budget import size
 from seo_rec.cli.options import DATA, RUN
 from seo_rec.files import require_new_file
+from seo_rec.process import without_collection
 
 if TYPE_CHECKING:
     from seo_rec.plan import Estimate, Plan, RankLoad
@@ -54,9 +55,9 @@ def plan(
     require_new_file(out)
     placed = Policy.load(policy)
     typer.echo(f"{policy}: {len(placed.tables)} tables, {size(placed)}")
-    # these import TorchRec, whose own plan is priced beside ours
-    from seo_rec.data.dataset import open_data
-    from seo_rec.plan import plan_policy, rates_of, read_topology
+    with without_collection():  # these import TorchRec, whose own plan is priced beside ours
+        from seo_rec.data.dataset import open_data
+        from seo_rec.plan import plan_policy, rates_of, read_topology
 
     found = plan_policy(
         placed,
