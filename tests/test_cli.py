@@ -132,7 +132,7 @@ def test_compare_and_report(seo_rec: Command, tiny: Path, tmp_path: Path) -> Non
     assert again.out == done.out and (out / "results.jsonl").read_text() == lines
     done = seo_rec("report", out, "--out", page)
     assert done.code == 0 and done.out == f"report: {page}\n"
-    assert done.err == "3 finished trainings, 1 finished searches\n"
+    assert done.err == "3 finished trainings, 1 finished search\n"
     assert page.read_text().lstrip().lower().startswith("<!doctype html>")
 
 

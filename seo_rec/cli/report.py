@@ -30,7 +30,9 @@ def report(
 
     records = read(runs)
     trainings, searches = len(records.trainings), len(records.searches)
-    typer.echo(f"{trainings} finished trainings, {searches} finished searches", err=True)
+    ends = ["" if trainings == 1 else "s", "" if searches == 1 else "es"]
+    read_now = f"{trainings} finished training{ends[0]}, {searches} finished search{ends[1]}"
+    typer.echo(read_now, err=True)
     for note in records.notes:
         typer.echo(f"note: {note}", err=True)
     from seo_rec.report.page import write_page  # plots load slowly

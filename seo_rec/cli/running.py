@@ -15,6 +15,7 @@ from seo_rec.files import NO_SPACE, NoSpaceError, is_full_disk
 from seo_rec.process import Terminated
 from seo_rec.runs import Run
 from seo_rec.runs.command_settings import command_settings
+from seo_rec.runs.layout import POLICY_FILE
 from seo_rec.runs.stops import kept
 
 # 128 + the number of the signal, as a shell reports a process ended by it
@@ -50,6 +51,8 @@ def run_folder(context: typer.Context, out: Path, **resolved: Any) -> Iterator[N
         LostRankError: Another rank was lost within the block; the message says what is kept.
         Preempted: SIGTERM came within the block; the message says what is kept.
     """
+    if context.params.get("policy"):  # the folder has a copy, which stays when the file changes
+        resolved = {"policy": out / POLICY_FILE, **resolved}
     with command_settings(out, command_options(context, resolved)):
         try:
             yield

@@ -15,7 +15,6 @@ from seo_rec.cli.config import set_texts
 from seo_rec.cli.options import DATA, RUN, SEARCH, load_stack, refuse_ignored, takes_settings
 from seo_rec.cli.running import run_folder, say_still_improving
 from seo_rec.methods import Mlet
-from seo_rec.runs.layout import POLICY_FILE
 from seo_rec.settings import FitSettings, ModelSettings, Training
 
 OF_BUDGET = ("params", "budget_of", "exact_below", "same_hash")
@@ -86,8 +85,7 @@ def train(
     if policy:
         refuse_ignored(context, OF_METHOD, "--policy", "--method")
         chosen = Policy.load(policy)
-        # the run folder has the policy, and keeps it when the file that was named changes
-        resolved |= {"policy": out / POLICY_FILE, "dim": None, "exact_below": None}
+        resolved |= {"dim": None, "exact_below": None}
     else:
         entry = find(method)
         changes = assigned(entry.settings, texts, method)

@@ -35,7 +35,7 @@ class Progress:
         self.seconds = 0.0
         self.measured = 0
         self._began = time.perf_counter()
-        say(f"{total} {what} to do")
+        say(f"{total} {what.removesuffix('s') if total == 1 else what} to do")
 
     def done(self, text: str, fresh: bool = True) -> None:
         """One part is finished.
