@@ -341,7 +341,7 @@ def test_a_wrong_config_is_refused(seo_rec: Command, searched: Path, tmp_path: P
         "more": {**good, "version": 2},
     }
     says = {
-        "command": "settings of `seo-rec train`; allowed here: those of `seo-rec search`",
+        "command": "has the settings of `seo-rec train`; allowed: settings of `seo-rec search`",
         "unknown": "unknown options speed; allowed: average, backbone",
         "out": "unknown options out; allowed",
         "type": "Invalid value for '--epochs'",
@@ -476,7 +476,7 @@ def test_a_training_that_ends_too_early_says_so(
 
 def test_what_a_stop_keeps_is_read_from_the_folder(tmp_path: Path) -> None:
     out = tmp_path / "o"
-    assert kept(out) == f"nothing is kept in {out} yet; the same command starts again"
+    assert kept(out) == f"nothing was written yet to {out}; the same command starts again"
     out.mkdir()
     (out / "run.json").write_text('{"kind": "train"}')
     assert kept(out).startswith("no checkpoint was written yet, so nothing of the run is kept")
@@ -568,7 +568,7 @@ def test_a_stopped_demo_says_how_to_go_on(
     with monkeypatch.context() as patch:
         patch.setattr(prepare, "write_vocabulary", stop_by(stop))
         done = seo_rec(*demo)
-    left = f"nothing is kept in {out / 'compare'} yet; the same command starts again\n"
+    left = f"nothing was written yet to {out / 'compare'}; the same command starts again\n"
     assert (done.code, done.err.endswith(f"stopped by {stop}: {left}")) == (STOPS[stop][1], True)
     original, calls = comparing.train, list[str]()
 

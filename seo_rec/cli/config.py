@@ -26,7 +26,7 @@ def start_from(context: typer.Context, value: Path | None) -> Path | None:
     read, here = read_command_settings(value), command_name(context)
     if read.command != here:
         raise ValueError(
-            f"--config {value}: settings of `seo-rec {read.command}`; allowed here: those of "
+            f"--config {value} has the settings of `seo-rec {read.command}`; allowed: settings of "
             f"`seo-rec {here}`"
         )
     names = dict(_kept(context))
@@ -40,7 +40,7 @@ def start_from(context: typer.Context, value: Path | None) -> Path | None:
 
 
 def set_texts(context: typer.Context, texts: list[str] | None) -> list[str]:
-    """What ``--set`` says; a setting on the command line replaces that of ``--config``."""
+    """What ``--set`` says; a setting on the command line replaces the same one of ``--config``."""
     return merged((context.default_map or {}).get("set_", []), texts or [])
 
 

@@ -19,7 +19,7 @@ def demo(
         bool,
         typer.Option(
             "--quick",
-            help="Small data and two epochs: only checks that all works.",
+            help="Use small data and two epochs, to check that everything works.",
             rich_help_panel=RUN,
         ),
     ] = False,

@@ -38,10 +38,10 @@ SET = "set_"
 
 
 def _contestants() -> FromSettings:
-    """As of ``compare``, without searches unless they are asked for."""
+    """The options of ``compare``, with methods of its own by default, none of them a search."""
     methods, *others = CONTESTANTS.options
     default = "separate,monolithic,multi-size,collisionless"
-    help_ = "As of compare; collisionless is trained once, at its own size"
+    help_ = "Names of methods, as for compare; collisionless is trained once, at its own size"
     own = dataclasses.replace(methods, default=default, help=help_)
     return dataclasses.replace(CONTESTANTS, options=(own, *others))
 

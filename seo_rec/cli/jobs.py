@@ -2,7 +2,7 @@
 
 A job is the plain command with more defaults: without a data set it makes the synthetic one,
 without a search it runs one, an unfinished run is resumed and a result that is already there is a
-success. Further options are those of ``seo-rec search`` and ``seo-rec train``.
+success. Further options are passed on to ``seo-rec search`` and ``seo-rec train``.
 """
 
 from __future__ import annotations

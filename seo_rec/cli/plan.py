@@ -30,7 +30,7 @@ def plan(
         ),
     ],
     out: Annotated[Path, typer.Option(help="The plan, a .json file.", rich_help_panel=DATA)],
-    nodes: Annotated[int, typer.Option(help="Machines.", rich_help_panel=RUN)] = 1,
+    nodes: Annotated[int, typer.Option(help="Number of machines.", rich_help_panel=RUN)] = 1,
     batch: Annotated[
         int, typer.Option(help="Rows in the batch of one device.", rich_help_panel=RUN)
     ] = 8192,
@@ -49,7 +49,7 @@ def plan(
         ),
     ] = "adam",
 ) -> None:
-    """Place a policy's tables on devices; needs none of them, and no process group."""
+    """Place a policy's tables on devices, which need not be there."""
     from seo_rec.policy import Policy
 
     require_new_file(out)

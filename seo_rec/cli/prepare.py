@@ -261,7 +261,9 @@ def synthetic(
         int, typer.Option(help="Columns with many ids and high-rank interactions.")
     ] = 4,
     weak: Annotated[int, typer.Option(help="Columns with few ids and a bias per id.")] = 6,
-    noise: Annotated[int, typer.Option(help="Columns with very many ids and no worth.")] = 6,
+    noise: Annotated[
+        int, typer.Option(help="Columns with very many ids that predict nothing.")
+    ] = 6,
     numeric: Annotated[int, typer.Option(help="Numeric columns.")] = 2,
     multivalent: Annotated[int, typer.Option(help="Columns with a bag of ids per row.")] = 0,
     strong_vocab: Annotated[int, typer.Option(help="Ids of a strong column.")] = 300,
@@ -278,7 +280,7 @@ def synthetic(
     enter: Annotated[
         str,
         typer.Option(
-            help="New ids from day to day, as a share of those there are; strong and noise columns "
+            help="New ids from day to day, as a share of the ids; strong and noise columns "
             "take several shares in turn, as in 0.2,0.02."
         ),
     ] = "0",

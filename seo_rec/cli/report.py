@@ -13,7 +13,9 @@ from seo_rec.cli.options import DATA
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="Folders of searches, trainings, compares.", rich_help_panel=DATA),
+        typer.Argument(
+            help="Folders of searches, trainings and comparisons.", rich_help_panel=DATA
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The page to write.", rich_help_panel=DATA)] = Path(
         "report.html"

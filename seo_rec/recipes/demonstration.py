@@ -12,7 +12,7 @@ from seo_rec.schema import SCHEMA_FILE
 from seo_rec.search.run_off import RunOff
 from seo_rec.train import FitSettings, Training, agree, ranks
 
-DEMO_COMPARISON = "compare"  # the folder of the comparison within that of the demonstration
+DEMO_COMPARISON = "compare"  # the folder of the comparison, within the demo's
 DEMO_METHODS = ("separate", "monolithic", "multi-size", "seo-exact", "seo-rr", "seo")
 
 

@@ -17,8 +17,8 @@ table. For one feature:
 
 The ``id`` address gives each training id a row of its own: its intra and full shares are 0. A
 lookup of blocks counts as one lookup per block, whose rows are the places where it may begin; only
-whole blocks are compared, and not those of other features. Importance weights are a lookup too:
-ids that differ in them alone are told apart. Nothing is expected of digits and codes.
+whole blocks of one feature are compared. Importance weights are a lookup too:
+ids that differ in them alone are told apart. There is no expected share for digits and codes.
 """
 
 from __future__ import annotations

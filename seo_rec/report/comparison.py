@@ -67,7 +67,7 @@ class Row:
 class Group:
     """Runs that share data set, budget and training settings, and the searches behind them.
 
-    Runs of MLET stand beside those of one layer, under names that end in ``+mlet``. ``rows`` are
+    Runs of MLET stand beside runs of one layer, under names that end in ``+mlet``. ``rows`` are
     sorted by mean test AUC, best first; ``reference`` is the method that the differences are taken
     against, or None if there is no plain one.
     """
@@ -193,7 +193,7 @@ def _budgets(
 
 
 def _setup(run: TrainingRun | SearchRun) -> str:
-    """Settings of the model and its training; not the seed, nor those of MLET."""
+    """Settings of the model and its training, without the seed and MLET's."""
     settings = {k: dict(v) for k, v in run.settings.items() if k in ("model", "fit")}
     settings.get("fit", {}).pop("seed", None)
     settings.get("model", {}).pop("mlet", None)

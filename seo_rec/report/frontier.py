@@ -1,4 +1,4 @@
-"""The parameter-accuracy frontier: every method at every budget, and what is Pareto-optimal.
+"""The parameter-accuracy frontier: every method at every budget, and the Pareto-optimal ones.
 
 A point is *Pareto-optimal* if no other one has at most its parameters and at least its mean test
 AUC, and less or more of one of them. Methods at one budget count as equally large, though one may

@@ -239,7 +239,7 @@ def _budget_line(found: Group) -> str:
 
 
 def _bytes_line(sizes: Sequence[int]) -> str:
-    """The end of a sentence about sizes: what is stored to serve, where the runs say it."""
+    """The end of a sentence about sizes: the bytes that are stored, where the runs say them."""
     if not sizes:
         return "."
     least, most = min(sizes), max(sizes)

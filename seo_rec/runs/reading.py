@@ -49,7 +49,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One finished training: its outcome, and what is left of its folder.
+    """One finished training: its outcome, and the files of its folder that are still there.
 
     ``given`` is the folder the caller named; ``budget`` is None for a method that has none;
     ``num_bytes`` is everything that is stored to serve the policy, and None where neither the

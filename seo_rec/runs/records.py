@@ -108,7 +108,7 @@ class SearchRecord:
     num_bytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values; None stands for what is not a number."""
+        """JSON values; None stands for a value that is not a number."""
         values: dict[str, Any] = finite(asdict(self))
         return values
 

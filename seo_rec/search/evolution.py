@@ -152,7 +152,7 @@ def evolve(
             with the same outcome.
 
     Raises:
-        ValueError: ``state`` is that of another evolution, or damaged.
+        ValueError: ``state`` was written by another evolution, or is damaged.
     """
     evolved = _read(state, plan) if state and state.exists() else Evolved()
     before, started = evolved.seconds, time.perf_counter()

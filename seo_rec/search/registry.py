@@ -241,7 +241,7 @@ def find(name: str) -> Method:
     """The way to decide that is called ``name``.
 
     Raises:
-        ValueError: Nothing is called so; the message lists what is.
+        ValueError: No method has this name; the message lists the names.
     """
     if name in SEARCHES:
         return SEARCHES[name]

@@ -36,9 +36,9 @@ class Outcome:
 
     Args:
         winner: The candidate that won.
-        scores: What is known of every candidate, by its name; JSON values.
+        scores: AUC, size, cost and gain of every candidate, by its name; JSON values.
         decision: Who won against whom and by how much; JSON values.
-        seconds: Time of all trainings, those of earlier sessions included.
+        seconds: Time of all trainings, earlier sessions included.
     """
 
     winner: Candidate
@@ -96,7 +96,7 @@ class Contest:
     def gain(self, name: str, incumbent: str, *, twice: bool) -> tuple[float, float]:
         """Gain in validation AUC over ``incumbent`` and its standard error, over paired rows.
 
-        With ``twice`` it is that of the mean of two trainings, the second with another seed.
+        With ``twice`` the mean of two trainings is compared, of which the second has another seed.
         """
         trainings = (self.once, self.again) if twice else (self.once,)
         return auc_gain(
@@ -236,7 +236,7 @@ def run_off(
 def _decision(
     contest: Contest, winner: str, best_plain: str, searched: Sequence[str]
 ) -> dict[str, Any]:
-    """Who won: ``gain`` is the winner's validation AUC over that of ``against``."""
+    """Who won: ``gain`` is the winner's validation AUC minus the one of ``against``."""
     decision: dict[str, Any] = {"winner": winner, "kind": "attention", "against": best_plain}
     scores = contest.scores
     if winner in searched:
