@@ -39,7 +39,7 @@ TABLES = ("unified", "separate")
 
 @dataclass(frozen=True)
 class OrthogonalitySettings:
-    """What is trained: a model for every number of rows and every seed.
+    """The models to train: one for every number of rows and every seed.
 
     Args:
         rows: Rows of all tables together, a model for each number.
