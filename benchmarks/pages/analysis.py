@@ -57,7 +57,7 @@ def inner_products(lines: Sequence[Line]) -> list[str]:
 
 
 def shared_rows(lines: Sequence[Line]) -> list[str]:
-    """The part of the ids that shares a row at all, beside the expected part."""
+    """Which part of the ids shares a row at all, beside what is expected."""
     rows = [
         (data_of(line), found)
         for line in of_part(lines, "collisions")

@@ -31,8 +31,8 @@ def budget(
         dim: Of ``--dim``.
         params: Of ``--params``.
         budget_of: Of ``--budget-of``.
-        whole_rows: Whether the budget must be whole rows of ``dim``; the budget of a policy is
-            rounded down to them.
+        whole_rows: Whether the budget must be whole rows of ``dim``; that of a policy is rounded
+            down to them.
 
     Raises:
         ValueError: Both options were typed, or the budget is less than one row.

@@ -25,9 +25,7 @@ DataOfSeeds = Annotated[
 ]
 Out = Annotated[
     Path,
-    typer.Option(
-        help="Folder of the run; a run that is there is not overwritten.", rich_help_panel=DATA
-    ),
+    typer.Option(help="Folder of the run; made, never overwritten.", rich_help_panel=DATA),
 ]
 Params = Annotated[
     int | None,

@@ -30,7 +30,7 @@ def plan(
         ),
     ],
     out: Annotated[Path, typer.Option(help="The plan, a .json file.", rich_help_panel=DATA)],
-    nodes: Annotated[int, typer.Option(help="Number of machines.", rich_help_panel=RUN)] = 1,
+    nodes: Annotated[int, typer.Option(help="Machines.", rich_help_panel=RUN)] = 1,
     batch: Annotated[
         int, typer.Option(help="Rows in the batch of one device.", rich_help_panel=RUN)
     ] = 8192,

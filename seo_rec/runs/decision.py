@@ -15,7 +15,7 @@ def decided(decision: Mapping[str, Any], out: Path | None = None) -> str:
     Args:
         decision: Of a policy: ``method``; ``winner``, the name of the candidate; ``kind``, what
             decided, ``attention`` or ``plain``; ``gain``, the validation AUC of the winner minus
-            the one of ``against`` (None: nothing was compared); ``standard_error`` of the gain.
+            that of ``against`` (None: nothing was compared); ``standard_error`` of the gain.
         out: The folder of the search, where the searched policy is kept; None leaves that out.
     """
     method, winner = str(decision["method"]), _plainly(decision.get("winner"))

@@ -15,12 +15,10 @@ chosen; :class:`DimGrowSettings` has the settings:
 * In evaluation the shuffled part of a column is its mean over the batch.
 * "After convergence": the search ends after ``epochs``, or after ``patience`` epochs in which
   neither the validation AUC rose nor the number of gates above 0.5 of any feature changed. The
-  answer is read from the gates at the end; with ``gates_of="best"`` it is read from the gates
-  after the epoch in which the search's own model had its best validation AUC. No running mean of
-  weights is kept.
-* With ``gate_split="held-out"`` the gates are trained as in the public code, by one Adam step on a
-  batch of validation rows after each training step. With ``"train"`` they are trained together
-  with the weights.
+  gates are those of the end; ``gates_of="best"`` takes those of the epoch after which the search's
+  own model had its best validation AUC. No running mean of weights is kept.
+* What trains the gates: ``gate_split="held-out"`` as in the public code, one Adam step on a batch
+  of validation rows after each training step, or ``"train"``, together with the weights.
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ Readings of the paper that had to be chosen, and what differs:
 * A budget is not part of the method, nor is a target sparsity. With one, rows of the smallest
   ``|e_v|_1 - t_f`` go until the others could be ``KEPT_WIDTH`` wide, candidates above the
   budget lose columns, and the best one is widened in proportion until the budget is filled.
-* The best candidate of all generations is taken, and of several with equal AUC the smallest.
-* Rows are kept, and widths are evolved, by the running mean of weights and thresholds at the best
-  epoch; with ``average`` 0 by the weights and thresholds themselves.
+* The best candidate is that of all generations; of equal AUC the smaller.
+* The rows that are kept, and the supernet that widths are evolved on, are those of the running mean
+  of weights and thresholds at the best epoch (``average``, 0: of the weights themselves).
 """
 
 from __future__ import annotations

@@ -241,7 +241,7 @@ def find(name: str) -> Method:
     """The way to decide that is called ``name``.
 
     Raises:
-        ValueError: No method has this name; the message lists the names.
+        ValueError: Nothing is called so; the message lists what is.
     """
     if name in SEARCHES:
         return SEARCHES[name]

@@ -67,9 +67,9 @@ class ColumnMask(nn.Module):
 def saliency(model: RecModel, gate: ColumnMask, stream: Stream, batches: int = 0) -> torch.Tensor:
     """``s_e = mean over batches of |dL / dm_e|`` at ``m = 1``, float64 (E,); the sum is one.
 
-    At ``m = 1`` the gradient of a mask is ``sum_b x_be dL/dx_be``, the embeddings times their
-    gradient, summed over the batch. To first order this is the change of the loss if the column
-    went away.
+    At ``m = 1`` the gradient of a mask is that of the embeddings times the embeddings, summed over
+    the batch, ``sum_b x_be dL/dx_be``: the change of the loss if the column went away, to first
+    order.
     """
     model.eval()
     gate.mask_E.requires_grad_(True)
