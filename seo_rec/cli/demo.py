@@ -31,7 +31,7 @@ def demo(
     load_stack(threads)
     from seo_rec import recipes
 
-    compared = out / recipes.DEMO_COMPARISON
+    compared = out / "compare"  # the run folder; the data are beside it
     with run_folder(context, compared):
         recipes.demo(out, quick=quick, seed=seed)
         from seo_rec import report  # plots load slowly

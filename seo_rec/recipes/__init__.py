@@ -6,7 +6,7 @@ Every process of a launch calls them alike; rank 0 alone writes results.
 from __future__ import annotations
 
 from seo_rec.recipes.comparing import Comparison, InfeasibleError, compare
-from seo_rec.recipes.demonstration import DEMO_COMPARISON, DEMO_METHODS, demo
+from seo_rec.recipes.demonstration import DEMO_METHODS, demo
 from seo_rec.recipes.evaluation import (
     evaluate_quantized,
     evaluate_run,
@@ -19,7 +19,6 @@ from seo_rec.recipes.searching import read_search, search
 from seo_rec.recipes.training import OWN_BUDGET, method_policy, train
 
 __all__ = [
-    "DEMO_COMPARISON",
     "DEMO_METHODS",
     "OWN_BUDGET",
     "Comparison",

@@ -12,7 +12,6 @@ from seo_rec.schema import SCHEMA_FILE
 from seo_rec.search.run_off import RunOff
 from seo_rec.train import FitSettings, Training, agree, ranks
 
-DEMO_COMPARISON = "compare"  # the folder of the comparison, within the demo's
 DEMO_METHODS = ("separate", "monolithic", "multi-size", "seo-exact", "seo-rr", "seo")
 
 
@@ -54,4 +53,4 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0) -> list[Run]:
         training=Training(fit=fit),
         settings={"seo": {"run_off": run_off}},
     )
-    return compare(comparison, out / DEMO_COMPARISON)
+    return compare(comparison, out / "compare")
