@@ -173,9 +173,9 @@ def test_a_policy_above_its_budget_is_said_to_need_apply(
         words = ["--params", "1600", *options, *quick]
         done = seo_rec("search", tiny, "--out", tmp_path / name, *words)
         above = Policy.load(tmp_path / name / "policy.json").num_params > 1600
-        assert above is (name == "raw") and ("above the budget of 1600" in done.err) is above
+        assert above is (name == "raw") and ("above the budget of 1600" in done.out) is above
         if above:
-            command = done.err.split("fit it to the budget: seo-rec ")[1].split()
+            command = done.out.split("fit it to the budget: seo-rec ")[1].split()
     assert seo_rec(*command).code == 0
     assert 1592 < Policy.load(tmp_path / "raw/applied.json").num_params <= 1600
 

@@ -128,6 +128,5 @@ def say_searched(out: Path, policy: Policy) -> None:
         typer.echo(
             f"note: this policy is above the budget of {policy.budget.params} parameters, because "
             "it has the tables of the search; before training, fit it to the budget: seo-rec "
-            f"apply {out / POLICY_FILE} --strategy exact --out {out / 'applied.json'}",
-            err=True,
+            f"apply {out / POLICY_FILE} --strategy exact --out {out / 'applied.json'}"
         )
