@@ -25,7 +25,7 @@ def make_parser(
     """
     parser = argparse.ArgumentParser(description=(doc or "").strip().split("\n")[0])
     if out is not None:
-        help_ = "folder of the runs; what is in it is found again"
+        help_ = "folder of the runs; finished runs in it are not repeated"
         parser.add_argument("--out", type=Path, default=Path(out), help=help_)
     parser.add_argument("--threads", type=int, default=threads, help="CPU threads of a process")
     parser.add_argument("--record", action="store_true", help=f"append to results/{record.name}")

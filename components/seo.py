@@ -7,7 +7,7 @@ docs/torchx.md shows every component on one process, on many and on a cluster.
 
 TorchX runs this file inside one of its own modules and reads the signatures itself: it knows
 ``typing.Optional`` and plain types, and neither ``X | None`` nor postponed annotations. It has no
-way to share parameters either, so each component lists those of the machine it runs on.
+way to share parameters either, so each component lists the parameters of the machine it runs on.
 """
 
 import os
@@ -70,7 +70,7 @@ def _environment(
     env = {"PYTHONUNBUFFERED": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     if nodes == 1:
         env["GLOO_SOCKET_IFNAME"] = "lo"  # all processes are on this node
-    # The processors of a container's host are not those of this machine: only asked ones count.
+    # A container's host may have other processors than this machine: only requested ones count.
     here = None if machine.image else os.cpu_count()
     cores = resource.cpu if machine.cpu or machine.h else here
     if not machine.image and "OMP_NUM_THREADS" in os.environ:
@@ -231,7 +231,7 @@ def applier(
 
     Args:
         script_args: further options of `seo-rec train`
-        data: prepared data set; default: that of the search
+        data: prepared data set; default: the data set of the search
         search: folder of the search; default: runs/torchx/search
         out: folder of the applier's run; default: runs/torchx/applier
         strategy: exact or round-robin

@@ -36,13 +36,14 @@ def round_robin(policy: Policy, params: int, *, slots: int | None = None) -> Pol
     """Keep each feature's number of chunks; deal the slots in turn, feature after feature.
 
     With four slots, a feature of 2 chunks takes slots 1, 2 and the next one, of 3, takes 3, 4, 1
-    (SEO, section 3.2). The j-th lookup of a feature keeps its seed. Dealt is what is hashed: the
-    lookups of tables that need a row for every id stay where they are, and a policy that has no
-    others is returned as it is.
+    (SEO, section 3.2). The j-th lookup of a feature keeps its seed. Only hashed lookups are
+    dealt: lookups of tables that need a row for every id stay where they are, and a policy that
+    has no others is returned as it is.
 
     Args:
         policy: each feature's chosen chunks, all of one width.
-        params: everything that is stored; what is not dealt keeps its size, as in :func:`exact`.
+        params: everything that is stored; tables that are not dealt keep their size, as in
+            :func:`exact`.
         slots: number of chunk tables (default: as many as the policy has, and at least the
             largest number of chunks of a feature, so that no feature reads a slot twice).
 
@@ -88,7 +89,7 @@ STRATEGIES: dict[str, Callable[[Policy, int], Policy]] = {
 
 
 def default_budget(policy: Policy) -> int:
-    """The floats that a policy was made for: those of its ``budget``, else its own number.
+    """The floats that a policy was made for: its ``budget``, or else the floats that it holds.
 
     The result of a search holds another number of floats than it was made for, until it is applied.
     """

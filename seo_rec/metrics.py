@@ -58,7 +58,7 @@ def auc_gain(
     labels: npt.NDArray[np.floating],
     blocks: int = 20,
 ) -> tuple[float, float]:
-    """How much larger the AUC of ``logits`` is than that of ``reference``, and its standard error.
+    """The AUC of ``logits`` minus the AUC of ``reference``, and its standard error.
 
     With several trainings of both it is the mean of their gains. The error is the delete-one-block
     jackknife of the gain over ``blocks`` interleaved blocks of rows, so that what both scores share

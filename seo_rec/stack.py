@@ -2,7 +2,7 @@
 
 They share one binary interface without declaring it: a wrong triple shows itself as an
 undefined symbol or a missing ``libtorch_cuda.so`` deep inside an import. This module compares
-what is installed with the triple that is known to work and says it in one sentence. It reads
+the installed versions with the triple that is known to work and says so in one sentence. It reads
 package metadata only and imports none of them, so it costs milliseconds.
 """
 
@@ -33,7 +33,7 @@ class StackError(ImportError):
 
 @dataclass(frozen=True)
 class Stack:
-    """What is installed.
+    """The installed versions.
 
     Versions are ``None`` where the distribution is absent. ``fbgemm_gpu`` is the library under
     its own name, ``fbgemm_gpu_cpu`` the CPU build; the packaging shim, a distribution named
@@ -63,7 +63,7 @@ def _holds_modules(distribution: Distribution, package: str) -> bool:
 
 
 def read(path: Sequence[str] | None = None) -> Stack:
-    """Read what is installed on ``path`` (default: ``sys.path``)."""
+    """Read the installed versions on ``path`` (default: ``sys.path``)."""
     torch, torchrec = _find("torch", path), _find("torchrec", path)
     gpu, cpu = _find("fbgemm-gpu", path), _find("fbgemm-gpu-cpu", path)
     is_library = gpu is not None and _holds_modules(gpu, "fbgemm_gpu")
@@ -153,7 +153,7 @@ def check(path: Sequence[str] | None = None) -> None:
     """Raise unless the installed triple is the known one.
 
     Raises:
-        StackError: the message names what was found, what is expected and the repair.
+        StackError: The message names the installed versions, the expected ones and the repair.
     """
     message = problem(read(path))
     if message:

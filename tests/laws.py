@@ -23,7 +23,7 @@ from seo_rec.backbones import BACKBONES
 from seo_rec.embed.cross import cross_ids
 from seo_rec.embed.remap import hash_rows, vocabulary_rows
 from seo_rec.model import ModelSettings
-from seo_rec.policy import Feature, Lookup, Policy, PolicyError
+from seo_rec.policy import Feature, Lookup, Policy, PolicyError, addresses
 from seo_rec.policy.dtypes import quantize_rows
 from seo_rec.schema import Schema
 from spec import cross_id, reference_hash, reference_mix
@@ -353,6 +353,24 @@ def reference_rows(policy: Policy, lookup: Lookup, feature: str, ids: Sequence[i
         return index(i) // lookup.modulus % num_rows
 
     return [row(i) for i in ids]
+
+
+def rows_in_numpy_as_written(policy: Policy, ids: Sequence[int]) -> None:
+    """Rows and blocks without torch, of ids in and outside the vocabularies."""
+    ids_V = np.array(ids, dtype=np.int64)
+    for f in policy.features:
+        for k in f.all_lookups:
+            if k.address != "blocks":
+                got = addresses.lookup_rows(policy, f, k, ids_V)
+                assert got.dtype == np.int64
+                assert got.tolist() == reference_rows(policy, k, f.name, ids)
+                continue
+            seeds = [reference_mix(j ^ k.seed) % 2**63 for j in range(-(-k.width // k.block))]
+            assert addresses.block_seeds(k) == seeds
+            places = policy.array(k.table).size - k.block + 1
+            for seed in seeds:
+                wanted = [reference_hash(i, seed, places) for i in ids]
+                assert addresses.hash_rows(ids_V, seed, places).tolist() == wanted
 
 
 def keys_of(feature: Feature) -> list[tuple[str, Lookup]]:

@@ -20,7 +20,7 @@ from seo_rec.analysis.inner_products import SIGMAS
 from seo_rec.analysis.orthogonality import SingleLayer
 from seo_rec.data.dataset import DataSet
 from seo_rec.embed.remap import hash_rows
-from seo_rec.report.collisions import rows_of
+from seo_rec.policy.addresses import lookup_rows
 from seo_rec.schema import Column, Schema
 from seo_rec.train import FitSettings
 
@@ -119,7 +119,7 @@ def test_products_are_those_of_the_model_s_own_lookups() -> None:
                 sign_seed = methods.lookup_seed(seed, f.name, "sign")
                 for side, ids in enumerate(SETS[f.name]):
                     signs = 2 * hash_rows(torch.from_numpy(ids), sign_seed, 2).numpy() - 1
-                    rows = rows_of(policy, f, f.lookups[0], ids)
+                    rows = lookup_rows(policy, f, f.lookups[0], ids)
                     np.add.at(phi[f.lookups[0].table][side], rows, signs)
             assert found == sum(float(p[0] @ p[1]) for p in phi.values())
 

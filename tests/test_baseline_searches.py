@@ -492,7 +492,7 @@ def test_a_comparison_searches_at_its_budget(tiny_data: DataSet, tmp_path: Path)
     assert runs[3].search_peak_bytes == 0
     assert recipes.compare(comparison, tmp_path / "c") == runs
     wrong = replace(comparison, settings={"sseds": {"params": 800}})
-    with pytest.raises(ValueError, match="the budget is that of the comparison"):
+    with pytest.raises(ValueError, match="the comparison has one budget"):
         recipes.compare(wrong, tmp_path / "d")
     from seo_rec import report
 

@@ -130,9 +130,9 @@ def test_a_search_at_half_the_budget_is_combined_and_recorded(
 
 def test_searches_that_do_not_fit_are_refused(tiny: Path, tmp_path: Path, searches: Path) -> None:
     data, path = open_data(tiny), searches / "mixed-dimension-seed0" / "policy.json"
-    found = combined.read_found(path, data, 800)
+    found = combined.read_policy(path, data, 800)
     with pytest.raises(ValueError, match="at a budget of 800 parameters and --params is 900"):
-        combined.read_found(path, data, 900)
+        combined.read_policy(path, data, 900)
     other = replace(found, provenance={**found.provenance, "data_fingerprint": "b"})
     fewer = {name: ids[:-1] for name, ids in found.vocabularies.items()}
     assert fewer, "no feature has an id table, so this test says nothing"
@@ -148,7 +148,7 @@ def test_searches_that_do_not_fit_are_refused(tiny: Path, tmp_path: Path, search
     for says, policy in cases.items():
         policy.save(tmp_path / "p.json")
         with pytest.raises(ValueError, match=says):
-            combined.read_found(tmp_path / "p.json", data, 800)
+            combined.read_policy(tmp_path / "p.json", data, 800)
 
 
 def test_optembed_runs_once_with_epochs_of_its_own(

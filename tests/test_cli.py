@@ -182,6 +182,7 @@ def test_compare_and_report(seo_rec: Command, tiny: Path, tmp_path: Path) -> Non
     assert again.out == done.out and (out / "results.jsonl").read_text() == lines
     done = seo_rec("report", out, "--out", page)
     assert done.code == 0 and done.out == f"report: {page}\n"
+    assert done.err == "3 finished trainings, 1 finished search\n"
     assert page.read_text().lstrip().lower().startswith("<!doctype html>")
 
 
@@ -195,7 +196,14 @@ def test_a_search_with_a_run_off(seo_rec: Command, tiny: Path, tmp_path: Path) -
     assert winner.removeprefix("trivial-") in says
     assert f"the searched policy is kept in {out / 'searched.json'}" in says or "won" in says
     assert where.startswith(f"{out / 'policy.json'}: ")
-    assert Policy.load(out / "policy.json").num_params <= 1600
+    policy = Policy.load(out / "policy.json")
+    assert policy.num_params <= 1600 and f"{policy.num_bytes} bytes" in where
+    record = json.loads((out / "search.json").read_text())
+    assert record["num_bytes"] == policy.num_bytes
+    for name, score in record["record"]["run_off"].items():
+        if "same_as" not in score:
+            candidate = Policy.load(out / f"candidates/{name}.json")
+            assert score["num_bytes"] == candidate.num_bytes >= 4 * score["params"]
 
 
 def test_dropped_features_are_named(seo_rec: Command, tiny: Path, tmp_path: Path) -> None:
@@ -204,6 +212,22 @@ def test_dropped_features_are_named(seo_rec: Command, tiny: Path, tmp_path: Path
     dropped = Policy.load(tmp_path / "s/policy.json").dropped
     assert len(dropped) >= 4
     assert f"dropped features: {', '.join(dropped)}" in done.out
+
+
+def test_a_policy_above_its_budget_is_said_to_need_apply(
+    seo_rec: Command, tiny: Path, tmp_path: Path
+) -> None:
+    """The command of the note fits it; a search that fits by itself says nothing."""
+    for name, options in (("raw", RAW), ("fits", ["--method", "mixed-dimension"])):
+        quick = QUICK if name == "raw" else []
+        words = ["--params", "1600", *options, *quick]
+        done = seo_rec("search", tiny, "--out", tmp_path / name, *words)
+        above = Policy.load(tmp_path / name / "policy.json").num_params > 1600
+        assert above is (name == "raw") and ("above the budget of 1600" in done.out) is above
+        if above:
+            command = done.out.split("fit it to the budget: seo-rec ")[1].split()
+    assert seo_rec(*command).code == 0
+    assert 1592 < Policy.load(tmp_path / "raw/applied.json").num_params <= 1600
 
 
 def test_every_training_option_arrives(seo_rec: Command, tiny: Path, tmp_path: Path) -> None:

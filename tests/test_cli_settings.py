@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,15 +23,18 @@ from seo_rec.cli.compare import Contestants
 from seo_rec.cli.fields import fields_of, leaves, text_of, value_of
 from seo_rec.cli.main import app
 from seo_rec.cli.options import FromSettings, Option, takes_settings
+from seo_rec.data import prepare
 from seo_rec.methods import Mlet, PlainSettings
 from seo_rec.methods.budget import LEAST_ROWS, proposed_budget, reason_of_proposal
 from seo_rec.metrics import Metrics
+from seo_rec.recipes import comparing
 from seo_rec.recipes.training import still_improving
 from seo_rec.runs.command_settings import repeat_command
 from seo_rec.runs.decision import decided
 from seo_rec.runs.stops import kept
 from seo_rec.schema import Column, Schema, read_schema
 from seo_rec.search import SEARCHES
+from seo_rec.search.seo import search as attention
 from seo_rec.settings import INTERACTIONS, FitSettings, ModelSettings
 from seo_rec.train import FitResult
 
@@ -297,6 +304,33 @@ def test_a_run_is_repeated_from_its_settings(
         assert (tmp_path / "again" / name).read_text() == (searched / name).read_text(), name
 
 
+def test_a_run_is_repeated_from_any_folder(
+    seo_rec: Command, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With relative paths in the command, another working folder, and the policy file gone."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here/data").symlink_to(tiny)
+    monkeypatch.chdir(tmp_path / "here")
+    options = ["--params", "1600", "--method", "mixed-dimension"]
+    assert seo_rec("search", "data", "--out", "s", *options).code == 0
+    assert seo_rec("train", "data", "--policy", "s/policy.json", "--out", "t", *QUICK).code == 0
+    (tmp_path / "here/s/policy.json").unlink()
+    out = tmp_path / "here/t"
+    kept_options = json.loads((out / "settings.json").read_text())["options"]
+    assert kept_options["data"] == str(tmp_path / "here/data") == _asked(out)["data"]
+    assert kept_options["policy"] == str(out / "policy.json")
+    assert kept_options["threads"] == 1
+    command = repeat_command(Path("t"), str(tmp_path / "there/again"))
+    assert command == f"seo-rec train --config {out}/settings.json --out {tmp_path}/there/again"
+    monkeypatch.chdir(tmp_path / "there")
+    done = seo_rec(*command.split()[1:])
+    assert done.code == 0, done.err
+    first, again = (json.loads((p / "result.json").read_text()) for p in (out, Path("again")))
+    assert (again["val_auc"], again["test_auc"]) == (first["val_auc"], first["test_auc"])
+    assert (tmp_path / "there/again/policy.json").read_text() == (out / "policy.json").read_text()
+
+
 def test_options_replace_the_values_of_a_config(
     seo_rec: Command, searched: Path, tiny: Path, tmp_path: Path
 ) -> None:
@@ -332,7 +366,7 @@ def test_a_wrong_config_is_refused(seo_rec: Command, searched: Path, tmp_path: P
         "more": {**good, "version": 2},
     }
     says = {
-        "command": "settings of `seo-rec train`; allowed here: those of `seo-rec search`",
+        "command": "has the settings of `seo-rec train`; allowed: settings of `seo-rec search`",
         "unknown": "unknown options speed; allowed: average, backbone",
         "out": "unknown options out; allowed",
         "type": "Invalid value for '--epochs'",
@@ -431,7 +465,7 @@ def test_every_command_with_a_config_keeps_all_that_decides(tmp_path: Path) -> N
         names = {p.name for p in command.params}
         if "config" in names:
             left_out = names & NOT_KEPT
-            assert left_out <= {"out", "config", "resume", "threads", "settings", "help"} | {
+            assert left_out <= {"out", "config", "resume", "settings", "help"} | {
                 "scheduler",
                 "submit",
             }
@@ -520,7 +554,7 @@ def test_a_training_that_ends_too_early_says_so(
 
 def test_what_a_stop_keeps_is_read_from_the_folder(tmp_path: Path) -> None:
     out = tmp_path / "o"
-    assert kept(out) == "nothing was written yet; the same command starts again"
+    assert kept(out) == f"nothing was written yet to {out}; the same command starts again"
     out.mkdir()
     (out / "run.json").write_text('{"kind": "train"}')
     assert kept(out).startswith("no checkpoint was written yet, so nothing of the run is kept")
@@ -537,6 +571,107 @@ def test_what_a_stop_keeps_is_read_from_the_folder(tmp_path: Path) -> None:
     (out / "run.json").write_text('{"kind": "compare"}')
     (out / "results.jsonl").write_text("{}\n{}\n")
     assert kept(out) == f"2 finished trainings are kept in {out}; the same command goes on"
+
+
+STOPS = {"SIGTERM": (signal.SIGTERM, 143), "Ctrl-C": (signal.SIGINT, 130)}
+NOTHING_KEPT = "nothing of this command is kept; the same command starts again\n"
+
+
+def stop_by(name: str) -> Callable[..., Any]:
+    """A function that lets this process be stopped, and never returns."""
+
+    def stop(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), STOPS[name][0])
+        raise AssertionError("the signal was ignored")
+
+    return stop
+
+
+@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize(
+    "words, module, function",
+    [
+        (["report", "RUN", "--out", "NEW"], "report.page", "write_page"),
+        (["apply", "RUN/policy.json", "--strategy", "exact", "--out", "NEW"], "policy", "Policy"),
+        (["plan", "RUN/policy.json", "--topology", "2xcpu", "--out", "NEW"], "plan", "plan_policy"),
+        (["eval", "RUN", "DATA"], "recipes", "evaluate_run"),
+        (["analyze", "collisions", "DATA", "--out", "NEW"], "analysis", "compare_encodings"),
+        (["train", "DATA", "--method", "separate", "--out", "NEW"], "recipes", "method_policy"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_every_command_says_that_it_was_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+    seo_rec: Command,
+    searched: Path,
+    tiny: Path,
+    tmp_path: Path,
+    stop: str,
+    words: list[str],
+    module: str,
+    function: str,
+) -> None:
+    """Where no run folder is at work: nothing is left, and the sentence says so."""
+    places = {"RUN": searched, "DATA": tiny, "NEW": tmp_path / "new"}
+    typed = [re.sub("RUN|DATA|NEW", lambda m: str(places[m[0]]), word) for word in words]
+    place = importlib.import_module(f"seo_rec.{module}")
+    monkeypatch.setattr(place, function, SimpleNamespace(load=stop_by(stop)))
+    if function != "Policy":
+        monkeypatch.setattr(place, function, stop_by(stop))
+    done = seo_rec(*typed)
+    assert done.code == STOPS[stop][1]
+    assert f"stopped by {stop}: {NOTHING_KEPT}" in done.err and "Traceback" not in done.err
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_a_stopped_preparation_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, seo_rec: Command, tmp_path: Path, stop: str
+) -> None:
+    monkeypatch.setattr(prepare, "write_vocabulary", stop_by(stop))
+    done = seo_rec("prepare", "synthetic", "--rows", "500", "--out", tmp_path / "d")
+    assert done.code == STOPS[stop][1]
+    left = f"nothing is kept in {tmp_path / 'd'}; the same command starts again\n"
+    assert f"stopped by {stop}: {left}" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_a_stopped_demo_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, seo_rec: Command, tmp_path: Path, stop: str
+) -> None:
+    """While data are made, and between two trainings; it has no --resume, and does not name it."""
+    out, demo = tmp_path / "d", ["demo", "--quick", "--threads", "1", "--out", tmp_path / "d"]
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "write_vocabulary", stop_by(stop))
+        done = seo_rec(*demo)
+    left = f"nothing was written yet to {out / 'compare'}; the same command starts again\n"
+    assert (done.code, done.err.endswith(f"stopped by {stop}: {left}")) == (STOPS[stop][1], True)
+    original, calls = comparing.train, list[str]()
+
+    def second_one_stops(*given: Any, **named: Any) -> Any:
+        calls.append(named["method"])
+        return stop_by(stop)() if len(calls) == 2 else original(*given, **named)
+
+    monkeypatch.setattr(comparing, "train", second_one_stops)
+    done = seo_rec(*demo)
+    left = f"1 finished training is kept in {out / 'compare'}; the same command goes on\n"
+    assert (done.code, done.err.endswith(f"stopped by {stop}: {left}")) == (STOPS[stop][1], True)
+    monkeypatch.setattr(comparing, "train", stop_by(stop))
+    assert seo_rec(*demo).err.endswith(left)  # the one that is finished is not trained again
+    options = json.loads((out / "compare/settings.json").read_text())
+    assert options == {"command": "demo", "options": {"quick": True, "seed": 0, "threads": 1}}
+
+
+def test_a_stopped_job_ends_with_the_status_of_its_command(
+    monkeypatch: pytest.MonkeyPatch, seo_rec: Command, tiny: Path, tmp_path: Path
+) -> None:
+    """And does not go on with its next part."""
+    monkeypatch.setattr(attention, "search_attention", stop_by("SIGTERM"))
+    words = ["--data", tiny, "--search", tmp_path / "s", "--out", tmp_path / "t"]
+    done = seo_rec("job-applier", *words)
+    assert done.code == 143 and not (tmp_path / "t").exists()
 
 
 @pytest.mark.parametrize("stop", ["SIGTERM", "Ctrl-C"])

@@ -401,6 +401,13 @@ def test_the_command_trains_and_shows_and_goes_on(
     assert [f.name for f in policy.features if f.lookups[0].address == "id"] == [
         c.name for c in open_data(tiny).schema.features if (c.vocab_size or 0) <= 12
     ]
+    exact = sum(v.size for v in policy.vocabularies.values())
+    size = 4 * sum(t.num_rows * t.dim for t in policy.tables) + 8 * exact
+    (point,) = [
+        p for p in json.loads((out / "frontier.json").read_text())["points"] if p["budget"] == 800
+    ]
+    assert point["num_bytes"] == size > 4 * point["params"]
+    assert f"{point['params']:,.0f}  {size:,}" in done.out
     again = seo_rec(*asked, *settings, "--exact-below", 12)
     assert again.code == 0 and again.out == done.out
     assert seo_rec(*asked, *settings).code == 2  # other settings: exact_below differs

@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 def test_the_applier_uses_the_search_and_its_data(folder):
     asked = json.loads((folder / ROOT / "applier/run.json").read_text())
-    assert asked["data"] == str(ROOT / "synthetic-4000")
+    assert asked["data"] == str(folder / ROOT / "synthetic-4000")
     assert json.loads((folder / ROOT / "applier/result.json").read_text())["embedding_params"] == (
         300 * 16
     )

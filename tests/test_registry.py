@@ -435,8 +435,12 @@ def test_a_change_goes_to_every_member_of_its_family(tiny_data: DataSet) -> None
     "methods, settings, message",
     [
         (("monolithic",), {"seo": {"logit_lr": 1.0}}, r"settings of 'seo', and no method.*monol"),
-        (("seo",), {"seo": {"budget_rows": 9}}, r"'seo' name budget_rows; the budget is that of"),
-        (("dimgrow",), {"dimgrow": {"params": 9}}, r"'dimgrow' name params; the budget is that of"),
+        (("seo",), {"seo": {"budget_rows": 9}}, r"'seo' name budget_rows; the comparison has one"),
+        (
+            ("dimgrow",),
+            {"dimgrow": {"params": 9}},
+            r"'dimgrow' name params; the comparison has",
+        ),
         (("seo",), {"seo": {"nothing": 1}}, r"setting 'nothing'; allowed: budget_rows, "),
         (
             ("seo-exact", "monolithic"),

@@ -89,6 +89,13 @@ def test_remap_is_the_written_formula(policy):
 
 
 @policies
+def test_rows_in_numpy_are_the_written_formula(policy):
+    known = [int(i) for v in BUILDABLE[policy].vocabularies.values() for i in v]
+    laws.rows_in_numpy_as_written(BUILDABLE[policy], [*VOCABULARY.tolist(), *known, 1, 2**62 - 1])
+    laws.rows_in_numpy_as_written(BUILDABLE[policy], [])
+
+
+@policies
 def test_fast_path_equals_general_path(policy):
     for bags in ("single", "single-weighted"):
         laws.fast_path_equals_general_path(BUILDABLE[policy], BAGS[bags])

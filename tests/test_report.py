@@ -15,8 +15,9 @@ from seo_rec.data.vocabulary import write_vocabulary
 from seo_rec.embed.remap import hash_rows
 from seo_rec.files import write_json
 from seo_rec.policy import Feature, Lookup, Policy, Table
+from seo_rec.policy.addresses import lookup_rows
 from seo_rec.report import charts, comparison, formats
-from seo_rec.report.collisions import agreement, collisions, hit, rows_of, shared_row
+from seo_rec.report.collisions import agreement, collisions, hit, shared_row
 from seo_rec.runs import reading
 from seo_rec.schema import Column, Schema
 
@@ -283,7 +284,8 @@ def test_a_method_that_leaves_much_of_the_budget_stays_in_the_comparison(tmp_pat
     assert (group.budget, len(group.rows)) == (128, 4)
     assert group.reference is not None
     html = page_of([tmp_path / "c"], tmp_path)
-    assert "The budget is 128 embedding parameters (floats); the methods hold 64 to 128." in html
+    assert "The budget is 128 embedding parameters (floats); the methods hold 64 to 128" in html
+    assert "64 to 128, which take 256 to 512 bytes to serve, ids of vocabularies included." in html
     assert html.count("<svg") == 3  # AUC over 64, 96 and 128 parameters, by method, and curves
     for size in (64, 96, 128):
         assert f">{size}</text>" in html
@@ -497,7 +499,7 @@ def test_the_id_address_has_no_collisions():
     assert (f.intra.actual, f.full.actual, f.inter.actual) == (0, 0, 0)
     assert (f.intra.expected, f.full.expected, f.inter.expected) == (0, 0, 0)
     assert found.tables[0].occupied.actual == found.tables[0].occupied.expected == 3
-    assert list(rows_of(policy, policy.features[0], policy.features[0].lookups[0], ids)) == [
+    assert list(lookup_rows(policy, policy.features[0], policy.features[0].lookups[0], ids)) == [
         1,
         2,
         3,
@@ -579,6 +581,37 @@ def test_the_page_says_what_the_runs_say(compared, tmp_path):
     assert html.count("<svg") == 2
     assert "Not everything could be used" not in html
     assert "Not counted" not in html
+
+
+BYTES = 2 * 16 * 4 * 4  # of `shared_policy`: two tables of 16 rows of four floats of four bytes
+
+
+def test_bytes_stand_beside_parameters(compared, tmp_path, capsys):
+    (found,) = comparison.group(reading.read([compared]))
+    assert {t.num_bytes for row in found.rows for t in row.runs} == {BYTES}
+    assert [row.num_bytes.mean for row in found.rows] == [BYTES] * 3
+    html = page_of([compared], tmp_path)
+    assert html.count("<td>128</td>\n<td>512</td>") == 3  # of every method of the comparison
+    assert html.count("<td>128</td><td>512</td>") == 1  # of the candidate whose policy is there
+    assert html.count("<td>128</td><td>n/a</td>") == 1  # and of the one whose policy is not
+    assert "128 embedding parameters (floats), which take 512 bytes to serve" in html
+    report.print_comparison([compared])
+    _, headings, *rows = capsys.readouterr().out.splitlines()
+    assert headings.split()[:3] == ["method", "params", "bytes"]
+    assert [row.split()[1:3] for row in rows[:3]] == [["128", "512"]] * 3
+
+
+def test_recorded_bytes_count_and_unknown_ones_are_not_made_up(tmp_path, capsys):
+    """A result of this release says its bytes; an older one without a policy does not."""
+    for name, changes in (("said", {"num_bytes": 700}), ("older", {})):
+        run = tmp_path / name
+        run.mkdir()
+        (run / "results.jsonl").write_text(json.dumps(result("separate", 0, 0.7, **changes)))
+    assert reading.read([tmp_path / "said"]).trainings[0].num_bytes == 700
+    assert reading.read([tmp_path / "older"]).trainings[0].num_bytes is None
+    report.print_comparison([tmp_path / "older"])
+    assert capsys.readouterr().out.splitlines()[2].split()[:3] == ["separate", "128", "n/a"]
+    assert "floats)." in page_of([tmp_path / "older"], tmp_path)
 
 
 def test_a_policy_of_a_table_per_feature_is_said_to_be_too_wide_to_draw(tmp_path):

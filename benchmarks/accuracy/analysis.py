@@ -6,7 +6,7 @@
 ``collisions``: what ``seo-rec analyze collisions`` measures, 10,000 hash functions each.
 ``orthogonality``: the models of ``seo-rec analyze orthogonality --control``, one line each.
 
-Both can be stopped and started again: what is in the record is not run twice. No line holds a row
+Both can be stopped and started again: no run that is in the record is repeated. No line holds a row
 or an id of the data.
 """
 

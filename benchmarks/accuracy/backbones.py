@@ -1,16 +1,16 @@
-"""Does every backbone train to what is published for its kind? One run each on MovieLens-1M.
+"""Does every backbone reach the AUC that is published for its kind? One run each on MovieLens-1M.
 
     python -m benchmarks.accuracy.backbones --data data/ml-1m [--only dcn-v2 dlrm] [--record]
 
 Each backbone is trained once with collisionless tables of width 16 (``--tables multi-size``: with
-multi-size tables of 96,000 floats). All have one setting, that of ``benchmarks.accuracy.evidence``
+multi-size tables of 96,000 floats). All have one setting, from ``benchmarks.accuracy.evidence``
 (batch 2,048, Adam 2e-3, L2 2e-4 on the tables, hidden layers 256 and 128), which was chosen for the
 MLP and for none of the others. The best epoch is chosen on validation rows, and test rows are read
 once.
 This is a check that the backbones are sound, not a ranking of them: that would take a search of
 settings for each.
 
-What is published to hold it against (AUC):
+The published AUCs to compare with:
 
     MovieLens-1M, collisionless, width 30   DCN-V2 0.8872 (Unified Embedding), 0.8985 (a public
                                             replication of it), MLP 0.8963 (the replication)
@@ -21,7 +21,7 @@ distance to the MLP of the same tables lies between its own two of ``gains``, or
 ``SLACK``. One without deep layers (a factorization machine, a cross network, attention) may be
 nearer to the MLP than there: six features have few pairs. One that is not there is in the range if
 its AUC with collisionless tables is between the least and the largest published for these data, or
-above by no more than ``SLACK``. The distances are those of finished trainings: with few
+above by no more than ``SLACK``. The distances belong to finished trainings: with few
 ``--epochs`` backbones that learn faster than the MLP are far above it.
 
 DLRM has no gains: BARS' DLRM has 417,891 parameters on Frappe, 53,890 of them embeddings (5,389 ids

@@ -87,7 +87,7 @@ class Cell:
         }
 
 
-def read_found(path: Path, data: DataSet, params: int) -> Policy:
+def read_policy(path: Path, data: DataSet, params: int) -> Policy:
     """The policy of a search of widths on these data at this budget.
 
     Raises:
@@ -168,7 +168,7 @@ def beside(own: Policy, data: DataSet, params: int, chunk_dim: int, seed: int) -
 
 
 def cells(options: argparse.Namespace) -> list[Cell]:
-    """Everything to train, seed by seed; see :func:`read_found` for what is refused.
+    """Everything to train, seed by seed; see :func:`read_policy` for its errors.
 
     The searches of ``beside`` are made when all that is read was found to be right.
     """
@@ -186,7 +186,7 @@ def cells(options: argparse.Namespace) -> list[Cell]:
         later.append((data, fit))
         for method in options.methods if "chunks" in options.forms else ():
             path = options.searches / f"{method}-seed{seed}" / POLICY_FILE
-            widths = read_found(path, data, options.params)
+            widths = read_policy(path, data, options.params)
             for chunk_dim in options.chunk_dims:
                 policy = shared(widths, data, options.params, chunk_dim, seed)
                 found.append(Cell("chunks", method, chunk_dim, data, policy, options.params, fit))
@@ -222,7 +222,7 @@ def train(cell: Cell, out: Path) -> Run:
 
 
 def command_of(options: argparse.Namespace) -> str:
-    """The command with every option that says what is run."""
+    """The command with every option that decides the runs."""
     words = ["python", "-m", "benchmarks.accuracy.combined"]
     for name in (
         "data", "searches", "forms", "methods", "params", "chunk_dims", "seeds", "batch_size", "lr",

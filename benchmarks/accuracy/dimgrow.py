@@ -109,7 +109,7 @@ def of_data(schema: Schema) -> dict[str, Any]:
 
 
 def changed(what: Mapping[str, Any]) -> tuple[str, ...]:
-    """The settings of a search that are neither its defaults nor those of all searches here."""
+    """The settings of a search that are neither its defaults nor common to all searches here."""
     default = as_read_again(asdict(find(what["method"]).settings()))
     return tuple(
         f"{name}={value}"
@@ -168,7 +168,7 @@ def widths(options: argparse.Namespace, records: Records) -> None:
 def search_and_train(
     what: Mapping[str, Any], data: DataSet, settings: Any, fit: FitSettings, out: Path
 ) -> tuple[Found, Run]:
-    """The two runs behind a line, or what is done of them."""
+    """The two runs behind a line, as far as they are done."""
     method, training = what["method"], Training(MODEL, fit)
     names = [what["data"], method, what["share"], f"seed{fit.seed}", fit.batch_size, fit.epochs]
     folder = out / "-".join(map(str, [*names, *changed(what)]))

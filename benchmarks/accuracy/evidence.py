@@ -198,7 +198,7 @@ def compare(
 
 
 def run(study: str, data: list[Path], out: Path, some: Some, record: bool) -> None:
-    """Run what is not finished, print its tables, write the lines of a seed when it is done."""
+    """Train what is unfinished, print its tables, write the lines of a seed when it is done."""
     parts = STUDIES[study]()
     some.check(parts)
     command = (

@@ -5,14 +5,14 @@
 
 As Figures 5 to 7 and Tables 3 and 4 of Deng et al., on other data: every feature has a table with a
 row per id, of width d (``collisionless``), trained as one layer and as two with inner dimension k.
-What is stored to serve is the same, sum over features of (ids + 1) d floats.
+The floats stored to serve are as many, sum over features of (ids + 1) d.
 
 ``tune`` chooses one learning rate and L2 for each way of training, and for MLET the standard
 deviation too, by the best VALIDATION AUC of the MLP at d = 8 (k = 32), seed 0: 12 runs. All
 backbones and widths share them; AutoInt has one layer of attention. ``auc`` trains every cell with
 these, 132 runs; it refuses to start before ``tune`` is recorded. Each model is the one of its best
 validation epoch; test rows are read once. Settings differ from the paper's: Adam, batch 4,096, up
-to 20 epochs, L2 on the rows (with MLET those of W1), no mean of weights. Its own are one epoch of
+to 20 epochs, L2 on the rows (of W1 with MLET), no mean of weights. The paper trains one epoch with
 SGD or Adagrad.
 
 Runs go to ``--out`` and are found again there; what ``--record`` wrote is not run again.

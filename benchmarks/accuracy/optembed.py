@@ -7,7 +7,7 @@ with rows and widths (``full``), rows alone (``rows``, the paper's OptEmbed-E) a
 (``dims``, OptEmbed-D). Of each variant the masked supernet as it is (before), and its policy
 trained again (after), from scratch or from the initial weights of its supernet (``--start``). All
 models have the same hidden layers, batch of 2,048, learning rate, L2 and patience; a supernet has 5
-epochs at most, what is trained for the tables 20. The best epoch is chosen on validation rows and
+epochs at most, the models of the tables 20. The best epoch is chosen on validation rows and
 test rows are read once. Sparsity is 1 - floats / floats of the original.
 
 The plan is 36 runs: three seeds of ``original`` and ``full`` with every backbone, and of ``rows``
@@ -18,7 +18,7 @@ Not as in the paper: the data (its Criteo, Avazu and KDD12 have millions of ids,
 13,000), width 16 for 64, fewer generations and epochs, no batch normalisation; ``alpha`` and the
 learning rate of the thresholds were chosen on validation rows, once for all (docs/LOG.md).
 
-Runs go to ``--out`` and lines to the record; what is in either is not run twice.
+Runs go to ``--out`` and lines to the record; no run that is in either is repeated.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def folder_of(what: Line) -> str:
 
 
 def one(what: Line, data: DataSet, options: argparse.Namespace) -> Line:
-    """Search and train one cell, or find what is done of it."""
+    """Search and train one cell, as far as it is not done yet."""
     model, fit = ModelSettings(backbone=what["backbone"]), FitSettings(**what["fit"])
     training = Training(model, fit)
     folder = options.out / folder_of(what)

@@ -5,7 +5,7 @@
 
 Every row of the table is trained at every budget with every seed: DCN-V2 with one cross layer and
 one hidden layer of 192 (the paper's network), width 30, gender kept exact as in the paper (but in
-the policies of SEO). A budget is that of 13,653, 6,826 and 1,366 rows of 30 floats, the paper's 1.6
+the policies of SEO). A budget holds 13,653, 6,826 or 1,366 rows of 30 floats, the paper's 1.6
 MB, 791 kB and 158 kB, and is met exactly. Where a row has several settings, seed 0 tries them, the
 best by validation AUC is trained with the other seeds, and only its lines are reported. Batch and
 learning rate (4,096 and 4e-3; the paper: 128 and 2e-4) are chosen on validation rows, so that the
@@ -138,7 +138,7 @@ def policy_of(
 
 
 class Runs:
-    """Trains what is not yet there; one folder per budget, method and seed."""
+    """Trains the runs that are missing; one folder per budget, method and seed."""
 
     def __init__(
         self, data: Sequence[DataSet], study: Study, out: Path, record: Path | None
@@ -195,7 +195,7 @@ def chosen(runs: Runs, row: str, methods: tuple[str, ...], params: int) -> str:
 
 
 def cells(study: Study, options: argparse.Namespace) -> Iterator[tuple[int, str, int]]:
-    """Seed, row and budget of every cell; all cells of a seed come before those of the next."""
+    """Seed, row and budget of every cell; all cells of a seed come before all cells of the next."""
     rows = {**ROWS, **(CRITEO_ROWS if study.name == "criteo" else {})}
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for row in options.rows or rows:

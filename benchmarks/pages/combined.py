@@ -33,7 +33,7 @@ def alone(plain: Sequence[Line], method: str, runs: Mapping[int, Line]) -> dict[
 
 
 class Combination:
-    """The runs of one combination by seed, and those of its two parts alone."""
+    """The runs of one combination by seed, and the runs of its two parts alone."""
 
     def __init__(self, runs: dict[int, Line], plain: Sequence[Line]) -> None:
         self.runs, self.line = runs, next(iter(runs.values()))

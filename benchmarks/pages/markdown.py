@@ -54,7 +54,7 @@ def each(
     value: Callable[[Any, Any], Any],
     format: str | None = None,
 ) -> list[Column]:
-    """A column per item, whose ``value`` is that of the item and the row."""
+    """A column per item; ``value`` is called with the item and the row."""
     return [Column(header(item), partial(value, item), format) for item in items]
 
 

@@ -182,11 +182,11 @@ def region(lines: Sequence[Line] | None = None, plan: Plan | None = None) -> lis
 
     Args:
         lines: default: the record.
-        plan: what is counted as planned; default: the one of the command without options.
+        plan: the runs that count as planned; default: the plan of the command without options.
     """
     plan = plan or Plan()
     lines = read(RECORD) if lines is None else lines
-    groups: dict[str, tuple[str, Plan]] = {}  # data and plan of what is shown together
+    groups: dict[str, tuple[str, Plan]] = {}  # data and plan of rows that are shown together
     for line in (x for x in lines if x["part"] == "auc"):
         tried = {name: tuple(values) for name, values in line["tuned"].items()}
         own = replace(plan, **tried, epochs=line["fit"]["epochs"])

@@ -87,7 +87,7 @@ def title(runs: Sequence[Line]) -> str:
 
 
 class Model:
-    """The runs of one backbone and variant by seed, and those of the backbone's original."""
+    """The runs of one backbone and variant by seed, and the runs of the original backbone."""
 
     def __init__(self, backbone: str, variant: str, lines: Sequence[Line]) -> None:
         self.backbone, self.variant = backbone, variant
@@ -111,11 +111,11 @@ class Model:
         return with_deviation(self.runs, lambda x: x[kind][split][key])
 
     def gain(self) -> str | None:
-        """Test AUC of the model trained again minus that of the supernet."""
+        """Test AUC of the model trained again minus the test AUC of the supernet."""
         return self._minus(self.runs, "supernet") if self.searched else None
 
     def loss(self) -> str | None:
-        """Test AUC of the model trained again minus that of the original."""
+        """Test AUC of the model trained again minus the test AUC of the original."""
         return self._minus(self.originals, "trained")
 
     def _minus(self, others: Mapping[int, Line], kind: str) -> str | None:

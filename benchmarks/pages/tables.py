@@ -5,7 +5,7 @@
     python -m benchmarks.pages.tables kernels --print # on the terminal, with all tables
 
 Reads ``benchmarks/results/*.jsonl`` as the benchmarks wrote them with ``--record``; no figure is
-typed in by hand but those of papers.
+typed in by hand but the numbers of papers.
 """
 
 from __future__ import annotations

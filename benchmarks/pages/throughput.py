@@ -176,7 +176,7 @@ COMPARED = {
 
 
 def ratios(run: Sequence[Line]) -> list[str]:
-    """Ours over TorchRec's, by what is timed and what is compared with what."""
+    """Ours over TorchRec's, by the timed quantity and the two sides that are compared."""
     found: dict[tuple[str, str, str], dict[str, str]] = {}
     for x in run:
         if x["kind"] == "ratio":

@@ -3,7 +3,7 @@
     python -m benchmarks.ranks.planner --record
 
 Two laws: 1,000 features on 64 chunk tables are planned for 1,024 devices in under 60 s, and on
-three realistic policies the load imbalance is at most 1.05 where that of TorchRec's plan is
+three realistic policies the load imbalance is at most 1.05 where TorchRec's plan has one that is
 higher. The command exits with 1 if one is broken. No row of any data set is read: the policies
 are made of lists of columns with round vocabulary sizes.
 

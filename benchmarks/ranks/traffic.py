@@ -5,7 +5,7 @@ Letters: B rows of one rank's batch, K lookups, W ranks.
     splits     how many numbers follow, one int64 per rank and tensor, and B
     lengths    of every bag, to each rank that holds rows of its table
     values     row numbers, likewise
-    vectors    pooled, from the rank of the rows to that of the example, in the forward pass
+    vectors    pooled, from the rank of the rows to the rank of the example, in the forward pass
     gradients  of the vectors, the other way, in the backward pass
 
 Tables cut by rows send sums: their vectors go through a reduce-scatter, and the gradients through

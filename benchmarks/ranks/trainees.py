@@ -303,8 +303,8 @@ def synchronize(device: torch.device) -> None:
 def peak_memory(device: torch.device) -> Iterator[list[int]]:
     """The list's entry becomes the bytes by which the process grew at most within the block.
 
-    On CUDA those of PyTorch's allocator on the device; on CPU the resident set as Linux counts it,
-    and 0 where that cannot be read.
+    On CUDA they are the bytes of PyTorch's allocator on the device; on CPU the resident set as
+    Linux counts it, and 0 where that cannot be read.
     """
     found = [0]
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Taking turns, and what is written down of it: the lines of ``throughput.jsonl``."""
+"""Taking turns, and the lines of ``throughput.jsonl`` that record it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole epochs in turn: who takes part, on which data, and what is made of the seconds."""
+"""Whole epochs in turn: who takes part, on which data, and how the seconds are compared."""
 
 from __future__ import annotations
 

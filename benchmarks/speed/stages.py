@@ -1,6 +1,6 @@
 """A training step in stages: a clock, and where its marks sit in a model.
 
-The stages run one after the other in the order of :data:`STAGES`. They are those of an ordinary
+The stages run one after the other in the order of :data:`STAGES`. They make an ordinary
 forward and backward pass, with one exception: where TorchRec's sharded collection looks up the
 tables of one kind of sharding while it sends the vectors of another, here all are looked up before
 any is sent (``input_dist``, ``compute`` and ``output_dist`` of ``ShardedEmbeddingBagCollection``).
@@ -16,7 +16,7 @@ Ranks that are early wait for the others in the next stage that talks to them.
     regroup backward
     gradient dist   gradients of the vectors to the ranks of their rows
     table backward  gradients of the tables; with a fused optimizer their update, too
-    all-reduce      what is left of the mean over ranks of the replicated gradients
+    all-reduce      the rest of the mean over ranks of the replicated gradients
     table update    the optimizer of the tables, if it is not fused
     dense update    all other optimizers, and gradients reset
 """

@@ -79,7 +79,7 @@ class Measured:
 def encodings(schema: Schema, num_rows: int) -> tuple[Encoding, ...]:
     """Unified, and hashed with rows in proportion to the vocabularies and with even rows.
 
-    The rows are those of the methods ``monolithic``, ``separate-cardinality`` and ``separate``.
+    The methods ``monolithic``, ``separate-cardinality`` and ``separate`` have these rows.
 
     Raises:
         PolicyError: fewer rows than features.

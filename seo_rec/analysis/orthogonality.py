@@ -29,8 +29,8 @@ from seo_rec.data.stream import Stream
 from seo_rec.embed import PolicyEmbedding
 from seo_rec.model import RecModel
 from seo_rec.policy import Policy
+from seo_rec.policy.addresses import lookup_rows
 from seo_rec.report import charts
-from seo_rec.report.collisions import rows_of
 from seo_rec.train import EVAL_BATCH, FitSettings, fit, optimizers_of
 
 TABLES = ("unified", "separate")
@@ -39,7 +39,7 @@ TABLES = ("unified", "separate")
 
 @dataclass(frozen=True)
 class OrthogonalitySettings:
-    """What is trained: a model for every number of rows and every seed.
+    """The models to train: one for every number of rows and every seed.
 
     Args:
         rows: Rows of all tables together, a model for each number.
@@ -212,7 +212,7 @@ def _norms(embedding: PolicyEmbedding, vocabularies: Vocabularies) -> torch.Tens
         for f in policy.features:
             for k in f.lookups:
                 if k.table == table.name and f.name in vocabularies:
-                    used[rows_of(policy, f, k, vocabularies[f.name][0])] = True
+                    used[lookup_rows(policy, f, k, vocabularies[f.name][0])] = True
         weight = embedding.ebc.embedding_bags[key].weight.detach().cpu()
         norms.append(weight[torch.from_numpy(used)].double().norm(dim=1))
     return torch.cat(norms)

@@ -1,6 +1,6 @@
 """AutoInt: Automatic Feature Interaction Learning via Self-Attentive Neural Networks.
 
-Letters beside those of ``layers``: H heads, W width of a head.
+Letters in addition to the ones of ``layers``: H heads, W width of a head.
 """
 
 from __future__ import annotations

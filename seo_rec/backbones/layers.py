@@ -38,7 +38,7 @@ class Inputs(nn.Module):
         self.width = num_dense + sum(dims)
 
     def check(self, dense_BN: torch.Tensor, x_BE: torch.Tensor) -> None:
-        """Raises: ValueError: other numbers of columns than those of the constructor."""
+        """Raises: ValueError: not as many columns as the constructor was told."""
         if (dense_BN.shape[1], x_BE.shape[1]) != (self.num_dense, self.width - self.num_dense):
             raise ValueError(
                 f"{tuple(dense_BN.shape)} dense values and {tuple(x_BE.shape)} of embeddings; "
@@ -142,7 +142,7 @@ def pair_sum(v_BVD: torch.Tensor) -> torch.Tensor:
 
     Summed over D it is the pairwise term of a factorization machine. TorchRec's
     FactorizationMachine is another thing on such vectors: it multiplies every number with every
-    other, also those of one vector.
+    other, also within one vector.
 
     Args: float32 (B, V, D). Returns: float32 (B, D).
     """

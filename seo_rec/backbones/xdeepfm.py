@@ -1,6 +1,6 @@
 """xDeepFM: Combining Explicit and Implicit Feature Interactions for Recommender Systems.
 
-Letters beside those of ``layers``: H feature maps of a CIN layer.
+Letters in addition to the ones of ``layers``: H feature maps of a CIN layer.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def _name(text: str) -> str:
 
 
 def settable(settings: type[Any]) -> list[Field]:
-    """The fields that ``--set`` sets, those of nested settings included."""
+    """The fields that ``--set`` sets, fields of nested settings included."""
     return [leaf for leaf in leaves(settings) if leaf.name not in ELSEWHERE]
 
 

@@ -83,7 +83,7 @@ def compare(
 ) -> None:
     """Train methods at one exact budget with several seeds; run again to go on where it stopped."""
     load_stack(threads)
-    from seo_rec import recipes, report
+    from seo_rec import recipes
     from seo_rec.data.dataset import open_data
 
     texts, opened = set_texts(context, set_), tuple(map(open_data, data))
@@ -92,8 +92,10 @@ def compare(
     comparison = comparison_of(context, asked, at)
     with run_folder(context, out, params=at, budget_of=None, set=texts):
         runs = recipes.compare(comparison, out)
-    report.print_comparison([out])
-    say_still_improving(runs, fit.epochs)
+        from seo_rec import report  # plots load slowly
+
+        report.print_comparison([out])
+        say_still_improving(runs, fit.epochs)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,7 @@ from seo_rec.cli.assignments import merged
 from seo_rec.runs.command_settings import CommandSettings, read_command_settings
 
 # parameters that do not decide what a run does
-NOT_KEPT = frozenset(
-    {"out", "config", "resume", "threads", "settings", "scheduler", "submit", "help"}
-)
+NOT_KEPT = frozenset({"out", "config", "resume", "settings", "scheduler", "submit", "help"})
 
 
 def start_from(context: typer.Context, value: Path | None) -> Path | None:
@@ -29,7 +27,7 @@ def start_from(context: typer.Context, value: Path | None) -> Path | None:
     read, here = read_command_settings(value), command_name(context)
     if read.command != here:
         raise ValueError(
-            f"--config {value}: settings of `seo-rec {read.command}`; allowed here: those of "
+            f"--config {value} has the settings of `seo-rec {read.command}`; allowed: settings of "
             f"`seo-rec {here}`"
         )
     names = dict(_kept(context))
@@ -55,7 +53,7 @@ def _check_values(context: typer.Context, path: Path, values: Mapping[str, Any])
 
 
 def set_texts(context: typer.Context, texts: list[str] | None) -> list[str]:
-    """What ``--set`` says; a setting on the command line replaces that of ``--config``."""
+    """What ``--set`` says; a setting on the command line replaces the same one of ``--config``."""
     return merged((context.default_map or {}).get("set_", []), texts or [])
 
 
@@ -93,7 +91,7 @@ def _kept(context: typer.Context) -> Iterator[tuple[str, str]]:
 
 
 def _plain(value: Any) -> Any:
-    """``value`` as JSON holds it."""
+    """``value`` as JSON holds it; a path is absolute, so that it can be read from anywhere."""
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
-    return str(value) if isinstance(value, Path) else value
+    return str(value.absolute()) if isinstance(value, Path) else value

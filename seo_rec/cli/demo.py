@@ -9,26 +9,33 @@ import typer
 
 from seo_rec.cli import parameters as par
 from seo_rec.cli.options import RUN, load_stack
+from seo_rec.cli.running import run_folder
 
 
 def demo(
+    context: typer.Context,
     out: par.Out = Path("runs/demo"),
     quick: Annotated[
         bool,
         typer.Option(
             "--quick",
-            help="Small data and two epochs: only checks that all works.",
+            help="Use small data and two epochs, to check that everything works.",
             rich_help_panel=RUN,
         ),
     ] = False,
     seed: par.Seed = 0,
     threads: par.Threads = 0,
+    config: par.Config = None,
 ) -> None:
     """The main job on synthetic data: prepare, search, apply, train, compare, report."""
     load_stack(threads)
-    from seo_rec import recipes, report
+    from seo_rec import recipes
 
-    recipes.demo(out, quick=quick, seed=seed)
-    report.print_comparison([out / "compare"])
-    report.build([out / "compare"], out / "report.html")
+    compared = out / "compare"  # the run folder; the data are beside it
+    with run_folder(context, compared):
+        recipes.demo(out, quick=quick, seed=seed)
+        from seo_rec import report  # plots load slowly
+
+        report.print_comparison([compared])
+        report.build([compared], out / "report.html")
     typer.echo(f"report: {out / 'report.html'}")

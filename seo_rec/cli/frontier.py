@@ -37,10 +37,10 @@ SET = "set_"
 
 
 def _contestants() -> FromSettings:
-    """As of ``compare``, without searches unless they are asked for."""
+    """The options of ``compare``, with methods of its own by default, none of them a search."""
     methods, *others = CONTESTANTS.options
     default = "separate,monolithic,multi-size,collisionless"
-    help_ = "As of compare; collisionless is trained once, at its own size"
+    help_ = "Names of methods, as for compare; collisionless is trained once, at its own size"
     own = dataclasses.replace(methods, default=default, help=help_)
     return dataclasses.replace(CONTESTANTS, options=(own, *others))
 
@@ -100,7 +100,7 @@ def frontier(
     Budgets are trained one after the other, and the plot holds what there is.
     """
     load_stack(threads)
-    from seo_rec import recipes, report
+    from seo_rec import recipes
     from seo_rec.data.dataset import open_data
 
     if submit and not scheduler:
@@ -114,9 +114,11 @@ def frontier(
             _jobs(context, comparison, wanted)
             return
         runs = recipes.frontier(comparison, wanted, out)
-    report.print_frontier(out)
-    typer.echo(f"plot: {out / FRONTIER_PICTURE}")
-    say_still_improving(runs, fit.epochs)
+        from seo_rec import report  # plots load slowly
+
+        report.print_frontier(out)
+        typer.echo(f"plot: {out / FRONTIER_PICTURE}")
+        say_still_improving(runs, fit.epochs)
 
 
 def _jobs(context: typer.Context, comparison: Comparison, budgets: Sequence[int]) -> None:

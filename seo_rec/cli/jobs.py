@@ -2,7 +2,7 @@
 
 A job is the plain command with more defaults: without a data set it makes the synthetic one,
 without a search it runs one, an unfinished run is resumed and a result that is already there is a
-success. Further options are those of ``seo-rec search`` and ``seo-rec train``.
+success. Further options are passed on to ``seo-rec search`` and ``seo-rec train``.
 """
 
 from __future__ import annotations
@@ -84,4 +84,6 @@ def _synthetic(rows: int) -> Path:
 def _run(context: typer.Context, arguments: list[str]) -> None:
     """Run another command of ``seo-rec`` in this process."""
     program = context.find_root().command
-    program.main(arguments, prog_name="seo-rec", standalone_mode=False)
+    status = program.main(arguments, prog_name="seo-rec", standalone_mode=False)
+    if status:  # it was stopped, and has said what is kept
+        raise typer.Exit(status)

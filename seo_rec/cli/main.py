@@ -11,9 +11,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
 from seo_rec.cli.analyze import app as analyze_app
 from seo_rec.cli.apply import apply
@@ -27,22 +28,35 @@ from seo_rec.cli.options import PanelCommand
 from seo_rec.cli.plan import plan
 from seo_rec.cli.prepare import app as prepare_app
 from seo_rec.cli.report import report
+from seo_rec.cli.running import EXIT_TERMINATED, STOPS, stopped
 from seo_rec.cli.search import search
 from seo_rec.cli.train import train
 from seo_rec.files import said
-from seo_rec.process import leave, quiet_libraries, run_and_leave, world_size
+from seo_rec.process import leave, quiet_libraries, run_and_leave, sigterm_raises, world_size
 from seo_rec.stack import StackError
 
 T = TypeVar("T")
 
+
+class _Stoppable(TyperGroup):
+    """Commands that say so when they are stopped outside of a run folder, which says more."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        try:
+            return super().invoke(ctx)
+        except STOPS as stop:
+            left = "nothing of this command is kept; the same command starts again"
+            raise stopped(stop, left) from None
+
+
 app = typer.Typer(
     name="seo-rec",
+    cls=_Stoppable,
     help="Share and divide one embedding budget among categorical features.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-EXIT_PREEMPTED = 143  # 128 + SIGTERM, as a shell reports a process ended by that signal
 # mistakes of a user that are known for such without a look at seo_rec.errors
 PLAIN_MISTAKES = (ValueError, FloatingPointError)
 # the commands that the processes of one launch run together
@@ -89,7 +103,8 @@ app.command(hidden=True, context_settings=FURTHER_OPTIONS)(job_applier)
 def main() -> None:
     """Run the command line, in one process or as one of a launch."""
     if _told(world_size) == 1:
-        _told(_run)
+        with sigterm_raises():  # several processes are stopped together, by their launcher
+            _told(_run)
     else:
         run_and_leave(lambda: _told(_launched))
 
@@ -122,7 +137,7 @@ def _told(command: Callable[[], T]) -> T:
         if isinstance(error, errors.Preempted):
             if os.environ.get("RANK", "0") == "0":  # all ranks stop together
                 typer.echo(str(error), err=True)
-            sys.exit(EXIT_PREEMPTED)
+            sys.exit(EXIT_TERMINATED)
         if not isinstance(error, errors.USER_ERRORS):
             raise
         typer.echo(f"error: {error}", err=True)

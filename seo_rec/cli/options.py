@@ -6,7 +6,7 @@ options::
     @takes_settings(fit=FromSettings(FitSettings, TRAINING, (Option("epochs"), ...)))
     def train(data: Data, out: Out, fit: FitSettings) -> None: ...
 
-The default and the help of an option are those of the field, so each is said once.
+An option takes its default and its help from the field, so each is said once.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Option:
         fields: The fields that it sets; none is the field of the same name.
         help: A sentence in place of the first field's.
         default: A value in place of the first field's default.
-        panel: A panel in place of that of the other options.
+        panel: A panel in place of the one that the other options have.
     """
 
     name: str
@@ -172,9 +172,9 @@ def takes_settings(**groups: FromSettings) -> Callable[[Callable[..., None]], Ca
 
 
 def given(context: typer.Context, names: Iterable[str]) -> list[str]:
-    """Those of the parameters ``names`` that were given, written as options.
+    """The parameters among ``names`` that the user gave, written as options.
 
-    Given is what stands on the command line, and what ``--config`` says other than the default.
+    A parameter is given by the command line, or by ``--config`` if its value is not the default.
     """
     declared = {parameter.name: parameter for parameter in context.command.params}
     return [declared[name].opts[0] for name in sorted(names) if is_given(context, declared[name])]

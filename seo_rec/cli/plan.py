@@ -12,6 +12,7 @@ from rich.table import Table
 from seo_rec.cli.budget import size
 from seo_rec.cli.options import DATA, RUN
 from seo_rec.files import require_new_file
+from seo_rec.process import without_collection
 
 if TYPE_CHECKING:
     from seo_rec.plan import Estimate, Plan, RankLoad
@@ -48,16 +49,16 @@ def plan(
         ),
     ] = "auto",
 ) -> None:
-    """Place a policy's tables on devices; needs none of them, and no process group."""
+    """Place a policy's tables on devices, which need not be there."""
     from seo_rec.policy import Policy
     from seo_rec.settings import FitSettings, settled
 
     require_new_file(out)
     placed = Policy.load(policy)
     typer.echo(f"{policy}: {len(placed.tables)} tables, {size(placed)}")
-    # these import TorchRec, whose own plan is priced beside ours
-    from seo_rec.data.dataset import open_data
-    from seo_rec.plan import plan_policy, rates_of, read_topology
+    with without_collection():  # these import TorchRec, whose own plan is priced beside ours
+        from seo_rec.data.dataset import open_data
+        from seo_rec.plan import plan_policy, rates_of, read_topology
 
     found = plan_policy(
         placed,
@@ -74,25 +75,21 @@ def plan(
 
 
 def show(plan: Plan, console: Console) -> None:
-    """The ranks' loads, the step, and the same for TorchRec's own plan beside each."""
-    console.print(_ranks(plan))
+    """The ranks' loads by this plan and by TorchRec's own, and what a step takes by either."""
+    console.print(_ranks(f"{plan.topology}, batch {plan.batch_size:,} per device", plan.estimate))
+    if plan.default is not None:
+        console.print(_ranks("the same by TorchRec's own plan", plan.default))
     console.print(_totals(plan))
     for note in plan.notes:
         console.print(f"note: {note}", highlight=False)
 
 
-def _ranks(plan: Plan) -> Table:
-    table = Table(title=f"{plan.topology}, batch {plan.batch_size:,} per device")
-    titles = ["tables", "memory, GB", "lookups/sample", "est. ms"]
-    table.add_column("rank", justify="right")
-    estimates = [plan.estimate]
-    if plan.default is not None:
-        estimates.append(plan.default)
-        titles += [f"TorchRec's {title}" for title in titles]
-    for title in titles:
-        table.add_column(title, justify="right")
-    for name, rank in _shown(plan.estimate):
-        table.add_row(name, *(cell for e in estimates for cell in _cells(e.ranks[rank])))
+def _ranks(title: str, estimate: Estimate) -> Table:
+    table = Table(title=title)
+    for heading in ("rank", "tables", "memory, GB", "lookups/sample", "est. ms"):
+        table.add_column(heading, justify="right")
+    for name, rank in _shown(estimate):
+        table.add_row(name, *_cells(estimate.ranks[rank]))
     return table
 
 

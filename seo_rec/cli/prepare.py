@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from seo_rec.cli.running import STOPS, stopped
 from seo_rec.files import said
 from seo_rec.schema import DataError, Schema
 
@@ -263,7 +261,9 @@ def synthetic(
         int, typer.Option(help="Columns with many ids and high-rank interactions.")
     ] = 4,
     weak: Annotated[int, typer.Option(help="Columns with few ids and a bias per id.")] = 6,
-    noise: Annotated[int, typer.Option(help="Columns with very many ids and no worth.")] = 6,
+    noise: Annotated[
+        int, typer.Option(help="Columns with very many ids that predict nothing.")
+    ] = 6,
     numeric: Annotated[int, typer.Option(help="Numeric columns.")] = 2,
     multivalent: Annotated[int, typer.Option(help="Columns with a bag of ids per row.")] = 0,
     strong_vocab: Annotated[int, typer.Option(help="Ids of a strong column.")] = 300,
@@ -280,7 +280,7 @@ def synthetic(
     enter: Annotated[
         str,
         typer.Option(
-            help="New ids from day to day, as a share of those there are; strong and noise columns "
+            help="New ids from day to day, as a share of the ids; strong and noise columns "
             "take several shares in turn, as in 0.2,0.02."
         ),
     ] = "0",
@@ -368,8 +368,6 @@ def _names(text: str) -> tuple[str, ...]:
 @contextmanager
 def _reporting(out: Path) -> Iterator[list[Schema]]:
     """Show the schema that the block appends, or one error message and exit status 2."""
-    # A terminated prepare cleans up its half-written folder like an interrupted one.
-    before = signal.signal(signal.SIGTERM, _terminated)
     started = time.monotonic()
     done: list[Schema] = []
     try:
@@ -380,17 +378,11 @@ def _reporting(out: Path) -> Iterator[list[Schema]]:
     except OSError as error:
         typer.echo(f"error: {said(error)}", err=True)
         raise typer.Exit(2) from error
-    except KeyboardInterrupt:
-        typer.echo(f"interrupted: nothing was written to {out}", err=True)
-        raise typer.Exit(130) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    except STOPS as stop:
+        left = f"nothing is kept in {out}; the same command starts again"
+        raise stopped(stop, left) from None
     for schema in done:
         _show(schema, out, time.monotonic() - started)
-
-
-def _terminated(number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + number)
 
 
 def _show(schema: Schema, out: Path, seconds: float) -> None:

@@ -13,7 +13,9 @@ from seo_rec.cli.options import DATA, RUN
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="Folders of searches, trainings, compares.", rich_help_panel=DATA),
+        typer.Argument(
+            help="Folders of searches, trainings and comparisons.", rich_help_panel=DATA
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The page to write.", rich_help_panel=RUN)] = Path(
         "report.html"
@@ -26,7 +28,16 @@ def report(
     """Write one self-contained HTML page about runs."""
     if out.exists() and not force:
         raise FileExistsError(f"{out} exists; give --force to replace it, or another --out")
-    from seo_rec.report.page import build
+    from seo_rec.runs.reading import read
 
-    build(runs, out)
+    records = read(runs)
+    trainings, searches = len(records.trainings), len(records.searches)
+    ends = ["" if trainings == 1 else "s", "" if searches == 1 else "es"]
+    read_now = f"{trainings} finished training{ends[0]}, {searches} finished search{ends[1]}"
+    typer.echo(read_now, err=True)
+    for note in records.notes:
+        typer.echo(f"note: {note}", err=True)
+    from seo_rec.report.page import write_page  # plots load slowly
+
+    write_page(records, runs, out)
     typer.echo(f"report: {out}")

@@ -1,4 +1,4 @@
-"""A command that works on a run folder: its settings are kept there, and a stop says what is."""
+"""A command that works on a run folder keeps its settings there, and a stop says what is kept."""
 
 from __future__ import annotations
 
@@ -12,11 +12,29 @@ import typer
 
 from seo_rec.cli.config import command_options
 from seo_rec.files import NO_SPACE, NoSpaceError, is_full_disk
+from seo_rec.process import Terminated
 from seo_rec.runs import Run
 from seo_rec.runs.command_settings import command_settings
+from seo_rec.runs.layout import POLICY_FILE
 from seo_rec.runs.stops import kept
 
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports a process ended by that signal
+# 128 + the number of the signal, as a shell reports a process ended by it
+EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
+STOPS = (KeyboardInterrupt, Terminated)
+
+
+def stopped(stop: BaseException, left: str) -> typer.Exit:
+    """Say on stderr what a stop leaves, and return how the command ends.
+
+    Args:
+        stop: One of ``STOPS``.
+        left: What is kept, and how to go on.
+    """
+    if isinstance(stop, Terminated):
+        typer.echo(f"stopped by SIGTERM: {left}", err=True)
+        return typer.Exit(EXIT_TERMINATED)
+    typer.echo(f"\nstopped by Ctrl-C: {left}", err=True)  # the terminal has written ^C
+    return typer.Exit(EXIT_INTERRUPTED)
 
 
 @contextmanager
@@ -33,12 +51,13 @@ def run_folder(context: typer.Context, out: Path, **resolved: Any) -> Iterator[N
         LostRankError: Another rank was lost within the block; the message says what is kept.
         Preempted: SIGTERM came within the block; the message says what is kept.
     """
+    if context.params.get("policy"):  # the folder has a copy, which stays when the file changes
+        resolved = {"policy": out / POLICY_FILE, **resolved}
     with command_settings(out, command_options(context, resolved)):
         try:
             yield
-        except KeyboardInterrupt:
-            typer.echo(f"\nstopped by Ctrl-C: {kept(out)}", err=True)
-            raise typer.Exit(EXIT_INTERRUPTED) from None
+        except STOPS as stop:
+            raise stopped(stop, kept(out)) from None
         except Exception as error:
             from seo_rec.train import LostRankError, Preempted, loss_said  # has imported torch
 

@@ -114,3 +114,9 @@ def say_searched(out: Path, policy: Policy) -> None:
     typer.echo(f"{out / POLICY_FILE}: {size(policy)}, {describe(policy)}")
     if policy.dropped:
         typer.echo(f"dropped features: {', '.join(policy.dropped)}")
+    if policy.budget and policy.budget.params and policy.num_params > policy.budget.params:
+        typer.echo(
+            f"note: this policy is above the budget of {policy.budget.params} parameters, because "
+            "it has the tables of the search; before training, fit it to the budget: seo-rec "
+            f"apply {out / POLICY_FILE} --strategy exact --out {out / 'applied.json'}"
+        )

@@ -39,7 +39,8 @@ class DataSet:
         schema: Its columns and splits.
 
     Attributes:
-        path: As given; files below it are read when they are needed.
+        path: The folder, absolute if :func:`open_data` opened it. Files below it are read when
+            they are needed.
         schema: As given.
     """
 
@@ -155,4 +156,4 @@ def open_data(path: Path | str) -> DataSet:
     Raises:
         DataError: The folder is not a prepared data set; the message says how to make one.
     """
-    return DataSet(Path(path), read_schema(path))
+    return DataSet(Path(path).absolute(), read_schema(path))

@@ -176,7 +176,7 @@ def text_blocks(
 def _rows(
     text: TextBlock, quoted: str | None, intake: Intake, longest: int
 ) -> Generator[TextBlock, None, TextBlock]:
-    """Yield the whole rows of ``text``, reject the rows of open quotes, return what is left.
+    """Yield the whole rows of ``text``, reject the rows of open quotes, return the rest.
 
     Args:
         longest: Bytes of a row that has not ended yet; a quote in a longer one is open for good.
@@ -214,7 +214,7 @@ def _after(text: TextBlock, size: int) -> TextBlock:
 
 
 class _HashingReader(io.RawIOBase):
-    """A binary file that counts and hashes what is read from it."""
+    """A binary file that counts and hashes the bytes that are read from it."""
 
     def __init__(self, stream: BinaryIO, intake: Intake) -> None:
         self._stream = stream

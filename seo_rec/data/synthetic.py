@@ -16,9 +16,9 @@ role, rank and share of every column are stored in ``schema.options["truth"]``.
 
 With :class:`Churn` the rows come day after day, equally many each. From one day to the next some
 ids of the strong and noise columns vanish, and new ones, with biases and vectors of their own,
-enter at random places of the popularity order; what stays keeps its order. The means and variances
-of the z_c are then those of the first day. The first n days of a world are the same however many
-follow. A temporal split cuts the days in order.
+enter at random places of the popularity order; the ids that stay keep their order. The means and
+variances of the z_c are then taken from the first day. The first n days of a world are the same
+however many follow. A temporal split cuts the days in order.
 """
 
 from __future__ import annotations

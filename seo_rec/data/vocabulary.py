@@ -43,7 +43,7 @@ PRESETS: Mapping[str, Mapping[str, int]] = {
 class Pruning:
     """Which ids keep their identity; all others become the one out-of-vocabulary id.
 
-    Counts are those of the training split. With ``min_count`` m an id stays if it occurs at
+    Ids are counted in the training split. With ``min_count`` m an id stays if it occurs at
     least m times. With a size K for a column its K - 1 most frequent ids stay (ties: the
     smaller id) and the K-th place is the out-of-vocabulary id. A ``preset`` names a table of
     sizes; ``sizes`` gives them by column, and wins over the preset.

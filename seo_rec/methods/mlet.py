@@ -12,7 +12,7 @@ from seo_rec.policy import Policy, PolicyError
 
 log = logging.getLogger(__name__)
 
-LEAST_WEIGHT = 0.25  # of the first updates, those of one layer having weight 1
+LEAST_WEIGHT = 0.25  # of the first updates; with one layer their weight is 1
 SUFFIX = "+mlet"  # of a method's name: the same policy, trained so
 
 
@@ -49,7 +49,7 @@ class Mlet:
 
 
 def two_layer_tables(policy: Policy) -> tuple[str, ...]:
-    """The tables that MLET trains as two layers: all but those of importance weights."""
+    """The tables that MLET trains as two layers: all except tables of importance weights."""
     weights = {f.weights.table for f in policy.features if f.weights is not None}
     return tuple(t.name for t in policy.tables if t.name not in weights)
 
@@ -71,8 +71,8 @@ def inner_policy(policy: Policy, mlet: Mlet) -> Policy:
         )
     if mlet.first_weight < LEAST_WEIGHT:
         log.warning(
-            "MLET: the first updates of the embeddings have %.2g times the size of those of one "
-            "layer (inner dimension %d, std %g; Theorem 1); raise std (the paper has 0.25 and 0.5)",
+            "MLET: the first updates of the embeddings are %.2g times as large as with one layer "
+            "(inner dimension %d, std %g; Theorem 1); raise std (the paper has 0.25 and 0.5)",
             mlet.first_weight,
             mlet.dim,
             mlet.std,
@@ -86,7 +86,7 @@ def inner_policy(policy: Policy, mlet: Mlet) -> Policy:
             mlet.dim,
         )
     tables = tuple(replace(t, dim=mlet.dim) if t.name in wide else t for t in policy.tables)
-    features = tuple(  # what is added may have several widths before W2, which matters to no table
+    features = tuple(  # vectors that are added may differ in width before W2; no table cares
         replace(f, combine="concat") if f.combine == "sum" else f for f in policy.features
     )
     return replace(policy, tables=tables, features=features)

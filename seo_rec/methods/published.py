@@ -108,7 +108,7 @@ def hashed_net(
     """``x_f[i] = A_f[h_fi(id)]``: every float from a place of its own in a flat array.
 
     From "Compressing Neural Networks with the Hashing Trick" (Chen et al., 2015), for embeddings.
-    Arguments and errors are those of :func:`hashing_trick`.
+    Arguments and errors are the same as in :func:`hashing_trick`.
     """
     arguments = {"params": params, "dim": dim, "seed": seed}
     division = Division(schema, dim, sharing, vocabularies)

@@ -60,7 +60,7 @@ class MethodFamily:
         make: The function: schema, params, dim, then by name sharing, vocabularies and seed.
         sharing: Who shares tables; a name with ``multiplexed-`` before it sets that.
         number: The argument that a number behind the name sets; empty if the name takes none.
-        label: How the number is called in lists of what is allowed.
+        label: How the number is called in lists of allowed names.
         has_multiplexed_form: Whether ``multiplexed-`` may stand before the name.
         needs_ids: Whether it needs the training ids of every feature that does not share tables.
         budgeted: Whether a budget decides its size; else its size follows from the data.

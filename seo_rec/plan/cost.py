@@ -213,7 +213,7 @@ class Prices:
         lookup, update, gradients = perf.fwd_compute, perf.bwd_compute, perf.bwd_comms * full
         size = 4e3 * rows * columns  # bytes, in thousandths: times are milliseconds
         if kind == _DATA_PARALLEL:
-            # The kernels are those of a whole table, on this rank's bags; TorchRec halves their
+            # The kernels of a whole table run on this rank's bags; TorchRec halves their
             # bandwidth, leaves out what narrow rows cost, counts the optimizer as exchange, and
             # sends over the network what stays in one machine.
             whole = self.price(table.name, _TABLE_WISE, rows, columns).phases[1]

@@ -1,4 +1,4 @@
-"""What placements cost, rank by rank: ours and those of TorchRec's own planner alike.
+"""What placements cost, rank by rank, whether we made them or TorchRec's own planner did.
 
 Letters: W ranks.
 """

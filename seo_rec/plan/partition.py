@@ -56,8 +56,8 @@ def pack(
 
     Args:
         pieces: P of them.
-        ranks: what is there already.
-        readers: by table, ones for those of the F features that read it, else zeros.
+        ranks: their loads so far.
+        readers: by table, one for each of the F features that reads it, zero for the others.
     """
     by_ms = sorted(range(len(pieces)), key=lambda i: (-pieces[i].ms, -pieces[i].memory, i))
     by_memory = sorted(range(len(pieces)), key=lambda i: (-pieces[i].memory, -pieces[i].ms, i))

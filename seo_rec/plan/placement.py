@@ -57,7 +57,7 @@ def check_placements(policy: Policy, placements: tuple[Placement, ...], world_si
     """Every table of the policy exactly once, its shards tiling it, on ranks that exist.
 
     Raises:
-        PlanError: names the table and what is wrong with it.
+        PlanError: The message names the table and says what is wrong with it.
     """
     names = [p.table for p in placements]
     if twice := sorted({n for n in names if names.count(n) > 1}):

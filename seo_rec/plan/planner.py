@@ -32,7 +32,7 @@ DATA_PARALLEL = ShardingType.DATA_PARALLEL.value
 
 BALANCED = 1.05  # an imbalance that is not worth another cut
 HARDLY_LONGER = 1.05  # a balanced plan may take so much longer than the shortest one
-# Cuts and copies must bring the step below so much of that of whole tables. The estimates of the
+# Cuts and copies must bring the step below this part of a whole table's. The estimates of the
 # measured runs on CPU err by about a third, and there a cut that promised less brought nothing.
 CLEARLY_SHORTER = {"cpu": 2 / 3, "cuda": HARDLY_LONGER}
 TINY = 0.005  # of a device's memory: a larger table is never kept on every rank
@@ -45,7 +45,7 @@ MAX_BATCH = 2**24
 
 @dataclass(frozen=True)
 class _Choice:
-    """What is tried: tables kept on every rank, tables cut by rows, and how fine the others are.
+    """One plan to try: tables kept on every rank, tables cut by rows, how fine the others are cut.
 
     A packed table is cut into the fewest pieces that are none above ``largest`` times the mean load
     of a rank; ``shifted`` then moves columns between ranks.

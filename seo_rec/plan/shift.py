@@ -1,7 +1,7 @@
 """Move columns between ranks, a few at a time, as long as that relieves the fullest rank.
 
 Packing knows only whole pieces, and two pieces of a table on one rank cost less than the sum of
-both (they read the same ids). Here the prices are those of the merged shards. Letters: W ranks.
+both (they read the same ids). Here a merged shard has one price. Letters: W ranks.
 """
 
 from __future__ import annotations

@@ -16,10 +16,10 @@ def split_rows(
 ) -> list[int]:
     """Rows for tables of widths ``dims`` so that ``sum(rows * dims)`` fills ``budget`` floats.
 
-    Each table first gets ``max(1, floor(budget * w_i / sum(w) / dim_i))`` rows; what is left
-    over goes row by row to the tables furthest below their share, so that less than one row of
-    the narrowest table (hence of the widest) is wasted. Where the floors of one row overdraw the
-    budget, the tables above them divide what is left in proportion to their weights.
+    Each table first gets ``max(1, floor(budget * w_i / sum(w) / dim_i))`` rows; the rest
+    goes row by row to the tables furthest below their share, so that less than one row of the
+    narrowest table (hence of the widest) is wasted. Where the floors of one row overdraw the
+    budget, the tables above them divide the rest in proportion to their weights.
 
     Args:
         budget: floats of all tables together.

@@ -36,7 +36,7 @@ class PolicyError(ValueError):
 
 
 class BagConfig(Protocol):
-    """What is read of TorchRec's ``EmbeddingBagConfig``; ``pooling``, if there, must be SUM."""
+    """The fields that are read of TorchRec's ``EmbeddingBagConfig``; a ``pooling`` must be SUM."""
 
     name: str
     num_embeddings: int
@@ -60,9 +60,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Array:
-    """A flat array of ``size`` floats, read in blocks; its name is not that of a table.
+    """A flat array of ``size`` floats, read in blocks; no table has its name.
 
-    ``dtype`` is that of :class:`Table`; where rows have a scale and an offset, an array has one of
+    ``dtype`` is as in :class:`Table`; where rows have a scale and an offset, an array has one of
     each.
     """
 
@@ -145,7 +145,7 @@ class Feature:
 
     @property
     def all_lookups(self) -> tuple[Lookup, ...]:
-        """The lookups of the vectors and, last, that of the importance weights."""
+        """The lookups of the vectors and, last, the lookup of the importance weights."""
         return self.lookups if self.weights is None else (*self.lookups, self.weights)
 
 

@@ -47,7 +47,7 @@ class Policy:
         features: the served features, in the order of their slices in ``x_BE``.
         dropped: columns of the data set that the policy leaves out, by name.
         vocabularies: sorted ids of the features whose lookups use their index
-            (see :class:`Lookup`), by feature; those of a cross are mixed ids.
+            (see :class:`Lookup`), by feature; for a cross, the mixed ids.
         provenance: method, arguments, data fingerprint, code version; JSON values only.
         codes: int32 rows by base row, for the ``codes`` address; by a name of their own.
         arrays: flat arrays, for the ``blocks`` address.

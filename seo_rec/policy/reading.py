@@ -31,7 +31,7 @@ VERSION = 3
 
 _KEYS = {"format", "version", "tables", "features", "dropped", "vocabularies", "provenance"}
 _FEATURE_KEYS = {"name", "combine", "lookups"}
-# Keys that a version added to those of the version before it, by the kind of object.
+# Keys that a version added to the version before it, by the kind of object.
 _ADDED_KEYS: dict[int, dict[str, set[str]]] = {
     1: {},
     2: {"document": {"arrays", "codes"}, "feature": {"project", "weights"}},

@@ -13,7 +13,7 @@ MAX_FILE_BYTES = 2**30
 
 
 def read_document(path: Path) -> Any:
-    """The JSON value of a file; PolicyError names the place of what is no strict JSON."""
+    """The JSON value of a file; PolicyError names the place where it is no strict JSON."""
     if not path.is_file():
         raise PolicyError(f"{path}: no such policy file; `seo-rec search` writes one")
     if path.stat().st_size > MAX_FILE_BYTES:

@@ -146,8 +146,8 @@ def _check_settings(comparison: Comparison) -> None:
             )
         if budget := sorted({*BUDGET_SETTINGS} & {*changes}):
             raise ValueError(
-                f"settings of {family!r} name {', '.join(budget)}; the budget is that of the "
-                "comparison, for all methods"
+                f"settings of {family!r} name {', '.join(budget)}; the comparison has one budget "
+                "for all methods, which --params sets"
             )
 
 
@@ -217,7 +217,7 @@ def whole(comparison: Comparison) -> dict[str, Any]:
 
 
 def compare(comparison: Comparison, out: Path) -> list[Run]:
-    """Run what is not yet in ``out/results.jsonl``, and return all its lines.
+    """Train and test all runs that ``out/results.jsonl`` lacks, and return all its lines.
 
     Resumable: called again with the same ``out`` it goes on where it stopped; more methods and
     seeds may be asked for.

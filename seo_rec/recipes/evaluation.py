@@ -139,7 +139,7 @@ def frequency(
     Args:
         data: Prepared as the data that the runs were trained on.
         runs: Folders of finished training runs.
-        split: Whose samples are scored; frequencies are those of the training split.
+        split: Whose samples are scored; the frequencies are counted in the training split.
         share: Of the split in each set; see :func:`frequency_sets`.
 
     Raises:

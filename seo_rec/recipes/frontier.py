@@ -22,6 +22,7 @@ from pathlib import Path
 from seo_rec.data.dataset import DataSet
 from seo_rec.files import write_json
 from seo_rec.methods import SUFFIX
+from seo_rec.process import Terminated
 from seo_rec.recipes.comparing import (
     Comparison,
     InfeasibleError,
@@ -132,7 +133,7 @@ def frontier(comparison: Comparison, budgets: Sequence[int], out: Path) -> list[
         reasons: dict[str, str] = {}
         try:
             runs += _compare_what_fits(part, folder, reasons)
-        except (KeyboardInterrupt, Preempted) as stop:
+        except (KeyboardInterrupt, Terminated, Preempted) as stop:
             if here.world_size == 1 or isinstance(stop, Preempted):  # then all ranks stop together
                 _write_at_a_stop(out, folder.name, reasons)
             raise

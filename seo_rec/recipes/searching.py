@@ -22,6 +22,7 @@ from seo_rec.runs.layout import (
     WORK_FOLDER,
 )
 from seo_rec.search import Found, Method, find
+from seo_rec.search.progress import say
 from seo_rec.train import Training, agree, ranks, read_weights, save_weights
 
 
@@ -74,6 +75,9 @@ def search(
 
     if here.on_first(begin):
         return read_search(out)
+    if entry.trains:
+        rows, epochs = data.schema.num_rows["train"], training.fit.epochs
+        say(f"{method}: searching on {rows:,} training rows, at most {epochs} epochs a training")
     found = entry.decide(data, settings, training, work or out / WORK_FOLDER)
     found = replace(found, policy=signed(found.policy, entry, settings, found))
     here.on_first(lambda: _write(out, data, entry, found))
@@ -136,6 +140,7 @@ def _write(out: Path, data: DataSet, method: Method, found: Found) -> None:
         record=found.record,
         environment=stamp(),
         command=command_line(),
+        num_bytes=found.policy.num_bytes,
     )
     write_json(out / SEARCH_FILE, record.to_json())
 

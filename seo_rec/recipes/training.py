@@ -193,7 +193,7 @@ def _asked(
 def _served(
     trained: Trained, out: Path, policy: Policy, num_dense: int, settings: ModelSettings
 ) -> nn.Module:
-    """The model whose test quality counts: with MLET that of one layer, which is saved."""
+    """The model whose test quality counts: with MLET the one-layer model, which is saved."""
     here = ranks()
     if settings.mlet is None:
         return trained.model

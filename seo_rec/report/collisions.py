@@ -17,8 +17,8 @@ table. For one feature:
 
 The ``id`` address gives each training id a row of its own: its intra and full shares are 0. A
 lookup of blocks counts as one lookup per block, whose rows are the places where it may begin; only
-whole blocks are compared, and not those of other features. Importance weights are a lookup too:
-ids that differ in them alone are told apart. Nothing is expected of digits and codes.
+whole blocks of one feature are compared. Importance weights are a lookup too:
+ids that differ in them alone are told apart. There is no expected share for digits and codes.
 """
 
 from __future__ import annotations
@@ -28,11 +28,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from seo_rec.embed.flat import block_seeds
-from seo_rec.embed.remap import addressed_rows, hash_rows, uses_index
 from seo_rec.policy import Feature, Ids, Lookup, Policy
+from seo_rec.policy.addresses import block_seeds, hash_rows, lookup_rows
 
 MAX_TABLE_ROWS = 2**28  # one counter per row is kept in memory
 NAN = float("nan")
@@ -139,20 +137,6 @@ def collisions(policy: Policy, ids: Mapping[str, Ids]) -> Collisions:
     return Collisions(features, tuple(tables))
 
 
-def rows_of(policy: Policy, feature: Feature, lookup: Lookup, ids: Ids) -> npt.NDArray[np.int64]:
-    """The row of every id in a lookup, as the embedding module computes it."""
-    known = policy.vocabularies.get(feature.name) if uses_index(lookup) else None
-    codes = policy.codes.get(lookup.codes)
-    rows: npt.NDArray[np.int64] = addressed_rows(
-        lookup,
-        policy.table(lookup.table).num_rows,
-        torch.from_numpy(np.array(ids, dtype=np.int64)),
-        None if known is None else torch.from_numpy(np.array(known, dtype=np.int64)),
-        None if codes is None else torch.from_numpy(np.array(codes)),
-    ).numpy()
-    return rows
-
-
 def _reads(
     policy: Policy, feature: Feature, ids: Ids
 ) -> Iterator[tuple[str, int, int, npt.NDArray[np.int64]]]:
@@ -160,12 +144,11 @@ def _reads(
     for k in feature.all_lookups:
         if k.address != "blocks":
             num_rows = policy.table(k.table).num_rows
-            yield k.address, k.seed, num_rows, rows_of(policy, feature, k, ids)
+            yield k.address, k.seed, num_rows, lookup_rows(policy, feature, k, ids)
             continue
         places = policy.array(k.table).size - k.block + 1
-        x = torch.from_numpy(np.array(ids, dtype=np.int64))
         for seed in block_seeds(k):
-            yield k.address, seed, places, hash_rows(x, seed, places).numpy()
+            yield k.address, seed, places, hash_rows(ids, seed, places)
 
 
 def _feature(
@@ -218,12 +201,12 @@ def _inter(
         return {(f.name, k): Pair(0.0, 0.0) for f, k in readers}
     features_in_row = np.zeros(R, np.int32)
     for name in names:
-        own = [rows_of(policy, f, k, ids[name]) for f, k in readers if f.name == name]
+        own = [lookup_rows(policy, f, k, ids[name]) for f, k in readers if f.name == name]
         features_in_row[np.unique(np.concatenate(own))] += 1
     found = {}
     hashed = all(k.address == "hash" for _, k in readers)
     for f, k in dict.fromkeys(readers):
-        rows = rows_of(policy, f, k, ids[f.name])
+        rows = lookup_rows(policy, f, k, ids[f.name])
         others = {(g.name, h.seed) for g, h in readers if g.name != f.name}
         m = sum(len(ids[name]) for name, _ in others)
         share = float((features_in_row[rows] > 1).mean()) if len(rows) else NAN
@@ -237,7 +220,7 @@ def _occupancy(
     R = policy.table(table).num_rows
     used = np.zeros(R, bool)
     for f, k in readers:
-        used[rows_of(policy, f, k, ids[f.name])] = True
+        used[lookup_rows(policy, f, k, ids[f.name])] = True
     sent = {(f.name, k.seed, k.address): len(ids[f.name]) for f, k in readers}
     m = sum(sent.values())
     hashed = all(k.address == "hash" for _, k in readers)

@@ -1,4 +1,4 @@
-"""The parameter-accuracy frontier: every method at every budget, and what is Pareto-optimal.
+"""The parameter-accuracy frontier: every method at every budget, and the Pareto-optimal ones.
 
 A point is *Pareto-optimal* if no other one has at most its parameters and at least its mean test
 AUC, and less or more of one of them. Methods at one budget count as equally large, though one may
@@ -29,6 +29,7 @@ from seo_rec.runs import reading
 from seo_rec.runs.layout import FRONTIER_FILE, FRONTIER_PICTURE
 
 VERSION = 1
+HEADINGS = ("budget", "method", "params", "bytes", "seeds", "test AUC", "log loss", "Pareto")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Point:
     """One method at one budget; ``budget`` is None for a method whose size follows from the data.
 
     ``test_auc``: mean over ``seeds``; ``standard_error``: their sample standard deviation over the
-    root of their number, NaN for one.
+    root of their number, NaN for one. ``num_bytes``: mean of all that is stored to serve, NaN where
+    a run does not say it.
     """
 
     method: str
@@ -48,6 +50,7 @@ class Point:
     val_auc: float
     test_logloss: float
     pareto: bool = False
+    num_bytes: float = math.nan
 
     @property
     def size(self) -> float:
@@ -87,6 +90,7 @@ def _point(budget: int | None, row: Row) -> Point:
         standard_error=standard_error(row.test_auc),
         val_auc=row.val_auc.mean,
         test_logloss=row.test_logloss.mean,
+        num_bytes=row.num_bytes.mean,
     )
 
 
@@ -199,7 +203,7 @@ def print_frontier(folder: Path) -> None:
     found = read_points(folder)
     console = open_console()
     table = Table(box=None, pad_edge=False)
-    for heading in ("budget", "method", "params", "seeds", "test AUC", "log loss", "Pareto"):
+    for heading in HEADINGS:
         side = "left" if heading in ("method", "Pareto") else "right"
         table.add_column(heading, justify=side, no_wrap=True)  # type: ignore[arg-type]
     shown = None
@@ -209,6 +213,7 @@ def print_frontier(folder: Path) -> None:
             "" if budget == shown else budget,
             p.method,
             formats.count(p.params),
+            formats.count(p.num_bytes),
             str(p.seeds),
             formats.plus_minus(p.test_auc, p.standard_error),
             formats.number(p.test_logloss, 5),

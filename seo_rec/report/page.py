@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -17,15 +17,13 @@ from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.files import write_text
 from seo_rec.policy import Policy
 from seo_rec.report import charts, formats, frontier
+from seo_rec.report.collisions import Collisions, collisions
 from seo_rec.report.comparison import SAME_BUDGET, Group, group, winner_of
 from seo_rec.runs import reading
 from seo_rec.runs.command_settings import repeat_command
 from seo_rec.runs.decision import decided
 from seo_rec.runs.reading import Attention, Records, SearchRun, TrainingRun
 from seo_rec.schema import SPLITS, DataError
-
-if TYPE_CHECKING:
-    from seo_rec.report.collisions import Collisions
 
 TEMPLATE = "page.html.j2"
 MAX_SLOTS = 32  # tables in a slot picture
@@ -114,7 +112,11 @@ def build(runs: Sequence[Path], out: Path) -> None:
     Raises:
         ReportError: see :func:`seo_rec.runs.reading.read`.
     """
-    records = reading.read(runs)
+    write_page(reading.read(runs), runs, out)
+
+
+def write_page(records: Records, runs: Sequence[Path], out: Path) -> None:
+    """Write the page about ``records``, which were read from ``runs``."""
     write_text(out, render(records, [str(run) for run in runs]))
 
 
@@ -218,19 +220,31 @@ def _seeds(n: int) -> str:
 
 
 def _budget_line(found: Group) -> str:
-    sizes = {t.params for row in found.rows if row.at_budget for t in row.runs}
+    runs = [t for row in found.rows if row.at_budget for t in row.runs]
+    sizes = {t.params for t in runs}
     beside = [row.method for row in found.rows if not row.at_budget]
     text = ""
     if len(sizes) == 1:
-        text = f"Every method holds exactly {sizes.pop():,} embedding parameters (floats)."
+        text = f"Every method holds exactly {sizes.pop():,} embedding parameters (floats)"
     elif sizes:
         text = (
             f"The budget is {found.budget:,} embedding parameters (floats); the methods hold "
-            f"{min(sizes):,} to {max(sizes):,}."
+            f"{min(sizes):,} to {max(sizes):,}"
         )
+    if text:
+        text += _bytes_line([t.num_bytes for t in runs if t.num_bytes])
     if beside:
         text += f" Not at the budget, its size follows from the data: {', '.join(beside)} (†)."
     return text.strip()
+
+
+def _bytes_line(sizes: Sequence[int]) -> str:
+    """The end of a sentence about sizes: the bytes that are stored, where the runs say them."""
+    if not sizes:
+        return "."
+    least, most = min(sizes), max(sizes)
+    shown = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return f", which take {shown} bytes to serve, ids of vocabularies included."
 
 
 def _best(found: Group) -> dict[str, float]:
@@ -373,8 +387,6 @@ def _slots(title: str, policy: Policy) -> Slots:
 
 def _collisions(found: Group) -> tuple[tuple[Counted, ...], tuple[str, ...]]:
     """Of the first seed of every method whose policy and data set are still there."""
-    from seo_rec.report.collisions import collisions  # imports torch
-
     counted, notes = [], []
     opened: dict[Path, DataSet] = {}
     for row in found.rows:

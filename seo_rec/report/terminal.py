@@ -15,7 +15,17 @@ from seo_rec.report.comparison import Group, Row, group
 from seo_rec.runs import reading
 
 PLAIN_WIDTH = 160  # columns where the output is a file or a pipe
-HEADINGS = ("method", "params", "seeds", "test AUC", "difference", "p", "log loss", "s/epoch")
+HEADINGS = (
+    "method",
+    "params",
+    "bytes",
+    "seeds",
+    "test AUC",
+    "difference",
+    "p",
+    "log loss",
+    "s/epoch",
+)
 
 
 def print_comparison(runs: Sequence[Path]) -> None:
@@ -75,6 +85,7 @@ def _cells(row: Row, found: Group) -> tuple[str, ...]:
     return (
         row.method,
         formats.count(row.params.mean),
+        formats.count(row.num_bytes.mean),
         str(row.test_auc.n),
         formats.plus_minus(row.test_auc.mean, row.test_auc.sd),
         "reference"

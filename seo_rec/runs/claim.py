@@ -1,4 +1,4 @@
-"""Who owns a run folder: claim it for what is asked, or find that same run there again."""
+"""Claim a run folder for a run, or find out that the same run is there already."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 ``{"command": "search", "options": {"data": "data/clicks", "params": 96000, ...}}``: the names of
 the options are those of the command line, with underscores. Everything that decides the run is
-there, so ``seo-rec COMMAND --config settings.json --out NEW`` repeats it.
+there, and paths are absolute, so ``seo-rec COMMAND --config settings.json --out NEW`` repeats it
+from any folder.
 """
 
 from __future__ import annotations
@@ -92,5 +93,5 @@ def repeat_command(out: Path, new: str = "NEW") -> str | None:
         command = read_command_settings(path).command
     except (ValueError, OSError):
         return None
-    words = ["seo-rec", *command.split(), "--config", str(path), "--out", new]
+    words = ["seo-rec", *command.split(), "--config", str(path.absolute()), "--out", new]
     return shlex.join(words)

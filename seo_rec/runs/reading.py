@@ -50,10 +50,12 @@ class Epoch:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One finished training: its outcome, and what is left of its folder.
+    """One finished training: its outcome, and the files of its folder that are still there.
 
     ``given`` is the folder the caller named; ``budget`` is None for a method that has none;
-    ``data``, ``policy`` and ``curve`` are None or empty where the folder lacks them.
+    ``num_bytes`` is everything that is stored to serve the policy, and None where neither the
+    result nor a policy file says it; ``data``, ``policy`` and ``curve`` are None or empty where
+    the folder lacks them.
     """
 
     given: Path
@@ -76,6 +78,7 @@ class TrainingRun:
     command: str
     environment: Mapping[str, Any]
     settings: Mapping[str, Any]
+    num_bytes: int | None = None
     data: Path | None = None
     policy: Policy | None = None
     curve: tuple[Epoch, ...] = ()
@@ -84,7 +87,10 @@ class TrainingRun:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One line of a run-off: the validation AUC after a short training, and its gain."""
+    """One line of a run-off: the validation AUC after a short training, and its gain.
+
+    ``num_bytes`` is None where neither the record nor a policy file says it.
+    """
 
     name: str
     val_auc: float
@@ -92,6 +98,7 @@ class Candidate:
     standard_error: float
     params: int
     seconds: float
+    num_bytes: int | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -299,6 +306,7 @@ def _training(
         command=_text(result, "command", where),
         environment=_mapping(result, "environment", where),
         settings={key: asked[key] for key in ("model", "fit") if key in asked},
+        num_bytes=_bytes(result, policy, where),
         data=Path(asked["data"]) if "data" in asked else None,
         policy=policy,
         curve=tuple(_curve(folder / METRICS_FILE, notes)),
@@ -315,6 +323,12 @@ def _budget(result: Mapping[str, Any], params: int, where: Path) -> int | None:
     if result.get("budget") is None:
         return None
     return max(_whole(result, "budget", where), params)
+
+
+def _bytes(recorded: Mapping[str, Any], policy: Policy | None, where: Path) -> int | None:
+    """Bytes of a policy to serve, as recorded; older records lack them, the policy counts them."""
+    known = _whole({"num_bytes": 0, **recorded}, "num_bytes", where)
+    return known or (policy.num_bytes if policy else None)
 
 
 def _curve(path: Path, notes: list[str]) -> Iterator[Epoch]:
@@ -340,6 +354,11 @@ def _read_search(given: Path, folder: Path, notes: list[str]) -> SearchRun | Non
         notes.append(f"{folder}: the search was made by an earlier release and is left out")
         return None
     record = _mapping(result, "record", path)
+    policies = {
+        file.stem: policy
+        for file in sorted((folder / CANDIDATES_FOLDER).glob("*.json"))
+        if (policy := _policy(file, notes))
+    }
     candidates = [
         Candidate(
             name,
@@ -348,16 +367,12 @@ def _read_search(given: Path, folder: Path, notes: list[str]) -> SearchRun | Non
             _number(scores, "standard_error", path),
             _whole(scores, "params", path),
             _number(scores, "seconds", path),
+            _bytes(scores, policies.get(name), path),
             _optional_mapping(scores, "origin", path),
         )
         for name, scores in _optional_mapping(record, "run_off", path).items()
         if "same_as" not in scores  # an equal policy, trained under another name
     ]
-    policies = {
-        file.stem: policy
-        for file in sorted((folder / CANDIDATES_FOLDER).glob("*.json"))
-        if (policy := _policy(file, notes))
-    }
     return SearchRun(
         given=given,
         folder=folder,

@@ -94,6 +94,7 @@ class SearchRecord:
         record: What was learned, JSON values only; each search has its own keys.
         environment: Where it ran.
         command: The command that ran it.
+        num_bytes: Everything that is stored to serve the policy; 0 in files of older releases.
     """
 
     method: str
@@ -107,9 +108,10 @@ class SearchRecord:
     record: Mapping[str, Any]
     environment: Mapping[str, Any]
     command: str
+    num_bytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values; None stands for what is not a number."""
+        """JSON values; None stands for a value that is not a number."""
         values: dict[str, Any] = finite(asdict(self))
         return values
 

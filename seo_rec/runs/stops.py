@@ -1,6 +1,6 @@
 """What a run that was stopped leaves in its folder, read from its files.
 
-What is said of a stop is true because it is read from the files that are there.
+A sentence about a stop is true because it is read from the files that are there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def kept(out: Path) -> str:
     try:
         kind = json.loads((out / RUN_FILE).read_text())["kind"]
     except (OSError, ValueError, KeyError):
-        return "nothing was written yet; the same command starts again"
+        return f"nothing was written yet to {out}; the same command starts again"
     if kind in ("compare", "frontier"):
         done = _lines(out / RESULTS_FILE) + sum(map(_lines, out.glob(f"*/{RESULTS_FILE}")))
         what = f"{done} finished {'training is' if done == 1 else 'trainings are'}"

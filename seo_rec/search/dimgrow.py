@@ -4,10 +4,10 @@ Letters: B batch, F features, V rows of a table, D columns in use over all featu
 the adaptation layer.
 
 Readings of "DimGrow: Memory-Efficient Field-level Embedding Dimension Search" that had to be
-chosen; the settings are those of :class:`DimGrowSettings`:
+chosen; :class:`DimGrowSettings` has the settings:
 
 * A column is a parameter of its own, (V,): growing allocates one column and copies nothing, and
-  the optimizer's state of the others stays where it is. What is allocated stays allocated.
+  the optimizer's state of the others stays where it is. A column is never freed.
 * "Any gate falls below T_down: reduce the dimension by one": the column of the lowest gate goes,
   which need not be the last. When the feature grows again, an idle column is used before a new
   one is made; its gate starts at 0.5 again, or it would fall out at once.
@@ -165,9 +165,10 @@ class GrowingModel(nn.Module):
     """``Batch -> (loss, logits_B)`` of columns, gates, adaptation layer and backbone.
 
     ``logits = backbone(dense, adapt(Concat_fk(g x + (1 - g) x~)))``; in training the loss has
-    ``alpha`` times the penalty in it. What is drawn while it grows and trains (shuffles, dropout,
-    new columns) comes from a random state of its own, which goes on from where torch's stood after
-    the backbone was made: what else draws random numbers does not change the search.
+    ``alpha`` times the penalty in it. While it grows and trains, the model draws its random numbers
+    (shuffles, dropout, new columns) from a random state of its own, which goes on from where
+    torch's stood after the backbone was made. Other code that draws random numbers therefore does
+    not change the search.
 
     Args:
         space: rows of every feature.
@@ -401,7 +402,7 @@ class Answer:
 class DimGrowStep(AfterStep):
     """After each training step: train the gates on held-out rows, and adapt the widths.
 
-    After each epoch it reads the gates. The answer is that of the last epoch, or of the best one.
+    After each epoch it reads the gates. The gates of the last or of the best epoch are the answer.
 
     Args:
         growth: The model, its optimizers, and how they grow.
@@ -609,8 +610,8 @@ def found_weights(model: GrowingModel, kept: Sequence[Sequence[int]]) -> dict[st
     """Weights with which the policy's own model computes what the search model does.
 
     The adaptation layer is folded into the linear maps that read the vectors (``Traits.readers``),
-    ``W_1 W_adapt^T``, and a column's gate into its values; what is shuffled, or not kept, is lost.
-    Other backbones read the vectors in products too: no weights.
+    ``W_1 W_adapt^T``, and a column's gate into its values. Shuffled values and columns that are not
+    kept are lost. Other backbones also read the vectors in products, and get no weights.
     """
     backbone = model.backbone
     traits: Traits = type(backbone).traits  # type: ignore[attr-defined]

@@ -19,6 +19,7 @@ import numpy as np
 
 from seo_rec.files import write_json
 from seo_rec.policy import PolicyError
+from seo_rec.search.progress import Progress
 
 Candidate = tuple[int, ...]
 ATTEMPTS = 100  # in a row at a candidate that is not known yet
@@ -153,10 +154,11 @@ def evolve(
         begun: what to go on from; None: what ``state`` holds.
 
     Raises:
-        ValueError: ``state`` is that of another evolution, or damaged.
+        ValueError: ``state`` was written by another evolution, or is damaged.
     """
     evolved = evolved_so_far(plan, state) if begun is None else begun
     before, started = evolved.seconds, time.perf_counter()
+    progress = Progress("generations", plan.generations - len(evolved.history))
     for generation in range(len(evolved.history), plan.generations):
         new = plan.offspring(evolved.ranked(plan), generation)
         evolved.scores += score(new) if new else []
@@ -167,6 +169,7 @@ def evolve(
         evolved.seconds = before + time.perf_counter() - started
         if state:
             write_json(state, {"plan": _plain(plan), **asdict(evolved)})
+        progress.done(f"best validation AUC {top:.5f}")
     return evolved
 
 

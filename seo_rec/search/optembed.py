@@ -5,23 +5,22 @@ Letters: B batch, F features, V rows of a table, D full width, E = F D, Z = dens
 C candidates.
 
 Phase 1 trains the supernet: a row v of feature f counts as ``S(|e_v|_1 - t_f) e_v`` with a learnt
-threshold ``t_f`` per feature, and of the vector of every sample and feature the first i columns, i
-uniform from 1 to D. Phase 2 freezes it and evolves the widths by validation AUC. Phase 3, training
-what is left, is that of any policy, from scratch or from weights that this search writes.
+threshold ``t_f`` per feature, and of the vector of every sample and feature the first i columns
+count, i uniform from 1 to D. Phase 2 freezes it and evolves the widths by validation AUC. Phase 3
+trains the policy like any other, from scratch or from weights that this search writes.
 
 Readings of the paper that had to be chosen, and what differs:
 
-* A pruned id reads row 0 of a table, that of the ids which training never saw, so that serving
-  needs no mask. That row is a zero in the supernet, as in the paper (``pruned="zero"``), or a
-  vector of its own (``"shared"``). Training the policy trains it in both cases, and it counts in
-  the budget.
-* Where a feature has a row per id, the ids that are left are the vocabulary of what is served,
-  which is less to store than a code for every id. Where it is hashed, codes say which row a hash
+* A pruned id reads row 0 of a table, like the ids which training never saw, so that serving needs
+  no mask. That row is a zero in the supernet, as in the paper (``pruned="zero"``), or a vector of
+  its own (``"shared"``). Training the policy trains it in both cases, and it counts in the budget.
+* Where a feature has a row per id, the policy stores the ids that are left as its vocabulary,
+  which takes less space than a code for every id. Where it is hashed, codes say which row a hash
   has; each of them takes a float of the budget.
 * A feature of which no row is left is dropped, unless its shared row is a vector.
 * The norm is taken over all D columns, whatever the widths of the sample.
 * A budget is not part of the method, nor is a target sparsity. With one, rows of the smallest
-  ``|e_v|_1 - t_f`` go until what is left could be ``KEPT_WIDTH`` wide, candidates above the
+  ``|e_v|_1 - t_f`` go until the others could be ``KEPT_WIDTH`` wide, candidates above the
   budget lose columns, and the best one is widened in proportion until the budget is filled.
 * The best candidate is that of all generations; of equal AUC the smaller.
 * Several processes hold the whole supernet each and train it on their rows, with the widths that
@@ -91,7 +90,7 @@ class OptEmbedSettings(SpaceSettings):
     ``weights`` are asked for; rows that were pruned do not come back.
 
     Args:
-        variant: What is searched: rows and widths (full), rows alone (rows) or widths alone (dims).
+        variant: Whether rows and widths are searched (full), only rows (rows) or widths (dims).
         alpha: Weight of sum_f exp(-t_f) over the thresholds t_f; a larger weight prunes more rows.
         threshold_lr: Learning rate (SGD) of the thresholds.
         pruned: What a pruned id reads while searching: zero, or the shared row of unknown ids.
@@ -200,7 +199,7 @@ class Supernet(nn.Module):
     """``Batch -> (loss, logits_B)`` of tables whose rows and columns are masked.
 
     In training the loss has ``alpha`` times the sparsity term in it, and widths are drawn for every
-    sample and feature. In evaluation all columns count, or those of ``dims``.
+    sample and feature. In evaluation all columns count, or as many as ``dims`` says.
 
     Args:
         model: of all features at width D, with its initial weights.
@@ -249,7 +248,7 @@ class Supernet(nn.Module):
         return norms_V - self.thresholds_F[feature]
 
     def row_mask(self, feature: int) -> torch.Tensor:
-        """One for the rows that count, (V,); row 0, that of unknown ids, is as ``pruned`` says."""
+        """One for the rows that count, (V,); row 0, of the unknown ids, is as ``pruned`` says."""
         if self.kept is not None:
             return self.kept[feature].to(self.thresholds_F.dtype)
         mask_V = unit_step(self.margins(feature))
@@ -389,7 +388,7 @@ def require_budget(space: Space, s: OptEmbedSettings) -> None:
 def with_codes(space: Space) -> Space:
     """Hashed features with a code for every hash, which so far says row ``1 + hash``.
 
-    Row 0 of all tables is then that of the pruned ids.
+    Pruned ids then read row 0 of all tables.
     """
     codes = {
         name: np.arange(1, r + 1, dtype=np.int32)

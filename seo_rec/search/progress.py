@@ -1,7 +1,8 @@
 """What a search or a comparison says while it runs: a line for every part that is finished.
 
 The lines go to the logger ``seo_rec.progress``, which the command line shows also where it shows no
-other messages. In a terminal the bars of the trainings stand between them.
+other messages. In a terminal the bars of the trainings stand between them, elsewhere the lines of
+:mod:`seo_rec.train.progress`.
 """
 
 from __future__ import annotations
@@ -10,8 +11,15 @@ import logging
 import time
 
 from seo_rec.train import ranks
+from seo_rec.train.progress import duration
 
 log = logging.getLogger("seo_rec.progress")
+
+
+def say(text: str) -> None:
+    """Say it once, however many processes run together."""
+    if ranks().first:
+        log.info("%s", text)
 
 
 class Progress:
@@ -27,7 +35,7 @@ class Progress:
         self.seconds = 0.0
         self.measured = 0
         self._began = time.perf_counter()
-        self._say(f"{total} {what} to do")
+        say(f"{total} {what.removesuffix('s') if total == 1 else what} to do")
 
     def done(self, text: str, fresh: bool = True) -> None:
         """One part is finished.
@@ -47,18 +55,4 @@ class Progress:
         if left and self.measured:
             rest = f"; about {duration(left * self.seconds / self.measured)} left"
         kept = "" if fresh else " (kept from before)"
-        self._say(f"{self.count} of {self.total} {self.what}: {text}{kept}{rest}")
-
-    def _say(self, text: str) -> None:
-        if ranks().first:
-            log.info(text)
-
-
-def duration(seconds: float) -> str:
-    """``75`` as ``1 min 15 s``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+        say(f"{self.count} of {self.total} {self.what}: {text}{kept}{rest}")

@@ -56,7 +56,7 @@ class SpaceSettings:
 
 
 def require(holds: bool, name: str, got: object, allowed: str) -> None:
-    """ValueError unless ``holds``: the setting, what was got, what is allowed."""
+    """ValueError unless ``holds``; the message has the setting, its value and the allowed ones."""
     if not holds:
         raise ValueError(f"{name} is {got!r}; allowed: {allowed}")
 
@@ -93,11 +93,11 @@ class Space:
     ) -> Policy:
         """Tables of widths ``dims``; features of width 0 are dropped.
 
-        With ``params`` what is left over is spent. Hashed tables (if there are any) take more rows,
-        so that less than one row of the narrowest stays unused. Where all tables have the rows they
-        need, the next column is bought although not all its rows fit: one feature, of the fewest
-        rows that are too many, gets a further column whose rows are hashed. Nothing stays unused,
-        unless all such features have ``max_dim`` columns.
+        If ``params`` is given, the rest of it is used up. Hashed tables, if there are any, take
+        more rows, so that less than one row of the narrowest stays unused. Where all tables have
+        the rows they need, the next column is bought although not all its rows fit: one feature,
+        of the fewest rows that are too many, gets a further column whose rows are hashed. Nothing
+        stays unused, unless all such features have ``max_dim`` columns.
         """
         served = [i for i, d in enumerate(dims) if d > 0]
         rows = list(self.rows)
@@ -154,7 +154,7 @@ class Space:
 
         By highest averages: after ``least`` columns each, the next column goes to the largest
         ``weight / (width + 1)`` among the features it fits for (ties: the first), which is
-        ``floor(lambda * weight)`` for the largest lambda that fits, and then what is left over.
+        ``floor(lambda * weight)`` for the largest lambda that fits; more columns use up the rest.
 
         Args:
             weights: one per feature; a feature of weight 0 gets no column.

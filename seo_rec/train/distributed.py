@@ -7,9 +7,6 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
-from torch.distributed.optim import (
-    _apply_optimizer_in_backward as apply_optimizer_in_backward,
-)
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ModuleSharder
@@ -152,6 +149,11 @@ def distribute(
     bags = model.embedding.ebc.embedding_bags
     for table, kernel in kernel_of.items():
         if kernel == "fused":
+            # The import compiles eight optimizers of TorchScript, which one process never needs.
+            from torch.distributed.optim import (
+                _apply_optimizer_in_backward as apply_optimizer_in_backward,
+            )
+
             optimizer, settings = FUSED[row_optimizer]
             # TorchRec adds keys to the settings, so every table gets its own
             apply_optimizer_in_backward(

@@ -34,6 +34,7 @@ from seo_rec.train.checkpoint import (
     set_rng_states,
 )
 from seo_rec.train.lost_ranks import loss_said
+from seo_rec.train.progress import EpochLines
 from seo_rec.train.ranks import Ranks, ranks, ranks_of
 from seo_rec.train.sparse_rows import sparse_rows
 from seo_rec.train.state import (
@@ -230,6 +231,7 @@ class _Fit:
         self.ranks = ranks_of(model)
         torch.manual_seed(settings.seed + SEED_STEP * self.ranks.rank)
         self.state = Progress()
+        self.lines = EpochLines(title, settings.epochs, self.ranks.first)
         self.started = time.perf_counter()
         self.mean = WeightAverage(model, settings.average, optimizers)
         self.folder = _RunFolder(out, settings.keep, self.ranks) if out else None
@@ -284,6 +286,7 @@ class _Fit:
         }
         if self.ranks.first:
             log.info("%s epoch %d: %s", self.title, state.epoch + 1, _one_line(record))
+        self.lines.after(state.epoch, metrics.auc)
         state.epoch += 1
         state.loss_sum, state.loss_rows, state.epoch_seconds = 0.0, 0, 0.0
         if self.folder:
@@ -296,6 +299,7 @@ class _Fit:
         self.model.train()
         self.done, ahead = train.step, list[Step]()
         started = time.perf_counter() - state.epoch_seconds
+        self.lines.begin(state.epoch + state.loss_rows / train.num_rows)
         with tqdm(
             total=train.num_rows,
             unit="ex",
@@ -316,6 +320,7 @@ class _Fit:
                 if len(ahead) == self.sync_every or due or last or self.done == len(train):
                     stop = self._account(ahead)
                     bar.update(sum(s.rows for s in ahead))
+                    self.lines.within(state.epoch, state.loss_rows / train.num_rows)
                     ahead.clear()
                     # the last step of an epoch is saved after its evaluation
                     if (due or stop) and self.done < len(train) and not last:

@@ -36,9 +36,9 @@ class Outcome:
 
     Args:
         winner: The candidate that won.
-        scores: What is known of every candidate, by its name; JSON values.
+        scores: AUC, size, cost and gain of every candidate, by its name; JSON values.
         decision: Who won against whom and by how much; JSON values.
-        seconds: Time of all trainings, those of earlier sessions included.
+        seconds: Time of all trainings, earlier sessions included.
     """
 
     winner: Candidate
@@ -96,7 +96,7 @@ class Contest:
     def gain(self, name: str, incumbent: str, *, twice: bool) -> tuple[float, float]:
         """Gain in validation AUC over ``incumbent`` and its standard error, over paired rows.
 
-        With ``twice`` it is that of the mean of two trainings, the second with another seed.
+        With ``twice`` the mean of two trainings is compared, of which the second has another seed.
         """
         trainings = (self.once, self.again) if twice else (self.once,)
         return auc_gain(
@@ -118,10 +118,16 @@ class Contest:
         here, (score, saved) = ranks(), self._files(name, training)
         if not self._is_scored(name, training):
             policy = self.candidates[name].policy
-            trained = fit_policy(self.data, policy, training, title=name)
+            title = f"{name}, second seed" if training is self.again else name
+            trained = fit_policy(self.data, policy, training, title=title)
             metrics, z, _ = evaluate(trained.model, eval_stream(self.data, "val", policy.columns))
             seconds = trained.result.seconds
-            found = {"val_auc": metrics.auc, "params": policy.num_params, "seconds": seconds}
+            found = {
+                "val_auc": metrics.auc,
+                "params": policy.num_params,
+                "num_bytes": policy.num_bytes,
+                "seconds": seconds,
+            }
 
             def keep() -> None:
                 content = io.BytesIO()
@@ -224,7 +230,7 @@ def run_off(
 def _decision(
     contest: Contest, winner: str, best_plain: str, searched: Sequence[str]
 ) -> dict[str, Any]:
-    """Who won: ``gain`` is the winner's validation AUC over that of ``against``."""
+    """Who won: ``gain`` is the winner's validation AUC minus the one of ``against``."""
     decision: dict[str, Any] = {"winner": winner, "kind": "attention", "against": best_plain}
     scores = contest.scores
     if winner in searched:

@@ -15,8 +15,8 @@ option of :class:`SeoSettings`:
 * How a value finds its row in a chunk: ``chunk_hashing="shared"`` is one row number for all chunks
   of a value, as in a table that is cut column-wise (Theorem 1 holds to the bit);
   ``"independent"`` (default) hashes each chunk with a seed of its own.
-* "Once the search model has converged": the attention is that of the best validation epoch, with
-  the running mean of the logits where a mean of the weights is kept; with ``temperature_end`` tau
+* "Once the search model has converged": the attention is read after the best validation epoch, from
+  the running mean of the logits where a mean of the weights is kept. With ``temperature_end``, tau
   falls over the largest number of epochs, and early stopping may end the search before.
 * The slots that round robin deals: as many as there are chunk tables in the policy, up to C
   (Definition 1 has D / chunk_dim).

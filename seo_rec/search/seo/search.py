@@ -77,8 +77,8 @@ def search_attention(
 ) -> Searched:
     """SEO stage 1: train the search model; its attention and its own AUC.
 
-    Works in a folder of ``out`` named after what is asked; a result found there is taken, an
-    unfinished search is resumed.
+    It works in a folder of ``out`` whose name depends on all settings. A result that is there is
+    read, and an unfinished search is resumed.
     """
     seed = training.fit.seed
     asked = _asked("attention", data, asdict(settings), training)
@@ -124,10 +124,11 @@ def _train_attention(
     optimizers = optimizers_of(model, fit_settings)
     optimizers |= gate_optimizers(gate, settings, fit_settings.dense_lr)
     step = logit_step(gate, settings, data, fit_settings, len(train))
+    title = f"attention over chunks of {settings.chunk_dim}"
     result = fit(
-        model, train, val, optimizers, fit_settings, out=folder, after_step=step, title="search"
+        model, train, val, optimizers, fit_settings, out=folder, after_step=step, title=title
     )
-    # the attention is that of the best weights, with the temperature of their step
+    # the attention belongs to the best weights, and has the temperature of their step
     best_step = min(result.steps, (result.best_epoch + 1) * len(train))
     gate.temperature = temperature_at(settings, best_step, fit_settings.epochs * len(train))
     test, _, _ = evaluate(model, eval_stream(data, "test"))

@@ -66,10 +66,10 @@ def by_id(data: DataSet, alpha: torch.Tensor, settings: SeoSettings, seed: int =
     """The attention as widths: a table per feature with a row for every training id.
 
     Feature f gets ``d_f = floor(lambda * sum_i alpha_{f,i})`` columns, 1 to ``search_dim``, for the
-    largest lambda that fits the budget, and then what is left over (:meth:`Space.fill
+    largest lambda that fits the budget; further columns use up the rest (:meth:`Space.fill
     <seo_rec.search.space.Space.fill>`, :meth:`Space.policy <seo_rec.search.space.Space.policy>`).
-    Rows of chunks cost all features the same; these cost what
-    the feature's vocabulary makes them cost.
+    A row of a chunk costs the same for all features. A column here costs as many floats as the
+    vocabulary of the feature has ids.
 
     Args:
         data: the data set.

@@ -1,0 +1,90 @@
+"""The rows that lookups read, in numpy: what :mod:`seo_rec.embed.remap` computes, without torch.
+
+Reports count collisions by it. Its rows equal those of the embedding modules to the bit, which a
+test checks for every kind of lookup. Letters: V ids.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from seo_rec.policy.entries import Feature, Ids, Lookup
+from seo_rec.policy.policy import Policy
+
+FIRST_FACTOR = -0x00AE502812AA7333
+SECOND_FACTOR = -0x3B314601E57A13AD
+LOW_32 = 0xFFFFFFFF
+LOW_63 = 2**63 - 1
+
+
+def mix(x_V: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Two rounds of xor-shift-multiply modulo 2^64; the shifts repeat the sign bit.
+
+    Args:
+        x_V: int64, an array and not a scalar, for which numpy warns of the overflow.
+    """
+    x_V = (x_V ^ (x_V >> 33)) * np.int64(FIRST_FACTOR)
+    x_V = (x_V ^ (x_V >> 29)) * np.int64(SECOND_FACTOR)
+    return x_V ^ (x_V >> 32)
+
+
+def hash_rows(ids_V: Ids, seed: int, num_rows: int) -> npt.NDArray[np.int64]:
+    """Row numbers ``floor((mix(id xor seed) mod 2^32) * num_rows / 2^32)``.
+
+    Args:
+        ids_V: int64, not negative.
+        seed: From 0 to 2^63 - 1.
+        num_rows: At most 2^31.
+
+    Returns:
+        int64 in [0, num_rows), (V,).
+    """
+    hashed: npt.NDArray[np.int64] = ((mix(ids_V ^ seed) & LOW_32) * num_rows) >> 32
+    return hashed
+
+
+def block_seeds(lookup: Lookup) -> list[int]:
+    """The seed of each block of a lookup: ``mix(seed xor j) mod 2^63`` for block j."""
+    numbers = np.arange(-(-lookup.width // lookup.block), dtype=np.int64)
+    seeds: list[int] = (mix(numbers ^ lookup.seed) & LOW_63).tolist()
+    return seeds
+
+
+def lookup_rows(
+    policy: Policy, feature: Feature, lookup: Lookup, ids_V: Ids
+) -> npt.NDArray[np.int64]:
+    """The row of every id in a lookup of a table; see :class:`seo_rec.policy.Lookup`.
+
+    Args:
+        policy: The tables, vocabularies and codes.
+        feature: A feature of the policy.
+        lookup: A lookup of this feature, by any address but ``blocks``.
+        ids_V: int64 ids of the feature.
+
+    Returns:
+        int64 row numbers, (V,).
+    """
+    num_rows = policy.table(lookup.table).num_rows
+    if lookup.uses_index:
+        base_V = _indices(ids_V, policy.vocabularies[feature.name])
+    else:
+        base_V = hash_rows(ids_V, lookup.seed, lookup.modulus or num_rows)
+    if lookup.unknown_rows > 1:
+        unknown_V = hash_rows(ids_V, lookup.seed, lookup.unknown_rows)
+        return np.where(base_V > 0, base_V + (lookup.unknown_rows - 1), unknown_V)
+    if lookup.address == "remainder":
+        base_V = base_V % lookup.modulus
+    elif lookup.address == "quotient":
+        base_V = base_V // lookup.modulus % num_rows
+    elif lookup.address == "codes":
+        base_V = policy.codes[lookup.codes][base_V].astype(np.int64)
+    return base_V
+
+
+def _indices(ids_V: Ids, vocabulary: Ids) -> npt.NDArray[np.int64]:
+    """1 + rank of each id in the sorted vocabulary, 0 for ids that are not in it."""
+    if not vocabulary.size:
+        return np.zeros(ids_V.shape, np.int64)
+    rank_V = np.searchsorted(vocabulary, ids_V).clip(max=vocabulary.size - 1)
+    return np.where(vocabulary[rank_V] == ids_V, rank_V + 1, 0)
