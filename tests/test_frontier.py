@@ -229,10 +229,13 @@ def test_a_search_without_a_policy_leaves_the_rest_to_go_on(
     }
 
 
-def test_searches_that_run_in_one_process_are_refused_in_several(
+def test_a_search_that_runs_in_one_process_is_refused_in_several(
     monkeypatch: pytest.MonkeyPatch, tiny_data: DataSet
 ) -> None:
     monkeypatch.setattr(registry, "ranks", lambda: Ranks(0, 2, 2))
+    comparing.check_comparison(comparison(tiny_data, "monolithic", "dimgrow"))
+    alone = replace(registry.SEARCHES["dimgrow"], sharded=False)
+    monkeypatch.setitem(registry.SEARCHES, "dimgrow", alone)
     with pytest.raises(ValueError, match="dimgrow in 2 processes; allowed: 1"):
         comparing.check_comparison(comparison(tiny_data, "monolithic", "dimgrow"))
 

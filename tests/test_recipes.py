@@ -261,12 +261,12 @@ def test_a_search_in_another_place_is_shared(
         Training(SMALL, fit_settings),
         work=shared,
     )
-    assert trainings.count("search") == 1
+    assert trainings.count("attention over chunks of 8") == 1
     other = replace(SEO, logit_lr=0.5)  # another question is another search, in its own folder
     recipes.search(
         "seo", tiny_data, tmp_path / "other", other, Training(SMALL, fit_settings), work=shared
     )
-    assert trainings.count("search") == 2
+    assert trainings.count("attention over chunks of 8") == 2
 
 
 def test_scores_are_those_of_the_policies_that_were_asked_for(
@@ -400,7 +400,8 @@ def scripted_run_off(
     }
 
     def fit_policy(data: DataSet, policy: Policy, training: Training, title: str) -> Trained:
-        return Trained((title, training.fit.seed), SimpleNamespace(seconds=1.0))
+        name = title.removesuffix(", second seed")
+        return Trained((name, training.fit.seed), SimpleNamespace(seconds=1.0))
 
     def evaluate(model: tuple[str, int], stream: Any) -> tuple[Metrics, Any, Any]:
         return binary_metrics(logits[model], labels), logits[model], labels
@@ -652,14 +653,14 @@ def test_every_seo_method_compares_at_the_budget(
 ) -> None:
     asked = comparison(tiny_data, methods=("seo-exact", "seo-rr", "seo"), seeds=1, settings=OF_SEO)
     runs = recipes.compare(asked, tmp_path / "c")
-    assert trainings.count("search") == 1  # one attention serves all three
+    assert trainings.count("attention over chunks of 8") == 1  # one attention serves all three
     for run in runs:
         assert 1600 - 16 < run.embedding_params <= run.budget == 1600
         assert run.search_seconds > 0
         assert run.search_peak_bytes == SEO.search_bytes > 0
     work = tmp_path / "c/work/seo-seed0"  # holds the attention: nothing is trained here
     searched = recipes.search("seo", tiny_data, tmp_path / "raw", SEO, SHORT, work=work).policy
-    assert trainings.count("search") == 1
+    assert trainings.count("attention over chunks of 8") == 1
     for run, strategy in zip(runs, ("exact", "round-robin"), strict=False):
         trained_policy = Policy.load(tmp_path / "c/runs" / f"{run.method}-seed0" / "policy.json")
         assert trained_policy == apply.STRATEGIES[strategy](searched, 1600)

@@ -454,3 +454,19 @@ def test_a_dense_mean_goes_on_from_one_by_rows() -> None:
     found = mean.state["weight"]
     assert isinstance(found, torch.Tensor)
     torch.testing.assert_close(found, expected.detach())
+
+
+def test_tables_find_their_own_state_wherever_they_lie_in_memory() -> None:
+    """Tables one behind the other, the next one wider: its rows are not rows of the first."""
+    memory = torch.zeros(4 * 100 + 16 * 10)
+    narrow = torch.nn.Parameter(memory[:400].view(100, 4))
+    wide = torch.nn.Parameter(memory[400:].view(10, 16))
+    source = SparseTables([narrow, wide], [0, 1])
+    optimizer = SparseRows([source], [narrow, wide], optimizer="adagrad", lr=0.1)
+    ((first, second),) = optimizer.tables
+    for table, parameter in ((first, narrow), (second, wide)):
+        assert table.first is not None
+        assert table.first.data_ptr() == optimizer.state[parameter]["sum"].data_ptr()
+        assert table.first.shape == parameter.shape
+    with pytest.raises(ValueError, match=r"first is of shape \(100, 4\) for a table of 10 x 16"):
+        RowTable(wide.detach(), optimizer.state[narrow]["sum"])

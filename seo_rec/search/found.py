@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from seo_rec.policy import Policy
-from seo_rec.train import inner_model, ranks
-from seo_rec.train.state import local_tensors, optimizer_state, weights_of
+from seo_rec.train import SparseRows, inner_model, ranks
+from seo_rec.train.state import MEANS, local_tensors, optimizer_state, weights_of
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,24 @@ class Found:
 def embedding_bytes(
     parameters: Iterable[torch.Tensor], optimizers: Iterable[torch.optim.Optimizer]
 ) -> int:
-    """Bytes of ``parameters``, of a gradient for each, and of what ``optimizers`` keep of them."""
+    """Bytes of ``parameters``, of what ``optimizers`` keep of them, and of dense gradients.
+
+    Parameters that are updated row by row have none.
+    """
     total = 0
     held = list(optimizers)
     for parameter in parameters:
-        total += 2 * parameter.nbytes
+        sparse = any(isinstance(o, SparseRows) and parameter in o.state for o in held)
+        total += parameter.nbytes if sparse else 2 * parameter.nbytes
         for optimizer in held:
             state = optimizer.state.get(parameter, {})
-            total += sum(s.nbytes for s in state.values() if isinstance(s, torch.Tensor))
+            kept = (s for name, s in state.items() if name not in MEANS)
+            total += sum(s.nbytes for s in kept if isinstance(s, torch.Tensor))
     return total
 
 
 def table_bytes(model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> int:
-    """Bytes of a model's tables, of a gradient for each, and of what optimizers keep of them.
+    """Bytes of a model's tables, of what optimizers keep of them, and of dense gradients.
 
     Over all processes together, in each of which this is called.
 
@@ -70,7 +75,9 @@ def table_bytes(model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer
     """
     embedding = inner_model(model).embedding
     tables = sum(t.nbytes for t in local_tensors(weights_of(embedding.ebc)))
+    sparse = (p for o in optimizers.values() if isinstance(o, SparseRows) for p in o.state)
+    gradients = tables - sum(p.nbytes for p in sparse)
     prefix = "embedding.ebc."
     states = optimizer_state(model, optimizers)
     kept = {name: value for name, value in states.items() if name.startswith(prefix)}
-    return sum(ranks().gather(2 * tables + sum(t.nbytes for t in local_tensors(kept))))
+    return sum(ranks().gather(tables + gradients + sum(t.nbytes for t in local_tensors(kept))))

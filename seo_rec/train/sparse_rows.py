@@ -116,8 +116,10 @@ class SparseRows(torch.optim.Optimizer):
     def _table(self, weight: torch.Tensor) -> RowTable:
         """A table with its part of the state of the parameter that it lies in."""
         for parameter, state in self.state.items():
-            size, width = parameter.element_size(), weight.shape[1]
-            first, rest = divmod(weight.data_ptr() - parameter.data_ptr(), size * width)
+            if parameter.shape[1] != weight.shape[1]:
+                continue
+            row_bytes = parameter.element_size() * parameter.shape[1]
+            first, rest = divmod(weight.data_ptr() - parameter.data_ptr(), row_bytes)
             if rest == 0 and 0 <= first <= len(parameter) - len(weight):
                 mine = slice(first, first + len(weight))
                 values = {name: value[mine] for name, value in state.items()}

@@ -490,6 +490,7 @@ def test_a_plan_that_is_made_knows_the_run(
         "row_optimizer": "adagrad",
         "rates": rates_of(tiny_data.schema),
         "row_l2": 0.1,
+        "copyable": True,
         "default": False,
     }
     assert len(set(options["rates"].values())) > 1

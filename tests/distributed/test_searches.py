@@ -305,7 +305,7 @@ def test_ranks_draw_what_one_process_draws() -> None:
 
 @pytest.mark.parametrize("optimizer", ["adam", "adagrad", "sgd"])
 def test_bytes_of_tables_are_those_of_their_parts(tiny_data: DataSet, optimizer: str) -> None:
-    """Of one process: the tables, a gradient for each, and the optimizer's state of them."""
+    """Of one process: the tables, Adam's gradients, and the optimizer's state of them."""
     from seo_rec.methods import separate
     from seo_rec.model import build_model
     from seo_rec.train import fit, make_optimizers
@@ -317,4 +317,8 @@ def test_bytes_of_tables_are_those_of_their_parts(tiny_data: DataSet, optimizer:
     fit(model, stream, Stream(tiny_data, "val", batch_size=64), optimizers, replace(FIT, epochs=1))
     rows = [optimizers["rows"]]
     expected = embedding_bytes(model.embedding.ebc.parameters(), rows)
-    assert table_bytes(model, optimizers) == expected >= 2 * 4 * 800
+    assert (
+        table_bytes(model, optimizers)
+        == expected
+        >= 4 * policy.num_params * {"adam": 4, "adagrad": 2}.get(optimizer, 1)
+    )

@@ -77,6 +77,21 @@ class RowTable:
     mean: Tensor | None = None
     mean_at: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        rows, dim = self.weight.shape
+        shapes = {
+            "first": ((rows, dim), (rows, 1)),
+            **dict.fromkeys(("second", "mean"), ((rows, dim),)),
+            **dict.fromkeys(("updates", "reads", "mean_at"), ((rows, 1),)),
+        }
+        for name, allowed in shapes.items():
+            value: Tensor | None = getattr(self, name)
+            if value is not None and (value.shape not in allowed or not value.is_contiguous()):
+                raise ValueError(
+                    f"{name} is of shape {tuple(value.shape)} for a table of {rows} x {dim}; "
+                    f"allowed: {' or '.join(map(str, allowed))}, contiguous"
+                )
+
 
 @dataclass(frozen=True)
 class RowUpdate:
