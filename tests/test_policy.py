@@ -755,8 +755,8 @@ HOSTILE = {
     "an empty file": (b"", ":1:1: not valid JSON"),
     "cut short": (json.dumps(document())[:200], ":1:.*: not valid JSON"),
     "two documents": (json.dumps(document()) * 2, "not valid JSON .Extra data"),
-    "not UTF-8": (b"\xff\xfe" + json.dumps(document()).encode(), "not a policy file"),
-    "UTF-16": (json.dumps(document()).encode("utf-16"), "not a policy file"),
+    "not UTF-8": (b"\xff\xfe" + json.dumps(document()).encode(), "not a JSON file"),
+    "UTF-16": (json.dumps(document()).encode("utf-16"), "not a JSON file"),
     "a byte order mark": (b"\xef\xbb\xbf" + json.dumps(document()).encode(), "not valid JSON"),
     "zero bytes": (b"\0" * 100, "not valid JSON"),
     "a trailing comma": (

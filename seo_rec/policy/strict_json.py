@@ -18,21 +18,31 @@ def read_document(path: Path) -> Any:
         raise PolicyError(f"{path}: no such policy file; `seo-rec search` writes one")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise PolicyError(f"{path}: {path.stat().st_size} bytes; allowed: {MAX_FILE_BYTES}")
+    return parse_document(path.read_bytes(), str(path))
+
+
+def parse_document(content: bytes, where: str) -> Any:
+    """The JSON value of UTF-8 text; PolicyError names the place of what is no strict JSON.
+
+    Args:
+        content: The text.
+        where: What messages call it.
+    """
     try:
         return json.loads(
-            path.read_text(encoding="utf-8"),
+            content.decode("utf-8"),
             object_pairs_hook=_no_duplicate_keys,
             parse_constant=_no_constant,
             parse_float=_finite,
         )
     except json.JSONDecodeError as error:
         raise PolicyError(
-            f"{path}:{error.lineno}:{error.colno}: not valid JSON ({error.msg})"
+            f"{where}:{error.lineno}:{error.colno}: not valid JSON ({error.msg})"
         ) from error
     except (UnicodeDecodeError, RecursionError) as error:
-        raise PolicyError(f"{path}: not a policy file ({type(error).__name__})") from error
+        raise PolicyError(f"{where}: not a JSON file ({type(error).__name__})") from error
     except ValueError as error:
-        raise PolicyError(f"{path}: {error}") from error
+        raise PolicyError(f"{where}: {error}") from error
 
 
 def _no_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
