@@ -1,6 +1,6 @@
 """The command ``seo-rec``, put together from its commands; how it starts and how it fails.
 
-prepare | search | apply | plan | train | eval | compare | frontier
+prepare | search | apply | plan | train | eval | export | predict | apply-delta | compare | frontier
 analyze | report | demo | doctor
 """
 
@@ -21,9 +21,11 @@ from seo_rec.cli.compare import compare
 from seo_rec.cli.demo import demo
 from seo_rec.cli.doctor import doctor
 from seo_rec.cli.evaluate import evaluate
+from seo_rec.cli.export import export
 from seo_rec.cli.frontier import frontier
 from seo_rec.cli.jobs import FURTHER_OPTIONS, job_applier, job_search
 from seo_rec.cli.plan import plan
+from seo_rec.cli.predict import apply_delta, predict
 from seo_rec.cli.prepare import app as prepare_app
 from seo_rec.cli.report import report
 from seo_rec.cli.search import search
@@ -75,6 +77,9 @@ app.command()(apply)
 app.command()(plan)
 app.command()(train)
 app.command(name="eval")(evaluate)
+app.command()(export)
+app.command()(predict)
+app.command()(apply_delta)
 app.command()(compare)
 app.command()(frontier)
 app.add_typer(analyze_app, name="analyze")

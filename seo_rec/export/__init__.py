@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from seo_rec.export.package import Export, export_run, package_parts
+from seo_rec.export.package import FORMATS, Export, export_run, package_parts
 
-__all__ = ["Export", "export_run", "package_parts"]
+__all__ = ["FORMATS", "Export", "export_run", "package_parts"]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,20 +18,27 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.embed.quantize import float_weights, serve_stored_, with_precision
 from seo_rec.export.golden import golden_inputs
+from seo_rec.export.onnx_graph import onnx_bytes
 from seo_rec.export.preparation import described, example_cells, preparation_of
 from seo_rec.export.program import program_of
-from seo_rec.files import new_folder
+from seo_rec.export.twin import Twin
+from seo_rec.files import new_folder, require_new_file
 from seo_rec.model import RecModel
 from seo_rec.recipes.evaluation import load_trained
 from seo_rec.runs import RunError
 from seo_rec.runs.layout import RESULT_FILE, RUN_FILE
 from seo_rec.schema import DataError
+from seo_rec.serve.archive import unpacked, write_tar
 from seo_rec.serve.bags import Floats, Inputs
+from seo_rec.serve.delta import write_delta
+from seo_rec.serve.layout import MANIFEST_FILE, ONNX_FILE, OPTIONAL, REQUIRED
 from seo_rec.serve.predictor import Predictor
 from seo_rec.serve.preparation import Preparation
 from seo_rec.serve.scorer import scores_of
+from seo_rec.serve.signature import signature_of
 from seo_rec.serve.writing import Parts, stored_embeddings, write_package
 
+FORMATS = ("onnx",)
 _VERSIONS = ("seo-rec", "torch", "numpy")
 
 
@@ -38,36 +47,75 @@ class Export:
     """What was exported.
 
     Args:
-        path: The package.
+        path: The package or the delta.
+        precision: The type of the tables, or that the policy says it.
         num_bytes: Bytes of the embeddings, as the policy counts them.
         total_bytes: Bytes of all files.
         num_golden: Golden rows.
     """
 
     path: Path
+    precision: str
     num_bytes: int
     total_bytes: int
     num_golden: int
 
 
 def export_run(
-    run: Path, out: Path, precision: str | None = None, data: Path | None = None
+    run: Path,
+    out: Path,
+    precision: str | None = None,
+    data: Path | None = None,
+    formats: Sequence[str] = FORMATS,
+    *,
+    since: Path | None = None,
+    tar: bool = False,
 ) -> Export:
     """Write the package of a finished training run, and load it once to see that it works.
 
     Args:
         run: The folder of the run, however many processes trained it.
-        out: The folder to make.
+        out: The folder to make, or the file.
         precision: The type of every table and array, one of :data:`seo_rec.policy.DTYPES`; None
             takes the types that the policy says.
         data: The prepared data that the run was trained on; None looks where it lay then.
+        formats: What the package holds besides what NumPy reads, of :data:`FORMATS`.
+        since: A package; then only what differs from it is written, a delta.
+        tar: Write one file in place of a folder.
 
     Raises:
         DataError: The data are not there, or are others.
         FileExistsError: Something is at ``out``.
+        PackageError: ``since`` is not a package.
         RunError: The folder is not a finished training run.
         ValueError: The type cannot hold the numbers of a table.
     """
+    if tar:
+        require_new_file(out)
+    parts = run_parts(run, precision, data, formats)
+    with TemporaryDirectory(prefix="seo-rec-export-") as scratch:
+        package = Path(scratch) / "package"
+        write_package(package, parts)
+        Predictor.load(package)
+        found = package
+        if since is not None:
+            found = Path(scratch) / "delta"
+            found.mkdir()
+            with unpacked(since, (MANIFEST_FILE, *REQUIRED, *OPTIONAL)) as base:
+                write_delta(base, package, found)
+        size = sum(file.stat().st_size for file in found.iterdir())
+        if tar:
+            write_tar(found, out)
+        else:
+            with new_folder(out) as folder:
+                for file in found.iterdir():
+                    shutil.copyfile(file, folder / file.name)
+    precision = str(parts.about["precision"])
+    return Export(out, precision, parts.policy.num_bytes, size, len(parts.scores))
+
+
+def run_parts(run: Path, precision: str | None, data: Path | None, formats: Sequence[str]) -> Parts:
+    """The parts of the package of a run; see :func:`export_run`."""
     model = load_trained(run)
     asked = json.loads((run / RUN_FILE).read_text())
     opened = training_data(asked, data)
@@ -78,14 +126,7 @@ def export_run(
         "model": {"backbone": asked["model"]["backbone"], "method": asked["method"]},
     }
     preparation = preparation_of(opened, model.embedding.policy.columns)
-    parts = package_parts(model, preparation, precision, about)
-    with new_folder(out) as folder:
-        write_package(folder, parts)
-        Predictor.load(folder)
-    files = list(out.iterdir())
-    return Export(
-        out, parts.policy.num_bytes, sum(f.stat().st_size for f in files), len(parts.scores)
-    )
+    return package_parts(model, preparation, precision, about, formats)
 
 
 def training_data(asked: Mapping[str, Any], data: Path | None) -> DataSet:
@@ -112,7 +153,11 @@ def training_data(asked: Mapping[str, Any], data: Path | None) -> DataSet:
 
 
 def package_parts(
-    model: RecModel, preparation: Preparation, precision: str | None, about: Mapping[str, Any]
+    model: RecModel,
+    preparation: Preparation,
+    precision: str | None,
+    about: Mapping[str, Any],
+    formats: Sequence[str] = (),
 ) -> Parts:
     """The parts of the package of a model.
 
@@ -122,6 +167,7 @@ def package_parts(
         preparation: How raw cells become what the model reads.
         precision: See :func:`export_run`.
         about: ``data``, ``model``, ``metrics`` and ``versions`` of the manifest.
+        formats: See :func:`export_run`.
 
     Raises:
         ValueError: The type cannot hold the numbers of a table.
@@ -133,6 +179,11 @@ def package_parts(
     examples = example_cells(preparation)
     inputs = golden_inputs(preparation, examples, policy)
     program, weights = program_of(model.backbone, len(preparation.numeric), sum(policy.widths))
+    twin = Twin(policy, embeddings, model.backbone, signature_of(policy, preparation))
+
+    def more(files: Mapping[str, bytes]) -> dict[str, bytes]:
+        return {ONNX_FILE: onnx_bytes(twin, files)} if "onnx" in formats else {}
+
     return Parts(
         policy=policy,
         embeddings=embeddings,
@@ -143,6 +194,7 @@ def package_parts(
         golden=inputs,
         scores=model_scores(model, preparation, inputs),
         about={"precision": precision or "as the policy says", **about},
+        more=more,
     )
 
 

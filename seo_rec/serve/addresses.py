@@ -11,7 +11,7 @@ from functools import reduce
 import numpy as np
 
 from seo_rec.policy import MAX_CROSS_IDS, MISSING_ID, Feature, Lookup, Policy
-from seo_rec.serve.bags import Bags, Ids
+from seo_rec.serve.bags import Bags, Ids, RowError
 
 _FIRST = np.int64(-0x00AE502812AA7333)  # 0xFF51AFD7ED558CCD as a signed number
 _SECOND = np.int64(-0x3B314601E57A13AD)  # 0xC4CEB9FE1A85EC53
@@ -88,7 +88,7 @@ def feature_bags(feature: Feature, columns: Sequence[Bags]) -> Bags:
     """The bags of a feature, of those of its columns; a cross has one id for every combination.
 
     Raises:
-        ValueError: A row has more combinations than a cross may have; the message names it.
+        RowError: A row has more combinations than a cross may have.
     """
     if len(columns) == 1:
         return columns[0]
@@ -120,9 +120,12 @@ def _combinations(feature: Feature, counts: Sequence[Ids]) -> Ids:
     if (lengths > MAX_CROSS_IDS).any():
         row = int(np.argmax(lengths > MAX_CROSS_IDS))
         sizes = " x ".join(str(int(c[row])) for c in counts)
-        raise ValueError(
-            f"row {row}: feature {feature.name!r} crosses columns {list(feature.columns)}, whose "
-            f"bags have {sizes} combinations; allowed: {MAX_CROSS_IDS}; give shorter lists"
+        raise RowError(
+            row,
+            ", ".join(feature.columns),
+            sizes,
+            f"more combinations than {MAX_CROSS_IDS} for the cross {feature.name!r}",
+            "give shorter lists",
         )
     return lengths
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from seo_rec.schema import DataError
+
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
@@ -68,3 +70,23 @@ def _slice(bags: Bags, start: int, stop: int) -> Bags:
         lengths = bags.lengths[start:stop]
         span = slice(first, first + int(lengths.sum()))
     return Bags(bags.ids[span], lengths, None if bags.weights is None else bags.weights[span])
+
+
+class RowError(DataError):
+    """A cell that cannot be read; it knows where.
+
+    Args:
+        row: Number of the row, from 0.
+        column: Name of the column.
+        value: What the cell holds.
+        why: What is wrong.
+        fix: What to do.
+    """
+
+    def __init__(self, row: int, column: str, value: str, why: str, fix: str) -> None:
+        super().__init__(f"row {row}, column {column!r}: {why}, got {value!r}; {fix}")
+        self.row, self.column, self.value, self.why, self.fix = row, column, value, why, fix
+
+    def moved(self, rows: int) -> RowError:
+        """The same of a row that is so many rows further on."""
+        return RowError(self.row + rows, self.column, self.value, self.why, self.fix)

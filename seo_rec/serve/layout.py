@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from seo_rec.policy import Policy, row_bytes
@@ -31,6 +30,7 @@ REQUIRED = (
 )
 OPTIONAL = (KEPT_FILE, ONNX_FILE, "model.pt2")
 
+IDS, CODES = "ids", "codes"  # tensors of all vocabularies and of all codes
 EXAMPLES = 8  # rows whose raw cells are kept beside their ids
 GOLDEN_TOLERANCE = 1e-5  # of a score
 
@@ -77,15 +77,8 @@ def stored_shape(rows: int, dim: int, dtype: str) -> tuple[str, tuple[int, int]]
     return {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}[dtype], (rows, dim)
 
 
-def embedding_shapes(
-    policy: Policy, sizes: Mapping[str, int]
-) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """The type and shape of every tensor of ``embeddings.safetensors``, by name.
-
-    Args:
-        policy: Its tables, arrays and features; vocabularies and codes are not read.
-        sizes: How many numbers the tensors of ids and codes have, by the tensor's name.
-    """
+def embedding_shapes(policy: Policy) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The type and shape of every tensor of ``embeddings.safetensors``, by name."""
     found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for place in table_places(policy).values():
         found[place.tensor] = stored_shape(place.first + place.rows, place.dim, place.dtype)
@@ -95,6 +88,18 @@ def embedding_shapes(
     for i, f in enumerate(policy.features):
         if f.project is not None:
             found[f"project.{i}"] = "<f4", (f.project, policy.combined_width(f))
-    for name, size in sizes.items():
-        found[name] = ("<i8" if name.startswith("ids.") else "<i4"), (size,)
+    if policy.vocabularies:
+        found[IDS] = "<i8", (sum(len(ids) for ids in policy.vocabularies.values()),)
+    if policy.codes:
+        found[CODES] = "<i4", (sum(len(codes) for codes in policy.codes.values()),)
     return found
+
+
+def vocabulary_order(policy: Policy) -> list[str]:
+    """Features whose vocabularies follow each other in the tensor of ids: in the policy's order."""
+    return [f.name for f in policy.features if f.name in policy.vocabularies]
+
+
+def code_order(policy: Policy) -> list[str]:
+    """Names of codes that follow each other in the tensor of codes: in sorted order."""
+    return sorted(policy.codes)

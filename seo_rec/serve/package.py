@@ -148,15 +148,17 @@ def check_entries(files: Mapping[str, Any], where: str) -> None:
             raise PackageError(f"{at}.sha256: not 64 hexadecimal digits")
 
 
-def check_files(folder: Path, files: Mapping[str, Any]) -> None:
-    """PackageError unless the folder holds these files, whole, and no others."""
-    expected = {*files, layout.MANIFEST_FILE}
+def check_files(
+    folder: Path, files: Mapping[str, Any], listing: str = layout.MANIFEST_FILE
+) -> None:
+    """PackageError unless the folder holds these files, whole, the listing, and no others."""
+    expected = {*files, listing}
     there = {path.name for path in folder.iterdir()}
     if missing := sorted(expected - there):
         raise PackageError(f"{folder}: lacks {', '.join(missing)}; copy the package again")
     if extra := sorted(there - expected):
         raise PackageError(
-            f"{folder}: holds {extra[:5]}, which its manifest does not name; remove them"
+            f"{folder}: holds {extra[:5]}, which {listing} does not name; remove them"
         )
     for name, entry in files.items():
         path = folder / name
@@ -236,22 +238,15 @@ def _policy(path: Path, embeddings: Mapping[str, Array]) -> Policy:
     document = read_json(path)
     if not isinstance(document, dict):
         raise PackageError(f"{path}: must be an object")
-    tensors: dict[str, dict[str, str]] = {}
-    for key, prefix in (("vocabularies", "ids."), ("codes", "codes.")):
-        named = document.get(key)
-        if not isinstance(named, dict):
-            raise PackageError(f"{path}: {key} must be an object")
-        for name, tensor in named.items():
-            if not isinstance(tensor, str) or not tensor.startswith(prefix):
-                raise PackageError(f"{path}: {key}[{name!r}] must name a tensor {prefix}...")
-            if tensor not in embeddings or embeddings[tensor].ndim != 1:
-                raise PackageError(f"{path}: {key}[{name!r}]: there is no list {tensor!r}")
-        tensors[key] = named
     parts = read_parts({**document, "vocabularies": {}, "codes": {}}, str(path))
-    vocabularies = {name: embeddings[t] for name, t in tensors["vocabularies"].items()}
+    named = document.get("vocabularies")
+    known = [f.name for f in parts.features]
+    vocabularies = _divided(named, known, embeddings.get(layout.IDS), f"{path}: vocabularies")
     for name, ids in vocabularies.items():
         _require_ascending(ids, f"{path}: vocabularies[{name!r}]")
-    codes = {name: embeddings[t] for name, t in tensors["codes"].items()}
+    named = document.get("codes")
+    known = sorted(named) if isinstance(named, dict) else []
+    codes = _divided(named, known, embeddings.get(layout.CODES), f"{path}: codes")
     policy = Policy(
         parts.tables,
         parts.features,
@@ -263,10 +258,7 @@ def _policy(path: Path, embeddings: Mapping[str, Array]) -> Policy:
         parts.budget,
         parts.decision,
     )
-    names = [*tensors["vocabularies"].values(), *tensors["codes"].values()]
-    if len(set(names)) < len(names):
-        raise PackageError(f"{path}: a tensor is named twice: {sorted(names)}")
-    wanted = layout.embedding_shapes(policy, {t: len(embeddings[t]) for t in names})
+    wanted = layout.embedding_shapes(policy)
     found = {name: (x.dtype, x.shape) for name, x in embeddings.items()}
     for name in sorted({*wanted, *found}):
         need = (np.dtype(wanted[name][0]), wanted[name][1]) if name in wanted else None
@@ -276,6 +268,26 @@ def _policy(path: Path, embeddings: Mapping[str, Array]) -> Policy:
                 f"policy needs {_said(need)}"
             )
     return policy
+
+
+def _divided(sizes: Any, order: list[str], numbers: Array | None, where: str) -> dict[str, Array]:
+    """A tensor cut into named parts of these sizes, in this order."""
+    if not isinstance(sizes, dict) or set(sizes) - set(order):
+        raise PackageError(f"{where}: must be an object that names {order}")
+    numbers = np.empty(0) if numbers is None else numbers
+    found: dict[str, Array] = {}
+    start = 0
+    for name in [name for name in order if name in sizes]:
+        size = integer(sizes[name], f"{where}[{name!r}]")
+        if size < 0 or start + size > len(numbers):
+            raise PackageError(
+                f"{where}[{name!r}]: {size} of {len(numbers)} numbers; there are fewer"
+            )
+        found[name] = numbers[start : start + size]
+        start += size
+    if start != len(numbers) or numbers.ndim != 1:
+        raise PackageError(f"{where}: {start} of {len(numbers)} numbers have a name")
+    return found
 
 
 def _said(tensor: tuple[Any, tuple[int, ...]] | None) -> str:
@@ -313,6 +325,8 @@ def _golden(tensors: Mapping[str, Array], preparation: Preparation, examples: An
             raise PackageError(f"{where}: bags of column {column.name!r} have other lengths")
         if column.is_single and (lengths != 1).any():
             raise PackageError(f"{where}: column {column.name!r} has one id in every row")
+        if column.kind == "categorical" and (lengths > 1).any():
+            raise PackageError(f"{where}: column {column.name!r} has one id at most in a row")
         columns[column.name] = Bags(ids, None if column.is_single else lengths)
     if not isinstance(examples, dict) or set(examples) != {c.name for c in preparation.columns}:
         raise PackageError(f"{layout.PREPARATION_FILE}: examples must name every column")

@@ -10,12 +10,23 @@ import numpy as np
 import pyarrow as pa
 
 from seo_rec.schema import DataError
-from seo_rec.serve.bags import Floats, Inputs
-from seo_rec.serve.layout import EXAMPLES, GOLDEN_TOLERANCE, PackageError
+from seo_rec.serve import fast
+from seo_rec.serve.archive import unpacked
+from seo_rec.serve.bags import Floats, Inputs, RowError
+from seo_rec.serve.layout import (
+    EXAMPLES,
+    GOLDEN_TOLERANCE,
+    MANIFEST_FILE,
+    ONNX_FILE,
+    OPTIONAL,
+    REQUIRED,
+    PackageError,
+)
 from seo_rec.serve.package import Package, read_package
 from seo_rec.serve.preparation import Preparation
 from seo_rec.serve.scorer import NumpyScorer, scores_of
 
+ENGINES = ("auto", "onnxruntime", "numpy")
 ROWS = 8192  # scored at a time, so that memory stays bounded
 
 
@@ -40,19 +51,38 @@ class Predictor:
         self.preparation = package.preparation
 
     @classmethod
-    def load(cls, path: Path | str) -> Predictor:
+    def load(cls, path: Path | str, engine: str = "auto", threads: int = 0) -> Predictor:
         """Open a package, check all of its files, and score its golden rows.
 
         The tables are mapped into memory: pages are read when rows of them are used.
 
         Args:
-            path: The folder of the package.
+            path: The folder of the package, or its tar file.
+            engine: What computes the scores: ``onnxruntime``, ``numpy``, or ``auto``, which takes
+                ONNX Runtime if it is installed and the package holds its graph.
+            threads: That ONNX Runtime uses for one call; 0 takes one for each core.
 
         Raises:
             PackageError: It is not a package, is damaged, or scores its golden rows otherwise.
+            ValueError: There is no such engine, or it is not installed.
         """
-        package = read_package(path)
-        predictor = cls(package, NumpyScorer(package))
+        if engine not in ENGINES:
+            raise ValueError(f"engine {engine!r}; allowed: {', '.join(ENGINES)}")
+        if engine == "onnxruntime" and not fast.is_installed():
+            raise ValueError("engine 'onnxruntime' is not installed: pip install onnxruntime")
+        with unpacked(Path(path), (MANIFEST_FILE, *REQUIRED, *OPTIONAL)) as folder:
+            return cls._opened(folder, engine, threads)
+
+    @classmethod
+    def _opened(cls, folder: Path, engine: str, threads: int) -> Predictor:
+        package = read_package(folder)
+        if engine == "auto":
+            ready = fast.is_installed() and ONNX_FILE in package.files
+            engine = "onnxruntime" if ready else "numpy"
+        scorer: Scorer = NumpyScorer(package)
+        if engine == "onnxruntime":
+            scorer = fast.OnnxScorer(package, threads)
+        predictor = cls(package, scorer)
         predictor.verify()
         return predictor
 
@@ -77,6 +107,8 @@ class Predictor:
             piece = inputs if len(inputs) <= ROWS else inputs.slice(start, start + ROWS)
             try:
                 logits = self.scorer.logits(piece)
+            except RowError as error:
+                raise error.moved(start) from error
             except ValueError as error:
                 at = f"rows {start} to {start + len(piece) - 1}"
                 raise DataError(f"{at} cannot be scored: {error}") from error

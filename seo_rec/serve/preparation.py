@@ -19,7 +19,7 @@ from seo_rec.data.tokens import MISSING, bags_of_ids, categorical_ids, integer_i
 from seo_rec.data.vocabulary import prune
 from seo_rec.policy.strict_json import integer, items, json_object, string
 from seo_rec.schema import DataError
-from seo_rec.serve.bags import Bags, Floats, Ids, Inputs
+from seo_rec.serve.bags import Bags, Floats, Ids, Inputs, RowError
 
 FORMAT = "seo-rec-preparation"
 VERSION = 1
@@ -28,22 +28,6 @@ NUMERIC_RULES = ("none", "log", "shifted_log")
 ID_RULES = ("token", "bucket", "hour_of_day")
 MISSING_AS = ("token", "empty")
 MAX_SHIFT = 1000
-
-
-class RowError(DataError):
-    """A cell that cannot be read; it knows where.
-
-    Args:
-        row: Number of the row, from 0.
-        column: Name of the column.
-        value: What the cell holds.
-        why: What is wrong.
-        fix: What to do.
-    """
-
-    def __init__(self, row: int, column: str, value: str, why: str, fix: str) -> None:
-        super().__init__(f"row {row}, column {column!r}: {why}, got {value!r}; {fix}")
-        self.row, self.column, self.value, self.why, self.fix = row, column, value, why, fix
 
 
 @dataclass(frozen=True)
@@ -158,7 +142,7 @@ class Preparation:
         dense = np.empty((table.num_rows, len(self.numeric)), np.float32)
         for i, column in enumerate(self.numeric):
             dense[:, i] = table[column.name].to_numpy()
-        return Inputs(dense, {c.name: _stored_bags(table[c.name]) for c in self.embedded})
+        return Inputs(dense, {c.name: _stored_bags(table[c.name], c) for c in self.embedded})
 
     # ---- the file ----
 
@@ -378,16 +362,26 @@ def _require_finite(factors: Floats, name: str) -> None:
         raise DataError(f"a weight of column {name!r} is not a finite number; correct it")
 
 
-def _stored_bags(column: Any) -> Bags:
+def _stored_bags(column: Any, rule: Column) -> Bags:
     """Of a column of a prepared shard: int64 with nulls, or lists of int64."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks)
+    lengths = None
     if pa.types.is_list(array.type):
         lengths = np.diff(array.offsets.to_numpy()).astype(np.int64)
-        return Bags(array.flatten().to_numpy(), lengths)
-    if not array.null_count:
-        return Bags(array.to_numpy())
-    there = array.is_valid().to_numpy(zero_copy_only=False)
-    return Bags(array.drop_null().to_numpy(), there.astype(np.int64))
+        ids = array.flatten().to_numpy()
+    else:
+        ids = array.drop_null().to_numpy()
+        if array.null_count or not rule.is_single:
+            lengths = array.is_valid().to_numpy(zero_copy_only=False).astype(np.int64)
+    if (rule.is_single and lengths is not None) or (rule.kind == "categorical" and _many(lengths)):
+        raise DataError(f"column {rule.name!r} has other bags than the data of the training")
+    return Bags(ids if rule.kept is None else prune(ids, rule.kept), lengths)
+
+
+def _many(lengths: Ids | None) -> bool:
+    return lengths is not None and bool((lengths > 1).any())
 
 
 # ---- the file ------------------------------------------------------------------------------

@@ -58,16 +58,13 @@ def read_tensors(path: Path) -> dict[str, Array]:
     return tensors
 
 
-def tensor_places(path: Path) -> dict[str, tuple[int, int]]:
-    """Of each tensor of a file, the number of its first byte and how many bytes it has."""
-    with path.open("rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(size))
+def tensor_places(content: bytes) -> dict[str, tuple[int, int]]:
+    """Of each tensor of a file with this content, its first byte and how many bytes it has."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
     header.pop("__metadata__", None)
-    return {
-        name: (
-            8 + size + entry["data_offsets"][0],
-            entry["data_offsets"][1] - entry["data_offsets"][0],
-        )
-        for name, entry in header.items()
-    }
+    places = {}
+    for name, entry in header.items():
+        start, end = entry["data_offsets"]
+        places[name] = (8 + size + start, end - start)
+    return places

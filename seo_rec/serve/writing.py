@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Parts:
         golden: Rows whose scores are known.
         scores: These scores, float32.
         about: ``precision``, ``data``, ``model``, ``metrics`` and ``versions`` of the manifest.
-        more: Further files of the package, by name.
+        more: Makes further files of the package, by name, from those there are.
     """
 
     policy: Policy
@@ -51,7 +51,7 @@ class Parts:
     golden: Inputs
     scores: Floats
     about: Mapping[str, Any]
-    more: Mapping[str, bytes] = field(default_factory=dict)
+    more: Callable[[Mapping[str, bytes]], Mapping[str, bytes]] = lambda files: {}
 
 
 def stored_embeddings(policy: Policy, floats: Mapping[str, Array]) -> dict[str, Array]:
@@ -74,10 +74,12 @@ def stored_embeddings(policy: Policy, floats: Mapping[str, Array]) -> dict[str, 
     for i, f in enumerate(policy.features):
         if f.project is not None:
             found[f"project.{i}"] = np.asarray(floats[f"project.{i}"], np.float32)
-        if f.name in policy.vocabularies:
-            found[f"ids.{i}"] = np.asarray(policy.vocabularies[f.name], np.int64)
-    for i, name in enumerate(sorted(policy.codes)):
-        found[f"codes.{i}"] = np.asarray(policy.codes[name], np.int32)
+    if policy.vocabularies:
+        ids = [policy.vocabularies[name] for name in layout.vocabulary_order(policy)]
+        found[layout.IDS] = np.concatenate(ids).astype(np.int64)
+    if policy.codes:
+        codes = [policy.codes[name] for name in layout.code_order(policy)]
+        found[layout.CODES] = np.concatenate(codes).astype(np.int32)
     return found
 
 
@@ -94,6 +96,12 @@ def _stored(name: str, floats: Array, dtype: str) -> Array:
 
 def write_package(folder: Path, parts: Parts) -> None:
     """Write the files of a package into a folder, the manifest last."""
+    for name, content in package_files(parts).items():
+        write_bytes(folder / name, content)
+
+
+def package_files(parts: Parts) -> dict[str, bytes]:
+    """The files of a package by name, the manifest last."""
     files = {
         layout.POLICY_FILE: _json(policy_json(parts.policy)),
         layout.EMBEDDINGS_FILE: tensor_bytes(parts.embeddings),
@@ -111,13 +119,11 @@ def write_package(folder: Path, parts: Parts) -> None:
     files[layout.PREPARATION_FILE] = _json(preparation)
     if kept:
         files[layout.KEPT_FILE] = tensor_bytes(dict(kept.values()))
-    files |= parts.more
-    for name, content in files.items():
-        write_bytes(folder / name, content)
-    write_bytes(folder / layout.MANIFEST_FILE, manifest_bytes(parts, files))
+    files |= parts.more(files)
+    return {**files, layout.MANIFEST_FILE: _manifest(parts, files)}
 
 
-def manifest_bytes(parts: Parts, files: Mapping[str, bytes]) -> bytes:
+def _manifest(parts: Parts, files: Mapping[str, bytes]) -> bytes:
     """The manifest of a package with these files."""
     entries = {
         name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -135,13 +141,11 @@ def manifest_bytes(parts: Parts, files: Mapping[str, bytes]) -> bytes:
 
 
 def policy_json(policy: Policy) -> dict[str, Any]:
-    """The policy's JSON form, in which ids and codes are names of tensors."""
-    numbers = {f.name: i for i, f in enumerate(policy.features)}
-    without = Policy.to_json(policy)
+    """The policy's JSON form, with the numbers of ids and codes in place of themselves."""
     return {
-        **without,
-        "vocabularies": {name: f"ids.{numbers[name]}" for name in policy.vocabularies},
-        "codes": {name: f"codes.{i}" for i, name in enumerate(sorted(policy.codes))},
+        **policy.to_json(),
+        "vocabularies": {name: len(ids) for name, ids in policy.vocabularies.items()},
+        "codes": {name: len(codes) for name, codes in policy.codes.items()},
     }
 
 

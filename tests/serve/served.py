@@ -32,9 +32,11 @@ def trained(policy: Policy, settings: ModelSettings, num_dense: int = 2, seed: i
 
 
 def preparation_for(policy: Policy, num_dense: int = 2, kind: str = "multivalent") -> Preparation:
-    """Numeric columns, and the columns that a policy reads."""
+    """Numeric columns, and those that a policy reads: multivalent, categorical or optional."""
     columns = [Column(f"n{i}", "numeric", "none") for i in range(num_dense)]
-    columns += [Column(name, kind) for name in policy.columns]
+    missing = "empty" if kind == "optional" else "token"
+    kind = "multivalent" if kind == "multivalent" else "categorical"
+    columns += [Column(name, kind, missing=missing) for name in policy.columns]
     return Preparation("table", "label", {}, tuple(columns))
 
 
@@ -44,13 +46,18 @@ def parts_of(
     precision: str | None = None,
     num_dense: int = 2,
     kind: str = "multivalent",
+    program: bool = True,
 ) -> tuple[Parts, RecModel]:
-    """The parts of a package, and the model, whose weights are those that are served."""
+    """The parts of a package, and the model, whose weights are those that are served.
+
+    Without ``program`` the backbone's steps are left out, which cost a second.
+    """
     model = trained(policy, settings, num_dense)
     preparation = preparation_for(policy, num_dense, kind)
-    if settings != LINEAR:
+    if settings != LINEAR and program:
         return package_parts(model, preparation, precision, ABOUT), model
-    with mock.patch("seo_rec.export.package.program_of", linear_program):
+    written = linear_program if settings == LINEAR else lambda *_: (None, {})
+    with mock.patch("seo_rec.export.package.program_of", written):
         return package_parts(model, preparation, precision, ABOUT), model
 
 
