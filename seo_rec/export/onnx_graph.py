@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from seo_rec.export.program import quietly
 from seo_rec.export.twin import Twin
 from seo_rec.serve.signature import Signature
 from seo_rec.serve.tensors import tensor_places
@@ -84,24 +83,19 @@ def exported(twin: Twin) -> Any:
         raise OnnxError("ONNX needs onnx and onnxscript: pip install 'seo-rec[onnx]'") from error
     signature = twin.signature
     example, shapes = _example(signature)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
-            return torch.onnx.export(
-                twin,
-                example,
-                dynamo=True,
-                dynamic_shapes=(tuple(shapes),),
-                input_names=list(signature.names),
-                output_names=["logits"],
-                opset_version=OPSET,
-                external_data=False,
-                verbose=False,
-                custom_translation_table=_translations(),
-            )
-        finally:
-            logging.disable(logging.NOTSET)
+    with quietly():
+        return torch.onnx.export(
+            twin,
+            example,
+            dynamo=True,
+            dynamic_shapes=(tuple(shapes),),
+            input_names=list(signature.names),
+            output_names=["logits"],
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+            custom_translation_table=_translations(),
+        )
 
 
 def _example(signature: Signature) -> tuple[tuple[torch.Tensor, ...], list[dict[int, Any]]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,6 +32,7 @@ from seo_rec.serve.archive import unpacked, write_tar
 from seo_rec.serve.bags import Floats, Inputs
 from seo_rec.serve.delta import write_delta
 from seo_rec.serve.layout import MANIFEST_FILE, ONNX_FILE, OPTIONAL, REQUIRED
+from seo_rec.serve.package import read_manifest
 from seo_rec.serve.predictor import Predictor
 from seo_rec.serve.preparation import Preparation
 from seo_rec.serve.scorer import scores_of
@@ -90,26 +91,28 @@ def export_run(
         RunError: The folder is not a finished training run.
         ValueError: The type cannot hold the numbers of a table.
     """
-    if tar:
-        require_new_file(out)
-    parts = run_parts(run, precision, data, formats)
-    with TemporaryDirectory(prefix="seo-rec-export-") as scratch:
-        package = Path(scratch) / "package"
-        write_package(package, parts)
-        Predictor.load(package)
-        found = package
-        if since is not None:
-            found = Path(scratch) / "delta"
-            found.mkdir()
-            with unpacked(since, (MANIFEST_FILE, *REQUIRED, *OPTIONAL)) as base:
-                write_delta(base, package, found)
-        size = sum(file.stat().st_size for file in found.iterdir())
+    with ExitStack() as stack:
+        names = (MANIFEST_FILE, *REQUIRED, *OPTIONAL)
+        base = None if since is None else stack.enter_context(unpacked(since, names))
+        if base is not None:
+            read_manifest(base)  # before minutes are spent
         if tar:
-            write_tar(found, out)
+            require_new_file(out)
+            made = Path(stack.enter_context(TemporaryDirectory(prefix="seo-rec-export-")))
         else:
-            with new_folder(out) as folder:
-                for file in found.iterdir():
-                    shutil.copyfile(file, folder / file.name)
+            made = stack.enter_context(new_folder(out))
+        parts = run_parts(run, precision, data, formats)
+        if base is None:
+            write_package(made, parts)
+            Predictor.load(made)
+        else:
+            package = Path(stack.enter_context(TemporaryDirectory(prefix="seo-rec-export-")))
+            write_package(package, parts)
+            Predictor.load(package)
+            write_delta(base, package, made)
+        size = sum(file.stat().st_size for file in made.iterdir())
+        if tar:
+            write_tar(made, out)
     precision = str(parts.about["precision"])
     return Export(out, precision, parts.policy.num_bytes, size, len(parts.scores))
 

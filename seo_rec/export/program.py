@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -35,12 +37,24 @@ def program_of(backbone: nn.Module, num_dense: int, width: int) -> tuple[Program
     backbone = backbone.eval()
     example = torch.zeros(_ROWS, num_dense), torch.zeros(_ROWS, width)
     rows = torch.export.Dim("rows", min=2)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch, about itself
+    with quietly():
         exported = torch.export.export(
             backbone, example, dynamic_shapes=({0: rows}, {0: rows}), strict=False
         ).run_decompositions({})
     return _Writer(exported, backbone).program(num_dense, width)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Within the block torch does not warn of itself, which a user cannot help."""
+    before = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(before)
 
 
 class _Writer:

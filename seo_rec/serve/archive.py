@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkstemp
 
 from seo_rec.serve.layout import PackageError
 
@@ -16,7 +17,19 @@ MAX_MEMBERS = 64
 
 def write_tar(folder: Path, path: Path) -> None:
     """Write the files of a folder into a tar file, by name; equal files give equal bytes."""
-    with tarfile.open(path, "w:", format=tarfile.USTAR_FORMAT) as archive:
+    handle, name = mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        _write(folder, temporary)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write(folder: Path, path: Path) -> None:
+    with tarfile.open(path, "w:", format=tarfile.GNU_FORMAT) as archive:
         for file in sorted(folder.iterdir()):
             member = tarfile.TarInfo(file.name)
             member.size, member.mode = file.stat().st_size, 0o644

@@ -40,7 +40,7 @@ class Block:
     """Some rows that can be scored, and the cells that are copied beside their scores."""
 
     inputs: Inputs
-    kept: Any
+    kept: Mapping[str, Any]
 
     @property
     def num_rows(self) -> int:
@@ -129,7 +129,7 @@ def predict_split(
     def blocks() -> Iterator[Block]:
         for table in read_shards(data / split):
             _require_kept(keep, table.column_names, data)
-            yield Block(preparation.prepared(table), table.select(list(keep)))
+            yield Block(preparation.prepared(table), {name: table[name] for name in keep})
 
     return _scored(predictor, blocks(), out, Intake(), progress)
 
@@ -146,8 +146,11 @@ def _scored(
     with _ParquetFile(out) as writer:
         try:
             for block in ahead:
-                scores = pa.array(predictor.score(block.inputs))
-                writer.write(block.kept.append_column(SCORE, scores))
+                try:
+                    scores = pa.array(predictor.score(block.inputs))
+                except RowError as error:
+                    raise error.moved(rows) from error
+                writer.write(pa.table({**block.kept, SCORE: scores}))
                 rows += block.num_rows
                 if progress is not None:
                     progress(intake.bytes_read, rows)
@@ -242,10 +245,7 @@ class _Reader:
         inputs = self.preparation.encode(table)
         for f in self.crosses:
             feature_bags(f, [inputs.columns[name] for name in f.columns])
-        kept = {name: _copied(table[name]) for name in self.keep}
-        if not kept:
-            return Block(inputs, pa.table({}))
-        return Block(inputs, pa.table(kept))
+        return Block(inputs, {name: _copied(table[name]) for name in self.keep})
 
     def _fault(self, row: Mapping[str, str]) -> tuple[str, str, str, str] | None:
         """What is wrong with the cells of a row, whose numbers are numbers."""

@@ -96,7 +96,8 @@ class Predictor:
                 each of its ids: numbers, or lists as long as the lists of values.
 
         Raises:
-            DataError: A column is missing or cannot be read, or a row cannot be scored.
+            DataError: A column is missing or cannot be read, or a row cannot be scored; a
+                :class:`RowError` knows the row.
         """
         return self.score(self.preparation.encode(as_table(rows), weights))
 
@@ -113,6 +114,10 @@ class Predictor:
                 at = f"rows {start} to {start + len(piece) - 1}"
                 raise DataError(f"{at} cannot be scored: {error}") from error
             found[start : start + ROWS] = scores_of(logits)
+        if np.isnan(found).any():
+            row = int(np.argmax(np.isnan(found)))
+            fix = "give smaller numbers, as the model was trained on"
+            raise RowError(row, "score", "nan", "the score is not a number", fix)
         return found
 
     def verify(self) -> None:

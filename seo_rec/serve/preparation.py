@@ -314,6 +314,8 @@ def _lists(column: Any, rule: Column, weights: Any) -> Bags:
             f"weights are given for column {rule.name!r}, whose cells are {column.type}; give "
             "lists of values with lists of weights"
         )
+    if pa.types.is_null(column.type):  # nothing but missing cells
+        column = column.cast(pa.list_(pa.string()))
     lists = bags_of_ids(column, rule.name, rule.separator)
     lengths = np.diff(lists.offsets.to_numpy()).astype(np.int64)
     ids = lists.values.to_numpy()

@@ -122,11 +122,11 @@ class Program:
         last = {name: i for i, step in enumerate(self.steps) for name in step.inputs}
         for i, step in enumerate(self.steps):
             function = OPERATIONS[step.op][3]
+            inputs = [values[name] for name in step.inputs]
             try:
-                values[step.output] = function(
-                    [values[name] for name in step.inputs], **step.settings
-                )
-            except (ValueError, IndexError) as error:
+                with np.errstate(all="ignore"):  # what is not finite shows in the score
+                    values[step.output] = function(inputs, **step.settings)
+            except (ValueError, IndexError, TypeError, MemoryError) as error:
                 raise ValueError(f"step {i} ({step.op}) of the backbone: {error}") from error
             for name in step.inputs:
                 if last[name] == i and name != self.output:
