@@ -17,7 +17,7 @@ _EXAMPLE_ROWS = 5  # 0 and 1 would be taken for constants
 _LEAST_BYTES = 256  # a smaller tensor stays in the graph
 
 
-class OnnxError(RuntimeError):
+class OnnxError(ValueError):
     """The graph cannot be written; the message says why."""
 
 
@@ -80,7 +80,10 @@ def exported(twin: Twin) -> Any:
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise OnnxError("ONNX needs onnx and onnxscript: pip install 'seo-rec[onnx]'") from error
+        raise OnnxError(
+            "the graph needs onnx and onnxscript: pip install 'seo-rec[onnx]', or export "
+            "without it by --format none"
+        ) from error
     signature = twin.signature
     example, shapes = _example(signature)
     with quietly():

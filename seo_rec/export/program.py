@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.fx import Node
 from seo_rec.serve.package import Array
 from seo_rec.serve.program import DENSE, EMBEDDINGS, Program, Step
 
+Settings = Mapping[str, Any]
 _ROWS = 4  # of the example; 0 and 1 would be taken for constants
 
 
@@ -103,15 +104,17 @@ class _Writer:
             )
         _TRANSLATED[name](self, node)
 
-    def step(self, op: str, inputs: Sequence[Any], **settings: Any) -> str:
+    def step(self, op: str, inputs: Sequence[Any], settings: Settings | None = None) -> str:
         """Add a step and return the name of its result."""
         name = f"v{len(self.steps)}"
         read = tuple(self.names[x] if isinstance(x, Node) else x for x in inputs)
-        self.steps.append(Step(op, read, name, settings))
+        self.steps.append(Step(op, read, name, settings or {}))
         return name
 
-    def one(self, node: Any, op: str, inputs: Sequence[Any], **settings: Any) -> None:
-        self.names[node] = self.step(op, inputs, **settings)
+    def one(
+        self, node: Any, op: str, inputs: Sequence[Any], settings: Settings | None = None
+    ) -> None:
+        self.names[node] = self.step(op, inputs, settings)
 
 
 def _numbers(tensor: torch.Tensor) -> Array:
@@ -140,9 +143,9 @@ def _plain(op: str) -> Callable[[_Writer, Any], None]:
 def _product(writer: _Writer, node: Any) -> None:
     x, y = node.args[:2]
     if isinstance(y, int | float):
-        writer.one(node, "scale", [x], by=float(y))
+        writer.one(node, "scale", [x], {"by": float(y)})
     elif isinstance(x, int | float):
-        writer.one(node, "scale", [y], by=float(x))
+        writer.one(node, "scale", [y], {"by": float(x)})
     else:
         writer.one(node, "multiply", [x, y])
 
@@ -164,22 +167,26 @@ def _reduced(writer: _Writer, node: Any) -> None:
     axes = node.args[1]
     if len(axes) != 1 or len(node.args) > 2:
         raise UnknownOperationError(f"{node.target} over {axes} axes at once, or kept ones")
-    writer.one(node, "sum", node.args[:1], axis=_axis(node, axes[0]))
+    writer.one(node, "sum", node.args[:1], {"axis": _axis(node, axes[0])})
 
 
 def _joined(op: str) -> Callable[[_Writer, Any], None]:
     def write(writer: _Writer, node: Any) -> None:
         axis = node.args[1] if len(node.args) > 1 else 0
-        writer.one(node, op, node.args[0], axis=axis % len(_shape(node)))
+        writer.one(node, op, node.args[0], {"axis": axis % len(_shape(node))})
 
     return write
+
+
+def _span(axis: int, start: int, size: int) -> Settings:
+    return {"axis": axis, "start": start, "size": size}
 
 
 def _split(writer: _Writer, node: Any) -> None:
     axis = _axis(node, node.args[2] if len(node.args) > 2 else 0)
     start, parts = 0, []
     for size in node.args[1]:
-        parts.append(writer.step("part", node.args[:1], axis=axis, start=start, size=size))
+        parts.append(writer.step("part", node.args[:1], _span(axis, start, size)))
         start += size
     writer.names[node] = parts
 
@@ -189,8 +196,8 @@ def _unbind(writer: _Writer, node: Any) -> None:
     size = _shape(node.args[0])[axis]
     parts = []
     for start in range(size):
-        part = writer.step("part", node.args[:1], axis=axis, start=start, size=1)
-        parts.append(writer.step("squeeze", [part], axis=axis))
+        part = writer.step("part", node.args[:1], _span(axis, start, 1))
+        parts.append(writer.step("squeeze", [part], {"axis": axis}))
     writer.names[node] = parts
 
 
@@ -201,42 +208,42 @@ def _slice(writer: _Writer, node: Any) -> None:
 
 
 def _squeeze(writer: _Writer, node: Any) -> None:
-    writer.one(node, "squeeze", node.args[:1], axis=_axis(node, node.args[1]))
+    writer.one(node, "squeeze", node.args[:1], {"axis": _axis(node, node.args[1])})
 
 
 def _expand(writer: _Writer, node: Any) -> None:
     axis = node.args[1] % len(_shape(node))
-    writer.one(node, "expand", node.args[:1], axis=axis)
+    writer.one(node, "expand", node.args[:1], {"axis": axis})
 
 
 def _take(writer: _Writer, node: Any) -> None:
     x, axis, index = node.args
-    writer.one(node, "take", [x, index], axis=_axis(node, axis))
+    writer.one(node, "take", [x, index], {"axis": _axis(node, axis)})
 
 
 def _transposed(writer: _Writer, node: Any) -> None:
     x, a, b = node.args
     order = list(range(len(_shape(node))))
     order[a], order[b] = order[b], order[a]
-    writer.one(node, "transpose", [x], order=order)
+    writer.one(node, "transpose", [x], {"order": order})
 
 
 def _permuted(writer: _Writer, node: Any) -> None:
     x, order = node.args
-    writer.one(node, "transpose", [x], order=[i % len(order) for i in order])
+    writer.one(node, "transpose", [x], {"order": [i % len(order) for i in order]})
 
 
 def _reshaped(writer: _Writer, node: Any) -> None:
     shape = [size if isinstance(size, int) else -1 for size in _shape(node)]
     if -1 in shape[1:]:
         raise UnknownOperationError(f"{node.target} that moves the rows")
-    writer.one(node, "reshape", node.args[:1], shape=shape)
+    writer.one(node, "reshape", node.args[:1], {"shape": shape})
 
 
 def _attention(writer: _Writer, node: Any) -> None:
     if len(node.args) > 3 or set(node.kwargs) - {"scale"} or node.kwargs.get("scale") is None:
         raise UnknownOperationError(f"{node.target} with a mask, dropout or no scale")
-    writer.one(node, "attention", node.args, scale=float(node.kwargs["scale"]))
+    writer.one(node, "attention", node.args, {"scale": float(node.kwargs["scale"])})
 
 
 _TRANSLATED: dict[str, Callable[[_Writer, Any], None]] = {

@@ -52,7 +52,8 @@ class TrainingRun:
     """One finished training: its outcome, and what is left of its folder.
 
     ``given`` is the folder the caller named; ``budget`` is None for a method that has none;
-    ``data``, ``policy`` and ``curve`` are None or empty where the folder lacks them.
+    ``data``, ``policy`` and ``curve`` are None or empty where the folder lacks them, and
+    ``num_bytes``, what the embeddings take to serve, is 0 in older files.
     """
 
     given: Path
@@ -79,6 +80,7 @@ class TrainingRun:
     policy: Policy | None = None
     curve: tuple[Epoch, ...] = ()
     repeat: Path | None = None
+    num_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -290,6 +292,7 @@ def _training(
         seconds=_number(result, "seconds", where),
         search_seconds=_number(result, "search_seconds", where),
         search_peak_bytes=_whole({"search_peak_bytes": 0, **result}, "search_peak_bytes", where),
+        num_bytes=_whole({"num_bytes": 0, **result}, "num_bytes", where),
         description=_text(result, "policy", where),
         command=_text(result, "command", where),
         environment=_mapping(result, "environment", where),
