@@ -94,6 +94,22 @@ def test_only_changed_rows_are_in_it(tmp_path):
     assert kinds["embeddings.safetensors"] == "rows" and kinds["backbone.json"] == "same"
 
 
+def test_a_zero_that_changes_its_sign_is_a_change(tmp_path):
+    """The result is equal to the bit, so 0 and -0 are two numbers."""
+    parts, _ = parts_of(POLICIES["sum"])
+    folders = [tmp_path / name for name in ("old", "new", "delta")]
+    for folder, zero in zip(folders, (0.0, -0.0, None), strict=True):
+        folder.mkdir()
+        if zero is not None:
+            rows = parts.embeddings["rows.float32.4"].copy()
+            rows[2, 1] = zero
+            changed = replace(parts, embeddings={**parts.embeddings, "rows.float32.4": rows})
+            write_package(folder, rescored(changed, tmp_path / "scratch"))
+    write_delta(*folders)
+    apply_delta(folders[0], folders[2])
+    assert bytes_of(folders[0]) == bytes_of(folders[1])
+
+
 def test_a_package_of_another_form_is_taken_whole(tmp_path):
     folders = [tmp_path / name for name in ("old", "new", "delta")]
     for folder, name in zip(folders, ("sum", "digits", None), strict=True):
