@@ -489,7 +489,7 @@ _SERVE = (
         ("tests/serve/test_preparation.py::test_tables",),
     ),
     Mutant(
-        "checksums-are-not-compared",
+        "checksums-of-packages-are-not-compared",
         "seo_rec/serve/package.py",
         'if sha256(path) != entry["sha256"]:',
         'if not entry["sha256"]:',

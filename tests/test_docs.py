@@ -80,7 +80,7 @@ def test_guides_are_written_in_sentences(name: str) -> None:
 
 
 def test_the_guides_stay_short() -> None:
-    """README and guides can be read in an hour and twenty minutes; a new page replaces an old one."""
+    """README and guides can be read in 80 minutes; a new page replaces an old one."""
     words = {p: len(p.read_text().split()) for p in [ROOT / "README.md", *DOCS.rglob("*.md")]}
     assert sum(words.values()) <= 37_500
     for page in SPECIFICATIONS:  # complete, so that others can write readers from them

@@ -1,8 +1,9 @@
-"""Packages of the policies and backbones of ``cases.py``, made without any data."""
+"""Packages of the policies and backbones of ``cases.py``, made without any data; and raw clicks."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import csv
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
 
@@ -12,6 +13,8 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from cases import BACKBONES, Bags
 from laws import stored_weights
+from seo_rec.data.dataset import DataSet
+from seo_rec.data.table import TableColumns
 from seo_rec.export import package_parts
 from seo_rec.model import ModelSettings, RecModel, build_model
 from seo_rec.policy import Policy
@@ -116,3 +119,41 @@ def floats_of(model: RecModel) -> dict[str, np.ndarray]:
 
 def is_single(bags: Bags) -> bool:
     return bags.least == bags.most == 1
+
+
+# ---- a run of raw clicks ----------------------------------------------------------------------
+
+CLICK_COLUMNS = TableColumns(
+    label="clicked",
+    categorical=("user", "item", "city"),
+    numeric=("price", "age"),
+    multivalent=("tags",),
+    numeric_transform="log",
+)
+CLICK_ROWS = 1500
+
+
+@dataclass(frozen=True)
+class Clicks:
+    """A trained run, what it was trained on, and the folder of its package."""
+
+    raw: Path
+    data: DataSet
+    run: Path
+    package: Path
+
+
+def write_clicks(path: Path, rows: int = CLICK_ROWS) -> None:
+    """Made-up clicks with an id, text with quotes, missing cells, bags and numbers."""
+    rng = np.random.default_rng(0)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["id", "clicked", "user", "item", "city", "price", "age", "tags"])
+        for i in range(rows):
+            user, item = int(rng.integers(0, 60)), int(rng.integers(0, 200))
+            city = ["Köln", "Paris, France", "", 'the "Hague"', f"c{rng.integers(0, 30)}"][i % 5]
+            tags = "|".join(f"t{t}" for t in rng.integers(0, 20, rng.integers(0, 4)))
+            price = "" if i % 11 == 0 else f"{rng.gamma(2.0, 20.0):.2f}"
+            clicked = int(rng.random() < (0.85 if user < 30 else 0.15))
+            age = str(int(rng.integers(18, 80)))
+            writer.writerow([f"r{i}", clicked, user, f"i{item}", city, price, age, tags])

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pytest
+from served import CLICK_COLUMNS
 
 from seo_rec.data.avazu import HEADER, prepare_avazu
 from seo_rec.data.criteo import prepare_criteo
@@ -52,13 +53,11 @@ def equals_prepared(data, raw, delimiter=None) -> None:
 @pytest.mark.parametrize("missing", ["token", "empty"])
 @pytest.mark.parametrize("transform", ["none", "log"])
 def test_tables(clicks, missing, transform, tmp_path):
-    from conftest import COLUMNS  # of this folder
-
     columns = TableColumns(
-        COLUMNS.label,
-        COLUMNS.categorical,
-        COLUMNS.numeric,
-        COLUMNS.multivalent,
+        CLICK_COLUMNS.label,
+        CLICK_COLUMNS.categorical,
+        CLICK_COLUMNS.numeric,
+        CLICK_COLUMNS.multivalent,
         numeric_transform=transform,
         missing=missing,
     )
