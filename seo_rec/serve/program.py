@@ -54,7 +54,7 @@ def _reshape(inputs: Sequence[Array], shape: Sequence[int]) -> Array:
 
 
 # Of each operation: how many inputs it has at least and at most, its settings, and what it does.
-_INT, _FLOAT, _INTS = "integer", "number", "integers"
+_INT, _FLOAT, _INTS, _SHAPE = "integer", "number", "integers", "shape"
 _MANY = 10_000
 OPERATIONS: Mapping[str, tuple[int, int, Mapping[str, str], Callable[..., Array]]] = {
     "linear": (2, 3, {}, _linear),
@@ -75,7 +75,7 @@ OPERATIONS: Mapping[str, tuple[int, int, Mapping[str, str], Callable[..., Array]
     "squeeze": (1, 1, {"axis": _INT}, lambda x, axis: np.squeeze(x[0], axis=axis)),
     "expand": (1, 1, {"axis": _INT}, lambda x, axis: np.expand_dims(x[0], axis)),
     "transpose": (1, 1, {"order": _INTS}, lambda x, order: np.transpose(x[0], order)),
-    "reshape": (1, 1, {"shape": _INTS}, _reshape),
+    "reshape": (1, 1, {"shape": _SHAPE}, _reshape),
     "attention": (3, 3, {"scale": _FLOAT}, _attention),
 }
 
@@ -207,17 +207,19 @@ def _step(entry: Any, at: str) -> Step:
 
 def _setting(value: Any, kind: str, at: str) -> Any:
     if kind == _INT:
-        return _small(integer(value, at), at)
+        return _index(value, at)
     if kind == _FLOAT:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{at}: must be a number, got {value!r}")
         return float(value)
-    if not isinstance(value, list):
-        raise ValueError(f"{at}: must be a list, got {value!r}")
-    return [_small(integer(x, f"{at}[{i}]"), f"{at}[{i}]") for i, x in enumerate(value)]
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"{at}: must be a list of numbers, got {value!r}")
+    if kind == _SHAPE and value[0] == -1 and value[0] is not True:
+        return [-1, *(_index(x, f"{at}[{i}]") for i, x in enumerate(value[1:], start=1))]
+    return [_index(x, f"{at}[{i}]") for i, x in enumerate(value)]
 
 
-def _small(value: int, at: str) -> int:
-    if not -8 <= value < 2**31:
-        raise ValueError(f"{at}: {value}; allowed: -8 to 2^31 - 1")
-    return value
+def _index(value: Any, at: str) -> int:
+    if not 0 <= integer(value, at) < 2**31:
+        raise ValueError(f"{at}: {value}; allowed: 0 to 2^31 - 1")
+    return int(value)

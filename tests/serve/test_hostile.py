@@ -132,7 +132,7 @@ def test_forged_documents(file, package, tmp_path):
     rng = np.random.default_rng(0)
     count = quiet = 0
     for path in places(document):
-        for number in [-1, *rng.choice(len(EDGES), 2, replace=False).tolist()]:
+        for number in [-1, int(rng.integers(0, len(EDGES)))]:
             value = ... if number < 0 else EDGES[number]
             if number < 0 and isinstance(path[-1], int):
                 continue
@@ -187,8 +187,8 @@ def test_forged_tensors(package, tmp_path):
     for name in ("embeddings.safetensors", "backbone.safetensors", "golden.safetensors"):
         content = (package / name).read_bytes()
         header = 8 + int.from_bytes(content[:8], "little")
-        for i in range(50):
-            end = header if i < 35 else len(content)
+        for i in range(30):
+            end = header if i < 20 else len(content)
             at = int(rng.integers(0, end))
             bits = bytearray(content)
             bits[at] = int(rng.integers(0, 256))
@@ -352,7 +352,7 @@ def test_archives(kind, tmp_path):
 
 def test_archives_that_swell_or_lie(package, tmp_path):
     """Compressed ones are not opened at all; sizes beyond the file are refused."""
-    zeros = [member("policy.json", b"\0" * 50_000_000)]
+    zeros = [member("policy.json", b"\0" * 5_000_000)]
     for mode in ("gz", "bz2", "xz"):
         path = archive_of(zeros, tmp_path / f"package.{mode}", f"w:{mode}")
         assert "not an uncompressed tar file" in refused(path)
@@ -366,7 +366,7 @@ def test_archives_that_swell_or_lie(package, tmp_path):
         (tmp_path / "bad.tar").write_bytes(bad + b"\0" * 1024)
         refused(tmp_path / "bad.tar")
     rng = np.random.default_rng(3)
-    for _ in range(60):
+    for _ in range(30):
         bits = bytearray(content)
         bits[int(rng.integers(0, len(bits)))] ^= 1 << int(rng.integers(0, 8))
         (tmp_path / "bad.tar").write_bytes(bytes(bits))

@@ -22,10 +22,9 @@ KINDS = {"categorical": "single", "optional": "optional", "multivalent": "bags"}
 SOME = {
     ("multi-size-2", "categorical", "int8"),
     ("dtypes", "optional", None),
-    ("crosses-of-all-kinds", "multivalent", "int4"),
 }
 ALL = [(name, kind, None) for name in BUILDABLE for kind in KINDS]
-ALL += [(name, "categorical", "int4") for name in POLICIES]
+ALL += [(name, kind, "int4") for name in POLICIES for kind in ("categorical", "multivalent")]
 
 
 def graph_of(folder, policy, kind, precision=None, settings=LINEAR):

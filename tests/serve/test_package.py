@@ -114,6 +114,29 @@ def test_a_backbone_of_other_operations_is_refused():
         program_of(Odd(), 0, 3)
 
 
+def test_operations_that_no_backbone_has_yet():
+    """A gate, as in the example of CONTRIBUTING.md, and numbers on either side of a product."""
+
+    class Gate(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate = torch.nn.Linear(5, 5)
+
+        def forward(self, dense_BN, x_BE):
+            z = torch.cat([dense_BN, x_BE], 1)
+            return (2.0 * z * torch.sigmoid(self.gate(z)) * 0.5).reshape(-1, 5, 1).sum(-2)[:, 0]
+
+    gate, dense, x = Gate(), torch.randn(7, 2) * 30, torch.randn(7, 3)
+    with pytest.raises(UnknownOperationError, match=r"aten\.select\.int"):
+        program_of(gate, 2, 3)
+    gate.forward = lambda d, e: (
+        lambda z: (2.0 * z * torch.sigmoid(gate.gate(z)) * 0.5).reshape(-1, 5, 1).sum(-2).squeeze(1)
+    )(torch.cat([d, e], 1))
+    program, weights = program_of(gate, 2, 3)
+    found = program.run(dense.numpy(), x.numpy(), weights)
+    np.testing.assert_allclose(found, gate(dense, x).detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
 def test_golden_rows_that_score_otherwise_are_noticed(tmp_path):
     """Even where every checksum fits: the scores of the golden rows were changed before."""
     from dataclasses import replace

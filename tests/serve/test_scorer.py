@@ -51,7 +51,7 @@ def test_stored_rows_are_served(name, precision, tmp_path):
     Predictor.load(tmp_path)
 
 
-@pytest.mark.parametrize("num_dense", [0, 3])
+@pytest.mark.parametrize("num_dense", [pytest.param(0, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone(name, num_dense, tmp_path):
     policy = POLICIES["mixed-dims"]
