@@ -25,7 +25,7 @@ def onnx_bytes(twin: Twin, files: Mapping[str, bytes]) -> bytes:
     """The graph of a twin, whose large tensors are references into the files of the package.
 
     Args:
-        twin: What is exported.
+        twin: The served function.
         files: ``embeddings.safetensors`` and ``backbone.safetensors``, by name.
 
     Raises:

@@ -165,8 +165,8 @@ def package_parts(
     """The parts of the package of a model.
 
     Args:
-        model: Trained, whole, with tables of one layer. Its embeddings are changed to those that
-            are served.
+        model: Trained, whole, with tables of one layer. Its embeddings are changed to what
+            is served.
         preparation: How raw cells become what the model reads.
         precision: See :func:`export_run`.
         about: ``data``, ``model``, ``metrics`` and ``versions`` of the manifest.

@@ -19,7 +19,7 @@ from seo_rec.serve.package import Array
 
 @dataclass(frozen=True)
 class Group:
-    """Lookups of one tensor of rows: their numbers among all lookups, and what is added to rows."""
+    """Lookups of one tensor of rows, by their numbers among all lookups."""
 
     tensor: str
     lookups: tuple[int, ...]

@@ -122,7 +122,7 @@ class Block(nn.Module):
 
     Args:
         policy: Of the package.
-        features: Those of this block.
+        features: Features whose ids are in the matrix.
         columns: What the matrix of ids holds; None for one column of a feature's own ids.
         stored: The tables.
         optional: Columns whose ids may be -1, for none; the vector of such a feature is 0 then.

@@ -85,7 +85,7 @@ def block_places(lookup: Lookup, size: int, ids: Ids) -> Ids:
 
 
 def feature_bags(feature: Feature, columns: Sequence[Bags]) -> Bags:
-    """The bags of a feature, of those of its columns; a cross has one id for every combination.
+    """The bags of a feature, made of its columns' bags; a cross has one id per combination.
 
     Raises:
         RowError: A row has more combinations than a cross may have.

@@ -25,7 +25,7 @@ class OnnxScorer:
     Rows with weights of ids are scored by NumPy: the graph has no input for them.
 
     Args:
-        package: What is served; it holds ``model.onnx``.
+        package: A package that holds ``model.onnx``.
         threads: That one call uses; 0 takes one for each core.
 
     Raises:

@@ -42,8 +42,8 @@ class Predictor:
     """Scores raw rows as the trained model would; see :meth:`load`.
 
     Args:
-        package: What is served.
-        scorer: How it is computed.
+        package: The package to score by.
+        scorer: What computes the logits.
     """
 
     def __init__(self, package: Package, scorer: Scorer) -> None:

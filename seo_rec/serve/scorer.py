@@ -22,7 +22,7 @@ class NumpyScorer:
     """Scores rows of a package with NumPy alone; several threads may use it at once.
 
     Args:
-        package: What is served.
+        package: The package to score by.
     """
 
     def __init__(self, package: Package) -> None:

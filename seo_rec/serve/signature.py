@@ -1,8 +1,8 @@
 """The inputs of the exported graph, and how they are made of prepared rows.
 
 ``dense`` float32 (B, N), if there are numeric columns; ``ids`` int64 (B, C) of the categorical
-columns, -1 where a row has none; and for each feature number i among those that read a multivalent
-column ``bag<i>_ids`` and ``bag<i>_rows``, int64 (V,): its ids, and the row that each belongs to.
+columns, -1 where a row has none; and for each feature that reads a multivalent column, numbered i,
+``bag<i>_ids`` and ``bag<i>_rows``, int64 (V,): its ids, and the row that each belongs to.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Signature:
     Args:
         num_dense: N, number of dense columns.
         columns: The columns of ``ids``.
-        optional: Those of them that may have no id in a row.
+        optional: The columns of ``ids`` that may have no id in a row.
         single: Features of such columns, with at most one id in a row, in the order of the policy.
         ragged: The other features, in that order.
         weighted: Whether ids have weights, ``bag<i>_weights`` float32 (V,); then no feature is
