@@ -459,6 +459,86 @@ _SEARCH = (
     ),
 )
 
+_SERVE = (
+    Mutant(
+        "the-numpy-scorer-shifts-without-the-sign",
+        "seo_rec/serve/addresses.py",
+        "x = (x ^ (x >> 29)) * _SECOND",
+        "x = (x ^ ((x >> 29) & np.int64(2**35 - 1))) * _SECOND",
+        ("tests/serve/test_scorer.py::test_embeddings_of_every_policy",),
+    ),
+    Mutant(
+        "the-numpy-scorer-forgets-where-a-table-begins",
+        "seo_rec/serve/scorer.py",
+        "rows_of(self.policy, f, lookup, ids) + place.first",
+        "rows_of(self.policy, f, lookup, ids)",
+        ("tests/serve/test_scorer.py::test_embeddings_of_every_policy",),
+    ),
+    Mutant(
+        "the-twin-shifts-without-the-sign",
+        "seo_rec/export/hashes.py",
+        "    return x ^ (x >> 32)",
+        "    return x ^ not_negative(x, 33)",
+        ("tests/serve/test_twin.py::test_every_policy",),
+    ),
+    Mutant(
+        "the-search-of-16-ways-misses-the-last-round",
+        "seo_rec/export/addresses.py",
+        "while _WAYS**self.rounds <= max(sizes):",
+        "while _WAYS ** (self.rounds + 1) <= max(sizes):",
+        ("tests/serve/test_twin.py::test_every_policy",),
+    ),
+    Mutant(
+        "the-twin-scores-missing-ids",
+        "seo_rec/export/twin.py",
+        "there_RC = (ids_RC >= 0).float()",
+        "there_RC = (ids_RC >= -1).float()",
+        ("tests/serve/test_twin.py::test_every_policy",),
+    ),
+    Mutant(
+        "dropped-elements-keep-their-weights",
+        "seo_rec/serve/preparation.py",
+        "return Bags(ids, lengths, flat[kept])",
+        "return Bags(ids, lengths, flat[: len(ids)])",
+        ("tests/serve/test_preparation.py::test_weights_follow_their_ids",),
+    ),
+    Mutant(
+        "pruned-ids-are-served-as-they-are",
+        "seo_rec/export/preparation.py",
+        "return np.ascontiguousarray(ids[ids != OUT_OF_VOCABULARY])",
+        "return None",
+        ("tests/serve/test_preparation.py::test_tables",),
+    ),
+    Mutant(
+        "checksums-of-packages-are-not-compared",
+        "seo_rec/serve/package.py",
+        'if sha256(path) != entry["sha256"]:',
+        'if not entry["sha256"]:',
+        ("tests/serve/test_hostile.py::test_flipped_bits",),
+    ),
+    Mutant(
+        "golden-rows-are-not-compared",
+        "seo_rec/serve/predictor.py",
+        "if not off <= GOLDEN_TOLERANCE:",
+        "if not off <= 1:",
+        ("tests/serve/test_package.py::test_another_backbone_is_noticed",),
+    ),
+    Mutant(
+        "a-delta-is-applied-to-any-package",
+        "seo_rec/serve/delta.py",
+        'if document["base"] != sha256(package / layout.MANIFEST_FILE):',
+        'if not document["base"]:',
+        ("tests/serve/test_delta.py::test_a_delta_that_does_not_belong_is_refused",),
+    ),
+    Mutant(
+        "a-delta-forgets-the-sign-of-zero",
+        "seo_rec/serve/delta.py",
+        "at = np.flatnonzero((rows[0] != rows[1]).any(axis=1))",
+        "at = np.flatnonzero((old != new).reshape(len(old), -1).any(axis=1))",
+        ("tests/serve/test_delta.py::test_a_zero_that_changes_its_sign_is_a_change",),
+    ),
+)
+
 MUTANTS = (
     *_POLICY,
     *_EMBED,
@@ -469,6 +549,7 @@ MUTANTS = (
     *_PLAN,
     *_METRICS,
     *_SEARCH,
+    *_SERVE,
 )
 
 

@@ -25,7 +25,6 @@ from seo_rec.data.dataset import DataSet
 from seo_rec.data.stream import Stream
 from seo_rec.data.synthetic import synthetic
 from seo_rec.embed import PolicyEmbedding
-from seo_rec.embed.quantize import dequantize_rows, quantize_rows, quantize_tables_
 from seo_rec.methods import Mlet, inner_policy, two_layer_tables
 from seo_rec.model import ModelSettings, RecModel, build_model
 from seo_rec.policy import Feature, Lookup, Policy, PolicyError, Table
@@ -442,48 +441,15 @@ def test_command_line(seo_rec: Callable[..., Any], tiny: Path, tmp_path: Path) -
     assert refused.code == 2 and "--mlet-std 0.5 without --mlet-dim" in refused.err
     assert seo_rec(*given, "--mlet-dim", 8, "--mlet-std", 0.5).code == 0
     full = json.loads(seo_rec("eval", tmp_path / "run", tiny).out)
-    small = json.loads(seo_rec("eval", tmp_path / "run", tiny, "--quantize", 8).out)
+    small = json.loads(seo_rec("eval", tmp_path / "run", tiny, "--precision", "int8").out)
     assert small["auc"] == pytest.approx(full["auc"], abs=0.01)
-    assert small["embedding_bytes_float32"] == 1600
-    assert small["embedding_bytes"] == 400 + 100 * 8  # a byte each, and 8 for each of 100 rows
-    refused = seo_rec("eval", tmp_path / "run", tiny, "--quantize", 4)
-    assert refused.code == 2 and "tables of 4 bits; allowed: 8" in refused.err
+    assert full["num_bytes"] == small["num_bytes_float32"] == 1600
+    assert small["num_bytes"] == 400 + 100 * 4  # a byte each, and 4 for each of 100 rows
+    refused = seo_rec("eval", tmp_path / "run", tiny, "--precision", "int2")
+    assert refused.code == 2 and "precision 'int2'; allowed: float32, float16" in refused.err
     compare = ("compare", tiny, "--out", tmp_path / "c", "--methods", "separate", "--mlet-dim", 8)
     refused = seo_rec(*compare)
     assert refused.code == 2 and "--mlet-dim with --methods separate would" in refused.err
-
-
-# ---- eight bits ----------------------------------------------------------------------------
-
-
-def test_rows_of_eight_bits() -> None:
-    """Each row at most half a step off; its least and largest floats and equal rows exactly."""
-    weight = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) * torch.logspace(
-        -4, 2, 50
-    ).unsqueeze(1)
-    weight[7] = 0.25
-    stored = quantize_rows(weight)
-    assert stored.dtype == torch.uint8 and stored.shape == (50, 6 + 8)
-    step = (weight.amax(1) - weight.amin(1)) / 255
-    error = (dequantize_rows(stored) - weight).abs().amax(1)
-    assert bool((error <= 0.5 * step * 1.001 + 1e-7).all())
-    assert float(error[7]) == 0
-
-
-def test_quantized_collapsed_tables() -> None:
-    one = embedding_of(BUILDABLE["rows-and-blocks"]).collapsed()
-    before = {n: w.clone() for n, w in one.state_dict().items()}
-    size, full = quantize_tables_(one)
-    assert full == 4 * one.policy.num_params
-    rows = sum(t.num_rows * (t.dim + 8 - 4 * t.dim) for t in one.policy.tables)
-    assert size == full + rows
-    for name, weight in one.state_dict().items():
-        if ".embedding_bags." not in name:
-            assert torch.equal(weight, before[name])
-            continue
-        again = dequantize_rows(quantize_rows(weight))
-        torch.testing.assert_close(again, weight, atol=1e-6, rtol=1e-5)  # idempotent
-        assert torch.equal(weight, before[name]) == (weight.shape[1] <= 2)  # least and largest
 
 
 # ---- frequent and rare samples -------------------------------------------------------------

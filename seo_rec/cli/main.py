@@ -1,6 +1,6 @@
 """The command ``seo-rec``, put together from its commands; how it starts and how it fails.
 
-prepare | search | apply | plan | train | eval | compare | frontier
+prepare | search | apply | plan | train | eval | export | predict | apply-delta | compare | frontier
 analyze | report | demo | doctor
 """
 
@@ -22,10 +22,12 @@ from seo_rec.cli.compare import compare
 from seo_rec.cli.demo import demo
 from seo_rec.cli.doctor import doctor
 from seo_rec.cli.evaluate import evaluate
+from seo_rec.cli.export import export
 from seo_rec.cli.frontier import frontier
 from seo_rec.cli.jobs import FURTHER_OPTIONS, job_applier, job_search
 from seo_rec.cli.options import PanelCommand
 from seo_rec.cli.plan import plan
+from seo_rec.cli.predict import apply_delta, predict
 from seo_rec.cli.prepare import app as prepare_app
 from seo_rec.cli.report import report
 from seo_rec.cli.running import EXIT_TERMINATED, STOPS, stopped
@@ -90,6 +92,9 @@ app.command(cls=PanelCommand)(apply)
 app.command(cls=PanelCommand)(plan)
 app.command(cls=PanelCommand)(train)
 app.command(name="eval", cls=PanelCommand)(evaluate)
+app.command(cls=PanelCommand)(export)
+app.command(cls=PanelCommand)(predict)
+app.command(cls=PanelCommand)(apply_delta)
 app.command(cls=PanelCommand)(compare)
 app.command(cls=PanelCommand)(frontier)
 app.add_typer(analyze_app, name="analyze")

@@ -217,7 +217,7 @@ def _plain_ids_of_values(array: Any, name: str) -> tuple[Ids, npt.NDArray[np.boo
         wrong = ~np.isfinite(values) | (values != np.floor(values)) | (np.abs(values) >= 2**53)
         if wrong.any():
             raise DataError(
-                f"categorical column {name!r} holds the number {values[wrong][0]!r}; allowed: "
+                f"categorical column {name!r} holds the number {float(values[wrong][0])}; allowed: "
                 "text and whole numbers; declare it numeric, or cast it to text first"
             )
         return integer_ids(values.astype(np.int64)).copy(), null

@@ -1,47 +1,85 @@
-"""Tables of eight bits: every row with a scale and an offset of its own.
+"""The types in which tables are served, applied to trained floats.
 
-Letters: n rows of a table, d its width.
+``docs/policy-format.md`` defines the types; :mod:`seo_rec.policy.dtypes` is the reference.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+import numpy.typing as npt
 import torch
 
-from seo_rec.embed.rows import PolicyEmbedding
+from seo_rec.embed.rows import PolicyEmbedding, table_key
+from seo_rec.policy import DTYPES, Policy
+from seo_rec.policy.dtypes import dequantize_rows, quantize_rows
 
-BITS = (8,)
+Array = npt.NDArray[Any]
+
+PRECISIONS = DTYPES
 
 
-def quantize_rows(weight_nd: torch.Tensor) -> torch.Tensor:
-    """uint8 (n, d + 8): ``round((w - min) / s)`` with ``s = (max - min) / 255``, then s and min.
+def with_precision(policy: Policy, precision: str | None) -> Policy:
+    """The policy with this type for every table and array; None changes nothing.
 
-    FBGEMM's format of a row: d bytes and two float32, as its quantized lookups read it.
-
-    Args:
-        weight_nd: float32.
+    Raises:
+        ValueError: There is no such type.
     """
-    return torch.ops.fbgemm.FloatToFused8BitRowwiseQuantized(weight_nd.contiguous())
+    if precision is None:
+        return policy
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r}; allowed: {', '.join(PRECISIONS)}")
+    return replace(
+        policy,
+        tables=tuple(replace(t, dtype=precision) for t in policy.tables),
+        arrays=tuple(replace(a, dtype=precision) for a in policy.arrays),
+    )
 
 
-def dequantize_rows(stored: torch.Tensor) -> torch.Tensor:
-    """float32 (n, d) of what :func:`quantize_rows` gave, off by at most half of a row's s."""
-    return torch.ops.fbgemm.Fused8BitRowwiseQuantizedToFloat(stored)
+def float_weights(embedding: PolicyEmbedding) -> dict[str, Array]:
+    """float32 of every table and array by its name, and of projections by ``project.<number>``."""
+    policy = embedding.policy
+    bags = embedding.ebc.embedding_bags
+    found = {t.name: _numpy(bags[table_key(t.name)].weight) for t in policy.tables}
+    if embedding.flat is not None:
+        parts = embedding.flat.weight.view(-1).split([a.size for a in policy.arrays])
+        found |= {a.name: _numpy(part) for a, part in zip(policy.arrays, parts, strict=True)}
+    if embedding.project is not None:
+        maps = embedding.project.linear
+        for i, f in enumerate(policy.features):
+            if f.project is not None:
+                found[f"project.{i}"] = _numpy(maps[table_key(f.name)].get_parameter("weight"))
+    return found
 
 
 @torch.no_grad()
-def quantize_tables_(embedding: PolicyEmbedding) -> tuple[int, int]:
-    """Put every table of a whole embedding through eight bits; flat arrays stay as they are.
+def serve_stored_(embedding: PolicyEmbedding, policy: Policy) -> None:
+    """Put tables and arrays through the types of ``policy``, so that they are as they are served.
 
-    The module then computes what a lookup of the quantized rows gives.
+    Args:
+        embedding: Whole, with tables of one layer.
+        policy: The one that it was built from, with the types.
 
-    Returns:
-        Bytes of all that is stored (tables, arrays, projections, codes) after it and before it.
+    Raises:
+        ValueError: A type cannot hold the numbers of a table.
     """
-    quantized = before = 0
-    for bag in embedding.ebc.embedding_bags.values():
-        stored = quantize_rows(bag.weight)
-        bag.weight.copy_(dequantize_rows(stored))
-        quantized += stored.numel()
-        before += 4 * bag.weight.numel()
-    rest = 4 * embedding.policy.num_params - before
-    return quantized + rest, before + rest
+    for t in policy.tables:
+        weight = embedding.ebc.embedding_bags[table_key(t.name)].weight
+        weight.copy_(_through(weight, t.dtype))
+    if embedding.flat is not None:
+        parts = embedding.flat.weight.view(-1).split([a.size for a in policy.arrays])
+        for a, part in zip(policy.arrays, parts, strict=True):
+            part.copy_(_through(part[None, :], a.dtype)[0])
+
+
+def _through(weight_nd: torch.Tensor, dtype: str) -> torch.Tensor:
+    if dtype == "float32":
+        return weight_nd
+    floats = _numpy(weight_nd)
+    stored = quantize_rows(floats, dtype)
+    return torch.from_numpy(dequantize_rows(stored, floats.shape[1], dtype))
+
+
+def _numpy(tensor: torch.Tensor) -> Array:
+    return tensor.detach().cpu().numpy()

@@ -8,8 +8,8 @@ from __future__ import annotations
 from seo_rec.recipes.comparing import Comparison, InfeasibleError, compare
 from seo_rec.recipes.demonstration import demo
 from seo_rec.recipes.evaluation import (
-    evaluate_quantized,
     evaluate_run,
+    evaluate_served,
     frequency,
     load_trained,
 )
@@ -24,8 +24,8 @@ __all__ = [
     "InfeasibleError",
     "compare",
     "demo",
-    "evaluate_quantized",
     "evaluate_run",
+    "evaluate_served",
     "frequency",
     "frontier",
     "frontier_jobs",

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from seo_rec.data.dataset import DataSet
 from seo_rec.data.stream import Stream
-from seo_rec.embed.quantize import BITS, quantize_tables_
+from seo_rec.embed.quantize import serve_stored_, with_precision
 from seo_rec.metrics import Metrics
 from seo_rec.model import ModelSettings, RecModel, build_model
 from seo_rec.policy import Policy
@@ -63,37 +63,62 @@ def evaluate_run(run: Path, data: DataSet, split: str) -> Metrics:
         DisagreementError: The processes of this launch ask for different things.
         RunError: The folder is not a finished training run, or ``data`` has other numeric columns.
     """
-    _agree_on_evaluation(run, data, split)
+    _agree_on_evaluation(run, data, split, "float32")
     return _metrics(run, load_trained(run), data, split)
 
 
-def evaluate_quantized(run: Path, data: DataSet, split: str, bits: int) -> dict[str, float]:
-    """As :func:`evaluate_run`, with the tables quantized; also the bytes of the embeddings.
+@dataclass(frozen=True)
+class Served:
+    """What a run is worth when it is served in a type, and what that takes.
+
+    Args:
+        metrics: On the split.
+        precision: The type of all tables and arrays.
+        num_bytes: Bytes of the embeddings in that type, ids and codes included.
+        num_bytes_float32: The same in float32.
+    """
+
+    metrics: Metrics
+    precision: str
+    num_bytes: int
+    num_bytes_float32: int
+
+    def to_json(self) -> dict[str, Any]:
+        """One flat object: the metrics and what it takes to serve."""
+        own = {k: v for k, v in asdict(self).items() if k != "metrics"}
+        return {**asdict(self.metrics), **own}
+
+
+def evaluate_served(run: Path, data: DataSet, split: str, precision: str = "float32") -> Served:
+    """As :func:`evaluate_run`, with tables and arrays in the type in which they are served.
+
+    Args:
+        run: A finished training run.
+        data: Prepared data.
+        split: ``train``, ``val`` or ``test``.
+        precision: One of :data:`seo_rec.embed.quantize.PRECISIONS`.
 
     Raises:
+        DisagreementError: The processes of this launch ask for different things.
         RunError: As :func:`evaluate_run`.
-        ValueError: ``bits`` are not 8.
+        ValueError: There is no such type, or it cannot hold the numbers of a table.
     """
-    _agree_on_evaluation(run, data, split, bits)
-    if bits not in BITS:
-        raise ValueError(f"tables of {bits} bits; allowed: {', '.join(map(str, BITS))}")
+    _agree_on_evaluation(run, data, split, precision)
     model = load_trained(run)
-    quantized, full = quantize_tables_(model.embedding)
-    return {
-        **asdict(_metrics(run, model, data, split)),
-        "bits": bits,
-        "embedding_bytes": quantized,
-        "embedding_bytes_float32": full,
-    }
+    full = with_precision(model.embedding.policy, "float32")
+    policy = with_precision(full, precision)
+    serve_stored_(model.embedding, policy)
+    metrics = _metrics(run, model, data, split)
+    return Served(metrics, precision, policy.num_bytes, full.num_bytes)
 
 
-def _agree_on_evaluation(run: Path, data: DataSet, split: str, bits: int = 0) -> None:
+def _agree_on_evaluation(run: Path, data: DataSet, split: str, precision: str) -> None:
     result = run / RESULT_FILE
     asked = {
         "kind": "eval",
         "data_fingerprint": data.fingerprint,
         "split": split,
-        "bits": bits,
+        "precision": precision,
         "result": result.read_text() if result.exists() else None,
     }
     agree(asked)

@@ -100,12 +100,31 @@ def _cells(row: Row, found: Group) -> tuple[str, ...]:
 
 
 def _legend(found: Group) -> str:
+    served = _served(found)
+    return f"{_differences(found)}{served}\n"
+
+
+def _served(found: Group) -> str:
+    """What the embeddings of each method take to serve, in the types of its policy."""
+    sizes: dict[int, list[str]] = {}
+    for row in found.rows:
+        for size in sorted({t.num_bytes for t in row.runs if t.num_bytes}):
+            sizes.setdefault(size, []).append(row.method)
+    if not sizes:
+        return ""
+    if len(sizes) == 1:
+        return f" Bytes to serve: {next(iter(sizes)):,} for every method."
+    parts = [f"{size:,} ({', '.join(names)})" for size, names in sorted(sizes.items())]
+    return f" Bytes to serve: {'; '.join(parts)}."
+
+
+def _differences(found: Group) -> str:
     spreads = "test AUC: mean ± standard deviation over seeds"
     if found.reference is None:
-        return f"{spreads}; no plain method at this budget to take differences against.\n"
+        return f"{spreads}; no plain method at this budget to take differences against."
     auc = found.reference.val_auc.mean
     best = "" if math.isnan(auc) else f" (best plain method by validation AUC, {auc:.5f})"
     return (
         f"{spreads}; difference of test AUC, paired by seed, to {found.reference.method}{best}: "
-        "mean ± standard error, p of the paired t-test.\n"
+        "mean ± standard error, p of the paired t-test."
     )

@@ -1,0 +1,127 @@
+"""``seo-rec predict`` and ``seo-rec apply-delta``: they need no torch."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seo_rec.cli.options import DATA, RUN
+from seo_rec.schema import SCHEMA_FILE, DataError
+
+Package = Annotated[Path, typer.Argument(help="Package of seo-rec export.", rich_help_panel=DATA)]
+
+
+def predict(
+    package: Package,
+    raw: Annotated[
+        list[Path],
+        typer.Option(
+            help="CSV, TSV or Parquet file, or the folder of a prepared data set.",
+            rich_help_panel=DATA,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Parquet file of the scores.", rich_help_panel=DATA)],
+    more: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="FILE...", help="More files after --raw, in order.", rich_help_panel=DATA
+        ),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="Of a prepared data set: train, val or test.", rich_help_panel=DATA)
+    ] = "test",
+    keep: Annotated[
+        str,
+        typer.Option(help="Columns to copy beside scores, as in id,ts.", rich_help_panel=DATA),
+    ] = "",
+    delimiter: Annotated[
+        str | None,
+        typer.Option(
+            help="Character between CSV cells. (default: tab for .tsv, else comma)",
+            rich_help_panel=DATA,
+            show_default=False,
+        ),
+    ] = None,
+    on_bad_row: Annotated[
+        str,
+        typer.Option(
+            help="error: stop at the first bad row; skip: leave it out and count it.",
+            rich_help_panel=RUN,
+        ),
+    ] = "error",
+    max_bad: Annotated[
+        int,
+        typer.Option(
+            help="With --on-bad-row skip: stop after more bad rows than this.", rich_help_panel=RUN
+        ),
+    ] = 1000,
+    engine: Annotated[
+        str, typer.Option(help="onnxruntime, numpy, or auto.", rich_help_panel=RUN)
+    ] = "auto",
+) -> None:
+    """Score the rows of raw files, in order, without torch."""
+    from seo_rec.data.progress import ProgressBar
+    from seo_rec.data.rawfile import BadRows
+    from seo_rec.serve import Predictor
+    from seo_rec.serve.predict import predict_files, predict_split
+
+    paths = [*raw, *(more or [])]
+    names = tuple(name.strip() for name in keep.split(",")) if keep else ()
+    predictor = Predictor.load(package, engine)
+    started = time.monotonic()
+    prepared = [path for path in paths if (path / SCHEMA_FILE).is_file()]
+    with ProgressBar(True) as bar:
+        if prepared:
+            if len(paths) > 1:
+                raise DataError("a prepared data set is scored alone; name one folder as --raw")
+            bar.begin("score", 0)
+            done = predict_split(
+                predictor,
+                paths[0],
+                split,
+                out,
+                keep=names,
+                progress=lambda _, rows: bar.update(rows, rows),
+            )
+        else:
+            bar.begin("score", sum(path.stat().st_size for path in paths if path.is_file()))
+            done = predict_files(
+                predictor,
+                paths,
+                out,
+                keep=names,
+                delimiter=delimiter,
+                bad_rows=BadRows(on_bad_row, max_bad),
+                progress=lambda size, rows: bar.update(size, rows, size),
+            )
+    seconds = max(time.monotonic() - started, 1e-9)
+    rate = f"{done.rows / seconds:,.0f} rows/s"
+    typer.echo(f"{out}: {done.rows:,} scores in {seconds:.1f} s ({rate})")
+    if done.skipped:
+        typer.echo(f"  {done.skipped:,} bad rows skipped; the first ones:", err=True)
+        for example in done.examples:
+            typer.echo(f"    {example}", err=True)
+
+
+def apply_delta(
+    package: Package,
+    delta: Annotated[
+        Path, typer.Argument(help="Delta of seo-rec export --since.", rich_help_panel=DATA)
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="New package to make. (default: PACKAGE is replaced)",
+            rich_help_panel=DATA,
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Bring a package up to date by a delta; the old one stays whole until the new one is."""
+    from seo_rec.serve.delta import apply_delta as apply
+
+    done = apply(package, delta, out)
+    typer.echo(f"{done}: up to date, checked, and verified on its golden rows")

@@ -1,0 +1,7 @@
+"""From a finished training run to a package that serves it; needs torch, as training does."""
+
+from __future__ import annotations
+
+from seo_rec.export.package import FORMATS, Export, export_run, package_parts
+
+__all__ = ["FORMATS", "Export", "export_run", "package_parts"]

@@ -1,0 +1,63 @@
+"""The hash of ids and of crosses in plain aten, for graphs that leave Python.
+
+Letters: R rows or ids, C columns, X crosses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from seo_rec.embed.cross import START
+from seo_rec.policy import MISSING_ID
+
+_FIRST = -0x00AE502812AA7333
+_SECOND = -0x3B314601E57A13AD
+_LOW_32, _LOW_62, _LOW_63 = 2**32 - 1, 2**62 - 1, 2**63 - 1
+
+
+def mix(x: torch.Tensor) -> torch.Tensor:
+    """The low 32 bits of the mix of ``docs/policy-format.md``, and upper ones that are not its own.
+
+    Only the last shift differs: it does not repeat the sign bit, which the low bits never see.
+
+    Args:
+        x: int64, not negative.
+    """
+    x = (x ^ not_negative(x, 33)) * _FIRST
+    x = (x ^ (x >> 29)) * _SECOND
+    return x ^ not_negative(x, 32)
+
+
+def full_mix(x: torch.Tensor) -> torch.Tensor:
+    """The mix of ``docs/policy-format.md``, all 64 bits of it, of numbers that are not negative."""
+    x = (x ^ not_negative(x, 33)) * _FIRST
+    x = (x ^ (x >> 29)) * _SECOND
+    return x ^ (x >> 32)
+
+
+def hash_rows(ids: torch.Tensor, seeds: torch.Tensor, num_rows: torch.Tensor | int) -> torch.Tensor:
+    """``((mix(id ^ seed) mod 2^32) * num_rows) >> 32``, int64 in [0, num_rows)."""
+    return not_negative((mix(ids ^ seeds) & _LOW_32) * num_rows, 32)
+
+
+def not_negative(x: torch.Tensor, by: int) -> torch.Tensor:
+    """``x >> by`` where x is not negative or its upper bits do not matter.
+
+    It is another operator than ``>>``, because ONNX, which shifts only unsigned numbers, needs
+    three steps for it and five for the other.
+    """
+    return torch.bitwise_right_shift(x, by)
+
+
+def crossed(ids_RC: torch.Tensor, parts: Sequence[Sequence[int]]) -> torch.Tensor:
+    """int64 (R, X): the ids of crosses; ``parts``: of each place in a cross, the columns."""
+    picked = [ids_RC[:, list(columns)] for columns in parts]
+    h = torch.full_like(picked[0], START + len(parts))
+    missing = torch.zeros_like(h, dtype=torch.bool)
+    for ids in picked:
+        h = full_mix(h ^ ids) & _LOW_63
+        missing = missing | (ids == MISSING_ID)
+    made = (h & _LOW_62) | 2**62
+    return torch.where(missing, torch.full_like(made, MISSING_ID), made)

@@ -1,0 +1,92 @@
+"""Stored rows and arrays in plain aten: gathered in their types, then made floats.
+
+Letters: R rows or ids, K lookups, D a width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from seo_rec.export.hashes import not_negative
+from seo_rec.policy.dtypes import BITS
+from seo_rec.serve.package import Array
+
+
+@dataclass(frozen=True)
+class Group:
+    """Lookups of one tensor of rows, by their numbers among all lookups."""
+
+    tensor: str
+    lookups: tuple[int, ...]
+    dim: int
+    dtype: str
+
+
+class Stored(nn.Module):
+    """The stored tensors as buffers, and the floats of their rows."""
+
+    def __init__(self, stored: Mapping[str, Array]) -> None:
+        super().__init__()
+        self.keys: dict[str, str] = {}
+        for name, value in stored.items():
+            if not name.startswith("project."):
+                self.keys[name] = key = name.replace(".", "_")
+                self.register_buffer(key, _tensor(value))
+        # A float16 number of the bytes (low, high) is halves[high, 0] + low * halves[high, 1].
+        halves = np.arange(256, dtype=np.uint16) << 8
+        high = halves.view(np.float16).astype(np.float32)
+        one_more = (halves + np.uint16(1)).view(np.float16).astype(np.float32)
+        with np.errstate(invalid="ignore"):
+            pairs = np.stack([high, one_more - high], axis=1)
+        self.register_buffer("halves", torch.from_numpy(pairs))
+
+    def tensor(self, name: str) -> torch.Tensor:
+        return self.get_buffer(self.keys[name])
+
+    def read(self, rows: torch.Tensor, group: Group) -> torch.Tensor:
+        """float32 (R, K, D) of the rows (R, K)."""
+        found = nn.functional.embedding(rows, self.tensor(group.tensor))
+        if group.dtype == "float32":
+            return found
+        if group.dtype not in BITS:
+            return found.float()
+        numbers = found[..., :-4]
+        if BITS[group.dtype] == 4:
+            numbers = numbers.int()
+            pairs = torch.stack([numbers & 15, not_negative(numbers, 4)], dim=-1)
+            numbers = pairs.flatten(-2)[..., : group.dim]
+        scale, offset = self._scale_and_offset(found)
+        return offset + scale * numbers.float()
+
+    def _scale_and_offset(self, stored: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """float32 (..., 1) each, of the last four bytes."""
+        pairs = stored[..., -4:].unflatten(-1, (2, 2))
+        low, high = pairs[..., 0].float(), pairs[..., 1].int()
+        parts = nn.functional.embedding(high, self.get_buffer("halves"))
+        halves = parts[..., 0] + low * parts[..., 1]
+        return halves[..., :1], halves[..., 1:]
+
+    def floats(self, places: torch.Tensor, name: str, dtype: str) -> torch.Tensor:
+        """float32 of the numbers of a flat array at these places."""
+        stored = self.tensor(name)
+        if dtype not in BITS:
+            return stored[places].float()
+        if BITS[dtype] == 8:
+            numbers = stored[places]
+        else:
+            pairs = stored[not_negative(places, 1)].int()
+            numbers = torch.where((places & 1) == 1, not_negative(pairs, 4), pairs & 15)
+        scale, offset = self._scale_and_offset(stored)
+        return offset + scale * numbers.float()
+
+
+def _tensor(value: Array) -> torch.Tensor:
+    """A stored tensor, bfloat16 as such."""
+    if value.dtype == np.uint16:
+        return torch.from_numpy(value.view(np.int16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(value.copy())

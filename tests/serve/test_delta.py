@@ -1,0 +1,216 @@
+"""A delta makes of one package the other, bit for bit, or leaves the old one whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from served import parts_of
+
+from cases import POLICIES
+from seo_rec.serve import PackageError, Predictor
+from seo_rec.serve.archive import write_tar
+from seo_rec.serve.delta import apply_delta, exchange, write_delta
+from seo_rec.serve.writing import write_package
+
+NAMES = ("dtypes", "codes", "crosses-of-all-kinds", "project")
+
+
+def bytes_of(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def trained_on(parts, model):
+    """The parts after some more training: a few rows, a projection, the backbone."""
+    embeddings = {name: value.copy() for name, value in parts.embeddings.items()}
+    for i, (name, value) in enumerate(sorted(embeddings.items())):
+        if name.startswith("rows.float32"):
+            value[i % len(value)] += np.float32(0.25)
+            value[-1] *= np.float32(-1)
+        elif name.startswith("rows.int"):
+            value[1, 0] ^= 3
+        elif name.startswith("array.") and value.dtype == np.float32:
+            value[5] += 1
+        elif name.startswith("project."):
+            value[0] += np.float32(0.5)
+    return replace(parts, embeddings=embeddings)
+
+
+def rescored(parts, folder):
+    """The parts with the scores that the changed package itself gives."""
+    from seo_rec.serve import read_package
+    from seo_rec.serve.scorer import NumpyScorer, scores_of
+
+    folder.mkdir()
+    write_package(folder, parts)
+    scores = scores_of(NumpyScorer(read_package(folder)).logits(parts.golden))
+    shutil.rmtree(folder)
+    return replace(parts, scores=scores)
+
+
+@pytest.fixture(params=NAMES)
+def packages(request, tmp_path):
+    """Folders of a package, of the one after it, and of the delta between them."""
+    parts, model = parts_of(POLICIES[request.param])
+    after = rescored(trained_on(parts, model), tmp_path / "scratch")
+    folders = [tmp_path / name for name in ("old", "new", "delta")]
+    for folder in folders:
+        folder.mkdir()
+    write_package(folders[0], parts)
+    write_package(folders[1], after)
+    write_delta(*folders)
+    return folders
+
+
+def test_the_result_equals_a_full_export(packages, tmp_path):
+    old, new, changes = packages
+    before = bytes_of(old)
+    assert apply_delta(old, changes, tmp_path / "made") == tmp_path / "made"
+    assert bytes_of(tmp_path / "made") == bytes_of(new)
+    assert bytes_of(old) == before
+    write_tar(changes, tmp_path / "delta.tar")
+    apply_delta(old, tmp_path / "delta.tar")
+    assert bytes_of(old) == bytes_of(new)
+    assert {p.name for p in tmp_path.iterdir()} == {"old", "new", "delta", "made", "delta.tar"}
+
+
+def test_only_changed_rows_are_in_it(tmp_path):
+    policy = POLICIES["one-row"]
+    policy = replace(policy, tables=(replace(policy.tables[0], num_rows=50_000, dim=8),))
+    parts, model = parts_of(policy)
+    after = rescored(trained_on(parts, model), tmp_path / "scratch")
+    folders = [tmp_path / name for name in ("old", "new", "delta")]
+    for folder in folders:
+        folder.mkdir()
+    write_package(folders[0], parts)
+    write_package(folders[1], after)
+    write_delta(*folders)
+    size = sum(path.stat().st_size for path in folders[2].iterdir())
+    assert size < 0.03 * sum(path.stat().st_size for path in folders[1].iterdir())
+    kinds = json.loads((folders[2] / "delta.json").read_text())["kinds"]
+    assert kinds["embeddings.safetensors"] == "rows" and kinds["backbone.json"] == "same"
+
+
+def test_a_zero_that_changes_its_sign_is_a_change(tmp_path):
+    """The result is equal to the bit, so 0 and -0 are two numbers."""
+    parts, _ = parts_of(POLICIES["sum"])
+    folders = [tmp_path / name for name in ("old", "new", "delta")]
+    for folder, zero in zip(folders, (0.0, -0.0, None), strict=True):
+        folder.mkdir()
+        if zero is not None:
+            rows = parts.embeddings["rows.float32.4"].copy()
+            rows[2, 1] = zero
+            changed = replace(parts, embeddings={**parts.embeddings, "rows.float32.4": rows})
+            write_package(folder, rescored(changed, tmp_path / "scratch"))
+    write_delta(*folders)
+    apply_delta(folders[0], folders[2])
+    assert bytes_of(folders[0]) == bytes_of(folders[1])
+
+
+def test_a_package_of_another_form_is_taken_whole(tmp_path):
+    folders = [tmp_path / name for name in ("old", "new", "delta")]
+    for folder, name in zip(folders, ("sum", "digits", None), strict=True):
+        folder.mkdir()
+        if name:
+            write_package(folder, parts_of(POLICIES[name])[0])
+    write_delta(*folders)
+    apply_delta(folders[0], folders[2])
+    assert bytes_of(folders[0]) == bytes_of(folders[1])
+
+
+def test_a_delta_that_does_not_belong_is_refused(packages, tmp_path):
+    """Another package, and its own package a second time."""
+    old, new, changes = packages
+    before = bytes_of(new)
+    with pytest.raises(PackageError, match="was not made for the package"):
+        apply_delta(new, changes)
+    assert bytes_of(new) == before
+    apply_delta(old, changes)
+    with pytest.raises(PackageError, match="was not made for the package"):
+        apply_delta(old, changes)
+    assert bytes_of(old) == before
+    with pytest.raises(PackageError, match=r"no delta\.json here, so this is no delta"):
+        apply_delta(old, new)
+
+
+STEPS = ("_read_delta", "_patch", "exchange", "shutil.copyfile", "Predictor.load", "os.chmod")
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_crash_leaves_the_old_package_whole(step, tmp_path):
+    parts, model = parts_of(POLICIES["sum"])
+    after = rescored(trained_on(parts, model), tmp_path / "scratch")
+    folders = [tmp_path / name for name in ("old", "new", "delta")]
+    for folder in folders:
+        folder.mkdir()
+    write_package(folders[0], parts)
+    write_package(folders[1], after)
+    write_delta(*folders)
+    before = bytes_of(folders[0])
+
+    class Crash(BaseException):
+        pass
+
+    def crash(*_: object) -> None:
+        raise Crash
+
+    with pytest.MonkeyPatch.context() as patch:
+        place, _, name = f"seo_rec.serve.delta.{step}".rpartition(".")
+        patch.setattr(f"{place}.{name}", crash)
+        with pytest.raises(Crash):
+            apply_delta(folders[0], folders[2])
+    assert bytes_of(folders[0]) == before
+    assert {p.name for p in tmp_path.iterdir()} == {"old", "new", "delta"}
+    Predictor.load(folders[0])
+    apply_delta(folders[0], folders[2])
+    assert bytes_of(folders[0]) == bytes_of(folders[1])
+
+
+def test_readers_of_the_old_package_go_on(packages):
+    """Their tables are mapped from files that are not written to."""
+    old, _, changes = packages
+    predictor = Predictor.load(old, "numpy")
+    golden = predictor.package.golden
+    before = predictor.score(golden.inputs)
+    apply_delta(old, changes)
+    np.testing.assert_array_equal(predictor.score(golden.inputs), before)
+
+
+def test_where_folders_cannot_change_places(tmp_path, monkeypatch):
+    with pytest.raises(PackageError, match=r"cannot be replaced in one step here .* with --out"):
+        exchange(tmp_path / "nothing", tmp_path)
+
+
+def test_command_line(clicks, seo_rec, tmp_path):
+    """export --since, --tar and apply-delta: the run itself, so nothing but the manifest is new."""
+    base = tmp_path / "int8"
+    assert (
+        seo_rec("export", clicks.run, "--out", base, "--precision", "int8", "--format", "none").code
+        == 0
+    )
+    done = seo_rec("export", clicks.run, "--out", tmp_path / "d", "--since", base)
+    assert done.code == 0 and f"{tmp_path / 'd'}: delta of" in done.out, done.err
+    done = seo_rec("apply-delta", base, tmp_path / "d")
+    assert done.code == 0 and "up to date" in done.out, done.err
+    assert bytes_of(base) == bytes_of(clicks.package)
+    tar = tmp_path / "package.tar"
+    done = seo_rec("export", clicks.run, "--out", tar, "--tar", "--format", "none")
+    assert done.code == 0, done.err
+    one = Predictor.load(tar)
+    golden = one.package.golden
+    two = Predictor.load(clicks.package, "numpy")
+    np.testing.assert_array_equal(one.score(golden.inputs), two.score(golden.inputs))
+    for options, message in (
+        (("--out", base), "exists and is not empty; choose another --out"),
+        (("--out", tar, "--tar"), "exists; choose another --out"),
+        (("--out", tmp_path / "x", "--format", "pickle"), "--format pickle; allowed: onnx, none"),
+        (("--out", tmp_path / "x", "--precision", "int2"), "precision 'int2'; allowed: float32"),
+        (("--out", tmp_path / "x", "--data", tmp_path), "or name the prepared data by --data"),
+        (("--out", tmp_path / "x", "--since", tmp_path), "so this is no package"),
+    ):
+        done = seo_rec("export", clicks.run, *options)
+        assert done.code == 2 and message in done.err, done.err
+    assert not (tmp_path / "x").exists()

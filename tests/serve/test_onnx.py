@@ -1,0 +1,105 @@
+"""The ONNX graph of a package: standard operators, numbers in the package's files, equal scores."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from served import ABOUT, LINEAR, as_inputs, preparation_for, trained
+
+from cases import BACKBONES, BAGS, BUILDABLE, POLICIES, batch
+from seo_rec.export import package_parts
+from seo_rec.serve import PackageError, Predictor, read_package
+from seo_rec.serve.fast import OnnxScorer
+from seo_rec.serve.layout import BACKBONE_WEIGHTS_FILE, EMBEDDINGS_FILE, ONNX_FILE
+from seo_rec.serve.scorer import NumpyScorer
+from seo_rec.serve.writing import write_package
+
+KINDS = {"categorical": "single", "optional": "optional", "multivalent": "bags"}
+SOME = {
+    ("multi-size-2", "categorical", "int8"),
+    ("dtypes", "optional", None),
+}
+ALL = [(name, kind, None) for name in BUILDABLE for kind in KINDS]
+ALL += [(name, kind, "int4") for name in POLICIES for kind in ("categorical", "multivalent")]
+
+
+def graph_of(folder, policy, kind, precision=None, settings=LINEAR):
+    model = trained(policy, settings)
+    preparation = preparation_for(policy, kind=kind)
+    parts = package_parts(model, preparation, precision, ABOUT, ("onnx",))
+    write_package(folder, parts)
+    return onnx.load(folder / ONNX_FILE, load_external_data=False)
+
+
+def equals_numpy(folder, policy, kind) -> None:
+    package = read_package(folder)
+    fast, slow = OnnxScorer(package, 1), NumpyScorer(package)
+    for rows in (1, 9, 40):
+        columns = batch(policy.columns, BAGS[KINDS[kind]], rows=rows)
+        inputs = as_inputs(columns, single=kind == "categorical")
+        np.testing.assert_allclose(fast.logits(inputs), slow.logits(inputs), rtol=1e-5, atol=2e-6)
+    if kind == "multivalent":  # no id at all
+        inputs = as_inputs(batch(policy.columns, BAGS["empty"], rows=3))
+        np.testing.assert_allclose(fast.logits(inputs), slow.logits(inputs), rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("name, kind, precision", sorted(SOME, key=str))
+def test_some_policies(name, kind, precision, tmp_path):
+    graph_of(tmp_path, BUILDABLE[name], kind, precision)
+    equals_numpy(tmp_path, BUILDABLE[name], kind)
+    Predictor.load(tmp_path, "onnxruntime")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, kind, precision", [case for case in ALL if case not in SOME])
+def test_every_policy(name, kind, precision, tmp_path):
+    graph_of(tmp_path, BUILDABLE[name], kind, precision)
+    equals_numpy(tmp_path, BUILDABLE[name], kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone(name, tmp_path):
+    policy = POLICIES["mixed-dims"]
+    graph_of(tmp_path, policy, "categorical", settings=BACKBONES[name])
+    equals_numpy(tmp_path, policy, "categorical")
+
+
+def test_the_graph_is_small_and_plain(tmp_path):
+    """Standard operators only, the hash in about twenty, and no table a second time."""
+    policy = BUILDABLE["multi-size-2"]
+    model = graph_of(tmp_path, policy, "categorical")
+    assert [(x.domain, x.version) for x in model.opset_import] == [("", 20)]
+    count = Counter(node.op_type for node in model.graph.node)
+    assert sum(count.values()) <= 32, count
+    assert not set(count) & {"Loop", "If", "Scan", "Where"}
+    assert len(model.SerializeToString()) < 8_000
+    text = (tmp_path / ONNX_FILE).read_bytes()
+    assert b".py" not in text and b"seo_rec" not in text  # nothing of where it was made
+
+
+def test_numbers_stay_in_the_files_of_the_package(clicks):
+    model = onnx.load(clicks.package / ONNX_FILE, load_external_data=False)
+    places = {
+        tensor.name: {entry.key: entry.value for entry in tensor.external_data}
+        for tensor in model.graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+    }
+    assert places["rows.rows_float32_2"]["location"] == EMBEDDINGS_FILE
+    assert places["backbone.layers.0.weight"]["location"] == BACKBONE_WEIGHTS_FILE
+    policy = read_package(clicks.package).policy
+    assert int(places["rows.rows_float32_2"]["length"]) == policy.num_bytes
+
+
+def test_a_graph_of_another_package_is_refused(clicks):
+    """Its checksum may fit: its inputs do not."""
+    policy = POLICIES["sum"]
+    package = replace(
+        read_package(clicks.package), policy=policy, preparation=preparation_for(policy)
+    )
+    with pytest.raises(PackageError, match=r"has the inputs .* the package needs \{'dense'"):
+        OnnxScorer(package)

@@ -1,0 +1,235 @@
+"""``seo-rec predict`` and ``Predictor``: rows of every kind, in order, bad ones named."""
+
+from __future__ import annotations
+
+import csv
+import json
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from seo_rec.schema import DataError
+from seo_rec.serve import Predictor
+from seo_rec.serve.bags import RowError
+
+
+@pytest.fixture(scope="module")
+def predictor(clicks) -> Predictor:
+    return Predictor.load(clicks.package)
+
+
+@pytest.fixture(scope="module")
+def rows(clicks) -> dict[str, list]:
+    with clicks.raw.open(newline="", encoding="utf-8") as stream:
+        lines = list(csv.DictReader(stream))
+    columns = {name: [line[name] for line in lines] for name in lines[0]}
+    for name in ("price", "age"):
+        columns[name] = [float(cell) if cell else None for cell in columns[name]]
+    return columns
+
+
+def test_auc_of_a_prepared_split_is_that_of_eval(clicks, seo_rec, tmp_path):
+    out = tmp_path / "scores.parquet"
+    done = seo_rec("predict", clicks.package, "--raw", clicks.data.path, "--out", out)
+    assert done.code == 0, done.err
+    scores = pq.read_table(out)["score"].to_numpy()
+    assert scores.dtype == np.float32
+    wanted = json.loads(seo_rec("eval", clicks.run, clicks.data.path).out)
+    assert roc_auc_score(clicks.data.labels("test"), scores) == pytest.approx(
+        wanted["auc"], abs=1e-6
+    )
+    assert wanted["auc"] > 0.7  # the model has learnt something, so equal is not chance
+
+
+def test_raw_rows_have_the_scores_of_the_prepared_ones(clicks, predictor, seo_rec, tmp_path):
+    """In order, with the columns that are kept, from CSV, gzip, Parquet and several files."""
+    out = tmp_path / "scores.parquet"
+    done = seo_rec(
+        "predict",
+        clicks.package,
+        "--raw",
+        clicks.raw,
+        clicks.raw,
+        "--out",
+        out,
+        "--keep",
+        "id,price",
+    )
+    assert done.code == 0, done.err
+    found = pq.read_table(out)
+    assert found.column_names == ["id", "price", "score"]
+    rows = found.num_rows // 2
+    assert found["id"].to_pylist() == [f"r{i}" for i in range(rows)] * 2
+    scores = found["score"].to_numpy()
+    np.testing.assert_array_equal(scores[:rows], scores[rows:])
+    by_split = [
+        predictor.score(predictor.preparation.prepared(pq.read_table(path)))
+        for split in ("train", "val", "test")
+        for path in sorted((clicks.data.path / split).glob("*.parquet"))
+    ]
+    np.testing.assert_allclose(
+        np.sort(np.concatenate(by_split)), np.sort(scores[:rows]), rtol=0, atol=1e-6
+    )
+    text = pacsv.read_csv(clicks.raw)
+    pq.write_table(text, tmp_path / "raw.parquet")
+    again = tmp_path / "again.parquet"
+    done = seo_rec("predict", clicks.package, "--raw", tmp_path / "raw.parquet", "--out", again)
+    assert done.code == 0, done.err
+    np.testing.assert_allclose(pq.read_table(again)["score"].to_numpy(), scores[:rows], atol=1e-6)
+
+
+def test_rows_of_every_kind(predictor, rows):
+    polars, pandas = pytest.importorskip("polars"), pytest.importorskip("pandas")
+    wanted = predictor(rows)
+    assert wanted.dtype == np.float32 and wanted.shape == (len(rows["id"]),)
+    table = pa.table(rows)
+    for given in (
+        table,
+        table.to_batches()[0],
+        pandas.DataFrame(rows),
+        polars.DataFrame(rows),
+        {name: np.array(values, object) for name, values in rows.items()},
+    ):
+        np.testing.assert_array_equal(predictor(given), wanted)
+    lists = [[] if not cell else cell.split("|") for cell in rows["tags"]]
+    np.testing.assert_array_equal(predictor({**rows, "tags": lists}), wanted)
+    order = np.random.default_rng(0).permutation(len(wanted))
+    shuffled = {name: [values[i] for i in order] for name, values in rows.items()}
+    np.testing.assert_allclose(predictor(shuffled), wanted[order], rtol=0, atol=1e-6)
+    one = {name: values[:1] for name, values in rows.items()}
+    np.testing.assert_allclose(predictor(one), wanted[:1], rtol=0, atol=1e-6)
+    assert predictor({name: [] for name in rows}).shape == (0,)
+
+
+def test_both_engines_agree(clicks, predictor, rows):
+    assert type(predictor.scorer).__name__ == "OnnxScorer"
+    plain = Predictor.load(clicks.package, "numpy")
+    np.testing.assert_allclose(predictor(rows), plain(rows), rtol=0, atol=1e-6)
+    weights = {"tags": [[2.0] * len(c.split("|")) if c else [] for c in rows["tags"]]}
+    lists = {**rows, "tags": [c.split("|") if c else [] for c in rows["tags"]]}
+    weighted = predictor(lists, weights)
+    np.testing.assert_array_equal(weighted, plain(lists, weights))
+    assert np.abs(weighted - predictor(rows)).max() > 1e-4
+
+
+def test_many_threads(predictor, rows):
+    wanted = predictor(rows)
+    found, faults = {}, []
+
+    def score(i: int) -> None:
+        try:
+            for _ in range(5):
+                part = {name: values[i : i + 300] for name, values in rows.items()}
+                found[i] = predictor(part)
+        except Exception as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=score, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not faults
+    for i, scores in found.items():
+        np.testing.assert_allclose(scores, wanted[i : i + 300], rtol=0, atol=1e-6)
+
+
+BAD = [
+    ("3,1,7,i1,x,cheap,20,t1", "line 4, column 'price': not a finite number, got 'cheap'"),
+    ("3,1,7,i1,x,1e40,20,t1", "line 4, column 'price': not a finite number, got '1e40'"),
+    ("3,1,7,i1,x,1,20", "line 4: the line has 7 columns, 8 are needed"),
+    ('3,1,7,"i1,x,1,20,t1', "line 4: the quote that opens a cell here meets the next one"),
+]
+
+
+@pytest.mark.parametrize("line, message", BAD)
+def test_bad_rows_are_named_or_skipped(line, message, clicks, seo_rec, tmp_path):
+    lines = clicks.raw.read_text().splitlines()[:6]
+    lines[3] = line
+    raw, out = tmp_path / "bad.csv", tmp_path / "scores.parquet"
+    raw.write_text("\n".join(lines) + "\n")
+    done = seo_rec("predict", clicks.package, "--raw", raw, "--out", out)
+    assert done.code == 2 and f"bad.csv: {message}" in done.err, done.err
+    assert not out.exists() and list(tmp_path.iterdir()) == [raw]  # nothing is left over
+    skip = ("--on-bad-row", "skip", "--keep", "id")
+    done = seo_rec("predict", clicks.package, "--raw", raw, "--out", out, *skip)
+    assert done.code == 0 and "1 bad rows skipped" in done.err and message in done.err
+    assert pq.read_table(out)["id"].to_pylist() == ["r0", "r1", "r3", "r4"]
+
+
+def test_bad_rows_of_parquet(clicks, seo_rec, tmp_path):
+    table = pacsv.read_csv(clicks.raw).slice(0, 9)
+    price = table["price"].to_pylist()
+    price[4] = float("inf")
+    table = table.set_column(table.column_names.index("price"), "price", [price])
+    raw, out = tmp_path / "bad.parquet", tmp_path / "scores.parquet"
+    pq.write_table(table, raw)
+    done = seo_rec("predict", clicks.package, "--raw", raw, "--out", out)
+    assert done.code == 2 and "bad.parquet: row 5, column 'price': not a finite" in done.err
+    skip = ("--on-bad-row", "skip", "--keep", "id")
+    assert seo_rec("predict", clicks.package, "--raw", raw, "--out", out, *skip).code == 0
+    assert pq.read_table(out)["id"].to_pylist() == [f"r{i}" for i in range(9) if i != 4]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("--keep", "nothing"), "no columns ['nothing'] to keep; allowed: id, clicked"),
+        (("--keep", "score"), "--keep score; allowed: each column once, and not 'score'"),
+        (("--on-bad-row", "ignore"), "on-bad-row is 'ignore'; allowed: error, skip"),
+        (("--engine", "gpu"), "engine 'gpu'; allowed: auto, onnxruntime, numpy"),
+        (("--delimiter", ";"), "the rows lack the columns"),
+    ],
+)
+def test_bad_options(arguments, message, clicks, seo_rec, tmp_path):
+    out = tmp_path / "scores.parquet"
+    done = seo_rec("predict", clicks.package, "--raw", clicks.raw, "--out", out, *arguments)
+    assert done.code == 2 and message in done.err, done.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_of_other_rules_are_refused(clicks, tiny, seo_rec, tmp_path):
+    done = seo_rec("predict", clicks.package, "--raw", tiny, "--out", tmp_path / "s.parquet")
+    assert done.code == 2 and "was prepared by other rules" in done.err
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        (7, "rows of type int; allowed: a dict of lists"),
+        ({"user": "abc"}, "column 'user' is str; allowed: a list of values"),
+        ({"user": [1, "a"]}, "column 'user': "),
+        ({"user": [1], "item": [1, 2]}, "not columns of equal length"),
+        ({"user": [2**70]}, "column 'user': "),
+        ({"user": [1]}, "the rows lack the columns"),
+    ],
+)
+def test_rows_that_are_none(rows, message, predictor):
+    with pytest.raises(DataError, match=message):
+        predictor(rows)
+
+
+def test_scores_that_are_no_numbers(clicks, tmp_path):
+    """Such a row is named; it has no score."""
+    plain = Predictor.load(clicks.package, "numpy")
+    inputs = plain.package.golden.inputs
+    dense = inputs.dense_BN.copy()
+    dense[3] = np.nan
+    with pytest.raises(RowError, match="row 3, column 'score': the score is not a number"):
+        plain.score(replace(inputs, dense_BN=dense))
+
+
+def test_rows_of_extremes(predictor, rows):
+    """Unseen ids, the largest ids, and a bag of very many."""
+    one = {name: values[:1] for name, values in rows.items()}
+    for cell in ("never seen", str(2**63 - 1), 2**63 - 1, -1, "\N{SNOWMAN}", "x" * 100_000):
+        score = predictor({**one, "user": [cell]})
+        assert 0 <= score[0] <= 1
+    many = predictor({**one, "tags": [[f"t{i}" for i in range(100_000)]]})
+    assert many.shape == (1,) and np.isfinite(many).all()

@@ -1,0 +1,66 @@
+"""The twin in plain aten computes what the trained model computes, for every policy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from served import as_inputs, is_single, model_logits, parts_of
+
+from cases import BACKBONES, BAGS, BUILDABLE, POLICIES, batch
+from seo_rec.export.twin import Twin
+from seo_rec.serve.signature import signature_of
+
+KINDS = (("categorical", "single"), ("optional", "optional"), ("multivalent", "bags"))
+PRECISIONS = ("float16", "bfloat16", "int8", "int4")
+
+
+def twin_logits(parts, model, inputs, weighted=False):
+    signature = signature_of(parts.policy, parts.preparation, weighted)
+    twin = Twin(parts.policy, parts.embeddings, model.backbone, signature)
+    feed = signature.feed(parts.policy, inputs)
+    with torch.no_grad():
+        return twin(*(torch.from_numpy(feed[name]) for name in signature.names)).numpy()
+
+
+@pytest.mark.parametrize("name", BUILDABLE)
+def test_every_policy(name):
+    policy = BUILDABLE[name]
+    precision = "float32" if name == "dtypes" else None
+    for kind in ("categorical", "optional", "multivalent"):
+        parts, model = parts_of(policy, precision=precision, kind=kind)
+        for bags_name, bags in BAGS.items():
+            if kind == "categorical" and not is_single(bags):
+                continue
+            if kind == "optional" and bags.most > 1:
+                continue
+            columns = batch(policy.columns, bags)
+            inputs = as_inputs(columns, single=kind == "categorical")
+            wanted = model_logits(model, columns, inputs.dense_BN)
+            found = twin_logits(parts, model, inputs, bags.weighted)
+            np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6, err_msg=bags_name)
+
+
+@pytest.mark.parametrize("precision", [*PRECISIONS, None])
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_type(name, precision):
+    policy = POLICIES[name]
+    for kind, bags in KINDS:
+        parts, model = parts_of(policy, precision=precision, kind=kind)
+        columns = batch(policy.columns, BAGS[bags])
+        inputs = as_inputs(columns, single=kind == "categorical")
+        wanted = model_logits(model, columns, inputs.dense_BN)
+        found = twin_logits(parts, model, inputs)
+        np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_dense", [0, 3])
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone(name, num_dense):
+    policy = POLICIES["mixed-dims"]
+    parts, model = parts_of(policy, BACKBONES[name], None, num_dense, "categorical", False)
+    columns = batch(policy.columns, BAGS["single"])
+    inputs = as_inputs(columns, num_dense, single=True)
+    wanted = model_logits(model, columns, inputs.dense_BN)
+    found = twin_logits(parts, model, inputs)
+    np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
