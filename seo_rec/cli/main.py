@@ -1,7 +1,7 @@
 """The command ``seo-rec``, put together from its commands; how it starts and how it fails.
 
-prepare | search | apply | plan | train | eval | export | predict | apply-delta | compare | frontier
-analyze | report | demo | doctor
+prepare | search | apply | plan | train | eval | export | predict | serve | apply-delta | compare
+frontier | analyze | report | demo | doctor
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from seo_rec.cli.predict import apply_delta, predict
 from seo_rec.cli.prepare import app as prepare_app
 from seo_rec.cli.report import report
 from seo_rec.cli.search import search
+from seo_rec.cli.serve import serve
 from seo_rec.cli.train import train
 from seo_rec.files import said
 from seo_rec.process import quiet_libraries, run_and_leave, world_size
@@ -79,6 +80,7 @@ app.command()(train)
 app.command(name="eval")(evaluate)
 app.command()(export)
 app.command()(predict)
+app.command()(serve)
 app.command()(apply_delta)
 app.command()(compare)
 app.command()(frontier)
