@@ -8,9 +8,14 @@ from unittest import mock
 from served import ABOUT, LINEAR, linear_program, trained
 
 from cases import POLICIES
+from seo_rec import recipes
+from seo_rec.data.dataset import open_data
+from seo_rec.data.synthetic import synthetic
 from seo_rec.export import package_parts
+from seo_rec.model import ModelSettings
 from seo_rec.serve.preparation import Column, Preparation
 from seo_rec.serve.writing import write_package
+from seo_rec.train import FitSettings, Training
 
 POLICY = POLICIES["mixed-dims"]  # reads user and item
 PREPARATION = Preparation(
@@ -40,3 +45,13 @@ def small_package(folder: Path, seed: int = 3, formats: tuple[str, ...] = ()) ->
     folder.mkdir(parents=True)
     write_package(folder, parts)
     return folder
+
+
+def small_run(folder: Path) -> Path:
+    """Train a small model on synthetic clicks; returns the folder of the run."""
+    synthetic(folder / "data", rows=1_000)
+    data = open_data(folder / "data")
+    policy = recipes.method_policy("multi-size-2", data, 2_000, 4)
+    training = Training(ModelSettings(hidden=(16,)), FitSettings(epochs=1, batch_size=64))
+    recipes.train(data, policy, folder / "run", training)
+    return folder / "run"
