@@ -36,8 +36,8 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="What the package holds for fast scoring: onnx or none. Or triton: OUT is a model "
-            "of a Triton repository.",
+            help="What the package holds for fast scoring: onnx, aoti (machine code), or none. "
+            "Or triton: OUT is a model of a Triton repository.",
             rich_help_panel=MODEL,
         ),
     ] = "onnx",
