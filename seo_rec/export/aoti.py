@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 
 from seo_rec.export.onnx_graph import _example
@@ -77,13 +78,12 @@ class CompiledScorer:
     def logits(self, inputs: Inputs) -> Floats:
         """float32 (B,)."""
         if not len(inputs):
-            return torch.zeros(0).numpy()
+            return np.zeros(0, np.float32)
         if any(bags.weights is not None for bags in inputs.columns.values()):
             raise ValueError("the compiled graph takes no weights of ids; use another engine")
         feed = self.signature.feed(self.package.policy, inputs)
-        logits: torch.Tensor = self._run(
-            *(torch.from_numpy(feed[name]) for name in self.signature.names)
-        )
+        arrays = [np.require(feed[name], requirements="W") for name in self.signature.names]
+        logits: torch.Tensor = self._run(*map(torch.from_numpy, arrays))
         found: Floats = logits.numpy()
         return found
 

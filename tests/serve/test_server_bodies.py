@@ -13,9 +13,9 @@ from seo_rec.serve.server.bodies import ARROW, JSON, MAX_TEXT, RequestError, rea
 TABLE = pa.table({name: pa.array(cells) for name, cells in ROWS.items()})
 
 
-def stream(table, compression=None, rows=None) -> bytes:
+def stream(table, compression=None, rows=None, version=pa.ipc.MetadataVersion.V5) -> bytes:
     sink = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression=compression)
+    options = pa.ipc.IpcWriteOptions(compression=compression, metadata_version=version)
     with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
         writer.write_table(table, max_chunksize=rows)
     return sink.getvalue().to_pybytes()
@@ -94,6 +94,7 @@ BAD = {
         400,
         "compressed",
     ),
+    "old": (ARROW, stream(TABLE, version=pa.ipc.MetadataVersion.V4), 400, "before 1.0"),
     "Arrow rows": (ARROW, stream(pa.concat_tables([TABLE] * 26)), 413, "104 rows"),
     "dictionary of lists": (
         ARROW,

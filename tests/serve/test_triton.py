@@ -1,14 +1,14 @@
-"""The configuration for Triton: read by Triton's own schema, and it describes the graph."""
+"""The configuration for Triton: it fits the schema, and describes the graph."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnxruntime
 import pytest
+import triton_schema as schema
 from google.protobuf import text_format
 from served import ABOUT, LINEAR, linear_program, preparation_for, trained
 from small_package import POLICY, PREPARATION, ROWS, small_run
-from tritonclient.grpc import model_config_pb2 as schema
 from typer.testing import CliRunner
 
 from seo_rec.cli.main import app

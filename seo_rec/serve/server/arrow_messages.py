@@ -12,7 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
-_HEADER_TYPE, _HEADER = 1, 2  # numbers of fields of Message
+_VERSION, _HEADER_TYPE, _HEADER = 0, 1, 2  # numbers of fields of Message
+_V5 = 4  # of the format; messages of older ones may say elsewhere that they are compressed
 _DICTIONARY_BATCH, _RECORD_BATCH = 2, 3  # header types
 _DATA = 1  # field of DictionaryBatch: a RecordBatch
 _COMPRESSION = 3  # field of RecordBatch
@@ -23,7 +24,7 @@ def is_compressed(stream: bytes) -> bool:
 
     Raises:
         ArrowException: It is no Arrow stream.
-        ValueError: The metadata of a message are damaged.
+        ValueError: The metadata of a message are damaged, or of a version before Arrow 1.0.
     """
     reader = pa.ipc.MessageReader.open_stream(pa.py_buffer(stream))
     while True:
@@ -39,6 +40,9 @@ def _has_compression(metadata: Any) -> bool:
     content = bytes(metadata)
     try:
         message = struct.unpack_from("<I", content)[0]
+        version_at = _field(content, message, _VERSION)
+        if not version_at or struct.unpack_from("<h", content, version_at)[0] < _V5:
+            raise ValueError("it is of a version of the format before 1.0; write it anew")
         kind_at = _field(content, message, _HEADER_TYPE)
         kind = content[kind_at] if kind_at else 0
         if kind not in (_DICTIONARY_BATCH, _RECORD_BATCH):

@@ -16,6 +16,7 @@ from seo_rec.serve.server.service import Service
 from seo_rec.serve.server.settings import ServerSettings
 
 _LONGEST = 60  # seconds that requests have to end in, once no new ones are taken
+_IDLE = 75  # seconds that a connection may wait for its next request; balancers often close at 60
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -95,6 +96,7 @@ async def _serve(
             log_level="warning",
             access_log=False,
             server_header=False,
+            timeout_keep_alive=_IDLE,
             timeout_graceful_shutdown=_LONGEST,
         )
     )
