@@ -79,7 +79,12 @@ def test_guides_are_written_in_sentences(name: str) -> None:
     assert IDIOMS.findall(text) == []
 
 
-LATER = ("gpu.md", "serving.md", "package-format.md")  # half of 52,400 words were there before
+LATER = (
+    "gpu.md",
+    "serving.md",
+    "server.md",
+    "package-format.md",
+)  # half of 52,400 words were there before
 
 
 def test_the_guides_stay_short() -> None:

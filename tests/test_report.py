@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from seo_rec.embed.remap import hash_rows
 from seo_rec.files import write_json
 from seo_rec.policy import Feature, Lookup, Policy, Table
 from seo_rec.policy.addresses import lookup_rows
-from seo_rec.report import charts, comparison, formats, terminal
+from seo_rec.report import charts, comparison, formats
 from seo_rec.report.collisions import agreement, collisions, hit, shared_row
 from seo_rec.runs import reading
 from seo_rec.schema import Column, Schema
@@ -797,18 +796,6 @@ def test_terminal_table_is_plain_text_in_a_pipe(compared, capsys):
     assert "0.73667 ± 0.00577" in out
     assert "reference" in next(line for line in lines if line.split()[:1] == ["multi-size"])
     assert "toy, 128 parameters" in out
-
-
-def test_bytes_to_serve_are_said(compared, capsys):
-    """One number where all methods take the same, else each with its methods; 0 is unknown."""
-    found = [replace(run, num_bytes=512) for run in reading.read([compared]).trainings]
-    (group,) = comparison.group(replace(reading.read([compared]), trainings=tuple(found)))
-    assert "Bytes to serve: 512 for every method." in terminal._legend(group)
-    found = [replace(r, num_bytes=640 if r.method == "seo" else 512) for r in found]
-    (group,) = comparison.group(replace(reading.read([compared]), trainings=tuple(found)))
-    assert "Bytes to serve: 512 (multi-size, separate); 640 (seo)." in terminal._legend(group)
-    report.print_comparison([compared])
-    assert "Bytes to serve" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

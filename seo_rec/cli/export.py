@@ -36,7 +36,8 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="What the package holds for fast scoring: onnx or none.",
+            help="What the package holds for fast scoring: onnx, aoti (machine code), or none. "
+            "Or triton: OUT is a model of a Triton repository.",
             rich_help_panel=MODEL,
         ),
     ] = "onnx",
@@ -54,11 +55,19 @@ def export(
 ) -> None:
     """Write the package of a trained model: what another machine needs to score raw rows."""
     load_stack(0)
-    from seo_rec.export import FORMATS, export_run
+    from seo_rec.export import FORMATS, export_run, export_triton
 
+    if formats == "triton":
+        if since is not None or tar:
+            raise ValueError("--format triton writes a folder; leave out --since and --tar")
+        done = export_triton(run, out, precision, data)
+        typer.echo(f"{done.path}: Triton model {out.name} of {done.total_bytes:,} bytes")
+        return
     wanted = tuple(name for name in formats.split(",") if name != "none")
     if unknown := [name for name in wanted if name not in FORMATS]:
-        raise ValueError(f"--format {unknown[0]}; allowed: {', '.join(FORMATS)}, none")
+        raise ValueError(
+            f"--format {unknown[0]}; allowed: {', '.join(FORMATS)}, none, or triton alone"
+        )
     done = export_run(run, out, precision, data, wanted, since=since, tar=tar)
     what = "package" if since is None else "delta"
     typer.echo(

@@ -1,7 +1,7 @@
 """The command ``seo-rec``, put together from its commands; how it starts and how it fails.
 
-prepare | search | apply | plan | train | eval | export | predict | apply-delta | compare | frontier
-analyze | report | demo | doctor
+prepare | search | apply | plan | train | eval | export | predict | serve | apply-delta | compare
+frontier | analyze | report | demo | doctor
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from seo_rec.cli.prepare import app as prepare_app
 from seo_rec.cli.report import report
 from seo_rec.cli.running import EXIT_TERMINATED, STOPS, stopped
 from seo_rec.cli.search import search
+from seo_rec.cli.serve import serve
 from seo_rec.cli.train import train
 from seo_rec.files import said
 from seo_rec.process import leave, quiet_libraries, run_and_leave, sigterm_raises, world_size
@@ -94,6 +95,7 @@ app.command(cls=PanelCommand)(train)
 app.command(name="eval", cls=PanelCommand)(evaluate)
 app.command(cls=PanelCommand)(export)
 app.command(cls=PanelCommand)(predict)
+app.command(cls=PanelCommand)(serve)
 app.command(cls=PanelCommand)(apply_delta)
 app.command(cls=PanelCommand)(compare)
 app.command(cls=PanelCommand)(frontier)

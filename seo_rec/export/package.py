@@ -17,6 +17,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.embed.quantize import float_weights, serve_stored_, with_precision
+from seo_rec.export.aoti import AOTI_FILE, aoti_bytes
 from seo_rec.export.golden import golden_inputs
 from seo_rec.export.onnx_graph import onnx_bytes
 from seo_rec.export.preparation import described, example_cells, preparation_of
@@ -39,7 +40,8 @@ from seo_rec.serve.scorer import scores_of
 from seo_rec.serve.signature import signature_of
 from seo_rec.serve.writing import Parts, stored_embeddings, write_package
 
-FORMATS = ("onnx",)
+FORMATS = ("onnx", "aoti")
+USUAL_FORMATS = ("onnx",)
 _VERSIONS = ("seo-rec", "torch", "numpy")
 
 
@@ -67,7 +69,7 @@ def export_run(
     out: Path,
     precision: str | None = None,
     data: Path | None = None,
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] = USUAL_FORMATS,
     *,
     since: Path | None = None,
     tar: bool = False,
@@ -185,7 +187,8 @@ def package_parts(
     twin = Twin(policy, embeddings, model.backbone, signature_of(policy, preparation))
 
     def more(files: Mapping[str, bytes]) -> dict[str, bytes]:
-        return {ONNX_FILE: onnx_bytes(twin, files)} if "onnx" in formats else {}
+        found = {ONNX_FILE: onnx_bytes(twin, files)} if "onnx" in formats else {}
+        return found | ({AOTI_FILE: aoti_bytes(twin)} if "aoti" in formats else {})
 
     return Parts(
         policy=policy,

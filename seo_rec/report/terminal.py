@@ -100,22 +100,7 @@ def _cells(row: Row, found: Group) -> tuple[str, ...]:
 
 
 def _legend(found: Group) -> str:
-    served = _served(found)
-    return f"{_differences(found)}{served}\n"
-
-
-def _served(found: Group) -> str:
-    """What the embeddings of each method take to serve, in the types of its policy."""
-    sizes: dict[int, list[str]] = {}
-    for row in found.rows:
-        for size in sorted({t.num_bytes for t in row.runs if t.num_bytes}):
-            sizes.setdefault(size, []).append(row.method)
-    if not sizes:
-        return ""
-    if len(sizes) == 1:
-        return f" Bytes to serve: {next(iter(sizes)):,} for every method."
-    parts = [f"{size:,} ({', '.join(names)})" for size, names in sorted(sizes.items())]
-    return f" Bytes to serve: {'; '.join(parts)}."
+    return f"{_differences(found)}\n"
 
 
 def _differences(found: Group) -> str:

@@ -1,0 +1,8 @@
+"""Scores over HTTP; needs the extra ``seo-rec[server]``, and no torch."""
+
+from __future__ import annotations
+
+from seo_rec.serve.server.live import LivePackage
+from seo_rec.serve.server.settings import ServerSettings
+
+__all__ = ["LivePackage", "ServerSettings"]

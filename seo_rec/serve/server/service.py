@@ -1,0 +1,113 @@
+"""What the server does with a request, apart from HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pyarrow as pa
+
+from seo_rec.schema import DataError
+from seo_rec.serve.bags import Floats, Inputs
+from seo_rec.serve.layout import PackageError
+from seo_rec.serve.predictor import Predictor
+from seo_rec.serve.server.batching import Batcher
+from seo_rec.serve.server.bodies import RequestError, read_body
+from seo_rec.serve.server.live import LivePackage
+from seo_rec.serve.server.metrics import Metrics
+from seo_rec.serve.server.settings import ServerSettings
+
+LOG = logging.getLogger("seo_rec.progress")
+_SMALL = 16 << 10  # bytes of a body that is prepared at once, without the way to another thread
+
+
+class Service:
+    """Scores bodies of requests from a package that may change.
+
+    Args:
+        live: The package.
+        settings: Limits and times.
+        metrics: What is counted.
+    """
+
+    def __init__(self, live: LivePackage, settings: ServerSettings, metrics: Metrics) -> None:
+        self.live, self.settings, self.metrics = live, settings, metrics
+        self.draining = False
+        self.batcher = Batcher(
+            settings.batch_rows, settings.batch_wait, lambda rows: metrics.batch_rows.observe(rows)
+        )
+        self._in_flight = 0
+        self._reload = asyncio.Lock()
+        metrics.serves(live.version)
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Counts a request while it is answered.
+
+        Raises:
+            RequestError: With status 429: too many are being answered.
+        """
+        if self._in_flight >= self.settings.max_requests:
+            raise RequestError(
+                429, f"{self._in_flight} requests are being answered; allowed: as many; try again"
+            )
+        self._in_flight += 1
+        self.metrics.in_flight.set(self._in_flight)
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            self.metrics.in_flight.set(self._in_flight)
+
+    async def score(self, kind: str, body: bytes) -> tuple[Floats, str]:
+        """The scores of the rows of a body, float32 (B,), and the version of the package.
+
+        Args:
+            kind: The media type.
+            body: The rows.
+
+        Raises:
+            RequestError: The body is bad; the message says where and why.
+        """
+        predictor, version = self.live.predictor, self.live.version
+        if len(body) <= _SMALL:
+            inputs = self._prepared(predictor, kind, body)
+        else:
+            inputs = await asyncio.to_thread(self._prepared, predictor, kind, body)
+        try:
+            scores = await self.batcher.score(predictor, inputs)
+        except DataError as error:
+            raise RequestError(422, str(error)) from error
+        self.metrics.rows.inc(len(scores))
+        return scores, version
+
+    def _prepared(self, predictor: Predictor, kind: str, body: bytes) -> Inputs:
+        preparation = predictor.preparation
+        rows = read_body(kind, body, preparation, self.settings.max_rows)
+        try:
+            return preparation.encode(rows.table, rows.weights)
+        except (DataError, pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            raise RequestError(422, str(error)) from error
+
+    async def reload(self) -> None:
+        """Serve what is at the package's path now; a bad package is logged and not served."""
+        async with self._reload:
+            try:
+                changed = await asyncio.to_thread(self.live.reload)
+            except (PackageError, DataError, OSError) as error:
+                self.metrics.reloads.labels("failed").inc()
+                LOG.warning(f"the new package is not served: {error}")
+                return
+            if changed:
+                self.metrics.reloads.labels("loaded").inc()
+                self.metrics.serves(self.live.version)
+                LOG.info(f"serving package {self.live.version}")
+
+    async def watch(self) -> None:
+        """Reload whenever the files of the package change, until cancelled."""
+        while True:
+            await asyncio.sleep(self.settings.reload)
+            if await asyncio.to_thread(self.live.has_changed):
+                await self.reload()
