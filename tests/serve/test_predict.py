@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from seo_rec.schema import DataError
 from seo_rec.serve import Predictor
+from seo_rec.serve.archive import write_tar
 from seo_rec.serve.bags import RowError
 
 
@@ -116,6 +117,15 @@ def test_both_engines_agree(clicks, predictor, rows):
     weighted = predictor(lists, weights)
     np.testing.assert_array_equal(weighted, plain(lists, weights))
     assert np.abs(weighted - predictor(rows)).max() > 1e-4
+
+
+def test_a_tar_file_is_opened_by_both_engines(clicks, predictor, rows, tmp_path):
+    """Its files are unpacked for the time of loading, and what is mapped stays."""
+    write_tar(clicks.package, tmp_path / "package.tar")
+    for engine in ("numpy", "onnxruntime"):
+        one = Predictor.load(tmp_path / "package.tar", engine)
+        assert not one.package.path.exists()
+        np.testing.assert_allclose(one(rows), predictor(rows), rtol=0, atol=1e-6)
 
 
 def test_many_threads(predictor, rows):
