@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -92,6 +93,30 @@ def write_bytes(path: Path | str, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def checksum(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file, read in a stream: ``{"bytes": 3, "sha256": "ba7816..."}``."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return {"bytes": stream.tell(), "sha256": digest}
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value of a file.
+
+    Raises:
+        ValueError: The file holds no JSON; the message is one line that names the file.
+        OSError: The file cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not valid JSON (not UTF-8: {error.reason})") from error
+    except (RecursionError, ValueError) as error:  # nested too deeply, too many digits
+        raise ValueError(f"{path}: not valid JSON ({type(error).__name__})") from error
 
 
 def write_json(path: Path | str, document: Any) -> None:

@@ -212,7 +212,7 @@ BAD_SCHEMAS: dict[str, tuple[Any, str]] = {
     "missing key": ({k: v for k, v in GOOD.items() if k != "label"}, r"missing keys \['label'\]"),
     "unknown column key": ({**GOOD, "columns": [{"name": "a", "typ": 1}]}, "bad column entry"),
     "a column that is no object": ({**GOOD, "columns": [3]}, "bad column entry"),
-    "columns that are no list": ({**GOOD, "columns": None}, "bad column entry"),
+    "columns that are no list": ({**GOOD, "columns": None}, "columns is None; allowed: a list"),
     "a list": ([1], "must be an object, got list"),
     "null": (None, "must be an object, got NoneType"),
 }

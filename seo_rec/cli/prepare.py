@@ -365,6 +365,18 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",")) if text else ()
 
 
+@app.command()
+def verify(
+    data: Annotated[Path, typer.Argument(help="Prepared data set, a folder with schema.json.")],
+) -> None:
+    """Compare every file of a prepared data set with the checksums in its schema.json."""
+    from seo_rec.data.dataset import open_data
+
+    files = open_data(data).verify_all()
+    size = sum(entry["bytes"] for entry in files.values())
+    typer.echo(f"{data}: {len(files)} files, {size:,} bytes, as they were prepared")
+
+
 @contextmanager
 def _reporting(out: Path) -> Iterator[list[Schema]]:
     """Show the schema that the block appends, or one error message and exit status 2."""

@@ -128,6 +128,7 @@ def train(
     here, asked = ranks(), _asked(data, policy, training, method, start)
     agree({**asked, "params": policy.num_params}, out=out, plan=start.plan)
     data.require_rows("train", "val", "test")
+    data.verify("train", "val", "test", rank=here.rank, world_size=here.world_size)
     data.check_validation(warn=here.first)
     check_policy_fits(data, policy)
 
