@@ -48,6 +48,7 @@ from seo_rec.train import (
     weights_digest,
 )
 
+log = logging.getLogger(__name__)
 progress = logging.getLogger("seo_rec.progress")
 OWN_BUDGET = 0  # a run's budget is the one that its policy was made for
 
@@ -158,6 +159,8 @@ def train(
 
     def finish() -> Run:
         write_json(out / RESULT_FILE, run.to_json())
+        if worse := worse_than_label_rate(trained.result.val):
+            log.warning("%s: %s", out, worse)
         return run
 
     return here.on_first(finish)  # every process reports what rank 0 measured and wrote
@@ -247,6 +250,21 @@ def _run(
 def _stored(policy: Policy, model: ModelSettings) -> Policy:
     """The policy with the widths that are trained."""
     return policy if model.mlet is None else inner_policy(policy, model.mlet)
+
+
+def worse_than_label_rate(val: Metrics) -> str | None:
+    """A warning where the validation log loss is above the entropy of the label rate, or None.
+
+    A model that gives every row the label rate p has the log loss -p ln p - (1 - p) ln(1 - p).
+    """
+    if not val.normalized_entropy > 1:
+        return None
+    entropy = val.log_loss / val.normalized_entropy
+    return (
+        f"the validation log loss {val.log_loss:.5g} is worse than the {entropy:.5g} of a model "
+        "that gives every row the label rate; lower --lr, or scale the numeric columns "
+        "(seo-rec prepare table --numeric-transform log), and train again"
+    )
 
 
 def still_improving(result: FitResult, settings: FitSettings) -> bool:
