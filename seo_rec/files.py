@@ -61,6 +61,11 @@ def said(error: OSError) -> str:
     return f"{where}{error.strerror}" + (f"; {fix}" if fix else "")
 
 
+def one_line(message: object) -> str:
+    """The text of an error on one line; messages of libraries may have several."""
+    return " ".join(line.strip() for line in str(message).splitlines() if line.strip())
+
+
 def require_new_file(path: Path | str) -> None:
     """See that a file can be written at ``path``, before time is spent on what goes into it.
 

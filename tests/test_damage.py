@@ -13,13 +13,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from hostile import hostile
+from seo_rec import recipes
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.data.split import Split
 from seo_rec.data.table import TableColumns, prepare_table
 from seo_rec.data.vocabulary import read_vocabulary
 from seo_rec.files import checksum
+from seo_rec.recipes.evaluation import stream_of
+from seo_rec.recipes.searching import read_search
+from seo_rec.runs import Run, RunError, SearchRecord
 from seo_rec.schema import SPLITS, DataError
+from seo_rec.settings import FitSettings, ModelSettings, Training
+from seo_rec.train import CheckpointError
+from seo_rec.train.weights import read_weights, save_weights
 
 # ---- flipped bits --------------------------------------------------------------------------
 
@@ -259,3 +268,119 @@ def test_vocabularies_outside_the_format_are_refused(tmp_path: Path, name: str, 
     pq.write_table(table, tmp_path / "vocabulary" / "u.parquet")
     with pytest.raises(DataError, match=r"u\.parquet: not a vocabulary file"):
         read_vocabulary(tmp_path, "u")
+
+
+# ---- documents -----------------------------------------------------------------------------
+
+
+def test_a_schema_is_checked_by_type_and_shape(prepared: Path, tmp_path: Path) -> None:
+    """Every value replaced in turn: an error on one line that names the file, or data to open."""
+    document = json.loads((prepared / "schema.json").read_text())
+    del document["sha256"]
+    refused = 0
+    for what, spoilt in hostile(document):
+        (tmp_path / "schema.json").write_text(json.dumps(spoilt))
+        try:
+            data = open_data(tmp_path)
+            data.require_rows("train", "val", "test")
+            data.check_validation(warn=False)
+            data.verify_all()
+        except DataError as error:
+            assert str(tmp_path) in str(error) and "\n" not in str(error), what
+            refused += 1
+        except BaseException as error:
+            pytest.fail(f"{what}: {type(error).__name__}: {error}")
+    assert refused > 500
+
+
+@pytest.fixture(scope="module")
+def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = open_data(tiny)
+    out = tmp_path_factory.mktemp("trained") / "run"
+    policy = recipes.method_policy("separate", data, 400, 4)
+    training = Training(ModelSettings(hidden=(4,)), FitSettings(epochs=1, batch_size=500))
+    recipes.train(data, policy, out, training)
+    return out
+
+
+def lines_of_spoilt(path: Path, read: Callable[[], object]) -> Iterator[str]:
+    """Messages of the errors of ``read``, with each value of a JSON file replaced in turn."""
+    honest = path.read_text()
+    for what, spoilt in hostile(json.loads(honest)):
+        path.write_text(json.dumps(spoilt))
+        try:
+            read()
+        except (ValueError, RunError, CheckpointError) as error:
+            yield str(error)
+        except BaseException as error:
+            pytest.fail(f"{what}: {type(error).__name__}: {error}")
+    for text in ("", "{", "[]", "1", "null", "[" * 100_000, "1" * 5_000, "\xff"):
+        path.write_bytes(text.encode("latin-1"))
+        with pytest.raises((ValueError, RunError)) as caught:
+            read()
+        yield str(caught.value)
+    path.write_text(honest)
+
+
+READ_OF_RUN = ("model", "num_dense", "numeric", "preparation")
+
+
+@pytest.mark.parametrize("name", ["run.json", "result.json", "search.json"])
+def test_records_of_a_run_are_checked_by_type_and_shape(
+    trained: Path, tiny: Path, tmp_path: Path, name: str
+) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    data = open_data(tiny)
+    asked = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({key: asked[key] for key in READ_OF_RUN}))
+    record = SearchRecord("seo", "seo", {}, "d", 0.5, 1.0, 9, 9, {}, {}, "seo-rec search")
+    (run / "search.json").write_text(json.dumps(record.to_json()))
+
+    def read() -> None:
+        if name == "search.json":
+            read_search(run)
+        elif name == "run.json":
+            recipes.load_trained(run)
+            stream_of(run, data, "test")
+        else:
+            Run.read(run / "result.json")
+
+    messages = list(lines_of_spoilt(run / name, read))
+    assert len(messages) > 50
+    for message in messages:
+        assert str(run) in message and "\n" not in message
+
+
+def test_damaged_weights_are_named_without_advice_to_trust_them(tmp_path: Path) -> None:
+    path, chance = tmp_path / "weights.npz", random.Random(0)
+    save_weights(path, {"w": torch.arange(12.0).reshape(3, 4), "b": torch.ones(3)})
+    whole = path.read_bytes()
+    np.savez(tmp_path / "objects.npz", w=np.array([{}, None], dtype=object))
+    damaged = [flipped(whole, chance) for _ in range(300)]
+    damaged += [whole[:size] for size in range(0, len(whole), 7)]
+    # a header of an array larger than any memory
+    huge = b"(999999999999999, 4), }"
+    small = b"(3, 4), }".ljust(len(huge))
+    assert small in whole
+    damaged += [whole.replace(small, huge), (tmp_path / "objects.npz").read_bytes()]
+    refused = 0
+    for content in damaged:
+        path.write_bytes(content)
+        try:
+            found = read_weights(path)
+        except ValueError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            assert "pickle" not in str(error)
+            refused += 1
+        else:
+            assert torch.equal(found["w"], torch.arange(12.0).reshape(3, 4))
+    assert refused > 200
+
+
+def test_an_error_has_one_line(seo_rec: Callable[..., Any], monkeypatch: Any) -> None:
+    def refuse(path: object) -> None:
+        raise ValueError("first\n  second\n\nthird")
+
+    monkeypatch.setattr("seo_rec.data.dataset.open_data", refuse)
+    done = seo_rec("eval", "run", "data")
+    assert (done.code, done.err) == (2, "error: first second third\n")

@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from cases import BAGS, BUILDABLE, batch
+from hostile import hostile
 from seo_rec import methods
 from seo_rec.data.dataset import DataSet
 from seo_rec.data.stream import Stream
@@ -819,35 +820,6 @@ def test_checkpoints_of_earlier_releases_are_refused(tmp_path: Path) -> None:
     sign(folder)
     with pytest.raises(CheckpointError, match="written by an earlier release"):
         Checkpoints(folder.parent).latest()
-
-
-HOSTILE_VALUES = (None, True, -1, 1.5, 10**30, "x", [], {}, [[]], [-1], [2**70], ["a"])
-
-
-def hostile(document: Any) -> Iterator[tuple[str, Any]]:
-    """The document with each of its values replaced in turn, or one of its keys left out."""
-    places: list[tuple[Any, Any]] = []
-
-    def walk(value: Any) -> None:
-        for key in list(value) if isinstance(value, dict) else range(len(value)):
-            places.append((value, key))
-            if isinstance(value[key], dict | list):
-                walk(value[key])
-
-    walk(document)
-    for parent, key in places:
-        honest = parent[key]
-        for value in HOSTILE_VALUES:
-            if value != honest or type(value) is not type(honest):
-                parent[key] = value
-                yield f"{key}: {value}", document
-        parent[key] = honest
-        if isinstance(parent, dict):
-            order = dict(parent)
-            del parent[key]
-            yield f"no {key}", document
-            parent.clear()
-            parent.update(order)
 
 
 def test_a_strangers_index_is_checked_by_type_and_shape(tmp_path: Path) -> None:

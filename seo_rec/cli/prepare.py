@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seo_rec.files import said
+from seo_rec.files import one_line, said
 from seo_rec.schema import DataError, Schema
 
 if TYPE_CHECKING:
@@ -387,10 +387,10 @@ def _reporting(out: Path) -> Iterator[list[Schema]]:
     try:
         yield done
     except DataError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {one_line(error)}", err=True)
         raise typer.Exit(2) from error
     except OSError as error:
-        typer.echo(f"error: {said(error)}", err=True)
+        typer.echo(f"error: {one_line(said(error))}", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
         typer.echo(f"interrupted: nothing was written to {out}", err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -138,7 +137,7 @@ def train(
             check_plan(start.plan, policy, training.fit, here)
         claim_run(out, asked, resume)
         if (out / RESULT_FILE).exists():
-            return Run.from_json(json.loads((out / RESULT_FILE).read_text()))
+            return Run.read(out / RESULT_FILE)
         policy.save(out / POLICY_FILE)
         data.check_numbers()
         return None
