@@ -261,8 +261,9 @@ def worse_than_label_rate(val: Metrics) -> str | None:
     entropy = val.log_loss / val.normalized_entropy
     return (
         f"the validation log loss {val.log_loss:.5g} is worse than the {entropy:.5g} of a model "
-        "that gives every row the label rate; lower --lr, or scale the numeric columns "
-        "(seo-rec prepare table --numeric-transform log), and train again"
+        "that gives every row the label rate; if it was still falling, train longer (--epochs), "
+        "else lower --lr, or scale the numeric columns (seo-rec prepare table "
+        "--numeric-transform log)"
     )
 
 
