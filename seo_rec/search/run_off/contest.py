@@ -251,7 +251,7 @@ def _read_logits(path: Path) -> Floats:
     """The validation logits of a candidate's training; ValueError names a damaged file."""
     try:
         logits = np.load(path, allow_pickle=False)
-        if logits.ndim != 1 or logits.dtype != np.float32:
+        if logits.ndim != 1 or not np.issubdtype(logits.dtype, np.floating):
             raise ValueError(f"{logits.dtype} of shape {logits.shape}")
     except Exception as error:  # there is no end to what damaged bytes make a reader raise
         raise ValueError(
