@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 LOCK_FILE = ".lock"
+PART = ".part"
 FULL = (errno.ENOSPC, errno.EDQUOT)  # of the disk, or of what the user may have of it
 NO_SPACE = "no space is left on the disk"
 
@@ -28,6 +31,7 @@ FIXES = {
     errno.EROFS: "choose a place that can be written to",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f), or choose another --out",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EBUSY: "it is a mount point or in use; name a folder below it",
 }
 
 
@@ -55,6 +59,11 @@ def said(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     fix = FIXES.get(error.errno)
     return f"{where}{error.strerror}" + (f"; {fix}" if fix else "")
+
+
+def one_line(message: object) -> str:
+    """The text of an error on one line; messages of libraries may have several."""
+    return " ".join(line.strip() for line in str(message).splitlines() if line.strip())
 
 
 def require_new_file(path: Path | str) -> None:
@@ -92,6 +101,30 @@ def write_bytes(path: Path | str, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def checksum(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file, read in a stream: ``{"bytes": 3, "sha256": "ba7816..."}``."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return {"bytes": stream.tell(), "sha256": digest}
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value of a file.
+
+    Raises:
+        ValueError: The file holds no JSON; the message is one line that names the file.
+        OSError: The file cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not valid JSON (not UTF-8: {error.reason})") from error
+    except (RecursionError, ValueError) as error:  # nested too deeply, too many digits
+        raise ValueError(f"{path}: not valid JSON ({type(error).__name__})") from error
 
 
 def write_json(path: Path | str, document: Any) -> None:
@@ -153,17 +186,23 @@ def locked(folder: Path | str) -> Iterator[None]:
 def new_folder(path: Path | str) -> Iterator[Path]:
     """A folder to fill that appears at ``path`` only if the block ends without an error.
 
+    It is filled under a hidden name beside ``path``. What a killed process has left there is
+    removed first. If ``path`` is a link, the folder takes the place that the link points to.
+
     Raises:
         FileExistsError: ``path`` exists and is not an empty folder, or was filled within the block.
+        OSError: No folder can be put at ``path``, such as on a mount point.
     """
-    path = Path(path)
+    given, path = path, Path(os.path.realpath(path))
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(
-            f"{path} exists and is not empty; choose another --out or remove it first"
+            f"{given} exists and is not empty; choose another --out or remove it first"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
+    with _hidden_folder(path) as temporary:
+        if path.exists():  # a mount point cannot be replaced: known now, not when all is written
+            os.rename(path, temporary / path.name)
+            os.rename(temporary / path.name, path)
         yield temporary
         os.chmod(temporary, 0o755)
         try:
@@ -174,9 +213,57 @@ def new_folder(path: Path | str) -> Iterator[Path]:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
             raise FileExistsError(
-                f"{path} was made by another process in the meantime, and nothing is written over "
+                f"{given} was made by another process in the meantime, and nothing is written over "
                 "it; choose another --out"
             ) from error
+
+
+@contextmanager
+def _hidden_folder(path: Path) -> Iterator[Path]:
+    """A new folder ``.NAME.xxxxxxxx.part`` beside ``path``, which is removed after an error.
+
+    Its process holds a lock on it until the block ends. One that nobody holds is of a process that
+    was killed, and is removed. Where the file system has no locks, none is removed.
+    """
+    ours = re.compile(re.escape(f".{path.name}.") + r"[a-z0-9_]{8}" + re.escape(PART))
+    for old in path.parent.iterdir():
+        with suppress(OSError):
+            if ours.fullmatch(old.name) and (lock := _lock(old)) is not None:
+                shutil.rmtree(old, ignore_errors=True)
+                os.close(lock)
+    lock = None
+    while lock is None:  # again if another process has taken it for a dead one in the meantime
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART))
+        try:
+            lock = _lock(temporary)
+        except OSError:
+            break
+        if lock is not None and not temporary.exists():
+            os.close(lock)
+            lock = None
+    try:
+        yield temporary
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """An open file by which this process holds ``folder``; None if another one does.
+
+    Raises:
+        OSError: The file system has no locks, or the folder cannot be opened.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    except OSError:
+        os.close(handle)
+        raise
+    return handle

@@ -6,6 +6,9 @@ A data set on disk is a folder::
     DATA/train/part-00000.parquet ...   DATA/val/...   DATA/test/...
     DATA/vocabulary/<column>.parquet    (id, count) of the training split, sorted by id
 
+``schema.json`` lists size and SHA-256 of the other files (``files``), and has a SHA-256 of its own
+content (``sha256``): of the document without that key, as compact JSON with sorted keys.
+
 In the parquet shards a categorical column is ``int64`` (null = missing, an empty bag), a
 multivalent column is ``list<int64>``, a numeric column is ``float32`` without nulls and the
 label is ``float32`` in {0, 1}.
@@ -15,16 +18,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from seo_rec.files import read_json, write_json
 
 SCHEMA_VERSION = 1
 SCHEMA_FILE = "schema.json"
 SPLITS = ("train", "val", "test")
 VALUE_RULES = ("numeric_rule", "missing", "token_rule", "embed_numeric")  # of a schema's options
 KINDS = ("categorical", "multivalent", "numeric")
+DIGEST = "sha256"
+LISTED_FILE = re.compile(r"(train|val|test|vocabulary)/[^/\0]+\.parquet")
+HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class DataError(ValueError):
@@ -59,7 +69,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Schema:
-    """Columns in model order, row counts, split rule and origin of a prepared data set."""
+    """Columns in model order, row counts, split rule and origin of a prepared data set.
+
+    ``files`` maps the path of every shard and vocabulary to its size and SHA-256; it is empty for
+    data sets of earlier releases.
+    """
 
     dataset: str
     columns: tuple[Column, ...]
@@ -70,6 +84,7 @@ class Schema:
     sources: tuple[Mapping[str, Any], ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [c.name for c in self.columns] + [self.label]
@@ -105,18 +120,33 @@ class Schema:
         """16 hex digits that change when columns, splits, options or raw files change."""
         identity = self.to_json()
         identity.pop("versions")
+        identity.pop("files", None)
         text = json.dumps(identity, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
-        return {"version": SCHEMA_VERSION, **json.loads(json.dumps(asdict(self)))}
+        """The document of ``schema.json``, without its own SHA-256."""
+        document = {"version": SCHEMA_VERSION, **json.loads(json.dumps(asdict(self)))}
+        if not self.files:
+            del document["files"]
+        return document
 
     @classmethod
     def from_json(cls, doc: Mapping[str, Any], where: str = "schema") -> Schema:
-        """Parse a ``schema.json`` document; DataError names the bad key or version."""
+        """Parse a ``schema.json`` document.
+
+        Raises:
+            DataError: A key, a type, the version or the SHA-256 is wrong; the message says which.
+        """
         if not isinstance(doc, Mapping):
             raise DataError(f"{where}: must be an object, got {type(doc).__name__}")
         doc = dict(doc)
+        digest = doc.pop(DIGEST, None)
+        if digest is not None and digest != document_digest(doc):
+            raise DataError(
+                f"{where}: damaged or edited: its {DIGEST} is not the one of its content; restore "
+                f"the file or run `seo-rec prepare` again (or remove {DIGEST!r} after an edit)"
+            )
         version = doc.pop("version", None)
         if version != SCHEMA_VERSION:
             raise DataError(
@@ -130,12 +160,69 @@ class Schema:
                 f"{where}: unknown keys {sorted(set(doc) - allowed)}, "
                 f"missing keys {sorted(required - set(doc))}; allowed: {sorted(allowed)}"
             )
+        _check_values(doc, where)
         try:
             doc["columns"] = tuple(Column(**c) for c in doc["columns"])
-        except TypeError as error:
+        except (TypeError, DataError) as error:
             raise DataError(f"{where}: bad column entry: {error}") from error
         doc["sources"] = tuple(doc.get("sources", ()))
         return cls(**doc)
+
+
+def document_digest(document: Mapping[str, Any]) -> str:
+    """SHA-256 of a JSON document as compact JSON with sorted keys."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_schema(data: Path | str, schema: Schema) -> None:
+    """Write ``DATA/schema.json`` with the SHA-256 of its content."""
+    document = schema.to_json()
+    write_json(Path(data) / SCHEMA_FILE, {**document, DIGEST: document_digest(document)})
+
+
+def _check_values(doc: Mapping[str, Any], where: str) -> None:
+    """DataError unless every value of a schema document has its type and shape."""
+
+    def need(good: bool, name: str, allowed: str, value: Any) -> None:
+        if not good:
+            raise DataError(f"{where}: {name} is {value!r:.60}; allowed: {allowed}")
+
+    def of_kind(name: str, kind: type, allowed: str) -> None:
+        need(isinstance(doc.get(name, kind()), kind), name, allowed, doc.get(name))
+
+    for name in ("dataset", "label"):
+        of_kind(name, str, "a string")
+    for name in ("num_rows", "label_rate", "split", "options", "versions", "files"):
+        of_kind(name, dict, "an object")
+    for name in ("columns", "sources"):
+        of_kind(name, list, "a list")
+    for source in doc.get("sources", ()):
+        need(isinstance(source, dict), "an entry of sources", "an object", source)
+    for split, rows in doc["num_rows"].items():
+        need(_is_whole(rows), f"num_rows of {split!r}", "a whole number, 0 or more", rows)
+    for split, rate in doc["label_rate"].items():
+        need(_is_number(rate) and rate <= 1, f"label_rate of {split!r}", "0 to 1", rate)
+    for column in doc["columns"]:
+        what = "bad column entry: a column"
+        need(isinstance(column, dict), what, "an object", column)
+        need(isinstance(column.get("name"), str), f"{what}'s name", "a string", column.get("name"))
+        size, lookups = column.get("vocab_size"), column.get("lookups_per_row", 1.0)
+        need(size is None or type(size) is int, f"{what}'s vocab_size", "a whole number", size)
+        need(_is_number(lookups), f"{what}'s lookups_per_row", "a number, 0 or more", lookups)
+    for name, entry in doc.get("files", {}).items():
+        good = isinstance(entry, dict) and set(entry) == {"bytes", "sha256"}
+        good = good and LISTED_FILE.fullmatch(name) is not None and _is_whole(entry["bytes"])
+        good = good and HEX_DIGEST.fullmatch(str(entry["sha256"])) is not None
+        need(good, f"files entry {name!r:.60}", "a file of the data set, its bytes, sha256", entry)
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value >= 0
 
 
 def read_schema(data: Path | str) -> Schema:
@@ -147,9 +234,7 @@ def read_schema(data: Path | str) -> Schema:
             "make one with `seo-rec prepare`"
         )
     try:
-        doc = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a schema file ({error.reason})") from error
+        doc = read_json(path)
+    except ValueError as error:
+        raise DataError(str(error)) from error
     return Schema.from_json(doc, where=str(path))

@@ -297,16 +297,16 @@ _CHECKPOINT = (
     Mutant(
         "checksums-are-not-compared",
         "seo_rec/train/checkpoint.py",
-        "and _checksum(folder / name) != wanted:",
+        "and checksum(folder / name) != wanted:",
         "and not (folder / name).exists():",
         ("tests/test_train.py::test_a_damaged_file_is_named",),
     ),
     Mutant(
-        "an-index-may-name-any-class",
-        "seo_rec/train/checkpoint.py",
-        "if (module, name) not in self.ALLOWED:",
-        "if not module:",
-        ("tests/test_train.py::test_a_strangers_index_runs_no_code",),
+        "an-index-is-not-checked",
+        "seo_rec/train/checkpoint_index.py",
+        "if not good:",
+        "if good is None:",
+        ("tests/test_train.py::test_a_strangers_index_is_checked_by_type_and_shape",),
     ),
 )
 

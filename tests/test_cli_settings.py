@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import re
 import signal
@@ -552,6 +553,24 @@ def test_a_training_that_ends_too_early_says_so(
     result = json.loads((tmp_path / "t/result.json").read_text())
     assert (note in done.err) is result["still_improving"]
     assert result["still_improving"], "choose a learning rate at which it does"
+
+
+def test_a_training_that_is_worse_than_the_label_rate_says_so(
+    seo_rec: Command, tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Against the entropy of the validation labels, computed from the schema."""
+    words = ["--method", "separate", "--params", "1600", "--hidden", "8", "--epochs", "6"]
+    words += ["--batch-size", "100"]
+    rate = read_schema(tiny).label_rate["val"]
+    entropy = -rate * math.log(rate) - (1 - rate) * math.log(1 - rate)
+    note = f"is worse than the {entropy:.5g} of a model that gives every row the label rate"
+    for lr, worse in (("9", True), ("0.02", False)):
+        done = seo_rec("train", tiny, "--out", tmp_path / lr, "--lr", lr, *words)
+        result = json.loads((tmp_path / lr / "result.json").read_text())
+        assert done.code == 0 and (result["val_logloss"] > entropy) is worse
+        assert (note in caplog.text) is worse
+        assert ("lower --lr" in caplog.text) is worse
+        caplog.clear()
 
 
 def test_what_a_stop_keeps_is_read_from_the_folder(tmp_path: Path) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ import pytest
 
 from cases import SCHEMAS
 from seo_rec import files
-from seo_rec.files import append_line, new_folder, write_json, write_text
+from seo_rec.files import append_line, new_folder, said, write_json, write_text
 from seo_rec.schema import Column, DataError, Schema, read_schema
 
 
@@ -154,6 +158,69 @@ def test_new_folder_never_overwrites(tmp_path, kind):
     assert left_behind(tmp_path) == before
 
 
+def test_new_folder_goes_where_a_link_points(tmp_path):
+    (tmp_path / "disk" / "empty").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "empty")
+    with new_folder(tmp_path / "out") as folder:
+        assert folder.parent == tmp_path / "disk"
+        (folder / "a").write_text("a")
+    assert (tmp_path / "out").is_symlink() and (tmp_path / "out" / "a").read_text() == "a"
+    assert [p.name for p in (tmp_path / "disk").iterdir()] == ["empty"]
+
+
+def test_a_mount_point_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    """The system says so where the folder is to be moved."""
+    path, rename = tmp_path / "mounted", os.rename
+    path.mkdir()
+
+    def busy(old, new):
+        if Path(old) == path:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(old))
+        rename(old, new)
+
+    monkeypatch.setattr("os.rename", busy)
+    with pytest.raises(OSError, match="busy") as caught, new_folder(path):
+        pytest.fail("the block was entered")
+    assert "name a folder below it" in said(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["mounted"]
+
+
+def test_an_empty_folder_is_still_there_after_an_error(tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "out"):
+        assert list((tmp_path / "out").iterdir()) == []
+        raise RuntimeError
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+KILLED = """
+import os, signal, sys
+from seo_rec.files import new_folder
+with new_folder(sys.argv[1]) as folder:
+    (folder / "rows").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
+    """And nothing else: neither what a living process fills, nor what only looks alike."""
+    out, other = tmp_path / "out", tmp_path / "out2"
+    for path in (out, other):
+        done = subprocess.run([sys.executable, "-c", KILLED, str(path)])
+        assert done.returncode == -signal.SIGKILL
+    (tmp_path / ".out.mine").mkdir()
+    left = sorted(p.name for p in tmp_path.iterdir())
+    assert len(left) == 3
+    with new_folder(out) as living:
+        (living / "a").touch()
+        with pytest.raises(RuntimeError), new_folder(out):
+            assert len(list(tmp_path.glob(".out.*.part"))) == 2
+            raise RuntimeError
+        assert (living / "a").exists()
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names == {"out", ".out.mine", *(n for n in left if n.startswith(".out2."))}
+
+
 # ---- schema.json ---------------------------------------------------------------------------
 
 
@@ -212,7 +279,7 @@ BAD_SCHEMAS: dict[str, tuple[Any, str]] = {
     "missing key": ({k: v for k, v in GOOD.items() if k != "label"}, r"missing keys \['label'\]"),
     "unknown column key": ({**GOOD, "columns": [{"name": "a", "typ": 1}]}, "bad column entry"),
     "a column that is no object": ({**GOOD, "columns": [3]}, "bad column entry"),
-    "columns that are no list": ({**GOOD, "columns": None}, "bad column entry"),
+    "columns that are no list": ({**GOOD, "columns": None}, "columns is None; allowed: a list"),
     "a list": ([1], "must be an object, got list"),
     "null": (None, "must be an object, got NoneType"),
 }

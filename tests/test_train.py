@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import importlib
+import io
 import json
 import os
 import pickle
@@ -18,13 +19,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.distributed.checkpoint.metadata import BytesStorageMetadata
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from cases import BAGS, BUILDABLE, batch
+from hostile import hostile
 from seo_rec import methods
 from seo_rec.data.dataset import DataSet
 from seo_rec.data.stream import Stream
+from seo_rec.files import checksum
 from seo_rec.metrics import Metrics
 from seo_rec.model import ModelSettings, RecModel, build_model
 from seo_rec.policy import Policy
@@ -44,7 +48,8 @@ from seo_rec.train import (
     steps,
 )
 from seo_rec.train.average import WeightAverage
-from seo_rec.train.checkpoint import Saved, _checksum
+from seo_rec.train.checkpoint import Saved
+from seo_rec.train.checkpoint_index import read_index
 from seo_rec.train.loop import AfterStep
 from seo_rec.train.state import State
 
@@ -675,7 +680,7 @@ def test_background_saving_copies_first(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 # ---- damaged checkpoints --------------------------------------------------------------------
 
-FILES = (".metadata", "__0_0.distcp", "complete.json", "state.json")
+FILES = ("index.json", "__0_0.distcp", ".metadata", "complete.json", "state.json")
 
 
 def damaged(whole: bytes, other: bytes) -> Iterator[tuple[str, bytes]]:
@@ -700,7 +705,7 @@ def damaged(whole: bytes, other: bytes) -> Iterator[tuple[str, bytes]]:
 def sign(folder: Path) -> None:
     """Make the checksums right, as an attacker would."""
     files = [p for p in folder.iterdir() if p.name != "complete.json"]
-    sums = {p.name: _checksum(p) for p in files}
+    sums = {p.name: checksum(p) for p in files}
     (folder / "complete.json").write_text(json.dumps({"files": sums}))
 
 
@@ -766,45 +771,82 @@ def evil(mark: Path) -> list[Evil]:
     ]
 
 
-def test_a_strangers_index_runs_no_code(tmp_path: Path) -> None:
-    """In place of the index, or of any part of it; with matching checksums."""
+# A reader that knows only the classes of an index still sets attributes of these classes:
+# PROTO 2, GLOBAL pathlib PosixPath, {'rename': 'nothing'} as its state, BUILD, STOP
+PATCHES_A_CLASS = b"\x80\x02cpathlib\nPosixPath\nN}U\x06renameU\x07nothings\x86b."
+
+
+def test_torchs_index_is_never_read(tmp_path: Path) -> None:
+    """Whatever a stranger puts there and signs: the tensors are as they were, and no code runs."""
     mark, folder = tmp_path / "owned", save(Checkpoints(tmp_path / "c"), 5)
-    honest = (folder / ".metadata").read_bytes()
-    for call in evil(mark):
-        for part in (
-            None,
-            "state_dict_metadata",
-            "planner_data",
-            "storage_data",
-            "storage_meta",
-            "version",
-        ):
-            index = pickle.loads(honest)
-            if part is None:
-                index = call
-            else:
-                setattr(index, part, {"w": call} if part != "version" else call)
-            (folder / ".metadata").write_bytes(pickle.dumps(index))
-            sign(folder)
-            assert refused(folder, f"{part}: {call.parts}")
+    before = dict(vars(type(tmp_path)))
+    for attack in (*map(pickle.dumps, evil(mark)), PATCHES_A_CLASS, b"", b"hello"):
+        (folder / ".metadata").write_bytes(attack)
+        sign(folder)
+        assert_holds(Checkpoints(folder.parent).latest(), 5)
     assert not mark.exists()
+    assert dict(vars(type(tmp_path))) == before
 
 
-def test_an_index_that_holds_objects_or_reads_elsewhere_is_refused(tmp_path: Path) -> None:
-    """A "bytes" entry is what torch would unpickle; another path is another checkpoint's file."""
+def test_the_attack_on_classes_works_where_a_pickle_is_read() -> None:
+    """So that the test above cannot pass for want of an attack."""
+    patched = type("PosixPath", (), {"rename": "something"})
+
+    class Reader(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            assert (module, name) == ("pathlib", "PosixPath")
+            return patched
+
+    Reader(io.BytesIO(PATCHES_A_CLASS)).load()
+    assert patched.rename == "nothing"  # type: ignore[attr-defined]
+
+
+def test_the_index_says_what_torch_knows(tmp_path: Path) -> None:
+    """Against torch's own index, which torch reads."""
+    folder = save(Checkpoints(tmp_path / "c"), 5)
+    ours, theirs = read_index(folder), dcp.FileSystemReader(folder).read_metadata()
+    assert ours.storage_data == theirs.storage_data
+    assert ours.state_dict_metadata.keys() == theirs.state_dict_metadata.keys()
+    for name, entry in theirs.state_dict_metadata.items():
+        mine = ours.state_dict_metadata[name]
+        assert isinstance(mine, TensorStorageMetadata) and isinstance(entry, TensorStorageMetadata)
+        assert (mine.size, mine.chunks) == (entry.size, entry.chunks)
+        assert mine.properties.dtype == entry.properties.dtype
+
+
+def test_checkpoints_of_earlier_releases_are_refused(tmp_path: Path) -> None:
+    folder = save(Checkpoints(tmp_path / "c"), 5)
+    (folder / "index.json").unlink()
+    sign(folder)
+    with pytest.raises(CheckpointError, match="written by an earlier release"):
+        Checkpoints(folder.parent).latest()
+
+
+def test_a_strangers_index_is_checked_by_type_and_shape(tmp_path: Path) -> None:
+    """Every value of a signed index, replaced by values of other types and shapes."""
+    folder = save(Checkpoints(tmp_path / "c"), 5)
+    document = json.loads((folder / "index.json").read_text())
+    for what, spoilt in hostile(document):
+        (folder / "index.json").write_text(json.dumps(spoilt))
+        sign(folder)
+        into = {name: torch.zeros_like(tensor) for name, tensor in tensors(5).items()}
+        with pytest.raises(CheckpointError, match="step-000000005"):
+            load_tensors(opened(folder), into)
+            pytest.fail(what)
+
+
+def opened(folder: Path) -> Saved:
+    saved = Checkpoints(folder.parent).latest()
+    assert saved
+    return saved
+
+
+def test_an_index_that_reads_elsewhere_is_refused(tmp_path: Path) -> None:
+    """Another path is another checkpoint's file."""
     folder = save(Checkpoints(tmp_path / "c"), 5)
     other = save(Checkpoints(tmp_path / "d"), 6)
-    honest = (folder / ".metadata").read_bytes()
-    index = pickle.loads(honest)
-    index.state_dict_metadata["w"] = BytesStorageMetadata()
-    (folder / ".metadata").write_bytes(pickle.dumps(index))
-    sign(folder)
-    assert refused(folder, "bytes")
     for path in (other / "__0_0.distcp", "../../d/step-000000006/__0_0.distcp", "unlisted"):
-        index = pickle.loads(honest)
-        for info in index.storage_data.values():
-            info.relative_path = str(path)
-        (folder / ".metadata").write_bytes(pickle.dumps(index))
+        change_places(folder, file=str(path))
         shutil.copy(other / "__0_0.distcp", folder / "unlisted")
         sign(folder)
         marker = json.loads((folder / "complete.json").read_text())
@@ -812,6 +854,15 @@ def test_an_index_that_holds_objects_or_reads_elsewhere_is_refused(tmp_path: Pat
         (folder / "complete.json").write_text(json.dumps(marker))
         with pytest.raises(CheckpointError, match=r"step-000000005.*does not list"):
             Checkpoints(folder.parent).latest()
+
+
+def change_places(folder: Path, **values: Any) -> None:
+    """Change where the chunks of all tensors lie, by a checkpoint's index."""
+    document = json.loads((folder / "index.json").read_text())
+    for tensor in document["tensors"].values():
+        for chunk in tensor["chunks"]:
+            chunk.update(values)
+    (folder / "index.json").write_text(json.dumps(document))
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "plain-pickle"])
@@ -825,10 +876,7 @@ def test_a_strangers_tensors_run_no_code(tmp_path: Path, legacy: bool) -> None:
                 path.write_bytes(pickle.dumps(content))
             else:
                 torch.save(content, path)
-            index = pickle.loads((folder / ".metadata").read_bytes())
-            for info in index.storage_data.values():
-                info.offset, info.length = 0, path.stat().st_size
-            (folder / ".metadata").write_bytes(pickle.dumps(index))
+            change_places(folder, offset=0, length=path.stat().st_size)
             sign(folder)
             assert refused(folder, str(call.parts))
     assert not mark.exists()
@@ -839,12 +887,12 @@ def test_a_marker_that_names_other_folders_is_refused(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("x")
     marker = json.loads((folder / "complete.json").read_text())
     for name in ("../secret", str(tmp_path / "secret"), "..", "."):
-        files = {**marker["files"], name: _checksum(tmp_path / "secret")}
+        files = {**marker["files"], name: checksum(tmp_path / "secret")}
         (folder / "complete.json").write_text(json.dumps({"files": files}))
         assert refused(folder, name)
     for files in ({}, {"state.json": marker["files"]["state.json"]}):
         (folder / "complete.json").write_text(json.dumps({"files": files}))
-        with pytest.raises(CheckpointError, match=r"does not list state\.json and \.metadata"):
+        with pytest.raises(CheckpointError, match=r"does not list state\.json and index\.json"):
             Checkpoints(tmp_path).latest()
 
 

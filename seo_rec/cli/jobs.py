@@ -7,12 +7,12 @@ success. Further options are passed on to ``seo-rec search`` and ``seo-rec train
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from seo_rec.documents import read_object
 from seo_rec.runs.layout import POLICY_FILE, RUN_FILE, SEARCH_FILE
 from seo_rec.schema import SCHEMA_FILE
 
@@ -56,7 +56,7 @@ def job_applier(
         _run(context, ["search", source, "--out", str(search), "--resume"])
     searched = Policy.load(search / POLICY_FILE)
     if data is None:
-        data = Path(json.loads((search / RUN_FILE).read_text())["data"])
+        data = Path(read_object(search / RUN_FILE, {"data": str})["data"])
     applied = search / f"applier-{strategy}.json"
     chosen = STRATEGIES[strategy](searched, default_budget(searched))
     here.on_first(lambda: chosen.save(applied))

@@ -34,7 +34,7 @@ from seo_rec.cli.running import EXIT_TERMINATED, STOPS, stopped
 from seo_rec.cli.search import search
 from seo_rec.cli.serve import serve
 from seo_rec.cli.train import train
-from seo_rec.files import said
+from seo_rec.files import one_line, said
 from seo_rec.process import leave, quiet_libraries, run_and_leave, sigterm_raises, world_size
 from seo_rec.stack import StackError
 
@@ -125,16 +125,16 @@ def _told(command: Callable[[], T]) -> T:
     try:
         return command()
     except StackError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {one_line(error)}", err=True)
         sys.exit(1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except PLAIN_MISTAKES as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {one_line(error)}", err=True)
         sys.exit(2)
     except OSError as error:
-        typer.echo(f"error: {said(error)}", err=True)
+        typer.echo(f"error: {one_line(said(error))}", err=True)
         sys.exit(2)
     except Exception as error:
         from seo_rec import errors  # imports torch, which most of these come from
@@ -147,7 +147,7 @@ def _told(command: Callable[[], T]) -> T:
             sys.exit(EXIT_TERMINATED)
         if not isinstance(error, errors.USER_ERRORS):
             raise
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {one_line(error)}", err=True)
         sys.exit(2)
 
 
@@ -176,7 +176,7 @@ def _launched() -> None:
             heard(ranks)
             raise
         except USER_ERRORS as error:
-            if said_by_first(ranks, str(error)):
+            if said_by_first(ranks, one_line(error)):
                 raise OtherRankError(str(error)) from error
             raise
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seo_rec.cli.running import STOPS, stopped
-from seo_rec.files import said
+from seo_rec.files import one_line, said
 from seo_rec.schema import DataError, Schema
 
 if TYPE_CHECKING:
@@ -365,6 +365,18 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",")) if text else ()
 
 
+@app.command()
+def verify(
+    data: Annotated[Path, typer.Argument(help="Prepared data set, a folder with schema.json.")],
+) -> None:
+    """Compare every file of a prepared data set with the checksums in its schema.json."""
+    from seo_rec.data.dataset import open_data
+
+    files = open_data(data).verify_all()
+    size = sum(entry["bytes"] for entry in files.values())
+    typer.echo(f"{data}: {len(files)} files, {size:,} bytes, as they were prepared")
+
+
 @contextmanager
 def _reporting(out: Path) -> Iterator[list[Schema]]:
     """Show the schema that the block appends, or one error message and exit status 2."""
@@ -373,10 +385,10 @@ def _reporting(out: Path) -> Iterator[list[Schema]]:
     try:
         yield done
     except DataError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {one_line(error)}", err=True)
         raise typer.Exit(2) from error
     except OSError as error:
-        typer.echo(f"error: {said(error)}", err=True)
+        typer.echo(f"error: {one_line(said(error))}", err=True)
         raise typer.Exit(2) from error
     except STOPS as stop:
         left = f"nothing is kept in {out}; the same command starts again"

@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from seo_rec.data.integrity import Verifier
 from seo_rec.data.shards import large_columns, large_numbers, read_shards
 from seo_rec.data.vocabulary import read_vocabulary
-from seo_rec.schema import DataError, Schema, read_schema
+from seo_rec.schema import SCHEMA_FILE, DataError, Schema, read_schema
 
 if TYPE_CHECKING:
     from seo_rec.data.stream import Stream
@@ -48,6 +49,7 @@ class DataSet:
         self.path, self.schema = path, schema
         self._counted: dict[str, tuple[Ids, Ids]] = {}
         self._said: set[str] = set()
+        self._verifier = Verifier(path, schema)
 
     def __repr__(self) -> str:
         return f"DataSet({str(self.path)!r}, fingerprint {self.fingerprint})"
@@ -61,6 +63,30 @@ class DataSet:
     def num_numeric(self) -> int:
         """N, the number of dense columns."""
         return len(self.schema.numeric)
+
+    def verify(self, *splits: str, rank: int = 0, world_size: int = 1) -> None:
+        """Compare the shards of these splits with the checksums in ``schema.json``, once.
+
+        Args:
+            splits: Their names.
+            rank: The number of this process, in [0, world_size).
+            world_size: The number of processes that share the work.
+
+        Raises:
+            DataError: A shard is damaged, missing or left over.
+        """
+        self._verifier.splits(splits, rank, world_size)
+
+    def verify_all(self) -> Mapping[str, Mapping[str, Any]]:
+        """Compare every file with ``schema.json``, also what was verified before.
+
+        Returns:
+            Size and SHA-256 of every file, by its path below the folder.
+
+        Raises:
+            DataError: A file is damaged, missing or left over, or there are no checksums.
+        """
+        return self._verifier.all()
 
     def require_rows(self, *splits: str) -> None:
         """DataError unless each of these splits has rows, before hours are spent without them."""
@@ -80,7 +106,10 @@ class DataSet:
         Raises:
             DataError: The validation split has rows of one label only.
         """
+        self.require_rows("val")
         rows = self.schema.num_rows["val"]
+        if "val" not in self.schema.label_rate:
+            raise DataError(f"{self.path}: {SCHEMA_FILE} has no label_rate of the split 'val'")
         positive = round(self.schema.label_rate["val"] * rows)
         fewer, label = min((positive, "positive"), (rows - positive, "negative"))
         found = f"{self.path}: the validation split has {fewer} {label} rows of {rows}"
@@ -103,9 +132,10 @@ class DataSet:
         """The training ids of ``feature``, ascending, and how often each occurs there.
 
         Raises:
-            DataError: The data set has no vocabulary of that column.
+            DataError: The data set has no vocabulary of that column, or it is damaged.
         """
         if feature not in self._counted:
+            self._verifier.vocabulary(feature)
             self._counted[feature] = read_vocabulary(self.path, feature)
         return self._counted[feature]
 

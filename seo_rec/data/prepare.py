@@ -21,7 +21,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from seo_rec.data.integrity import file_checksums
 from seo_rec.data.progress import ProgressBar
 from seo_rec.data.rawfile import BadRows, Intake
 from seo_rec.data.shards import ShardWriter, large_columns, large_numbers, read_shards
 from seo_rec.data.split import Split
 from seo_rec.data.tokens import MISSING, MISSING_RULES, OUT_OF_VOCABULARY, TOKEN_RULE, Ids
 from seo_rec.data.vocabulary import IdCounter, Pruning, prune, write_vocabulary
-from seo_rec.files import new_folder, write_json
-from seo_rec.schema import SCHEMA_FILE, SPLITS, Column, DataError, Schema
+from seo_rec.files import new_folder
+from seo_rec.schema import SPLITS, Column, DataError, Schema, write_schema
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,8 @@ def prepare(
         for name, (ids, counts) in vocabularies.items():
             write_vocabulary(folder, name, ids, counts)
         schema = _schema(source, split, pruning, intake, tally, vocabularies)
-        write_json(folder / SCHEMA_FILE, schema.to_json())
+        schema = replace(schema, files=file_checksums(folder))
+        write_schema(folder, schema)
         numeric = [column.name for column in schema.numeric]
         if large := large_columns(islice(read_shards(folder / "train"), 1), numeric):
             log.warning("%s", large_numbers(large))

@@ -193,7 +193,9 @@ def _check_columns(path: Path, shard: Any, schema: Schema) -> None:
 def decode(group: RowGroup, features: Sequence[str], numeric: Sequence[str], label: str) -> Rows:
     """Decode the named columns of one row group; DataError names the file."""
     try:
-        with pq.ParquetFile(group.path, metadata=group.footer) as file:
+        with pq.ParquetFile(
+            group.path, metadata=group.footer, page_checksum_verification=True
+        ) as file:
             names = [*features, *numeric, label]
             table = file.read_row_group(group.number, columns=names, use_threads=False)
     except (pa.ArrowException, OSError) as error:
@@ -201,8 +203,23 @@ def decode(group: RowGroup, features: Sequence[str], numeric: Sequence[str], lab
     dense_BN = np.empty((group.num_rows, len(numeric)), np.float32)
     for n, name in enumerate(numeric):
         dense_BN[:, n] = _plain(table.column(name), name, group)
+        if not np.isfinite(dense_BN[:, n]).all():
+            raise _unfit(group, name, "has NaN or infinite numbers; allowed: finite numbers")
     bags = [_bags(table.column(name), name, group) for name in features]
-    return Rows(bags, dense_BN, _plain(table.column(label), label, group))
+    for name, bag in zip(features, bags, strict=True):
+        if bag.values.min(initial=0) < 0:
+            raise _unfit(group, name, f"has the id {bag.values.min()}; allowed: 0 or more")
+    labels_B = _plain(table.column(label), label, group)
+    if not bool(((labels_B == 0) | (labels_B == 1)).all()):
+        raise _unfit(group, label, "has labels other than 0 and 1")
+    return Rows(bags, dense_BN, labels_B)
+
+
+def _unfit(group: RowGroup, name: str, what: str) -> DataError:
+    return DataError(
+        f"{group.path}: row group {group.number}: column {name!r} {what}; restore the file or run "
+        "`seo-rec prepare` again"
+    )
 
 
 def _plain(column: Any, name: str, group: RowGroup) -> Any:

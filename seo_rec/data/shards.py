@@ -70,7 +70,12 @@ class ShardWriter:
         if self._writer is None:
             path = self._folder / f"part-{self._num_shards:05d}.parquet"
             self._writer = pq.ParquetWriter(
-                path, self._schema, compression="lz4", use_dictionary=True, write_statistics=False
+                path,
+                self._schema,
+                compression="lz4",
+                use_dictionary=True,
+                write_statistics=False,
+                write_page_checksum=True,
             )
             self._num_shards += 1
             self._shard_rows = 0
@@ -84,7 +89,7 @@ class ShardWriter:
 def read_shards(folder: Path) -> Iterator[Any]:
     """The tables of a split's row groups, in order."""
     for path in sorted(folder.glob("part-*.parquet")):
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group)
 

@@ -131,6 +131,7 @@ class Stream:
         self.window = _default_window(self.schema) if window is None else window
         self.read_ahead = read_ahead
 
+        data.verify(split, rank=rank, world_size=world_size)
         self._groups = find_row_groups(data.path, self.schema, split)
         self._group_rows: Ints = np.array([g.num_rows for g in self._groups], dtype=np.int64)
         self.num_rows = int(self._group_rows.sum())

@@ -190,7 +190,13 @@ def write_vocabulary(data: Path, column: str, ids: Ids, counts: Ids) -> None:
     folder = data / VOCABULARY_FOLDER
     folder.mkdir(exist_ok=True)
     table = pa.table({"id": pa.array(ids, pa.int64()), "count": pa.array(counts, pa.int64())})
-    pq.write_table(table, folder / f"{column}.parquet", compression="zstd", use_dictionary=False)
+    pq.write_table(
+        table,
+        folder / f"{column}.parquet",
+        compression="zstd",
+        use_dictionary=False,
+        write_page_checksum=True,
+    )
 
 
 def read_vocabulary(
@@ -202,7 +208,7 @@ def read_vocabulary(
         Two int64 arrays of shape (V,).
 
     Raises:
-        DataError: ``data`` has no vocabulary of that column.
+        DataError: ``data`` has no vocabulary of that column, or the file is damaged.
     """
     folder = Path(data) / VOCABULARY_FOLDER
     path = folder / f"{column}.parquet"
@@ -213,9 +219,21 @@ def read_vocabulary(
             "name one of these or run `seo-rec prepare` again"
         )
     try:
-        table = pq.read_table(path)
-        return table["id"].to_numpy(), table["count"].to_numpy()
-    except (pa.ArrowException, KeyError, OSError) as error:
+        table = pq.read_table(path, page_checksum_verification=True)
+        ids, counts = (_whole_numbers(table[name], name) for name in ("id", "count"))
+        if len(ids) and (ids[0] < 0 or not bool((ids[1:] > ids[:-1]).all())):
+            raise ValueError("the ids are not 0 or more, ascending and distinct")
+        if bool((counts < 1).any()):
+            raise ValueError("a count is below 1")
+    except (pa.ArrowException, KeyError, OSError, ValueError) as error:
         raise DataError(
             f"{path}: not a vocabulary file ({error}); run `seo-rec prepare` again"
         ) from error
+    return ids, counts
+
+
+def _whole_numbers(column: Any, name: str) -> npt.NDArray[np.int64]:
+    if column.type != pa.int64() or column.null_count:
+        raise ValueError(f"column {name!r} is {column.type}; allowed: int64 without nulls")
+    numbers: npt.NDArray[np.int64] = column.to_numpy()
+    return numbers

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seo_rec.data.dataset import DataSet
+from seo_rec.documents import read_object
 from seo_rec.files import append_line, write_json
 from seo_rec.methods import (
     METHOD_NAMES,
@@ -279,7 +280,7 @@ def _claim_methods(path: Path, asked: Mapping[str, Any]) -> None:
     Raises:
         RunError: One was set up otherwise when its first runs were made.
     """
-    there = json.loads(path.read_text()) if path.exists() else {}
+    there = read_object(path, {}) if path.exists() else {}
     if differing := sorted(k for k in {*there} & {*asked} if there[k] != asked[k]):
         name = differing[0]
         raise RunError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,13 +11,23 @@ from torch import nn
 
 from seo_rec.data.dataset import DataSet
 from seo_rec.data.stream import Stream
+from seo_rec.documents import read_object
 from seo_rec.embed.quantize import serve_stored_, with_precision
+from seo_rec.files import one_line
 from seo_rec.metrics import Metrics
 from seo_rec.model import ModelSettings, RecModel, build_model
 from seo_rec.policy import Policy
 from seo_rec.runs import RunError
 from seo_rec.runs.layout import BEST_FOLDER, COLLAPSED_FOLDER, POLICY_FILE, RESULT_FILE, RUN_FILE
-from seo_rec.train import Checkpoints, agree, eval_stream, evaluate, load_tensors, ranks
+from seo_rec.train import (
+    CheckpointError,
+    Checkpoints,
+    agree,
+    eval_stream,
+    evaluate,
+    load_tensors,
+    ranks,
+)
 from seo_rec.train.state import State, weights_of
 
 if TYPE_CHECKING:
@@ -32,15 +41,23 @@ def load_trained(run: Path) -> RecModel:
 
     Raises:
         CheckpointError: The weights are damaged.
-        RunError: The folder is not a finished training run.
+        RunError: The folder is not a finished training run, or its ``run.json`` is damaged.
     """
     if not (run / RESULT_FILE).exists() or not Checkpoints(run / BEST_FOLDER).steps():
         raise RunError(f"{run}: not a finished training run; `seo-rec train --resume` finishes it")
-    asked = json.loads((run / RUN_FILE).read_text())
-    settings = ModelSettings.from_json(asked["model"])
-    folder = run / (BEST_FOLDER if settings.mlet is None else COLLAPSED_FOLDER)
-    single = replace(settings, mlet=None)
-    return load_model(folder, Policy.load(run / POLICY_FILE), asked["num_dense"], single)
+    asked = read_object(run / RUN_FILE, {"model": dict, "num_dense": int})
+    policy = Policy.load(run / POLICY_FILE)
+    try:
+        settings = ModelSettings.from_json(asked["model"])
+        folder = run / (BEST_FOLDER if settings.mlet is None else COLLAPSED_FOLDER)
+        return load_model(folder, policy, asked["num_dense"], replace(settings, mlet=None))
+    except (CheckpointError, OSError):
+        raise
+    except Exception as error:  # whatever the values of a damaged file make of a model
+        raise RunError(
+            f"{run / RUN_FILE}: no model can be built of it ({type(error).__name__}: "
+            f"{one_line(error)}); restore the file or train again"
+        ) from error
 
 
 def load_model(folder: Path, policy: Policy, num_dense: int, settings: ModelSettings) -> RecModel:
@@ -135,7 +152,8 @@ def stream_of(run: Path, data: DataSet, split: str) -> Stream:
         DataError: ``data`` lacks a feature.
         RunError: ``data`` has other numeric columns, or was prepared by other rules.
     """
-    asked = json.loads((run / RUN_FILE).read_text())
+    optional = {"numeric": list, "preparation": dict}
+    asked = read_object(run / RUN_FILE, {"num_dense": int}, optional)
     wanted, names = asked["num_dense"], [c.name for c in data.schema.numeric]
     if wanted != data.num_numeric:
         raise RunError(

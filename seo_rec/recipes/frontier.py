@@ -11,7 +11,6 @@ Figures 3 and 6 to 8 of "Unified Embedding" (Coleman et al., 2023).
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from seo_rec.data.dataset import DataSet
+from seo_rec.documents import read_object
 from seo_rec.files import write_json
 from seo_rec.methods import SUFFIX
 from seo_rec.process import Terminated
@@ -172,7 +172,7 @@ def _write_at_a_stop(out: Path, name: str, reasons: Mapping[str, str]) -> None:
 def _write(out: Path, name: str, reasons: Mapping[str, str]) -> None:
     path = out / INFEASIBLE_FILE
     if reasons:
-        known = json.loads(path.read_text()) if path.exists() else {}
+        known = read_object(path, {}, {name: dict}) if path.exists() else {}
         write_json(path, {**known, name: {**known.get(name, {}), **reasons}})
     if any(out.glob(f"*/{RESULTS_FILE}")):
         from seo_rec.report.frontier import write_frontier  # plots load slowly

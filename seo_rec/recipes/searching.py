@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from seo_rec.data.dataset import DataSet
+from seo_rec.documents import as_record
 from seo_rec.environment import stamp
-from seo_rec.files import write_json
+from seo_rec.files import read_json, write_json
 from seo_rec.policy import Budget, Policy
 from seo_rec.runs import SearchRecord, claim_run, command_line
 from seo_rec.runs.layout import (
@@ -146,8 +146,13 @@ def _write(out: Path, data: DataSet, method: Method, found: Found) -> None:
 
 
 def read_search(out: Path) -> Found:
-    """What a finished search in the folder ``out`` found."""
-    record = SearchRecord(**json.loads((out / SEARCH_FILE).read_text()))
+    """What a finished search in the folder ``out`` found.
+
+    Raises:
+        ValueError: A file there is damaged; the message names it.
+    """
+    path = out / SEARCH_FILE
+    record = as_record(SearchRecord, read_json(path), path)
     weights = out / WEIGHTS_FILE
     return Found(
         Policy.load(out / POLICY_FILE),

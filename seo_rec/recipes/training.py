@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -136,7 +135,7 @@ def train(
             check_plan(start.plan, policy, training.fit, here)
         claim_run(out, asked, resume)
         if (out / RESULT_FILE).exists():
-            return Run.from_json(json.loads((out / RESULT_FILE).read_text()))
+            return Run.read(out / RESULT_FILE)
         policy.save(out / POLICY_FILE)
         data.check_numbers()
         return None
@@ -156,6 +155,8 @@ def train(
 
     def finish() -> Run:
         write_json(out / RESULT_FILE, run.to_json())
+        if worse := worse_than_label_rate(trained.result.val):
+            log.warning("%s: %s", out, worse)
         return run
 
     return here.on_first(finish)  # every process reports what rank 0 measured and wrote
@@ -163,11 +164,12 @@ def train(
 
 def _check_before(data: DataSet, policy: Policy) -> None:
     """Refuse, before a folder is opened, what cannot be trained; warn of what misleads."""
-    first = ranks().first
+    here = ranks()
     data.require_rows("train", "val", "test")
-    data.check_validation(warn=first)
+    data.verify("train", "val", "test", rank=here.rank, world_size=here.world_size)
+    data.check_validation(warn=here.first)
     check_policy_fits(data, policy)
-    if (note := precision_note(policy)) and first:
+    if (note := precision_note(policy)) and here.first:
         log.warning("note: %s", note)
 
 
@@ -256,6 +258,22 @@ def _run(
 def _stored(policy: Policy, model: ModelSettings) -> Policy:
     """The policy with the widths that are trained."""
     return policy if model.mlet is None else inner_policy(policy, model.mlet)
+
+
+def worse_than_label_rate(val: Metrics) -> str | None:
+    """A warning where the validation log loss is above the entropy of the label rate, or None.
+
+    A model that gives every row the label rate p has the log loss -p ln p - (1 - p) ln(1 - p).
+    """
+    if not val.normalized_entropy > 1:
+        return None
+    entropy = val.log_loss / val.normalized_entropy
+    return (
+        f"the validation log loss {val.log_loss:.5g} is worse than the {entropy:.5g} of a model "
+        "that gives every row the label rate; if it was still falling, train longer (--epochs), "
+        "else lower --lr, or scale the numeric columns (seo-rec prepare table "
+        "--numeric-transform log)"
+    )
 
 
 def still_improving(result: FitResult, settings: FitSettings) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from seo_rec.documents import read_object
 from seo_rec.files import write_json
 from seo_rec.runs.command_settings import write_command_settings
 from seo_rec.runs.layout import RUN_FILE
@@ -31,11 +32,12 @@ def claim_run(out: Path, asked: Mapping[str, Any], resume: bool) -> None:
 
     Raises:
         RunError: The folder holds something else, or the same run and ``resume`` is False.
+        ValueError: Its ``run.json`` is damaged.
     """
     path = out / RUN_FILE
     wanted = json.loads(json.dumps(asked))
     if path.exists():
-        there = json.loads(path.read_text())
+        there = read_object(path, {})
         same = _same_data(there, wanted)
         if differing := [key for key in _differing(there, wanted) if key not in same]:
             if there.get("kind") == wanted.get("kind") and _is_of_an_earlier_release(there, wanted):

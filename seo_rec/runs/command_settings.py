@@ -70,7 +70,7 @@ def read_command_settings(path: Path) -> CommandSettings:
         raise FileNotFoundError(
             f"{path}: no such file; a run folder has a {SETTINGS_FILE}"
         ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a settings file, it is no JSON ({error})") from error
     fits = isinstance(document, dict) and set(document) == {"command", "options"}
     if not fits or not isinstance(document["options"], dict):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from seo_rec.files import read_json
 from seo_rec.policy import Policy, PolicyError
 from seo_rec.runs.layout import (
     CANDIDATES_FOLDER,
@@ -441,10 +442,10 @@ def _policy(path: Path, notes: list[str]) -> Policy | None:
 
 def _document(path: Path) -> Mapping[str, Any]:
     try:
-        document = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ReportError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from error
-    except (OSError, UnicodeDecodeError) as error:
+        document = read_json(path)
+    except ValueError as error:
+        raise ReportError(str(error)) from error
+    except OSError as error:
         raise ReportError(f"{path}: cannot be read ({error})") from error
     if not isinstance(document, dict):
         raise ReportError(f"{path}: a JSON {type(document).__name__}; allowed: an object")
@@ -458,7 +459,7 @@ def _lines(path: Path, notes: list[str]) -> Iterator[Mapping[str, Any]]:
     for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
         try:
             document = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             document = None
         if isinstance(document, dict):
             yield document

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from seo_rec.files import finite
+from seo_rec.documents import as_record
+from seo_rec.files import finite, read_json
 from seo_rec.policy import Policy
 
 log = logging.getLogger(__name__)
@@ -71,11 +72,26 @@ class Run:
         return values
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Run:
-        """What :meth:`to_json` gave, or an older release wrote."""
-        numbers = {f.name for f in fields(cls) if f.type == "float"}
-        nan = {k: float("nan") for k, v in values.items() if k in numbers and v is None}
-        return cls(**{**values, **nan})
+    def from_json(cls, values: Any, where: object = "result") -> Run:
+        """What :meth:`to_json` gave, or an older release wrote.
+
+        Raises:
+            ValueError: A field is missing, unknown or of another type; begins with ``where``.
+        """
+        if isinstance(values, dict):
+            numbers = {f.name for f in fields(cls) if f.type == "float"}
+            nan = {k: float("nan") for k, v in values.items() if k in numbers and v is None}
+            values = {**values, **nan}
+        return as_record(cls, values, where)
+
+    @classmethod
+    def read(cls, path: Path) -> Run:
+        """The ``result.json`` of a training.
+
+        Raises:
+            ValueError: The file is damaged; the message names it.
+        """
+        return cls.from_json(read_json(path), path)
 
 
 @dataclass(frozen=True)
@@ -119,10 +135,10 @@ class SearchRecord:
 def read_runs(path: Path) -> list[Run]:
     """The complete lines of a ``results.jsonl``; a line cut short by a kill is left out."""
     runs = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             runs.append(Run.from_json(json.loads(line)))
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, RecursionError):
             log.warning("%s: an unreadable line was left out", path)
     return runs
 

@@ -5,9 +5,9 @@ A sentence about a stop is true because it is read from the files that are there
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from seo_rec.documents import read_object
 from seo_rec.runs.layout import (
     CHECKPOINTS_FOLDER,
     RESULTS_FILE,
@@ -22,8 +22,8 @@ SAME_COMMAND = "the same command with --resume goes on"
 def kept(out: Path) -> str:
     """One sentence: how much of an unfinished run is kept in ``out``, and how to go on."""
     try:
-        kind = json.loads((out / RUN_FILE).read_text())["kind"]
-    except (OSError, ValueError, KeyError):
+        kind = read_object(out / RUN_FILE, {"kind": str})["kind"]
+    except (OSError, ValueError):
         return f"nothing was written yet to {out}; the same command starts again"
     if kind in ("compare", "frontier"):
         done = _lines(out / RESULTS_FILE) + sum(map(_lines, out.glob(f"*/{RESULTS_FILE}")))

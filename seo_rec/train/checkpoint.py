@@ -3,14 +3,12 @@
 A checkpoint is a folder ``step-<n>`` of ``torch.distributed.checkpoint`` files, ``state.json``
 with the plain values, and ``complete.json`` with the size and SHA-256 of every file. It is filled
 under a temporary name and renamed when every rank has written its part. Nothing in it can run
-code: tensors are read with ``weights_only``, the index by a reader that knows its few classes.
+code: tensors are read with ``weights_only``, and the index that is read is JSON; torch's own, which
+is a pickle, is for torch's tools.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import pickle
 import re
 import shutil
 import threading
@@ -29,7 +27,16 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, Def
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import ReadItem
 
-from seo_rec.files import NO_SPACE, NoSpaceError, is_full_disk, locked, write_json
+from seo_rec.files import (
+    NO_SPACE,
+    NoSpaceError,
+    checksum,
+    is_full_disk,
+    locked,
+    read_json,
+    write_json,
+)
+from seo_rec.train.checkpoint_index import INDEX, read_index, write_index
 from seo_rec.train.ranks import Ranks
 from seo_rec.train.state import Sharded, State, bytes_of, copied, in_pieces
 
@@ -37,7 +44,7 @@ R = TypeVar("R")
 
 MARKER = "complete.json"
 VALUES = "state.json"
-INDEX = ".metadata"
+TORCH_INDEX = ".metadata"  # written for torch's tools, never read
 PIECE_FLOATS = 2**24  # of a tensor that are written and read at once
 COPIED_BYTES = 2**28
 VALUE_TYPES: dict[Any, str] = {
@@ -46,16 +53,6 @@ VALUE_TYPES: dict[Any, str] = {
     list[float]: "a list of numbers",
 }
 NAME = re.compile(r"step-(\d{9,})")
-DTYPES = (
-    torch.float64,
-    torch.float32,
-    torch.bfloat16,
-    torch.float16,
-    torch.int64,
-    torch.int32,
-    torch.uint8,
-    torch.bool,
-)
 
 
 class CheckpointError(RuntimeError):
@@ -220,7 +217,7 @@ class Checkpoints:
                 return
             write_json(part / VALUES, values)
             files = {name: entry for found in sums for name, entry in found.items()}
-            files[VALUES] = _checksum(part / VALUES)
+            files[VALUES] = checksum(part / VALUES)
             write_json(part / MARKER, {"files": files})
             _remove(final)
             part.rename(final)
@@ -304,7 +301,7 @@ def open_checkpoint(folder: Path, ranks: Ranks | None = None) -> Saved:
     reason, saved = "", None
     try:
         files = _verified(folder, ranks)
-        values = json.loads((folder / VALUES).read_text())
+        values = read_json(folder / VALUES)
         if not isinstance(values, dict):
             raise ValueError(f"{VALUES} is {values!r:.80}; allowed: an object")
         index = _Reader(folder).read_metadata()
@@ -405,14 +402,8 @@ def _checksums(folder: Path, rank: int) -> dict[str, Any]:
     """Checksums of the files that ``rank`` wrote; the index is rank 0's."""
     files = sorted(folder.glob(f"__{rank}_*"))
     if rank == 0:
-        files.append(folder / INDEX)
-    return {path.name: _checksum(path) for path in files}
-
-
-def _checksum(path: Path) -> dict[str, Any]:
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
+        files += [folder / TORCH_INDEX, folder / INDEX]
+    return {path.name: checksum(path) for path in files}
 
 
 def _verified(folder: Path, ranks: Ranks) -> set[str]:
@@ -429,18 +420,31 @@ def _verified(folder: Path, ranks: Ranks) -> set[str]:
 
 def _verify(folder: Path, ranks: Ranks) -> set[str]:
     """The names of the files, whose checksums are right."""
-    files = json.loads((folder / MARKER).read_text())["files"]
+    marker = read_json(folder / MARKER)
+    files = marker.get("files") if isinstance(marker, dict) else None
+    if not isinstance(files, dict):
+        raise ValueError(f"{MARKER} is not an object of files")
+    if INDEX not in files and TORCH_INDEX in files:
+        raise ValueError(
+            "written by an earlier release, with an index that could run code and is not read; "
+            "use it with that release, or train again"
+        )
     if {VALUES, INDEX} - set(files):
         raise ValueError(f"{MARKER} does not list {VALUES} and {INDEX}")
     for i, (name, wanted) in enumerate(sorted(files.items())):
         if Path(name).name != name:
             raise ValueError(f"{MARKER} lists {name!r}, which is not a file of this folder")
-        if i % ranks.world_size == ranks.rank and _checksum(folder / name) != wanted:
+        if i % ranks.world_size == ranks.rank and checksum(folder / name) != wanted:
             raise ValueError(f"wrong checksum of {name}")
     return set(files)
 
 
 class _Writer(dcp.FileSystemWriter):
+    def finish(self, metadata: Metadata, results: Any) -> None:
+        """As the parent, which writes the pickle for torch's tools; and the index as JSON."""
+        super().finish(metadata, results)
+        write_index(Path(self.path), metadata)
+
     def write_data(self, plan: Any, planner: Any) -> Any:
         """As the parent; a full disk stays one, where torch's archive says ``unexpected pos``."""
         try:
@@ -484,34 +488,7 @@ class _Load(DefaultLoadPlanner):
 
 class _Reader(dcp.FileSystemReader):
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
-        with (Path(self.path) / INDEX).open("rb") as stream:
-            return _IndexUnpickler(stream).load()
-
-
-class _IndexUnpickler(pickle.Unpickler):
-    """Reads the index of a checkpoint and refuses everything that an index does not hold."""
-
-    ALLOWED = frozenset(
-        {
-            ("torch.distributed.checkpoint.metadata", "Metadata"),
-            ("torch.distributed.checkpoint.metadata", "MetadataIndex"),
-            ("torch.distributed.checkpoint.metadata", "TensorStorageMetadata"),
-            ("torch.distributed.checkpoint.metadata", "TensorProperties"),
-            ("torch.distributed.checkpoint.metadata", "ChunkStorageMetadata"),
-            ("torch.distributed.checkpoint.metadata", "StorageMeta"),
-            ("torch.distributed.checkpoint.metadata", "_MEM_FORMAT_ENCODING"),
-            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-            ("torch", "Size"),
-            ("torch.serialization", "_get_layout"),
-            ("pathlib", "PosixPath"),
-            *(("torch", str(d).removeprefix("torch.")) for d in DTYPES),
-        }
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"the index names {module}.{name}")
-        return super().find_class(module, name)
+        return read_index(Path(self.path))
 
 
 def rng_states(ranks: Ranks) -> dict[str, torch.Tensor]:

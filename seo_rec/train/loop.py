@@ -617,5 +617,5 @@ class _RunFolder:
 def _step_of(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError):  # a line cut short by a kill
+    except (ValueError, KeyError, TypeError, RecursionError):  # a line cut short by a kill
         return float("inf")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,8 +28,12 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a file of weights ({error})") from error
+    except Exception as error:  # there is no end to what damaged bytes make a reader raise
+        reason = "objects, not numbers" if "pickle" in str(error) else type(error).__name__
+        raise ValueError(
+            f"{path}: not a file of weights ({reason}); give the weights.npz of a search, or "
+            "search again"
+        ) from error
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -41,9 +44,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """
     found = read_weights(path)
     own = model.state_dict()
-    wrong = sorted(
-        set(own) ^ set(found) | {n for n in set(own) & set(found) if own[n].shape != found[n].shape}
-    )
+    shared = set(own) & set(found)
+    other = {n for n in shared if (own[n].shape, own[n].dtype) != (found[n].shape, found[n].dtype)}
+    wrong = sorted(set(own) ^ set(found) | other)
     if wrong:
         raise ValueError(
             f"{path}: weights of another model (they differ in {', '.join(wrong[:3])}); give the "

@@ -341,7 +341,9 @@ def test_rank_0_alone_cannot_finish_the_checkpoint(tiny_data: DataSet, tmp_path:
     assert Checkpoints(tmp_path).steps() == [1]
 
 
-@pytest.mark.parametrize("name", [".metadata", "__0_0.distcp", "__1_0.distcp", "state.json"])
+@pytest.mark.parametrize(
+    "name", [".metadata", "index.json", "__0_0.distcp", "__1_0.distcp", "state.json"]
+)
 def test_damage_is_told_on_every_rank(runs: Runs, tmp_path: Path, name: str) -> None:
     """Each rank reads only some of the files for their checksums."""
     out = tmp_path / "damaged"

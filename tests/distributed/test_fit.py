@@ -147,6 +147,7 @@ def few(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     out = tmp_path_factory.mktemp("few") / "data"
     shutil.copytree(tiny, out)
     schema = json.loads((out / "schema.json").read_text())
+    del schema["sha256"], schema["files"]  # an edit, not damage
     for split, count in (("train", 3), ("val", 2), ("test", 2)):
         (path,) = (out / split).iterdir()
         table = pq.read_table(path)

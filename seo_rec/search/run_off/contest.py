@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seo_rec.data.dataset import DataSet
+from seo_rec.documents import read_object
 from seo_rec.files import write_bytes, write_json
 from seo_rec.metrics import auc_gain
 from seo_rec.policy import Policy
@@ -136,15 +136,13 @@ class Contest:
                 write_json(score, found)
 
             here.on_first(keep)
-        return here.on_first(
-            lambda: (json.loads(score.read_text()), np.load(saved, allow_pickle=False))
-        )
+        return here.on_first(lambda: (_read_score(score), _read_logits(saved)))
 
     def seconds(self) -> float:
         """Time of all trainings whose scores are kept."""
         return ranks().on_first(
             lambda: sum(
-                json.loads(p.read_text())["seconds"] for p in sorted(self.folder.glob("*.json"))
+                float(_read_score(path)["seconds"]) for path in sorted(self.folder.glob("*.json"))
             )
         )
 
@@ -242,3 +240,22 @@ def _decision(
         return {**decision, "against": None, "gain": None, "standard_error": None}
     error = scores[best]["standard_error"]
     return {**decision, "against": best, "gain": -scores[best]["gain"], "standard_error": error}
+
+
+def _read_score(path: Path) -> Score:
+    """What is kept of a candidate's training; ValueError names a damaged file."""
+    return read_object(path, {"val_auc": float, "params": int, "seconds": float})
+
+
+def _read_logits(path: Path) -> Floats:
+    """The validation logits of a candidate's training; ValueError names a damaged file."""
+    try:
+        logits = np.load(path, allow_pickle=False)
+        if logits.ndim != 1 or not np.issubdtype(logits.dtype, np.floating):
+            raise ValueError(f"{logits.dtype} of shape {logits.shape}")
+    except Exception as error:  # there is no end to what damaged bytes make a reader raise
+        raise ValueError(
+            f"{path}: no validation logits ({type(error).__name__}); remove it and its .json, and "
+            "the candidate is trained again"
+        ) from error
+    return logits

@@ -14,6 +14,7 @@ import torch
 
 from seo_rec import apply
 from seo_rec.data.dataset import DataSet
+from seo_rec.documents import read_object
 from seo_rec.files import write_json
 from seo_rec.model import build_model
 from seo_rec.plan import rates_of
@@ -146,7 +147,9 @@ def _finished(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a finished search in ``folder`` came to; claims the folder otherwise."""
     claim_run(folder, asked, resume=True)
     result = folder / RESULT_FILE
-    return json.loads(result.read_text()) if result.exists() else None
+    numbers = ("val_auc", "test_auc", "seconds", "seconds_per_epoch")
+    wanted = {"alpha": list, **dict.fromkeys(numbers, float)}
+    return read_object(result, wanted) if result.exists() else None
 
 
 def seo(data: DataSet, settings: SeoSearch, training: Training, out: Path | None = None) -> Found:
