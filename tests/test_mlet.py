@@ -203,7 +203,7 @@ def test_mean_weight_of_the_first_updates() -> None:
     "mlet, said",
     [
         (Mlet(16, 0.5), ""),
-        (Mlet(64, 0.05), "0.16 times the size"),
+        (Mlet(64, 0.05), "0.16 times as large"),
         (Mlet(4, 0.5), "less than the width of tables user, item, hour"),
     ],
 )
