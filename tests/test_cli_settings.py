@@ -615,7 +615,7 @@ def stop_by(name: str) -> Callable[..., Any]:
         (["report", "RUN", "--out", "NEW"], "report.page", "write_page"),
         (["apply", "RUN/policy.json", "--strategy", "exact", "--out", "NEW"], "policy", "Policy"),
         (["plan", "RUN/policy.json", "--topology", "2xcpu", "--out", "NEW"], "plan", "plan_policy"),
-        (["eval", "RUN", "DATA"], "recipes", "evaluate_run"),
+        (["eval", "RUN", "DATA"], "recipes", "evaluate_served"),
         (["analyze", "collisions", "DATA", "--out", "NEW"], "analysis", "compare_encodings"),
         (["train", "DATA", "--method", "separate", "--out", "NEW"], "recipes", "method_policy"),
     ],

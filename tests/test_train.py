@@ -559,7 +559,7 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
     assert_holds(kept.open(15), 15)
     assert names(kept.folder) == ["step-000000015", "step-000001000", "step-2000000000"]
     files = names(kept.folder / "step-000000015")
-    assert files == [".metadata", "__0_0.distcp", "complete.json", "state.json"]
+    assert files == [".metadata", "__0_0.distcp", "complete.json", "index.json", "state.json"]
 
 
 def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> None:

@@ -127,6 +127,9 @@ def gaps(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> DataSet:
         filled = [bag * 2 if i in (5, 40, 77) else [] for i, bag in enumerate(bags)]
         column = pa.array(filled, table.schema.field(at).type)
         pq.write_table(table.set_column(at, table.schema.field(at), column), path)
+    schema = json.loads((out / "schema.json").read_text())
+    del schema["sha256"], schema["files"]  # an edit, not damage
+    (out / "schema.json").write_text(json.dumps(schema))
     return open_data(out)
 
 

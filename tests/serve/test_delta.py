@@ -206,7 +206,10 @@ def test_command_line(clicks, seo_rec, tmp_path):
     for options, message in (
         (("--out", base), "exists and is not empty; choose another --out"),
         (("--out", tar, "--tar"), "exists; choose another --out"),
-        (("--out", tmp_path / "x", "--format", "pickle"), "--format pickle; allowed: onnx, none"),
+        (
+            ("--out", tmp_path / "x", "--format", "pickle"),
+            "--format pickle; allowed: onnx, aoti",
+        ),
         (("--out", tmp_path / "x", "--precision", "int2"), "precision 'int2'; allowed: float32"),
         (("--out", tmp_path / "x", "--data", tmp_path), "or name the prepared data by --data"),
         (("--out", tmp_path / "x", "--since", tmp_path), "so this is no package"),
