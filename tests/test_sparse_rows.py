@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 from dataclasses import fields, replace
 from typing import Any
 
@@ -470,3 +471,27 @@ def test_tables_find_their_own_state_wherever_they_lie_in_memory() -> None:
         assert table.first.shape == parameter.shape
     with pytest.raises(ValueError, match=r"first is of shape \(100, 4\) for a table of 10 x 16"):
         RowTable(wide.detach(), optimizer.state[narrow]["sum"])
+
+
+@needs_c
+def test_a_forked_process_does_not_wait_for_the_threads_of_its_parent() -> None:
+    layout, update = RowLayout([0] * 8, [16]), RowUpdate("sgd", 0.1, 1)
+    reads = Reads(torch.arange(8 * 4096) % 1000, None, None, 4096)
+
+    def work() -> None:
+        table = RowTable(torch.ones(1000, 16))
+        gradient = read_rows([table.weight], layout, reads)
+        update_rows([table], layout, [reads], [gradient], update)
+
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        work()
+        child = multiprocessing.get_context("fork").Process(target=work)
+        child.start()
+        child.join(20)
+        status = child.exitcode
+        child.kill()
+    finally:
+        torch.set_num_threads(threads)
+    assert status == 0

@@ -9,6 +9,7 @@ Letters: B bags of one feature, F features, V ids, K lookups or blocks, E floats
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from ctypes import Array
 from functools import cache
@@ -138,9 +139,21 @@ def missing() -> str | None:
     return _load()[1]
 
 
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+
+
+# OpenMP's threads are not there in a forked process, and it would wait for them for ever.
+os.register_at_fork(after_in_child=_after_fork)
+
+
 def _threads(work: int, grain: int) -> int:
-    """Threads wait for each other, so small work gets one."""
-    return max(1, min(torch.get_num_threads(), work // grain))
+    """Threads wait for each other, so small work gets one, and so does a forked process."""
+    return 1 if _forked else max(1, min(torch.get_num_threads(), work // grain))
 
 
 def _address(tensor: Tensor | None) -> int | None:
