@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import pickle
 import signal
@@ -125,6 +126,7 @@ def _rank(
     pipe: Any,
 ) -> None:
     """One rank; everything it does ends up in the pipe."""
+    gc.freeze()  # sessions and pools of the parent have no threads here, and may not be taken down
     value, error = None, ""
     with (folder / f"stack-{rank}").open("w") as stack:
         faulthandler.register(signal.SIGUSR1, file=stack)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -87,6 +88,7 @@ def typed(
 
 
 def _one(words: list[str], environment: dict[str, str], folder: Path, rank: int) -> None:
+    gc.freeze()  # what the parent holds may have threads, which are not there in a fork
     os.environ.update(environment)
     sys.argv = ["seo-rec", *words]
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
