@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from itertools import cycle, repeat
 
 import numpy as np
 import onnx
@@ -23,8 +24,8 @@ SOME = {
     ("multi-size-2", "categorical", "int8"),
     ("dtypes", "optional", None),
 }
-ALL = [(name, kind, None) for name in BUILDABLE for kind in KINDS]
-ALL += [(name, kind, "int4") for name in POLICIES for kind in ("categorical", "multivalent")]
+ALL = list(zip(BUILDABLE, cycle(KINDS), repeat(None), strict=False))  # each kind in turn
+ALL += list(zip(POLICIES, cycle(("categorical", "multivalent")), repeat("int4"), strict=False))
 
 
 def graph_of(folder, policy, kind, precision=None, settings=LINEAR):
