@@ -153,5 +153,5 @@ def prepare(lines: Sequence[Line]) -> list[str]:
 
 
 def regions() -> dict[str, list[str]]:
-    parts = {"step": step, "epoch": epochs, "stream": stream, "prepare": prepare}
+    parts = {"step": step, "size": size, "epoch": epochs, "stream": stream, "prepare": prepare}
     return {name: show(read(path_of(name))) for name, show in parts.items()}
