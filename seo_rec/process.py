@@ -100,8 +100,8 @@ def without_notices_of_torch() -> Iterator[None]:
 def run_and_leave(main: Callable[[], None]) -> NoReturn:
     """Run ``main``, then end this process with the status that ``main`` ends with.
 
-    See :func:`leave`. An error is alive until then: its frames may hold the last reference to a
-    process group, whose destructor waits for exchanges with other ranks.
+    It ends by :func:`leave` while the error, if there was one, is still referenced: its frames may
+    hold the last reference to a process group, whose destructor waits for other ranks.
     """
     try:
         main()

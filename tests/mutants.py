@@ -243,6 +243,22 @@ _FIT = (
         ("tests/test_train.py::test_evaluation_drops_nothing_out",),
     ),
     Mutant(
+        "a-rank-that-ends-keeps-its-connections",
+        "seo_rec/train/lost_ranks.py",
+        "connection.shutdown(socket.SHUT_RDWR)",
+        "pass",
+        (
+            "tests/distributed/test_lost_ranks.py::test_ranks_that_wait_for_a_survivor_only_end_as_well",
+        ),
+    ),
+    Mutant(
+        "a-failed-process-is-torn-down",
+        "seo_rec/process.py",
+        "        traceback.print_exc()\n        leave(1)\n    leave(0)\n",
+        "        traceback.print_exc()\n    leave(1)\n",
+        ("tests/test_process.py::test_what_a_failed_process_holds_is_not_torn_down",),
+    ),
+    Mutant(
         "l2-of-the-second-layer-too",
         "seo_rec/train/optimizers.py",
         "make(embedding.factors.parameters(), row_lr, 0.0)",

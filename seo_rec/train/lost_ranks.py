@@ -2,10 +2,12 @@
 
 ``torch.distributed`` tells a rank that a connection was closed or that nothing came in time, by the
 address of the other end. Who is lost the ranks that are left find out together: each notes in the
-store of the launch that it has noticed, and whoever has not noted it is lost. A rank that waits for
-one that has noticed must notice too, so each closes its connections first. No destructor of torch
-could do that: it waits for the exchanges under way, and while it does so it holds the interpreter's
-lock, which the threads of these exchanges need to end.
+store of the launch that it has noticed, and whoever has not noted it is lost. Some wait for a rank
+that has noticed and not for the lost one, so each rank closes its connections to the others first.
+It shuts the sockets down itself: torch closes them in the destructor of a process group, which
+first joins the threads of gloo. These need the interpreter's lock to end, and the caller of the
+destructor may hold it (PyTorch issue 56297). For the same reason the process then has to end by
+:func:`seo_rec.process.leave`, which calls no destructor.
 """
 
 from __future__ import annotations
@@ -77,8 +79,15 @@ def loss_said(where: Callable[[], str] = str) -> Iterator[None]:
 def lost(here: Ranks) -> str | None:
     """Which ranks are lost, for the one rank that says it; None on the others.
 
-    This process can only end after that: its connections to other ranks are closed, so that ranks
-    which wait for it notice too.
+    It takes a few seconds at most. Afterwards this process can only end, because its connections to
+    the other ranks are closed.
+
+    Args:
+        here: This process among the ranks of the launch.
+
+    Returns:
+        ``rank 2``, ``one of ranks 1, 2`` if more than one is silent, or ``another rank`` if the store
+        of the launch does not answer rank 0; None if another rank says it.
     """
     store = dist.distributed_c10d._get_default_store()
     everyone, noticed = set(range(here.world_size)), {here.rank}
@@ -108,8 +117,9 @@ def lost(here: Ranks) -> str | None:
 def _hear(store: dist.Store, here: Ranks, noticed: set[int]) -> bool:
     """Add to ``noticed`` the ranks that are left, while they may still come.
 
-    Returns whether this rank says who is lost: the lowest that is left, unless another has already
-    said it because this one was late.
+    Returns:
+        Whether this rank says who is lost: the lowest that is left, unless another has already said
+        it because this one was late.
     """
     store.set(f"{NOTICED}{here.rank}", "yes")
     everyone, end = range(here.world_size), time.monotonic() + NOTICED_WITHIN_S
@@ -137,4 +147,4 @@ def _close_connections() -> None:
                     if of_store not in ports:
                         connection.shutdown(socket.SHUT_RDWR)
             finally:
-                connection.detach()  # the descriptor stays that of its owner
+                connection.detach()  # the descriptor belongs to gloo

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +13,10 @@ import pytest
 
 from seo_rec import recipes
 from seo_rec.cli.main import app
-from seo_rec.data.dataset import DataSet
+from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.model import ModelSettings
 from seo_rec.plan import plan_policy, read_topology
+from seo_rec.schema import SCHEMA_FILE
 from seo_rec.search import find
 from seo_rec.train import DisagreementError, FitSettings, Start, Training, agreement, ranks
 from spawn import run_ranks
@@ -91,6 +94,27 @@ def test_another_plan_and_another_folder(tiny_data: DataSet, tmp_path: Path) -> 
         SAME_OPTIONS
     )
     assert {p.name for p in tmp_path.iterdir()} == {"0.json", "1.json"}
+
+
+def test_other_data(tiny_data: DataSet, tmp_path: Path) -> None:
+    """Prepared from other files under the same columns; the folder may have another name."""
+    policy = recipes.method_policy("multi-size", tiny_data, 1600)
+    copy, other = tmp_path / "copy", tmp_path / "other"
+    for folder in (copy, other):
+        shutil.copytree(tiny_data.path, folder)
+    document = json.loads((other / SCHEMA_FILE).read_text())
+    (other / SCHEMA_FILE).write_text(json.dumps({**document, "dataset": "other"}))
+    prints = [open_data(folder).fingerprint for folder in (tiny_data.path, copy, other)]
+    assert prints[0] == prints[1] != prints[2]
+
+    def with_data(last: bool, folder: Path) -> Any:
+        data = open_data(folder) if last else tiny_data
+        return recipes.train(data, policy, tmp_path / "run", Training(SMALL, FIT))
+
+    message = refused(lambda last: with_data(last, other))
+    assert f'rank 1 has data_fingerprint "{prints[2]}" and rank 0 has "{prints[0]}"' in message
+    assert message.endswith(SAME_OPTIONS) and not (tmp_path / "run").exists()
+    assert refused(lambda last: with_data(last, copy)) == "agreed"
 
 
 @pytest.mark.parametrize("name", ["seo_rec", "torch", "torchrec", "fbgemm", "seo_rec's code"])

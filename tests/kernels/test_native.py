@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -45,6 +46,23 @@ def test_a_broken_library_is_a_reason_and_no_error(tmp_path, monkeypatch):
     library, missing = native._load.__wrapped__()
     assert library is None
     assert missing.startswith(f"{LIBRARY} does not load")
+
+
+@pytest.mark.slow
+def test_without_the_library_the_tests_that_need_it_are_skipped():
+    code = (
+        "import sys, pytest; from seo_kernels import native; "
+        "native._load = lambda: (None, 'hidden by a test'); "
+        "sys.exit(pytest.main(sys.argv[1:]))"
+    )
+    files = ["tests/test_embed.py", "tests/test_throughput.py", "tests/kernels/test_remap_op.py"]
+    command = [sys.executable, "-c", code, "-q", "-p", "no:cacheprovider", "-k", "one_pass", *files]
+    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
+    environment = {**os.environ, **paths}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    reasons = re.findall(r"^SKIPPED \[(\d+)\] .*hidden by a test$", done.stdout, re.MULTILINE)
+    assert sum(map(int, reasons)) >= 20, done.stdout
 
 
 def test_only_kernel_files_import_triton():
