@@ -86,8 +86,8 @@ def lost(here: Ranks) -> str | None:
         here: This process among the ranks of the launch.
 
     Returns:
-        ``rank 2``, ``one of ranks 1, 2`` if more than one is silent, or ``another rank`` if the store
-        of the launch does not answer rank 0; None if another rank says it.
+        ``rank 2``, ``one of ranks 1, 2`` if more than one is silent, or ``another rank`` if the
+        store of the launch does not answer rank 0; None if another rank says it.
     """
     store = dist.distributed_c10d._get_default_store()
     everyone, noticed = set(range(here.world_size)), {here.rank}
