@@ -24,6 +24,7 @@ setup(
         Extension(
             "seo_kernels.native.library",
             ["kernels/seo_kernels/native/native.c", "kernels/seo_kernels/native/rows.c"],
+            depends=["kernels/seo_kernels/native/native.h"],
             extra_compile_args=["-O3", "-g0", "-fopenmp"],
             extra_link_args=["-fopenmp", "-lm"],
             optional=True,

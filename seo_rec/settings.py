@@ -314,6 +314,24 @@ def settled(settings: FitSettings, floats: int) -> FitSettings:
     return replace(settings, row_optimizer=optimizer, row_lr=row_lr, l2_on=l2_on)
 
 
+def require_dense(settings: FitSettings, search: str) -> None:
+    """Refuse what acts on the rows of a batch, for a search whose tables have dense gradients.
+
+    Args:
+        settings: Of the search's own training.
+        search: Its name.
+
+    Raises:
+        ValueError: ``lazy_adam``, or L2 on rows that were read.
+    """
+    if settings.row_optimizer == "lazy_adam" or settings.l2_on in ("read", "frequency"):
+        raise ValueError(
+            f"optimizer {settings.row_optimizer} with L2 on {settings.l2_on} rows, and {search} "
+            "moves all rows of its tables in every step; allowed: --l2-on all or auto, and another "
+            "--optimizer than lazy_adam"
+        )
+
+
 @dataclass(frozen=True)
 class Training:
     """Which model is trained and how; the two always travel together.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
+from cases import BUILDABLE
 from seo_kernels import native
 from seo_kernels.row_bag import (
     L2_ON,
@@ -29,13 +31,15 @@ from seo_kernels.row_bag import (
     update_rows,
     weight_gradient,
 )
+from seo_rec import recipes
 from seo_rec.data.dataset import DataSet
 from seo_rec.data.stream import Stream
 from seo_rec.embed.initial import InitialRows
 from seo_rec.embed.sparse import SparseTables
 from seo_rec.model import ModelSettings, build_model
 from seo_rec.recipes import method_policy
-from seo_rec.settings import ADAGRAD_RATE, LARGEST_DENSE, FitSettings, settled
+from seo_rec.search import find
+from seo_rec.settings import ADAGRAD_RATE, LARGEST_DENSE, FitSettings, Training, settled
 from seo_rec.train import SparseRows, fit, make_optimizers
 from seo_rec.train.average import WeightAverage
 from seo_rec.train.memory import TooLargeError, memory_said, require_memory, training_bytes
@@ -495,3 +499,53 @@ def test_a_forked_process_does_not_wait_for_the_threads_of_its_parent() -> None:
     finally:
         torch.set_num_threads(threads)
     assert status == 0
+
+
+def test_another_optimizer_takes_the_gradients_back(tiny_data: DataSet) -> None:
+    policy = method_policy("multi-size", tiny_data, 1600)
+    batch = next(iter(Stream(tiny_data, "train", batch_size=50)))
+    made = build_model(policy, tiny_data.num_numeric, ModelSettings(hidden=(8,)), 0)
+    assert isinstance(make_optimizers(made, "sgd", 0.1, 0.1)["rows"], SparseRows)
+    rows = make_optimizers(made, "adam", 0.1, 0.1)["rows"]
+    made(batch)[0].backward()
+    assert not isinstance(rows, SparseRows)
+    assert all(p.grad is not None for p in made.embedding.ebc.parameters())
+    made.embedding.sparse_shards = [SparseTables([torch.zeros(2, 4)], [0])]
+    made.embedding.ebc.__class__ = type("Sharded", (type(made.embedding.ebc),), {})
+    with pytest.raises(ValueError, match=r"adam at 0\.1 .* the same settings"):
+        make_optimizers(made, "adam", 0.1, 0.1)
+
+
+@pytest.mark.parametrize("search", ["dimgrow", "optembed"])
+@pytest.mark.parametrize("asked", [{"row_optimizer": "lazy_adam"}, {"l2_on": "read"}])
+def test_searches_on_dense_gradients_refuse_rows_of_the_batch(
+    tiny_data: DataSet, tmp_path: Path, search: str, asked: dict[str, str]
+) -> None:
+    """Before a folder is made: the option would be ignored, or stop the search later."""
+    entry, training = find(search), Training(fit=FitSettings(**asked))
+    with pytest.raises(ValueError, match=f"{search} moves all rows of its tables in every step"):
+        entry.checked(tiny_data, entry.settings_at(1600, 8, training, {}), training)
+
+
+def test_a_training_that_cannot_fit_leaves_no_folder(
+    tiny_data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seo_rec.train.memory.available_bytes", lambda device: 1_000)
+    policy = method_policy("multi-size", tiny_data, 1600)
+    for fit_settings in (FitSettings(), FitSettings(row_optimizer="rowwise_adagrad", average=0.0)):
+        with pytest.raises(TooLargeError, match="nothing was allocated") as caught:
+            recipes.train(tiny_data, policy, tmp_path / "run", Training(fit=fit_settings))
+        assert str(caught.value).count("; ") == 3
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_acts_on_all_floats_of_arrays_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = build_model(BUILDABLE["rows-and-blocks"], 0, ModelSettings(hidden=(4,)), 0)
+    with caplog.at_level("WARNING", logger="seo_rec.train.optimizers"):
+        make_optimizers(model, "sgd", 0.1, 0.1)
+        assert not caplog.messages
+        make_optimizers(model, "lazy_adam", 0.1, 0.1, 0.2, "read")
+    (message,) = caplog.messages
+    assert "L2 0.2 on read rows: for the" in message and "all of them in every step" in message

@@ -62,6 +62,7 @@ def size(lines: Sequence[Line]) -> list[str]:
         Column("ours, ms", lambda item: item[1]["ours"], ".1f"),
         Column("to the smallest", lambda item: item[1]["ours"] / first, ".2f"),
         Column("with a mean", lambda item: item[1]["ours, mean"] / item[1]["ours"], ".2f"),
+        Column("Adam, mean", lambda item: _adam(item[1]), ".2f"),
         Column("to bare TBE", lambda item: _over(item[1], "bare TBE"), ".2f"),
         Column("to TorchRec", lambda item: _over(item[1], "TorchRec"), ".2f"),
         Column("to plain PyTorch", lambda item: _over(item[1], "plain PyTorch"), ".2f"),
@@ -72,6 +73,10 @@ def size(lines: Sequence[Line]) -> list[str]:
         "",
         *table(columns, list(zip(x["sizes"], best, strict=True))),
     ]
+
+
+def _adam(times: Mapping[str, float]) -> float | None:
+    return times["Adam, mean"] / times["ours, mean"] if "Adam, mean" in times else None
 
 
 def _over(times: Mapping[str, float], name: str) -> float | None:

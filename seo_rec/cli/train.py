@@ -114,7 +114,7 @@ def train(
     typer.echo(
         f"{out}: {size(wanted.policy)}, validation AUC {run.val_auc:.5f}, test AUC "
         f"{run.test_auc:.5f}, log loss {run.test_logloss:.5f}, {run.epochs} epochs of "
-        f"{run.seconds_per_epoch:.1f} s; tables by {run.row_optimizer}"
+        f"{run.seconds_per_epoch:.1f} s; tables by {run.table_update}"
     )
     say_still_improving([run], fit.epochs)
 

@@ -15,7 +15,6 @@ import torch
 
 IN_STEP = 8  # float32 numbers that one step of the counter of numpy's Philox gives
 AT_ONCE = 2**20  # floats made before they are copied to their place
-LARGEST_KEY = 2**64 - 1
 
 
 @dataclass(frozen=True)

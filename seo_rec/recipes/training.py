@@ -44,6 +44,7 @@ from seo_rec.train import (
     evaluate,
     fit_policy,
     ranks,
+    require_memory,
     weights_digest,
 )
 
@@ -123,12 +124,13 @@ def train(
         DisagreementError: The processes of this launch ask for different things.
         PlanError: The plan is not for this policy, this optimizer or these processes.
         RunError: ``out`` holds another run, or this one and ``resume`` is False.
+        TooLargeError: The tables do not fit into memory.
     """
     start = start or Start()
     check_start(training, start)
     here, asked = ranks(), _asked(data, policy, training, method, start)
     agree({**asked, "params": policy.num_params}, out=out, plan=start.plan)
-    _check_before(data, policy)
+    _check_before(data, policy, training)
 
     def begin() -> Run | None:
         if start.plan is not None:
@@ -162,13 +164,14 @@ def train(
     return here.on_first(finish)  # every process reports what rank 0 measured and wrote
 
 
-def _check_before(data: DataSet, policy: Policy) -> None:
+def _check_before(data: DataSet, policy: Policy, training: Training) -> None:
     """Refuse, before a folder is opened, what cannot be trained; warn of what misleads."""
     here = ranks()
     data.require_rows("train", "val", "test")
     data.verify("train", "val", "test", rank=here.rank, world_size=here.world_size)
     data.check_validation(warn=here.first)
     check_policy_fits(data, policy)
+    require_memory(_stored(policy, training.model), training.fit, here)
     if (note := precision_note(policy)) and here.first:
         log.warning("note: %s", note)
 
@@ -251,7 +254,7 @@ def _run(
         num_bytes=policy.num_bytes,
         note=precision_note(policy),
         still_improving=still_improving(result, training.fit),
-        row_optimizer=settled(training.fit, stored).table_update,
+        table_update=settled(training.fit, stored).table_update,
     )
 
 

@@ -36,7 +36,7 @@ class Run:
 
     ``budget`` is the number of parameters that was asked for, or None for a method whose size
     follows from the data. ``note`` is a remark for readers of the metrics, mostly empty;
-    ``row_optimizer`` is the optimizer that was used where ``auto`` was asked for, with its rate and
+    ``table_update`` says which optimizer was used where ``auto`` was asked for, with its rate and
     L2. The fields with a default came later than the rest and have it in older files.
     """
 
@@ -63,7 +63,7 @@ class Run:
     search_peak_bytes: int = 0
     num_bytes: int = 0
     still_improving: bool = False
-    row_optimizer: str = ""
+    table_update: str = ""
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:

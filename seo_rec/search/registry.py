@@ -31,6 +31,7 @@ from seo_rec.search.no_search import NoSearchSettings, no_search
 from seo_rec.search.optembed import OptEmbedSettings, check_weights, optembed
 from seo_rec.search.seo import SeoSearch, check_seo, require_space, seo
 from seo_rec.search.sseds import SsedsSettings, sseds
+from seo_rec.settings import require_dense
 from seo_rec.train import Training, ranks
 
 
@@ -192,10 +193,12 @@ def _seo_at(params: int, dim: int, training: Training, in_comparison: bool) -> d
 
 def _check_dimgrow(data: DataSet, settings: DimGrowSettings, training: Training) -> None:
     check_adapt(settings.adapt, training.model.backbone)
+    require_dense(training.fit, "dimgrow")
 
 
 def _check_optembed(data: DataSet, settings: OptEmbedSettings, training: Training) -> None:
     check_weights(settings, training.model)
+    require_dense(training.fit, "optembed")
 
 
 def _seo(name: str, fixed: Mapping[str, Any]) -> Method:

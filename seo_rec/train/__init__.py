@@ -15,7 +15,7 @@ from seo_rec.train.checkpoint import (
 from seo_rec.train.distributed import distribute
 from seo_rec.train.loop import FitResult, Preempted, evaluate, fit
 from seo_rec.train.lost_ranks import LostRankError, loss_behind, loss_said, lost
-from seo_rec.train.memory import TooLargeError
+from seo_rec.train.memory import TooLargeError, require_memory
 from seo_rec.train.optimizers import ROW_OPTIMIZERS, inner_model, make_optimizers
 from seo_rec.train.policy_fit import (
     Start,
@@ -80,6 +80,7 @@ __all__ = [
     "ranks",
     "read_weights",
     "ready",
+    "require_memory",
     "rng_states",
     "said_by_first",
     "save_weights",

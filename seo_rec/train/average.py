@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from seo_kernels.row_bag import share_left
+from seo_kernels.row_bag import mean_share, share_left
 from seo_rec.train.sparse_rows import sparse_rows
 from seo_rec.train.state import Piece, Sharded, State, copied, like, local_tensors, weights_of
 
@@ -91,8 +91,7 @@ class WeightAverage:
     def update(self, step: int) -> None:
         """Take the weights after step ``step`` into the mean."""
         if self.decay:
-            share = 1 - min(self.decay, (1 + step) / (10 + step))
-            torch._foreach_lerp_(self._means, self._live, share)
+            torch._foreach_lerp_(self._means, self._live, mean_share(step, self.decay))
 
     @contextmanager
     def applied(self) -> Iterator[None]:

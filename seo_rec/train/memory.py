@@ -78,6 +78,7 @@ def require_memory(policy: Policy, settings: FitSettings, ranks: Ranks) -> None:
     if chosen.average:
         helps.append("--average 0, which keeps no mean of the weights")
     helps.append(f"tables shared by {-(-needed // max(1, room)) * ranks.world_size:,} processes")
+    helps.append(f"a machine with {needed:,} free bytes")
     raise TooLargeError(
         f"the tables of {policy.num_params:,} parameters take {needed:,} bytes of memory in "
         f"training, with what {chosen.row_optimizer} keeps, and {room:,} are free here. Things "

@@ -86,7 +86,7 @@ def make_optimizers(
         embedding.stored.num_params,
     )
     make, row_lr = ROW_OPTIMIZERS[chosen.row_optimizer], chosen.row_lr
-    sources = [] if chosen.has_dense_gradients else sparse_sources(embedding)
+    sources = sparse_sources(embedding, chosen)
     tables = [p for p in embedding.ebc.parameters() if p.numel() and not in_backward(p)]
     sparse = [p for p in tables if any(_holds(p, source) for source in sources)]
     if sparse:
@@ -102,7 +102,7 @@ def make_optimizers(
     whole += [] if embedding.flat is None else list(embedding.flat.parameters())
     if whole:
         optimizers["arrays" if sparse else "rows"] = make(whole, row_lr, row_l2)
-    _log_choice(chosen.row_optimizer, sparse, whole)
+    _log_choice(chosen, whole)
     if isinstance(model, DistributedModelParallel) and model.fused_optimizer.params:
         optimizers["fused"] = model.fused_optimizer
     if embedding.factors is not None:
@@ -114,11 +114,26 @@ def make_optimizers(
     return optimizers
 
 
-def sparse_sources(embedding: PolicyEmbedding) -> list[SparseTables]:
-    """The lookups of an embedding that keep the gradients of the rows read, from now on."""
+def sparse_sources(embedding: PolicyEmbedding, settings: FitSettings) -> list[SparseTables]:
+    """The lookups of an embedding that keep the gradients of the rows read, from now on.
+
+    Args:
+        embedding: Whole or sharded.
+        settings: Of the training, :func:`settled`.
+
+    Raises:
+        ValueError: The model was sharded for an optimizer of rows, and this one moves all rows.
+    """
+    dense = settings.has_dense_gradients
     if type(embedding.ebc) is not EmbeddingBagCollection:
+        if dense and embedding.sparse_shards:
+            raise ValueError(
+                f"{settings.table_update} for a model that was sharded for an optimizer of the "
+                "rows of a batch; give distribute and make_optimizers the same settings"
+            )
         return embedding.sparse_shards
-    return [embedding.keep_sparse_gradients()] if embedding.policy.tables else []
+    embedding.sparse = None  # another optimizer may have kept the rows
+    return [embedding.keep_sparse_gradients()] if embedding.policy.tables and not dense else []
 
 
 def _holds(parameter: nn.Parameter, source: SparseTables) -> bool:
@@ -128,19 +143,23 @@ def _holds(parameter: nn.Parameter, source: SparseTables) -> bool:
     return any(begin <= w.data_ptr() < end for w in source.weights if w.numel())
 
 
-def _log_choice(row_optimizer: str, sparse: list[nn.Parameter], whole: list[nn.Parameter]) -> None:
-    few, many = (sum(p.numel() for p in group) for group in (sparse, whole))
-    log.info(
-        "row optimizer %s: %s",
-        row_optimizer,
-        f"updates the rows of the batch of {few} floats" if sparse else "dense gradients",
-    )
-    if sparse and many > LARGEST_DENSE:
+def _log_choice(settings: FitSettings, whole: list[nn.Parameter]) -> None:
+    log.info("tables: %s", settings.table_update)
+    floats = sum(p.numel() for p in whole)
+    if settings.has_dense_gradients or not floats:
+        return
+    if floats > LARGEST_DENSE:
         log.warning(
             "%d floats of arrays, or of tables copied to every process, have dense gradients: each "
             "step passes over all of them, about %.1f ms more",
-            many,
-            many * DENSE_NS / 1e6,
+            floats,
+            floats * DENSE_NS / 1e6,
+        )
+    if settings.row_optimizer == "lazy_adam" or settings.row_l2:
+        log.warning(
+            "%s: for the %d floats of arrays that means all of them in every step",
+            settings.table_update,
+            floats,
         )
 
 

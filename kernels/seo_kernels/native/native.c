@@ -10,27 +10,9 @@
    Results do not depend on the number of threads: every float is summed by one thread, in the
    order of tiles of bags, then blocks, then ids. */
 
-#include <stdint.h>
-#include <string.h>
-
-#ifdef _OPENMP
-#include <omp.h>
-#else
-#define omp_get_thread_num() 0
-#define omp_get_num_threads() 1
-#endif
+#include "native.h"
 
 #define ABI 3
-
-/* Hot loops are compiled for three generations of x86; the loader of the C library picks one. */
-#if !defined(__x86_64__) || !defined(__GLIBC__) || !defined(__GNUC__) || defined(__clang__)
-#define CLONES
-#elif __GNUC__ >= 12
-#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define CLONES __attribute__((target_clones("avx2", "default")))
-#endif
-#define INLINE static inline __attribute__((always_inline))
 
 enum { FEATURE, SEED, COUNT, START, STRIDE, WIDTH, COLUMN };
 enum { PIECE = 256, PAIRS = 4096 };
@@ -116,26 +98,6 @@ INLINE int one_id_each(const int64_t *bounds, int64_t n) {
     return odd == 0;
 }
 
-/* Common widths as constants, so that a block is one or two vector registers. */
-#define BY_WIDTH(call) \
-    switch (block.width) { \
-        case 1: { enum { W = 1 }; call; break; } \
-        case 2: { enum { W = 2 }; call; break; } \
-        case 4: { enum { W = 4 }; call; break; } \
-        case 8: { enum { W = 8 }; call; break; } \
-        case 16: { enum { W = 16 }; call; break; } \
-        case 32: { enum { W = 32 }; call; break; } \
-        default: { const int64_t W = block.width; call; } \
-    }
-
-INLINE void add_scaled(float *restrict to, const float *restrict from, float s, int64_t width) {
-    for (int64_t i = 0; i < width; i++) to[i] += s * from[i];
-}
-
-INLINE void copy_scaled(float *restrict to, const float *restrict from, float s, int64_t width) {
-    for (int64_t i = 0; i < width; i++) to[i] = s * from[i];
-}
-
 INLINE float dot(const float *restrict x, const float *restrict y, int64_t width) {
     float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
@@ -205,12 +167,12 @@ CLONES static void forward_tile(const Lookup *p, int64_t first_bag, int64_t end_
             const float *w = p->id_weights ? p->id_weights + v : 0;
             float *to = out + block.column;
             if (single) {
-                BY_WIDTH(for (int64_t i = 0; i < n; i++) copy_scaled(
+                BY_WIDTH(block.width, for (int64_t i = 0; i < n; i++) copy_scaled(
                              to + (b + i) * E, part.floats + at[i],
                              w ? block.scale * w[i] : block.scale, W))
                 b += n;
             } else {
-                BY_WIDTH(for (int64_t i = 0; i < n; i++) {
+                BY_WIDTH(block.width, for (int64_t i = 0; i < n; i++) {
                     while (v + i >= bounds[b + 1]) b++;
                     add_scaled(to + b * E, part.floats + at[i], w ? block.scale * w[i] : block.scale,
                                W);
@@ -249,13 +211,13 @@ CLONES static void scatter_tile(const Lookup *p, int64_t first_bag, int64_t end_
             const float *from = grad_out + block.column;
             if (inside) {
                 for (int64_t i = 0; i < n; i++) __builtin_prefetch(grad + at[i], 1);
-                BY_WIDTH(for (int64_t i = 0; i < n; i++) {
+                BY_WIDTH(block.width, for (int64_t i = 0; i < n; i++) {
                     while (v + i >= bounds[b + 1]) b++;
                     add_scaled(grad + at[i], from + b * E, w ? block.scale * w[i] : block.scale,
                                W);
                 })
             } else {
-                BY_WIDTH(for (int64_t i = 0; i < n; i++) {
+                BY_WIDTH(block.width, for (int64_t i = 0; i < n; i++) {
                     while (v + i >= bounds[b + 1]) b++;
                     const float s = w ? block.scale * w[i] : block.scale;
                     if (at[i] >= low && at[i] + W <= high) {
@@ -304,7 +266,7 @@ CLONES static void output_tile(const Lookup *p, int64_t first_bag, int64_t end_b
     for (int64_t b = first_bag; b < end_bag; b++) {
         const float *x = out + b * E, *g = grad_out + b * E;
         if (block.width)
-            BY_WIDTH(for (int64_t k = 0; k < K; k++) sums[k] += dot(x + k * W, g + k * W, W))
+            BY_WIDTH(block.width, for (int64_t k = 0; k < K; k++) sums[k] += dot(x + k * W, g + k * W, W))
         else
             for (int64_t k = 0; k < K; k++)
                 sums[k] += dot(x + column[k], g + column[k], width[k]);
@@ -335,7 +297,7 @@ CLONES static void scales_tile(const Lookup *p, int64_t first_bag, int64_t end_b
             for (int64_t i = 0; i < n; i++) __builtin_prefetch(part.floats + at[i]);
             const float *w = p->id_weights ? p->id_weights + v : 0;
             const float *from = grad_out + block.column;
-            BY_WIDTH(for (int64_t i = 0; i < n; i++) {
+            BY_WIDTH(block.width, for (int64_t i = 0; i < n; i++) {
                 while (v + i >= bounds[b + 1]) b++;
                 const float product = dot(from + b * E, part.floats + at[i], W);
                 if (grad_id_weights) grad_id_weights[v + i] += block.scale * product;

@@ -7,29 +7,13 @@
    which adds what was read in the order of lookups, bags and ids. */
 
 #include <math.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
-
-#ifdef _OPENMP
-#include <omp.h>
-#else
-#define omp_get_thread_num() 0
-#define omp_get_num_threads() 1
-#endif
 
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
 
-#if !defined(__x86_64__) || !defined(__GLIBC__) || !defined(__GNUC__) || defined(__clang__)
-#define CLONES
-#elif __GNUC__ >= 12
-#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define CLONES __attribute__((target_clones("avx2", "default")))
-#endif
-#define INLINE static inline __attribute__((always_inline))
+#include "native.h"
 
 enum { SGD, ADAGRAD, ROWWISE_ADAGRAD, LAZY_ADAM };
 enum { L2_NONE, L2_READ, L2_FREQUENCY };
@@ -67,18 +51,6 @@ typedef struct {
     int64_t step;             /* number of this step, from 1 */
 } Update;
 
-#define BY_WIDTH(width, ...) \
-    switch (width) { \
-        case 1: { enum { W = 1 }; __VA_ARGS__; break; } \
-        case 2: { enum { W = 2 }; __VA_ARGS__; break; } \
-        case 4: { enum { W = 4 }; __VA_ARGS__; break; } \
-        case 8: { enum { W = 8 }; __VA_ARGS__; break; } \
-        case 16: { enum { W = 16 }; __VA_ARGS__; break; } \
-        case 32: { enum { W = 32 }; __VA_ARGS__; break; } \
-        case 64: { enum { W = 64 }; __VA_ARGS__; break; } \
-        default: { const int64_t W = width; __VA_ARGS__; } \
-    }
-
 INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* 0 if all reads and writes stay inside, -1 for bad offsets, k + 1 for a bad lookup k. */
@@ -106,14 +78,6 @@ int64_t seo_rows_check(const Reads *p, int64_t num_reads) {
 
 /* ---- reads ------------------------------------------------------------------------------- */
 
-INLINE void copy_row(float *restrict to, const float *restrict from, float s, int64_t width) {
-    for (int64_t i = 0; i < width; i++) to[i] = s * from[i];
-}
-
-INLINE void add_row(float *restrict to, const float *restrict from, float s, int64_t width) {
-    for (int64_t i = 0; i < width; i++) to[i] += s * from[i];
-}
-
 CLONES static void read_tile(const Reads *p, int64_t first_bag, int64_t end_bag, float *out) {
     const int64_t B = p->num_bags, E = p->row_floats;
     for (int64_t k = 0; k < p->num_lookups; k++) {
@@ -126,7 +90,7 @@ CLONES static void read_tile(const Reads *p, int64_t first_bag, int64_t end_bag,
             const float *w = p->id_weights ? p->id_weights + k * B : 0;
             BY_WIDTH(dim, for (int64_t b = first_bag; b < end_bag; b++) {
                 if (b + AHEAD < end_bag) __builtin_prefetch(weight + rows[b + AHEAD] * W);
-                copy_row(to + b * E, weight + rows[b] * W, w ? w[b] : 1.0f, W);
+                copy_scaled(to + b * E, weight + rows[b] * W, w ? w[b] : 1.0f, W);
             })
             continue;
         }
@@ -137,7 +101,7 @@ CLONES static void read_tile(const Reads *p, int64_t first_bag, int64_t end_bag,
             memset(sum, 0, (size_t)W * sizeof(float));
             for (int64_t v = bounds[b]; v < bounds[b + 1]; v++) {
                 if (v + AHEAD < last) __builtin_prefetch(weight + p->rows[v + AHEAD] * W);
-                add_row(sum, weight + p->rows[v] * W, p->id_weights ? p->id_weights[v] : 1.0f, W);
+                add_scaled(sum, weight + p->rows[v] * W, p->id_weights ? p->id_weights[v] : 1.0f, W);
             }
         })
     }
@@ -328,7 +292,7 @@ INLINE void one_row(const Reads *p, const Update *u, const float *grad, const ui
         const int64_t read = (int64_t)(keys[i] & mask);
         const uint32_t bag = (uint32_t)(bags ? bags[read] : read), B = (uint32_t)p->num_bags;
         const int64_t k = bag / B, b = bag % B;
-        add_row(g, grad + b * p->row_floats + p->columns[k],
+        add_scaled(g, grad + b * p->row_floats + p->columns[k],
                 p->id_weights ? p->id_weights[read] : 1.0f, dim);
     }
     update_row(u, table, row, g, end - begin, dim);
