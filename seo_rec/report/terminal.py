@@ -44,7 +44,7 @@ def print_comparison(runs: Sequence[Path]) -> None:
             console.print(Text(f"{found.title}: searches only, no trained method to compare"))
             continue
         console.print(_table(found, plain=not console.is_terminal))
-        console.print(Text(_legend(found)))
+        console.print(Text(f"{_differences(found)}\n"))
     for note in records.notes:
         console.print(Text(f"note: {note}"))
 
@@ -97,10 +97,6 @@ def _cells(row: Row, found: Group) -> tuple[str, ...]:
         formats.number(row.test_logloss.mean, 5),
         formats.seconds(row.seconds_per_epoch.mean),
     )
-
-
-def _legend(found: Group) -> str:
-    return f"{_differences(found)}\n"
 
 
 def _differences(found: Group) -> str:
