@@ -103,6 +103,21 @@ def write_bytes(path: Path | str, content: bytes) -> None:
         raise
 
 
+def sync_folder(folder: Path) -> None:
+    """Return when the files of a folder, and their names, are on disk."""
+    for path in (*folder.iterdir(), folder):
+        sync(path)
+
+
+def sync(path: Path) -> None:
+    """Return when the content of a file, or the names in a folder, are on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def checksum(path: Path) -> dict[str, Any]:
     """Size and SHA-256 of a file, read in a stream: ``{"bytes": 3, "sha256": "ba7816..."}``."""
     with path.open("rb") as stream:
@@ -199,7 +214,7 @@ def new_folder(path: Path | str) -> Iterator[Path]:
             f"{given} exists and is not empty; choose another --out or remove it first"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _hidden_folder(path) as temporary:
+    with hidden_folder(path) as temporary:
         if path.exists():  # a mount point cannot be replaced: known now, not when all is written
             os.rename(path, temporary / path.name)
             os.rename(temporary / path.name, path)
@@ -219,11 +234,12 @@ def new_folder(path: Path | str) -> Iterator[Path]:
 
 
 @contextmanager
-def _hidden_folder(path: Path) -> Iterator[Path]:
+def hidden_folder(path: Path) -> Iterator[Path]:
     """A new folder ``.NAME.xxxxxxxx.part`` beside ``path``, which is removed after an error.
 
-    Its process holds a lock on it until the block ends. One that nobody holds is of a process that
-    was killed, and is removed. Where the file system has no locks, none is removed.
+    The caller renames or removes it before the block ends without an error. Its process holds a
+    lock on it until the block ends. A folder that no process holds is what a killed process has
+    left, and is removed first. Where the file system has no locks, none is removed.
     """
     ours = re.compile(re.escape(f".{path.name}.") + r"[a-z0-9_]{8}" + re.escape(PART))
     for old in path.parent.iterdir():

@@ -542,7 +542,7 @@ _SERVE = (
     Mutant(
         "a-delta-is-applied-to-any-package",
         "seo_rec/serve/delta.py",
-        'if document["base"] != sha256(package / layout.MANIFEST_FILE):',
+        'if document["base"] != digest:',
         'if not document["base"]:',
         ("tests/serve/test_delta.py::test_a_delta_that_does_not_belong_is_refused",),
     ),

@@ -21,6 +21,7 @@ from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.data.split import Split
 from seo_rec.data.table import TableColumns, prepare_table
 from seo_rec.data.vocabulary import read_vocabulary
+from seo_rec.export import package
 from seo_rec.files import checksum
 from seo_rec.recipes.evaluation import stream_of
 from seo_rec.recipes.searching import read_search
@@ -349,6 +350,24 @@ def test_records_of_a_run_are_checked_by_type_and_shape(
     assert len(messages) > 50
     for message in messages:
         assert str(run) in message and "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["run.json", "result.json"])
+def test_an_export_checks_the_records_of_the_run(
+    trained: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the package says of the run; the rest of an export is left out, which takes long."""
+    run = shutil.copytree(trained, tmp_path / "run")
+    asked = json.loads((run / "run.json").read_text())
+    keys = ("model", "num_dense", "method", "data", "data_fingerprint")
+    (run / "run.json").write_text(json.dumps({key: asked[key] for key in keys}))
+    monkeypatch.setattr(package, "preparation_of", lambda *_: None)
+    monkeypatch.setattr(package, "package_parts", lambda *_: None)
+    messages = list(lines_of_spoilt(run / name, lambda: package.run_parts(run, None, None, ())))
+    assert len(messages) > 50
+    for message in messages:
+        assert "\n" not in message
+        assert str(run) in message or message.endswith("by --data")
 
 
 def test_damaged_weights_are_named_without_advice_to_trust_them(tmp_path: Path) -> None:

@@ -63,10 +63,10 @@ def export(
         done = export_triton(run, out, precision, data)
         typer.echo(f"{done.path}: Triton model {out.name} of {done.total_bytes:,} bytes")
         return
-    wanted = tuple(name for name in formats.split(",") if name != "none")
+    wanted = () if formats == "none" else tuple(formats.split(","))
     if unknown := [name for name in wanted if name not in FORMATS]:
         raise ValueError(
-            f"--format {unknown[0]}; allowed: {', '.join(FORMATS)}, none, or triton alone"
+            f"--format {unknown[0]}; allowed: {', '.join(FORMATS)}; none alone, or triton alone"
         )
     done = export_run(run, out, precision, data, wanted, since=since, tar=tar)
     what = "package" if since is None else "delta"

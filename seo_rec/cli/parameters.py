@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,7 @@ from seo_rec.cli.config import start_from
 from seo_rec.cli.fields import fields_of, type_name, value_of
 from seo_rec.cli.options import BUDGET, DATA, MODEL, RUN, SEARCH, TRAINING, FromSettings, Option
 from seo_rec.methods import Mlet
+from seo_rec.schema import DataError
 from seo_rec.settings import (
     BACKBONE_NAMES,
     INTERACTIONS,
@@ -18,6 +19,9 @@ from seo_rec.settings import (
     Interaction,
     ModelSettings,
 )
+
+if TYPE_CHECKING:
+    from seo_rec.data.rawfile import BadRows
 
 # ---- single parameters -------------------------------------------------------------------
 
@@ -86,6 +90,23 @@ Resume = Annotated[
     bool,
     typer.Option("--resume", help="Go on with the run found in --out.", rich_help_panel=RUN),
 ]
+Package = Annotated[Path, typer.Argument(help="Package of seo-rec export.", rich_help_panel=DATA)]
+Engine = Annotated[str, typer.Option(help="onnxruntime, numpy, or auto.", rich_help_panel=RUN)]
+OnBadRow = Annotated[
+    str,
+    typer.Option(
+        help="error: stop at the first bad row; skip: leave it out and count it.",
+        rich_help_panel=RUN,
+    ),
+]
+MaxBad = Annotated[
+    int | None,
+    typer.Option(
+        help="With --on-bad-row skip: stop after more bad rows than this. (default: 1000)",
+        rich_help_panel=RUN,
+        show_default=False,
+    ),
+]
 Config = Annotated[
     Path | None,
     typer.Option(
@@ -96,6 +117,19 @@ Config = Annotated[
         rich_help_panel=RUN,
     ),
 ]
+
+
+def bad_rows(action: str, max_bad: int | None) -> BadRows:
+    """What ``--on-bad-row`` and ``--max-bad`` ask for.
+
+    Raises:
+        DataError: A value is not allowed, or ``--max-bad`` would be ignored.
+    """
+    from seo_rec.data.rawfile import BadRows
+
+    if action == "error" and max_bad is not None:
+        raise DataError("--max-bad is given without --on-bad-row skip; add that or leave it out")
+    return BadRows(action) if max_bad is None else BadRows(action, max_bad)
 
 
 # ---- settings of the model and of the training -------------------------------------------

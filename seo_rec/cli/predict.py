@@ -8,14 +8,15 @@ from typing import Annotated
 
 import typer
 
-from seo_rec.cli.options import DATA, RUN
+from seo_rec.cli import parameters as par
+from seo_rec.cli.options import DATA, refuse_ignored
+from seo_rec.files import require_new_file
 from seo_rec.schema import SCHEMA_FILE, DataError
-
-Package = Annotated[Path, typer.Argument(help="Package of seo-rec export.", rich_help_panel=DATA)]
 
 
 def predict(
-    package: Package,
+    context: typer.Context,
+    package: par.Package,
     raw: Annotated[
         list[Path],
         typer.Option(
@@ -45,38 +46,24 @@ def predict(
             show_default=False,
         ),
     ] = None,
-    on_bad_row: Annotated[
-        str,
-        typer.Option(
-            help="error: stop at the first bad row; skip: leave it out and count it.",
-            rich_help_panel=RUN,
-        ),
-    ] = "error",
-    max_bad: Annotated[
-        int,
-        typer.Option(
-            help="With --on-bad-row skip: stop after more bad rows than this.", rich_help_panel=RUN
-        ),
-    ] = 1000,
-    engine: Annotated[
-        str, typer.Option(help="onnxruntime, numpy, or auto.", rich_help_panel=RUN)
-    ] = "auto",
+    on_bad_row: par.OnBadRow = "error",
+    max_bad: par.MaxBad = None,
+    engine: par.Engine = "auto",
 ) -> None:
     """Score the rows of raw files, in order, without torch."""
     from seo_rec.data.progress import ProgressBar
-    from seo_rec.data.rawfile import BadRows
     from seo_rec.serve import Predictor
     from seo_rec.serve.predict import predict_files, predict_split
 
     paths = [*raw, *(more or [])]
     names = tuple(name.strip() for name in keep.split(",")) if keep else ()
+    is_prepared = _is_prepared(context, paths)
+    rule = par.bad_rows(on_bad_row, max_bad)
+    require_new_file(out)
     predictor = Predictor.load(package, engine)
     started = time.monotonic()
-    prepared = [path for path in paths if (path / SCHEMA_FILE).is_file()]
     with ProgressBar(True) as bar:
-        if prepared:
-            if len(paths) > 1:
-                raise DataError("a prepared data set is scored alone; name one folder as --raw")
+        if is_prepared:
             bar.begin("score", 0)
             done = predict_split(
                 predictor,
@@ -94,7 +81,7 @@ def predict(
                 out,
                 keep=names,
                 delimiter=delimiter,
-                bad_rows=BadRows(on_bad_row, max_bad),
+                bad_rows=rule,
                 progress=lambda size, rows: bar.update(size, rows, size),
             )
     seconds = max(time.monotonic() - started, 1e-9)
@@ -106,8 +93,20 @@ def predict(
             typer.echo(f"    {example}", err=True)
 
 
+def _is_prepared(context: typer.Context, paths: list[Path]) -> bool:
+    """Whether the rows are a prepared data set; options that it makes idle are refused."""
+    if not any((path / SCHEMA_FILE).is_file() for path in paths):
+        refuse_ignored(context, ["split"], "raw files", "a prepared data set")
+        return False
+    if len(paths) > 1:
+        raise DataError("a prepared data set is scored alone; name one folder as --raw")
+    of_text = ["delimiter", "on_bad_row", "max_bad"]
+    refuse_ignored(context, of_text, "a prepared data set", "raw files")
+    return True
+
+
 def apply_delta(
-    package: Package,
+    package: par.Package,
     delta: Annotated[
         Path, typer.Argument(help="Delta of seo-rec export --since.", rich_help_panel=DATA)
     ],

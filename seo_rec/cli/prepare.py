@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from seo_rec.cli import parameters as par
 from seo_rec.cli.running import STOPS, stopped
 from seo_rec.files import one_line, said
 from seo_rec.schema import DataError, Schema
 
 if TYPE_CHECKING:
-    from seo_rec.data.rawfile import BadRows
     from seo_rec.data.split import Split
     from seo_rec.data.vocabulary import Pruning
 
@@ -57,15 +57,6 @@ Sizes = Annotated[
         help="COLUMN=K: keep the K-1 most frequent ids of a column; may be repeated.",
     ),
 ]
-OnBadRow = Annotated[
-    str, typer.Option(help="error: stop at the first bad row; skip: leave it out and count it.")
-]
-MaxBad = Annotated[
-    int | None,
-    typer.Option(
-        help="With --on-bad-row skip: stop after more bad rows than this. (default: 1000)"
-    ),
-]
 Missing = Annotated[
     str,
     typer.Option(
@@ -89,8 +80,8 @@ def movielens_1m(
     fractions: Fractions = None,
     min_count: MinCount = 1,
     vocabulary_size: Sizes = None,
-    on_bad_row: OnBadRow = "error",
-    max_bad: MaxBad = None,
+    on_bad_row: par.OnBadRow = "error",
+    max_bad: par.MaxBad = None,
 ) -> None:
     """MovieLens-1M: user, movie, gender, age, occupation, zip; the label is a good rating."""
     from seo_rec.data.movielens import prepare_movielens
@@ -102,7 +93,7 @@ def movielens_1m(
             rating_rule=rating_rule,
             split=_split("random", seed, fractions),
             pruning=_pruning(min_count, None, vocabulary_size),
-            bad_rows=_bad_rows(on_bad_row, max_bad),
+            bad_rows=par.bad_rows(on_bad_row, max_bad),
             progress=True,
         )
         done.append(schema)
@@ -132,8 +123,8 @@ def criteo(
     vocabulary_preset: Preset = None,
     vocabulary_size: Sizes = None,
     missing: Missing = "token",
-    on_bad_row: OnBadRow = "error",
-    max_bad: MaxBad = None,
+    on_bad_row: par.OnBadRow = "error",
+    max_bad: par.MaxBad = None,
 ) -> None:
     """Criteo click logs: 13 integers (log-transformed or embedded) and 26 categorical columns."""
     from seo_rec.data.criteo import prepare_criteo
@@ -146,7 +137,7 @@ def criteo(
             missing=missing,
             split=_split(split, seed, fractions),
             pruning=_pruning(min_count, vocabulary_preset, vocabulary_size),
-            bad_rows=_bad_rows(on_bad_row, max_bad),
+            bad_rows=par.bad_rows(on_bad_row, max_bad),
             progress=True,
         )
         done.append(schema)
@@ -169,8 +160,8 @@ def avazu(
     vocabulary_preset: Preset = None,
     vocabulary_size: Sizes = None,
     missing: Missing = "token",
-    on_bad_row: OnBadRow = "error",
-    max_bad: MaxBad = None,
+    on_bad_row: par.OnBadRow = "error",
+    max_bad: par.MaxBad = None,
 ) -> None:
     """Avazu click logs: 22 categorical columns; id is dropped, hour is the hour of the day."""
     from seo_rec.data.avazu import prepare_avazu
@@ -184,7 +175,7 @@ def avazu(
             missing=missing,
             split=_split(split, seed, fractions),
             pruning=_pruning(min_count, vocabulary_preset, vocabulary_size),
-            bad_rows=_bad_rows(on_bad_row, max_bad),
+            bad_rows=par.bad_rows(on_bad_row, max_bad),
             progress=True,
         )
         done.append(schema)
@@ -224,8 +215,8 @@ def table(
     min_count: MinCount = 1,
     vocabulary_size: Sizes = None,
     missing: Missing = "token",
-    on_bad_row: OnBadRow = "error",
-    max_bad: MaxBad = None,
+    on_bad_row: par.OnBadRow = "error",
+    max_bad: par.MaxBad = None,
 ) -> None:
     """Your own table: any CSV or Parquet files with a 0/1 label."""
     from seo_rec.data.table import TableColumns, prepare_table
@@ -246,7 +237,7 @@ def table(
             delimiter=delimiter,
             split=_split(split, seed, fractions),
             pruning=_pruning(min_count, None, vocabulary_size),
-            bad_rows=_bad_rows(on_bad_row, max_bad),
+            bad_rows=par.bad_rows(on_bad_row, max_bad),
             progress=True,
         )
         done.append(schema)
@@ -351,14 +342,6 @@ def _pruning(min_count: int, preset: str | None, sizes: list[str] | None) -> Pru
             raise DataError(f"--vocabulary-size is {text!r}; allowed: COLUMN=K, as in C3=10000")
         by_column[name] = int(size)
     return Pruning(min_count, preset, by_column)
-
-
-def _bad_rows(action: str, max_bad: int | None) -> BadRows:
-    from seo_rec.data.rawfile import BadRows
-
-    if action == "error" and max_bad is not None:
-        raise DataError("--max-bad is given without --on-bad-row skip; add that or leave it out")
-    return BadRows(action) if max_bad is None else BadRows(action, max_bad)
 
 
 def _names(text: str) -> tuple[str, ...]:

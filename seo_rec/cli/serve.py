@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from seo_rec.cli.options import DATA, RUN
+from seo_rec.cli import parameters as par
+from seo_rec.cli.options import RUN
 
 _NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 
 
 def serve(
-    package: Annotated[
-        Path, typer.Argument(help="Package of seo-rec export.", rich_help_panel=DATA)
-    ],
+    package: par.Package,
     port: Annotated[
         int, typer.Option(help="Port to listen at; 0 takes a free one.", rich_help_panel=RUN)
     ] = 8080,
@@ -26,9 +24,7 @@ def serve(
             help="Address to listen at; 0.0.0.0 for those of all networks.", rich_help_panel=RUN
         ),
     ] = "127.0.0.1",
-    engine: Annotated[
-        str, typer.Option(help="onnxruntime, numpy, or auto.", rich_help_panel=RUN)
-    ] = "auto",
+    engine: par.Engine = "auto",
     threads: Annotated[
         int, typer.Option(help="Of ONNX Runtime; 0 takes all cores.", rich_help_panel=RUN)
     ] = 1,

@@ -137,6 +137,23 @@ def parse(data: bytes, layout: Layout) -> Any:
     )
 
 
+def require_delimiter(sign: str, where: str = "delimiter") -> None:
+    """See that text files can be cut at ``sign``.
+
+    Args:
+        sign: The text between two cells.
+        where: What the message of an error begins with.
+
+    Raises:
+        DataError: It is not one ASCII character, or it is a quote or a line end.
+    """
+    if len(sign) != 1 or not sign.isascii() or sign in '"\r\n':
+        raise DataError(
+            f"{where} is {sign!r}; allowed: one ASCII character other than a quote and a line end, "
+            "as in --delimiter ';' (a tab in bash: --delimiter $'\\t')"
+        )
+
+
 def split_header(
     blocks: Iterator[TextBlock], path: Path, delimiter: str
 ) -> tuple[tuple[str, ...], Iterator[TextBlock]]:

@@ -104,6 +104,12 @@ class TextBlock:
     data: bytes
 
 
+def is_parquet(path: Path) -> bool:
+    """Whether a file begins as Parquet files do."""
+    with path.open("rb") as stream:
+        return stream.read(4) == b"PAR1"
+
+
 def existing_file(path: Path | str) -> Path:
     """``path`` if it is a file that is not empty; DataError otherwise."""
     path = Path(path)

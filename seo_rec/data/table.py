@@ -22,10 +22,19 @@ from seo_rec.data.delimited import (
     labels,
     numbers,
     read_blocks,
+    require_delimiter,
     split_header,
 )
 from seo_rec.data.prepare import Source, column_kinds, prepare, require_missing_rule
-from seo_rec.data.rawfile import BadRows, Intake, Problem, existing_file, file_sha256, text_blocks
+from seo_rec.data.rawfile import (
+    BadRows,
+    Intake,
+    Problem,
+    existing_file,
+    file_sha256,
+    is_parquet,
+    text_blocks,
+)
 from seo_rec.data.split import Split
 from seo_rec.data.tokens import bags_of_ids, categorical_ids
 from seo_rec.data.vocabulary import Pruning
@@ -124,13 +133,8 @@ def prepare_table(
         DataError: a file is missing or damaged, a column is missing, CSV headers differ, or a
             row is bad.
     """
-    if delimiter is not None and (
-        len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n'
-    ):
-        raise DataError(
-            f"delimiter is {delimiter!r}; allowed: one ASCII character other than a quote and a "
-            "line end, as in --delimiter ';' (a tab in bash: --delimiter $'\\t')"
-        )
+    if delimiter is not None:
+        require_delimiter(delimiter)
     given = [raw] if isinstance(raw, str | Path) else list(raw)
     paths = tuple(existing_file(path) for path in given)
     if not paths:
@@ -138,14 +142,14 @@ def prepare_table(
     twice = sorted({str(path) for path in paths if _times(path, paths) > 1})
     if twice:
         raise DataError(f"files {twice} are given more than once; name each of them once")
-    texts = [path for path in paths if not _is_parquet(path)]
+    texts = [path for path in paths if not is_parquet(path)]
     if delimiter is not None and not texts:
         raise DataError("a delimiter is given, but all files are Parquet; leave it out")
 
     def read(intake: Intake) -> Iterator[Any]:
         header: tuple[Path, tuple[str, ...]] | None = None
         for path in paths:
-            if _is_parquet(path):
+            if is_parquet(path):
                 yield from _read_parquet(path, columns, intake)
                 continue
             sign = delimiter or ("\t" if ".tsv" in path.suffixes else ",")
@@ -199,11 +203,6 @@ def _require_delimiter(
                 f"{path}: line 1: the header has these columns between {other!r} and not between "
                 f"{delimiter!r}; give --delimiter {shown}"
             )
-
-
-def _is_parquet(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(4) == b"PAR1"
 
 
 def _layout(columns: TableColumns, names: Sequence[str], delimiter: str) -> Layout:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from seo_rec.data.dataset import DataSet, open_data
+from seo_rec.documents import read_object
 from seo_rec.embed.quantize import float_weights, serve_stored_, with_precision
 from seo_rec.export.aoti import AOTI_FILE, aoti_bytes
 from seo_rec.export.golden import golden_inputs
@@ -24,15 +24,15 @@ from seo_rec.export.preparation import described, example_cells, preparation_of
 from seo_rec.export.program import program_of
 from seo_rec.export.twin import Twin
 from seo_rec.files import new_folder, require_new_file
-from seo_rec.model import RecModel
+from seo_rec.model import ModelSettings, RecModel
 from seo_rec.recipes.evaluation import load_trained
-from seo_rec.runs import RunError
+from seo_rec.runs import Run, RunError
 from seo_rec.runs.layout import RESULT_FILE, RUN_FILE
 from seo_rec.schema import DataError
 from seo_rec.serve.archive import unpacked, write_tar
 from seo_rec.serve.bags import Floats, Inputs
 from seo_rec.serve.delta import write_delta
-from seo_rec.serve.layout import MANIFEST_FILE, ONNX_FILE, OPTIONAL, REQUIRED
+from seo_rec.serve.layout import ALL_FILES, ONNX_FILE
 from seo_rec.serve.package import read_manifest
 from seo_rec.serve.predictor import Predictor
 from seo_rec.serve.preparation import Preparation
@@ -91,11 +91,10 @@ def export_run(
         FileExistsError: Something is at ``out``.
         PackageError: ``since`` is not a package.
         RunError: The folder is not a finished training run.
-        ValueError: The type cannot hold the numbers of a table.
+        ValueError: A record of the run is damaged, or the type cannot hold the numbers of a table.
     """
     with ExitStack() as stack:
-        names = (MANIFEST_FILE, *REQUIRED, *OPTIONAL)
-        base = None if since is None else stack.enter_context(unpacked(since, names))
+        base = None if since is None else stack.enter_context(unpacked(since, ALL_FILES))
         if base is not None:
             read_manifest(base)  # before minutes are spent
         if tar:
@@ -122,13 +121,15 @@ def export_run(
 def run_parts(run: Path, precision: str | None, data: Path | None, formats: Sequence[str]) -> Parts:
     """The parts of the package of a run; see :func:`export_run`."""
     model = load_trained(run)
-    asked = json.loads((run / RUN_FILE).read_text())
+    required = {"data_fingerprint": str, "model": dict, "method": str}
+    asked = read_object(run / RUN_FILE, required | ({"data": str} if data is None else {}))
     opened = training_data(asked, data)
+    backbone = ModelSettings.from_json(asked["model"]).backbone
     about = {
         "data": described(opened.schema),
         "metrics": _metrics(run),
         "versions": {name: _version(name) for name in _VERSIONS},
-        "model": {"backbone": asked["model"]["backbone"], "method": asked["method"]},
+        "model": {"backbone": backbone, "method": asked["method"]},
     }
     preparation = preparation_of(opened, model.embedding.policy.columns)
     return package_parts(model, preparation, precision, about, formats)
@@ -222,9 +223,9 @@ def model_scores(model: RecModel, preparation: Preparation, inputs: Inputs) -> F
 
 
 def _metrics(run: Path) -> dict[str, Any]:
-    result = json.loads((run / RESULT_FILE).read_text())
+    result = Run.read(run / RESULT_FILE).to_json()
     names = ("val_auc", "val_logloss", "test_auc", "test_logloss", "test_calibration")
-    return {name: result[name] for name in names if name in result}
+    return {name: result[name] for name in names}
 
 
 def _version(name: str) -> str:

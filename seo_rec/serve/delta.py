@@ -6,14 +6,13 @@ import ctypes
 import errno
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from seo_rec.files import new_folder, write_bytes, write_json
+from seo_rec.files import hidden_folder, new_folder, sync, sync_folder, write_bytes, write_json
 from seo_rec.policy import PolicyError
 from seo_rec.policy.strict_json import integer, json_object, string
 from seo_rec.serve import layout
@@ -108,7 +107,7 @@ def apply_delta(package: Path | str, delta: Path | str, out: Path | str | None =
     then takes its place in one step. A crash before that leaves the old package as it was.
 
     Args:
-        package: The folder of the package that the delta was made from.
+        package: The package that the delta was made from: a folder or, with ``out``, a tar file.
         delta: A folder or a tar file.
         out: The folder of the new package; None replaces the old one.
 
@@ -120,31 +119,48 @@ def apply_delta(package: Path | str, delta: Path | str, out: Path | str | None =
         PackageError: The delta belongs to another package, or something is damaged.
     """
     package, delta = Path(package), Path(delta)
-    if out is not None:
-        with unpacked(delta, FILES) as folder, new_folder(out) as made:
-            _build(package, folder, made)
-        return Path(out)
-    if package.is_symlink() or not package.is_dir():
-        raise PackageError(f"{package}: is no folder; name the new package by --out")
-    scratch = Path(tempfile.mkdtemp(dir=package.parent, prefix=f".{package.name}."))
-    try:
-        with unpacked(delta, FILES) as folder:
-            _build(package, folder, scratch)
-        os.chmod(scratch, 0o755)
-        exchange(scratch, package)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)  # the new one if it failed, else the old one
+    if out is None:
+        _require_folder(package)
+    with unpacked(package, layout.ALL_FILES) as old, unpacked(delta, FILES) as changes:
+        if out is not None:
+            with new_folder(out) as made:
+                _build(old, changes, made, (package, delta))
+            return Path(out)
+        with hidden_folder(package) as made:
+            _build(old, changes, made, (package, delta))
+            os.chmod(made, 0o755)
+            exchange(made, package)
+            sync(package.parent)
+            shutil.rmtree(made, ignore_errors=True)  # now the old one
     return package
 
 
-def _build(package: Path, delta: Path, made: Path) -> None:
-    """Write the new package into the folder ``made`` and check it."""
-    manifest = read_manifest(package)
+def _require_folder(package: Path) -> None:
+    """PackageError unless a new package can take the place of ``package``."""
+    if not package.exists():
+        raise PackageError(f"{package}: no such folder or file; `seo-rec export` writes one")
+    if package.is_symlink() or not package.is_dir():
+        kind = "a link" if package.is_symlink() else "a file"
+        raise PackageError(
+            f"{package}: is {kind}, which is not replaced; name a folder for the new package by "
+            "--out"
+        )
+
+
+def _build(package: Path, delta: Path, made: Path, names: tuple[Path, Path]) -> None:
+    """Write the new package into the folder ``made``, on disk, and check it.
+
+    Args:
+        package, delta: Folders.
+        made: An empty folder.
+        names: What the user calls package and delta.
+    """
+    manifest, digest = read_manifest(package)
     check_files(package, manifest["files"])
     document = _read_delta(delta)
-    if document["base"] != sha256(package / layout.MANIFEST_FILE):
+    if document["base"] != digest:
         raise PackageError(
-            f"{delta}: was not made for the package {package}; apply the deltas in order, or "
+            f"{names[1]}: was not made for the package {names[0]}; apply the deltas in order, or "
             "export the package anew"
         )
     for name, kind in document["kinds"].items():
@@ -152,11 +168,12 @@ def _build(package: Path, delta: Path, made: Path) -> None:
             shutil.copyfile(delta / name, made / name)
             continue
         if name not in manifest["files"]:
-            raise PackageError(f"{delta}: {name} is to be taken from {package}, which lacks it")
+            raise PackageError(f"{names[1]}: {name} is to be taken from {names[0]}, which lacks it")
         shutil.copyfile(package / name, made / name)
         if kind == "rows":
             _patch(made / name, delta / ROWS_FILE)
     shutil.copyfile(delta / TARGET_FILE, made / layout.MANIFEST_FILE)
+    sync_folder(made)
     Predictor.load(made)
 
 
@@ -225,8 +242,6 @@ def _patch(file: Path, changes: Path) -> None:
             for row, content in zip(at.tolist(), new, strict=True):
                 stream.seek(places[name][0] + row * size)
                 stream.write(content.tobytes())
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def exchange(first: Path, second: Path) -> None:

@@ -29,6 +29,7 @@ REQUIRED = (
     GOLDEN_FILE,
 )
 OPTIONAL = (KEPT_FILE, ONNX_FILE, "model.pt2")
+ALL_FILES = (MANIFEST_FILE, *REQUIRED, *OPTIONAL)
 
 IDS, CODES = "ids", "codes"  # tensors of all vocabularies and of all codes
 EXAMPLES = 8  # rows whose raw cells are kept beside their ids

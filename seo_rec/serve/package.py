@@ -57,6 +57,7 @@ class Package:
     Args:
         path: Its folder.
         manifest: Of ``manifest.json``.
+        digest: The SHA-256 of ``manifest.json``, 64 hexadecimal digits.
         policy: How ids find their rows; with the vocabularies and codes.
         preparation: How raw cells become ids and numbers.
         program: The backbone.
@@ -67,6 +68,7 @@ class Package:
 
     path: Path
     manifest: Mapping[str, Any]
+    digest: str
     policy: Policy
     preparation: Preparation
     program: Program
@@ -80,6 +82,11 @@ class Package:
         files: Mapping[str, Any] = self.manifest["files"]
         return files
 
+    @property
+    def version(self) -> str:
+        """The first 12 digits of :attr:`digest`; the manifest has the checksums of all files."""
+        return self.digest[:12]
+
 
 def read_package(folder: Path | str) -> Package:
     """Read a package and check it: names, sizes, checksums, forms and shapes.
@@ -88,18 +95,18 @@ def read_package(folder: Path | str) -> Package:
         PackageError: The folder is not a package, or a file of it is damaged.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder)
+    manifest, digest = read_manifest(folder)
     check_files(folder, manifest["files"])
     try:
-        return _parsed(folder, manifest)
+        return _parsed(folder, manifest, digest)
     except PackageError:
         raise
     except (PolicyError, DataError, ValueError, KeyError, OverflowError) as error:
         raise PackageError(f"{folder}: {error}; export the package again") from error
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a package, whose form is checked.
+def read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
+    """The manifest of a package, whose form is checked, and the SHA-256 of the file.
 
     Raises:
         PackageError: There is none, or it has another form.
@@ -112,7 +119,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         )
     where = str(path)
     try:
-        doc = json_object(read_json(path), _MANIFEST_KEYS, where)
+        content = _json_bytes(path)
+        doc = json_object(parse_document(content, where), _MANIFEST_KEYS, where)
         if doc["format"] != layout.FORMAT or type(doc["version"]) is not int:
             raise PackageError(f"{where}: format {doc['format']!r}; allowed: {layout.FORMAT!r}")
         if doc["version"] != layout.VERSION:
@@ -128,7 +136,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         check_entries(doc["files"], where)
         if missing := [name for name in layout.REQUIRED if name not in doc["files"]]:
             raise PackageError(f"{where}: files lacks {missing}")
-        return doc
+        return doc, hashlib.sha256(content).hexdigest()
     except PolicyError as error:
         raise PackageError(str(error)) from error
 
@@ -189,17 +197,22 @@ def read_json(path: Path) -> Any:
     Raises:
         PackageError: It is none, or too large.
     """
-    if not stat.S_ISREG(path.lstat().st_mode):
-        raise PackageError(f"{path}: is no regular file; copy the package again")
-    if (size := path.stat().st_size) > MAX_JSON_BYTES:
-        raise PackageError(f"{path}: has {size} bytes; allowed: {MAX_JSON_BYTES}")
     try:
-        return parse_document(path.read_bytes(), str(path))
+        return parse_document(_json_bytes(path), str(path))
     except PolicyError as error:
         raise PackageError(str(error)) from error
 
 
-def _parsed(folder: Path, manifest: dict[str, Any]) -> Package:
+def _json_bytes(path: Path) -> bytes:
+    """The bytes of a JSON file; PackageError if it is no regular file, or too large."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise PackageError(f"{path}: is no regular file; copy the package again")
+    if (size := path.stat().st_size) > MAX_JSON_BYTES:
+        raise PackageError(f"{path}: has {size} bytes; allowed: {MAX_JSON_BYTES}")
+    return path.read_bytes()
+
+
+def _parsed(folder: Path, manifest: dict[str, Any], digest: str) -> Package:
     embeddings = read_tensors(folder / layout.EMBEDDINGS_FILE)
     policy = _policy(folder / layout.POLICY_FILE, embeddings)
     if policy.num_bytes != manifest["num_bytes"]:
@@ -230,7 +243,9 @@ def _parsed(folder: Path, manifest: dict[str, Any]) -> Package:
     if set(weights) & {DENSE, EMBEDDINGS}:
         raise PackageError(f"{layout.BACKBONE_WEIGHTS_FILE}: a weight has the name of an input")
     golden = _golden(read_tensors(folder / layout.GOLDEN_FILE), preparation, examples)
-    return Package(folder, manifest, policy, preparation, program, embeddings, weights, golden)
+    return Package(
+        folder, manifest, digest, policy, preparation, program, embeddings, weights, golden
+    )
 
 
 def _policy(path: Path, embeddings: Mapping[str, Array]) -> Policy:

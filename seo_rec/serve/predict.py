@@ -16,12 +16,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from seo_rec.data.delimited import BlockError, Field, Layout, read_blocks, split_header
-from seo_rec.data.rawfile import BadRows, Intake, Problem, TextBlock, existing_file, text_blocks
+from seo_rec.data.dataset import open_data
+from seo_rec.data.delimited import (
+    BlockError,
+    Field,
+    Layout,
+    read_blocks,
+    require_delimiter,
+    split_header,
+)
+from seo_rec.data.rawfile import (
+    BadRows,
+    Intake,
+    Problem,
+    TextBlock,
+    existing_file,
+    is_parquet,
+    text_blocks,
+)
 from seo_rec.data.read_ahead import ReadAhead
 from seo_rec.data.shards import read_shards
+from seo_rec.files import require_new_file
 from seo_rec.policy import MAX_CROSS_IDS, Policy
-from seo_rec.schema import SPLITS, DataError, read_schema
+from seo_rec.schema import SPLITS, DataError
 from seo_rec.serve.addresses import feature_bags
 from seo_rec.serve.bags import Inputs, RowError
 from seo_rec.serve.predictor import Predictor
@@ -85,11 +102,18 @@ def predict_files(
         progress: Told the bytes read and the rows scored, now and then.
 
     Raises:
-        DataError: A file is missing or damaged, a column is missing, or a row is bad.
+        DataError: A file is missing or damaged, a column is missing, a row is bad, or the delimiter
+            is not one character or would be ignored.
+        FileExistsError: Something is at ``out``.
     """
+    if delimiter is not None:
+        require_delimiter(delimiter)
+    files = [existing_file(path) for path in paths]
+    if delimiter is not None and all(map(is_parquet, files)):
+        raise DataError("a delimiter is given, but all files are Parquet; leave it out")
     intake = Intake(bad_rows)
     reader = _Reader(predictor.preparation, predictor.package.policy, tuple(keep), intake)
-    blocks = reader.blocks([existing_file(path) for path in paths], delimiter)
+    blocks = reader.blocks(files, delimiter)
     return _scored(predictor, blocks, out, intake, progress)
 
 
@@ -113,18 +137,22 @@ def predict_split(
         progress: Told 0 and the rows scored, now and then.
 
     Raises:
-        DataError: The data were prepared by other rules, or lack a column.
+        DataError: The data were prepared by other rules or lack a column, or a shard is damaged,
+            missing or left over.
+        FileExistsError: Something is at ``out``.
     """
     if split not in SPLITS:
         raise DataError(f"split {split!r}; allowed: {', '.join(SPLITS)}")
-    preparation = predictor.preparation
-    found, known = read_schema(data).preparation, preparation.rules
+    preparation, opened = predictor.preparation, open_data(data)
+    found, known = opened.schema.preparation, preparation.rules
     if other := [rule for rule in known if known[rule] != found.get(rule)]:
         rules = "; ".join(f"{r}: {known[r]!r} there, {found.get(r)!r} here" for r in other)
         raise DataError(
             f"{data} was prepared by other rules than the data of the training ({rules}); prepare "
             "it with the same options"
         )
+    require_new_file(out)  # before every shard is read once
+    opened.verify(split)
 
     def blocks() -> Iterator[Block]:
         for table in read_shards(data / split):
@@ -165,9 +193,7 @@ class _ParquetFile:
     """A Parquet file that appears at its place when it is whole; use as a context manager."""
 
     def __init__(self, out: Path) -> None:
-        if out.is_dir():
-            raise DataError(f"{out}: is a folder; name a file")
-        out.parent.mkdir(parents=True, exist_ok=True)
+        require_new_file(out)
         self._out = out
         handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
         os.close(handle)
@@ -209,9 +235,7 @@ class _Reader:
 
     def blocks(self, paths: Sequence[Path], delimiter: str | None) -> Iterator[Block]:
         for path in paths:
-            with path.open("rb") as stream:
-                is_parquet = stream.read(4) == b"PAR1"
-            yield from self._parquet(path) if is_parquet else self._text(path, delimiter)
+            yield from self._parquet(path) if is_parquet(path) else self._text(path, delimiter)
 
     # ---- text ----
 

@@ -14,12 +14,10 @@ from seo_rec.serve import fast
 from seo_rec.serve.archive import unpacked
 from seo_rec.serve.bags import Floats, Inputs, RowError
 from seo_rec.serve.layout import (
+    ALL_FILES,
     EXAMPLES,
     GOLDEN_TOLERANCE,
-    MANIFEST_FILE,
     ONNX_FILE,
-    OPTIONAL,
-    REQUIRED,
     PackageError,
 )
 from seo_rec.serve.package import Package, read_package
@@ -70,7 +68,7 @@ class Predictor:
             raise ValueError(f"engine {engine!r}; allowed: {', '.join(ENGINES)}")
         if engine == "onnxruntime" and not fast.is_installed():
             raise ValueError("engine 'onnxruntime' is not installed: pip install onnxruntime")
-        with unpacked(Path(path), (MANIFEST_FILE, *REQUIRED, *OPTIONAL)) as folder:
+        with unpacked(Path(path), ALL_FILES) as folder:
             return cls._opened(folder, engine, threads)
 
     @classmethod

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from seo_rec.data.delimited import require_delimiter
 from seo_rec.data.tokens import MISSING, bags_of_ids, categorical_ids, integer_ids
 from seo_rec.data.vocabulary import prune
 from seo_rec.policy.strict_json import integer, items, json_object, string
@@ -436,9 +437,7 @@ def _text(entry: Any, at: str) -> Text:
     doc = json_object(entry, {"delimiter", "quoting", "headers"}, at)
     delimiter = doc["delimiter"]
     if delimiter is not None:
-        sign = string(delimiter, f"{at}.delimiter")
-        if len(sign) != 1 or not sign.isascii() or sign in '"\r\n':
-            raise ValueError(f"{at}.delimiter: {sign!r}; allowed: one ASCII character, no quote")
+        require_delimiter(string(delimiter, f"{at}.delimiter"), f"{at}.delimiter")
     if not isinstance(doc["quoting"], bool):
         raise ValueError(f"{at}.quoting: must be true or false")
     headers = tuple(

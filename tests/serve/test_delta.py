@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +21,7 @@ from seo_rec.serve.archive import write_tar
 from seo_rec.serve.delta import apply_delta, exchange, write_delta
 from seo_rec.serve.writing import write_package
 
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("dtypes", "codes", "crosses-of-all-kinds", "project")
 
 
@@ -23,7 +29,7 @@ def bytes_of(folder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def trained_on(parts, model):
+def trained_on(parts):
     """The parts after some more training: a few rows, a projection, the backbone."""
     embeddings = {name: value.copy() for name, value in parts.embeddings.items()}
     for i, (name, value) in enumerate(sorted(embeddings.items())):
@@ -40,7 +46,7 @@ def trained_on(parts, model):
 
 
 def rescored(parts, folder):
-    """The parts with the scores that the changed package itself gives."""
+    """The parts with the scores that their own package gives, made in ``folder`` for a while."""
     from seo_rec.serve import read_package
     from seo_rec.serve.scorer import NumpyScorer, scores_of
 
@@ -51,18 +57,32 @@ def rescored(parts, folder):
     return replace(parts, scores=scores)
 
 
+def with_delta(folder, before, after=None):
+    """Below a folder ``old``, ``new`` and ``delta``: two packages and what makes one of the other.
+
+    Without ``after`` the new package is what some more training makes of the old one.
+    """
+    if after is None:
+        after = rescored(trained_on(before), folder / "scratch")
+    old, new, changes = (folder / name for name in ("old", "new", "delta"))
+    for made in (old, new, changes):
+        made.mkdir()
+    write_package(old, before)
+    write_package(new, after)
+    write_delta(old, new, changes)
+    return old, new, changes
+
+
 @pytest.fixture(params=NAMES)
 def packages(request, tmp_path):
     """Folders of a package, of the one after it, and of the delta between them."""
-    parts, model = parts_of(POLICIES[request.param])
-    after = rescored(trained_on(parts, model), tmp_path / "scratch")
-    folders = [tmp_path / name for name in ("old", "new", "delta")]
-    for folder in folders:
-        folder.mkdir()
-    write_package(folders[0], parts)
-    write_package(folders[1], after)
-    write_delta(*folders)
-    return folders
+    return with_delta(tmp_path, parts_of(POLICIES[request.param])[0])
+
+
+@pytest.fixture
+def few(tmp_path):
+    """The same of one small policy."""
+    return with_delta(tmp_path, parts_of(POLICIES["sum"])[0])
 
 
 def test_the_result_equals_a_full_export(packages, tmp_path):
@@ -80,48 +100,35 @@ def test_the_result_equals_a_full_export(packages, tmp_path):
 def test_only_changed_rows_are_in_it(tmp_path):
     policy = POLICIES["one-row"]
     policy = replace(policy, tables=(replace(policy.tables[0], num_rows=50_000, dim=8),))
-    parts, model = parts_of(policy)
-    after = rescored(trained_on(parts, model), tmp_path / "scratch")
-    folders = [tmp_path / name for name in ("old", "new", "delta")]
-    for folder in folders:
-        folder.mkdir()
-    write_package(folders[0], parts)
-    write_package(folders[1], after)
-    write_delta(*folders)
-    size = sum(path.stat().st_size for path in folders[2].iterdir())
-    assert size < 0.03 * sum(path.stat().st_size for path in folders[1].iterdir())
-    kinds = json.loads((folders[2] / "delta.json").read_text())["kinds"]
+    _, new, changes = with_delta(tmp_path, parts_of(policy)[0])
+    size = sum(path.stat().st_size for path in changes.iterdir())
+    assert size < 0.03 * sum(path.stat().st_size for path in new.iterdir())
+    kinds = json.loads((changes / "delta.json").read_text())["kinds"]
     assert kinds["embeddings.safetensors"] == "rows" and kinds["backbone.json"] == "same"
 
 
 def test_a_zero_that_changes_its_sign_is_a_change(tmp_path):
     """The result is equal to the bit, so 0 and -0 are two numbers."""
     parts, _ = parts_of(POLICIES["sum"])
-    folders = [tmp_path / name for name in ("old", "new", "delta")]
-    for folder, zero in zip(folders, (0.0, -0.0, None), strict=True):
-        folder.mkdir()
-        if zero is not None:
-            rows = parts.embeddings["rows.float32.4"].copy()
-            rows[2, 1] = zero
-            changed = replace(parts, embeddings={**parts.embeddings, "rows.float32.4": rows})
-            write_package(folder, rescored(changed, tmp_path / "scratch"))
-    write_delta(*folders)
-    apply_delta(folders[0], folders[2])
-    assert bytes_of(folders[0]) == bytes_of(folders[1])
+    both = []
+    for zero in (0.0, -0.0):
+        rows = parts.embeddings["rows.float32.4"].copy()
+        rows[2, 1] = zero
+        changed = replace(parts, embeddings={**parts.embeddings, "rows.float32.4": rows})
+        both.append(rescored(changed, tmp_path / "scratch"))
+    old, new, changes = with_delta(tmp_path, *both)
+    apply_delta(old, changes)
+    assert bytes_of(old) == bytes_of(new)
 
 
 def test_a_package_of_another_form_is_taken_whole(tmp_path):
-    folders = [tmp_path / name for name in ("old", "new", "delta")]
-    for folder, name in zip(folders, ("sum", "digits", None), strict=True):
-        folder.mkdir()
-        if name:
-            write_package(folder, parts_of(POLICIES[name])[0])
-    write_delta(*folders)
-    apply_delta(folders[0], folders[2])
-    assert bytes_of(folders[0]) == bytes_of(folders[1])
+    both = (parts_of(POLICIES[name])[0] for name in ("sum", "digits"))
+    old, new, changes = with_delta(tmp_path, *both)
+    apply_delta(old, changes)
+    assert bytes_of(old) == bytes_of(new)
 
 
-def test_a_delta_that_does_not_belong_is_refused(packages, tmp_path):
+def test_a_delta_that_does_not_belong_is_refused(packages):
     """Another package, and its own package a second time."""
     old, new, changes = packages
     before = bytes_of(new)
@@ -140,16 +147,9 @@ STEPS = ("_read_delta", "_patch", "exchange", "shutil.copyfile", "Predictor.load
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_crash_leaves_the_old_package_whole(step, tmp_path):
-    parts, model = parts_of(POLICIES["sum"])
-    after = rescored(trained_on(parts, model), tmp_path / "scratch")
-    folders = [tmp_path / name for name in ("old", "new", "delta")]
-    for folder in folders:
-        folder.mkdir()
-    write_package(folders[0], parts)
-    write_package(folders[1], after)
-    write_delta(*folders)
-    before = bytes_of(folders[0])
+def test_a_crash_leaves_the_old_package_whole(step, few, tmp_path):
+    old, new, changes = few
+    before = bytes_of(old)
 
     class Crash(BaseException):
         pass
@@ -161,12 +161,85 @@ def test_a_crash_leaves_the_old_package_whole(step, tmp_path):
         place, _, name = f"seo_rec.serve.delta.{step}".rpartition(".")
         patch.setattr(f"{place}.{name}", crash)
         with pytest.raises(Crash):
-            apply_delta(folders[0], folders[2])
-    assert bytes_of(folders[0]) == before
+            apply_delta(old, changes)
+    assert bytes_of(old) == before
     assert {p.name for p in tmp_path.iterdir()} == {"old", "new", "delta"}
-    Predictor.load(folders[0])
-    apply_delta(folders[0], folders[2])
-    assert bytes_of(folders[0]) == bytes_of(folders[1])
+    Predictor.load(old)
+    apply_delta(old, changes)
+    assert bytes_of(old) == bytes_of(new)
+
+
+# Applies a delta and is killed at the step that is named.
+KILLED = """
+import os, signal, sys
+from seo_rec.serve import delta
+
+def kill(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+place, _, name = sys.argv[3].rpartition(".")
+setattr(getattr(delta, place) if place else delta, name, kill)
+delta.apply_delta(sys.argv[1], sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("step, applied", [("exchange", False), ("shutil.rmtree", True)])
+def test_what_a_killed_process_leaves_is_removed_by_the_next(step, applied, few, tmp_path):
+    old, new, changes = few
+    before = bytes_of(old)
+    command = [sys.executable, "-c", KILLED, str(old), str(changes), step]
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert bytes_of(old) == (bytes_of(new) if applied else before)
+    names = {p.name for p in tmp_path.iterdir()}
+    assert len(names) == 4 and names > {"old", "new", "delta"}
+    if applied:
+        with pytest.raises(PackageError, match="was not made for the package"):
+            apply_delta(old, changes)
+    else:
+        apply_delta(old, changes)
+    assert bytes_of(old) == bytes_of(new)
+    assert {p.name for p in tmp_path.iterdir()} == {"old", "new", "delta"}
+
+
+def test_the_new_package_is_on_disk_before_it_takes_its_place(few, monkeypatch):
+    old, new, changes = few
+    synced, at_exchange = set(), set()
+    sync = os.fsync
+
+    def noted(handle):
+        synced.add(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")))
+        sync(handle)
+
+    def exchanged(first, second):
+        at_exchange.update(synced, [f"in place: {first.name in synced}"])
+        exchange(first, second)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr("seo_rec.serve.delta.exchange", exchanged)
+    apply_delta(old, changes)
+    assert at_exchange >= {*bytes_of(new), "in place: True"}
+
+
+def test_packages_that_are_not_replaced(few, tmp_path):
+    """The advice works: with --out the delta is applied to a tar file and by a link."""
+    old, new, changes = few
+    tar, link = tmp_path / "old.tar", tmp_path / "link"
+    write_tar(old, tar)
+    link.symlink_to(old)
+    for package, kind in ((tar, "a file"), (link, "a link")):
+        with pytest.raises(PackageError, match=f"is {kind}, which is not replaced; .* by --out"):
+            apply_delta(package, changes)
+        out = tmp_path / f"of-{package.name}"
+        assert apply_delta(package, changes, out) == out
+        assert bytes_of(out) == bytes_of(new)
+    for out in (None, tmp_path / "out"):
+        with pytest.raises(PackageError, match="nowhere: no such folder or file; `seo-rec export`"):
+            apply_delta(tmp_path / "nowhere", changes, out)
+    write_tar(new, tar)
+    with pytest.raises(PackageError, match=r"was not made for the package .*/old\.tar;"):
+        apply_delta(tar, changes, tmp_path / "out")
 
 
 def test_readers_of_the_old_package_go_on(packages):
@@ -209,6 +282,10 @@ def test_command_line(clicks, seo_rec, tmp_path):
         (
             ("--out", tmp_path / "x", "--format", "pickle"),
             "--format pickle; allowed: onnx, aoti",
+        ),
+        (
+            ("--out", tmp_path / "x", "--format", "none,onnx"),
+            "--format none; allowed: onnx, aoti; none alone, or triton alone",
         ),
         (("--out", tmp_path / "x", "--precision", "int2"), "precision 'int2'; allowed: float32"),
         (("--out", tmp_path / "x", "--data", tmp_path), "or name the prepared data by --data"),

@@ -388,8 +388,8 @@ def changes(package, tmp_path_factory) -> Path:
     (folder / "delta").mkdir()
     from test_delta import rescored, trained_on
 
-    parts, model = parts_of(POLICIES["crosses-of-all-kinds"], BACKBONES["dcn-v2"])
-    write_package(folder / "new", rescored(trained_on(parts, model), folder / "scratch"))
+    parts, _ = parts_of(POLICIES["crosses-of-all-kinds"], BACKBONES["dcn-v2"])
+    write_package(folder / "new", rescored(trained_on(parts), folder / "scratch"))
     write_delta(package, folder / "new", folder / "delta")
     return folder / "delta"
 

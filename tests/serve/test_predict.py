@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import threading
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from seo_rec.schema import DataError
 from seo_rec.serve import Predictor
 from seo_rec.serve.archive import write_tar
 from seo_rec.serve.bags import RowError
+from seo_rec.serve.predict import predict_files, predict_split
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +197,12 @@ def test_bad_rows_of_parquet(clicks, seo_rec, tmp_path):
         (("--on-bad-row", "ignore"), "on-bad-row is 'ignore'; allowed: error, skip"),
         (("--engine", "gpu"), "engine 'gpu'; allowed: auto, onnxruntime, numpy"),
         (("--delimiter", ";"), "the rows lack the columns"),
+        (("--delimiter", "||"), "delimiter is '||'; allowed: one ASCII character"),
+        (("--delimiter", "é"), "delimiter is 'é'; allowed: one ASCII character"),
+        (("--delimiter", ""), "delimiter is ''; allowed: one ASCII character"),
+        (("--split", "val"), "--split with raw files would be ignored; allowed with a prepared"),
+        (("--max-bad", "7"), "--max-bad is given without --on-bad-row skip"),
+        (("--on-bad-row", "skip", "--max-bad", "-1"), "max-bad is -1; allowed: 0 or more"),
     ],
 )
 def test_bad_options(arguments, message, clicks, seo_rec, tmp_path):
@@ -202,6 +210,59 @@ def test_bad_options(arguments, message, clicks, seo_rec, tmp_path):
     done = seo_rec("predict", clicks.package, "--raw", clicks.raw, "--out", out, *arguments)
     assert done.code == 2 and message in done.err, done.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--delimiter", ","), ("--on-bad-row", "skip"), ("--max-bad", "7")]
+)
+def test_options_of_raw_files_are_refused_with_prepared_data(arguments, clicks, seo_rec, tmp_path):
+    out = tmp_path / "scores.parquet"
+    done = seo_rec("predict", clicks.package, "--raw", clicks.data.path, "--out", out, *arguments)
+    message = f"{arguments[0]} with a prepared data set would be ignored; allowed with raw files"
+    assert done.code == 2 and message in done.err, done.err
+    assert not out.exists()
+
+
+def test_a_delimiter_is_refused_with_parquet(clicks, seo_rec, tmp_path):
+    raw, out = tmp_path / "raw.parquet", tmp_path / "scores.parquet"
+    pq.write_table(pacsv.read_csv(clicks.raw).slice(0, 9), raw)
+    call = ("predict", clicks.package, "--raw", raw, "--out", out, "--delimiter", ",")
+    done = seo_rec(*call)
+    assert done.code == 2 and "a delimiter is given, but all files are Parquet" in done.err
+    assert not out.exists()
+    assert seo_rec(*call, clicks.raw).code == 0  # one of the files is text
+
+
+def test_damaged_shards_are_refused(clicks, seo_rec, tmp_path):
+    """A shard that is replaced, and one that is gone, is no shorter list of scores."""
+    folder, out = shutil.copytree(clicks.data.path, tmp_path / "data"), tmp_path / "scores.parquet"
+    shard = folder / "test" / "part-00000.parquet"
+    pq.write_table(pq.read_table(shard).slice(1), shard)
+    call = ("predict", clicks.package, "--raw", folder, "--out", out)
+    done = seo_rec(*call)
+    assert done.code == 2 and f"{shard}: damaged or replaced" in done.err, done.err
+    shard.rename(shard.with_name("part-00001.parquet"))
+    done = seo_rec(*call)
+    assert done.code == 2 and "missing ['part-00000.parquet'] or left over" in done.err, done.err
+    shard.with_name("part-00001.parquet").unlink()
+    done = seo_rec(*call)
+    assert done.code == 2 and "missing ['part-00000.parquet']" in done.err, done.err
+    assert not out.exists()
+    assert seo_rec(*call, "--split", "val").code == 0  # whose shards are whole
+
+
+def test_no_file_is_written_over(clicks, predictor, seo_rec, tmp_path):
+    raw = tmp_path / "raw.csv"
+    shutil.copy(clicks.raw, raw)
+    before = raw.read_bytes()
+    for source in (raw, clicks.data.path):
+        done = seo_rec("predict", clicks.package, "--raw", source, "--out", raw)
+        assert done.code == 2 and f"{raw} exists; choose another --out" in done.err, done.err
+    with pytest.raises(FileExistsError, match="exists; choose another"):
+        predict_files(predictor, [raw], raw)
+    with pytest.raises(FileExistsError, match="exists; choose another"):
+        predict_split(predictor, clicks.data.path, "test", tmp_path)
+    assert raw.read_bytes() == before and list(tmp_path.iterdir()) == [raw]
 
 
 def test_data_of_other_rules_are_refused(clicks, tiny, seo_rec, tmp_path):

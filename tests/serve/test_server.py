@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import shutil
@@ -28,7 +29,6 @@ from seo_rec.serve.delta import apply_delta, write_delta
 from seo_rec.serve.server import LivePackage, ServerSettings
 from seo_rec.serve.server.app import background, build_app
 from seo_rec.serve.server.bodies import ARROW, JSON
-from seo_rec.serve.server.live import version_of
 from seo_rec.serve.server.metrics import Metrics
 from seo_rec.serve.server.running import listening
 from seo_rec.serve.server.service import Service
@@ -84,7 +84,7 @@ def test_scores_are_the_predictors(client, package):
     wanted = predictor(ROWS)
     answer = client.post("/score", json=columns())
     assert answer.status_code == 200
-    assert answer.json()["package"] == version_of(predictor)
+    assert answer.json()["package"] == predictor.package.version
     np.testing.assert_allclose(answer.json()["scores"], wanted, rtol=1e-6)
     answer = client.post("/score", content=stream(TABLE), headers={"Content-Type": ARROW})
     assert answer.headers["content-type"] == ARROW
@@ -288,7 +288,7 @@ def test_no_request_fails_over_reloads_and_the_end(tmp_path, capsys):
     wanted = {}
     for path in (served, second, third):
         predictor = Predictor.load(path)
-        wanted[version_of(predictor)] = predictor(ROWS)
+        wanted[predictor.package.version] = predictor(ROWS)
     versions = list(wanted)
     with running(served, "--reload", "0.1", "--drain", "0.5") as (process, address):
         load = Load(address, clients=6)
@@ -340,7 +340,7 @@ def report(load: Load, capsys) -> None:
 def test_sighup_loads_the_package_anew(tmp_path):
     """With --reload 0 nothing but the signal does; the package is a symbolic link here."""
     paths = [small_package(tmp_path / str(seed), seed) for seed in (3, 4)]
-    versions = [version_of(Predictor.load(path)) for path in paths]
+    versions = [Predictor.load(path).package.version for path in paths]
     link = tmp_path / "current"
     link.symlink_to(paths[0])
     with running(link, "--reload", "0") as (process, address):
@@ -372,8 +372,46 @@ def test_a_package_that_changes_while_it_is_read_is_read_again(tmp_path, monkeyp
     monkeypatch.setattr(Predictor, "load", changing)
     live = LivePackage(link)
     assert len(times) == 2
-    assert live.version == version_of(load(paths[1]))
+    assert live.version == load(paths[1]).package.version
     assert not live.has_changed()
+
+
+def test_the_version_is_the_checksum_of_the_manifest(tmp_path):
+    """The checksum of the file itself, however its JSON is written."""
+    path = small_package(tmp_path / "package")
+    manifest = path / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text())))
+    assert LivePackage(path).version == hashlib.sha256(manifest.read_bytes()).hexdigest()[:12]
+
+
+def test_scores_and_version_are_of_one_package(tmp_path):
+    """Whatever is loaded while a request is answered."""
+    both = [LivePackage(small_package(tmp_path / str(seed), seed)) for seed in (3, 4)]
+    wanted = {live.version: live.predictor(ROWS) for live in both}
+
+    class Changing(LivePackage):
+        """Another package whenever the predictor is read."""
+
+        def __init__(self):
+            self.reads = 0
+
+        @property
+        def predictor(self):
+            self.reads += 1
+            return both[self.reads % 2].predictor
+
+    async def ask() -> list[tuple[np.ndarray, str]]:
+        service = Service(Changing(), ServerSettings(), Metrics())
+        task = asyncio.create_task(service.batcher.run())
+        body = json.dumps(columns()).encode()
+        found = [await service.score(JSON, body) for _ in range(3)]
+        task.cancel()
+        return found
+
+    answers = asyncio.run(ask())
+    assert {version for _, version in answers} == set(wanted)
+    for scores, version in answers:
+        np.testing.assert_allclose(scores, wanted[version], rtol=1e-6)
 
 
 def test_a_body_that_does_not_come_is_refused(package):

@@ -63,10 +63,10 @@ def build_app(
     @app.get("/package")
     async def package() -> Response:
         """Which package is served, and which columns it reads."""
-        served, version = service.live.predictor, service.live.version
+        served = service.live.predictor
         columns = [{"name": c.name, "kind": c.kind} for c in served.preparation.columns]
         about = {key: served.package.manifest[key] for key in ("precision", "num_bytes", "metrics")}
-        return JSONResponse({"package": version, "columns": columns, **about})
+        return JSONResponse({"package": served.package.version, "columns": columns, **about})
 
     @app.get("/metrics")
     async def metrics() -> Response:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from pathlib import Path
 
@@ -32,7 +30,15 @@ class LivePackage:
         self.path, self.engine, self.threads = path, engine, threads
         self._seen: Stamp = ()
         self.predictor = self._load()
-        self.version = version_of(self.predictor)
+
+    @property
+    def version(self) -> str:
+        """The version of the package that is served; see :attr:`Package.version`.
+
+        Who also needs the predictor takes it first and asks its package, since another one may be
+        loaded in between.
+        """
+        return self.predictor.package.version
 
     def has_changed(self) -> bool:
         """Whether other files are at the path than when it was last loaded or tried."""
@@ -48,11 +54,8 @@ class LivePackage:
         Raises:
             PackageError: What is there is no good package; the one before is served on.
         """
-        predictor = self._load()
-        version = version_of(predictor)
-        changed = version != self.version
-        self.predictor, self.version = predictor, version
-        return changed
+        before, self.predictor = self.version, self._load()
+        return self.version != before
 
     def _load(self) -> Predictor:
         for _ in range(_TRIES):
@@ -84,10 +87,3 @@ def stamp(path: Path) -> Stamp:
     except OSError:
         return ()
     return tuple(found)
-
-
-def version_of(predictor: Predictor) -> str:
-    """The first 12 digits of the SHA-256 of the package's manifest, which has all checksums."""
-    manifest = dict(predictor.package.manifest)
-    text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

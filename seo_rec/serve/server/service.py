@@ -71,7 +71,7 @@ class Service:
         Raises:
             RequestError: The body is bad; the message says where and why.
         """
-        predictor, version = self.live.predictor, self.live.version
+        predictor = self.live.predictor
         if len(body) <= _SMALL:
             inputs = self._prepared(predictor, kind, body)
         else:
@@ -81,7 +81,7 @@ class Service:
         except DataError as error:
             raise RequestError(422, str(error)) from error
         self.metrics.rows.inc(len(scores))
-        return scores, version
+        return scores, predictor.package.version
 
     def _prepared(self, predictor: Predictor, kind: str, body: bytes) -> Inputs:
         preparation = predictor.preparation
