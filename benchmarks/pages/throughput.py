@@ -1,6 +1,6 @@
 """What ``benchmarks.ranks.throughput`` recorded: tables and the figure of the stages.
 
-The last run counts of every question, number of ranks, row optimizer, data set and device.
+The last run counts of every question, number of ranks, row optimizer, size, data set and device.
 """
 
 from __future__ import annotations
@@ -34,11 +34,13 @@ EXCHANGES = ("input dist", "output dist", "gradient dist", "all-reduce")
 
 
 def latest(lines: Sequence[Line]) -> list[list[Line]]:
-    """The lines of the last run of every question, by device, ranks, row optimizer and data."""
+    """The lines of the last run of every question, by device, ranks, optimizer, size and data."""
     runs: dict[tuple[Any, ...], list[Line]] = {}
     for line in lines:
         place = line["environment"]["device"]
-        key = (line["question"], place, line["world_size"], line["row_optimizer"], line["data"])
+        size = line.get("params", 0)  # lines of before 2026-11-27 have none
+        ranks, optimizer = line["world_size"], line["row_optimizer"]
+        key = (line["question"], place, ranks, optimizer, size, line["data"])
         run = runs.setdefault(key, [])
         if run and run[0]["environment"] != line["environment"]:
             run.clear()
@@ -236,7 +238,8 @@ def section(run: Sequence[Line]) -> list[str]:
     }[question]
     optimizer = "" if run[0]["row_optimizer"] == "adam" else f", {run[0]['row_optimizer']}"
     gpu = f", {run[0]['environment']['gpu']}" if run[0]["environment"]["device"] == "cuda" else ""
-    title = f"## {title}, {size} rank{'s' if size > 1 else ''}{optimizer}{gpu}"
+    floats = f", {run[0]['params']:,} floats" if "params" in run[0] else ""
+    title = f"## {title}, {size} rank{'s' if size > 1 else ''}{optimizer}{floats}{gpu}"
     out = [title, "", heading(run), ""]
     shared: tuple[Part, ...] = (exchanges, efficiency) if size > 1 else ()
     parts: dict[str, tuple[Part, ...]] = {
@@ -256,7 +259,7 @@ def region(lines: Sequence[Line]) -> list[str]:
 
 def figure_of(lines: Sequence[Line]) -> bytes:
     """A PNG of the run of all methods on most ranks of a CPU."""
-    asked = ("methods", "adam", "cpu")
+    asked = ("methods", "rowwise_adagrad", "cpu")
     runs = [
         run
         for run in latest(lines)

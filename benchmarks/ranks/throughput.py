@@ -227,7 +227,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--params", type=int, default=1_664_000, help="floats of all tables")
     parser.add_argument("--dim", type=int, default=16)
     parser.add_argument("--hidden", type=int, nargs="+", default=[256, 128])
-    parser.add_argument("--row-optimizer", choices=sorted(ROW_OPTIMIZERS), default="adam")
+    parser.add_argument(
+        "--row-optimizer",
+        choices=sorted(ROW_OPTIMIZERS),
+        default="rowwise_adagrad",
+        help="all but adam update the rows of the batch only",
+    )
     parser.add_argument("--batch", type=int, default=2048, help="rows of one rank")
     parser.add_argument("--batches", type=int, default=4, help="different ones, in turn")
     parser.add_argument("--steps", type=int, default=4, help="of one repeat")
@@ -313,6 +318,7 @@ def run(args: argparse.Namespace, here: Ranks) -> list[Line]:
         "world_size": here.world_size,
         "batch": args.batch,
         "row_optimizer": args.row_optimizer,
+        "params": args.params,
         "hidden": args.hidden,
         "dim": args.dim,
         "data": schema.dataset if args.data is None else str(args.data),
