@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks.pages.markdown import Column, entry, table
 from benchmarks.record import Line, path_of, read
@@ -73,6 +73,29 @@ def size(lines: Sequence[Line]) -> list[str]:
         "",
         *table(columns, list(zip(x["sizes"], best, strict=True))),
     ]
+
+
+def large(lines: Sequence[Line]) -> list[str]:
+    """The whole command at 10^9 floats: start, memory, and what a stop and an evaluation give."""
+    last = {(x["floats"], x["ranks"]): x for x in lines}
+    if not last:
+        return ["`python -m benchmarks.speed.large`: not run.", ""]
+
+    def holds(name: str) -> Callable[[Line], str]:
+        return lambda x: "equal" if x[name] else "differs"
+
+    columns = [
+        Column("floats", lambda x: f"{x['floats']:.0e}"),
+        entry("ranks", "processes", "d"),
+        entry("start_seconds", "start, s", ".0f"),
+        entry("epoch_seconds", "epoch, s", ".1f"),
+        Column("weights and state, GB", lambda x: x["training_bytes"] / 1e9, ".2f"),
+        Column("peak, GB", lambda x: x["peak_bytes"] / 1e9, ".2f"),
+        Column("at most", lambda x: x["peak_limit"] / 1e9, ".2f"),
+        Column("stopped and resumed", holds("resumed_equal")),
+        Column("eval", holds("eval_equal")),
+    ]
+    return [f"{place(next(iter(last.values())))}.", "", *table(columns, last.values())]
 
 
 def _adam(times: Mapping[str, float]) -> float | None:
@@ -158,5 +181,12 @@ def prepare(lines: Sequence[Line]) -> list[str]:
 
 
 def regions() -> dict[str, list[str]]:
-    parts = {"step": step, "size": size, "epoch": epochs, "stream": stream, "prepare": prepare}
+    parts = {
+        "step": step,
+        "size": size,
+        "large": large,
+        "epoch": epochs,
+        "stream": stream,
+        "prepare": prepare,
+    }
     return {name: show(read(path_of(name))) for name, show in parts.items()}
