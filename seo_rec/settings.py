@@ -34,8 +34,8 @@ COMPARED_METHODS = ("separate", "monolithic", "multi-size", "seo-exact", "seo-rr
 ROW_OPTIMIZER_NAMES = ("auto", "adam", "lazy_adam", "adagrad", "rowwise_adagrad", "sgd")
 ADAGRAD_RATE = 10.0  # times Adam's learning rate, where auto takes row-wise Adagrad
 L2_ON_NAMES = ("auto", "all", "read", "frequency")
-# Dense Adam with a running mean took 1.08 times as long a step as row-wise Adagrad at so many floats
-# of tables, and 2.1 times at 10,000,000 (benchmarks/speed/size.py, docs/measured/speed.md).
+# Floats of tables at which a step with dense Adam took 1.08 times as long as with row-wise Adagrad;
+# at 10,000,000 it took 2.1 times as long (benchmarks/speed/size.py, docs/measured/speed.md).
 LARGEST_DENSE = 3_000_000
 
 
