@@ -78,6 +78,9 @@ def compare(
     model: ModelSettings,
     mlet: Mlet | None,
     fit: FitSettings,
+    group: par.Group = None,
+    by: par.By = None,
+    by_frequency: par.ByFrequency = None,
     threads: par.Threads = 0,
     config: par.Config = None,
 ) -> None:
@@ -90,8 +93,13 @@ def compare(
     at = budget(context, opened[0], dim, params, budget_of, whole_rows=True)
     asked = Asked(opened, contestants, dim, texts, same_hash, Training(model, fit), mlet)
     comparison = comparison_of(context, asked, at)
+    grouping = recipes.Grouping(tuple(group or ()), tuple(by or ()), tuple(by_frequency or ()))
+    for one in opened:
+        grouping.check(one)
     with run_folder(context, out, params=at, budget_of=None, set=texts):
         runs = recipes.compare(comparison, out)
+        if grouping:
+            recipes.measure_groups(comparison, out, grouping)
         from seo_rec import report  # plots load slowly
 
         report.print_comparison([out])

@@ -24,13 +24,20 @@ def evaluate(
             rich_help_panel=MODEL,
         ),
     ] = "float32",
+    group: par.Group = None,
+    by: par.By = None,
+    by_frequency: par.ByFrequency = None,
     threads: par.Threads = 0,
 ) -> None:
-    """Evaluate a trained model on a split: AUC, log loss, calibration, and the bytes it takes."""
+    """Evaluate a trained model on a split: AUC, log loss, calibration, and the bytes it takes.
+
+    Quality by group is also kept for seo-rec report, if the split is test and the type float32.
+    """
     load_stack(threads)
     from seo_rec import recipes
     from seo_rec.data.dataset import open_data
 
     opened = open_data(data)
-    found = recipes.evaluate_served(run, opened, split, precision).to_json()
+    grouping = recipes.Grouping(tuple(group or ()), tuple(by or ()), tuple(by_frequency or ()))
+    found = recipes.evaluate_served(run, opened, split, precision, grouping).to_json()
     typer.echo(json.dumps(finite(found), indent=1, allow_nan=False))

@@ -117,6 +117,33 @@ Config = Annotated[
         rich_help_panel=RUN,
     ),
 ]
+Group = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--group",
+        metavar="FEATURE",
+        help="Measure GAUC within each of its ids, as user. Repeatable.",
+        rich_help_panel=RUN,
+    ),
+]
+By = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--by",
+        metavar="FEATURE",
+        help="Measure quality for each of its ids, as device. Repeatable.",
+        rich_help_panel=RUN,
+    ),
+]
+ByFrequency = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--by-frequency",
+        metavar="FEATURE",
+        help="Measure quality by how many training rows hold its id, as item. Repeatable.",
+        rich_help_panel=RUN,
+    ),
+]
 
 
 def bad_rows(action: str, max_bad: int | None) -> BadRows:

@@ -5,7 +5,7 @@ Every process of a launch calls them alike; rank 0 alone writes results.
 
 from __future__ import annotations
 
-from seo_rec.recipes.comparing import Comparison, InfeasibleError, compare
+from seo_rec.recipes.comparing import Comparison, InfeasibleError, compare, measure_groups
 from seo_rec.recipes.demonstration import demo
 from seo_rec.recipes.evaluation import (
     evaluate_run,
@@ -15,12 +15,14 @@ from seo_rec.recipes.evaluation import (
 )
 from seo_rec.recipes.frontier import frontier, read_budgets
 from seo_rec.recipes.frontier import jobs as frontier_jobs
+from seo_rec.recipes.groups import Grouping
 from seo_rec.recipes.searching import search
 from seo_rec.recipes.training import OWN_BUDGET, method_policy, train
 
 __all__ = [
     "OWN_BUDGET",
     "Comparison",
+    "Grouping",
     "InfeasibleError",
     "compare",
     "demo",
@@ -30,6 +32,7 @@ __all__ = [
     "frontier",
     "frontier_jobs",
     "load_trained",
+    "measure_groups",
     "method_policy",
     "read_budgets",
     "search",

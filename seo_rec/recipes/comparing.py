@@ -22,9 +22,12 @@ from seo_rec.methods import (
     inner_policy,
 )
 from seo_rec.policy import Policy, PolicyError
+from seo_rec.recipes.evaluation import evaluate_served
+from seo_rec.recipes.groups import Grouping
 from seo_rec.recipes.searching import search, signed
 from seo_rec.recipes.training import train
 from seo_rec.runs import Run, RunError, SearchCost, claim_run, read_runs
+from seo_rec.runs.groups import GROUPS_FILE, GroupReport
 from seo_rec.runs.layout import (
     METHODS_FILE,
     RESULTS_FILE,
@@ -259,6 +262,32 @@ def run_comparison(comparison: Comparison, out: Path) -> list[Run]:
             fresh = (name, seed) not in done
             progress.done(f"{name}, seed {seed}, test AUC {run.test_auc:.5f}", fresh)
     return runs
+
+
+def measure_groups(comparison: Comparison, out: Path, grouping: Grouping) -> None:
+    """Measure quality by group for all trainings of a finished comparison, and keep it for reports.
+
+    A training that has the groups already is not scored again.
+
+    Raises:
+        DataError: A column of the grouping is no feature of the data.
+        RunError: A training is not in ``out``.
+    """
+    c, here = comparison, ranks()
+    for seed in range(c.first_seed, c.first_seed + c.seeds):
+        data = c.data_of(seed)
+        for run in (training_folder(out, name, seed) for name in c.methods):
+            if not here.on_first(partial(_is_measured, run, data, grouping)):
+                evaluate_served(run, data, "test", grouping=grouping)
+
+
+def _is_measured(run: Path, data: DataSet, grouping: Grouping) -> bool:
+    path = run / GROUPS_FILE
+    if not path.is_file():
+        return False
+    report = GroupReport.read(path)
+    same = (report.data_fingerprint, report.split) == (data.fingerprint, "test")
+    return same and grouping.is_in(report)
 
 
 def _asked_of_methods(comparison: Comparison) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,9 @@ from seo_rec.files import one_line
 from seo_rec.metrics import Metrics
 from seo_rec.model import ModelSettings, RecModel, build_model
 from seo_rec.policy import Policy
+from seo_rec.recipes.groups import Grouping, quality_by_group
 from seo_rec.runs import RunError
+from seo_rec.runs.groups import GroupReport
 from seo_rec.runs.layout import BEST_FOLDER, COLLAPSED_FOLDER, POLICY_FILE, RESULT_FILE, RUN_FILE
 from seo_rec.train import (
     CheckpointError,
@@ -32,6 +36,10 @@ from seo_rec.train.state import State, weights_of
 
 if TYPE_CHECKING:
     from seo_rec.report.frequency import FrequencyQuality
+
+log = logging.getLogger(__name__)
+
+NO_GROUPS = Grouping()
 
 
 def load_trained(run: Path) -> RecModel:
@@ -80,8 +88,8 @@ def evaluate_run(run: Path, data: DataSet, split: str) -> Metrics:
         DisagreementError: The processes of this launch ask for different things.
         RunError: The folder is not a finished training run, or ``data`` has other numeric columns.
     """
-    _agree_on_evaluation(run, data, split, "float32")
-    return _metrics(run, load_trained(run), data, split)
+    _agree_on_evaluation(run, data, split, "float32", NO_GROUPS)
+    return _evaluated(run, load_trained(run), data, split, NO_GROUPS)[0]
 
 
 @dataclass(frozen=True)
@@ -93,56 +101,94 @@ class Served:
         precision: The type of all tables and arrays.
         num_bytes: Bytes of the embeddings in that type, ids and codes included.
         num_bytes_float32: The same in float32.
+        groups: Quality by group, if it was asked for.
     """
 
     metrics: Metrics
     precision: str
     num_bytes: int
     num_bytes_float32: int
+    groups: GroupReport | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """One flat object: the metrics and what it takes to serve."""
-        own = {k: v for k, v in asdict(self).items() if k != "metrics"}
-        return {**asdict(self.metrics), **own}
+        """The metrics, what it takes to serve, and quality by group under ``groups``."""
+        own = {k: v for k, v in asdict(self).items() if k not in ("metrics", "groups")}
+        groups = {"groups": self.groups.to_json()} if self.groups else {}
+        return {**asdict(self.metrics), **own, **groups}
 
 
-def evaluate_served(run: Path, data: DataSet, split: str, precision: str = "float32") -> Served:
+def evaluate_served(
+    run: Path,
+    data: DataSet,
+    split: str,
+    precision: str = "float32",
+    grouping: Grouping = NO_GROUPS,
+) -> Served:
     """As :func:`evaluate_run`, with tables and arrays in the type in which they are served.
+
+    Quality by group on the test split of the run's own data, in float32, is also kept in the run
+    folder, where reports find it.
 
     Args:
         run: A finished training run.
         data: Prepared data.
         split: ``train``, ``val`` or ``test``.
         precision: One of :data:`seo_rec.embed.quantize.PRECISIONS`.
+        grouping: Groups of rows whose quality is measured, too.
 
     Raises:
+        DataError: A column of the grouping is no feature of the data.
         DisagreementError: The processes of this launch ask for different things.
         RunError: As :func:`evaluate_run`.
         ValueError: There is no such type, or it cannot hold the numbers of a table.
     """
-    _agree_on_evaluation(run, data, split, precision)
+    _agree_on_evaluation(run, data, split, precision, grouping)
+    grouping.check(data)
     model = load_trained(run)
     full = with_precision(model.embedding.policy, "float32")
     policy = with_precision(full, precision)
     serve_stored_(model.embedding, policy)
-    metrics = _metrics(run, model, data, split)
-    return Served(metrics, precision, policy.num_bytes, full.num_bytes)
+    metrics, groups = _evaluated(run, model, data, split, grouping)
+    if groups and split == "test" and precision == "float32":
+        ranks().on_first(partial(_keep, run, groups))
+    return Served(metrics, precision, policy.num_bytes, full.num_bytes, groups)
 
 
-def _agree_on_evaluation(run: Path, data: DataSet, split: str, precision: str) -> None:
+def _keep(run: Path, groups: GroupReport) -> None:
+    """Leave quality by group in the folder of the run, if it is of the data the run is of."""
+    trained_on = read_object(run / RESULT_FILE, {"data_fingerprint": str})["data_fingerprint"]
+    if groups.data_fingerprint != trained_on:
+        return
+    try:
+        groups.save(run)
+    except OSError as error:
+        log.warning("%s: quality by group is not kept for reports (%s)", run, error)
+
+
+def _agree_on_evaluation(
+    run: Path, data: DataSet, split: str, precision: str, grouping: Grouping
+) -> None:
     result = run / RESULT_FILE
     asked = {
         "kind": "eval",
         "data_fingerprint": data.fingerprint,
         "split": split,
         "precision": precision,
+        "grouping": asdict(grouping),
         "result": result.read_text() if result.exists() else None,
     }
     agree(asked)
 
 
-def _metrics(run: Path, model: RecModel, data: DataSet, split: str) -> Metrics:
-    return evaluate(model.to(ranks().device), stream_of(run, data, split))[0]
+def _evaluated(
+    run: Path, model: RecModel, data: DataSet, split: str, grouping: Grouping
+) -> tuple[Metrics, GroupReport | None]:
+    """Metrics on a split, and quality by group if there is a grouping."""
+    here = ranks()
+    metrics, logits, labels = evaluate(model.to(here.device), stream_of(run, data, split))
+    if not grouping:
+        return metrics, None
+    return metrics, here.on_first(lambda: quality_by_group(data, split, logits, labels, grouping))
 
 
 def stream_of(run: Path, data: DataSet, split: str) -> Stream:

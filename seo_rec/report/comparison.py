@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -283,10 +283,14 @@ def _rows(trainings: Sequence[TrainingRun]) -> tuple[tuple[Row, ...], Row | None
     single = [r for r in plain if _mlet(r.runs[0]) is None]
     reference = max(single or plain, key=lambda r: r.val_auc.mean, default=None)
     if reference:
-        rows = [replace(r, difference=_difference(r, reference)) for r in rows]
+        rows = [replace(r, difference=difference_of(r, reference, _test_auc)) for r in rows]
         reference = next(r for r in rows if r.method == reference.method)
     rows.sort(key=lambda r: (math.isnan(r.test_auc.mean), -r.test_auc.mean, r.method))
     return tuple(rows), reference
+
+
+def _test_auc(run: TrainingRun) -> float:
+    return run.test_auc
 
 
 def _row(method: str, runs: Sequence[TrainingRun]) -> Row:
@@ -324,14 +328,16 @@ def _description(runs: Sequence[TrainingRun]) -> str:
     return "; or ".join([*texts[: 3 if more else 4], *more])
 
 
-def _difference(row: Row, reference: Row) -> Difference | None:
-    """Paired by seed and data; None for the reference itself and without a common seed."""
+def difference_of(
+    row: Row, reference: Row, value: Callable[[TrainingRun], float]
+) -> Difference | None:
+    """The paired difference of a quality of two methods, run by run of one seed and data set.
+
+    None for the reference itself, and where no pair has the quality (NaN) on both sides.
+    """
     if row.method == reference.method:
         return None
-    base = {(t.seed, t.fingerprint): t.test_auc for t in reference.runs}
-    pairs = [
-        (t.test_auc, base[t.seed, t.fingerprint])
-        for t in row.runs
-        if (t.seed, t.fingerprint) in base
-    ]
-    return paired_difference(*zip(*pairs, strict=True)) if pairs else None
+    base = {(t.seed, t.fingerprint): value(t) for t in reference.runs}
+    pairs = [(value(t), base.get((t.seed, t.fingerprint), NAN)) for t in row.runs]
+    known = [pair for pair in pairs if not any(map(math.isnan, pair))]
+    return paired_difference(*zip(*known, strict=True)) if known else None

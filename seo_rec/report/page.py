@@ -19,6 +19,7 @@ from seo_rec.policy import Policy
 from seo_rec.report import charts, formats, frontier
 from seo_rec.report.collisions import Collisions, collisions
 from seo_rec.report.comparison import SAME_BUDGET, Group, group, winner_of
+from seo_rec.report.groups import Groups, groups_of
 from seo_rec.runs import reading
 from seo_rec.runs.command_settings import repeat_command
 from seo_rec.runs.decision import decided
@@ -87,6 +88,7 @@ class Section:
     best: Mapping[str, float]
     auc_chart: str
     curves: str
+    groups: Groups
     heatmaps: tuple[tuple[int, tuple[Heatmap, ...]], ...]
     slots: tuple[Slots, ...]
     slot_notes: tuple[str, ...]
@@ -173,6 +175,7 @@ def _section(number: int, found: Group, mark: Mapping[str, charts.Mark]) -> Sect
         best=_best(found),
         auc_chart=charts.auc_by_method(found, mark) if found.rows else "",
         curves=charts.training_curves(found, mark),
+        groups=groups_of(found, mark),
         heatmaps=tuple((i, _heatmaps(s)) for i, s in enumerate(found.searches)),
         slots=tuple(_slots(title, p) for title, p in pictures if _fits(p)),
         slot_notes=tuple(_too_wide(title, p) for title, p in pictures if not _fits(p)),

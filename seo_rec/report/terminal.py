@@ -12,6 +12,7 @@ from rich.text import Text
 
 from seo_rec.report import formats
 from seo_rec.report.comparison import Group, Row, group
+from seo_rec.report.groups import terminal_tables
 from seo_rec.runs import reading
 
 PLAIN_WIDTH = 160  # columns where the output is a file or a pipe
@@ -45,6 +46,8 @@ def print_comparison(runs: Sequence[Path]) -> None:
             continue
         console.print(_table(found, plain=not console.is_terminal))
         console.print(Text(f"{_differences(found)}\n"))
+        for table in terminal_tables(found):
+            console.print(table, "")
     for note in records.notes:
         console.print(Text(f"note: {note}"))
 

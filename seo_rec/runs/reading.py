@@ -14,6 +14,7 @@ from typing import Any
 
 from seo_rec.files import read_json
 from seo_rec.policy import Policy, PolicyError
+from seo_rec.runs.groups import GROUPS_FILE, GroupReport
 from seo_rec.runs.layout import (
     CANDIDATES_FOLDER,
     INFEASIBLE_FILE,
@@ -55,8 +56,8 @@ class TrainingRun:
 
     ``given`` is the folder the caller named; ``budget`` is None for a method that has none;
     ``num_bytes`` is everything that is stored to serve the policy, and None where neither the
-    result nor a policy file says it; ``data``, ``policy`` and ``curve`` are None or empty where
-    the folder lacks them.
+    result nor a policy file says it; ``data``, ``policy``, ``curve`` and ``groups`` are None or
+    empty where the folder lacks them.
     """
 
     given: Path
@@ -84,6 +85,7 @@ class TrainingRun:
     policy: Policy | None = None
     curve: tuple[Epoch, ...] = ()
     repeat: Path | None = None
+    groups: GroupReport | None = None
 
 
 @dataclass(frozen=True)
@@ -312,7 +314,19 @@ def _training(
         policy=policy,
         curve=tuple(_curve(folder / METRICS_FILE, notes)),
         repeat=_repeat(folder) or _repeat(given),
+        groups=_groups(folder / GROUPS_FILE, notes),
     )
+
+
+def _groups(path: Path, notes: list[str]) -> GroupReport | None:
+    """Quality by group, if it was measured; a damaged file is noted."""
+    if not path.is_file():
+        return None
+    try:
+        return GroupReport.read(path)
+    except ValueError as error:
+        notes.append(f"quality by group is left out: {error}")
+        return None
 
 
 def _budget(result: Mapping[str, Any], params: int, where: Path) -> int | None:
