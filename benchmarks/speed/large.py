@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,12 +111,10 @@ def measure(data: Path, folder: Path, floats: int, ranks: int, threads: int) -> 
     whole = Watched(command(folder / "whole"), folder / "whole" / "metrics.jsonl", threads)
     whole.require_success()
     result = json.loads((folder / "whole" / "result.json").read_text())
-    stopped = Watched(command(folder / "cut"), folder / "cut" / "metrics.jsonl", threads)
-    status = stopped.wait(stop_after_first=True)
-    done = len((folder / "cut" / "metrics.jsonl").read_text().splitlines())
-    resumed = Watched(command(folder / "cut", "--resume"), folder / "cut" / "none", threads)
-    resumed.require_success()
-    again = json.loads((folder / "cut" / "result.json").read_text())
+    state = training_bytes(
+        Policy.load(folder / "whole" / "policy.json"), FitSettings(epochs=EPOCHS)
+    )
+    first = (folder / "whole" / "metrics.jsonl").read_text().splitlines()[0]
     evaluated = json.loads(
         subprocess.run(
             [*SEO_REC, "eval", str(folder / "whole"), str(data)],
@@ -124,19 +123,21 @@ def measure(data: Path, folder: Path, floats: int, ranks: int, threads: int) -> 
             text=True,
         ).stdout
     )
-    policy = Policy.load(folder / "whole" / "policy.json")
-    state = training_bytes(policy, FitSettings(epochs=EPOCHS))
+    shutil.rmtree(folder / "whole")  # a checkpoint is as large as what training keeps
+    stopped = Watched(command(folder / "cut"), folder / "cut" / "metrics.jsonl", threads)
+    status = stopped.wait(stop_after_first=True)
+    done = len((folder / "cut" / "metrics.jsonl").read_text().splitlines())
+    resumed = Watched(command(folder / "cut", "--resume"), folder / "cut" / "none", threads)
+    resumed.require_success()
+    again = json.loads((folder / "cut" / "result.json").read_text())
     figures = ("val_auc", "val_logloss", "test_auc", "test_logloss")
-    epochs = [
-        json.loads(line) for line in (folder / "whole" / "metrics.jsonl").read_text().splitlines()
-    ]
     assert whole.first_epoch is not None
     return {
         "benchmark": "large",
         "floats": floats,
         "ranks": ranks,
         "threads": threads,
-        "start_seconds": whole.first_epoch - epochs[0]["seconds"],
+        "start_seconds": whole.first_epoch - json.loads(first)["seconds"],
         "epoch_seconds": result["seconds_per_epoch"],
         "training_bytes": state,
         "peak_bytes": sum(sorted(whole.peaks.values())[-ranks:]),
