@@ -20,24 +20,30 @@ class RecModel(nn.Module):
 
     The loss is the sum over the batch's own rows divided by ``batch.mean_rows``: its mean over
     the processes is the mean over all rows of the global batch, however they are shared out.
+    In the sum, rows with label 1 count ``positive_weight`` times.
     """
 
-    def __init__(self, embedding: PolicyEmbedding, backbone: nn.Module) -> None:
+    def __init__(
+        self, embedding: PolicyEmbedding, backbone: nn.Module, positive_weight: float = 1.0
+    ) -> None:
         super().__init__()
         self.embedding = embedding
         self.backbone = backbone
+        self.positive_weight = positive_weight
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         logits_B = self.backbone(batch.dense_BN, self.embedding(batch.sparse))
         rows = batch.num_rows
+        labels_B, w = batch.labels_B[:rows], self.positive_weight
+        weights_B = None if w == 1.0 else 1.0 + (w - 1.0) * labels_B
         loss = F.binary_cross_entropy_with_logits(
-            logits_B[:rows], batch.labels_B[:rows], reduction="sum"
+            logits_B[:rows], labels_B, weights_B, reduction="sum"
         )
         return loss / batch.mean_rows, logits_B
 
     def collapsed(self) -> RecModel:
         """The model with tables of one layer (:class:`Mlet`); the backbone is the same module."""
-        return RecModel(self.embedding.collapsed(), self.backbone)
+        return RecModel(self.embedding.collapsed(), self.backbone, self.positive_weight)
 
 
 def build_model(
@@ -75,4 +81,4 @@ def build_model(
             settings.dropout,
             settings.interaction,
         )
-    return RecModel(embedding, backbone)
+    return RecModel(embedding, backbone, settings.positive_weight)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from seo_rec.methods import Mlet
@@ -33,6 +33,8 @@ BACKBONE_NAMES = (
 COMPARED_METHODS = ("separate", "monolithic", "multi-size", "seo-exact", "seo-rr", "seo")
 ROW_OPTIMIZER_NAMES = ("auto", "adam", "lazy_adam", "adagrad", "rowwise_adagrad", "sgd")
 ADAGRAD_RATE = 10.0  # times Adam's learning rate, where auto takes row-wise Adagrad
+LATER = ("schedule", "clip_norm")  # settings of a training that came after the first runs
+SCHEDULES = ("constant", "cosine")
 L2_ON_NAMES = ("auto", "all", "read", "frequency")
 # Floats of tables at which a step with dense Adam took 1.08 times as long as with row-wise Adagrad;
 # at 10,000,000 it took 2.1 times as long (benchmarks/speed/size.py, docs/measured/speed.md).
@@ -159,6 +161,7 @@ class ModelSettings:
             number.
         interaction: Settings of the backbone itself; backbones that have no settings keep None.
         mlet: How the tables are trained as two layers; None trains them as one layer.
+        positive_weight: What the loss of a row with label 1 is multiplied by.
     """
 
     backbone: str = "mlp"
@@ -167,6 +170,7 @@ class ModelSettings:
     init_scale: float = INIT_SCALE
     interaction: Interaction | None = None
     mlet: Mlet | None = None
+    positive_weight: float = 1.0
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONE_NAMES:
@@ -183,10 +187,15 @@ class ModelSettings:
             raise ValueError(f"dropout {self.dropout}; allowed: 0 <= dropout < 1")
         if any(h < 1 for h in self.hidden):
             raise ValueError(f"hidden {self.hidden}; allowed: widths of 1 or more")
+        if not 0 < self.positive_weight < math.inf:
+            raise ValueError(f"positive_weight {self.positive_weight}; allowed: numbers above 0")
 
     def as_json(self) -> dict[str, Any]:
-        """What ``run.json`` holds; without ``interaction`` and ``mlet`` where they are None."""
-        return {k: v for k, v in asdict(self).items() if v is not None}
+        """What ``run.json`` holds, without what is None and a ``positive_weight`` of 1."""
+        values = {k: v for k, v in asdict(self).items() if v is not None}
+        if self.positive_weight == 1.0:
+            del values["positive_weight"]
+        return values
 
     @classmethod
     def from_json(cls, read: Mapping[str, Any]) -> ModelSettings:
@@ -223,6 +232,8 @@ class FitSettings:
         row_l2: Weight of half the squared norm of the tables; tune it first.
         l2_on: Rows that L2 acts on: auto, all, read (by the batch), frequency (read, over reads).
         warmup_steps: Steps over which the learning rates rise linearly from 0.
+        schedule: Learning rates after the warm-up: constant, or cosine, down to 0 at the last step.
+        clip_norm: Largest norm of the gradient of the dense layers, not of tables; 0: no limit.
         checkpoint_every: Steps between checkpoints; 0: one at the end of each epoch.
         keep: Checkpoints that are kept on disk.
         log_every: Steps between two lines of metrics.jsonl.
@@ -240,6 +251,8 @@ class FitSettings:
     row_l2: float = 0.0
     l2_on: str = "auto"
     warmup_steps: int = 0
+    schedule: str = "constant"
+    clip_norm: float = 0.0
     checkpoint_every: int = 0
     keep: int = 2
     log_every: int = 100
@@ -261,6 +274,10 @@ class FitSettings:
                 f"row_optimizer is {self.row_optimizer!r}; "
                 f"allowed: {', '.join(ROW_OPTIMIZER_NAMES)}"
             )
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule is {self.schedule!r}; allowed: {', '.join(SCHEDULES)}")
+        if not 0 <= self.clip_norm < math.inf:
+            raise ValueError(f"clip_norm is {self.clip_norm}; allowed: 0 (no limit) or more")
         if not 0 <= self.row_l2 < math.inf:
             raise ValueError(f"row_l2 is {self.row_l2}; allowed: 0 or more")
         if self.l2_on not in L2_ON_NAMES:
@@ -280,6 +297,14 @@ class FitSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
         if self.seed > LARGEST_SEED:
             raise ValueError(f"seed is {self.seed}; allowed: 0 to {LARGEST_SEED}")
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``run.json`` holds; without the settings in ``LATER`` where they are the default.
+
+        A training of before there were these settings is so resumed by one that does not use them.
+        """
+        later = {f.name: f.default for f in fields(self) if f.name in LATER}
+        return {k: v for k, v in asdict(self).items() if k not in later or v != later[k]}
 
     @property
     def table_update(self) -> str:

@@ -209,9 +209,9 @@ _FIT = (
     ),
     Mutant(
         "the-warm-up-ends-a-step-early",
-        "seo_rec/train/loop.py",
-        "factor = (step + 1) / (warmup_steps + 1)",
-        "factor = min(1.0, (step + 1) / warmup_steps)",
+        "seo_rec/train/schedule.py",
+        "return (t + 1) / (warmup + 1)",
+        "return min(1.0, (t + 1) / max(1, warmup))",
         ("tests/test_train.py::test_learning_rates_rise_linearly",),
     ),
     Mutant(

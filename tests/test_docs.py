@@ -85,6 +85,7 @@ LATER = (
     "server.md",
     "package-format.md",
     "evaluation.md",
+    "training.md",
 )  # half of 52,400 words were there before
 
 

@@ -71,7 +71,7 @@ def test_a_training_run_leaves_its_whole_story(tiny_data: DataSet, trained: Path
     assert names >= {"run.json", "policy.json", "result.json", "metrics.jsonl"}
     assert (trained / "best").is_dir() and (trained / "checkpoints").is_dir()
     asked = json.loads((trained / "run.json").read_text())
-    assert asked["fit"] == asdict(FIT) and asked["model"]["hidden"] == [8]
+    assert asked["fit"] == FIT.as_json() and asked["model"]["hidden"] == [8]
     assert asked["data_fingerprint"] == tiny_data.schema.fingerprint
     assert Policy.load(trained / "policy.json") == policy_of(tiny_data)
     result = json.loads((trained / "result.json").read_text())

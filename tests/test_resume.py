@@ -14,6 +14,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -350,7 +351,9 @@ def test_optimizers_and_averages_resume(
 ) -> None:
     l2 = {"row_l2": 0.01, "l2_on": "frequency"} if optimizer == "lazy_adam" else {}
     rates = {"row_optimizer": optimizer, "warmup_steps": 3, "row_lr": 0.05, **l2}
-    run = trains(tiny_data, average=average, **rates)
+    steps = {"schedule": "cosine", "clip_norm": 0.1}
+    weighted = replace(SMALL, positive_weight=3.0)
+    run = trains(tiny_data, weighted, average=average, **rates, **steps)
     places = places_of(run, tmp_path / "whole", fuse)
     wanted = outcome(tmp_path / "whole")
     rng = random.Random(f"{optimizer} {average}")

@@ -124,7 +124,7 @@ def orthogonality(
     figures = {
         "command": command_line(),
         "settings": asdict(settings),
-        "fit": asdict(fit),
+        "fit": fit.as_json(),
         "models": [asdict(r) for r in found],
         "growth_of_square_norm": analysis.growth(unified),
     }

@@ -215,6 +215,7 @@ MODEL_OPTIONS = FromSettings(
         Option("interaction", help="Settings of the backbone, as layers=3,rank=16"),
         Option("hidden"),
         Option("dropout"),
+        Option("positive_weight", panel=TRAINING),
     ),
     _model,
 )
@@ -234,11 +235,14 @@ AVERAGE = Option("average")
 L2 = Option("l2", ("row_l2",))
 L2_ON = Option("l2_on")
 WARMUP = Option("warmup_steps")
+SCHEDULE = Option("schedule")
+CLIP_NORM = Option("clip_norm")
 CHECKPOINT_EVERY = Option("checkpoint_every")
 SEED = Option("seed", panel=RUN)
 FIT = (EPOCHS, PATIENCE, BATCH_SIZE, LR, OPTIMIZER, AVERAGE, L2, L2_ON)
+STEPS = (WARMUP, SCHEDULE, CLIP_NORM)
 
-TRAIN_OPTIONS = FromSettings(FitSettings, TRAINING, (*FIT, WARMUP, CHECKPOINT_EVERY, SEED))
+TRAIN_OPTIONS = FromSettings(FitSettings, TRAINING, (*FIT, *STEPS, CHECKPOINT_EVERY, SEED))
 SEARCH_OPTIONS = FromSettings(FitSettings, TRAINING, (*FIT, CHECKPOINT_EVERY, SEED))
 COMPARE_OPTIONS = FromSettings(FitSettings, TRAINING, FIT)
 

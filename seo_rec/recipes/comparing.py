@@ -200,7 +200,7 @@ def asked_of(comparison: Comparison) -> dict[str, Any]:
         "params": c.params,
         "dim": c.dim,
         "model": c.training.model.as_json(),
-        "fit": {k: v for k, v in asdict(c.training.fit).items() if k != "seed"},
+        "fit": {k: v for k, v in c.training.fit.as_json().items() if k != "seed"},
     }
     if c.exact_below or c.same_hash:
         asked |= {"exact_below": c.exact_below, "same_hash": c.same_hash}

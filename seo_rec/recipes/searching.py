@@ -94,7 +94,7 @@ def _asked(method: str, data: DataSet, settings: Any, training: Training) -> dic
         "budget": settings.params,
         "settings": settings_json(settings),
         "model": training.model.as_json(),
-        "fit": asdict(training.fit),
+        "fit": training.fit.as_json(),
     }
 
 

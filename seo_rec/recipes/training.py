@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +190,7 @@ def _asked(
         "method": method,
         "policy": policy.to_json(),
         "model": training.model.as_json(),
-        "fit": asdict(training.fit),
+        "fit": training.fit.as_json(),
     }
     return asked | ({"weights": weights_digest(start.weights)} if start.weights else {})
 

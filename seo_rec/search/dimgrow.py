@@ -526,6 +526,8 @@ def _start(data: DataSet, settings: DimGrowSettings, training: Training) -> Grow
     require(
         training.fit.warmup_steps == 0, "warmup_steps", training.fit.warmup_steps, "0 with dimgrow"
     )
+    schedule = training.fit.schedule
+    require(schedule == "constant", "schedule", schedule, "constant with dimgrow")
     check_adapt(settings.adapt, training.model.backbone)
     space = open_space(data, settings, training.fit.seed)
     space.require_columns(settings.params)

@@ -30,6 +30,7 @@ from seo_rec.search.mixed_dimension import MixedDimensionSettings, mixed_dimensi
 from seo_rec.search.no_search import NoSearchSettings, no_search
 from seo_rec.search.optembed import OptEmbedSettings, check_weights, optembed
 from seo_rec.search.seo import SeoSearch, check_seo, require_space, seo
+from seo_rec.search.space import require
 from seo_rec.search.sseds import SsedsSettings, sseds
 from seo_rec.settings import require_dense
 from seo_rec.train import Training, ranks
@@ -193,12 +194,20 @@ def _seo_at(params: int, dim: int, training: Training, in_comparison: bool) -> d
 
 def _check_dimgrow(data: DataSet, settings: DimGrowSettings, training: Training) -> None:
     check_adapt(settings.adapt, training.model.backbone)
+    _require_equal_rows(training)
     require_dense(training.fit, "dimgrow")
 
 
 def _check_optembed(data: DataSet, settings: OptEmbedSettings, training: Training) -> None:
     check_weights(settings, training.model)
+    _require_equal_rows(training)
     require_dense(training.fit, "optembed")
+
+
+def _require_equal_rows(training: Training) -> None:
+    """Refuse a weight of positive rows, for a search that has a loss of its own."""
+    weight = training.model.positive_weight
+    require(weight == 1, "positive_weight", weight, "1 with this search")
 
 
 def _seo(name: str, fixed: Mapping[str, Any]) -> Method:

@@ -36,6 +36,7 @@ from seo_rec.train.checkpoint import (
 from seo_rec.train.lost_ranks import loss_said
 from seo_rec.train.progress import EpochLines
 from seo_rec.train.ranks import Ranks, ranks, ranks_of
+from seo_rec.train.schedule import set_learning_rates, total_steps
 from seo_rec.train.sparse_rows import sparse_rows
 from seo_rec.train.state import (
     State,
@@ -244,7 +245,7 @@ class _Fit:
                 "step; allowed: 0, because it keeps no running mean"
             )
         alone = not self.after_step.calls_model
-        self.steps = make_steps(model, optimizers, self.ranks, alone)
+        self.steps = make_steps(model, optimizers, self.ranks, alone, settings.clip_norm)
         self.sync_every = 1 if self.ranks.device.type == "cpu" else SYNC_EVERY
 
     def finished(self) -> bool:
@@ -309,7 +310,7 @@ class _Fit:
             desc=f"{self.title} epoch {state.epoch + 1}/{settings.epochs}",
             initial=state.loss_rows,
         ) as bar:
-            _set_learning_rates(self.optimizers, state.step, settings.warmup_steps)
+            self._set_learning_rates()
             for step in self.steps(train):
                 state.step, self.done = state.step + 1, self.done + 1
                 self.mean.update(state.step)
@@ -330,8 +331,12 @@ class _Fit:
                         self._leave()
                 if last:
                     break
-                _set_learning_rates(self.optimizers, state.step, settings.warmup_steps)
+                self._set_learning_rates()
         return time.perf_counter() - started
+
+    def _set_learning_rates(self) -> None:
+        total = total_steps(self.settings, len(self.train))
+        set_learning_rates(self.optimizers, self.state.step, self.settings, total)
 
     def _account(self, steps: list[Step]) -> bool:
         """Add up and log the losses of steps; whether a rank was told to stop.
@@ -528,18 +533,6 @@ def stop_signal() -> Iterator[threading.Event]:
         yield asked
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _set_learning_rates(
-    optimizers: Mapping[str, torch.optim.Optimizer], step: int, warmup_steps: int
-) -> None:
-    """Linear warm-up from 1/(warmup_steps + 1) of each group's learning rate to all of it."""
-    if step > warmup_steps or not warmup_steps:
-        return
-    factor = (step + 1) / (warmup_steps + 1)
-    for optimizer in optimizers.values():
-        for group in optimizer.param_groups:
-            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
 def _position(stream: Stream, done: int) -> dict[str, int]:

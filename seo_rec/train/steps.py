@@ -38,9 +38,13 @@ class PlainSteps:
     """
 
     def __init__(
-        self, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer], ranks: Ranks
+        self,
+        model: nn.Module,
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        ranks: Ranks,
+        clip_norm: float = 0.0,
     ) -> None:
-        self.model, self.optimizer, self.ranks = model, _Together(optimizers), ranks
+        self.model, self.optimizer, self.ranks = model, _Together(optimizers, clip_norm), ranks
 
     def __call__(self, batches: Iterable[Batch]) -> Iterator[Step]:
         for batch in ready(batches, self.ranks):
@@ -70,8 +74,9 @@ class PipelinedSteps:
         optimizers: Mapping[str, torch.optim.Optimizer],
         ranks: Ranks,
         overlap: bool,
+        clip_norm: float = 0.0,
     ) -> None:
-        self.model, self.optimizer, self.ranks = model, _Together(optimizers), ranks
+        self.model, self.optimizer, self.ranks = model, _Together(optimizers, clip_norm), ranks
         self.overlap = overlap
 
     def __call__(self, batches: Iterable[Batch]) -> Iterator[Step]:
@@ -139,15 +144,18 @@ def make_steps(
     optimizers: Mapping[str, torch.optim.Optimizer],
     ranks: Ranks,
     alone: bool,
+    clip_norm: float = 0.0,
 ) -> Steps:
     """Plain steps for a model that is whole in every process, a pipeline for a sharded one.
 
     Args:
         alone: nothing but these steps calls the model during an epoch.
+        clip_norm: the largest norm of the gradient of the dense layers; 0 sets no limit.
     """
     if not isinstance(model, DistributedModelParallel):
-        return PlainSteps(model, optimizers, ranks)
-    return PipelinedSteps(model, optimizers, ranks, alone and ranks.device.type == "cuda")
+        return PlainSteps(model, optimizers, ranks, clip_norm)
+    overlap = alone and ranks.device.type == "cuda"
+    return PipelinedSteps(model, optimizers, ranks, overlap, clip_norm)
 
 
 def ready(batches: Iterable[Batch], ranks: Ranks) -> Iterator[Batch]:
@@ -161,16 +169,28 @@ def _step(loss: torch.Tensor, batch: Batch, ranks: Ranks) -> Step:
 
 
 class _Together:
-    """Several optimizers that step as one."""
+    """Several optimizers that step as one.
 
-    def __init__(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
-        self.optimizers = list(optimizers.values())
+    Before a step the gradient of all parameters of the optimizer ``dense`` together is scaled down
+    to the norm ``clip_norm`` where it is longer. Tables, arrays and factors stay as they are: a row
+    that few batches read has few gradients, and their optimizers scale each by its own history.
+    In every process the gradient is the mean over the processes by then, so all scale alike.
+    """
+
+    def __init__(
+        self, optimizers: Mapping[str, torch.optim.Optimizer], clip_norm: float = 0.0
+    ) -> None:
+        self.optimizers, self.clip_norm = list(optimizers.values()), clip_norm
+        self.dense = optimizers.get("dense")
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=set_to_none)
 
     def step(self) -> None:
+        if self.clip_norm and self.dense is not None:
+            dense = [p for group in self.dense.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(dense, self.clip_norm)
         for optimizer in self.optimizers:
             optimizer.step()
 

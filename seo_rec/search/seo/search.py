@@ -104,7 +104,7 @@ def _asked(
         "data_fingerprint": data.fingerprint,
         "seo": settings,
         "model": training.model.as_json(),
-        "fit": asdict(training.fit),
+        "fit": training.fit.as_json(),
     }
 
 
