@@ -24,7 +24,10 @@ setup(
         Extension(
             "seo_kernels.native.library",
             ["kernels/seo_kernels/native/native.c", "kernels/seo_kernels/native/rows.c"],
-            depends=["kernels/seo_kernels/native/native.h"],
+            depends=[
+                "kernels/seo_kernels/native/native.h",
+                "kernels/seo_kernels/native/halves.h",
+            ],
             extra_compile_args=["-O3", "-g0", "-fopenmp"],
             extra_link_args=["-fopenmp", "-lm"],
             optional=True,

@@ -53,11 +53,13 @@ def build_model(
     seed: int,
     gate: Gate | None = None,
     tables_on_meta: bool = False,
+    storage: str = "float32",
 ) -> RecModel:
     """A freshly initialised model; the same seed gives the same weights.
 
     With ``tables_on_meta`` the tables have no memory yet: :func:`distribute` makes the shards of
-    each process where they live, with the same weights.
+    each process where they live, with the same weights. ``storage`` is the type of the tables, to
+    which their initial weights are rounded once.
 
     The backbone's initial weights do not depend on the number or the size of the tables, only on
     its own shape, so that methods compared at one seed start from one backbone where they can.
@@ -71,6 +73,7 @@ def build_model(
             mlet=settings.mlet,
             seed=seed,
             tables_on_meta=tables_on_meta,
+            storage=storage,
         )
         torch.manual_seed(seed + 1_000_003)
         backbone = build_backbone(

@@ -33,9 +33,14 @@ BACKBONE_NAMES = (
 COMPARED_METHODS = ("separate", "monolithic", "multi-size", "seo-exact", "seo-rr", "seo")
 ROW_OPTIMIZER_NAMES = ("auto", "adam", "lazy_adam", "adagrad", "rowwise_adagrad", "sgd")
 ADAGRAD_RATE = 10.0  # times Adam's learning rate, where auto takes row-wise Adagrad
-LATER = ("schedule", "clip_norm")  # settings of a training that came after the first runs
+LATER = (
+    "storage",
+    "schedule",
+    "clip_norm",
+)  # settings of a training that came after the first runs
 SCHEDULES = ("constant", "cosine")
 L2_ON_NAMES = ("auto", "all", "read", "frequency")
+STORAGES = ("float32", "float16", "bfloat16")  # of tables while they are trained
 # Floats of tables at which a step with dense Adam took 1.08 times as long as with row-wise Adagrad;
 # at 10,000,000 it took 2.1 times as long (benchmarks/speed/size.py, docs/measured/speed.md).
 LARGEST_DENSE = 3_000_000
@@ -231,6 +236,7 @@ class FitSettings:
         dense_lr: Learning rate of the dense layers.
         row_l2: Weight of half the squared norm of the tables; tune it first.
         l2_on: Rows that L2 acts on: auto, all, read (by the batch), frequency (read, over reads).
+        storage: Type of the tables while they are trained: float32, float16, bfloat16.
         warmup_steps: Steps over which the learning rates rise linearly from 0.
         schedule: Learning rates after the warm-up: constant, or cosine, down to 0 at the last step.
         clip_norm: Largest norm of the gradient of the dense layers, not of tables; 0: no limit.
@@ -250,6 +256,7 @@ class FitSettings:
     dense_lr: float = 2e-3
     row_l2: float = 0.0
     l2_on: str = "auto"
+    storage: str = "float32"
     warmup_steps: int = 0
     schedule: str = "constant"
     clip_norm: float = 0.0
@@ -282,6 +289,7 @@ class FitSettings:
             raise ValueError(f"row_l2 is {self.row_l2}; allowed: 0 or more")
         if self.l2_on not in L2_ON_NAMES:
             raise ValueError(f"l2_on is {self.l2_on!r}; allowed: {', '.join(L2_ON_NAMES)}")
+        self._check_storage()
         if self.row_optimizer == "adam" and self.l2_on in ("read", "frequency"):
             raise ValueError(
                 f"l2_on {self.l2_on} with row_optimizer adam, which moves every row in every step; "
@@ -306,12 +314,28 @@ class FitSettings:
         later = {f.name: f.default for f in fields(self) if f.name in LATER}
         return {k: v for k, v in asdict(self).items() if k not in later or v != later[k]}
 
+    def _check_storage(self) -> None:
+        if self.storage not in STORAGES:
+            raise ValueError(f"storage is {self.storage!r}; allowed: {', '.join(STORAGES)}")
+        asked = {
+            "row_optimizer adam": self.row_optimizer == "adam",
+            "l2_on all": self.l2_on == "all",
+        }
+        dense = [name for name, is_asked in asked.items() if is_asked]
+        if self.storage != "float32" and dense:
+            raise ValueError(
+                f"storage {self.storage} with {dense[0]}, which moves every row in every step; "
+                "allowed: storage float32, or row_optimizer auto, lazy_adam, adagrad, "
+                "rowwise_adagrad or sgd with l2_on auto, read or frequency"
+            )
+
     @property
     def table_update(self) -> str:
         """The optimizer of the tables in words, for settings that are :func:`settled`."""
         kind = "every row in every step" if self.has_dense_gradients else "rows of the batch"
         l2 = f", L2 {self.row_l2:g} on {self.l2_on} rows" if self.row_l2 else ""
-        return f"{self.row_optimizer} at {self.row_lr:g} ({kind}){l2}"
+        stored = f", rows of {self.storage}" if self.storage != "float32" else ""
+        return f"{self.row_optimizer} at {self.row_lr:g} ({kind}){l2}{stored}"
 
     @property
     def has_dense_gradients(self) -> bool:
@@ -323,20 +347,37 @@ def settled(settings: FitSettings, floats: int) -> FitSettings:
     """The settings with every ``auto`` decided for tables of so many floats.
 
     Up to :data:`LARGEST_DENSE` floats ``auto`` is ``adam``, or ``lazy_adam`` where ``l2_on`` asks
-    for rows of the batch; above it is ``rowwise_adagrad``, at :data:`ADAGRAD_RATE` times the
-    ``row_lr``. L2 acts on all rows of small tables, and on the rows of the batch of large ones and
-    of ``lazy_adam``.
+    for rows of the batch, or ``storage`` for 16 bits; above it is ``rowwise_adagrad``, at
+    :data:`ADAGRAD_RATE` times the ``row_lr``. L2 acts on all rows of small tables, and on the rows
+    of the batch of large ones, of ``lazy_adam`` and of tables of 16 bits.
     """
-    small = floats <= LARGEST_DENSE
+    small, by_rows = floats <= LARGEST_DENSE, settings.storage != "float32"
     optimizer, l2_on, row_lr = settings.row_optimizer, settings.l2_on, settings.row_lr
     if optimizer == "auto" and small:
-        optimizer = "lazy_adam" if l2_on in ("read", "frequency") else "adam"
+        optimizer = "lazy_adam" if by_rows or l2_on in ("read", "frequency") else "adam"
     elif optimizer == "auto":
         optimizer, row_lr = "rowwise_adagrad", ADAGRAD_RATE * row_lr
     if l2_on == "auto":
-        dense = optimizer == "adam" or (small and optimizer != "lazy_adam")
+        dense = optimizer == "adam" or (small and optimizer != "lazy_adam" and not by_rows)
         l2_on = "all" if dense else "read"
     return replace(settings, row_optimizer=optimizer, row_lr=row_lr, l2_on=l2_on)
+
+
+def require_float32(settings: FitSettings, search: str) -> None:
+    """Refuse tables of 16 bits, for a search: its own parts are trained beside them.
+
+    Args:
+        settings: Of the search's own training.
+        search: Its name.
+
+    Raises:
+        ValueError: Another ``storage`` than float32.
+    """
+    if settings.storage != "float32":
+        raise ValueError(
+            f"storage {settings.storage} with the search {search}; allowed: storage float32 to "
+            "search, and another one to train the policy that it finds"
+        )
 
 
 def require_dense(settings: FitSettings, search: str) -> None:

@@ -336,24 +336,31 @@ def test_best_weights_of_a_step_that_comes_again(
 
 
 @pytest.mark.parametrize(
-    "optimizer, average",
+    "optimizer, average, storage",
     [
-        ("adam", 0.998),
-        ("adam", 0.0),
-        ("adagrad", 0.0),
-        ("rowwise_adagrad", 0.998),
-        ("lazy_adam", 0.998),
-        ("sgd", 0.998),
+        ("rowwise_adagrad", 0.0, "bfloat16"),
+        ("lazy_adam", 0.998, "float16"),
+        ("adam", 0.998, "float32"),
+        ("adam", 0.0, "float32"),
+        ("adagrad", 0.0, "float32"),
+        ("rowwise_adagrad", 0.998, "float32"),
+        ("lazy_adam", 0.998, "float32"),
+        ("sgd", 0.998, "float32"),
     ],
 )
 def test_optimizers_and_averages_resume(
-    tiny_data: DataSet, tmp_path: Path, fuse: Fuse, optimizer: str, average: float
+    tiny_data: DataSet,
+    tmp_path: Path,
+    fuse: Fuse,
+    optimizer: str,
+    average: float,
+    storage: str,
 ) -> None:
     l2 = {"row_l2": 0.01, "l2_on": "frequency"} if optimizer == "lazy_adam" else {}
     rates = {"row_optimizer": optimizer, "warmup_steps": 3, "row_lr": 0.05, **l2}
     steps = {"schedule": "cosine", "clip_norm": 0.1}
     weighted = replace(SMALL, positive_weight=3.0)
-    run = trains(tiny_data, weighted, average=average, **rates, **steps)
+    run = trains(tiny_data, weighted, average=average, storage=storage, **rates, **steps)
     places = places_of(run, tmp_path / "whole", fuse)
     wanted = outcome(tmp_path / "whole")
     rng = random.Random(f"{optimizer} {average}")

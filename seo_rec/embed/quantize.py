@@ -82,4 +82,4 @@ def _through(weight_nd: torch.Tensor, dtype: str) -> torch.Tensor:
 
 
 def _numpy(tensor: torch.Tensor) -> Array:
-    return tensor.detach().cpu().numpy()
+    return tensor.detach().float().cpu().numpy()

@@ -14,25 +14,26 @@ import torch
 from fbgemm_gpu.split_embedding_configs import SparseType
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import PoolingMode
 from torch import nn
-from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from seo_kernels import Blocks, chunk_bag, chunk_blocks, native
-from seo_kernels.row_bag import Reads, RowLayout, read_rows
+from seo_kernels.row_bag import HALVES, Reads, RowLayout, read_rows
 from seo_rec.embed.combine import Combine, Project, combines_ids
 from seo_rec.embed.cross import Columns, needs_columns
 from seo_rec.embed.flat import FlatArrays
 from seo_rec.embed.initial import InitialRows
 from seo_rec.embed.mlet import Factors
 from seo_rec.embed.remap import Remap, row_lookups
-from seo_rec.embed.sparse import SparseTables
+from seo_rec.embed.sparse import SparseTables, TablePart
 from seo_rec.methods import Mlet, inner_policy
 from seo_rec.policy import Policy
 from seo_rec.settings import INIT_SCALE
 
 IN_ONE_PASS = ("cuda", "cpu")  # devices where ChunkBag is used; a CPU needs its C library
 IN_FOURS = ("cuda",)  # devices where FBGEMM reads four floats at a time, from multiples of four
+DATA_TYPES = {"float32": DataType.FP32, "float16": DataType.FP16, "bfloat16": DataType.BF16}
 _MODULES = nn.ModuleDict()  # only to ask which names it takes
 
 
@@ -66,7 +67,9 @@ def table_key(table: str) -> str:
     return "quoted-" + table.replace("%", "%25").replace(".", "%2E")
 
 
-def table_configs(policy: Policy, init_scale: float = INIT_SCALE) -> list[EmbeddingBagConfig]:
+def table_configs(
+    policy: Policy, init_scale: float = INIT_SCALE, storage: str = "float32"
+) -> list[EmbeddingBagConfig]:
     """The policy's tables as TorchRec configs; the features of a table are lookup keys."""
     readers: dict[str, list[str]] = {t.name: [] for t in policy.tables}
     for key, _, lookup in row_lookups(policy):
@@ -81,6 +84,7 @@ def table_configs(policy: Policy, init_scale: float = INIT_SCALE) -> list[Embedd
             pooling=PoolingType.SUM,
             weight_init_min=start[t.name][0],
             weight_init_max=start[t.name][1],
+            data_type=DATA_TYPES[storage],
         )
         for t in policy.tables
     ]
@@ -135,6 +139,8 @@ class PolicyEmbedding(nn.Module):
         mlet: trains the tables as two layers; :meth:`collapsed` makes them one.
         seed: of the tables' initial rows (:class:`InitialRows`); None draws one from torch.
         tables_on_meta: leave the tables without memory; ``distribute`` makes their shards.
+        storage: the type of the tables' weights, one of :data:`seo_rec.settings.STORAGES`; with
+            another one than float32 only :class:`SparseTables` train them.
     """
 
     def __init__(
@@ -147,9 +153,10 @@ class PolicyEmbedding(nn.Module):
         mlet: Mlet | None = None,
         seed: int | None = None,
         tables_on_meta: bool = False,
+        storage: str = "float32",
     ) -> None:
         super().__init__()
-        self.policy = policy
+        self.policy, self.storage = policy, storage
         self.stored = policy if mlet is None else inner_policy(policy, mlet)
         self.columns = Columns(policy) if needs_columns(policy) else None
         self.remap = Remap(policy)
@@ -159,7 +166,7 @@ class PolicyEmbedding(nn.Module):
             seed = int(torch.randint(2**62, (1,), device="cpu"))
         self.initial = InitialRows(seed, initial_ranges(policy, init_scale))
         self.ebc = EmbeddingBagCollection(
-            tables=table_configs(self.stored, init_scale),
+            tables=table_configs(self.stored, init_scale, storage),
             is_weighted=weighted,
             device=torch.device("meta"),  # torch would fill the tables with other numbers
         )
@@ -189,7 +196,7 @@ class PolicyEmbedding(nn.Module):
 
     def _make_tables(self, device: torch.device | None) -> None:
         for t, key in zip(self.stored.tables, self.table_keys, strict=True):
-            weight = torch.empty(t.num_rows, t.dim, device=device)
+            weight = torch.empty(t.num_rows, t.dim, dtype=_type_of(self.storage), device=device)
             native.ask_for_large_pages(weight)
             self.initial.fill(t.name, t.dim, weight)
             self.ebc.embedding_bags[key].weight = nn.Parameter(weight)
@@ -207,7 +214,7 @@ class PolicyEmbedding(nn.Module):
         rows_VE = scales_K = None
         if self.sparse is not None:
             rows_VE = self._look_up_sparsely(features, self.sparse)
-        elif self.chunks is not None and self._in_one_pass(features):
+        elif self.storage == "float32" and self.chunks is not None and self._in_one_pass(features):
             if self.gate is not None and isinstance(self.gate, ScalingGate):
                 scales_K = self.gate.scales()
             rows_VE = self.chunks(self._tables(), features, scales_K)
@@ -232,7 +239,8 @@ class PolicyEmbedding(nn.Module):
         """
         index = {t.name: i for i, t in enumerate(self.stored.tables)}
         table_of = [index[k.table] for _, _, k in row_lookups(self.stored)]
-        self.sparse = SparseTables(self._tables(), table_of)
+        parts = [TablePart(key) for key in self.table_keys]
+        self.sparse = SparseTables(self._tables(), table_of, parts=parts)
         return self.sparse
 
     @torch.no_grad()
@@ -295,8 +303,14 @@ class TableBatched(nn.Module):
 
     def forward(self, weights: list[torch.Tensor], lookups: KeyedJaggedTensor) -> torch.Tensor:
         """``x_BE`` = pooled rows of every lookup side by side, float32 (B, E)."""
-        if not torch.is_grad_enabled() and not weights[0].is_cuda:
+        of_16_bits = weights[0].dtype in HALVES
+        if not torch.is_grad_enabled() and (of_16_bits or not weights[0].is_cuda):
             return self._read(weights, lookups)
+        if of_16_bits:
+            raise RuntimeError(
+                f"a gradient of whole tables of {weights[0].dtype}; allowed: the gradients of the "
+                "rows that were read (keep_sparse_gradients, which make_optimizers calls)"
+            )
         filled = self.fours if weights[0].device.type in IN_FOURS else None
         if filled is None:
             return self._look_up(self.exact, weights, lookups)
@@ -424,6 +438,11 @@ class ChunkBag(nn.Module):
             scales_K,
             features.weights_or_none(),
         )
+
+
+def _type_of(storage: str) -> torch.dtype:
+    found: torch.dtype = getattr(torch, storage)
+    return found
 
 
 def _one_after_the_other(weights: list[torch.Tensor]) -> torch.Tensor:

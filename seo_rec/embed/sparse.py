@@ -5,12 +5,33 @@ Letters: K lookups, B bags, V reads, E sum of the lookups' widths, R rows and D 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from seo_kernels.row_bag import Reads, RowLayout, read_rows, weight_gradient
+
+
+@dataclass(frozen=True)
+class TablePart:
+    """Which table a tensor of rows is, or where it lies in that table.
+
+    Args:
+        name: The name of the table's module.
+        row, column: The place in the table of its first number.
+    """
+
+    name: str
+    row: int = 0
+    column: int = 0
+
+    def key(self, seed: int) -> int:
+        """64 bits for random numbers of this table: the first 8 bytes of a SHA-256, low first."""
+        text = f"{seed} {self.name}".encode()
+        return int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
 
 
 class SparseTables:
@@ -24,6 +45,8 @@ class SparseTables:
         weights: The tables, (R, D) each; they are read and updated in place.
         table_of: Of every lookup, the number of its table.
         parameters: The parameters that hold the tables, if the tables are parts of them.
+        parts: Which tables, or parts of tables, the weights are; without them the weights are
+            tables named by their numbers.
     """
 
     def __init__(
@@ -31,8 +54,10 @@ class SparseTables:
         weights: Sequence[torch.Tensor],
         table_of: Sequence[int],
         parameters: Sequence[torch.Tensor] = (),
+        parts: Sequence[TablePart] = (),
     ) -> None:
         self.weights = list(weights)
+        self.parts = list(parts) or [TablePart(str(i)) for i in range(len(self.weights))]
         self.parameters = list(parameters or weights)
         self.layout = RowLayout(table_of, [w.shape[1] for w in weights])
         self.pending: list[tuple[Reads, torch.Tensor]] = []

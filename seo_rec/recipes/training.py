@@ -40,6 +40,7 @@ from seo_rec.train import (
     check_plan,
     check_policy_fits,
     check_start,
+    check_storage,
     eval_stream,
     evaluate,
     fit_policy,
@@ -128,6 +129,7 @@ def train(
     """
     start = start or Start()
     check_start(training, start)
+    check_storage(policy, training)
     here, asked = ranks(), _asked(data, policy, training, method, start)
     agree({**asked, "params": policy.num_params}, out=out, plan=start.plan)
     _check_before(data, policy, training)

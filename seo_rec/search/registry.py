@@ -32,7 +32,7 @@ from seo_rec.search.optembed import OptEmbedSettings, check_weights, optembed
 from seo_rec.search.seo import SeoSearch, check_seo, require_space, seo
 from seo_rec.search.space import require
 from seo_rec.search.sseds import SsedsSettings, sseds
-from seo_rec.settings import require_dense
+from seo_rec.settings import require_dense, require_float32
 from seo_rec.train import Training, ranks
 
 
@@ -150,7 +150,8 @@ class Method:
         Raises:
             PolicyError: The settings have no policy for these data.
             ValueError: Settings of another method, a changed one that is fixed, settings that do
-                not go with the training, or more processes than the method can use.
+                not go with the training, tables of 16 bits for a method that trains, or more
+                processes than the method can use.
         """
         if type(settings) is not self.settings:
             raise ValueError(
@@ -168,6 +169,8 @@ class Method:
                 f"{self.name} in {ranks().world_size} processes; allowed: 1, of the searches only "
                 f"{', '.join(sharded)} run in several"
             )
+        if self.trains:
+            require_float32(training.fit, self.name)
         self.check(data, settings, training)
 
 

@@ -22,6 +22,7 @@ from seo_rec.train.policy_fit import (
     Trained,
     check_policy_fits,
     check_start,
+    check_storage,
     fit_policy,
     optimizers_of,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "check_plan",
     "check_policy_fits",
     "check_start",
+    "check_storage",
     "distribute",
     "eval_stream",
     "evaluate",

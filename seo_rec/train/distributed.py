@@ -39,6 +39,7 @@ def kernels(
     device: str = "cpu",
     mean: bool = False,
     l2_by_rows: bool = False,
+    storage: str = "float32",
 ) -> dict[str, str]:
     """How the gradient of every table is kept: ``sparse``, ``fused`` or ``dense``.
 
@@ -52,10 +53,11 @@ def kernels(
         device: ``cpu`` or ``cuda``.
         mean: Whether a running mean of the weights is kept.
         l2_by_rows: Whether an L2 penalty acts on the rows of the batch only.
+        storage: The type of the tables' weights.
 
     Raises:
         PlanError: a table that every process has whole, and an optimizer or a penalty of the rows
-            of the batch.
+            of the batch, or weights of 16 bits.
         PlanError: row-wise Adagrad with a table that is cut by columns. Each cut would keep its
             own accumulator of a row, the mean of its own columns only.
     """
@@ -76,8 +78,15 @@ def kernels(
                 f"{by_rows} moves those of the batch; take a plan without data-parallel tables, or "
                 "another --optimizer or --l2-on"
             )
+        if not p.shards and storage != "float32":
+            raise PlanError(
+                f"table {p.table!r} is on every rank, where its gradient is dense, and --storage "
+                f"{storage} needs the gradients of the rows of the batch; take a plan without "
+                "data-parallel tables, or --storage float32"
+            )
         sparse = bool(widths) and updates_rows(p.kind, row_optimizer, row_l2)
-        fused = sparse and device == "cuda" and not (mean or l2_by_rows) and row_optimizer in FUSED
+        by_torch = mean or l2_by_rows or storage != "float32"
+        fused = sparse and device == "cuda" and not by_torch and row_optimizer in FUSED
         names[p.table] = "fused" if fused else "sparse" if sparse else "dense"
     return names
 
@@ -131,7 +140,13 @@ def distribute(
     """
     policy = model.embedding.stored
     chosen = settled(
-        FitSettings(row_optimizer=row_optimizer, row_lr=row_lr, row_l2=row_l2, l2_on=l2_on),
+        FitSettings(
+            row_optimizer=row_optimizer,
+            row_lr=row_lr,
+            row_l2=row_l2,
+            l2_on=l2_on,
+            storage=model.embedding.storage,
+        ),
         policy.num_params,
     )
     row_optimizer, row_lr = chosen.row_optimizer, chosen.row_lr
@@ -144,6 +159,7 @@ def distribute(
         device=ranks.device.type,
         mean=mean,
         l2_by_rows=row_l2 > 0 and chosen.l2_on != "all",
+        storage=chosen.storage,
     )
     full = {name: t.detach() for name, t in model.state_dict().items()}
     bags = model.embedding.ebc.embedding_bags

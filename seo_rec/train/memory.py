@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from seo_rec.policy import Policy
+from seo_rec.policy.dtypes import FLOAT_BYTES
 from seo_rec.settings import FitSettings, settled
 from seo_rec.train.ranks import Ranks
 
@@ -37,6 +38,8 @@ class TooLargeError(RuntimeError):
 def training_bytes(policy: Policy, settings: FitSettings) -> int:
     """Weights of all tables and arrays, optimizer state, running mean and dense gradients.
 
+    Beside a running mean, weights of 16 bits are held twice while the mean is evaluated.
+
     Args:
         policy: The tables as they are trained.
         settings: The training.
@@ -51,7 +54,9 @@ def training_bytes(policy: Policy, settings: FitSettings) -> int:
     if chosen.average:
         per_float, per_row = per_float + 1, per_row + (not dense)
     rows = sum(t.num_rows for t in policy.tables)
-    return 4 * (policy.num_params * (1 + per_float) + rows * per_row)
+    own = FLOAT_BYTES[chosen.storage]
+    own = 2 * own if chosen.average and chosen.storage != "float32" else own
+    return policy.num_params * (own + 4 * per_float) + 4 * rows * per_row
 
 
 def require_memory(policy: Policy, settings: FitSettings, ranks: Ranks) -> None:
@@ -77,6 +82,8 @@ def require_memory(policy: Policy, settings: FitSettings, ranks: Ranks) -> None:
         helps.append("--optimizer rowwise_adagrad with --l2-on read, one number per row")
     if chosen.average:
         helps.append("--average 0, which keeps no mean of the weights")
+    if chosen.storage == "float32" and not policy.arrays:
+        helps.append("--storage bfloat16 with --average 0, two bytes for a parameter")
     helps.append(f"tables shared by {-(-needed // max(1, room)) * ranks.world_size:,} processes")
     helps.append(f"a machine with {needed:,} free bytes")
     raise TooLargeError(

@@ -82,6 +82,7 @@ def make_optimizers(
             dense_lr=dense_lr,
             row_l2=row_l2,
             l2_on=l2_on,
+            storage=embedding.storage,
         ),
         embedding.stored.num_params,
     )
@@ -97,6 +98,7 @@ def make_optimizers(
             lr=row_lr,
             l2=row_l2,
             l2_on=chosen.l2_on,
+            seed=embedding.initial.seed,
         )
     whole = [p for p in tables if not any(p is q for q in sparse)]
     whole += [] if embedding.flat is None else list(embedding.flat.parameters())

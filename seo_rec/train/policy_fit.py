@@ -68,8 +68,10 @@ def fit_policy(
 
     Raises:
         TooLargeError: The tables do not fit into memory.
+        ValueError: Tables of 16 bits where they cannot be trained (:func:`check_storage`).
     """
     start = start or Start()
+    check_storage(policy, training)
     settings = training.fit
     train, val = (
         train_stream(data, settings, policy.columns),
@@ -81,7 +83,12 @@ def fit_policy(
     afar = here.world_size > 1 and not start.weights
     with memory_said(stored, settings):
         whole = build_model(
-            policy, data.num_numeric, training.model, settings.seed, tables_on_meta=afar
+            policy,
+            data.num_numeric,
+            training.model,
+            settings.seed,
+            tables_on_meta=afar,
+            storage=settings.storage,
         )
         if start.weights:
             load_weights(whole, start.weights)
@@ -116,8 +123,34 @@ def check_policy_fits(data: DataSet, policy: Policy) -> None:
         )
 
 
+def check_storage(policy: Policy, training: Training) -> None:
+    """ValueError if tables of 16 bits are asked for where a gradient is dense."""
+    storage = training.fit.storage
+    if storage == "float32":
+        return
+    if policy.arrays or not policy.tables:
+        raise ValueError(
+            f"--storage {storage} with a policy of flat arrays "
+            f"({', '.join(a.name for a in policy.arrays)}), whose gradients are dense; allowed: "
+            "--storage float32, or a policy of tables"
+        )
+    if training.model.mlet is not None:
+        raise ValueError(
+            f"--storage {storage} with --mlet-dim {training.model.mlet.dim}, whose tables are "
+            "products of two layers; allowed: --storage float32, or no --mlet-dim"
+        )
+
+
 def check_start(training: Training, start: Start) -> None:
-    """ValueError if a plan or weights of tables of one layer are to be used with two."""
+    """ValueError if a plan or weights of tables of one layer are to be used with two.
+
+    Nor do the weights of a search, which are float32, go with tables of 16 bits.
+    """
+    if start.weights and training.fit.storage != "float32":
+        raise ValueError(
+            f"--storage {training.fit.storage} with --weights, whose tables are float32; allowed: "
+            "--storage float32, or a training without --weights"
+        )
     options = [
         option for option, path in (("plan", start.plan), ("weights", start.weights)) if path
     ]

@@ -80,7 +80,8 @@ def _placements(
             row_optimizer=settings.row_optimizer,
             rates=rates,
             row_l2=settings.row_l2 if settings.l2_on == "all" else 0.0,
-            copyable=not (settings.row_l2 and settings.l2_on != "all"),
+            copyable=settings.storage == "float32"
+            and not (settings.row_l2 and settings.l2_on != "all"),
             default=False,
         )
         return made.placements

@@ -14,10 +14,18 @@ import numpy as np
 import torch
 from torch import nn
 from torchrec.distributed.batched_embedding_kernel import BatchedDenseEmbeddingBag
+from torchrec.distributed.embedding_types import ShardedEmbeddingTable
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 
-from seo_kernels.row_bag import RowTable, RowUpdate, swap_means, update_rows
-from seo_rec.embed.sparse import SparseTables
+from seo_kernels.row_bag import (
+    HALVES,
+    RowTable,
+    RowUpdate,
+    apply_means,
+    swap_means,
+    update_rows,
+)
+from seo_rec.embed.sparse import SparseTables, TablePart
 
 EPS = 1e-8
 MOMENTS = {"sgd": (), "adagrad": ("sum",), "rowwise_adagrad": ("sum",)}
@@ -38,6 +46,7 @@ class SparseRows(torch.optim.Optimizer):
         lr: The learning rate.
         l2: The L2 penalty.
         l2_on: ``read`` or ``frequency``: the rows that the penalty acts on.
+        seed: Of the random numbers by which weights of 16 bits are rounded.
     """
 
     def __init__(
@@ -49,9 +58,11 @@ class SparseRows(torch.optim.Optimizer):
         lr: float,
         l2: float = 0.0,
         l2_on: str = "read",
+        seed: int = 0,
     ) -> None:
         super().__init__(parameters, {"lr": lr})
-        self.sources, self.optimizer = list(sources), optimizer
+        self.sources, self.optimizer, self.seed = list(sources), optimizer, seed
+        self.replaced: list[tuple[RowTable, list[tuple[torch.Tensor, torch.Tensor]]]] = []
         self.l2, self.l2_on = l2, l2_on if l2 else "none"
         self.decay, self.steps = 0.0, 0
         for group in self.param_groups:
@@ -84,10 +95,20 @@ class SparseRows(torch.optim.Optimizer):
 
     @torch.no_grad()
     def swap_means(self, back: bool) -> None:
-        """Exchange weights and running means, these brought up to the last step; or ``back``."""
-        for tables in self.tables:
-            for table in tables:
+        """Exchange weights and running means, these brought up to the last step; or ``back``.
+
+        Weights of 16 bits are replaced by rounded means, and kept until they are put back.
+        """
+        for table in (table for tables in self.tables for table in tables):
+            if table.weight.dtype not in HALVES:
                 swap_means(table, self._update(), back)
+            elif not back:
+                self.replaced.append((table, apply_means(table, self._update())))
+        if back:
+            for table, kept in self.replaced:
+                for rows, weights in kept:
+                    table.weight.index_copy_(0, rows, weights)
+            self.replaced = []
 
     def _update(self) -> RowUpdate:
         return RowUpdate(
@@ -111,9 +132,12 @@ class SparseRows(torch.optim.Optimizer):
         return state
 
     def _refresh(self) -> None:
-        self.tables = [[self._table(w) for w in source.weights] for source in self.sources]
+        self.tables = [
+            [self._table(w, part) for w, part in zip(source.weights, source.parts, strict=True)]
+            for source in self.sources
+        ]
 
-    def _table(self, weight: torch.Tensor) -> RowTable:
+    def _table(self, weight: torch.Tensor, part: TablePart) -> RowTable:
         """A table with its part of the state of the parameter that it lies in."""
         for parameter, state in self.state.items():
             if parameter.shape[1] != weight.shape[1]:
@@ -127,7 +151,13 @@ class SparseRows(torch.optim.Optimizer):
                     weight.detach(),
                     values.get("sum", values.get("exp_avg")),
                     values.get("exp_avg_sq"),
-                    *(values.get(name) for name in ("updates", "reads", "mean", "mean_at")),
+                    updates=values.get("updates"),
+                    reads=values.get("reads"),
+                    mean=values.get("mean"),
+                    mean_at=values.get("mean_at"),
+                    key=part.key(self.seed),
+                    first_row=part.row,
+                    first_column=part.column,
                 )
         raise ValueError(f"no parameter holds the table of {tuple(weight.shape)} floats")
 
@@ -160,6 +190,7 @@ def _read_kernel_sparsely(kernel: BatchedDenseEmbeddingBag) -> SparseTables:
         [w.detach() for w in module.split_embedding_weights()],
         kernel._feature_table_map,
         [module.weights],
+        [_part(t) for t in kernel.config.embedding_tables],
     )
 
     def forward(
@@ -173,6 +204,12 @@ def _read_kernel_sparsely(kernel: BatchedDenseEmbeddingBag) -> SparseTables:
 
     module.forward = forward
     return source
+
+
+def _part(table: ShardedEmbeddingTable) -> TablePart:
+    """Which part of which table a shard is, as TorchRec says it."""
+    metadata = table.local_metadata
+    return TablePart(table.name, *(metadata.shard_offsets if metadata else ()))
 
 
 def _zeros(like: torch.Tensor, shape: Sequence[int], kind: Any = np.float32) -> torch.Tensor:

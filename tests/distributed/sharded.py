@@ -164,7 +164,8 @@ class _Last(AfterStep):
 
 def _train(data: DataSet, policy: Policy, settings: FitSettings, kind: str, out: Path) -> Any:
     here = ranks()
-    whole = build_model(policy, data.num_numeric, MODEL, settings.seed)
+    storage = settings.storage
+    whole = build_model(policy, data.num_numeric, MODEL, settings.seed, storage=storage)
     model: Any = whole
     if here.world_size > 1:
         model = distribute(

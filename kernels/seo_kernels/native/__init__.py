@@ -24,9 +24,10 @@ from torch import Tensor
 if TYPE_CHECKING:
     from seo_kernels.row_bag.layout import Reads, RowLayout, RowTable, RowUpdate
 
-ABI = 3  # of native.c; a library of another number is older or newer than this file
+ABI = 4  # of native.c; a library of another number is older or newer than this file
 GRAIN = 2**16  # floats that are worth a thread of their own
 REMAP_GRAIN = 2**19  # row numbers that are, which cost little more than writing them
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # the types of rows, by their number in C
 TILE_FLOATS = 2**16  # of the output; a tile stays in the second-level cache
 
 _i64 = ctypes.c_int64
@@ -60,6 +61,10 @@ class _Table(ctypes.Structure):
         *((name, _pointer) for name in ("mean", "mean_at")),
         ("rows", _i64),
         ("dim", _i64),
+        ("type", _i64),
+        ("key", ctypes.c_uint64),
+        ("first_row", _i64),
+        ("first_column", _i64),
     )
 
 
@@ -296,6 +301,8 @@ def _tables_of(tables: Sequence[RowTable]) -> Array[_Table]:
         for name in ("weight", "first", "second", "updates", "reads", "mean", "mean_at"):
             setattr(entry, name, _address(getattr(table, name)))
         entry.rows, entry.dim = table.weight.shape
+        entry.type, entry.key = FLOATS.index(table.weight.dtype), table.key
+        entry.first_row, entry.first_column = table.first_row, table.first_column
     return made
 
 
@@ -339,6 +346,7 @@ def read_rows(tables: Sequence[Tensor], layout: RowLayout, reads: Reads) -> Tens
     entries = (_Table * len(tables))()
     for entry, table in zip(entries, tables, strict=True):
         entry.weight, (entry.rows, entry.dim) = _address(table), table.shape
+        entry.type = FLOATS.index(table.dtype)
     made, held = _reads_of(entries, layout, reads)
     x_BE = torch.empty(reads.num_bags, layout.width)
     tile = max(16, min(512, TILE_FLOATS // max(1, layout.width)))

@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #endif
 
+#include "halves.h"
 #include "native.h"
 
 enum { SGD, ADAGRAD, ROWWISE_ADAGRAD, LAZY_ADAM };
@@ -20,7 +21,7 @@ enum { L2_NONE, L2_READ, L2_FREQUENCY };
 enum { AHEAD = 12, DIGIT = 11, BUCKETS = 1 << DIGIT };
 
 typedef struct {
-    float *weight;    /* (rows, dim) */
+    void *weight;     /* (rows, dim), of a type of halves.h */
     float *first;     /* adagrad (rows, dim), rowwise_adagrad (rows), lazy_adam (rows, dim) */
     float *second;    /* lazy_adam (rows, dim) */
     int32_t *updates; /* (rows) lazy_adam: updates of the row so far */
@@ -28,6 +29,9 @@ typedef struct {
     float *mean;      /* (rows, dim) running mean, or NULL */
     int32_t *mean_at; /* (rows) step up to which the mean is right; -1: it is the weight */
     int64_t rows, dim;
+    int64_t type;
+    uint64_t key;              /* of the random numbers of halves.h */
+    int64_t first_row, first_column; /* where this part begins in the whole table */
 } Table;
 
 typedef struct {
@@ -78,6 +82,33 @@ int64_t seo_rows_check(const Reads *p, int64_t num_reads) {
 
 /* ---- reads ------------------------------------------------------------------------------- */
 
+/* to[i] += s * row[i], or = where `add` is 0, of a row of 16 bits. */
+INLINE void take_halves(float *restrict to, const uint16_t *restrict row, float s, int add,
+                        int type, int64_t width) {
+    for (int64_t i = 0; i < width; i++) {
+        const float x = s * widened(row[i], type);
+        to[i] = add ? to[i] + x : x;
+    }
+}
+
+INLINE void read_halves(const Reads *p, int64_t k, int64_t first_bag, int64_t end_bag,
+                        float *restrict to, int type, int64_t dim) {
+    const int64_t B = p->num_bags, E = p->row_floats;
+    const uint16_t *weight = p->tables[p->table_of[k]].weight;
+    const int64_t *bounds = p->offsets ? p->offsets + k * B : 0;
+    const int64_t last = bounds ? bounds[end_bag] : k * B + end_bag;
+    for (int64_t b = first_bag; b < end_bag; b++) {
+        const int64_t begin = bounds ? bounds[b] : k * B + b, end = bounds ? bounds[b + 1] : begin + 1;
+        float *sum = to + b * E;
+        if (begin == end) memset(sum, 0, (size_t)dim * sizeof(float));
+        for (int64_t v = begin; v < end; v++) {
+            if (v + AHEAD < last) __builtin_prefetch(weight + p->rows[v + AHEAD] * dim);
+            const float s = p->id_weights ? p->id_weights[v] : 1.0f;
+            take_halves(sum, weight + p->rows[v] * dim, s, v > begin, type, dim);
+        }
+    }
+}
+
 CLONES static void read_tile(const Reads *p, int64_t first_bag, int64_t end_bag, float *out) {
     const int64_t B = p->num_bags, E = p->row_floats;
     for (int64_t k = 0; k < p->num_lookups; k++) {
@@ -85,6 +116,14 @@ CLONES static void read_tile(const Reads *p, int64_t first_bag, int64_t end_bag,
         const int64_t dim = table->dim;
         const float *weight = table->weight;
         float *to = out + p->columns[k];
+        if (table->type == BFLOAT16) {
+            BY_WIDTH_OF_HALVES(dim, read_halves(p, k, first_bag, end_bag, to, BFLOAT16, W))
+            continue;
+        }
+        if (table->type == FLOAT16) {
+            BY_WIDTH_OF_HALVES(dim, read_halves(p, k, first_bag, end_bag, to, FLOAT16, W))
+            continue;
+        }
         if (!p->offsets) {
             const int64_t *rows = p->rows + k * B;
             const float *w = p->id_weights ? p->id_weights + k * B : 0;
@@ -191,8 +230,8 @@ INLINE double left_of_mean(const Update *u, int64_t s, int64_t t) {
     return s < t ? left * exp((double)(t - s) * log(u->decay)) : left;
 }
 
-INLINE void catch_up(const Update *u, const Table *table, int64_t row, int64_t step, int64_t dim) {
-    const float *restrict w = table->weight + row * dim;
+INLINE void catch_up(const Update *u, const Table *table, const float *restrict w, int64_t row,
+                     int64_t step, int64_t dim) {
     float *restrict m = table->mean + row * dim;
     const int64_t at = table->mean_at[row];
     if (at < 0) {
@@ -203,9 +242,19 @@ INLINE void catch_up(const Update *u, const Table *table, int64_t row, int64_t s
     }
 }
 
-INLINE void update_row(const Update *u, const Table *table, int64_t row, float *restrict g,
-                       int64_t num_reads, int64_t dim) {
-    float *restrict w = table->weight + row * dim;
+/* What a thread keeps of the row that it updates. */
+typedef struct {
+    float *g;         /* (dim) its gradient */
+    float *w;         /* (dim) its weights, if the table has 16 bits */
+    uint16_t *random; /* (dim), and room up to blocks of eight columns */
+} Row;
+
+INLINE void update_row(const Update *u, const Table *table, int64_t row, Row its, int64_t num_reads,
+                       int type, int64_t dim) {
+    float *restrict g = its.g;
+    uint16_t *stored = (uint16_t *)table->weight + row * dim;
+    float *restrict w = type == FLOAT32 ? (float *)table->weight + row * dim : its.w;
+    if (type != FLOAT32) widen(w, stored, type, dim);
     const float lr = (float)u->lr, eps = (float)u->eps;
     if (u->l2_on != L2_NONE) {
         float l2 = (float)u->l2;
@@ -216,7 +265,7 @@ INLINE void update_row(const Update *u, const Table *table, int64_t row, float *
         }
         for (int64_t i = 0; i < dim; i++) g[i] += l2 * w[i];
     }
-    if (table->mean) catch_up(u, table, row, u->step - 1, dim);
+    if (table->mean) catch_up(u, table, w, row, u->step - 1, dim);
     switch (u->optimizer) {
         case SGD:
             for (int64_t i = 0; i < dim; i++) w[i] -= lr * g[i];
@@ -251,6 +300,9 @@ INLINE void update_row(const Update *u, const Table *table, int64_t row, float *
             break;
         }
     }
+    if (type != FLOAT32)
+        round_row(stored, w, type, table->key, (uint64_t)u->step, table->first_row + row,
+                  table->first_column, its.random, dim);
     if (table->mean) {
         const double t = (double)u->step, limit = (1.0 + t) / (10.0 + t);
         const float share = (float)(1.0 - (limit < u->decay ? limit : u->decay));
@@ -262,7 +314,8 @@ INLINE void update_row(const Update *u, const Table *table, int64_t row, float *
 
 INLINE void fetch_row(const Table *table, int64_t row) {
     const int64_t at = row * table->dim;
-    __builtin_prefetch(table->weight + at, 1);
+    const int64_t bytes = table->type == FLOAT32 ? sizeof(float) : sizeof(uint16_t);
+    __builtin_prefetch((char *)table->weight + at * bytes, 1);
     if (table->first) __builtin_prefetch(table->first + (table->second ? at : row), 1);
     if (table->second) __builtin_prefetch(table->second + at, 1);
     if (table->mean) {
@@ -285,8 +338,9 @@ INLINE void move_to(Place *place, const Reads *p, int64_t row) {
 
 INLINE void one_row(const Reads *p, const Update *u, const float *grad, const uint64_t *keys,
                     int64_t begin, int64_t end, int shift, const int32_t *bags,
-                    const Table *table, int64_t row, float *restrict g, int64_t dim) {
+                    const Table *table, int64_t row, Row its, int type, int64_t dim) {
     const uint64_t mask = ((uint64_t)1 << shift) - 1;
+    float *restrict g = its.g;
     memset(g, 0, (size_t)dim * sizeof(float));
     for (int64_t i = begin; i < end; i++) {
         const int64_t read = (int64_t)(keys[i] & mask);
@@ -295,12 +349,12 @@ INLINE void one_row(const Reads *p, const Update *u, const float *grad, const ui
         add_scaled(g, grad + b * p->row_floats + p->columns[k],
                 p->id_weights ? p->id_weights[read] : 1.0f, dim);
     }
-    update_row(u, table, row, g, end - begin, dim);
+    update_row(u, table, row, its, end - begin, type, dim);
 }
 
 CLONES static void update_range(const Reads *p, const Update *u, const float *grad,
                                 const uint64_t *keys, const int64_t *starts, int64_t from,
-                                int64_t to, int shift, const int32_t *bags, float *g) {
+                                int64_t to, int shift, const int32_t *bags, Row its) {
     Place place = {0, 0, p->tables[0].rows}, ahead = place;
     for (int64_t n = from; n < to; n++) {
         if (n + AHEAD < to) {
@@ -311,9 +365,18 @@ CLONES static void update_range(const Reads *p, const Update *u, const float *gr
         const int64_t row = (int64_t)(keys[starts[n]] >> shift);
         move_to(&place, p, row);
         const Table *table = p->tables + place.table;
-        const int64_t dim = table->dim;
-        BY_WIDTH(dim, one_row(p, u, grad, keys, starts[n], starts[n + 1], shift, bags, table,
-                              row - place.first, g, W))
+        const int64_t dim = table->dim, at = row - place.first, from_read = starts[n];
+        const int64_t end_read = starts[n + 1];
+        if (table->type == FLOAT32) {
+            BY_WIDTH(dim, one_row(p, u, grad, keys, from_read, end_read, shift, bags, table, at, its,
+                                  FLOAT32, W))
+        } else if (table->type == BFLOAT16) {
+            BY_WIDTH_OF_HALVES(dim, one_row(p, u, grad, keys, from_read, end_read, shift, bags,
+                                            table, at, its, BFLOAT16, W))
+        } else {
+            BY_WIDTH_OF_HALVES(dim, one_row(p, u, grad, keys, from_read, end_read, shift, bags,
+                                            table, at, its, FLOAT16, W))
+        }
     }
 }
 
@@ -347,10 +410,16 @@ int64_t seo_rows_update(const Reads *p, const Update *u, const float *grad, cons
         to = from;
         for (int64_t step = num_rows; step > 0; step = step / 2)
             while (to + step <= num_rows && starts[to + step - 1] < high) to += step;
-        float *g = malloc((size_t)(widest + 16) * sizeof(float));
-        if (g) update_range(p, u, grad, keys, starts, from, to, shift, bags, g);
-        else failed = 1;
-        free(g);
+        const size_t room = (size_t)widest + 2 * IN_BLOCK;
+        Row its = {malloc(room * (2 * sizeof(float) + sizeof(uint16_t))), 0, 0};
+        if (its.g) {
+            its.w = its.g + room;
+            its.random = (uint16_t *)(its.w + room);
+            update_range(p, u, grad, keys, starts, from, to, shift, bags, its);
+        } else {
+            failed = 1;
+        }
+        free(its.g);
     }
     free(bags);
     return failed ? -1 : 0;
@@ -359,17 +428,17 @@ int64_t seo_rows_update(const Reads *p, const Update *u, const float *grad, cons
 /* ---- the running mean -------------------------------------------------------------------- */
 
 /* Bring the means of all rows that were ever read up to the step of u and swap them with the
-   weights; back != 0 swaps them back. Rows that were never read are their own mean. */
+   weights, which are float32; back != 0 swaps them back. Rows that were never read are their own mean. */
 void seo_rows_swap_mean(const Table *table, const Update *u, int64_t back, int64_t threads) {
     const int64_t dim = table->dim;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t row = 0; row < table->rows; row++) {
         if (table->mean_at[row] < 0) continue;
+        float *w = (float *)table->weight + row * dim, *m = table->mean + row * dim;
         if (!back) {
-            catch_up(u, table, row, u->step, dim);
+            catch_up(u, table, w, row, u->step, dim);
             table->mean_at[row] = (int32_t)u->step;
         }
-        float *w = table->weight + row * dim, *m = table->mean + row * dim;
         for (int64_t i = 0; i < dim; i++) {
             const float kept = w[i];
             w[i] = m[i];

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from seo_kernels import native
@@ -27,14 +26,17 @@ from seo_kernels.row_bag.layout import (
     settled_step,
     share_left,
 )
+from seo_kernels.row_bag.rounding import HALVES
 
 __all__ = [
+    "HALVES",
     "L2_ON",
     "ROW_OPTIMIZERS",
     "Reads",
     "RowLayout",
     "RowTable",
     "RowUpdate",
+    "apply_means",
     "mean_share",
     "read_rows",
     "settled_step",
@@ -49,12 +51,12 @@ def read_rows(tables: Sequence[Tensor], layout: RowLayout, reads: Reads) -> Tens
     """``x[b, columns of k] = sum_{v in bag(k, b)} w_v tables[t_k][row_v]``, without a gradient.
 
     Args:
-        tables: (R, D) each; float32 on a CPU runs the C kernel.
+        tables: (R, D) each; the C kernel reads float32, float16 and bfloat16 on a CPU.
         layout: Which table each lookup reads, and where its columns begin.
         reads: The rows of the batch.
 
     Returns:
-        (B, E) of the type of the tables; an empty bag gives zeros.
+        (B, E) of the type of the tables, float32 if they have 16 bits; an empty bag gives zeros.
 
     Raises:
         ValueError: A row or an offset is out of range (a GPU does not look).
@@ -95,7 +97,7 @@ def swap_means(table: RowTable, update: RowUpdate, back: bool) -> None:
     """Exchange weights and running means, in place; rows that were never read are their own mean.
 
     Args:
-        table: It has a mean.
+        table: It has a mean, and weights of float32 or float64.
         update: The means are first brought up to its step, unless ``back``.
         back: Undo the exchange.
     """
@@ -103,6 +105,21 @@ def swap_means(table: RowTable, update: RowUpdate, back: bool) -> None:
         native.swap_means(table, update, back)
         return
     reference.swap_means(table, update, back)
+
+
+def apply_means(table: RowTable, update: RowUpdate) -> list[tuple[Tensor, Tensor]]:
+    """Write running means into weights of 16 bits, rounded to the nearest.
+
+    The means stay as they are, in float32, where :func:`swap_means` would lose bits of them.
+
+    Args:
+        table: It has a mean, which is first brought up to the step of the update.
+        update: The step and the decay.
+
+    Returns:
+        Rows and the weights that they had, to be put back by ``index_copy_``.
+    """
+    return reference.apply_means(table, update)
 
 
 def weight_gradient(
@@ -114,5 +131,5 @@ def weight_gradient(
 
 def _calls_c(tables: Sequence[Tensor]) -> bool:
     return native.missing() is None and all(
-        t.device.type == "cpu" and t.dtype == torch.float32 and t.is_contiguous() for t in tables
+        t.device.type == "cpu" and t.dtype in native.FLOATS and t.is_contiguous() for t in tables
     )

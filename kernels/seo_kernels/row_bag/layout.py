@@ -58,7 +58,7 @@ class RowTable:
     """A table with what its optimizer and its mean remember; what is not in use is None.
 
     Args:
-        weight: (R, D).
+        weight: (R, D), float32, float16 or bfloat16; the others are float32, whatever it is.
         first: Sums of squares, (R, D) for ``adagrad`` and (R, 1) for ``rowwise_adagrad``; the
             first moment (R, D) for ``lazy_adam``.
         second: Its second moment (R, D).
@@ -67,6 +67,9 @@ class RowTable:
         mean: (R, D), the running mean.
         mean_at: (R, 1) int32, the step up to which it is right; -1: the row was never read, and
             its mean is the weight, whatever ``mean`` holds.
+        key: Of the random numbers by which weights of 16 bits are rounded, 64 bits.
+        first_row, first_column: Where this part begins in the whole table; random numbers go by
+            the place in that.
     """
 
     weight: Tensor
@@ -76,6 +79,9 @@ class RowTable:
     reads: Tensor | None = None
     mean: Tensor | None = None
     mean_at: Tensor | None = None
+    key: int = 0
+    first_row: int = 0
+    first_column: int = 0
 
     def __post_init__(self) -> None:
         rows, dim = self.weight.shape
@@ -105,6 +111,9 @@ class RowUpdate:
     * ``rowwise_adagrad``: the same with one s for the row, which grows by the mean of g^2;
     * ``lazy_adam``: Adam, whose moments and count of steps are the row's own: they stand still
       while the row is not read.
+
+    A weight of 16 bits is read as float32, and w is rounded to one of its neighbours of 16 bits,
+    right on average (:func:`seo_kernels.row_bag.rounding.round_randomly`).
 
     Last, where the table has a mean, ``m <- a_t m + (1 - a_t) w`` for this step t and all the steps
     since the row was last read, in which w stood still; a_t is ``min(decay, (1 + t) / (10 + t))``.

@@ -15,13 +15,16 @@ from seo_kernels.row_bag.layout import (
     mean_share,
     share_left,
 )
+from seo_kernels.row_bag.rounding import HALVES, random_halves, round_randomly
+
+ROUNDED_AT_ONCE = 2**22  # floats; of a whole table a second float32 copy would be held
 
 
 def read_rows(tables: Sequence[Tensor], layout: RowLayout, reads: Reads) -> Tensor:
     """See :func:`seo_kernels.row_bag.read_rows`."""
     parts = []
     for k, (table, rows, bags, weights) in enumerate(_by_lookup(layout, reads)):
-        vectors = tables[table].index_select(0, rows)
+        vectors = _rows(tables[table], rows)
         if weights is not None:
             vectors = vectors * weights[:, None].to(vectors.dtype)
         if reads.offsets is not None:
@@ -37,7 +40,7 @@ def weight_gradient(
     """See :func:`seo_kernels.row_bag.weight_gradient`."""
     parts = gradient.split(layout.widths, dim=1)
     products = [
-        (tables[table].index_select(0, rows) * parts[k].index_select(0, bags)).sum(1)
+        (_rows(tables[table], rows) * parts[k].index_select(0, bags)).sum(1)
         for k, (table, rows, bags, _) in enumerate(_by_lookup(layout, reads))
     ]
     return torch.cat(products)
@@ -87,11 +90,17 @@ def _by_lookup(layout: RowLayout, reads: Reads) -> list[tuple[int, Tensor, Tenso
     ]
 
 
+def _rows(table: Tensor, rows: Tensor) -> Tensor:
+    """Rows of a table; float32, if they have 16 bits."""
+    vectors = table.index_select(0, rows)
+    return vectors.float() if vectors.dtype in HALVES else vectors
+
+
 def _update(table: RowTable, rows_V: Tensor, vectors_VD: Tensor, update: RowUpdate) -> None:
     rows, inverse, counts = torch.unique(rows_V, return_inverse=True, return_counts=True)
     if not len(rows):
         return
-    weight = table.weight.index_select(0, rows)
+    weight = _rows(table.weight, rows)
     gradient = torch.zeros_like(weight).index_add_(0, inverse, vectors_VD.to(weight.dtype))
     if update.l2_on == "read":
         gradient += update.l2 * weight
@@ -102,12 +111,24 @@ def _update(table: RowTable, rows_V: Tensor, vectors_VD: Tensor, update: RowUpda
         gradient += update.l2 / seen.to(weight.dtype) * weight
     mean = _mean_before(table, rows, weight, update) if table.mean is not None else None
     weight = _step(table, rows, weight, gradient, update)
-    table.weight.index_copy_(0, rows, weight)
+    weight = _store(table, rows, weight, update)
     if mean is not None:
         assert table.mean is not None and table.mean_at is not None
         mean.lerp_(weight, mean_share(update.step, update.decay))
         table.mean.index_copy_(0, rows, mean)
         table.mean_at[rows] = update.step
+
+
+def _store(table: RowTable, rows: Tensor, weight: Tensor, update: RowUpdate) -> Tensor:
+    """Put new rows into the table; what it now holds of them, in float32 if it has 16 bits."""
+    dtype = table.weight.dtype
+    if dtype not in HALVES:
+        table.weight.index_copy_(0, rows, weight)
+        return weight
+    place = table.first_row + rows, table.first_column, weight.shape[1]
+    stored = round_randomly(weight, random_halves(table.key, update.step, *place), dtype)
+    table.weight.index_copy_(0, rows, stored)
+    return stored.float()
 
 
 def _step(
@@ -157,3 +178,18 @@ def swap_means(table: RowTable, update: RowUpdate, back: bool) -> None:
         table.mean_at[rows] = update.step
     table.weight.index_copy_(0, rows, mean)
     table.mean.index_copy_(0, rows, weight)
+
+
+def apply_means(table: RowTable, update: RowUpdate) -> list[tuple[Tensor, Tensor]]:
+    """See :func:`seo_kernels.row_bag.apply_means`."""
+    assert table.mean is not None and table.mean_at is not None
+    at_once = max(1, ROUNDED_AT_ONCE // table.weight.shape[1])
+    kept = []
+    for rows in (table.mean_at.view(-1) >= 0).nonzero().view(-1).split(at_once):
+        weight = table.weight.index_select(0, rows)
+        mean = _caught_up(table, rows, weight.float(), update.step, update.decay)
+        table.mean.index_copy_(0, rows, mean)
+        table.mean_at[rows] = update.step
+        table.weight.index_copy_(0, rows, mean.to(weight.dtype))
+        kept.append((rows, weight))
+    return kept
