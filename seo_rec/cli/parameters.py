@@ -90,6 +90,30 @@ Resume = Annotated[
     bool,
     typer.Option("--resume", help="Go on with the run found in --out.", rich_help_panel=RUN),
 ]
+From = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        help="Go on from this finished run: its model, optimizer state and vocabularies.",
+        rich_help_panel=TRAINING,
+        show_default=False,
+    ),
+]
+Carry = Annotated[
+    bool,
+    typer.Option(
+        "--carry",
+        help="With --from: the policy or method given takes over the tables of the earlier run.",
+        rich_help_panel=TRAINING,
+    ),
+]
+CountDecay = Annotated[
+    float,
+    typer.Option(
+        help="With --from: what is left of the count of an id after a day, for vocabularies.",
+        rich_help_panel=TRAINING,
+    ),
+]
 Package = Annotated[Path, typer.Argument(help="Package of seo-rec export.", rich_help_panel=DATA)]
 Engine = Annotated[str, typer.Option(help="onnxruntime, numpy, or auto.", rich_help_panel=RUN)]
 OnBadRow = Annotated[

@@ -13,6 +13,7 @@ from seo_rec.cli import parameters as par
 from seo_rec.cli.assignments import assigned
 from seo_rec.cli.budget import budget, size
 from seo_rec.cli.config import set_texts
+from seo_rec.cli.following import fit_values, following_run, training_from
 from seo_rec.cli.options import (
     RUN,
     SEARCH,
@@ -30,9 +31,11 @@ from seo_rec.settings import FitSettings, ModelSettings, Training
 if TYPE_CHECKING:
     from seo_rec.data.dataset import DataSet
     from seo_rec.policy import Policy
+    from seo_rec.recipes import Continued
 
 OF_BUDGET = ("params", "budget_of", "exact_below", "same_hash")
 OF_METHOD = ("params", "budget_of", "dim", "set_", "exact_below", "same_hash")
+OF_EARLIER = ("carry", "count_decay")
 OF_POLICY = ("plan", "weights")  # options that are for one policy
 
 
@@ -51,6 +54,9 @@ def train(
             rich_help_panel=TRAINING,
         ),
     ] = None,
+    from_: par.From = None,
+    carry: par.Carry = False,
+    count_decay: par.CountDecay = 0.9,
     params: par.Params = None,
     budget_of: par.BudgetOf = None,
     dim: par.Dim = 16,
@@ -85,18 +91,25 @@ def train(
     resume: par.Resume = False,
     config: par.Config = None,
 ) -> None:
-    """Train a policy (or a plain method) from scratch; OUT/result.json holds the outcome."""
+    """Train a policy, or go on from an earlier run; OUT/result.json holds the outcome."""
     load_stack(threads)
     from seo_rec import recipes
     from seo_rec.data.dataset import open_data
     from seo_rec.train import Start
 
-    opened, idle = open_data(data), _idle(context, policy, method)
-    if policy is None or idle == "policy":
-        wanted = _of_method(context, opened, method, fit.seed)
+    opened, idle = open_data(data), _idle(context, policy, method, from_)
+    training, following = Training(replace(model, mlet=mlet), fit), None
+    if from_ is not None:
+        training = training_from(context, from_)
     else:
-        wanted = _of_file(context, policy, idle == "method")
-    resolved = dict(wanted.resolved)
+        refuse_ignored(context, OF_EARLIER, "a training from scratch", "--from")
+    wanted = _wanted(context, opened, idle, training.fit.seed)
+    if from_ is not None:
+        following = following_run(context, opened, None if wanted is None else wanted.policy)
+    if wanted is None:
+        assert following is not None
+        wanted = _of_run(context, following)
+    resolved = {**wanted.resolved, **(fit_values(training.fit) if following else {})}
     if idle:  # the plan and the weights of --config are for the policy that is not trained
         resolved |= {idle: None, **{n: None for n in OF_POLICY if not is_typed(context, n)}}
     start = Start(*(None if name in resolved else context.params[name] for name in OF_POLICY))
@@ -105,18 +118,19 @@ def train(
             opened,
             wanted.policy,
             out,
-            Training(replace(model, mlet=mlet), fit),
+            training,
             method=wanted.method,
             resume=resume,
             budget=wanted.budget,
             start=start,
+            following=following,
         )
     typer.echo(
         f"{out}: {size(wanted.policy)}, validation AUC {run.val_auc:.5f}, test AUC "
         f"{run.test_auc:.5f}, log loss {run.test_logloss:.5f}, {run.epochs} epochs of "
         f"{run.seconds_per_epoch:.1f} s; tables by {run.table_update}"
     )
-    say_still_improving([run], fit.epochs)
+    say_still_improving([run], training.fit.epochs)
 
 
 @dataclass(frozen=True)
@@ -136,17 +150,38 @@ class Wanted:
     resolved: Mapping[str, Any]
 
 
-def _idle(context: typer.Context, policy: Path | None, method: str) -> str | None:
+def _idle(
+    context: typer.Context, policy: Path | None, method: str, from_: Path | None
+) -> str | None:
     """Which of ``--policy`` and ``--method`` does not count: the other replaces that of a config.
 
     Raises:
-        ValueError: Both are given, or neither.
+        ValueError: Both are given, or neither and no earlier run.
     """
     both = policy is not None and bool(method)
     idle = overridden(context, ("policy", "method")) if both else None
-    if (policy is None and not method) or (both and idle is None):
+    if (policy is None and not method and from_ is None) or (both and idle is None):
         raise ValueError("give either --policy FILE or --method NAME")
     return idle
+
+
+def _wanted(context: typer.Context, data: DataSet, idle: str | None, seed: int) -> Wanted | None:
+    """What ``--policy`` or ``--method`` ask for; None if there is an earlier run and neither."""
+    policy, method = context.params["policy"], context.params["method"]
+    if policy is not None and idle != "policy":
+        return _of_file(context, policy, idle == "method")
+    if method:
+        return _of_method(context, data, method, seed)
+    refuse_ignored(context, OF_METHOD, "--from", "--method")
+    return None
+
+
+def _of_run(context: typer.Context, following: Continued) -> Wanted:
+    """The renewed policy of the earlier run."""
+    from seo_rec import recipes
+
+    left_out = dict.fromkeys(name.rstrip("_") for name in OF_METHOD)
+    return Wanted(following.policy, following.earlier.method, recipes.OWN_BUDGET, left_out)
 
 
 def _of_file(context: typer.Context, path: Path, replaces_method: bool) -> Wanted:

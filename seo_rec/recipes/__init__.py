@@ -6,6 +6,7 @@ Every process of a launch calls them alike; rank 0 alone writes results.
 from __future__ import annotations
 
 from seo_rec.recipes.comparing import Comparison, InfeasibleError, compare, measure_groups
+from seo_rec.recipes.continuing import Continued, change_lines, continued
 from seo_rec.recipes.demonstration import demo
 from seo_rec.recipes.evaluation import (
     evaluate_run,
@@ -22,9 +23,12 @@ from seo_rec.recipes.training import OWN_BUDGET, method_policy, train
 __all__ = [
     "OWN_BUDGET",
     "Comparison",
+    "Continued",
     "Grouping",
     "InfeasibleError",
+    "change_lines",
     "compare",
+    "continued",
     "demo",
     "evaluate_run",
     "evaluate_served",

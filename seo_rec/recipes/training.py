@@ -18,12 +18,14 @@ from seo_rec.methods import inner_policy
 from seo_rec.metrics import Metrics
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Policy
+from seo_rec.recipes.continuing import Continued, carried_lines, first_counts, write_counts
 from seo_rec.recipes.evaluation import load_model, named_weights
 from seo_rec.recipes.searching import signed
 from seo_rec.runs import Run, SearchCost, claim_run, command_line, describe, precision_note
 from seo_rec.runs.layout import (
     BEST_FOLDER,
     COLLAPSED_FOLDER,
+    COUNTS_FILE,
     POLICY_FILE,
     RESULT_FILE,
 )
@@ -102,6 +104,7 @@ def train(
     budget: int | None = OWN_BUDGET,
     search: SearchCost | None = None,
     start: Start | None = None,
+    following: Continued | None = None,
 ) -> Run:
     """Train ``policy`` in the run folder ``out`` and read the test split once.
 
@@ -119,6 +122,7 @@ def train(
             ``OWN_BUDGET`` for the one that the policy was made for.
         search: What finding the policy took.
         start: A plan and initial weights.
+        following: The earlier run to go on from, whose policy is ``policy``.
 
     Raises:
         DataError: A split has no rows, or the validation split rows of one label only.
@@ -128,6 +132,8 @@ def train(
         TooLargeError: The tables do not fit into memory.
     """
     start = start or Start()
+    if following is not None:
+        start = replace(start, earlier=following.earlier)
     check_start(training, start)
     check_storage(policy, training)
     here, asked = ranks(), _asked(data, policy, training, method, start)
@@ -141,6 +147,9 @@ def train(
         if (out / RESULT_FILE).exists():
             return Run.read(out / RESULT_FILE)
         policy.save(out / POLICY_FILE)
+        counts = first_counts(data, policy) if following is None else following.counts
+        if counts:
+            write_counts(out / COUNTS_FILE, counts)
         data.check_numbers()
         return None
 
@@ -151,6 +160,8 @@ def train(
         chosen = settled(training.fit, stored).table_update
         progress.info("tables of %s parameters: %s", f"{stored:,}", chosen)
     trained = fit_policy(data, policy, training, out=out, title=method, start=start)
+    for line in carried_lines(trained.carried) if here.first else ():
+        progress.info("%s: %s", out, line)
     model = _served(trained, out, policy, data.num_numeric, training.model)
     test, _, _ = evaluate(model, eval_stream(data, "test", policy.columns))
     if budget == OWN_BUDGET:
@@ -194,7 +205,8 @@ def _asked(
         "model": training.model.as_json(),
         "fit": training.fit.as_json(),
     }
-    return asked | ({"weights": weights_digest(start.weights)} if start.weights else {})
+    asked |= {"weights": weights_digest(start.weights)} if start.weights else {}
+    return asked | ({"earlier": start.earlier.digest} if start.earlier else {})
 
 
 def _served(

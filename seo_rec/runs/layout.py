@@ -12,6 +12,7 @@ POLICY_FILE = "policy.json"
 # of a training
 RESULT_FILE = "result.json"
 METRICS_FILE = "metrics.jsonl"
+COUNTS_FILE = "counts.npz"  # decayed counts of the ids of features with a vocabulary
 CHECKPOINTS_FOLDER = "checkpoints"
 BEST_FOLDER = "best"
 COLLAPSED_FOLDER = "collapsed"  # best weights of a run with MLET, as one layer

@@ -55,6 +55,7 @@ LOWER = (
     "lower the learning rates (--lr; in Python row_lr and dense_lr), warm up (--warmup-steps), or "
     "prepare numeric columns of large values with --numeric-transform log"
 )
+NOT_EVALUATED = Metrics(*(float("nan"),) * 4, num_rows=0)
 SEED_STEP = 1_000_033  # between the dropout seeds of two ranks
 
 
@@ -155,7 +156,7 @@ def _without_autograd_notice() -> Iterator[None]:
 def fit(
     model: nn.Module,
     train: Stream,
-    val: Stream,
+    val: Stream | None,
     optimizers: Mapping[str, torch.optim.Optimizer],
     settings: FitSettings,
     *,
@@ -174,7 +175,8 @@ def fit(
 
     Args:
         model: trained in place, on the device where it is.
-        train, val: streams over the training and validation split.
+        train, val: streams over the training and validation split. Without ``val`` nothing is
+            evaluated, all epochs are run, and the model ends with the weights of the last one.
         optimizers: each steps once per batch.
         settings: see :class:`FitSettings`.
         out: folder of the run, or None to write nothing.
@@ -217,7 +219,7 @@ class _Fit:
         self,
         model: nn.Module,
         train: Stream,
-        val: Stream,
+        val: Stream | None,
         optimizers: Mapping[str, torch.optim.Optimizer],
         settings: FitSettings,
         *,
@@ -232,6 +234,7 @@ class _Fit:
         self.ranks = ranks_of(model)
         torch.manual_seed(settings.seed + SEED_STEP * self.ranks.rank)
         self.state = Progress()
+        self.earlier_steps = 0  # of the run that this one goes on from
         self.lines = EpochLines(title, settings.epochs, self.ranks.first)
         self.started = time.perf_counter()
         self.mean = WeightAverage(model, settings.average, optimizers)
@@ -260,8 +263,8 @@ class _Fit:
         seconds = self._train_epoch()
         state.seconds_per_epoch.append(seconds)
         with self.mean.applied():
-            metrics, _, _ = evaluate(self.model, self.val)
-            if np.isnan(metrics.auc):
+            metrics = NOT_EVALUATED if self.val is None else evaluate(self.model, self.val)[0]
+            if self.val is not None and np.isnan(metrics.auc):
                 raise ValueError(
                     f"the {self.val.split} split has {self.val.num_rows} rows of one label only, "
                     "so it has no AUC to stop at; prepare the data with a larger share of "
@@ -269,7 +272,7 @@ class _Fit:
                 )
             if not self.after_step.keeps_best:
                 self.kept_val = metrics
-            if metrics.auc > state.best_auc or state.best_epoch < 0:
+            if self.val is None or metrics.auc > state.best_auc or state.best_epoch < 0:
                 state.best_auc, state.best_epoch = metrics.auc, state.epoch
                 state.best_step = state.step
                 if self.after_step.keeps_best:
@@ -281,13 +284,14 @@ class _Fit:
             "epoch": state.epoch,
             "step": state.step,
             "train_loss": state.loss_sum / max(1, state.loss_rows),
-            **{f"val_{k}": v for k, v in asdict(metrics).items()},
+            **({f"val_{k}": v for k, v in asdict(metrics).items()} if self.val else {}),
             "seconds": seconds,
             "examples_per_s": state.loss_rows / seconds,
         }
         if self.ranks.first:
             log.info("%s epoch %d: %s", self.title, state.epoch + 1, _one_line(record))
-        self.lines.after(state.epoch, metrics.auc)
+        if self.val:
+            self.lines.after(state.epoch, metrics.auc)
         state.epoch += 1
         state.loss_sum, state.loss_rows, state.epoch_seconds = 0.0, 0, 0.0
         if self.folder:
@@ -313,7 +317,7 @@ class _Fit:
             self._set_learning_rates()
             for step in self.steps(train):
                 state.step, self.done = state.step + 1, self.done + 1
-                self.mean.update(state.step)
+                self.mean.update(self.earlier_steps + state.step)
                 self.after_step(self.model, state.step)
                 ahead.append(step)
                 last = state.step == settings.max_steps
@@ -403,11 +407,13 @@ class _Fit:
             **_named("after_step", self.after_step.tensors()),
             **rng_states(self.ranks),
         }
-        values = {
+        values: dict[str, Any] = {
             "progress": asdict(self.state),
             "stream": _position(self.train, self.done),
             "after_step": self.after_step.values(),
         }
+        if self.earlier_steps:
+            values["earlier_steps"] = self.earlier_steps
         if self.kept_val:
             values["val"] = asdict(self.kept_val)
         self.folder.checkpoints.save(self.state.step, tensors, values)
@@ -461,10 +467,12 @@ class _Fit:
         tensors = {n.removeprefix("after_step."): t for n, t in after.items()}
         self.after_step.load(tensors, saved.values["after_step"])
         self.state = saved.record(Progress, "progress")
+        self.earlier_steps = int(saved.values.get("earlier_steps", 0))
+        steps = self.earlier_steps + self.state.step
         for optimizer in sparse_rows(self.optimizers):
-            optimizer.steps = self.state.step
+            optimizer.steps = steps
         read = {n.removeprefix("average."): t for n, t in means.items()}
-        self.mean.loaded(read, self.state.step)
+        self.mean.loaded(read, steps)
         self.kept_val = saved.record(Metrics, "val") if "val" in saved.values else None
         self.started = time.perf_counter() - self.state.seconds
 
@@ -547,6 +555,21 @@ def _position(stream: Stream, done: int) -> dict[str, int]:
     return {**state, "epoch": epoch + 1 if whole else epoch, "step": 0 if whole else done}
 
 
+def first_values(stream: Stream, earlier_steps: int) -> dict[str, Any]:
+    """The plain values of a checkpoint from which :func:`fit` starts at step 0.
+
+    Args:
+        stream: Over the training rows, not entered yet.
+        earlier_steps: The steps that the weights and the running mean have behind them.
+    """
+    return {
+        "progress": asdict(Progress()),
+        "stream": stream.state_dict(),
+        "after_step": {},
+        "earlier_steps": earlier_steps,
+    }
+
+
 def _named(prefix: str, state: State) -> State:
     return {f"{prefix}.{name}": value for name, value in state.items()}
 
@@ -559,7 +582,7 @@ def _named_in(saved: Saved, prefix: str) -> dict[str, tuple[torch.Size, torch.dt
 
 def _one_line(record: Mapping[str, Any]) -> str:
     keys = ("train_loss", "val_auc", "val_log_loss", "examples_per_s")
-    return ", ".join(f"{k} {record[k]:.5g}" for k in keys)
+    return ", ".join(f"{k} {record[k]:.5g}" for k in keys if k in record)
 
 
 class _RunFolder:

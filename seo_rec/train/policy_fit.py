@@ -21,6 +21,7 @@ from seo_rec.train.optimizers import make_optimizers
 from seo_rec.train.ranks import ranks
 from seo_rec.train.sharding import shard
 from seo_rec.train.streams import eval_stream, train_stream
+from seo_rec.train.warm_start import Carried, Earlier, continue_from
 from seo_rec.train.weights import load_weights
 
 
@@ -31,18 +32,24 @@ class Start:
     Args:
         plan: The plan file to shard by; None makes one for the machines that are there.
         weights: The weights file of a search of this policy to go on from; None starts afresh.
+        earlier: The run to go on from, with its optimizer state and running mean.
     """
 
     plan: Path | None = None
     weights: Path | None = None
+    earlier: Earlier | None = None
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model in memory (sharded, if several processes trained it), and its outcome."""
+    """A trained model in memory (sharded, if several processes trained it), and its outcome.
+
+    ``carried`` says what of an earlier run it continued, in the session that began the training.
+    """
 
     model: nn.Module
     result: FitResult
+    carried: Carried | None = None
 
 
 def fit_policy(
@@ -53,6 +60,7 @@ def fit_policy(
     out: Path | None = None,
     title: str = "train",
     start: Start | None = None,
+    validate: bool = True,
 ) -> Trained:
     """Train the model of ``policy`` on ``data``; the returned model has its best weights.
 
@@ -64,24 +72,29 @@ def fit_policy(
         training: The model and how it is trained.
         out: Folder for checkpoints and metrics, from which an interrupted training goes on.
         title: Words before the progress bar.
-        start: A plan and initial weights, without MLET (:func:`check_start`).
+        start: A plan and initial weights, without MLET (:func:`check_start`); or an earlier run,
+            which needs ``out``.
+        validate: Whether validation rows decide which epoch was the best; without, it is the last.
 
     Raises:
+        CheckpointError: The earlier run's state is damaged.
         TooLargeError: The tables do not fit into memory.
         ValueError: Tables of 16 bits where they cannot be trained (:func:`check_storage`).
     """
     start = start or Start()
     check_storage(policy, training)
     settings = training.fit
-    train, val = (
-        train_stream(data, settings, policy.columns),
-        eval_stream(data, "val", policy.columns),
-    )
+    train = train_stream(data, settings, policy.columns)
+    val = eval_stream(data, "val", policy.columns) if validate else None
     here, mlet = ranks(), training.model.mlet
     stored = policy if mlet is None else inner_policy(policy, mlet)
     require_memory(stored, settings, here)
     afar = here.world_size > 1 and not start.weights
     with memory_said(stored, settings):
+        carried = None
+        if start.earlier is not None:
+            assert out is not None
+            carried = continue_from(start.earlier, out, data, policy, training)
         whole = build_model(
             policy,
             data.num_numeric,
@@ -95,7 +108,7 @@ def fit_policy(
         model = shard(whole, settings, start.plan, rates_of(data.schema))
         optimizers = optimizers_of(model, settings)
         result = fit(model, train, val, optimizers, settings, out=out, title=title)
-    return Trained(model, result)
+    return Trained(model, result, carried)
 
 
 def optimizers_of(model: nn.Module, settings: FitSettings) -> dict[str, torch.optim.Optimizer]:
@@ -142,14 +155,31 @@ def check_storage(policy: Policy, training: Training) -> None:
 
 
 def check_start(training: Training, start: Start) -> None:
-    """ValueError if a plan or weights of tables of one layer are to be used with two.
+    """ValueError if a plan or weights of tables of one layer are to be used with two, and the like.
 
-    Nor do the weights of a search, which are float32, go with tables of 16 bits.
+    A training goes on from one thing only: weights of a search, or an earlier run. The weights of a
+    search are float32 and do not go with tables of 16 bits; those of an earlier run have its type.
     """
-    if start.weights and training.fit.storage != "float32":
+    storage = training.fit.storage
+    if start.weights and storage != "float32":
         raise ValueError(
-            f"--storage {training.fit.storage} with --weights, whose tables are float32; allowed: "
+            f"--storage {storage} with --weights, whose tables are float32; allowed: "
             "--storage float32, or a training without --weights"
+        )
+    if start.weights and start.earlier:
+        raise ValueError(
+            f"weights {start.weights} and the earlier run {start.earlier.run}; a training goes on "
+            "from one of them; leave --weights or --from out"
+        )
+    if start.earlier and start.earlier.training.fit.storage != storage:
+        raise ValueError(
+            f"--storage {storage}, and the tables of {start.earlier.run} are "
+            f"{start.earlier.training.fit.storage}; name the same type"
+        )
+    if start.earlier and start.earlier.training.model != training.model:
+        raise ValueError(
+            f"the model of {start.earlier.run} has other settings, and a training that goes on "
+            f"from it has {start.earlier.training.model}"
         )
     options = [
         option for option, path in (("plan", start.plan), ("weights", start.weights)) if path

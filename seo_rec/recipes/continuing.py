@@ -1,0 +1,284 @@
+"""A training that goes on from an earlier run on the data of a new day."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from seo_rec.data.dataset import DataSet, open_data
+from seo_rec.data.vocabulary import IdCounter
+from seo_rec.documents import read_object
+from seo_rec.embed.cross import Columns
+from seo_rec.files import write_bytes
+from seo_rec.policy import Ids, Policy
+from seo_rec.policy.columns import ColumnChange, adapted
+from seo_rec.policy.renewal import (
+    Counted,
+    Turnover,
+    added_counts,
+    bounded,
+    indexed_features,
+    renewable_features,
+    renewed,
+)
+from seo_rec.runs import RunError
+from seo_rec.runs.layout import COUNTS_FILE, RUN_FILE
+from seo_rec.schema import DataError
+from seo_rec.train.warm_start import Carried, Earlier, open_earlier
+
+DECAY = 0.9  # of the count of an id from one day to the next
+COUNT_ROWS = 65_536  # read at a time
+
+
+@dataclass(frozen=True)
+class Continued:
+    """How a training goes on from an earlier run.
+
+    Args:
+        earlier: The run.
+        policy: What is trained now.
+        counts: Decayed counts of the features with a vocabulary, the new day included.
+        columns: Features that came and went.
+        turnovers: By feature, how its vocabulary was renewed.
+        fixed: Features with a vocabulary that cannot be renewed.
+        new_numeric, lost_numeric: Names of dense columns that came and went.
+    """
+
+    earlier: Earlier
+    policy: Policy
+    counts: Counted
+    columns: ColumnChange = ColumnChange()
+    turnovers: Mapping[str, Turnover] | None = None
+    fixed: tuple[str, ...] = ()
+    new_numeric: tuple[str, ...] = ()
+    lost_numeric: tuple[str, ...] = ()
+
+
+def continued(
+    run: Path, data: DataSet, *, policy: Policy | None = None, decay: float = DECAY
+) -> Continued:
+    """What trains on ``data`` in continuation of the run in ``run``.
+
+    Without another policy it is the policy of the run, changed for columns that came and went, and
+    with vocabularies renewed inside the same bytes (:func:`seo_rec.policy.renewal.renewed`).
+
+    Args:
+        run: The folder of a finished training.
+        data: The data of the new day.
+        policy: Another policy, which takes over tables of the run.
+        decay: What is left of the count of an id after one day.
+
+    Raises:
+        RunError: The folder is not a finished training, or the data were prepared by other rules.
+        ValueError: ``decay`` is not in 0 to 1, or a record is damaged.
+    """
+    if not 0 <= decay <= 1:
+        raise ValueError(f"decay {decay}; allowed: 0 to 1")
+    earlier = open_earlier(run)
+    require_same_rules(earlier, data)
+    before = {c.name for c in data.schema.numeric}
+    new_numeric = tuple(sorted(before - set(earlier.numeric)))
+    lost_numeric = tuple(sorted(set(earlier.numeric) - before))
+    old = earlier.policy
+    told = counts_of_run(run, old)
+    if policy is not None:
+        counts = _with_day(told, data, policy, decay)
+        made = Continued(earlier, policy, counts)
+    else:
+        fitting, change = adapted(old, data.schema)
+        counts = _with_day(told, data, fitting, decay)
+        made_policy, turnovers = renewed(fitting, counts)
+        fixed = sorted(set(indexed_features(fitting)) - set(renewable_features(fitting)))
+        counts = {n: bounded(c, made_policy.vocabularies[n]) for n, c in counts.items()}
+        made = Continued(earlier, made_policy, counts, change, turnovers, tuple(fixed))
+    known = _known(data, old, made.policy, made.counts)
+    return replace(
+        made,
+        earlier=replace(earlier, known=known),
+        new_numeric=new_numeric,
+        lost_numeric=lost_numeric,
+    )
+
+
+def require_same_rules(earlier: Earlier, data: DataSet) -> None:
+    """RunError unless the data were prepared by the rules of the run's data."""
+    old, new = dict(earlier.preparation), data.schema.preparation
+    for rule in sorted({*old, *new}):
+        if old.get(rule) != new.get(rule):
+            raise RunError(
+                f"{data.path}: prepared with {rule} {new.get(rule)!r:.80}, and the data of "
+                f"{earlier.run} with {old.get(rule)!r:.80}; prepare the new data by the same rules"
+            )
+
+
+# ---- counts of ids ---------------------------------------------------------------------------
+
+
+def feature_counts(data: DataSet, policy: Policy) -> dict[str, tuple[Ids, Any]]:
+    """How often the training rows hold each id of the features with a vocabulary.
+
+    The counts of a column are those of its vocabulary file; the mixed ids of a cross are counted
+    in one pass over the rows.
+    """
+    names = indexed_features(policy)
+    features = {f.name: f for f in policy.features}
+    crosses = [n for n in names if features[n].is_cross]
+    found = {n: data.counts(features[n].columns[0]) for n in names if n not in crosses}
+    if crosses:
+        mixing = Columns(policy)
+        counters = {n: IdCounter() for n in crosses}
+        stream = data.stream("train", batch_size=COUNT_ROWS, columns=policy.columns)
+        with torch.no_grad():
+            for batch in stream:
+                mixed: KeyedJaggedTensor = mixing(batch.sparse)
+                for n, counter in counters.items():
+                    counter.add(mixed[n].values().numpy())
+        found |= {n: counter.result() for n, counter in counters.items()}
+    return {n: found[n] for n in names}
+
+
+def first_counts(data: DataSet, policy: Policy) -> Counted:
+    """The counts that a run keeps of the data that it starts with."""
+    found = feature_counts(data, policy)
+    return {
+        n: bounded((ids, np.asarray(counts, np.float64)), policy.vocabularies[n])
+        for n, (ids, counts) in found.items()
+    }
+
+
+def counts_of_run(run: Path, policy: Policy) -> Counted:
+    """The decayed counts that a run kept.
+
+    A run of an earlier release kept none; its data are counted if they are still there, and
+    otherwise every id of its vocabularies counts once.
+    """
+    path = run / COUNTS_FILE
+    names = indexed_features(policy)
+    if path.exists():
+        found = read_counts(path)
+        return {n: found.get(n, _once(policy.vocabularies[n])) for n in names}
+    asked = read_object(run / RUN_FILE, {"data": str, "data_fingerprint": str})
+    try:
+        data = open_data(asked["data"])
+        if names and data.fingerprint == asked["data_fingerprint"]:
+            return first_counts(data, policy)
+    except DataError:
+        pass
+    return {n: _once(policy.vocabularies[n]) for n in names}
+
+
+def write_counts(path: Path, counts: Counted) -> None:
+    """Write decayed counts, whole or not at all."""
+    arrays: dict[str, Any] = {"names": np.array(list(counts), dtype=np.str_)}
+    for i, (ids, amounts) in enumerate(counts.values()):
+        arrays |= {f"ids.{i}": ids, f"counts.{i}": np.asarray(amounts, np.float64)}
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    write_bytes(path, content.getvalue())
+
+
+def read_counts(path: Path) -> Counted:
+    """What :func:`write_counts` wrote.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            names = [str(name) for name in arrays["names"]]
+            found = {n: (arrays[f"ids.{i}"], arrays[f"counts.{i}"]) for i, n in enumerate(names)}
+        for ids, counts in found.values():
+            good = ids.dtype == np.int64 and counts.dtype == np.float64
+            good = good and ids.ndim == counts.ndim == 1 and len(ids) == len(counts)
+            if not good or not bool((ids[1:] > ids[:-1]).all()):
+                raise ValueError("ids that do not ascend")
+            if not bool(np.isfinite(counts).all()) or bool((counts < 0).any()):
+                raise ValueError("counts below 0")
+    except Exception as error:  # there is no end to what damaged bytes make a reader raise
+        raise ValueError(
+            f"{path}: not a file of counts ({type(error).__name__}); remove it, and the run's data "
+            "are counted again"
+        ) from error
+    return found
+
+
+def _once(ids: Ids) -> tuple[Ids, Any]:
+    return ids, np.ones(len(ids))
+
+
+def _with_day(told: Counted, data: DataSet, policy: Policy, decay: float) -> Counted:
+    nothing = np.zeros(0, np.int64), np.zeros(0)
+    day = feature_counts(data, policy)
+    return {n: added_counts(told.get(n, nothing), counts, decay) for n, counts in day.items()}
+
+
+def _known(data: DataSet, old: Policy, new: Policy, counts: Counted) -> dict[str, Ids]:
+    """By feature of both policies, the ids whose rows may move, the most frequent last."""
+    known = {}
+    before = {f.name for f in old.features}
+    for f in new.features:
+        if f.name not in before:
+            continue
+        nothing = np.zeros(0, np.int64)
+        ids = [p.vocabularies.get(f.name, nothing) for p in (old, new)]
+        counted: tuple[Ids, Any] = nothing, np.zeros(0)
+        if f.name in counts:
+            counted = counts[f.name]
+        elif not f.is_cross:
+            counted = data.counts(f.columns[0])
+        rest = np.union1d(ids[0], ids[1])
+        every, amounts = added_counts(counted, (rest, np.zeros(len(rest))), 1.0)
+        known[f.name] = every[np.lexsort((every, amounts))]
+    return known
+
+
+# ---- words for people ------------------------------------------------------------------------
+
+
+def change_lines(made: Continued) -> list[str]:
+    """What came, what went, and how vocabularies were renewed, a line each."""
+    lines = []
+    change = made.columns
+    for name in (*change.added, *made.new_numeric):
+        lines.append(f"new column {name}: its part of the model is initialised")
+    for name in (*change.lost, *made.lost_numeric):
+        lines.append(f"lost column {name}: what read it is left out")
+    if change.more_bytes:
+        lines.append(f"the embeddings take {change.more_bytes:+,} bytes with these columns")
+    for name, t in sorted((made.turnovers or {}).items()):
+        if t.admitted:
+            lines.append(
+                f"vocabulary of {name}: {t.stayed:,} ids stay, {t.admitted:,} are admitted in the "
+                f"place of {t.evicted:,}"
+            )
+    if made.fixed:
+        lines.append(
+            f"vocabularies that cannot be renewed (their rows are shared by digits): "
+            f"{', '.join(made.fixed)}; new ids read the row of the unknown"
+        )
+    return lines
+
+
+def carried_lines(carried: Carried | None) -> list[str]:
+    """What was taken over, a line each; nothing in a session that resumes."""
+    if carried is None:
+        return []
+    lines = []
+    if carried.new_tables:
+        lines.append(f"new tables: {', '.join(carried.new_tables)}")
+    if carried.left_tables:
+        lines.append(f"tables of the earlier run that are left: {', '.join(carried.left_tables)}")
+    if carried.new_parameters:
+        outside = [n for n in carried.new_parameters if "embedding_bags" not in n]
+        if outside:
+            lines.append(f"parameters that start anew: {', '.join(outside)}")
+    if not carried.optimizer_state:
+        lines.append("the optimizers start anew: the earlier run has no checkpoint of theirs")
+    return lines

@@ -1,0 +1,458 @@
+"""A training that goes on from an earlier run: its first checkpoint is made of the earlier one.
+
+``fit`` finds this checkpoint in the new run folder and goes on from it like from any other, so
+that a warm start is resumed and shared out over processes like every training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from seo_kernels.row_bag import share_left
+from seo_rec.data.dataset import DataSet
+from seo_rec.documents import read_object
+from seo_rec.embed.rows import table_key
+from seo_rec.files import checksum
+from seo_rec.model import ModelSettings, RecModel, build_model
+from seo_rec.policy import Ids, Policy
+from seo_rec.runs import RunError
+from seo_rec.runs.layout import (
+    BEST_FOLDER,
+    CHECKPOINTS_FOLDER,
+    POLICY_FILE,
+    RESULT_FILE,
+    RUN_FILE,
+)
+from seo_rec.settings import FitSettings, Training
+from seo_rec.train.average import AT, WeightAverage
+from seo_rec.train.carrying import RowMove, row_moves
+from seo_rec.train.checkpoint import (
+    MARKER,
+    Checkpoints,
+    Saved,
+    claimed,
+    load_tensors,
+    open_checkpoint,
+)
+from seo_rec.train.columns import Columns, ParameterMove, backbone_moves
+from seo_rec.train.loop import Progress, first_values
+from seo_rec.train.optimizers import make_optimizers
+from seo_rec.train.ranks import ranks
+from seo_rec.train.state import State, make_room, optimizer_state, weights_of
+from seo_rec.train.streams import train_stream
+
+BAGS = "embedding.ebc.embedding_bags."
+FLAT = "embedding.flat."
+ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A finished training whose state a new one continues.
+
+    Args:
+        run: Its folder.
+        policy: Of the run.
+        method: Who decided it.
+        training: The model and how it was trained.
+        numeric: Names of its dense columns.
+        preparation: The rules by which its data were prepared.
+        state: The checkpoint with the optimizer state; None if none is left.
+        best: The checkpoint of the best weights.
+        known: By feature, the ids whose rows move to other places, the most important last.
+    """
+
+    run: Path
+    policy: Policy
+    method: str
+    training: Training
+    numeric: tuple[str, ...]
+    preparation: Mapping[str, Any]
+    state: Path | None
+    best: Path
+    known: Mapping[str, Ids]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 by which a run knows again what it started from."""
+        return str(checksum((self.state or self.best) / MARKER)["sha256"])
+
+    @property
+    def is_last_best(self) -> bool:
+        """Whether the checkpoint was written after the best epoch, and not after a later one."""
+        return self.state is not None and self.state.name == self.best.name
+
+    @property
+    def columns(self) -> Columns:
+        """What its backbone reads."""
+        return columns_of(self.policy, self.numeric)
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What of an earlier run a training continues, for people.
+
+    Args:
+        moved: By table, how many of its rows continue an earlier row.
+        new_tables: Tables that continue none.
+        left_tables: Tables of the earlier run that nothing continues.
+        new_parameters: Parameters outside of tables that start anew.
+        optimizer_state: Whether optimizer state was carried.
+    """
+
+    moved: Mapping[str, int]
+    new_tables: tuple[str, ...]
+    left_tables: tuple[str, ...]
+    new_parameters: tuple[str, ...]
+    optimizer_state: bool
+
+
+def columns_of(policy: Policy, numeric: tuple[str, ...]) -> Columns:
+    """What the backbone of a policy reads."""
+    return Columns(numeric, tuple(f.name for f in policy.features), policy.widths)
+
+
+def open_earlier(run: Path) -> Earlier:
+    """The state of a finished training run, to be continued.
+
+    It is the checkpoint of the best epoch. If later epochs have replaced it, the best weights are
+    continued with the optimizer state of the last checkpoint; without any checkpoint, alone.
+
+    Raises:
+        RunError: The folder is not a finished training run, or of an earlier release.
+        ValueError: One of its records is damaged.
+    """
+    best = Checkpoints(run / BEST_FOLDER).steps()
+    if not (run / RESULT_FILE).exists() or not best:
+        raise RunError(
+            f"{run}: not a finished training run, which a training could continue; "
+            "`seo-rec train --resume` finishes one"
+        )
+    required = {"model": dict, "fit": dict, "method": str, "preparation": dict, "numeric": list}
+    asked = read_object(run / RUN_FILE, required)
+    try:
+        model = ModelSettings.from_json(asked["model"])
+        fit = FitSettings(**asked["fit"])
+    except (TypeError, ValueError, KeyError) as error:
+        raise RunError(f"{run / RUN_FILE}: not the settings of a training ({error})") from error
+    steps = Checkpoints(run / CHECKPOINTS_FOLDER).steps()
+    step = best[-1] if best[-1] in steps else next(iter(steps[-1:]), None)
+    name = f"step-{best[-1]:09d}"
+    return Earlier(
+        run,
+        Policy.load(run / POLICY_FILE),
+        asked["method"],
+        Training(model, fit),
+        tuple(asked["numeric"]),
+        asked["preparation"],
+        None if step is None else run / CHECKPOINTS_FOLDER / f"step-{step:09d}",
+        run / BEST_FOLDER / name,
+        {},
+    )
+
+
+def continue_from(
+    earlier: Earlier, out: Path, data: DataSet, policy: Policy, training: Training
+) -> Carried | None:
+    """Write the first checkpoint of the run in ``out``, unless it has one; every process calls it.
+
+    Args:
+        earlier: What the run continues.
+        out: The run folder.
+        data, policy, training: See :func:`write_first_checkpoint`.
+
+    Returns:
+        What was carried; None where the run is resumed.
+
+    Raises:
+        CheckpointError: See :func:`write_first_checkpoint`; or another process trains the run.
+    """
+    here = ranks()
+
+    def begin() -> Carried | None:
+        if Checkpoints(out / CHECKPOINTS_FOLDER).steps():
+            return None
+        return write_first_checkpoint(out, data, policy, training, earlier)
+
+    with claimed(out, here):
+        return here.on_first(begin)
+
+
+def write_first_checkpoint(
+    out: Path, data: DataSet, policy: Policy, training: Training, earlier: Earlier
+) -> Carried:
+    """Write checkpoint 0 of the run in ``out``; the calling process holds the whole model.
+
+    Args:
+        out: The run folder.
+        data: What is trained on.
+        policy: Of the new run.
+        training: Of the new run; its model is the earlier one's.
+        earlier: What it continues.
+
+    Raises:
+        CheckpointError: The earlier checkpoint is damaged, or the new one cannot be written.
+    """
+    made = _WarmStart(data, policy, training, earlier)
+    made.fill()
+    settings = training.fit
+    stream = train_stream(data, settings, policy.columns)
+    values = first_values(stream, made.steps)
+    Checkpoints(out / CHECKPOINTS_FOLDER, settings.keep).save(0, made.tensors(), values)
+    return made.carried()
+
+
+class _WarmStart:
+    """A new model in memory, and what of an earlier one goes into it."""
+
+    def __init__(self, data: DataSet, policy: Policy, training: Training, earlier: Earlier) -> None:
+        self.earlier, self.policy, self.fit = earlier, policy, training.fit
+        self.model: RecModel = build_model(
+            policy, data.num_numeric, training.model, training.fit.seed
+        )
+        fit = training.fit
+        self.optimizers = make_optimizers(
+            self.model, fit.row_optimizer, fit.row_lr, fit.dense_lr, fit.row_l2, fit.l2_on
+        )
+        self.state = None if earlier.state is None else open_checkpoint(earlier.state)
+        self.best = open_checkpoint(earlier.best)
+        self.steps = 0 if self.state is None else _steps(self.state)
+        self.rows = row_moves(earlier.policy, policy, earlier.known)
+        numeric = tuple(c.name for c in data.schema.numeric)
+        new = columns_of(policy, numeric)
+        self.backbone = backbone_moves(training.model, earlier.columns, new)
+        self.anew: list[str] = []
+        self.weights = weights_of(self.model)
+        self.mean = WeightAverage(self.model, fit.average, self.optimizers)
+        self.optimizer: State = {}
+        self.keys = {f"{BAGS}{table_key(t.name)}.weight": t.name for t in policy.tables}
+
+    def tensors(self) -> State:
+        """Everything that the checkpoint holds."""
+        parts = (("model", self.weights), ("optimizer", self.optimizer))
+        named = {f"{kind}.{n}": t for kind, state in parts for n, t in state.items()}
+        return named | {f"average.{n}": t for n, t in self.mean.state.items()}
+
+    def carried(self) -> Carried:
+        moved = {name: move.carried for name, move in self.rows.items() if move.carried}
+        taken = {t for name in moved for t in self.rows[name].tables}
+        return Carried(
+            moved,
+            tuple(t.name for t in self.policy.tables if t.name not in moved),
+            tuple(t.name for t in self.earlier.policy.tables if t.name not in taken),
+            tuple(self.anew),
+            bool(self.optimizer),
+        )
+
+    @torch.no_grad()
+    def fill(self) -> None:
+        """Move weights, running means and optimizer state."""
+        for name, weight in self.weights.items():
+            assert isinstance(weight, torch.Tensor)
+            if not self._move(name, self._weight(name), weight):
+                self.anew.append(name)
+        self._fill_optimizer()
+        if self.fit.average:
+            self._fill_mean()
+
+    # ---- what the earlier run holds ----------------------------------------------------------
+
+    def _weight(self, name: str) -> _Source:
+        """The live weights, or the best ones where no checkpoint of their epoch is left."""
+        saved = self.state if self.earlier.is_last_best and self.state else self.best
+        return _Source(saved, "model.", "")
+
+    def _move(self, name: str, source: _Source, into: torch.Tensor, state: bool = False) -> bool:
+        """Write what continues into ``into``; whether anything does.
+
+        Args:
+            name: Of the new parameter.
+            source: Where earlier tensors are.
+            into: The tensor of the parameter, or of its state.
+            state: Whether rows that begin as copies of the unknown row are left out.
+        """
+        if name in self.keys:
+            return self._move_rows(self.keys[name], source, into, state)
+        move = self._plain(name, into)
+        old = None if move is None else source.read(move.name)
+        return move is not None and old is not None and move.moved(old, into)
+
+    def _plain(self, name: str, into: torch.Tensor) -> ParameterMove | None:
+        """Where a parameter outside of tables comes from."""
+        if name.startswith("backbone."):
+            move = self.backbone.get(name.removeprefix("backbone."))
+            return None if move is None else replace(move, name=f"backbone.{move.name}")
+        if name.startswith(FLAT) and self.earlier.policy.arrays != self.policy.arrays:
+            return None
+        return ParameterMove(name, (None,) * into.dim())
+
+    def _move_rows(self, table: str, source: _Source, into: torch.Tensor, state: bool) -> bool:
+        move = self.rows.get(table)
+        if move is None or not move.carried:
+            return False
+        if into.dim() == 0:  # one number for the whole table, such as Adam's step
+            old = source.read(_bag(move.tables[0]))
+            return old is not None and old.dim() == 0 and bool(into.copy_(old) is into)
+        done = False
+        for number, name in enumerate(move.tables):
+            old = source.read(_bag(name))
+            if old is None or old.dim() != 2 or old.shape[1] != into.shape[1]:
+                continue
+            if move.whole:
+                into.copy_(old)
+            else:
+                rows = _rows(move, number, state)
+                into[rows] = old[torch.from_numpy(move.row_R)[rows]].to(into.dtype)
+            done = True
+        return done
+
+    # ---- optimizer state and running mean ----------------------------------------------------
+
+    def _fill_optimizer(self) -> None:
+        if self.state is None:
+            return
+        sizes: dict[str, Any] = {}
+        for name, weight in self.weights.items():
+            assert isinstance(weight, torch.Tensor)
+            sizes |= self._state_sizes(name, weight)
+        known = optimizer_state(self.model, self.optimizers)  # which is there before a step
+        for full, tensor in {**known, **make_room(self.model, self.optimizers, sizes)}.items():
+            name, _, key = full.rpartition(".")
+            assert isinstance(tensor, torch.Tensor)
+            source = _Source(self.state, "optimizer.", f".{key}")
+            if self._move(name, source, tensor, state=True) or full in known:
+                self.optimizer[full] = tensor
+
+    def _state_sizes(self, name: str, weight: torch.Tensor) -> dict[str, Any]:
+        """Shape and type of what an optimizer on dense gradients keeps of a parameter."""
+        assert self.state is not None
+        old = name
+        if name in self.keys:
+            move = self.rows.get(self.keys[name])
+            if move is None or not move.carried:
+                return {}
+            old = _bag(move.tables[0])
+        else:
+            plain = self._plain(name, weight)
+            if plain is None:
+                return {}
+            old = plain.name
+        start, found = f"optimizer.{old}.", {}
+        for full, (size, dtype) in self.state.sizes.items():
+            key = full.removeprefix(start)
+            if full.startswith(start) and "." not in key and self._keeps(name, key):
+                if not size:
+                    shape = size
+                else:
+                    per_row = size[-1] == 1 and weight.dim() == 2 and weight.shape[1] != 1
+                    per_row = per_row and name in self.keys
+                    shape = torch.Size((len(weight), 1)) if per_row else weight.shape
+                found[f"{name}.{key}"] = (shape, dtype)
+        return found
+
+    def _keeps(self, name: str, key: str) -> bool:
+        """Whether the new run's optimizer of a parameter has a state of this name.
+
+        torch's Adam makes its state at the first step, the other optimizers at once.
+        """
+        parameter = dict(self.model.named_parameters())[name]
+        for optimizer in self.optimizers.values():
+            if any(parameter is p for g in optimizer.param_groups for p in g["params"]):
+                is_adam = isinstance(optimizer, torch.optim.Adam)
+                return key in (ADAM_STATE if is_adam else optimizer.state[parameter])
+        return False
+
+    def _fill_mean(self) -> None:
+        """Running means go on; where the earlier run kept none, they start at the weights."""
+        for name, mean in self.mean.state.items():
+            if name.endswith(AT):
+                continue
+            assert isinstance(mean, torch.Tensor)
+            weight = self.weights[name]
+            assert isinstance(weight, torch.Tensor)
+            at = self.mean.state.get(name + AT)
+            assert at is None or isinstance(at, torch.Tensor)
+            if not self.earlier.is_last_best or self.state is None:
+                self._start_mean(mean, weight, at)
+                continue
+            steps_kept = self._read_steps(name)
+            self._start_mean(mean, weight, at)
+            if not self._move(name, _Source(self.state, "average.", ""), mean):
+                continue
+            if steps_kept is None:
+                if at is not None:
+                    at.fill_(self.steps)
+                continue
+            if at is not None:
+                at.copy_(steps_kept)
+            else:
+                left = share_left(steps_kept.clamp(min=0), self.steps, self.fit.average)
+                now = weight + left.to(weight.dtype) * (mean - weight)
+                mean.copy_(torch.where(steps_kept < 0, weight, now))
+
+    @staticmethod
+    def _start_mean(mean: torch.Tensor, weight: torch.Tensor, at: torch.Tensor | None) -> None:
+        if at is None:
+            mean.copy_(weight)
+        else:  # a row that has no mean yet is its own
+            at.fill_(-1)
+
+    def _read_steps(self, name: str) -> torch.Tensor | None:
+        """Up to which step the means of rows were kept, if the earlier run kept them by rows."""
+        assert self.state is not None
+        if name not in self.keys:
+            return None
+        table = self.keys[name]
+        move, rows = self.rows.get(table), self.policy.table(table).num_rows
+        source = _Source(self.state, "average.", AT)
+        if move is None or not any(source.has(_bag(t)) for t in move.tables):
+            return None
+        steps = torch.full((rows, 1), -1, dtype=torch.int32)
+        self._move_rows(table, source, steps, False)
+        return steps
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Tensors of one kind in an earlier checkpoint: ``<prefix><parameter><suffix>``."""
+
+    saved: Saved
+    prefix: str
+    suffix: str
+
+    def has(self, parameter: str) -> bool:
+        return f"{self.prefix}{parameter}{self.suffix}" in self.saved.sizes
+
+    def read(self, parameter: str) -> torch.Tensor | None:
+        """The tensor, or None if there is none."""
+        if not self.has(parameter):
+            return None
+        name = f"{self.prefix}{parameter}{self.suffix}"
+        size, dtype = self.saved.sizes[name]
+        tensor = torch.zeros(size, dtype=dtype)
+        load_tensors(self.saved, {name: tensor})
+        return tensor
+
+
+def _bag(table: str) -> str:
+    return f"{BAGS}{table_key(table)}.weight"
+
+
+def _rows(move: RowMove, number: int, state: bool) -> torch.Tensor:
+    """The rows that come from one earlier table."""
+    chosen = move.table_R == number
+    if state:
+        chosen &= ~move.fresh_R
+    return torch.from_numpy(np.flatnonzero(chosen))
+
+
+def _steps(saved: Saved) -> int:
+    """Steps of the earlier run and of the runs that it continued."""
+    before = saved.values.get("earlier_steps", 0)
+    return saved.record(Progress, "progress").step + int(before)

@@ -1,0 +1,373 @@
+"""A training that goes on from an earlier run: what moves, what is new, and how it is resumed."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from seo_rec import recipes
+from seo_rec.data.dataset import open_data
+from seo_rec.export.package import export_run
+from seo_rec.model import ModelSettings
+from seo_rec.policy import Policy
+from seo_rec.recipes.continuing import read_counts
+from seo_rec.runs import Run, RunError
+from seo_rec.serve.delta import apply_delta
+from seo_rec.settings import FitSettings, Training
+from seo_rec.train import warm_start
+from seo_rec.train.checkpoint import Checkpoints, load_tensors
+from tests.days import prepare_day
+
+MODEL = ModelSettings(hidden=(8,))
+FIT = FitSettings(epochs=1, batch_size=32, checkpoint_every=5, seed=3)
+
+
+def saved_tensors(folder: Path, step: int | None = None) -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint by its name."""
+    saved = Checkpoints(folder)
+    opened = saved.open(saved.steps()[-1] if step is None else step)
+    found = {n: torch.zeros(size, dtype=dtype) for n, (size, dtype) in opened.sizes.items()}
+    load_tensors(opened, found)
+    return found
+
+
+def trained(data: Path, policy: Policy, out: Path, **changes: Any) -> Run:
+    fit = replace(FIT, **changes)
+    return recipes.train(open_data(data), policy, out, Training(MODEL, fit))
+
+
+def next_day(run: Path, data: Path, out: Path, *, resume: bool = False, **changes: Any) -> Run:
+    made = recipes.continued(run, open_data(data), policy=changes.pop("policy", None))
+    training = made.earlier.training
+    training = replace(training, fit=replace(training.fit, **changes))
+    return recipes.train(open_data(data), made.policy, out, training, following=made, resume=resume)
+
+
+def first_checkpoint(run: Path, data: Path, out: Path, **changes: Any) -> dict[str, torch.Tensor]:
+    """The tensors with which the training on the next day starts."""
+    opened = open_data(data)
+    made = recipes.continued(run, opened, policy=changes.pop("policy", None))
+    training = made.earlier.training
+    training = replace(training, fit=replace(training.fit, **changes))
+    warm_start.write_first_checkpoint(out, opened, made.policy, training, made.earlier)
+    return saved_tensors(out / "checkpoints", 0)
+
+
+@pytest.fixture(scope="module")
+def days(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("days")
+    return [prepare_day(folder / f"day{i}", i) for i in range(2)]
+
+
+@pytest.fixture(scope="module")
+def by_id(days: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a row per id, trained on the first day."""
+    out = tmp_path_factory.mktemp("by-id") / "run"
+    trained(days[0], recipes.method_policy("collisionless", open_data(days[0]), 0, 4), out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def hashed(days: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("hashed") / "run"
+    trained(days[0], recipes.method_policy("monolithic", open_data(days[0]), 160, 4), out)
+    return out
+
+
+BAG = "embedding.ebc.embedding_bags.user.weight"
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lazy_adam", "adagrad", "rowwise_adagrad", "sgd"])
+def test_rows_state_and_means_of_ids_that_stay_move_bit_for_bit(
+    optimizer: str, days: list[Path], tmp_path: Path
+) -> None:
+    policy = recipes.method_policy("collisionless", open_data(days[0]), 0, 4)
+    trained(days[0], policy, tmp_path / "run", row_optimizer=optimizer)
+    before = saved_tensors(tmp_path / "run" / "checkpoints")
+    made = recipes.continued(tmp_path / "run", open_data(days[1]))
+    after = first_checkpoint(tmp_path / "run", days[1], tmp_path / "next")
+    old, new = policy.vocabularies["user"], made.policy.vocabularies["user"]
+    assert len(old) == len(new) and made.policy.num_bytes == policy.num_bytes
+    stay, enter = np.intersect1d(old, new), np.setdiff1d(new, old)
+    assert len(stay) > 5 and len(enter) > 2
+    from_rows = torch.from_numpy(1 + np.searchsorted(old, stay))
+    to_rows = torch.from_numpy(1 + np.searchsorted(new, stay))
+    new_rows = torch.from_numpy(1 + np.searchsorted(new, enter))
+    of_table = [n for n in before if BAG in n and before[n].dim() == 2]
+    kinds = {n.split(".")[0] for n in of_table}
+    assert kinds == {"model", "average"} | ({"optimizer"} if optimizer != "sgd" else set())
+    for name in of_table:
+        assert torch.equal(after[name][to_rows], before[name][from_rows]), name
+        if name.startswith("optimizer"):
+            assert not after[name][new_rows].any(), name
+        else:
+            unknown = before[name][:1].expand(len(enter), -1)
+            assert torch.equal(after[name][new_rows], unknown), name
+    for name in before:  # all else goes on as it was
+        if BAG not in name and not name.startswith("rng"):
+            assert torch.equal(after[name], before[name]), name
+    assert set(after) == {n for n in before if not n.startswith("rng")}
+
+
+def test_without_changes_nothing_changes(hashed: Path, days: list[Path], tmp_path: Path) -> None:
+    """Hashed tables have no vocabulary: every tensor of the run goes on as it was."""
+    before = saved_tensors(hashed / "checkpoints")
+    after = first_checkpoint(hashed, days[1], tmp_path / "next")
+    for name, tensor in after.items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_a_continued_training_is_the_same_training(days: list[Path], tmp_path: Path) -> None:
+    """The step after a warm start is bit for bit a further step of the optimizer itself.
+
+    Continuing on the same data for one epoch gives the weights of fit going on from the state of
+    the earlier run with the order of the first epoch, which this test makes by hand.
+    """
+    data = open_data(days[0])
+    policy = recipes.method_policy("separate", data, 160, 4)
+    for optimizer in ("adam", "rowwise_adagrad"):
+        run = tmp_path / optimizer
+        trained(days[0], policy, run, row_optimizer=optimizer)
+        next_day(run, days[0], tmp_path / f"{optimizer}-next")
+        fit = replace(FIT, row_optimizer=optimizer)
+        expected = by_hand(data, policy, fit, epochs=2)
+        found = saved_tensors(tmp_path / f"{optimizer}-next" / "checkpoints")
+        for name, weight in expected.items():
+            assert torch.equal(found[f"model.{name}"], weight), (optimizer, name)
+
+
+def by_hand(data: Any, policy: Policy, fit: FitSettings, epochs: int) -> dict[str, torch.Tensor]:
+    """A plain loop over the first epoch's order, again and again."""
+    from seo_rec.model import build_model
+    from seo_rec.train import optimizers_of, train_stream
+    from seo_rec.train.state import weights_of
+
+    model = build_model(policy, data.num_numeric, MODEL, fit.seed)
+    optimizers = optimizers_of(model, fit).values()
+    model.train()
+    for _ in range(epochs):
+        for batch in train_stream(data, fit, policy.columns):
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            model(batch)[0].backward()
+            for optimizer in optimizers:
+                optimizer.step()
+    return {n: t for n, t in weights_of(model).items() if isinstance(t, torch.Tensor)}
+
+
+def test_a_killed_continuation_resumes_to_the_bit(
+    by_id: Path, days: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = next_day(by_id, days[1], tmp_path / "whole")
+    expected = saved_tensors(tmp_path / "whole" / "best")
+
+    class Killed(BaseException):
+        pass
+
+    from seo_rec.data.stream import Stream
+
+    batches = Stream.__iter__
+    for place in (0, 3, 8):
+
+        def iterate(self: Stream, place: int = place) -> Any:
+            for i, batch in enumerate(batches(self)):
+                if self.split == "train" and i == place:
+                    raise Killed
+                yield batch
+
+        out = tmp_path / f"killed-{place}"
+        with monkeypatch.context() as patch:
+            patch.setattr(Stream, "__iter__", iterate)
+            with pytest.raises(Killed):
+                next_day(by_id, days[1], out)
+        again = next_day(by_id, days[1], out, resume=True)
+        assert (again.val_auc, again.test_auc) == (whole.val_auc, whole.test_auc)
+        found = saved_tensors(out / "best")
+        assert all(torch.equal(found[n], expected[n]) for n in expected)
+
+
+def test_a_delta_between_days_is_the_full_package(
+    by_id: Path, days: list[Path], tmp_path: Path
+) -> None:
+    next_day(by_id, days[1], tmp_path / "next")
+    export_run(by_id, tmp_path / "old", formats=())
+    export_run(tmp_path / "next", tmp_path / "full", formats=())
+    export_run(tmp_path / "next", tmp_path / "delta", formats=(), since=tmp_path / "old")
+    apply_delta(tmp_path / "old", tmp_path / "delta", tmp_path / "applied")
+    names = sorted(p.name for p in (tmp_path / "full").iterdir())
+    assert names == sorted(p.name for p in (tmp_path / "applied").iterdir())
+    same, *different = filecmp.cmpfiles(tmp_path / "full", tmp_path / "applied", names, False)
+    assert sorted(same) == names and different == [[], []]
+    assert Policy.load(tmp_path / "next" / "policy.json").vocabularies["user"].max() > 39
+
+
+def test_counts_decay_from_day_to_day(by_id: Path, days: list[Path], tmp_path: Path) -> None:
+    next_day(by_id, days[1], tmp_path / "next")
+    kept = read_counts(tmp_path / "next" / "counts.npz")
+    ids, counts = kept["user"]
+    found = dict(zip(ids.tolist(), counts.tolist(), strict=True))
+    expected: dict[int, float] = {}
+    for day, weight in zip(days, (0.9, 1.0), strict=True):
+        for i, n in zip(*(a.tolist() for a in open_data(day).counts("user")), strict=True):
+            expected[i] = expected.get(i, 0.0) + weight * n
+    assert found == pytest.approx(expected)
+    assert set(kept) == {"user", "item"}
+
+
+def test_runs_without_counts_are_counted_again(
+    by_id: Path, days: list[Path], tmp_path: Path
+) -> None:
+    from shutil import copytree
+
+    copytree(by_id, tmp_path / "run")
+    wanted = recipes.continued(by_id, open_data(days[1])).counts
+    (tmp_path / "run" / "counts.npz").unlink()
+    found = recipes.continued(tmp_path / "run", open_data(days[1])).counts
+    assert all(np.array_equal(found[n][1], wanted[n][1]) for n in wanted)
+    (tmp_path / "run" / "counts.npz").write_bytes(b"no counts")
+    with pytest.raises(ValueError, match="not a file of counts"):
+        recipes.continued(tmp_path / "run", open_data(days[1]))
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "dlrm", "deepfm"])
+def test_columns_come_and_go(backbone: str, days: list[Path], tmp_path: Path) -> None:
+    """What reads the columns that stay goes on; other columns are named and initialised."""
+    data = open_data(days[0])
+    policy = recipes.method_policy("separate", data, 160, 4)
+    model = ModelSettings(backbone=backbone, hidden=(8,))
+    recipes.train(data, policy, tmp_path / "run", Training(model, FIT))
+    new = prepare_day(tmp_path / "day", 1, categorical=("user", "extra"), numeric=())
+    made = recipes.continued(tmp_path / "run", open_data(new))
+    assert made.columns.added == ("extra",) and made.columns.lost == ("item",)
+    assert made.lost_numeric == ("x",)
+    said = recipes.change_lines(made)
+    assert any("new column extra" in line for line in said)
+    assert sum("lost column" in line for line in said) == 2
+    before = saved_tensors(tmp_path / "run" / "checkpoints")
+    after = first_checkpoint(tmp_path / "run", new, tmp_path / "next")
+    assert torch.equal(after[f"model.{BAG}"], before[f"model.{BAG}"])
+    if backbone == "mlp":  # inputs are x, user, item before and user, extra now
+        weight = next(n for n in before if n.startswith("model.backbone") and before[n].dim() == 2)
+        names = [f.name for f in policy.features]
+        at = 1 + 4 * names.index("user")
+        assert torch.equal(after[weight][:, :4], before[weight][:, at : at + 4])
+        assert after[weight].shape[1] == 8
+    next_day(tmp_path / "run", new, tmp_path / "second")  # and it trains
+
+
+def test_another_policy_takes_over_tables(by_id: Path, days: list[Path], tmp_path: Path) -> None:
+    """From a row per id to rows of frequent ids, the others hashed into four rows."""
+    old = Policy.load(by_id / "policy.json")
+    frequent = np.sort(old.vocabularies["user"][:10])
+    tables = [replace(t, num_rows=14) if t.name == "user" else t for t in old.tables]
+    features = [
+        replace(f, lookups=(replace(f.lookups[0], unknown_rows=4, seed=9),))
+        if f.name == "user"
+        else f
+        for f in old.features
+    ]
+    cut = replace(
+        old,
+        tables=tuple(tables),
+        features=tuple(features),
+        vocabularies={**old.vocabularies, "user": frequent},
+    )
+    before = saved_tensors(by_id / "checkpoints")[f"model.{BAG}"]
+    after = first_checkpoint(by_id, days[1], tmp_path / "next", policy=cut)[f"model.{BAG}"]
+    rows = 1 + np.searchsorted(old.vocabularies["user"], frequent)
+    assert torch.equal(after[4:], before[torch.from_numpy(rows)])
+    assert torch.equal(after[:4], before[:1].expand(4, -1))
+    item = "model." + BAG.replace("user", "item")
+    all_before = saved_tensors(by_id / "checkpoints")
+    assert torch.equal(saved_tensors(tmp_path / "next" / "checkpoints", 0)[item], all_before[item])
+
+
+def test_lost_checkpoints_leave_the_best_weights(
+    by_id: Path, days: list[Path], tmp_path: Path
+) -> None:
+    from shutil import copytree, rmtree
+
+    copytree(by_id, tmp_path / "run")
+    rmtree(tmp_path / "run" / "checkpoints")
+    best = saved_tensors(by_id / "best")
+    after = first_checkpoint(tmp_path / "run", days[0], tmp_path / "next")
+    assert torch.equal(after[f"model.{BAG}"], best[f"model.{BAG}"])
+    backbone = [n for n in best if "backbone" in n]
+    assert backbone and all(torch.equal(after[n], best[n]) for n in backbone)
+    assert not any(n.startswith("optimizer.backbone") for n in after)
+    next_day(tmp_path / "run", days[1], tmp_path / "trained")
+
+
+def test_misfits_are_refused(by_id: Path, days: list[Path], tmp_path: Path) -> None:
+    log = prepare_day(tmp_path / "log", 1, transform="log")
+    with pytest.raises(RunError, match="prepared with numeric_rule"):
+        recipes.continued(by_id, open_data(log))
+    with pytest.raises(RunError, match="not a finished training run"):
+        recipes.continued(tmp_path, open_data(days[1]))
+    with pytest.raises(ValueError, match="decay 2"):
+        recipes.continued(by_id, open_data(days[1]), decay=2)
+    made = recipes.continued(by_id, open_data(days[1]))
+    with pytest.raises(ValueError, match="other settings"):
+        recipes.train(
+            open_data(days[1]),
+            made.policy,
+            tmp_path / "out",
+            Training(ModelSettings(hidden=(4,)), FIT),
+            following=made,
+        )
+    assert json.loads((by_id / "run.json").read_text())["kind"] == "train"
+
+
+def test_the_command_goes_on_from_a_run(
+    by_id: Path, days: list[Path], tmp_path: Path, seo_rec: Any
+) -> None:
+    """Settings are the earlier run's unless they are typed, and settings.json repeats the run."""
+    typed = ("train", days[1], "--from", by_id, "--out")
+    done = seo_rec(*typed, tmp_path / "a", "--lr", "0.01")
+    assert done.code == 0, done.err
+    turnover = (recipes.continued(by_id, open_data(days[1])).turnovers or {})["user"]
+    assert f"vocabulary of user: {turnover.stayed} ids stay" in done.err
+    asked = json.loads((tmp_path / "a" / "run.json").read_text())
+    earlier = json.loads((by_id / "run.json").read_text())
+    assert asked["model"] == earlier["model"] and asked["method"] == "policy"
+    changed = {"row_lr": 0.01, "dense_lr": 0.01}
+    assert asked["fit"] == {**earlier["fit"], **changed}
+    again = seo_rec(
+        "train", days[1], "--config", tmp_path / "a" / "settings.json", "--out", tmp_path / "b"
+    )
+    assert again.code == 0, again.err
+    first, second = (Run.read(tmp_path / n / "result.json") for n in "ab")
+    assert first.test_auc == second.test_auc
+    done = seo_rec(*typed, tmp_path / "c", "--method", "separate", "--params", 200, "--dim", 4)
+    assert done.code == 2 and "add --carry" in done.err
+    done = seo_rec(
+        *typed, tmp_path / "c", "--method", "separate", "--params", 200, "--dim", 4, "--carry"
+    )
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        (("--carry",), "--carry without --policy or --method"),
+        (("--backbone", "dlrm"), "--backbone with --from would be ignored"),
+        (("--params", "400"), "--params with --from would be ignored"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(
+    options: tuple[str, ...], says: str, by_id: Path, days: list[Path], tmp_path: Path, seo_rec: Any
+) -> None:
+    done = seo_rec("train", days[1], "--from", by_id, "--out", tmp_path / "out", *options)
+    assert done.code == 2 and says in done.err, done.err
+    assert not (tmp_path / "out").exists()
+    done = seo_rec(
+        "train", days[1], "--method", "collisionless", "--count-decay", 0.5, "--out", tmp_path / "o"
+    )
+    assert done.code == 2 and "--count-decay with a training from scratch" in done.err
