@@ -8,7 +8,6 @@ from __future__ import annotations
 from seo_rec.recipes.comparing import Comparison, InfeasibleError, compare
 from seo_rec.recipes.demonstration import demo
 from seo_rec.recipes.evaluation import (
-    evaluate_run,
     evaluate_served,
     frequency,
     load_trained,
@@ -24,7 +23,6 @@ __all__ = [
     "InfeasibleError",
     "compare",
     "demo",
-    "evaluate_run",
     "evaluate_served",
     "frequency",
     "frontier",
