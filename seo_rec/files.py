@@ -66,6 +66,12 @@ def one_line(message: object) -> str:
     return " ".join(line.strip() for line in str(message).splitlines() if line.strip())
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, cut at 200 characters; its class if it has none."""
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
 def require_new_file(path: Path | str) -> None:
     """See that a file can be written at ``path``, before time is spent on what goes into it.
 
@@ -88,19 +94,28 @@ def write_text(path: Path | str, text: str) -> None:
 
 def write_bytes(path: Path | str, content: bytes) -> None:
     """Write ``content`` to ``path`` so that a reader never sees half of it."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def whole_file(path: Path | str) -> Iterator[Path]:
+    """An empty file to write to, which takes the place of ``path`` if the block ends without error.
+
+    It has a hidden name beside ``path``, and is on disk before it takes that place.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield temporary
+        sync(temporary)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""How a model is built and how it is trained, as a person states it; needs no torch.
+"""How a model is built, trained and served, as a person states it; needs no torch.
 
 The settings of a search are beside the search. ``INTERACTIONS`` says which settings a backbone has
 of its own, beside its hidden layers and dropout.
@@ -413,3 +413,38 @@ class Training:
     def with_seed(self, seed: int) -> Training:
         """The same training with another seed of weights, order and hash functions."""
         return replace(self, fit=replace(self.fit, seed=seed))
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Limits of the server, and its times in seconds.
+
+    Args:
+        max_body: Most bytes of a request's body.
+        max_rows: Most rows of a request.
+        max_requests: Most requests at a time; a further one gets status 429.
+        batch_rows: Most rows that are scored in one call, of all requests that wait.
+        batch_wait: Seconds that a request may wait for others.
+        body_time: Seconds that a client may take to send the body of a request.
+        drain: Seconds of answering on after SIGTERM, while clients are asked to leave.
+        reload: Seconds between looks for a new package; 0 looks on SIGHUP only.
+    """
+
+    max_body: int = 16 << 20
+    max_rows: int = 10_000
+    max_requests: int = 256
+    batch_rows: int = 1024
+    batch_wait: float = 0.0
+    body_time: float = 30.0
+    drain: float = 2.0
+    reload: float = 2.0
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            whole = f.name.startswith("max_") or f.name == "batch_rows"
+            least = 1 if whole else 0
+            if not least <= value < float("inf"):
+                raise ValueError(f"{f.name} {value}; allowed: {least} or more, and finite")
+        if self.body_time == 0:
+            raise ValueError("body_time 0; allowed: more than 0")

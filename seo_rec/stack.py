@@ -26,6 +26,13 @@ TORCHREC_REQUIRES = ("tensordict", "torchmetrics==1.0.3", "tqdm", "pyre-extensio
 
 GUARDED = ("torchrec", "fbgemm_gpu")
 
+# Modules that the extra `train` brings; scoring a package needs none of them.
+TRAINING = (
+    "torch", "torchrec", "fbgemm_gpu", "torchx", "scipy", "sklearn", "matplotlib", "jinja2",
+    "tensorboard", "tqdm",
+)  # fmt: skip
+INSTALL = "pip install 'seo-rec[train]'"
+
 
 class StackError(ImportError):
     """The installed libraries do not fit together; the message says how to repair that."""
@@ -46,6 +53,12 @@ class Stack:
     fbgemm_gpu: str | None
     fbgemm_gpu_cpu: str | None
     shim: str | None
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether torch, torchrec and FBGEMM are all absent, as where packages are only scored."""
+        found = self.torch, self.torchrec, self.fbgemm_gpu, self.fbgemm_gpu_cpu, self.shim
+        return not any(found)
 
 
 def _public(version: str) -> str:
@@ -160,6 +173,14 @@ def check(path: Sequence[str] | None = None) -> None:
         raise StackError(message)
 
 
+def without_training(error: ModuleNotFoundError) -> str | None:
+    """What a user needs to know of a failed import, if it is of the extra ``train``, else None."""
+    name = (error.name or "").partition(".")[0]
+    if name not in TRAINING:
+        return None
+    return f"{name} is not installed, and this command needs it: {INSTALL}"
+
+
 class _Refuse(MetaPathFinder):
     """Answers the first import of a guarded library with the verdict."""
 
@@ -179,8 +200,9 @@ def guard() -> None:
 
     With a right stack this does nothing. With a wrong one everything that needs no torchrec
     (policies, ``seo-rec doctor``, ``--help``) still works, and ``import torchrec`` raises
-    :class:`StackError`.
+    :class:`StackError`. Where none of the libraries is installed, their imports fail as usual.
     """
-    message = problem(read())
+    installed = read()
+    message = None if installed.is_absent else problem(installed)
     if message and not any(isinstance(finder, _Refuse) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Refuse(message))

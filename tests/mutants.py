@@ -95,8 +95,8 @@ _EMBED = (
     Mutant(
         "rows-by-remainder-instead-of-by-product",
         "seo_rec/embed/remap.py",
-        "return (mix_(ids ^ seeds).bitwise_and_(_LOW_32) * num_rows) >> 32",
-        "return mix_(ids ^ seeds).bitwise_and_(_LOW_32) % num_rows",
+        "return (mix_(ids ^ seeds).bitwise_and_(LOW_32) * num_rows) >> 32",
+        "return mix_(ids ^ seeds).bitwise_and_(LOW_32) % num_rows",
         ("tests/test_remap.py::test_hash_is_the_written_formula",),
     ),
     Mutant(
@@ -478,16 +478,16 @@ _SEARCH = (
 _SERVE = (
     Mutant(
         "the-numpy-scorer-shifts-without-the-sign",
-        "seo_rec/serve/addresses.py",
-        "x = (x ^ (x >> 29)) * _SECOND",
-        "x = (x ^ ((x >> 29) & np.int64(2**35 - 1))) * _SECOND",
+        "seo_rec/policy/addresses.py",
+        "x_V = (x_V ^ (x_V >> 29)) * np.int64(SECOND_FACTOR)",
+        "x_V = (x_V ^ ((x_V >> 29) & (2**35 - 1))) * np.int64(SECOND_FACTOR)",
         ("tests/serve/test_scorer.py::test_embeddings_of_every_policy",),
     ),
     Mutant(
         "the-numpy-scorer-forgets-where-a-table-begins",
         "seo_rec/serve/scorer.py",
-        "rows_of(self.policy, f, lookup, ids) + place.first",
-        "rows_of(self.policy, f, lookup, ids)",
+        "lookup_rows(self.policy, f, lookup, ids) + place.first",
+        "lookup_rows(self.policy, f, lookup, ids)",
         ("tests/serve/test_scorer.py::test_embeddings_of_every_policy",),
     ),
     Mutant(
@@ -528,7 +528,7 @@ _SERVE = (
     Mutant(
         "checksums-of-packages-are-not-compared",
         "seo_rec/serve/package.py",
-        'if sha256(path) != entry["sha256"]:',
+        'if checksum(path)["sha256"] != entry["sha256"]:',
         'if not entry["sha256"]:',
         ("tests/serve/test_hostile.py::test_flipped_bits",),
     ),

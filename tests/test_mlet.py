@@ -270,8 +270,10 @@ def test_a_run_ends_with_one_layer_of_equal_scores(
     two = fit_policy(tiny_data, policy, wanted).model
     assert two.embedding.factors is not None
     np.testing.assert_allclose(scores(one, tiny_data), scores(two, tiny_data), atol=1e-6)
-    assert recipes.evaluate_run(out, tiny_data, "test").auc == run.test_auc
-    assert recipes.evaluate_run(out, tiny_data, "val").auc == pytest.approx(run.val_auc, abs=1e-6)
+    assert recipes.evaluate_served(out, tiny_data, "test").metrics.auc == run.test_auc
+    assert recipes.evaluate_served(out, tiny_data, "val").metrics.auc == pytest.approx(
+        run.val_auc, abs=1e-6
+    )
     assert run == recipes.train(tiny_data, policy, out, wanted, resume=True)
     plain = replace(wanted, model=replace(SMALL, mlet=None))
     with pytest.raises(RunError, match="differs in model"):

@@ -2,9 +2,7 @@
 
 import importlib.util
 import re
-import shutil
 import subprocess
-import sys
 import sysconfig
 import tomllib
 import venv
@@ -14,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from seo_rec import __version__, stack
+from wheels import build_wheel
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -22,7 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 def test_the_pins_are_the_ones_the_stack_check_expects():
     expected = {f"torch=={stack.TORCH}", f"torchrec=={stack.TORCHREC}"}
     expected.add(f"fbgemm-gpu=={stack.FBGEMM}")
-    assert expected <= set(PROJECT["dependencies"])
+    assert expected <= set(PROJECT["optional-dependencies"]["train"])
     shim = tomllib.loads((ROOT / "packaging/fbgemm-gpu-cpu-shim/pyproject.toml").read_text())
     assert shim["project"]["version"] == f"{stack.FBGEMM}+cpu"
     assert shim["project"]["dependencies"] == [f"fbgemm-gpu-cpu=={stack.FBGEMM}"]
@@ -68,18 +67,7 @@ def test_folders_named_like_well_known_packages_do_not_hide_them():
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """The wheel of this tree, built in a copy so that no build/ folder appears in the tree."""
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
-    for name in ("seo_rec", "kernels", "components"):
-        shutil.copytree(ROOT / name, source / name, ignore=ignore)
-    for name in ("pyproject.toml", "setup.py", "LICENSE", "README.md"):
-        if (ROOT / name).exists():
-            shutil.copy(ROOT / name, source)
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--wheel-dir", str(folder), str(source)], check=True)
-    return next(folder.glob("*.whl"))
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 def test_the_wheel_holds_every_module_under_a_name_of_its_own(wheel):

@@ -83,14 +83,14 @@ def test_a_training_run_leaves_its_whole_story(tiny_data: DataSet, trained: Path
 def test_evaluation_repeats_the_result(tiny_data: DataSet, trained: Path) -> None:
     """The stored model gives the stored numbers again, on the splits they were taken from."""
     run = json.loads((trained / "result.json").read_text())
-    test = recipes.evaluate_run(trained, tiny_data, "test")
+    test = recipes.evaluate_served(trained, tiny_data, "test").metrics
     assert (test.auc, test.log_loss, test.normalized_entropy, test.calibration) == (
         run["test_auc"],
         run["test_logloss"],
         run["test_normalized_entropy"],
         run["test_calibration"],
     )
-    val = recipes.evaluate_run(trained, tiny_data, "val")
+    val = recipes.evaluate_served(trained, tiny_data, "val").metrics
     assert (val.auc, val.log_loss) == (run["val_auc"], run["val_logloss"])
     assert test.num_rows == tiny_data.schema.num_rows["test"]
 
@@ -101,7 +101,7 @@ def test_an_unfinished_run_is_not_evaluated(
     for name in ("result.json", "best", "complete.json"):
         out = shutil.copytree(trained, tmp_path / name, ignore=shutil.ignore_patterns(name))
         with pytest.raises(RunError, match="not a finished training run"):
-            recipes.evaluate_run(out, tiny_data, "test")
+            recipes.evaluate_served(out, tiny_data, "test")
 
 
 def test_data_of_another_shape_is_refused(trained: Path, tmp_path: Path) -> None:
@@ -109,10 +109,10 @@ def test_data_of_another_shape_is_refused(trained: Path, tmp_path: Path) -> None
     other = {"strong": 2, "weak": 2, "noise": 2, "strong_vocab": 9, "noise_vocab": 9}
     synthetic(tmp_path / "without-bag", rows=300, numeric=1, **other)
     with pytest.raises(DataError, match="bag_0"):
-        recipes.evaluate_run(trained, open_data(tmp_path / "without-bag"), "test")
+        recipes.evaluate_served(trained, open_data(tmp_path / "without-bag"), "test")
     synthetic(tmp_path / "numbers", rows=300, numeric=3, multivalent=1, **other)
     with pytest.raises(RunError, match=r"1 numeric columns.* has 3"):
-        recipes.evaluate_run(trained, open_data(tmp_path / "numbers"), "test")
+        recipes.evaluate_served(trained, open_data(tmp_path / "numbers"), "test")
 
 
 # ---- whose folder is it ------------------------------------------------------------------

@@ -467,7 +467,7 @@ def test_a_model_is_evaluated_on_the_columns_it_knows(
     renamed = tuple(replace(c, name="price") if c.kind == "numeric" else c for c in schema.columns)
     other = DataSet(tiny, replace(schema, columns=renamed))
     with pytest.raises(RunError, match=r"in this order, and .* has \['price'\]"):
-        recipes.evaluate_run(tmp_path / "t", other, "test")
+        recipes.evaluate_served(tmp_path / "t", other, "test")
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
@@ -550,15 +550,16 @@ def test_a_model_is_evaluated_on_values_prepared_as_its_own(
 
     policy = recipes.method_policy("separate", tiny_data, 1600)
     recipes.train(prepared(numeric_rule="log"), policy, tmp_path / "t", TRAINING)
-    recipes.evaluate_run(tmp_path / "t", prepared(numeric_rule="log", separator=";"), "test")
-    with pytest.raises(RunError, match=r"numeric_rule: 'log' there, 'none' here"):
-        recipes.evaluate_run(tmp_path / "t", prepared(numeric_rule="none"), "test")
-    with pytest.raises(RunError, match=r"numeric_rule: 'log' there, None here"):
-        recipes.evaluate_run(tmp_path / "t", tiny_data, "test")
+    other = prepared(numeric_rule="log", separator=";")
+    recipes.evaluate_served(tmp_path / "t", other, "test")
+    with pytest.raises(DataError, match=r"numeric_rule: 'log' there, 'none' here"):
+        recipes.evaluate_served(tmp_path / "t", prepared(numeric_rule="none"), "test")
+    with pytest.raises(DataError, match=r"numeric_rule: 'log' there, None here"):
+        recipes.evaluate_served(tmp_path / "t", tiny_data, "test")
     asked = json.loads((tmp_path / "t/run.json").read_text())
     del asked["preparation"]  # as runs of earlier releases
     (tmp_path / "t/run.json").write_text(json.dumps(asked))
-    recipes.evaluate_run(tmp_path / "t", tiny_data, "test")
+    recipes.evaluate_served(tmp_path / "t", tiny_data, "test")
 
 
 @pytest.mark.parametrize("dtypes", [(), ("int8",), ("bfloat16", "int4")], ids="-".join)

@@ -37,6 +37,7 @@ def _versions() -> Iterator[Finding]:
     yield Finding("versions", "python", platform.python_version())
     yield Finding("versions", "seo-rec", __version__)
     found = stack.read()
+    lacking: Status = "absent" if found.is_absent else "wrong"  # where packages are only scored
     triple = {
         "torch": found.torch,
         "torchrec": found.torchrec,
@@ -48,16 +49,19 @@ def _versions() -> Iterator[Finding]:
         if number:
             yield Finding("versions", name, number)
         else:
-            yield Finding("versions", name, "not installed", "absent" if either else "wrong")
-    for name in ("torchx", "numpy", "pyarrow"):
+            yield Finding("versions", name, "not installed", "absent" if either else lacking)
+    others: dict[str, tuple[str, Status]] = {
+        "torchx": ("not installed", lacking),
+        "numpy": ("not installed", "wrong"),
+        "pyarrow": ("not installed", "wrong"),
+        "onnxruntime": ("not installed; packages are scored by NumPy", "absent"),
+        "triton": ("not installed; kernels use references", "absent"),
+    }
+    for name, (otherwise, status) in others.items():
         try:
             yield Finding("versions", name, version(name))
         except PackageNotFoundError:
-            yield Finding("versions", name, "not installed", "wrong")
-    try:
-        yield Finding("versions", "triton", version("triton"))
-    except PackageNotFoundError:
-        yield Finding("versions", "triton", "not installed; kernels use references", "absent")
+            yield Finding("versions", name, otherwise, status)
 
 
 def _imports() -> Finding:
@@ -151,6 +155,9 @@ def _schedulers() -> Finding:
 def findings() -> list[Finding]:
     """All lines of the report. Probing stops at a wrong stack, which cannot be loaded."""
     lines = list(_versions())
+    if stack.read().is_absent:
+        text = f"this installation scores packages; to train: {stack.INSTALL}"
+        return [*lines, Finding("stack", "verdict", text, "absent")]
     verdict = stack.problem(stack.read())
     if verdict:
         return [*lines, Finding("stack", "verdict", verdict, "wrong")]

@@ -36,7 +36,8 @@ from seo_rec.cli.serve import serve
 from seo_rec.cli.train import train
 from seo_rec.files import one_line, said
 from seo_rec.process import leave, quiet_libraries, run_and_leave, sigterm_raises, world_size
-from seo_rec.stack import StackError
+from seo_rec.runs.claim import RunError
+from seo_rec.stack import StackError, without_training
 
 T = TypeVar("T")
 
@@ -61,7 +62,7 @@ app = typer.Typer(
     add_completion=False,
 )
 # mistakes of a user that are known for such without a look at seo_rec.errors
-PLAIN_MISTAKES = (ValueError, FloatingPointError)
+PLAIN_MISTAKES = (ValueError, FloatingPointError, RunError)
 # the commands that the processes of one launch run together
 LAUNCHED = ("search", "train", "eval", "compare", "frontier", "demo", "job-search", "job-applier")
 
@@ -127,6 +128,11 @@ def _told(command: Callable[[], T]) -> T:
     except StackError as error:
         typer.echo(f"error: {one_line(error)}", err=True)
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        if (message := without_training(error)) is None:
+            raise
+        typer.echo(f"error: {message}", err=True)
+        sys.exit(1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -137,7 +143,9 @@ def _told(command: Callable[[], T]) -> T:
         typer.echo(f"error: {one_line(said(error))}", err=True)
         sys.exit(2)
     except Exception as error:
-        from seo_rec import errors  # imports torch, which most of these come from
+        if "torch" not in sys.modules:
+            raise
+        from seo_rec import errors  # imports torch, which all further mistakes come from
 
         if isinstance(error, errors.OtherRankError):
             sys.exit(2)  # the rank that failed says why

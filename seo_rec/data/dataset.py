@@ -64,6 +64,22 @@ class DataSet:
         """N, the number of dense columns."""
         return len(self.schema.numeric)
 
+    def require_rules(self, rules: Mapping[str, Any], trained: str) -> None:
+        """DataError unless these data were prepared by the same rules as those of a training.
+
+        Args:
+            rules: What ``schema.json`` of the training data says of its preparation; a rule that it
+                lacks may be any.
+            trained: What the message calls the training.
+        """
+        found = self.schema.preparation
+        if other := [rule for rule in rules if rules[rule] != found.get(rule)]:
+            said = "; ".join(f"{r}: {rules[r]!r} there, {found.get(r)!r} here" for r in other)
+            raise DataError(
+                f"{trained} was trained on values that were prepared by other rules than "
+                f"{self.path} ({said}); prepare the data with the same options"
+            )
+
     def verify(self, *splits: str, rank: int = 0, world_size: int = 1) -> None:
         """Compare the shards of these splits with the checksums in ``schema.json``, once.
 

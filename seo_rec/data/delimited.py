@@ -25,7 +25,6 @@ import pyarrow.csv as pacsv
 from seo_rec.data.rawfile import Intake, Problem, TextBlock
 from seo_rec.schema import DataError
 
-FIELD_KINDS = ("label", "integer", "number", "token", "ignored")
 LABELS = {
     b"0": 0.0, b"0.0": 0.0, b"false": 0.0, b"False": 0.0, b"FALSE": 0.0,
     b"1": 1.0, b"1.0": 1.0, b"true": 1.0, b"True": 1.0, b"TRUE": 1.0,
@@ -52,7 +51,12 @@ class BlockError(Exception):
 
 @dataclass(frozen=True)
 class Field:
-    """One column of a text file; ``kind`` is one of :data:`FIELD_KINDS`."""
+    """One column of a text file.
+
+    Args:
+        name: Its name.
+        kind: ``label``, ``integer``, ``number``, ``token`` or ``ignored``.
+    """
 
     name: str
     kind: str

@@ -15,9 +15,8 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from seo_rec.embed.remap import mix_
 from seo_rec.policy import MAX_CROSS_IDS, MISSING_ID, Policy
+from seo_rec.policy.addresses import CROSS_START, LOW_63
 
-START = 0x1E3779B97F4A7C15  # from the golden ratio; far from small ids, which would meet mix(0) = 0
-_LOW_63 = 2**63 - 1
 _LOW_62 = 2**62 - 1
 _BIT_62 = 2**62
 
@@ -26,8 +25,8 @@ def cross_ids(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     """One id for each combination of ids; the order of the parts matters.
 
     ``h_0 = START + m; h_j = mix(h_{j-1} xor id_j) mod 2^63; id = 2^62 + h_m mod 2^62`` for m parts,
-    with the mix of the hash (:func:`seo_rec.embed.remap.mix_`). Where a part is the id of a missing
-    value, so is the result.
+    with ``START`` from :mod:`seo_rec.policy.addresses` and the mix of the hash
+    (:func:`seo_rec.embed.remap.mix_`). Where a part is the id of a missing value, so is the result.
 
     Args:
         parts: int64 ids in [0, 2^63) of equal shape, one tensor for each column of the cross.
@@ -35,10 +34,10 @@ def cross_ids(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     Returns:
         int64 of that shape: :data:`seo_rec.policy.MISSING_ID`, or in [2^62, 2^63).
     """
-    mixed = torch.full_like(parts[0], START + len(parts))
+    mixed = torch.full_like(parts[0], CROSS_START + len(parts))
     missing = torch.zeros_like(mixed, dtype=torch.bool)
     for ids in parts:
-        mixed = mix_(mixed ^ ids).bitwise_and_(_LOW_63)
+        mixed = mix_(mixed ^ ids).bitwise_and_(LOW_63)
         missing |= ids == MISSING_ID
     return mixed.bitwise_and_(_LOW_62).bitwise_or_(_BIT_62).masked_fill_(missing, MISSING_ID)
 

@@ -10,17 +10,9 @@ from torch import nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from seo_kernels.block_bag import Blocks, block_bag, blocks
-from seo_rec.embed.remap import chosen, mix_
-from seo_rec.policy import Lookup, Policy
-
-_LOW_63 = 2**63 - 1
-
-
-def block_seeds(lookup: Lookup) -> list[int]:
-    """The seed of each block of a lookup: ``mix(seed xor j) mod 2^63`` for block j."""
-    numbers = torch.arange(-(-lookup.width // lookup.block), device="cpu")
-    seeds: list[int] = mix_(numbers ^ lookup.seed).bitwise_and_(_LOW_63).tolist()
-    return seeds
+from seo_rec.embed.remap import chosen
+from seo_rec.policy import Policy
+from seo_rec.policy.addresses import block_seeds
 
 
 class FlatArrays(nn.Module):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +18,6 @@ from seo_rec.policy.dtypes import dequantize_rows, quantize_rows
 
 Array = npt.NDArray[Any]
 
-PRECISIONS = DTYPES
-
 
 def with_precision(policy: Policy, precision: str | None) -> Policy:
     """The policy with this type for every table and array; None changes nothing.
@@ -28,8 +27,8 @@ def with_precision(policy: Policy, precision: str | None) -> Policy:
     """
     if precision is None:
         return policy
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r}; allowed: {', '.join(PRECISIONS)}")
+    if precision not in DTYPES:
+        raise ValueError(f"precision {precision!r}; allowed: {', '.join(DTYPES)}")
     return replace(
         policy,
         tables=tuple(replace(t, dtype=precision) for t in policy.tables),
@@ -53,7 +52,6 @@ def float_weights(embedding: PolicyEmbedding) -> dict[str, Array]:
     return found
 
 
-@torch.no_grad()
 def serve_stored_(embedding: PolicyEmbedding, policy: Policy) -> None:
     """Put tables and arrays through the types of ``policy``, so that they are as they are served.
 
@@ -64,21 +62,36 @@ def serve_stored_(embedding: PolicyEmbedding, policy: Policy) -> None:
     Raises:
         ValueError: A type cannot hold the numbers of a table.
     """
-    for t in policy.tables:
-        weight = embedding.ebc.embedding_bags[table_key(t.name)].weight
-        weight.copy_(_through(weight, t.dtype))
+    floats = float_weights(embedding)
+    dtypes = {t.name: t.dtype for t in policy.tables} | {a.name: a.dtype for a in policy.arrays}
+    rounded = ((name, _through(floats[name], dtype)) for name, dtype in dtypes.items())
+    put_floats_(embedding, rounded)
+
+
+@torch.no_grad()
+def put_floats_(embedding: PolicyEmbedding, floats: Iterable[tuple[str, Array]]) -> None:
+    """Put other numbers in the place of trained ones.
+
+    Args:
+        embedding: Whole, with tables of one layer.
+        floats: float32 of tables (n, d) and arrays (size,), each behind its name.
+    """
+    policy = embedding.policy
+    bags = embedding.ebc.embedding_bags
+    weights = {t.name: bags[table_key(t.name)].weight for t in policy.tables}
     if embedding.flat is not None:
         parts = embedding.flat.weight.view(-1).split([a.size for a in policy.arrays])
-        for a, part in zip(policy.arrays, parts, strict=True):
-            part.copy_(_through(part[None, :], a.dtype)[0])
+        weights |= {a.name: part for a, part in zip(policy.arrays, parts, strict=True)}
+    for name, values in floats:
+        weights[name].copy_(torch.from_numpy(values))
 
 
-def _through(weight_nd: torch.Tensor, dtype: str) -> torch.Tensor:
+def _through(floats: Array, dtype: str) -> Array:
     if dtype == "float32":
-        return weight_nd
-    floats = _numpy(weight_nd)
-    stored = quantize_rows(floats, dtype)
-    return torch.from_numpy(dequantize_rows(stored, floats.shape[1], dtype))
+        return floats
+    rows = floats if floats.ndim == 2 else floats[None, :]
+    stored = quantize_rows(rows, dtype)
+    return dequantize_rows(stored, rows.shape[1], dtype).reshape(floats.shape)
 
 
 def _numpy(tensor: torch.Tensor) -> Array:

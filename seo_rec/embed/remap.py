@@ -15,8 +15,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from seo_kernels.remap import remap
 from seo_rec.embed.combine import combines_ids, one_id_bags
 from seo_rec.policy import Feature, Lookup, Policy
-
-_LOW_32 = 0xFFFFFFFF
+from seo_rec.policy.addresses import FIRST_FACTOR, LOW_32, SECOND_FACTOR
 
 
 def mix_(x: torch.Tensor) -> torch.Tensor:
@@ -25,8 +24,8 @@ def mix_(x: torch.Tensor) -> torch.Tensor:
     Two rounds of xor-shift-multiply modulo 2^64; equal on every device and machine. The shifts
     repeat the sign bit, so x and ~x give the same: ids and seeds must not be negative.
     """
-    x.bitwise_xor_(x >> 33).mul_(-0x00AE502812AA7333)
-    x.bitwise_xor_(x >> 29).mul_(-0x3B314601E57A13AD)
+    x.bitwise_xor_(x >> 33).mul_(FIRST_FACTOR)
+    x.bitwise_xor_(x >> 29).mul_(SECOND_FACTOR)
     return x.bitwise_xor_(x >> 32)
 
 
@@ -42,7 +41,7 @@ def hash_rows(
     Returns:
         int64 in [0, num_rows), of the broadcast shape.
     """
-    return (mix_(ids ^ seeds).bitwise_and_(_LOW_32) * num_rows) >> 32
+    return (mix_(ids ^ seeds).bitwise_and_(LOW_32) * num_rows) >> 32
 
 
 def vocabulary_rows(ids: torch.Tensor, vocabulary: torch.Tensor) -> torch.Tensor:
@@ -100,11 +99,6 @@ def chosen(features: KeyedJaggedTensor, names: list[str]) -> KeyedJaggedTensor:
     )
 
 
-def uses_index(lookup: Lookup) -> bool:
-    """Whether a lookup reads by the rank of the id in the feature's vocabulary."""
-    return lookup.uses_index
-
-
 def hashed_rows(lookup: Lookup, num_rows: int) -> int:
     """Into how many rows a lookup of a table of ``num_rows`` hashes ids, if it does."""
     if lookup.address == "codes" and lookup.modulus:
@@ -126,13 +120,13 @@ def addressed_rows(
         lookup: what to do.
         num_rows: of its table.
         ids: int64, any shape.
-        vocabulary: sorted ids, where :func:`uses_index` holds.
+        vocabulary: sorted ids, where the lookup uses its index.
         codes: rows by base row, for the address ``codes``.
         hashed: the hashes of the ids with the lookup's seed into :func:`hashed_rows`, where they
             are known already.
     """
     into = hashed_rows(lookup, num_rows)
-    if uses_index(lookup):
+    if lookup.uses_index:
         assert vocabulary is not None
         base = vocabulary_rows(ids, vocabulary)
     else:
@@ -190,7 +184,7 @@ class Remap(nn.Module):
         self.table_rows = [policy.table(k.table).num_rows for k in self.lookups]
         into = [hashed_rows(k, r) for k, r in zip(self.lookups, self.table_rows, strict=True)]
         buffer("rows_K", into)
-        for i in {i for _, i, k in found if uses_index(k)}:
+        for i in {i for _, i, k in found if k.uses_index}:
             ids = torch.from_numpy(policy.vocabularies[self.names[i]].copy())
             self.register_buffer(f"vocabulary_{i}", ids, persistent=False)
         self.code_names = list(policy.codes)
@@ -264,7 +258,7 @@ class Remap(nn.Module):
         """Rows of lookup number ``k``, which is not by hash alone; ``hashed``: its hashes."""
         lookup = self.lookups[k]
         vocabulary = codes = None
-        if uses_index(lookup):
+        if lookup.uses_index:
             vocabulary = self.get_buffer(f"vocabulary_{self.feature_of[k]}")
         if lookup.address == "codes":
             codes = self.get_buffer(f"codes_{self.code_names.index(lookup.codes)}")

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from seo_rec.embed.flat import block_seeds
 from seo_rec.embed.remap import hashed_rows
 from seo_rec.export.hashes import hash_rows
 from seo_rec.export.stored import Stored
 from seo_rec.policy import Feature, Lookup, Policy
+from seo_rec.policy.addresses import block_seeds
 from seo_rec.serve.layout import CODES, IDS, code_order, vocabulary_order
 
 _WAYS = 16  # of the search in a vocabulary: 15 numbers are compared at a time

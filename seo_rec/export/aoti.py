@@ -13,15 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from seo_rec.export.onnx_graph import _example
-from seo_rec.export.twin import Twin
+from seo_rec.export.twin import Twin, example_inputs
+from seo_rec.files import first_line
 from seo_rec.serve.bags import Floats, Inputs
-from seo_rec.serve.layout import PackageError
+from seo_rec.serve.layout import AOTI_FILE, PackageError
 from seo_rec.serve.package import Package, read_package
 from seo_rec.serve.predictor import Predictor
 from seo_rec.serve.signature import signature_of
-
-AOTI_FILE = "model.pt2"
 
 
 class CompileError(ValueError):
@@ -39,7 +37,7 @@ def aoti_bytes(twin: Twin) -> bytes:
     """
     import torch._inductor
 
-    example, shapes = _example(twin.signature)
+    example, shapes = example_inputs(twin.signature)
     with TemporaryDirectory(prefix="seo-rec-aoti-") as scratch:
         path = Path(scratch) / AOTI_FILE
         try:
@@ -48,10 +46,9 @@ def aoti_bytes(twin: Twin) -> bytes:
             )
             torch._inductor.aoti_compile_and_package(program, package_path=str(path))
         except Exception as error:  # of torch, of the compiler, or of the system
-            lines = str(error).splitlines()
-            why = lines[0][:200] if lines else type(error).__name__
             raise CompileError(
-                f"--format aoti: the graph cannot be compiled here ({why}); it needs a C++ compiler"
+                f"--format aoti: the graph cannot be compiled here ({first_line(error)}); it needs "
+                "a C++ compiler"
             ) from error
         return path.read_bytes()
 
@@ -70,8 +67,7 @@ class CompiledScorer:
         try:
             self._run: Any = torch._inductor.aoti_load_package(str(path))
         except Exception as error:
-            why = str(error).splitlines()[:1]
-            raise PackageError(f"{path}: cannot be loaded {why}") from error
+            raise PackageError(f"{path}: cannot be loaded ({first_line(error)})") from error
         self.package = package
         self.signature = signature_of(package.policy, package.preparation)
 

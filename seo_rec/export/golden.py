@@ -33,17 +33,12 @@ def golden_inputs(
     dense = rng.normal(size=(rows, len(preparation.numeric))).astype(np.float32)
     columns = {}
     for c in preparation.embedded:
-        known = [policy.vocabularies[f.name] for f in policy.features if _known(policy, f, c.name)]
+        alone = [f.name for f in policy.features if f.columns == (c.name,)]
+        known = [policy.vocabularies[name] for name in alone if name in policy.vocabularies]
         if c.kept is not None:
             known.append(c.kept)
         columns[c.name] = _joined(first.columns[c.name], _made_up(c, rows, known, rng))
     return Inputs(np.concatenate([first.dense_BN, dense]), columns)
-
-
-def _known(policy: Policy, feature: object, column: str) -> bool:
-    return getattr(feature, "columns", ()) == (column,) and (
-        getattr(feature, "name", "") in policy.vocabularies
-    )
 
 
 def _made_up(column: Column, rows: int, known: list[Ids], rng: np.random.Generator) -> Bags:

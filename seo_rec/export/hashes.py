@@ -9,12 +9,10 @@ from collections.abc import Sequence
 
 import torch
 
-from seo_rec.embed.cross import START
 from seo_rec.policy import MISSING_ID
+from seo_rec.policy.addresses import CROSS_START, FIRST_FACTOR, LOW_32, LOW_63, SECOND_FACTOR
 
-_FIRST = -0x00AE502812AA7333
-_SECOND = -0x3B314601E57A13AD
-_LOW_32, _LOW_62, _LOW_63 = 2**32 - 1, 2**62 - 1, 2**63 - 1
+_LOW_62 = 2**62 - 1
 
 
 def mix(x: torch.Tensor) -> torch.Tensor:
@@ -25,21 +23,21 @@ def mix(x: torch.Tensor) -> torch.Tensor:
     Args:
         x: int64, not negative.
     """
-    x = (x ^ not_negative(x, 33)) * _FIRST
-    x = (x ^ (x >> 29)) * _SECOND
+    x = (x ^ not_negative(x, 33)) * FIRST_FACTOR
+    x = (x ^ (x >> 29)) * SECOND_FACTOR
     return x ^ not_negative(x, 32)
 
 
 def full_mix(x: torch.Tensor) -> torch.Tensor:
     """The mix of ``docs/policy-format.md``, all 64 bits of it, of numbers that are not negative."""
-    x = (x ^ not_negative(x, 33)) * _FIRST
-    x = (x ^ (x >> 29)) * _SECOND
+    x = (x ^ not_negative(x, 33)) * FIRST_FACTOR
+    x = (x ^ (x >> 29)) * SECOND_FACTOR
     return x ^ (x >> 32)
 
 
 def hash_rows(ids: torch.Tensor, seeds: torch.Tensor, num_rows: torch.Tensor | int) -> torch.Tensor:
     """``((mix(id ^ seed) mod 2^32) * num_rows) >> 32``, int64 in [0, num_rows)."""
-    return not_negative((mix(ids ^ seeds) & _LOW_32) * num_rows, 32)
+    return not_negative((mix(ids ^ seeds) & LOW_32) * num_rows, 32)
 
 
 def not_negative(x: torch.Tensor, by: int) -> torch.Tensor:
@@ -54,10 +52,10 @@ def not_negative(x: torch.Tensor, by: int) -> torch.Tensor:
 def crossed(ids_RC: torch.Tensor, parts: Sequence[Sequence[int]]) -> torch.Tensor:
     """int64 (R, X): the ids of crosses; ``parts``: of each place in a cross, the columns."""
     picked = [ids_RC[:, list(columns)] for columns in parts]
-    h = torch.full_like(picked[0], START + len(parts))
+    h = torch.full_like(picked[0], CROSS_START + len(parts))
     missing = torch.zeros_like(h, dtype=torch.bool)
     for ids in picked:
-        h = full_mix(h ^ ids) & _LOW_63
+        h = full_mix(h ^ ids) & LOW_63
         missing = missing | (ids == MISSING_ID)
     made = (h & _LOW_62) | 2**62
     return torch.where(missing, torch.full_like(made, MISSING_ID), made)

@@ -8,12 +8,10 @@ from typing import Any
 import torch
 
 from seo_rec.export.program import quietly
-from seo_rec.export.twin import Twin
-from seo_rec.serve.signature import Signature
+from seo_rec.export.twin import Twin, example_inputs
 from seo_rec.serve.tensors import tensor_places
 
 OPSET = 20
-_EXAMPLE_ROWS = 5  # 0 and 1 would be taken for constants
 _LEAST_BYTES = 256  # a smaller tensor stays in the graph
 
 
@@ -40,6 +38,8 @@ def onnx_bytes(twin: Twin, files: Mapping[str, bytes]) -> bytes:
         if value is None or place is None or place[1] < _LEAST_BYTES:
             continue
         start, size = place
+        if start % value.dtype.itemsize:
+            continue  # a library may not read numbers from an odd place
         if value.const_value.tobytes() != files[file][start : start + size]:
             raise OnnxError(f"the graph holds other numbers than {file} has as {tensor!r}")
         value.const_value = ir.ExternalTensor(
@@ -84,39 +84,20 @@ def exported(twin: Twin) -> Any:
             "the graph needs onnx and onnxscript: pip install 'seo-rec[onnx]', or export "
             "without it by --format none"
         ) from error
-    signature = twin.signature
-    example, shapes = _example(signature)
+    example, shapes = example_inputs(twin.signature)
     with quietly():
         return torch.onnx.export(
             twin,
             example,
             dynamo=True,
             dynamic_shapes=(tuple(shapes),),
-            input_names=list(signature.names),
+            input_names=list(twin.signature.names),
             output_names=["logits"],
             opset_version=OPSET,
             external_data=False,
             verbose=False,
             custom_translation_table=_translations(),
         )
-
-
-def _example(signature: Signature) -> tuple[tuple[torch.Tensor, ...], list[dict[int, Any]]]:
-    rows = torch.export.Dim("rows")
-    tensors, shapes = [], []
-    for name in signature.names:
-        if name == "dense":
-            tensors.append(torch.zeros(_EXAMPLE_ROWS, signature.num_dense))
-            shapes.append({0: rows})
-        elif name == "ids":
-            size = _EXAMPLE_ROWS, len(signature.columns)
-            tensors.append(torch.zeros(size, dtype=torch.int64))
-            shapes.append({0: rows})
-        else:
-            kind = torch.float32 if name.endswith("_weights") else torch.int64
-            tensors.append(torch.zeros(_EXAMPLE_ROWS, dtype=kind))
-            shapes.append({0: torch.export.Dim(f"ids_of_{name.partition('_')[0]}")})
-    return tuple(tensors), shapes
 
 
 def _translations() -> dict[Any, Any]:

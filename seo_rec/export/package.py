@@ -16,8 +16,8 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.documents import read_object
-from seo_rec.embed.quantize import float_weights, serve_stored_, with_precision
-from seo_rec.export.aoti import AOTI_FILE, aoti_bytes
+from seo_rec.embed.quantize import float_weights, put_floats_, with_precision
+from seo_rec.export.aoti import aoti_bytes
 from seo_rec.export.golden import golden_inputs
 from seo_rec.export.onnx_graph import onnx_bytes
 from seo_rec.export.preparation import described, example_cells, preparation_of
@@ -32,11 +32,11 @@ from seo_rec.schema import DataError
 from seo_rec.serve.archive import unpacked, write_tar
 from seo_rec.serve.bags import Floats, Inputs
 from seo_rec.serve.delta import write_delta
-from seo_rec.serve.layout import ALL_FILES, ONNX_FILE
+from seo_rec.serve.layout import ALL_FILES, AOTI_FILE, ONNX_FILE
 from seo_rec.serve.package import read_manifest
 from seo_rec.serve.predictor import Predictor
 from seo_rec.serve.preparation import Preparation
-from seo_rec.serve.scorer import scores_of
+from seo_rec.serve.scorer import read_back, scores_of
 from seo_rec.serve.signature import signature_of
 from seo_rec.serve.writing import Parts, stored_embeddings, write_package
 
@@ -179,15 +179,16 @@ def package_parts(
         ValueError: The type cannot hold the numbers of a table.
     """
     policy = with_precision(model.embedding.policy, precision)
-    floats = float_weights(model.embedding)
-    embeddings = stored_embeddings(policy, floats)
-    serve_stored_(model.embedding, policy)
+    embeddings = stored_embeddings(policy, float_weights(model.embedding))
+    put_floats_(model.embedding, read_back(policy, embeddings))
     examples = example_cells(preparation)
     inputs = golden_inputs(preparation, examples, policy)
     program, weights = program_of(model.backbone, len(preparation.numeric), sum(policy.widths))
-    twin = Twin(policy, embeddings, model.backbone, signature_of(policy, preparation))
 
     def more(files: Mapping[str, bytes]) -> dict[str, bytes]:
+        if not formats:
+            return {}
+        twin = Twin(policy, embeddings, model.backbone, signature_of(policy, preparation))
         found = {ONNX_FILE: onnx_bytes(twin, files)} if "onnx" in formats else {}
         return found | ({AOTI_FILE: aoti_bytes(twin)} if "aoti" in formats else {})
 

@@ -28,15 +28,24 @@ class Group:
 
 
 class Stored(nn.Module):
-    """The stored tensors as buffers, and the floats of their rows."""
+    """The stored tensors as buffers, and the floats of their rows.
+
+    The bytes of rows of int8 and int4 are there a second time as float16 numbers, of which the last
+    two are the scale and the offset of the row; in a package both are one piece of its file. Only
+    rows of an odd number of bytes have no such form; their scales are put together from bytes.
+    """
 
     def __init__(self, stored: Mapping[str, Array]) -> None:
         super().__init__()
         self.keys: dict[str, str] = {}
+        self.paired: dict[str, str] = {}
         for name, value in stored.items():
             if not name.startswith("project."):
                 self.keys[name] = key = name.replace(".", "_")
                 self.register_buffer(key, _tensor(value))
+                if value.dtype == np.uint8 and value.ndim == 2 and value.shape[1] % 2 == 0:
+                    self.paired[name] = f"{key}_pairs"
+                    self.register_buffer(f"{key}_pairs", _tensor(value).view(torch.float16))
         # A float16 number of the bytes (low, high) is halves[high, 0] + low * halves[high, 1].
         halves = np.arange(256, dtype=np.uint16) << 8
         high = halves.view(np.float16).astype(np.float32)
@@ -60,7 +69,11 @@ class Stored(nn.Module):
             numbers = numbers.int()
             pairs = torch.stack([numbers & 15, not_negative(numbers, 4)], dim=-1)
             numbers = pairs.flatten(-2)[..., : group.dim]
-        scale, offset = self._scale_and_offset(found)
+        if group.tensor in self.paired:
+            pairs = nn.functional.embedding(rows, self.get_buffer(self.paired[group.tensor]))
+            scale, offset = pairs[..., -2:].float().split(1, dim=-1)
+        else:
+            scale, offset = self._scale_and_offset(found)
         return offset + scale * numbers.float()
 
     def _scale_and_offset(self, stored: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,6 +24,8 @@ from seo_rec.policy import Feature, Policy
 from seo_rec.serve.layout import BACKBONE_WEIGHTS_FILE, EMBEDDINGS_FILE, table_places
 from seo_rec.serve.package import Array
 from seo_rec.serve.signature import Signature
+
+_EXAMPLE_ROWS = 5  # 0 and 1 would be taken for constants
 
 
 class Twin(nn.Module):
@@ -65,7 +68,8 @@ class Twin(nn.Module):
 
     def sources(self) -> dict[str, tuple[str, str]]:
         """Of every number of a package's files, by its name here: the file and the tensor."""
-        found = {f"rows.{key}": (EMBEDDINGS_FILE, name) for name, key in self.rows.keys.items()}
+        stored = [*self.rows.keys.items(), *self.rows.paired.items()]
+        found = {f"rows.{key}": (EMBEDDINGS_FILE, name) for name, key in stored}
         for key in self.projections:
             found[f"projections.{key}"] = (EMBEDDINGS_FILE, f"project.{key}")
         weights = [*self.backbone.named_parameters(), *self.backbone.named_buffers()]
@@ -100,8 +104,6 @@ class Twin(nn.Module):
             parts = dict(zip(self.signature.single, vectors, strict=True))
         for i, (name, block) in enumerate(zip(self.signature.ragged, self.ragged, strict=True)):
             (x_VD,) = block(given[f"bag{i}_ids"][:, None])
-            if self.signature.weighted:
-                x_VD = x_VD * given[f"bag{i}_weights"][:, None]
             zeros = torch.zeros(
                 dense_BN.shape[0], x_VD.shape[1], dtype=x_VD.dtype, device=x_VD.device
             )
@@ -115,6 +117,26 @@ class Twin(nn.Module):
                 x_BD = nn.functional.linear(x_BD, self.projections[str(i)])
             joined.append(x_BD)
         return torch.cat(joined, dim=1) if len(joined) > 1 else joined[0]
+
+
+def example_inputs(
+    signature: Signature,
+) -> tuple[tuple[torch.Tensor, ...], list[dict[int, Any]]]:
+    """Inputs of a twin for ``torch.export``, and which of their sizes may be any."""
+    rows = torch.export.Dim("rows")
+    tensors, shapes = [], []
+    for name in signature.names:
+        if name == "dense":
+            tensors.append(torch.zeros(_EXAMPLE_ROWS, signature.num_dense))
+            shapes.append({0: rows})
+        elif name == "ids":
+            size = _EXAMPLE_ROWS, len(signature.columns)
+            tensors.append(torch.zeros(size, dtype=torch.int64))
+            shapes.append({0: rows})
+        else:
+            tensors.append(torch.zeros(_EXAMPLE_ROWS, dtype=torch.int64))
+            shapes.append({0: torch.export.Dim(f"ids_of_{name.partition('_')[0]}")})
+    return tuple(tensors), shapes
 
 
 class Block(nn.Module):

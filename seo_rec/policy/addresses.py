@@ -1,7 +1,7 @@
 """The rows that lookups read, in numpy: what :mod:`seo_rec.embed.remap` computes, without torch.
 
-Reports count collisions by it. Its rows equal those of the embedding modules to the bit, which a
-test checks for every kind of lookup. Letters: V ids.
+Packages are scored and collisions are counted by it. Its rows equal the rows of the embedding
+modules to the bit, which a test checks for every kind of lookup. Letters: V ids.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ FIRST_FACTOR = -0x00AE502812AA7333
 SECOND_FACTOR = -0x3B314601E57A13AD
 LOW_32 = 0xFFFFFFFF
 LOW_63 = 2**63 - 1
+CROSS_START = 0x1E3779B97F4A7C15  # from the golden ratio; far from small ids, as mix(0) = 0
 
 
 def mix(x_V: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

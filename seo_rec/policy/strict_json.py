@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ def parse_document(content: bytes, where: str) -> Any:
     try:
         return json.loads(
             content.decode("utf-8"),
-            object_pairs_hook=_no_duplicate_keys,
-            parse_constant=_no_constant,
+            object_pairs_hook=no_duplicate_keys,
+            parse_constant=no_constant,
             parse_float=_finite,
         )
     except json.JSONDecodeError as error:
@@ -45,15 +46,18 @@ def parse_document(content: bytes, where: str) -> Any:
         raise PolicyError(f"{where}: {error}") from error
 
 
-def _no_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def no_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A hook of ``json.loads``: an object, or ValueError if a key of it is there twice."""
     seen = dict(pairs)
     if len(seen) != len(pairs):
-        names = [key for key, _ in pairs]
-        raise ValueError(f"key {next(k for k in names if names.count(k) > 1)!r} appears twice")
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key, count in counts.items() if count > 1)
+        raise ValueError(f"key {twice[:80]!r} appears twice; give it once")
     return seen
 
 
-def _no_constant(name: str) -> Any:
+def no_constant(name: str) -> Any:
+    """A hook of ``json.loads``: ValueError for NaN and the infinities, which are no JSON."""
     raise ValueError(f"the number {name} is not allowed")
 
 

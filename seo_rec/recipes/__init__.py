@@ -9,7 +9,6 @@ from seo_rec.recipes.comparing import Comparison, InfeasibleError, compare, meas
 from seo_rec.recipes.continuing import Continued, change_lines, continued
 from seo_rec.recipes.demonstration import demo
 from seo_rec.recipes.evaluation import (
-    evaluate_run,
     evaluate_served,
     frequency,
     load_trained,
@@ -30,7 +29,6 @@ __all__ = [
     "compare",
     "continued",
     "demo",
-    "evaluate_run",
     "evaluate_served",
     "frequency",
     "frontier",

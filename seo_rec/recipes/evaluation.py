@@ -81,17 +81,6 @@ def named_weights(model: nn.Module) -> State:
     return {f"model.{name}": value for name, value in weights_of(model).items()}
 
 
-def evaluate_run(run: Path, data: DataSet, split: str) -> Metrics:
-    """Metrics of a finished training run on a split of ``data``.
-
-    Raises:
-        DisagreementError: The processes of this launch ask for different things.
-        RunError: The folder is not a finished training run, or ``data`` has other numeric columns.
-    """
-    _agree_on_evaluation(run, data, split, "float32", NO_GROUPS)
-    return _evaluated(run, load_trained(run), data, split, NO_GROUPS)[0]
-
-
 @dataclass(frozen=True)
 class Served:
     """What a run is worth when it is served in a type, and what that takes.
@@ -124,7 +113,7 @@ def evaluate_served(
     precision: str = "float32",
     grouping: Grouping = NO_GROUPS,
 ) -> Served:
-    """As :func:`evaluate_run`, with tables and arrays in the type in which they are served.
+    """Metrics of a finished training run on a split, and the bytes that serving it takes.
 
     Quality by group on the test split of the run's own data, in float32, is also kept in the run
     folder, where reports find it.
@@ -133,13 +122,15 @@ def evaluate_served(
         run: A finished training run.
         data: Prepared data.
         split: ``train``, ``val`` or ``test``.
-        precision: One of :data:`seo_rec.embed.quantize.PRECISIONS`.
+        precision: The type in which tables and arrays are served, of :data:`seo_rec.policy.DTYPES`;
+            with float32 the metrics are of the trained numbers themselves.
         grouping: Groups of rows whose quality is measured, too.
 
     Raises:
-        DataError: A column of the grouping is no feature of the data.
+        DataError: ``data`` lacks a feature, or was prepared by other rules; or a column of the
+            grouping is no feature of the data.
         DisagreementError: The processes of this launch ask for different things.
-        RunError: As :func:`evaluate_run`.
+        RunError: The folder is not a finished training run, or ``data`` has other numeric columns.
         ValueError: There is no such type, or it cannot hold the numbers of a table.
     """
     _agree_on_evaluation(run, data, split, precision, grouping)
@@ -195,8 +186,8 @@ def stream_of(run: Path, data: DataSet, split: str) -> Stream:
     """A split of ``data`` in file order, for the model of a finished training run.
 
     Raises:
-        DataError: ``data`` lacks a feature.
-        RunError: ``data`` has other numeric columns, or was prepared by other rules.
+        DataError: ``data`` lacks a feature, or was prepared by other rules.
+        RunError: ``data`` has other numeric columns.
     """
     optional = {"numeric": list, "preparation": dict}
     asked = read_object(run / RUN_FILE, {"num_dense": int}, optional)
@@ -210,13 +201,7 @@ def stream_of(run: Path, data: DataSet, split: str) -> Stream:
             f"{run} was trained on the numeric columns {asked['numeric']}, in this order, and "
             f"{data.path} has {names}; prepare the data with the same columns in the same order"
         )
-    known, found = asked.get("preparation", {}), data.schema.preparation
-    if other := [rule for rule in known if known[rule] != found.get(rule)]:
-        rules = "; ".join(f"{r}: {known[r]!r} there, {found.get(r)!r} here" for r in other)
-        raise RunError(
-            f"{run} was trained on values that were prepared by other rules than {data.path} "
-            f"({rules}); prepare the data with the same options"
-        )
+    data.require_rules(asked.get("preparation", {}), str(run))
     return eval_stream(data, split, Policy.load(run / POLICY_FILE).columns)
 
 

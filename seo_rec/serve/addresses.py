@@ -1,4 +1,4 @@
-"""From ids to rows: hashes, crosses and indices of ``docs/policy-format.md``, in plain NumPy.
+"""Crosses and blocks of ``docs/policy-format.md`` in plain NumPy; hashes are with the policy.
 
 Letters: B rows, V ids.
 """
@@ -10,73 +10,26 @@ from functools import reduce
 
 import numpy as np
 
-from seo_rec.policy import MAX_CROSS_IDS, MISSING_ID, Feature, Lookup, Policy
+from seo_rec.policy import MAX_CROSS_IDS, MISSING_ID, Feature, Lookup
+from seo_rec.policy.addresses import CROSS_START, LOW_63, block_seeds, hash_rows, mix
 from seo_rec.serve.bags import Bags, Ids, RowError
 
-_FIRST = np.int64(-0x00AE502812AA7333)  # 0xFF51AFD7ED558CCD as a signed number
-_SECOND = np.int64(-0x3B314601E57A13AD)  # 0xC4CEB9FE1A85EC53
-_LOW_32 = np.int64(2**32 - 1)
-_LOW_62 = np.int64(2**62 - 1)
-_LOW_63 = np.int64(2**63 - 1)
-_START = 0x1E3779B97F4A7C15
-
-
-def mix(x: Ids) -> Ids:
-    """Two rounds of xor, shift and multiplication modulo 2^64; the shifts repeat the sign bit."""
-    x = (x ^ (x >> 33)) * _FIRST
-    x = (x ^ (x >> 29)) * _SECOND
-    return x ^ (x >> 32)
-
-
-def hash_rows(ids: Ids, seed: int, num_rows: int) -> Ids:
-    """``((mix(id ^ seed) mod 2^32) * num_rows) >> 32``, int64 in [0, num_rows)."""
-    return ((mix(ids ^ np.int64(seed)) & _LOW_32) * np.int64(num_rows)) >> np.int64(32)
+_LOW_62 = 2**62 - 1
 
 
 def cross_ids(parts: Sequence[Ids]) -> Ids:
     """One id for each combination of ids, one of each part; the order of the parts matters."""
-    h = np.full_like(parts[0], _START + len(parts))
+    h = np.full_like(parts[0], CROSS_START + len(parts))
     for ids in parts:
-        h = mix(h ^ ids) & _LOW_63
+        h = mix(h ^ ids) & LOW_63
     missing = np.logical_or.reduce([ids == MISSING_ID for ids in parts])
-    return np.where(missing, MISSING_ID, (h & _LOW_62) | np.int64(2**62))
-
-
-def index_of(ids: Ids, vocabulary: Ids) -> Ids:
-    """1 + rank of each id in the sorted vocabulary; 0 for ids that are not in it."""
-    if not len(vocabulary):
-        return np.zeros_like(ids)
-    rank = np.minimum(np.searchsorted(vocabulary, ids), len(vocabulary) - 1)
-    return np.where(vocabulary[rank] == ids, rank + 1, 0)
-
-
-def rows_of(policy: Policy, feature: Feature, lookup: Lookup, ids: Ids) -> Ids:
-    """The row of every id in a lookup of a table; see :class:`seo_rec.policy.Lookup`."""
-    num_rows = policy.table(lookup.table).num_rows
-    if lookup.address == "hash":
-        return hash_rows(ids, lookup.seed, num_rows)
-    if lookup.uses_index:
-        base = index_of(ids, policy.vocabularies[feature.name])
-    else:
-        base = hash_rows(ids, lookup.seed, lookup.modulus)
-    if lookup.address == "codes":
-        return policy.codes[lookup.codes][base].astype(np.int64)
-    if lookup.address == "remainder":
-        return base % lookup.modulus
-    if lookup.address == "quotient":
-        return (base // lookup.modulus) % num_rows
-    if lookup.unknown_rows == 1:
-        return base
-    unknown = hash_rows(ids, lookup.seed, lookup.unknown_rows)
-    return np.where(base > 0, base + (lookup.unknown_rows - 1), unknown)
+    return np.where(missing, MISSING_ID, (h & _LOW_62) | 2**62)
 
 
 def block_places(lookup: Lookup, size: int, ids: Ids) -> Ids:
     """int64 (V, width): the place in a flat array of ``size`` floats of every float of a lookup."""
     places = np.empty((len(ids), lookup.width), np.int64)
-    blocks = np.arange(-(-lookup.width // lookup.block), dtype=np.int64)
-    seeds = mix(blocks ^ np.int64(lookup.seed)) & _LOW_63
-    for j, seed in enumerate(seeds.tolist()):
+    for j, seed in enumerate(block_seeds(lookup)):
         start = j * lookup.block
         stop = min(start + lookup.block, lookup.width)
         first = hash_rows(ids, seed, size - lookup.block + 1)

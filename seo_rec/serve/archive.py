@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkstemp
+from tempfile import TemporaryDirectory
 
+from seo_rec.files import whole_file
 from seo_rec.serve.layout import PackageError
 
 MAX_MEMBERS = 64
@@ -17,19 +17,10 @@ MAX_MEMBERS = 64
 
 def write_tar(folder: Path, path: Path) -> None:
     """Write the files of a folder into a tar file, by name; equal files give equal bytes."""
-    handle, name = mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        _write(folder, temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write(folder: Path, path: Path) -> None:
-    with tarfile.open(path, "w:", format=tarfile.GNU_FORMAT) as archive:
+    with (
+        whole_file(path) as temporary,
+        tarfile.open(temporary, "w:", format=tarfile.GNU_FORMAT) as archive,
+    ):
         for file in sorted(folder.iterdir()):
             member = tarfile.TarInfo(file.name)
             member.size, member.mode = file.stat().st_size, 0o644

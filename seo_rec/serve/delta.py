@@ -12,15 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from seo_rec.files import hidden_folder, new_folder, sync, sync_folder, write_bytes, write_json
+from seo_rec.files import (
+    checksum,
+    hidden_folder,
+    new_folder,
+    sync,
+    sync_folder,
+    write_bytes,
+    write_json,
+)
 from seo_rec.policy import PolicyError
 from seo_rec.policy.strict_json import integer, json_object, string
 from seo_rec.serve import layout
 from seo_rec.serve.archive import unpacked
 from seo_rec.serve.layout import PackageError
-from seo_rec.serve.package import Array, check_files, read_json, read_manifest, read_package, sha256
+from seo_rec.serve.package import Array, check_files, read_json, read_manifest, read_package
 from seo_rec.serve.predictor import Predictor
-from seo_rec.serve.tensors import read_tensors, tensor_bytes, tensor_places
+from seo_rec.serve.tensors import fits, read_tensors, tensor_bytes, tensor_places
 
 FORMAT = "seo-rec-delta"
 VERSION = 1
@@ -60,13 +68,12 @@ def write_delta(base: Path, new: Path, folder: Path) -> None:
         if kinds[name] == "whole":
             shutil.copyfile(new / name, folder / name)
     shutil.copyfile(new / layout.MANIFEST_FILE, folder / TARGET_FILE)
-    own = sorted(path for path in folder.iterdir())
     document = {
         "format": FORMAT,
         "version": VERSION,
-        "base": sha256(base / layout.MANIFEST_FILE),
+        "base": before.digest,
         "kinds": kinds,
-        "files": {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in own},
+        "files": {path.name: checksum(path) for path in sorted(folder.iterdir())},
     }
     write_json(folder / DELTA_FILE, document)
 
@@ -157,7 +164,7 @@ def _build(package: Path, delta: Path, made: Path, names: tuple[Path, Path]) -> 
     """
     manifest, digest = read_manifest(package)
     check_files(package, manifest["files"])
-    document = _read_delta(delta)
+    document = _read_delta(delta, names[1])
     if document["base"] != digest:
         raise PackageError(
             f"{names[1]}: was not made for the package {names[0]}; apply the deltas in order, or "
@@ -177,12 +184,12 @@ def _build(package: Path, delta: Path, made: Path, names: tuple[Path, Path]) -> 
     Predictor.load(made)
 
 
-def _read_delta(folder: Path) -> dict[str, Any]:
-    """The document of a delta, whose form and files are checked."""
+def _read_delta(folder: Path, called: Path) -> dict[str, Any]:
+    """The document of a delta, whose form and files are checked; the user calls it ``called``."""
     path = folder / DELTA_FILE
     if not path.is_file():
-        raise PackageError(f"{folder}: no {DELTA_FILE} here, so this is no delta")
-    where = str(path)
+        raise PackageError(f"{called}: no {DELTA_FILE} here, so this is no delta")
+    where = str(called / DELTA_FILE)
     try:
         doc = json_object(read_json(path), {"format", "version", "base", "kinds", "files"}, where)
         if doc["format"] != FORMAT or type(doc["version"]) is not int or doc["version"] != VERSION:
@@ -224,16 +231,8 @@ def _patch(file: Path, changes: Path) -> None:
     with file.open("r+b") as stream:
         for name in sorted(names):
             at, new = rows[f"{name}.at"], rows[f"{name}.rows"]
-            old = tensors.get(name)
-            fits = old is not None and at.dtype == np.int64 and at.ndim == 1
-            if (
-                not fits
-                or old is None
-                or (new.dtype, new.shape)
-                != (
-                    old.dtype,
-                    (len(at), *old.shape[1:]),
-                )
+            if (old := tensors.get(name)) is None or not (
+                fits(at, "i8", None) and fits(new, old.dtype.str, len(at), *old.shape[1:])
             ):
                 raise PackageError(f"{changes}: {name!r} does not fit the package")
             if len(at) and not (int(at.min()) >= 0 and int(at.max()) < len(old)):

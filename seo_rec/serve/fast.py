@@ -3,20 +3,42 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
+from seo_rec.files import first_line
 from seo_rec.serve.bags import Floats, Inputs
 from seo_rec.serve.layout import ONNX_FILE, PackageError
 from seo_rec.serve.package import Package
 from seo_rec.serve.scorer import NumpyScorer
 from seo_rec.serve.signature import signature_of
 
-_TYPES = {"dense": "tensor(float)", "weights": "tensor(float)"}
-
 
 def is_installed() -> bool:
     """Whether ONNX Runtime can be imported."""
     return importlib.util.find_spec("onnxruntime") is not None
+
+
+def open_session(path: Path, threads: int) -> Any:
+    """A graph, loaded by ONNX Runtime for the processor.
+
+    Args:
+        path: Of the graph.
+        threads: That one call uses; 0 takes one for each core.
+
+    Raises:
+        PackageError: It cannot be loaded.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # errors become exceptions, and warnings are of no use here
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no common class
+        raise PackageError(f"{path}: cannot be loaded ({first_line(error)})") from error
 
 
 class OnnxScorer:
@@ -33,29 +55,21 @@ class OnnxScorer:
     """
 
     def __init__(self, package: Package, threads: int = 0) -> None:
-        import onnxruntime
-
         path = package.path / ONNX_FILE
         if ONNX_FILE not in package.files:
             raise PackageError(
                 f"{package.path}: holds no {ONNX_FILE}; export it with --format onnx"
             )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # errors become exceptions, and warnings are of no use here
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # its errors have no common class
-            raise PackageError(f"{path}: cannot be loaded ({_first_line(error)})") from error
+        self._session = open_session(path, threads)
         self.package = package
         self.signature = signature_of(package.policy, package.preparation)
         self._plain = NumpyScorer(package)
         found = {x.name: (x.type, len(x.shape)) for x in self._session.get_inputs()}
         wanted = {
-            name: (_TYPES.get(name.split("_")[-1], "tensor(int64)"), 1 + (name in ("dense", "ids")))
+            name: (
+                "tensor(float)" if name == "dense" else "tensor(int64)",
+                1 + (name in ("dense", "ids")),
+            )
             for name in self.signature.names
         }
         if found != wanted or [x.name for x in self._session.get_outputs()] != ["logits"]:
@@ -73,11 +87,6 @@ class OnnxScorer:
         try:
             (logits,) = self._session.run(["logits"], feed)
         except Exception as error:
-            raise ValueError(f"{ONNX_FILE} failed ({_first_line(error)})") from error
+            raise ValueError(f"{ONNX_FILE} failed ({first_line(error)})") from error
         found: Floats = logits
         return found
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -19,6 +19,7 @@ BACKBONE_WEIGHTS_FILE = "backbone.safetensors"
 KEPT_FILE = "preparation.safetensors"  # where a vocabulary was pruned
 GOLDEN_FILE = "golden.safetensors"
 ONNX_FILE = "model.onnx"
+AOTI_FILE = "model.pt2"  # machine code
 
 REQUIRED = (
     POLICY_FILE,
@@ -28,7 +29,7 @@ REQUIRED = (
     BACKBONE_WEIGHTS_FILE,
     GOLDEN_FILE,
 )
-OPTIONAL = (KEPT_FILE, ONNX_FILE, "model.pt2")
+OPTIONAL = (KEPT_FILE, ONNX_FILE, AOTI_FILE)
 ALL_FILES = (MANIFEST_FILE, *REQUIRED, *OPTIONAL)
 
 IDS, CODES = "ids", "codes"  # tensors of all vocabularies and of all codes

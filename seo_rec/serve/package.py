@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from seo_rec.files import checksum
 from seo_rec.policy import Policy, PolicyError
 from seo_rec.policy.reading import read_parts
 from seo_rec.policy.strict_json import integer, json_object, parse_document, string
@@ -24,10 +25,9 @@ from seo_rec.serve.bags import Bags, Floats, Inputs
 from seo_rec.serve.layout import PackageError
 from seo_rec.serve.preparation import Preparation
 from seo_rec.serve.program import DENSE, EMBEDDINGS, Program
-from seo_rec.serve.tensors import read_tensors
+from seo_rec.serve.tensors import fits, read_tensors
 
 MAX_JSON_BYTES = 1 << 28
-_READ_BYTES = 1 << 20
 _MANIFEST_KEYS = {
     "format", "version", "precision", "files", "num_bytes", "data", "model", "metrics", "versions",
 }  # fmt: skip
@@ -178,17 +178,8 @@ def check_files(
                 f"{path}: has {found.st_size} bytes and {entry['bytes']} are expected; copy the "
                 "package again"
             )
-        if sha256(path) != entry["sha256"]:
+        if checksum(path)["sha256"] != entry["sha256"]:
             raise PackageError(f"{path}: its checksum is another one; copy the package again")
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(_READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def read_json(path: Path) -> Any:
@@ -289,7 +280,9 @@ def _divided(sizes: Any, order: list[str], numbers: Array | None, where: str) ->
     """A tensor cut into named parts of these sizes, in this order."""
     if not isinstance(sizes, dict) or set(sizes) - set(order):
         raise PackageError(f"{where}: must be an object that names {order}")
-    numbers = np.empty(0) if numbers is None else numbers
+    numbers = np.empty(0, np.int64) if numbers is None else numbers
+    if numbers.ndim != 1:
+        raise PackageError(f"{where}: its tensor has the shape {numbers.shape}; allowed: (V,)")
     found: dict[str, Array] = {}
     start = 0
     for name in [name for name in order if name in sizes]:
@@ -300,7 +293,7 @@ def _divided(sizes: Any, order: list[str], numbers: Array | None, where: str) ->
             )
         found[name] = numbers[start : start + size]
         start += size
-    if start != len(numbers) or numbers.ndim != 1:
+    if start != len(numbers):
         raise PackageError(f"{where}: {start} of {len(numbers)} numbers have a name")
     return found
 
@@ -310,7 +303,7 @@ def _said(tensor: tuple[Any, tuple[int, ...]] | None) -> str:
 
 
 def _require_ascending(ids: Array, where: str) -> None:
-    if ids.dtype != np.int64 or ids.ndim != 1:
+    if not fits(ids, "i8", None):
         raise PackageError(
             f"{where}: ids are {ids.dtype} of shape {ids.shape}; allowed: int64 (V,)"
         )
@@ -324,17 +317,17 @@ def _golden(tensors: Mapping[str, Array], preparation: Preparation, examples: An
     if set(tensors) != {"dense", "scores", *names}:
         raise PackageError(f"{where}: holds {sorted(tensors)}; needed are dense, scores, {names}")
     scores, dense = tensors["scores"], tensors["dense"]
-    if scores.dtype != np.float32 or scores.ndim != 1 or len(scores) < layout.EXAMPLES:
+    if not fits(scores, "f4", None) or len(scores) < layout.EXAMPLES:
         raise PackageError(f"{where}: scores must be float32, {layout.EXAMPLES} or more")
     if not (np.isfinite(scores).all() and np.isfinite(dense).all()):
         raise PackageError(f"{where}: holds numbers that are not finite")
-    if dense.dtype != np.float32 or dense.shape != (len(scores), len(preparation.numeric)):
+    if not fits(dense, "f4", len(scores), len(preparation.numeric)):
         raise PackageError(f"{where}: dense must be float32, one line for each score")
     columns = {}
     for i, column in enumerate(preparation.embedded):
         ids, lengths = tensors[f"ids.{i}"], tensors[f"lengths.{i}"]
-        fits = ids.dtype == lengths.dtype == np.int64 and ids.ndim == lengths.ndim == 1
-        if not fits or len(lengths) != len(scores) or (lengths < 0).any() or (ids < 0).any():
+        good = fits(ids, "i8", None) and fits(lengths, "i8", len(scores))
+        if not good or (lengths < 0).any() or (ids < 0).any():
             raise PackageError(f"{where}: bags of column {column.name!r} do not fit the scores")
         if lengths.max(initial=0) > len(ids) or int(lengths.sum()) != len(ids):
             raise PackageError(f"{where}: bags of column {column.name!r} have other lengths")

@@ -5,9 +5,8 @@ Memory holds a few blocks of rows; the order of the rows is kept.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,18 +35,17 @@ from seo_rec.data.rawfile import (
 )
 from seo_rec.data.read_ahead import ReadAhead
 from seo_rec.data.shards import read_shards
-from seo_rec.files import require_new_file
-from seo_rec.policy import MAX_CROSS_IDS, Policy
+from seo_rec.files import require_new_file, whole_file
+from seo_rec.policy import Policy
 from seo_rec.schema import SPLITS, DataError
 from seo_rec.serve.addresses import feature_bags
 from seo_rec.serve.bags import Inputs, RowError
 from seo_rec.serve.predictor import Predictor
-from seo_rec.serve.preparation import Column, Preparation
+from seo_rec.serve.preparation import Column, Preparation, encode_column
 
 SCORE = "score"  # the column of the scores
 AHEAD = 2  # blocks that are read while others are scored
 _PARQUET_ROWS = 65_536
-_HOUR_DIGITS = 8
 
 Progress = Callable[[int, int], None]
 
@@ -144,13 +142,7 @@ def predict_split(
     if split not in SPLITS:
         raise DataError(f"split {split!r}; allowed: {', '.join(SPLITS)}")
     preparation, opened = predictor.preparation, open_data(data)
-    found, known = opened.schema.preparation, preparation.rules
-    if other := [rule for rule in known if known[rule] != found.get(rule)]:
-        rules = "; ".join(f"{r}: {known[r]!r} there, {found.get(r)!r} here" for r in other)
-        raise DataError(
-            f"{data} was prepared by other rules than the data of the training ({rules}); prepare "
-            "it with the same options"
-        )
+    opened.require_rules(preparation.rules, "the model of the package")
     require_new_file(out)  # before every shard is read once
     opened.verify(split)
 
@@ -171,52 +163,42 @@ def _scored(
 ) -> Predicted:
     rows = 0
     ahead = ReadAhead(blocks, AHEAD)
-    with _ParquetFile(out) as writer:
+    with _parquet_file(out) as write:
         try:
             for block in ahead:
                 try:
                     scores = pa.array(predictor.score(block.inputs))
                 except RowError as error:
                     raise error.moved(rows) from error
-                writer.write(pa.table({**block.kept, SCORE: scores}))
+                write(pa.table({**block.kept, SCORE: scores}))
                 rows += block.num_rows
                 if progress is not None:
                     progress(intake.bytes_read, rows)
         finally:
             ahead.close()
         if not rows:
-            writer.write(pa.table({SCORE: pa.array([], pa.float32())}))
+            write(pa.table({SCORE: pa.array([], pa.float32())}))
     return Predicted(rows, intake.num_bad, intake.examples)
 
 
-class _ParquetFile:
-    """A Parquet file that appears at its place when it is whole; use as a context manager."""
+@contextmanager
+def _parquet_file(out: Path) -> Iterator[Callable[[Any], None]]:
+    """What appends a table to a Parquet file, which appears at ``out`` when it is whole."""
+    require_new_file(out)
+    writer: Any = None
 
-    def __init__(self, out: Path) -> None:
-        require_new_file(out)
-        self._out = out
-        handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
-        os.close(handle)
-        self._temporary = Path(name)
-        self._writer: Any = None
+    def write(table: Any) -> None:
+        nonlocal writer
+        if writer is None:
+            writer = pq.ParquetWriter(temporary, table.schema)
+        writer.write_table(table.cast(writer.schema))
 
-    def write(self, table: Any) -> None:
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self._temporary, table.schema)
-        self._writer.write_table(table.cast(self._writer.schema))
-
-    def __enter__(self) -> _ParquetFile:
-        return self
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
+    with whole_file(out) as temporary:
         try:
-            if self._writer is not None:
-                self._writer.close()
-            if kind is None:
-                os.chmod(self._temporary, 0o644)
-                os.replace(self._temporary, self._out)
+            yield write
         finally:
-            self._temporary.unlink(missing_ok=True)
+            if writer is not None:
+                writer.close()
 
 
 class _Reader:
@@ -273,19 +255,19 @@ class _Reader:
 
     def _fault(self, row: Mapping[str, str]) -> tuple[str, str, str, str] | None:
         """What is wrong with the cells of a row, whose numbers are numbers."""
-        for c in self.preparation.embedded:
-            cell = row[c.name].strip()
-            if c.rule == "hour_of_day" and not _is_hour(cell):
-                return c.name, cell, "not an hour written as YYMMDDHH", "correct the cell"
         for name in self.keep:
             if any("\udc80" <= sign <= "\udcff" for sign in row[name]):
                 return name, row[name], "not UTF-8, so it cannot be kept", "convert the file"
         columns = {c.name: c for c in self.preparation.embedded}
-        for f in self.crosses:
-            sizes = [_bag_size(row[name], columns[name]) for name in f.columns]
-            if int(np.prod(sizes, dtype=object)) > MAX_CROSS_IDS:
-                why = f"more combinations than {MAX_CROSS_IDS} for the cross {f.name!r}"
-                return f.columns[0], " x ".join(map(str, sizes)), why, "shorten the lists"
+        try:
+            for c in columns.values():
+                if c.rule == "hour_of_day":
+                    encode_column(_one_cell(row[c.name], c), c)
+            for f in self.crosses:
+                of = [columns[name] for name in f.columns]
+                feature_bags(f, [encode_column(_one_cell(row[c.name], c), c) for c in of])
+        except RowError as error:
+            return error.column, error.value, error.why, error.fix
         return None
 
     def _require(self, names: Sequence[str], path: Path) -> None:
@@ -367,15 +349,13 @@ def _field_kind(column: Column) -> str:
     return "integer" if column.rule in ("bucket", "hour_of_day") else "token"
 
 
-def _is_hour(cell: str) -> bool:
-    digits = cell.isascii() and cell.isdigit() and len(cell) == _HOUR_DIGITS
-    return digits and int(cell) >= 10**7 and int(cell[-2:]) < 24
-
-
-def _bag_size(cell: str, column: Column) -> int:
-    if column.kind == "multivalent":
-        return sum(1 for part in cell.split(column.separator) if part)
-    return 1 if cell or column.missing == "token" else 0
+def _one_cell(cell: str, column: Column) -> Any:
+    """An Arrow array of one cell, as whole blocks of text are parsed."""
+    if _field_kind(column) == "integer":
+        number = int(cell, 16 if "x" in cell.lower() else 10) if cell else None
+        return pa.array([number], pa.int64())
+    content = cell.encode("utf-8", "surrogateescape") or None
+    return pa.array([content], pa.binary()).dictionary_encode()
 
 
 def _copied(column: Any) -> Any:

@@ -324,7 +324,7 @@ def _lists(column: Any, rule: Column, weights: Any) -> Bags:
         return Bags(ids, lengths)
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     cells = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
-    given = [] if weights is None else list(weights)
+    given = list(weights)
     sizes = [0 if w is None else len(w) for w in given]
     if sizes != cells.tolist():
         raise DataError(

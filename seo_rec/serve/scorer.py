@@ -6,11 +6,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import numpy as np
 
-from seo_rec.policy import Feature, Lookup
+from seo_rec.policy import Feature, Lookup, Policy
+from seo_rec.policy.addresses import lookup_rows
 from seo_rec.policy.dtypes import BITS, FLOAT_BYTES, dequantize_rows
-from seo_rec.serve.addresses import block_places, feature_bags, rows_of
+from seo_rec.serve.addresses import block_places, feature_bags
 from seo_rec.serve.bags import Bags, Floats, Ids, Inputs
 from seo_rec.serve.layout import Place, table_places
 from seo_rec.serve.package import Array, Package
@@ -101,7 +104,7 @@ class NumpyScorer:
             places = block_places(lookup, array.size, ids)
             return read_floats(self.package.embeddings[f"array.{i}"], places, array.dtype)
         place = self._places[lookup.table]
-        rows = rows_of(self.policy, f, lookup, ids) + place.first
+        rows = lookup_rows(self.policy, f, lookup, ids) + place.first
         return read_rows(self.package.embeddings[place.tensor], rows, place)
 
 
@@ -111,6 +114,22 @@ def read_rows(stored: Array, rows: Ids, place: Place) -> Floats:
     if place.dtype == "float32":
         return read
     return dequantize_rows(read.view(np.uint8), place.dim, place.dtype)
+
+
+def read_back(policy: Policy, stored: Mapping[str, Array]) -> Iterator[tuple[str, Floats]]:
+    """Of each table and array that is not stored as float32, its name and the floats it stands for.
+
+    Args:
+        policy: With the types of storage.
+        stored: The tensors of ``embeddings.safetensors``.
+    """
+    for t, place in zip(policy.tables, table_places(policy).values(), strict=True):
+        if t.dtype != "float32":
+            rows = np.arange(place.first, place.first + place.rows)
+            yield t.name, read_rows(stored[place.tensor], rows, place)
+    for i, a in enumerate(policy.arrays):
+        if a.dtype != "float32":
+            yield a.name, read_floats(stored[f"array.{i}"], np.arange(a.size), a.dtype)
 
 
 def read_floats(stored: Array, places: Ids, dtype: str) -> Floats:

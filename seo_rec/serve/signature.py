@@ -8,6 +8,7 @@ columns, -1 where a row has none; and for each feature that reads a multivalent 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,6 @@ class Signature:
         optional: The columns of ``ids`` that may have no id in a row.
         single: Features of such columns, with at most one id in a row, in the order of the policy.
         ragged: The other features, in that order.
-        weighted: Whether ids have weights, ``bag<i>_weights`` float32 (V,); then no feature is
-            single.
     """
 
     num_dense: int
@@ -40,16 +39,14 @@ class Signature:
     optional: tuple[str, ...]
     single: tuple[str, ...]
     ragged: tuple[str, ...]
-    weighted: bool = False
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The names of the inputs, in order."""
         names = ["dense"] if self.num_dense or not self.columns else []
         names += ["ids"] if self.columns else []
         for i in range(len(self.ragged)):
             names += [f"bag{i}_ids", f"bag{i}_rows"]
-            names += [f"bag{i}_weights"] if self.weighted else []
         return tuple(names)
 
     def feed(self, policy: Policy, inputs: Inputs) -> dict[str, Array]:
@@ -62,16 +59,14 @@ class Signature:
         if "dense" in self.names:
             found["dense"] = np.ascontiguousarray(inputs.dense_BN)
         if self.columns:
-            found["ids"] = np.empty((len(inputs), len(self.columns)), np.int64)
-            for i, name in enumerate(self.columns):
-                found["ids"][:, i] = _one_each(inputs.columns[name])
-        ragged = [f for f in policy.features if f.name in set(self.ragged)]
-        for i, f in enumerate(ragged):
-            bags = feature_bags(f, [inputs.columns[name] for name in f.columns])
+            # one call for all columns: at one row, each call costs as much as the graph's steps
+            ids = np.concatenate([_one_each(inputs.columns[name]) for name in self.columns])
+            found["ids"] = np.ascontiguousarray(ids.reshape(len(self.columns), len(inputs)).T)
+        features = {f.name: f for f in policy.features} if self.ragged else {}
+        for i, name in enumerate(self.ragged):
+            f = features[name]
+            bags = feature_bags(f, [inputs.columns[column] for column in f.columns])
             found[f"bag{i}_ids"], found[f"bag{i}_rows"] = bags.ids, bags.rows()
-            if self.weighted:
-                ones = np.ones(len(bags.ids), np.float32)
-                found[f"bag{i}_weights"] = ones if bags.weights is None else bags.weights
         return found
 
 
@@ -84,9 +79,9 @@ def _one_each(bags: Bags) -> Ids:
     return ids
 
 
-def signature_of(policy: Policy, preparation: Preparation, weighted: bool = False) -> Signature:
+def signature_of(policy: Policy, preparation: Preparation) -> Signature:
     """The inputs of the graph of a package."""
-    categorical = [c for c in preparation.embedded if c.kind == "categorical" and not weighted]
+    categorical = [c for c in preparation.embedded if c.kind == "categorical"]
     single = {c.name for c in categorical}
     features = [f for f in policy.features if set(f.columns) <= single]
     read = {name for f in features for name in f.columns}
@@ -97,5 +92,4 @@ def signature_of(policy: Policy, preparation: Preparation, weighted: bool = Fals
         optional=tuple(c.name for c in preparation.embedded if c.name in optional),
         single=tuple(f.name for f in features),
         ragged=tuple(f.name for f in policy.features if not set(f.columns) <= single),
-        weighted=weighted,
     )

@@ -58,6 +58,15 @@ def read_tensors(path: Path) -> dict[str, Array]:
     return tensors
 
 
+def fits(tensor: Array, dtype: str, *shape: int | None) -> bool:
+    """Whether a tensor has a type and a shape; None stands for any size."""
+    return (
+        tensor.dtype == np.dtype(dtype)
+        and tensor.ndim == len(shape)
+        and all(want in (None, size) for want, size in zip(shape, tensor.shape, strict=True))
+    )
+
+
 def tensor_places(content: bytes) -> dict[str, tuple[int, int]]:
     """Of each tensor of a file with this content, its first byte and how many bytes it has."""
     size = int.from_bytes(content[:8], "little")

@@ -154,7 +154,7 @@ def test_searches_comparisons_and_evaluations_agree_first(
         return recipes.frontier(wanted, (3200, 1600) if last else (3200,), tmp_path / "f")
 
     def evaluated(last: bool) -> Any:
-        return recipes.evaluate_run(tmp_path / "e", tiny_data, "val" if last else "test")
+        return recipes.evaluate_served(tmp_path / "e", tiny_data, "val" if last else "test").metrics
 
     def otherwise(last: bool) -> Any:
         return searched(last) if last else compared(last)

@@ -390,12 +390,12 @@ def test_one_process_evaluates_a_sharded_run(tiny_data: DataSet, tmp_path: Path)
 
     def on_rank() -> Any:
         done = recipes.train(tiny_data, policy, out, wanted)
-        return asdict(done), asdict(recipes.evaluate_run(out, tiny_data, "test"))
+        return asdict(done), asdict(recipes.evaluate_served(out, tiny_data, "test").metrics)
 
     answers = run_ranks(on_rank, 2)
     result = json.loads((out / "result.json").read_text())
     for split in ("val", "test"):
-        found = asdict(recipes.evaluate_run(out, tiny_data, split))
+        found = asdict(recipes.evaluate_served(out, tiny_data, split).metrics)
         assert found["auc"] == result[f"{split}_auc"]
         assert found["log_loss"] == pytest.approx(result[f"{split}_logloss"], abs=1e-7)
         if split == "test":

@@ -342,12 +342,14 @@ ARCHIVES: dict[str, Callable[[], list]] = {
 
 
 @pytest.mark.parametrize("kind", ARCHIVES)
-def test_archives(kind, tmp_path):
+def test_archives(kind, package, tmp_path):
+    """As a package and as a delta of a good package."""
     path = archive_of(ARCHIVES[kind](), tmp_path / "package.tar")
     refused(path)
     assert [p.name for p in tmp_path.iterdir()] == ["package.tar"]
-    with pytest.raises(PackageError):
-        apply_delta(tmp_path, path, tmp_path / "made")
+    with pytest.raises(PackageError, match=r"^\S+/package\.tar: "):
+        apply_delta(package, path, tmp_path / "made")
+    assert [p.name for p in tmp_path.iterdir()] == ["package.tar"]
 
 
 def test_archives_that_swell_or_lie(package, tmp_path):
@@ -358,7 +360,8 @@ def test_archives_that_swell_or_lie(package, tmp_path):
         assert "not an uncompressed tar file" in refused(path)
     good = tmp_path / "package.tar"
     write_tar(package, good)
-    Predictor.load(good, "numpy")
+    whole = Predictor.load(good, "numpy")
+    golden, wanted = whole.package.golden, whole.score(whole.package.golden.inputs)
     content = good.read_bytes()
     lying = tarfile.TarInfo("policy.json")
     lying.size = 1 << 40
@@ -371,7 +374,8 @@ def test_archives_that_swell_or_lie(package, tmp_path):
         bits[int(rng.integers(0, len(bits)))] ^= 1 << int(rng.integers(0, 8))
         (tmp_path / "bad.tar").write_bytes(bytes(bits))
         with contextlib.suppress(PackageError):  # a bit of the padding changes nothing
-            Predictor.load(tmp_path / "bad.tar", "numpy")
+            found = Predictor.load(tmp_path / "bad.tar", "numpy").score(golden.inputs)
+            np.testing.assert_array_equal(found, wanted)
     for size in (1, 100, 511, 512, 1000, len(content) // 2):
         (tmp_path / "bad.tar").write_bytes(content[:size])
         refused(tmp_path / "bad.tar")
@@ -414,6 +418,8 @@ def test_damaged_deltas(package, changes, tmp_path):
     rng = np.random.default_rng(4)
     folder, out = tmp_path / "delta", tmp_path / "made"
     names = sorted(p.name for p in changes.iterdir())
+    new = Predictor.load(apply_delta(package, changes, tmp_path / "new"), "numpy")
+    updated = new.score(new.package.golden.inputs)
     assert {"delta.json", "rows.safetensors", "target-manifest.json"} <= set(names)
     for name in names:
         content = (changes / name).read_bytes()
@@ -426,7 +432,8 @@ def test_damaged_deltas(package, changes, tmp_path):
                 forged_delta(folder)
             if name == "target-manifest.json" and i % 2:
                 with contextlib.suppress(PackageError):  # parts of it are for people only
-                    apply_delta(package, folder, out)
+                    made = Predictor.load(apply_delta(package, folder, out), "numpy")
+                    np.testing.assert_array_equal(made.score(made.package.golden.inputs), updated)
                     shutil.rmtree(out)
             else:
                 delta_refused(package, folder, out)

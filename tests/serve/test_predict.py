@@ -267,7 +267,7 @@ def test_no_file_is_written_over(clicks, predictor, seo_rec, tmp_path):
 
 def test_data_of_other_rules_are_refused(clicks, tiny, seo_rec, tmp_path):
     done = seo_rec("predict", clicks.package, "--raw", tiny, "--out", tmp_path / "s.parquet")
-    assert done.code == 2 and "was prepared by other rules" in done.err
+    assert done.code == 2 and "that were prepared by other rules than" in done.err
 
 
 @pytest.mark.parametrize(

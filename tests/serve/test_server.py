@@ -346,7 +346,7 @@ def test_sighup_loads_the_package_anew(tmp_path):
     with running(link, "--reload", "0") as (process, address):
         (tmp_path / "next").symlink_to(paths[1])
         os.replace(tmp_path / "next", link)
-        time.sleep(0.3)
+        time.sleep(ServerSettings().reload + 0.5)  # a look at the package, if there was one
         assert httpx.get(f"{address}/healthz").json()["package"] == versions[0]
         process.send_signal(signal.SIGHUP)
         deadline = time.monotonic() + 20

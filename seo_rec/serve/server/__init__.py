@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from seo_rec.serve.server.live import LivePackage
-from seo_rec.serve.server.settings import ServerSettings
+from seo_rec.settings import ServerSettings
 
 __all__ = ["LivePackage", "ServerSettings"]

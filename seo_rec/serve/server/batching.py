@@ -25,15 +25,13 @@ def joined(pieces: Sequence[Inputs]) -> Inputs:
         if any(b.lengths is not None for b in bags):
             lengths = np.concatenate([b.counts() for b in bags])
         if any(b.weights is not None for b in bags):
-            ones = [
-                np.ones(len(b.ids), np.float32) if b.weights is None else b.weights for b in bags
-            ]
-            weights = np.concatenate(ones)
+            weights = np.concatenate([_weights(b) for b in bags])
         columns[name] = Bags(np.concatenate([b.ids for b in bags]), lengths, weights)
     return Inputs(np.concatenate([piece.dense_BN for piece in pieces]), columns)
 
 
 def _weights(bags: Bags) -> Floats:
+    """float32 (V,): the weight of each id, 1 where none is given."""
     return np.ones(len(bags.ids), np.float32) if bags.weights is None else bags.weights
 
 

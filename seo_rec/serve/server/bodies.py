@@ -10,6 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from seo_rec.files import first_line
+from seo_rec.policy.strict_json import no_constant, no_duplicate_keys
 from seo_rec.schema import DataError
 from seo_rec.serve.bags import Floats
 from seo_rec.serve.predictor import as_table
@@ -133,26 +135,11 @@ def _typed(table: Any, preparation: Preparation) -> Any:
 def _parsed(content: bytes) -> Any:
     try:
         return json.loads(
-            content.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_key_twice
+            content.decode("utf-8"), parse_constant=no_constant, object_pairs_hook=no_duplicate_keys
         )
-    except RequestError:
-        raise
     except (ValueError, RecursionError) as error:
         why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise RequestError(400, f"the body is no JSON text in UTF-8: {why}") from error
-
-
-def _no_constant(name: str) -> Any:
-    raise RequestError(400, f"the body holds {name}, which JSON has no form for; null is missing")
-
-
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise RequestError(400, f"the body has the key {twice[:80]!r} twice; give it once")
-    return found
 
 
 def _turned(rows: Any, names: list[str], max_rows: int) -> dict[str, list[Any]]:
@@ -196,7 +183,7 @@ def _arrow_table(content: bytes, preparation: Preparation, max_rows: int) -> Any
     except RequestError:
         raise
     except (pa.ArrowException, OSError, ValueError, EOFError) as error:
-        why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        why = first_line(error)
         raise RequestError(400, f"the body is no Arrow stream: {why}") from error
     return table.select([i for i, f in enumerate(schema) if f.name in names])
 

@@ -13,7 +13,7 @@ from seo_rec.serve.server.app import background, build_app
 from seo_rec.serve.server.live import LivePackage
 from seo_rec.serve.server.metrics import Metrics
 from seo_rec.serve.server.service import Service
-from seo_rec.serve.server.settings import ServerSettings
+from seo_rec.settings import ServerSettings
 
 _LONGEST = 60  # seconds that requests have to end in, once no new ones are taken
 _IDLE = 75  # seconds that a connection may wait for its next request; balancers often close at 60

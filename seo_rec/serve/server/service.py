@@ -17,7 +17,7 @@ from seo_rec.serve.server.batching import Batcher
 from seo_rec.serve.server.bodies import RequestError, read_body
 from seo_rec.serve.server.live import LivePackage
 from seo_rec.serve.server.metrics import Metrics
-from seo_rec.serve.server.settings import ServerSettings
+from seo_rec.settings import ServerSettings
 
 LOG = logging.getLogger("seo_rec.progress")
 _SMALL = 16 << 10  # bytes of a body that is prepared at once, without the way to another thread
@@ -51,7 +51,9 @@ class Service:
         """
         if self._in_flight >= self.settings.max_requests:
             raise RequestError(
-                429, f"{self._in_flight} requests are being answered; allowed: as many; try again"
+                429,
+                f"{self._in_flight} requests are being answered, the most that --max-requests "
+                "allows; try again",
             )
         self._in_flight += 1
         self.metrics.in_flight.set(self._in_flight)
