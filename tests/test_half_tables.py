@@ -114,7 +114,7 @@ def test_what_is_evaluated_and_exported_is_what_was_trained(
 ) -> None:
     """The types of 16 bits that the run was trained in lose nothing."""
     out, storage, result = run
-    assert recipes.evaluate_run(out, tiny_data, "test").auc == result.test_auc
+    assert recipes.evaluate_served(out, tiny_data, "test").metrics.auc == result.test_auc
     served = recipes.evaluate_served(out, tiny_data, "test", storage)
     assert served.metrics.auc == result.test_auc
     assert served.num_bytes * 2 == served.num_bytes_float32

@@ -134,8 +134,8 @@ def test_one_device_is_not_sharded():
     policy = policy_of({"a": 3, "b": 1})
     plan = plan_policy(policy, read_topology("cpu"), batch_size=32, default=False)
     assert plan.placements == (
-        Placement("a", "table_wise", (Shard(0, 0, 0, 1000, 16),)),
-        Placement("b", "table_wise", (Shard(0, 0, 0, 1000, 16),)),
+        Placement("a", "table_wise", (Shard(0, 0, 0, 1000, 16),), "dense"),
+        Placement("b", "table_wise", (Shard(0, 0, 0, 1000, 16),), "dense"),
     )
     assert plan.estimate.phases_ms["output_dist"] == 0 and plan.imbalance == 1.0
 
@@ -408,13 +408,19 @@ def test_bad_topology_files(tmp_path: Path):
         ({"memory_bytes": "80 GB"}, "memory_bytes must be a int"),
         ({"local_size": True}, "local_size must be a int"),
         ({"device": "tpu"}, "device 'tpu'; allowed: cpu, cuda"),
-        ({"version": 1}, "not a 'seo-rec-topology' file of version 2"),
+        ({"version": 1}, "not a 'seo-rec-topology' file of version 3"),
+        ({"version": 2}, "not a 'seo-rec-topology' file of version 3"),  # with keys of version 3
+        ({"host_bandwidth": 0}, "host_memory_bytes without host_bandwidth"),
+        ({"host_memory_bytes": -1}, "host_memory_bytes -1; allowed: 0 or more"),
         ({"pods": 2}, "a topology has exactly the keys"),
         ({"exchange_ms": -1.0}, "exchange_ms -1"),
     ):
         path.write_text(json.dumps({**good, **change}))
         with pytest.raises(PlanError, match=message):
             read_topology(str(path))
+    old = {k: v for k, v in good.items() if k not in ("host_memory_bytes", "host_bandwidth")}
+    path.write_text(json.dumps(old | {"version": 2}))
+    assert read_topology(str(path)) == replace(GPUS, host_memory_bytes=0, host_bandwidth=0)
     path.write_text("[1")
     with pytest.raises(PlanError, match="not valid JSON"):
         read_topology(str(path))

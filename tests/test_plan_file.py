@@ -53,6 +53,27 @@ def test_round_trip(plan, tmp_path):
         loaded.check(BUILDABLE["sum"])
 
 
+def test_version_1_is_read(plan, tmp_path):
+    """It had no kernels: they follow from the optimizer, and from whether a table has shards."""
+    for optimizer, kernel in (("adam", "dense"), ("sgd", "fused")):
+        document = json.loads(json.dumps(plan.to_json()))
+        document |= {"version": 1, "row_optimizer": optimizer}
+        for placement in document["placements"]:
+            del placement["compute_kernel"], placement["cache_load_factor"]
+        whole = {"rank": 0, "row": 0, "column": 0, "rows": 9, "columns": 8}
+        document["placements"][0] |= {"kind": "table_wise", "shards": [whole]}
+        document["placements"][1] |= {"kind": "data_parallel", "shards": []}
+        for rank in [*document["estimate"]["ranks"], *document["default"]["ranks"]]:
+            del rank["host_memory_bytes"]
+        (tmp_path / "old.json").write_text(json.dumps(document))
+        read = Plan.load(tmp_path / "old.json")
+        assert [p.compute_kernel for p in read.placements] == [kernel, "dense"]
+        assert read.estimate == plan.estimate
+        assert read.to_json()["version"] == 2
+    document["placements"] = [3, *document["placements"]]
+    refused(tmp_path / "bad.json", json.dumps(document), r"placements\[0\]: must be an object")
+
+
 def test_same_bytes_in_every_process(tmp_path):
     """The order of Python's sets and hashes never reaches the file."""
     code = (
@@ -71,7 +92,10 @@ def test_same_bytes_in_every_process(tmp_path):
 
 
 BAD_VALUES: list[tuple[tuple[str | int, ...], Any, str]] = [
-    (("version",), 2, "version 2; this release reads 'seo-rec-plan' version 1"),
+    (("version",), 3, "version 3; this release reads 'seo-rec-plan' versions 1 and 2"),
+    (("placements", 0, "compute_kernel"), 1, r"placements\[0\]: compute_kernel: must be a str"),
+    (("placements", 0, "cache_load_factor"), "x", "cache_load_factor: must be a float, got 'x'"),
+    (("version",), 1, "version 1 has no key 'compute_kernel'"),
     (("version",), True, "version True"),
     (("format",), "seo-rec-policy", "format 'seo-rec-policy'"),
     (("colour",), 1, r"unknown keys \['colour'\], missing keys \[\]"),
@@ -107,7 +131,7 @@ def test_hostile_files(plan, tmp_path):
     refused(path, "[]", "must be an object, got list")
     refused(path, b"\xff\xfe", "not a JSON file")
     refused(path, "[" * 100_000, "not a JSON file")
-    refused(path, text.replace('"version": 1', '"version": 1, "version": 1'), "appears twice")
+    refused(path, text.replace('"version": 2', '"version": 2, "version": 2'), "appears twice")
     refused(path, re.sub(r'"step_ms": [\d.]+', '"step_ms": NaN', text), "NaN is not allowed")
     too_large = re.sub(r'"step_ms": [\d.]+', '"step_ms": 1e999', text)
     refused(path, too_large, "the number 1e999 is not allowed")
@@ -161,6 +185,27 @@ def test_command(seo_rec, tmp_path):
     assert out.read_bytes() == before
     out.rename(tmp_path / "first.json")
     assert seo_rec(*arguments).code == 0 and out.read_bytes() == before
+
+
+def test_command_says_what_is_outside_the_gpus(seo_rec, tmp_path):
+    """A policy that eight GPUs cannot hold: kernels, memory there, and what it costs."""
+    from benchmarks.ranks.scaling import applier_policy
+
+    applier_policy(10**11).save(tmp_path / "policy.json")
+    arguments = ["plan", tmp_path / "policy.json", "--topology", "8xA100-40GB", "--batch", "512"]
+    arguments += ["--row-optimizer", "rowwise_adagrad", "--cache-load-factor", "0.1"]
+    kept = seo_rec(*arguments[:-2], "--compute-kernels", "fused", "--out", tmp_path / "no.json")
+    assert kept.code == 2 and "is short by" in kept.err and not (tmp_path / "no.json").exists()
+    done = seo_rec(*arguments, "--out", tmp_path / "plan.json")
+    assert done.code == 0, done.err
+    plan = Plan.load(tmp_path / "plan.json")
+    outside = [p for p in plan.placements if p.compute_kernel == "fused_uvm_caching"]
+    text = " ".join(done.out.split())
+    assert f"{len(outside)} fused_uvm_caching (cache load factor 0.1)" in text
+    assert f"fused_uvm_caching: {len(outside)} of 32 tables" in text and "ms longer than" in text
+    assert "outside, GB" in text and "10.0 to 10.0 % of the rows that are read" in text
+    wrong = seo_rec(*arguments, "--compute-kernels", "uvm", "--out", tmp_path / "no.json")
+    assert wrong.code == 2 and "allowed: fused, fused_uvm_caching, key_value" in wrong.err
 
 
 def test_command_sees_at_the_start_that_it_can_write(seo_rec, tmp_path, monkeypatch):

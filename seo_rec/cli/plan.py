@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,6 +49,21 @@ def plan(
             rich_help_panel=RUN,
         ),
     ] = "auto",
+    compute_kernels: Annotated[
+        str,
+        typer.Option(
+            help="What may hold tables: fused (GPU), fused_uvm_caching (main memory, for tables "
+            "that do not fit), key_value (SSD).",
+            rich_help_panel=RUN,
+        ),
+    ] = "fused,fused_uvm_caching",
+    cache_load_factor: Annotated[
+        float | None,
+        typer.Option(
+            help="Part of such a table's rows that a GPU caches; without it the best one is taken.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
 ) -> None:
     """Place a policy's tables on devices, which need not be there."""
     from seo_rec.policy import Policy
@@ -60,6 +76,7 @@ def plan(
         from seo_rec.data.dataset import open_data
         from seo_rec.plan import plan_policy, rates_of, read_topology
 
+    data = open_data(rates) if rates else None
     found = plan_policy(
         placed,
         read_topology(topology, nodes),
@@ -67,7 +84,10 @@ def plan(
         row_optimizer=settled(
             FitSettings(row_optimizer=row_optimizer), placed.num_params
         ).row_optimizer,
-        rates=rates_of(open_data(rates).schema) if rates else None,
+        rates=rates_of(data.schema) if data else None,
+        compute_kernels=[name.strip() for name in compute_kernels.split(",")],
+        cache_load_factor=cache_load_factor,
+        counts=(lambda column: data.counts(column)[1]) if data else None,
     )
     found.save(out)
     show(found, Console())
@@ -86,10 +106,14 @@ def show(plan: Plan, console: Console) -> None:
 
 def _ranks(title: str, estimate: Estimate) -> Table:
     table = Table(title=title)
-    for heading in ("rank", "tables", "memory, GB", "lookups/sample", "est. ms"):
+    outside = any(r.host_memory_bytes for r in estimate.ranks)
+    more = ("outside, GB",) if outside else ()
+    for heading in ("rank", "tables", "memory, GB", "lookups/sample", "est. ms", *more):
         table.add_column(heading, justify="right")
     for name, rank in _shown(estimate):
-        table.add_row(name, *_cells(estimate.ranks[rank]))
+        load = estimate.ranks[rank]
+        beyond = (f"{load.host_memory_bytes / 1e9:.3f}",) if outside else ()
+        table.add_row(name, *_cells(load), *beyond)
     return table
 
 
@@ -129,5 +153,14 @@ def _totals(plan: Plan) -> Table:
         table.add_row(title, text(plan.estimate), other)
     kinds = sorted({p.kind for p in plan.placements})
     counts = (f"{sum(p.kind == kind for p in plan.placements)} {kind}" for kind in kinds)
-    table.caption = f"tables: {', '.join(counts)}"
+    table.caption = f"tables: {', '.join(counts)}\nkernels: {', '.join(_kernels(plan))}"
     return table
+
+
+def _kernels(plan: Plan) -> list[str]:
+    """How many tables have which compute kernel, with the load factor of its cache."""
+    found = Counter((p.compute_kernel, p.cache_load_factor) for p in plan.placements)
+    return [
+        f"{count} {kernel}" + ("" if load is None else f" (cache load factor {load:g})")
+        for (kernel, load), count in sorted(found.items(), key=lambda item: item[0][0])
+    ]

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from seo_rec.plan.cost import LANES, updates_rows
+from seo_rec.plan.offload import CACHEABLE, DEFAULT_KERNELS
 from seo_rec.plan.placement import (
+    CACHED,
     EMBEDDING_PATH,
+    FUSED,
+    KEY_VALUE,
+    UVM_CACHING,
     Placement,
     PlanError,
     Shard,
@@ -16,9 +21,15 @@ from seo_rec.plan.planner import plan_policy, rates_of
 from seo_rec.plan.topology import PRESETS, Topology, read_topology
 
 __all__ = [
+    "CACHEABLE",
+    "CACHED",
+    "DEFAULT_KERNELS",
     "EMBEDDING_PATH",
+    "FUSED",
+    "KEY_VALUE",
     "LANES",
     "PRESETS",
+    "UVM_CACHING",
     "Estimate",
     "Placement",
     "Plan",

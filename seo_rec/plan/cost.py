@@ -8,6 +8,7 @@ Letters: B rows of one rank's batch, W ranks, R rows of a table, D width.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections import Counter
@@ -19,6 +20,7 @@ import torchrec
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import Topology as TorchRecTopology
+from torchrec.distributed.planner.constants import HBM_TO_DDR_MEM_BW
 from torchrec.distributed.planner.enumerators import get_partition_by_type
 from torchrec.distributed.planner.shard_estimators import (
     EmbeddingPerfEstimator,
@@ -26,11 +28,12 @@ from torchrec.distributed.planner.shard_estimators import (
 )
 from torchrec.distributed.planner.types import Shard, ShardingOption
 from torchrec.distributed.planner.utils import build_sharder_data_map, sharder_name
-from torchrec.distributed.types import ShardingType
+from torchrec.distributed.types import CacheParams, ShardingType
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from seo_rec.plan.placement import PlanError
+from seo_rec.plan.offload import Cache, Counts, bandwidth
+from seo_rec.plan.reads import popularities, reads_by_table
 from seo_rec.plan.topology import Topology
 from seo_rec.policy import Policy, Table
 
@@ -76,44 +79,18 @@ def updates_rows(kind: str, row_optimizer: str, row_l2: float) -> bool:
 
 @dataclass(frozen=True)
 class Price:
-    """Milliseconds of every phase (:data:`PHASES`) and bytes of one piece on its rank."""
+    """Milliseconds of every phase (:data:`PHASES`) and bytes of one piece on its rank.
+
+    ``host`` are bytes that lie outside the device, of a table with a cache.
+    """
 
     phases: tuple[float, ...]
     memory: int
+    host: int = 0
 
     @property
     def ms(self) -> float:
         return sum(self.phases)
-
-
-def reads_by_table(policy: Policy, rates: Mapping[str, float] | None) -> dict[str, list[float]]:
-    """Mean ids per sample of every lookup that reads a table, by table.
-
-    A cross has as many ids as its columns have combinations: its rate is the product of theirs.
-
-    Args:
-        policy: features and lookups.
-        rates: mean ids per bag by column of the data (None: 1).
-
-    Raises:
-        PlanError: a rate is not a number of 0 or more, or a column that the policy reads has none.
-    """
-    rates = dict.fromkeys(policy.columns, 1.0) if rates is None else rates
-    if missing := [c for c in policy.columns if c not in rates]:
-        raise PlanError(
-            f"no rates for columns {missing}; the data has {sorted(rates)}: give --rates the "
-            "data set that the policy was made for"
-        )
-    for c in policy.columns:
-        if not 0 <= rates[c] < math.inf:
-            raise PlanError(f"column {c!r} has rate {rates[c]}; allowed: 0 or more ids per bag")
-    reads: dict[str, list[float]] = {t.name: [] for t in policy.tables}
-    for f in policy.features:
-        rate = math.prod(rates[c] for c in f.columns)
-        for k in f.all_lookups:
-            if k.address != "blocks":  # flat arrays are on every rank, not placed
-                reads[k.table].append(rate)
-    return reads
 
 
 class Prices:
@@ -126,6 +103,8 @@ class Prices:
         row_optimizer: a key of :data:`ROW_OPTIMIZERS`.
         rates: mean ids per bag by column of the data (None: 1).
         row_l2: weight decay of the tables; above 0, all have dense gradients.
+        counts: how often each id of a column occurs, for the hit rates of caches; None, or None of
+            a column: unknown, and rows are taken to be read evenly.
     """
 
     def __init__(
@@ -136,6 +115,7 @@ class Prices:
         row_optimizer: str,
         rates: Mapping[str, float] | None,
         row_l2: float = 0.0,
+        counts: Counts | None = None,
     ) -> None:
         self.topology = topology
         self.batch_size = batch_size
@@ -144,6 +124,9 @@ class Prices:
         self.alone = topology.world_size == 1  # then nothing is sharded, and nothing fused
         self.tables = {t.name: t for t in policy.tables}
         self.reads = reads_by_table(policy, rates)
+        self.cached: Mapping[str, Cache] = {}
+        self._popularity = popularities(policy, rates, counts)
+        self._hits: dict[tuple[str, float], float] = {}
         self.arrays = {a.name: a.size for a in policy.arrays}
         target = torchrec_topology(topology)
         self._perf = EmbeddingPerfEstimator(topology=target)
@@ -154,7 +137,20 @@ class Prices:
             name="t", num_embeddings=1, embedding_dim=4, feature_names=["f"]
         )
         self._module = EmbeddingBagCollection(tables=[config], device=torch.device("meta"))
-        self._known: dict[tuple[str, str, int, int], Price] = {}
+        self._known: dict[tuple[str, str, int, int, Cache | None], Price] = {}
+
+    def with_cache(self, cached: Mapping[str, Cache]) -> Prices:
+        """The same prices with these tables outside the devices, and all others within."""
+        changed = copy.copy(self)  # what was worked out stays known to both
+        changed.cached = cached
+        return changed
+
+    def hit_rate(self, table: str) -> float:
+        """Of the cache of ``table``; see :meth:`Popularity.hit_rate`."""
+        key = table, self.cached[table].load_factor
+        if key not in self._hits:
+            self._hits[key] = self._popularity(table).hit_rate(key[1])
+        return self._hits[key]
 
     def flat_bytes(self) -> int:
         """Flat arrays on every rank, with states, gradients and the bucket of their exchange."""
@@ -197,7 +193,7 @@ class Prices:
 
     def price(self, table: str, kind: str, rows: int, columns: int) -> Price:
         """Price of a piece of ``rows`` x ``columns`` of ``table``, sharded as ``kind``."""
-        key = (table, kind, rows, columns)
+        key = (table, kind, rows, columns, self.cached.get(table))
         if key not in self._known:
             self._known[key] = self._work_out(self.tables[table], kind, rows, columns)
         return self._known[key]
@@ -225,24 +221,51 @@ class Prices:
             update += _DENSE_PASSES[self.row_optimizer] * size / self.topology.stream_bandwidth
         elif self.topology.device == "cpu":
             update *= _FUSED_ON_CPU
-        if not self.alone:
-            return Price(
-                (perf.input_dist_comms, lookup, perf.fwd_comms * full, gradients, update),
-                self._memory(table, kind, rows, columns),
-            )
-        if len(self.tables) > 1 and not sparse:
-            lookup += _CONCATENATED * size / self.topology.stream_bandwidth
-        return Price((0.0, lookup, 0.0, 0.0, update), self._memory(table, kind, rows, columns))
+        fetched, stored = self._transfers(table, rows, columns)
+        if self.alone:
+            if len(self.tables) > 1 and not sparse:
+                lookup += _CONCATENATED * size / self.topology.stream_bandwidth
+            phases = (0.0, lookup, 0.0, 0.0, update)
+        else:
+            outputs = perf.fwd_comms * full
+            phases = (perf.input_dist_comms, lookup + fetched, outputs, gradients, update + stored)
+        return Price(phases, *self._memory(table, kind, rows, columns))
 
-    def _memory(self, table: Table, kind: str, rows: int, columns: int) -> int:
-        """Weights, optimizer state, dense gradients where there are some, ids and vectors."""
+    def _transfers(self, table: Table, rows: int, columns: int) -> tuple[float, float]:
+        """Milliseconds on the bus of a piece of a cached table: rows fetched, and rows stored.
+
+        A row that was not in the cache comes, and one that was changed goes. States of single
+        weights have no cache in FBGEMM: they come and go for every row of a batch.
+        """
+        cache = self.cached.get(table.name)
+        if cache is None:
+            return 0.0, 0.0
+        popularity = self._popularity(table.name)
+        reads = sum(self.reads[table.name]) * self.batch_size * self.topology.world_size
+        distinct = popularity.distinct(reads)
+        missing = min(distinct, reads * (1 - self.hit_rate(table.name)))
+        row_ms = 4e3 * columns / bandwidth(cache.kernel, self.topology) * rows / table.num_rows
+        states = 2 * distinct if self.row_optimizer == "adagrad" else 0.0
+        return missing * row_ms, (missing + states) * row_ms
+
+    def _memory(self, table: Table, kind: str, rows: int, columns: int) -> tuple[int, int]:
+        """Bytes on the device and outside: weights, states, dense gradients, ids and vectors."""
         option = self._option(table, kind, rows, columns, floor=1.0)
         option.tensor._optimizer_classes = [ROW_OPTIMIZERS[self.row_optimizer]]
+        cache, state = self.cached.get(table.name), 0
+        if cache is not None:
+            option.compute_kernel = EmbeddingComputeKernel.FUSED_UVM_CACHING.value
+            option.cache_params = CacheParams(load_factor=cache.load_factor)
+            if self.row_optimizer == "rowwise_adagrad":
+                # FBGEMM has one number per row on the device; TorchRec counts those of cached rows
+                state = math.ceil(4 * rows * (1 - cache.load_factor))
         self._storage.estimate([option], self._sharders)
         storage = option.shards[0].storage
         assert storage is not None
         copies = self._copies(kind, self.row_optimizer)
-        return int(storage.hbm + storage.ddr) + copies * 4 * rows * columns
+        if cache is not None:
+            return int(storage.hbm) + state, int(storage.ddr)
+        return int(storage.hbm + storage.ddr) + copies * 4 * rows * columns, 0
 
     def _option(
         self, table: Table, kind: str, rows: int, columns: int, floor: float
@@ -280,9 +303,10 @@ def torchrec_topology(topology: Topology) -> TorchRecTopology:
             local_world_size=topology.local_size,
             compute_device=topology.device,
             hbm_cap=topology.memory_bytes if cuda else 0,
-            ddr_cap=None if cuda else topology.memory_bytes,
+            ddr_cap=(topology.host_memory_bytes or None) if cuda else topology.memory_bytes,
             hbm_mem_bw=topology.lookup_bandwidth / 1e3,
             ddr_mem_bw=topology.lookup_bandwidth / 1e3,
+            hbm_to_ddr_mem_bw=topology.host_bandwidth / 1e3 or HBM_TO_DDR_MEM_BW,
             intra_host_bw=topology.intra_bandwidth / 1e3,
             inter_host_bw=topology.inter_bandwidth / 1e3,
         )

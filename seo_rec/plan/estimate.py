@@ -12,28 +12,40 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner
+from torchrec.distributed.planner.constants import UVM_CACHING_RATIO
 from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
-from torchrec.distributed.types import ShardingType
+from torchrec.distributed.types import ParameterSharding, ShardingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from seo_rec.embed.rows import table_configs, table_key
 from seo_rec.plan.cost import PHASES, ROW_OPTIMIZERS, Prices, torchrec_topology
-from seo_rec.plan.placement import Placement, Shard
+from seo_rec.plan.offload import Cache
+from seo_rec.plan.placement import CACHED, UVM_CACHING, Placement, Shard
 from seo_rec.plan.plan_file import Estimate, RankLoad
 from seo_rec.plan.topology import Topology
 from seo_rec.policy import Policy
 
 _DATA_PARALLEL = ShardingType.DATA_PARALLEL.value
+_UVM, _NO_CACHE = EmbeddingComputeKernel.FUSED_UVM.value, 1e-9
 DIGITS = 9  # of a number in the file: more than the estimate is worth, few enough to be stable
 
 
 def estimate(placements: tuple[Placement, ...], prices: Prices) -> Estimate:
     """Add up the prices of all shards on their ranks; see :class:`Estimate`."""
     size = prices.topology.world_size
+    prices = prices.with_cache(
+        {
+            p.table: Cache(p.compute_kernel, p.cache_load_factor)
+            for p in placements
+            if p.cache_load_factor is not None
+        }
+    )
     phases_W5 = np.zeros((size, len(PHASES)))
     memory, tables, lookups = np.zeros(size), np.zeros(size, dtype=np.int64), np.zeros(size)
+    host = np.zeros(size)
     for p in placements:
         table = prices.tables[p.table]
         whole = Shard(0, 0, 0, table.num_rows, table.dim)
@@ -45,6 +57,7 @@ def estimate(placements: tuple[Placement, ...], prices: Prices) -> Estimate:
             price = prices.price(p.table, p.kind, s.rows, s.columns)
             phases_W5[at] += price.phases
             memory[at] += price.memory
+            host[at] += price.host
             lookups[at] += prices.lookups_per_sample(p.table, p.kind)
             tables[at] += 0 if s.rank in used else 1
             used.add(s.rank)
@@ -54,8 +67,8 @@ def estimate(placements: tuple[Placement, ...], prices: Prices) -> Estimate:
         slowest += prices.exchanges_ms(p.kind for p in placements)
     return Estimate(
         ranks=tuple(
-            RankLoad(int(t), int(m), _short(k), _short(x))
-            for t, m, k, x in zip(tables, memory, lookups, ms, strict=True)
+            RankLoad(int(t), int(m), _short(k), _short(x), int(h))
+            for t, m, k, x, h in zip(tables, memory, lookups, ms, host, strict=True)
         ),
         imbalance=_short(ms.max() / ms.mean()) if ms.mean() else 1.0,
         step_ms=_short(slowest.sum()),
@@ -107,9 +120,21 @@ def default_placements(
                     Shard(s.placement.rank(), *s.shard_offsets, *s.shard_sizes)
                     for s in (() if sharding.sharding_type == _DATA_PARALLEL else shards)
                 ),
+                *_kernel(sharding),
             )
         )
     return tuple(placements)
+
+
+def _kernel(sharding: ParameterSharding) -> tuple[str, float | None]:
+    """The kernel of a table by TorchRec's plan, and its cache, as a placement has them."""
+    if sharding.compute_kernel == _UVM:  # every row that is read crosses the bus
+        return UVM_CACHING, _NO_CACHE
+    if sharding.compute_kernel not in CACHED:
+        return sharding.compute_kernel, None
+    cache = sharding.cache_params
+    load = UVM_CACHING_RATIO if cache is None or not cache.load_factor else cache.load_factor
+    return sharding.compute_kernel, load
 
 
 @contextmanager

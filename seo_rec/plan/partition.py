@@ -36,12 +36,26 @@ class NoRoom:
 
 @dataclass(frozen=True)
 class Ranks:
-    """What every rank carries already, and what it can hold."""
+    """What every rank carries already, and what any of them can hold.
 
-    world_size: int
-    ms: float
-    memory: int
+    Args:
+        ms_W: milliseconds of each of the W ranks.
+        memory_W: bytes that each has.
+        capacity: bytes that each may have.
+    """
+
+    ms_W: Floats
+    memory_W: npt.NDArray[np.int64]
     capacity: int
+
+    @classmethod
+    def alike(cls, world_size: int, ms: float, memory: int, capacity: int) -> Ranks:
+        """All of them carry the same."""
+        return cls(np.full(world_size, float(ms)), np.full(world_size, memory), capacity)
+
+    @property
+    def world_size(self) -> int:
+        return len(self.ms_W)
 
 
 def pack(
@@ -74,7 +88,7 @@ def _longest_first(
     readers: dict[str, npt.NDArray[np.float32]],
 ) -> list[int] | NoRoom:
     size = ranks.world_size
-    ms, free = np.full(size, float(ranks.ms)), np.full(size, ranks.capacity - ranks.memory)
+    ms, free = ranks.ms_W.copy(), ranks.capacity - ranks.memory_W
     features = next(iter(readers.values())).size if readers else 0
     present = np.zeros((size, features), dtype=np.float32)
     placed = [0] * len(pieces)
@@ -104,8 +118,8 @@ def _improve(pieces: list[Piece], placed: list[int], ranks: Ranks) -> list[int]:
     where = np.array(placed, dtype=np.int64)
     cost = np.array([p.ms for p in pieces])
     memory = np.array([p.memory for p in pieces], dtype=np.int64)
-    ms: Floats = np.float64(ranks.ms) + np.bincount(where, cost, ranks.world_size)
-    held = ranks.memory + np.bincount(where, memory, ranks.world_size).astype(np.int64)
+    ms: Floats = ranks.ms_W + np.bincount(where, cost, ranks.world_size)
+    held = ranks.memory_W + np.bincount(where, memory, ranks.world_size).astype(np.int64)
     for _ in range(4 * len(pieces)):
         fullest = int(ms.argmax())
         if ms[fullest] <= ms.mean() * (1 + GOOD_ENOUGH):

@@ -13,6 +13,7 @@ from torch.distributed._shard.sharding_spec import EnumerableShardingSpec
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.sharding_plan import placement
 from torchrec.distributed.types import (
+    CacheParams,
     EmbeddingModuleShardingPlan,
     ParameterSharding,
     ShardingPlan,
@@ -24,6 +25,12 @@ from seo_rec.policy import Policy
 
 EMBEDDING_PATH = "embedding.ebc"  # of the collection in a RecModel
 KINDS = tuple(kind.value for kind in ShardingType)
+FUSED = EmbeddingComputeKernel.FUSED.value
+DENSE = EmbeddingComputeKernel.DENSE.value
+UVM_CACHING = EmbeddingComputeKernel.FUSED_UVM_CACHING.value
+KEY_VALUE = EmbeddingComputeKernel.KEY_VALUE.value
+CACHED = (UVM_CACHING, KEY_VALUE)  # whole elsewhere, with a cache of rows on the device
+COMPUTE_KERNELS = (FUSED, DENSE, *CACHED)
 
 
 class PlanError(ValueError):
@@ -46,11 +53,22 @@ class Placement:
     """How one table is cut (``kind``: a TorchRec sharding type) and where its shards are.
 
     A ``data_parallel`` table is whole on every rank and has no shards.
+
+    Args:
+        table: its name.
+        kind: of sharding.
+        shards: the pieces.
+        compute_kernel: TorchRec's name: ``fused`` (updates touch the rows of a batch only),
+            ``dense`` (a gradient of the whole table), ``fused_uvm_caching`` (the table is in main
+            memory, a cache of its rows on the GPU) or ``key_value`` (on SSD, with such a cache).
+        cache_load_factor: rows in the cache, as a part of the rows of a shard; None without cache.
     """
 
     table: str
     kind: str
     shards: tuple[Shard, ...] = ()
+    compute_kernel: str = FUSED
+    cache_load_factor: float | None = None
 
 
 def check_placements(policy: Policy, placements: tuple[Placement, ...], world_size: int) -> None:
@@ -78,6 +96,7 @@ def _check_one(placement: Placement, num_rows: int, dim: int, world_size: int) -
         raise PlanError(f"{where}: kind {placement.kind!r}; allowed: {', '.join(KINDS)}")
     if (placement.kind == ShardingType.DATA_PARALLEL.value) != (not placement.shards):
         raise PlanError(f"{where}: shards are given if and only if it is not data_parallel")
+    _check_kernel(placement, where)
     for s in placement.shards:
         if not 0 <= s.rank < world_size:
             raise PlanError(f"{where}: a shard on rank {s.rank}; allowed: 0 to {world_size - 1}")
@@ -95,6 +114,22 @@ def _check_one(placement: Placement, num_rows: int, dim: int, world_size: int) -
     tiled = _tiles(by_row, num_rows) and _tiles(by_column, dim)
     if not tiled or found != grid or len(found) != len(filled):
         raise PlanError(f"{where}: its shards do not tile {num_rows} rows x {dim} columns")
+
+
+def _check_kernel(placement: Placement, where: str) -> None:
+    kernel, load = placement.compute_kernel, placement.cache_load_factor
+    if kernel not in COMPUTE_KERNELS:
+        raise PlanError(
+            f"{where}: compute_kernel {kernel!r}; allowed: {', '.join(COMPUTE_KERNELS)}"
+        )
+    if kernel in CACHED and (load is None or not 0 < load <= 1):
+        raise PlanError(f"{where}: cache_load_factor {load}; {kernel} allows above 0, at most 1")
+    if kernel not in CACHED and load is not None:
+        raise PlanError(
+            f"{where}: cache_load_factor {load} with compute_kernel {kernel}, which has no cache"
+        )
+    if kernel in CACHED and not placement.shards:
+        raise PlanError(f"{where}: a data_parallel table cannot be {kernel}; shard it")
 
 
 def _tiles(spans: set[tuple[int, int]], size: int) -> bool:
@@ -118,7 +153,7 @@ def sharding_plan(
 
     Args:
         placements: of every table.
-        kernels: ``dense`` or ``fused`` for every table's name; data-parallel ones are dense.
+        kernels: TorchRec's compute kernel for every table's name; data-parallel ones are dense.
         device: ``cpu`` or ``cuda``.
         local_size: ranks on one host.
         path: name of the EmbeddingBagCollection within the model.
@@ -138,5 +173,10 @@ def sharding_plan(
             compute_kernel=kernels[p.table] if shards else EmbeddingComputeKernel.DENSE.value,
             ranks=[s.rank for s in p.shards] if shards else None,
             sharding_spec=EnumerableShardingSpec(shards) if shards else None,
+            cache_params=(
+                None
+                if p.cache_load_factor is None
+                else CacheParams(load_factor=p.cache_load_factor)
+            ),
         )
     return ShardingPlan({path: EmbeddingModuleShardingPlan(parameters)})

@@ -9,22 +9,27 @@ from typing import Any, get_args, get_type_hints
 
 from seo_rec.files import write_json
 from seo_rec.plan.placement import Placement, PlanError, Shard, check_placements
+from seo_rec.plan.versions import VERSION, upgraded
 from seo_rec.policy import Policy, PolicyError
 from seo_rec.policy.strict_json import parse_document
 
 FORMAT = "seo-rec-plan"
-VERSION = 1
 MAX_FILE_BYTES = 2**28
 
 
 @dataclass(frozen=True)
 class RankLoad:
-    """One rank's share: tables with a piece there, bytes, rows read per sample, milliseconds."""
+    """One rank's share: tables with a piece there, bytes, rows read per sample, milliseconds.
+
+    ``host_memory_bytes`` are in main memory (or, under ``key_value``, on SSD): tables of which the
+    device holds a cache.
+    """
 
     tables: int
     memory_bytes: int
     lookups_per_sample: float
     ms: float
+    host_memory_bytes: int
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,7 @@ class Plan:
     @classmethod
     def from_json(cls, document: Any, where: str = "plan") -> Plan:
         """Build a plan from its JSON form; unknown keys and versions are refused."""
+        document = upgraded(document, where)
         allowed = {"format", "version", *(f.name for f in fields(cls))}
         if not isinstance(document, dict) or set(document) != allowed:
             raise _keys(document, allowed, where)
@@ -134,7 +140,7 @@ class Plan:
         if found != (FORMAT, VERSION) or isinstance(found[1], bool):
             raise PlanError(
                 f"{where}: format {found[0]!r} version {found[1]!r}; this release reads "
-                f"{FORMAT!r} version {VERSION}"
+                f"{FORMAT!r} versions 1 and {VERSION}"
             )
         values = {k: v for k, v in document.items() if k not in ("format", "version")}
         try:

@@ -7,28 +7,26 @@ The policy says how often each table is read; TorchRec's estimators say what a r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
-import numpy as np
-import numpy.typing as npt
-from torchrec.distributed.types import ShardingType
-
-from seo_rec.plan.cost import LANES, RESERVED, ROW_OPTIMIZERS, Price, Prices
+from seo_rec.plan.attempt import Attempt, Choice, Task, Tried
+from seo_rec.plan.cost import LANES, RESERVED, ROW_OPTIMIZERS, Prices
 from seo_rec.plan.estimate import default_placements, estimate
-from seo_rec.plan.partition import NoRoom, Piece, Ranks, pack
-from seo_rec.plan.placement import Placement, PlanError, Shard, check_placements
+from seo_rec.plan.offload import (
+    CACHEABLE,
+    DEFAULT_KERNELS,
+    LOAD_FACTORS,
+    Cache,
+    Counts,
+    check_kernels,
+)
+from seo_rec.plan.placement import CACHED, UVM_CACHING, Placement, PlanError, check_placements
 from seo_rec.plan.plan_file import Estimate, Plan
-from seo_rec.plan.shift import Columns, shift_columns
-from seo_rec.plan.shortage import flat_shortage, shortage
+from seo_rec.plan.shortage import flat_shortage, host_shortage
 from seo_rec.plan.topology import Topology
 from seo_rec.policy import Policy
 from seo_rec.schema import Schema
-
-TABLE_WISE = ShardingType.TABLE_WISE.value
-COLUMN_WISE = ShardingType.COLUMN_WISE.value
-ROW_WISE = ShardingType.ROW_WISE.value
-DATA_PARALLEL = ShardingType.DATA_PARALLEL.value
 
 BALANCED = 1.05  # an imbalance that is not worth another cut
 HARDLY_LONGER = 1.05  # a balanced plan may take so much longer than the shortest one
@@ -43,34 +41,6 @@ DEFAULT_UP_TO = 32  # ranks; TorchRec's planner takes minutes for more
 MAX_BATCH = 2**24
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """One plan to try: tables kept on every rank, tables cut by rows, how fine the others are cut.
-
-    A packed table is cut into the fewest pieces that are none above ``largest`` times the mean load
-    of a rank; ``shifted`` then moves columns between ranks.
-    """
-
-    everywhere: frozenset[str] = frozenset()
-    by_row: frozenset[str] = frozenset()
-    largest: float = math.inf
-    shifted: bool = False
-
-
-@dataclass(frozen=True)
-class _Tried:
-    """A choice that fits, and what came out."""
-
-    choice: _Choice
-    placements: tuple[Placement, ...]
-    estimate: Estimate
-
-    @property
-    def rank(self) -> tuple[float, int]:
-        """Less is better: the step, then the number of shards."""
-        return self.estimate.step_ms, sum(len(p.shards) for p in self.placements)
-
-
 def plan_policy(
     policy: Policy,
     topology: Topology,
@@ -81,12 +51,16 @@ def plan_policy(
     row_l2: float = 0.0,
     default: bool | None = None,
     copyable: bool = True,
+    compute_kernels: Sequence[str] = DEFAULT_KERNELS,
+    cache_load_factor: float | None = None,
+    counts: Counts | None = None,
 ) -> Plan:
     """Place every table of ``policy`` so that the step is short and every device can hold its part.
 
     Tables are packed whole, longest first. Wide tables are cut in columns, ever finer, as long as
     that shortens the step, at multiples of 4. A table that no device can hold goes to all of them
-    by rows; on CUDA a heavily read one may, too. A tiny table may stay on every rank. Equal
+    by rows; on CUDA a heavily read one may, too. A tiny table may stay on every rank. What does not
+    fit into several GPUs is kept in main memory, with a cache of its rows on the GPUs. Equal
     arguments give equal plans.
 
     Args:
@@ -97,9 +71,15 @@ def plan_policy(
             number per row *of a shard*), sgd or lazy_adam.
         rates: mean ids per bag by column (:func:`rates_of`); 1 for all if None.
         row_l2: weight decay of the tables, which then have dense gradients.
+        default: whether to compare with TorchRec's own plan; None: up to 32 ranks.
         copyable: whether a table may stay on every rank, where its gradient is dense; never under
             lazy_adam.
-        default: whether to compare with TorchRec's own plan; None: up to 32 ranks.
+        compute_kernels: fused, and what may hold tables that do not fit: fused_uvm_caching (main
+            memory), key_value (SSD).
+        cache_load_factor: rows of a table that the GPU caches, as a part of all; None: the part
+            with the shortest step.
+        counts: how often each id of a column occurs, or None of a column where that is unknown;
+            decides the hit rates of caches. Unknown ids are taken to be read evenly.
 
     Raises:
         PlanError: an argument is out of range, or the tables or flat arrays do not fit.
@@ -110,28 +90,19 @@ def plan_policy(
         )
     if not 1 <= batch_size <= MAX_BATCH:
         raise PlanError(f"batch {batch_size}; allowed: 1 to {MAX_BATCH} rows of one rank")
-    prices = Prices(policy, topology, batch_size, row_optimizer, rates, row_l2)
+    kernels = check_kernels(compute_kernels, cache_load_factor)
+    prices = Prices(policy, topology, batch_size, row_optimizer, rates, row_l2, counts)
     usable = int(topology.memory_bytes * (1 - RESERVED))
     if prices.flat_bytes() >= usable:
         raise flat_shortage(prices, usable)
-    search = _Search(policy, prices, usable - prices.flat_bytes(), copyable)
+    task = Task(policy, prices, usable - prices.flat_bytes())
+    caches = _caches(prices, kernels, cache_load_factor)
+    search = _Search(task, copyable, caches)
     alone = topology.world_size == 1 or not policy.tables
-    placements = search.alone() if alone else search.best()
+    placements = Attempt(task, Choice()).alone() if alone else search.best()
     check_placements(policy, placements, topology.world_size)
-    wanted = topology.world_size <= DEFAULT_UP_TO if default is None else default
-    wanted = wanted and bool(policy.tables)
-    notes = list(search.notes())
-    other: Estimate | None = None
-    if wanted:
-        found = default_placements(policy, topology, batch_size, row_optimizer)
-        if isinstance(found, str):
-            notes.append(found)
-        else:
-            other = estimate(found, prices)
-            if max(r.memory_bytes for r in other.ranks) > search.capacity:
-                notes.append("TorchRec's plan does not fit: it leaves no 15 % of a device free")
-    else:
-        notes.append(f"TorchRec's plan was not asked for (by default: up to {DEFAULT_UP_TO} ranks)")
+    notes = [*search.notes(), *_notes_of_caches(placements, prices, counts)]
+    other = _default(task, default, notes)
     return Plan(
         topology=topology.name,
         device=topology.device,
@@ -146,6 +117,71 @@ def plan_policy(
     )
 
 
+def _default(task: Task, wanted: bool | None, notes: list[str]) -> Estimate | None:
+    """What TorchRec's own plan costs, or None; then a note says why."""
+    prices = task.prices
+    wanted = task.world_size <= DEFAULT_UP_TO if wanted is None else wanted
+    if not wanted or not task.policy.tables:
+        notes.append(f"TorchRec's plan was not asked for (by default: up to {DEFAULT_UP_TO} ranks)")
+        return None
+    found = default_placements(
+        task.policy, prices.topology, prices.batch_size, prices.row_optimizer
+    )
+    if isinstance(found, str):
+        notes.append(found)
+        return None
+    other = estimate(found, prices)
+    if max(r.memory_bytes for r in other.ranks) > task.capacity:
+        notes.append("TorchRec's plan does not fit: it leaves no 15 % of a device free")
+    return other
+
+
+def _caches(prices: Prices, kernels: Sequence[str], load_factor: float | None) -> list[Cache]:
+    """What may hold tables that do not fit, in the order of trying; empty where nothing may."""
+    topology = prices.topology
+    on_gpus = topology.device == "cuda" and topology.world_size > 1
+    if not on_gpus or prices.row_optimizer not in CACHEABLE or prices.row_l2:
+        return []
+    loads = LOAD_FACTORS if load_factor is None else (load_factor,)
+    return [
+        Cache(kernel, load)
+        for kernel in CACHED
+        if kernel in kernels and (kernel != UVM_CACHING or topology.host_memory_bytes)
+        for load in loads
+    ]
+
+
+def _notes_of_caches(
+    placements: tuple[Placement, ...], prices: Prices, counts: Counts | None
+) -> Iterator[str]:
+    """Which tables are outside the devices, why, and what that is expected to cost."""
+    cached = {
+        p.table: Cache(p.compute_kernel, p.cache_load_factor)
+        for p in placements
+        if p.cache_load_factor is not None
+    }
+    if not cached:
+        return
+    prices = prices.with_cache(cached)
+    cache = next(iter(cached.values()))
+    within = tuple(replace(p, compute_kernel="fused", cache_load_factor=None) for p in placements)
+    more = estimate(placements, prices).step_ms - estimate(within, prices).step_ms
+    floats = sum(prices.tables[t].num_rows * prices.tables[t].dim for t in cached)
+    where = "main memory" if cache.kernel == UVM_CACHING else "SSD"
+    yield (
+        f"{cache.kernel}: {len(cached)} of {len(placements)} tables ({floats:,} floats) are in "
+        f"{where}, because the devices cannot hold all tables and states; the GPUs cache "
+        f"{cache.load_factor:.4g} of their rows"
+    )
+    rates = [prices.hit_rate(t) for t in cached]
+    known = "by the id counts of the data" if counts else "as if rows were read evenly (no counts)"
+    yield (
+        f"{cache.kernel}: a cache is expected to have {100 * min(rates):.1f} to "
+        f"{100 * max(rates):.1f} % of the rows that are read, {known}; other rows cross the bus, "
+        f"which makes the step {more:.4g} ms longer than memory that holds all would"
+    )
+
+
 def rates_of(schema: Schema) -> dict[str, float]:
     """Mean ids per bag of every categorical column of a prepared data set."""
     return {c.name: c.lookups_per_row for c in schema.features}
@@ -154,43 +190,70 @@ def rates_of(schema: Schema) -> dict[str, float]:
 class _Search:
     """The plans that are tried for one policy, and the best of them."""
 
-    def __init__(self, policy: Policy, prices: Prices, capacity: int, copyable: bool) -> None:
-        self.policy = policy
-        self.prices = prices
-        self.world_size = prices.topology.world_size
-        self.capacity = capacity
-        self.cuttable = prices.row_optimizer != "rowwise_adagrad"
-        self.copyable = copyable and prices.row_optimizer != "lazy_adam"
-        self.readers = _readers(policy)
-        self.chunk = math.gcd(*(t.dim for t in policy.tables))
-        self.units = {t.name: LANES if self._most_pieces(t.name) > 1 else 0 for t in policy.tables}
+    def __init__(self, task: Task, copyable: bool, caches: list[Cache]) -> None:
+        self.task, self.caches = task, caches
+        self.policy, self.prices = task.policy, task.prices
+        self.copyable = copyable and task.prices.row_optimizer != "lazy_adam"
+        self.within = Attempt(task, Choice())  # prices of tables that are in the devices
 
     def notes(self) -> Iterator[str]:
         if flat := self.prices.flat_bytes():
             yield f"flat arrays are on every rank and take {flat:,} bytes there, not shown"
-        if self.world_size > 1 and not self.cuttable:
+        if self.task.world_size > 1 and not self.task.cuttable:
             yield (
                 "rowwise_adagrad: no table is cut in columns, because its state is one number per "
                 "row of a shard and a cut would change the training"
             )
 
         odd = [t.name for t in self.policy.tables if t.dim % LANES]
-        if self.prices.topology.device == "cuda" and self.world_size > 1 and odd:
+        if self.prices.topology.device == "cuda" and self.task.world_size > 1 and odd:
             yield (
                 f"{len(odd)} table(s), {odd[0]!r} among them, are no multiple of {LANES} floats "
                 "wide and cannot be trained sharded on GPUs, where FBGEMM reads rows in fours"
             )
 
-    def alone(self) -> tuple[Placement, ...]:
-        """Everything on the only device, unless it is too small."""
-        needs = {t.name: self._whole(t.name).memory for t in self.policy.tables}
-        if needs and sum(needs.values()) > self.capacity:
-            short = sum(needs.values()) - self.capacity
-            raise shortage(self.prices, self.capacity, max(needs, key=needs.__getitem__), short, 0)
-        return tuple(
-            Placement(t.name, TABLE_WISE, (Shard(0, 0, 0, t.num_rows, t.dim),))
-            for t in self.policy.tables
-        )
+    def start(self) -> Tried:
+        """Whole tables within the devices; if they do not fit, some of them outside.
+
+        Raises:
+            PlanError: nothing fits.
+        """
+        can_fit = self._least(frozenset(), None) <= self.task.world_size * self.task.capacity
+        within = self._if_it_fits(Choice()) if can_fit or not self.caches else []
+        if within:
+            return within[0]
+        found: list[Tried] = []
+        for kernel in dict.fromkeys(c.kernel for c in self.caches):
+            for cache in [c for c in self.caches if c.kernel == kernel]:
+                found += self._few_outside(cache)
+            if found:
+                return _chosen(found)
+        # to say why: not even all of them outside fit, or none may be outside
+        if not self.caches:
+            return self.attempt(Choice())
+        return self.attempt(Choice(cached=frozenset(self.prices.tables), cache=self.caches[-1]))
+
+    def _few_outside(self, cache: Cache) -> list[Tried]:
+        """As few tables outside as fit, about; those with the fewest reads per row go first."""
+        prices, coldest = self.prices, sorted(self.prices.tables)
+        coldest.sort(key=lambda t: sum(prices.reads[t]) / prices.tables[t].num_rows)
+        room = self.task.world_size * self.task.capacity
+        counts = range(1, len(coldest) + 1)
+        first = next((n for n in counts if self._least(coldest[:n], cache) <= room), None)
+        count, more = first or len(coldest) + 1, 1
+        while count <= len(coldest):
+            cached = frozenset(coldest[:count])
+            for by_row in (frozenset[str](), cached):
+                if fits := self._if_it_fits(Choice(by_row=by_row, cached=cached, cache=cache)):
+                    return fits
+            last = count == len(coldest)
+            count, more = count + 1 if last else min(count + more, len(coldest)), 2 * more
+        return []
+
+    def _least(self, cached: Iterable[str], cache: Cache | None) -> int:
+        """Bytes that the devices need together, whatever the cuts."""
+        prices = Attempt(self.task, Choice(cached=frozenset(cached), cache=cache))
+        return sum(prices.whole(t).memory for t in self.prices.tables)
 
     def best(self) -> tuple[Placement, ...]:
         """The shortest step of the plans tried; of equal ones, the one with fewest shards.
@@ -199,191 +262,80 @@ class _Search:
         that good, and an even load is also one that memory and the network bear best. Whole
         tables are taken unless something else is clearly shorter than they are.
         """
-        tried = [self.attempt(_Choice())]  # with the error, if nothing fits
-        if self.cuttable:
+        tried = [self.start()]
+        base = tried[0].choice
+        if self.task.cuttable:
             for largest in LARGEST_PIECE:
-                tried += self._if_it_fits(_Choice(largest=largest))
-            few = self.world_size <= FEW_RANKS
+                tried += self._if_it_fits(replace(base, largest=largest))
+            few = self.task.world_size <= FEW_RANKS
             for start in [t.choice for t in tried[1:]] if few else [_chosen(tried).choice]:
                 tried += self._if_it_fits(replace(start, shifted=True))
-        for choice in self._other_kinds(_chosen(tried)):
+        for choice in self._other_kinds(_chosen(tried), base):
             tried += self._if_it_fits(choice)
         found, whole = _chosen(tried), tried[0]
         enough = CLEARLY_SHORTER[self.prices.topology.device] * whole.estimate.step_ms
         return (found if found.estimate.step_ms <= enough else whole).placements
 
-    def _other_kinds(self, found: _Tried) -> Iterator[_Choice]:
+    def _other_kinds(self, found: Tried, base: Choice) -> Iterator[Choice]:
         """``found``, and its uncut form, with the heaviest tables on every rank or by rows."""
-        starts = dict.fromkeys((found.choice, _Choice()))
-        heaviest = sorted(self.prices.tables, key=lambda t: (-self._whole(t).ms, t))
+        starts = dict.fromkeys((found.choice, base))
+        heaviest = sorted(
+            set(self.prices.tables) - base.cached, key=lambda t: (-self.within.whole(t).ms, t)
+        )
         copied = [t for t in heaviest if self.copyable and self._is_small(t)]
-        by_row = [t for t in heaviest if self.prices.tables[t].num_rows >= 1000 * self.world_size]
+        enough = 1000 * self.task.world_size
+        by_row = [t for t in heaviest if self.prices.tables[t].num_rows >= enough]
         if self.prices.topology.device != "cuda" or found.estimate.imbalance <= BALANCED:
             by_row = []
         for start in starts:
             sets = [frozenset(copied[:count]) for count in HEAVIEST]
-            for everywhere in dict.fromkeys((self._tiny(), *sets)):
+            for everywhere in dict.fromkeys((self._tiny() - base.cached, *sets)):
                 if everywhere:
                     yield replace(start, everywhere=everywhere)
             for count in HEAVIEST:
                 if by_row[:count]:
-                    yield replace(start, by_row=frozenset(by_row[:count]))
+                    yield replace(start, by_row=start.by_row | set(by_row[:count]))
 
-    def attempt(self, choice: _Choice) -> _Tried:
-        """Raises: PlanError if the choice does not fit."""
-        placements = self.place(choice)
-        return _Tried(choice, placements, estimate(placements, self.prices))
+    def attempt(self, choice: Choice) -> Tried:
+        """Raises: PlanError if the choice does not fit into the devices or the main memory."""
+        placements = Attempt(self.task, choice).place()
+        found = estimate(placements, self.prices)
+        topology = self.prices.topology
+        if choice.cache and choice.cache.kernel == UVM_CACHING:
+            share = int(topology.host_memory_bytes * (1 - RESERVED)) * topology.local_size
+            ranks = [r.host_memory_bytes for r in found.ranks]
+            machines = range(0, len(ranks), topology.local_size)
+            fullest = max(sum(ranks[first : first + topology.local_size]) for first in machines)
+            if fullest > share:
+                raise host_shortage(self.prices, share, fullest)
+        return Tried(choice, placements, found)
 
-    def _if_it_fits(self, choice: _Choice) -> list[_Tried]:
+    def _if_it_fits(self, choice: Choice) -> list[Tried]:
         try:
             return [self.attempt(choice)]
         except PlanError:
             return []
 
-    def place(self, choice: _Choice) -> tuple[Placement, ...]:
-        """Pack what the choice leaves; what finds no room is cut finer, then put in rows.
-
-        Raises:
-            PlanError: a table has no room even by rows.
-        """
-        by_row, at_least = set(choice.by_row), dict.fromkeys(self.prices.tables, 1)
-        while True:
-            fixed = [self._everywhere(t) for t in sorted(choice.everywhere)]
-            fixed += [self._row_share(t) for t in sorted(by_row)]
-            ranks = Ranks(
-                self.world_size,
-                sum(p.ms for p in fixed),
-                sum(p.memory for p in fixed),
-                self.capacity,
-            )
-            packed = [t for t in self.prices.tables if t not in choice.everywhere | by_row]
-            limit = choice.largest * (
-                ranks.ms + sum(self._whole(t).ms for t in packed) / self.world_size
-            )
-            cuts = {t: self._cut(t, limit, at_least[t]) for t in packed}
-            pieces = [self._piece(t, columns) for t in packed for columns in cuts[t]]
-            if ranks.memory > ranks.capacity:
-                short = ranks.memory - self.capacity
-                largest = max(by_row | choice.everywhere, key=self._row_memory)
-                raise shortage(self.prices, self.capacity, largest, short)
-            found = pack(pieces, ranks, self.readers)
-            if not isinstance(found, NoRoom):
-                columns: Columns = {t: {} for t in packed}
-                for piece, rank in zip(pieces, found, strict=True):
-                    mine = columns[piece.table]
-                    mine[rank] = mine.get(rank, 0) + piece.columns
-                if choice.shifted:
-                    columns = shift_columns(columns, self.units, ranks, self.prices)
-                return self._placements(choice.everywhere, by_row, columns)
-            table = found.piece.table
-            if len(cuts[table]) < self._most_pieces(table):
-                at_least[table] = min(2 * len(cuts[table]), self._most_pieces(table))
-            elif self._row_share(table).memory < found.piece.memory:
-                by_row.add(table)
-            else:  # vectors of a step fill the device, and each rank would have them all by rows
-                short = found.piece.memory - found.free
-                raise shortage(self.prices, self.capacity, table, short, found.rank)
-
-    def _placements(
-        self, everywhere: frozenset[str], by_row: set[str], columns: Columns
-    ) -> tuple[Placement, ...]:
-        """One shard per (table, rank); columns are all alike, so any numbering will do."""
-        placements = []
-        for t in self.policy.tables:
-            if t.name in everywhere:
-                placements.append(Placement(t.name, DATA_PARALLEL))
-            elif t.name in by_row:
-                placements.append(Placement(t.name, ROW_WISE, self._rows(t.num_rows, t.dim)))
-            else:
-                shards, start = [], 0
-                for rank, width in sorted(columns[t.name].items()):
-                    shards.append(Shard(rank, 0, start, t.num_rows, width))
-                    start += width
-                kind = COLUMN_WISE if len(shards) > 1 else TABLE_WISE
-                placements.append(Placement(t.name, kind, tuple(shards)))
-        return tuple(placements)
-
-    def _rows(self, num_rows: int, dim: int) -> tuple[Shard, ...]:
-        block = -(-num_rows // self.world_size)
-        starts = [min(block * rank, num_rows) for rank in range(self.world_size)]
-        return tuple(
-            Shard(rank, start, 0, min(block, num_rows - start), dim)
-            for rank, start in enumerate(starts)
-        )
-
-    def _cut(self, table: str, limit: float, at_least: int) -> list[int]:
-        """Widths of the fewest pieces of which none takes longer than ``limit`` milliseconds."""
-        most = self._most_pieces(table)
-        rows = self.prices.tables[table].num_rows
-        for count in range(at_least, most + 1):
-            widths = self._widths(table, count)
-            if self.prices.price(table, COLUMN_WISE, rows, widths[0]).ms <= limit:
-                return widths
-        return self._widths(table, most)
-
-    def _most_pieces(self, table: str) -> int:
-        dim = self.prices.tables[table].dim
-        return min(dim // LANES, self.world_size) if self.cuttable and dim % LANES == 0 else 1
-
-    def _widths(self, table: str, count: int) -> list[int]:
-        """``count`` widths, the widest first, in whole chunks if there are enough of them."""
-        dim = self.prices.tables[table].dim
-        if count == 1:
-            return [dim]
-        unit = self.chunk if self.chunk % LANES == 0 and dim // self.chunk >= count else LANES
-        units, more = divmod(dim // unit, count)
-        return [unit * (units + (i < more)) for i in range(count)]
-
-    def _piece(self, table: str, columns: int) -> Piece:
-        rows = self.prices.tables[table].num_rows
-        price = self.prices.price(table, COLUMN_WISE, rows, columns)
-        return Piece(table, columns, price.ms, price.memory)
-
-    def _whole(self, table: str) -> Price:
-        t = self.prices.tables[table]
-        return self.prices.price(table, TABLE_WISE, t.num_rows, t.dim)
-
-    def _row_share(self, table: str) -> Price:
-        t = self.prices.tables[table]
-        return self.prices.price(table, ROW_WISE, -(-t.num_rows // self.world_size), t.dim)
-
-    def _row_memory(self, table: str) -> tuple[int, str]:
-        return self._row_share(table).memory, table
-
-    def _everywhere(self, table: str) -> Price:
-        t = self.prices.tables[table]
-        return self.prices.price(table, DATA_PARALLEL, t.num_rows, t.dim)
-
     def _is_small(self, table: str) -> bool:
-        return self._everywhere(table).memory <= TINY * self.capacity
+        return self.within.everywhere(table).memory <= TINY * self.task.capacity
 
     def _tiny(self) -> frozenset[str]:
         """Tables that cost each rank less when all keep a copy than as a share of one exchange."""
-        room = 10 * TINY * self.capacity if self.copyable else 0.0
+        room = 10 * TINY * self.task.capacity if self.copyable else 0.0
         found = set()
         for table in sorted(self.prices.tables):
-            copy = self._everywhere(table)
-            share = self._whole(table).ms / self.world_size
+            copy = self.within.everywhere(table)
+            share = self.within.whole(table).ms / self.task.world_size
             if self._is_small(table) and copy.memory <= room and copy.ms <= share:
                 found.add(table)
                 room -= copy.memory
         return frozenset(found)
 
 
-def _chosen(tried: list[_Tried]) -> _Tried:
+def _chosen(tried: list[Tried]) -> Tried:
     shortest = min(tried, key=lambda t: t.rank)
     enough = HARDLY_LONGER * shortest.estimate.step_ms
     balanced = [
         t for t in tried if t.estimate.imbalance <= BALANCED and t.estimate.step_ms <= enough
     ]
     return min(balanced, key=lambda t: t.rank, default=shortest)
-
-
-def _readers(policy: Policy) -> dict[str, npt.NDArray[np.float32]]:
-    """Which features read a table: a vector of ones and zeros."""
-    found = {t.name: np.zeros(len(policy.features), dtype=np.float32) for t in policy.tables}
-    for i, f in enumerate(policy.features):
-        for k in f.all_lookups:
-            if k.address != "blocks":
-                found[k.table][i] = 1
-    return found

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 from torchrec.distributed.types import ShardingType
 
 from seo_rec.plan.cost import Price, Prices
@@ -32,7 +31,7 @@ def shift_columns(
     Args:
         columns: a start; not changed.
         units: columns move in multiples of this, by table; 0: a table moves only as a whole.
-        ranks: what every rank carries besides.
+        ranks: what each rank carries besides.
         prices: of any number of columns of a table.
     """
     state = _State({t: dict(by_rank) for t, by_rank in columns.items()}, units, ranks, prices)
@@ -50,8 +49,7 @@ class _State:
     ) -> None:
         self.columns, self.units, self.prices = columns, units, prices
         self.capacity = ranks.capacity
-        self.ms: npt.NDArray[np.float64] = np.full(ranks.world_size, float(ranks.ms))
-        self.memory: npt.NDArray[np.int64] = np.full(ranks.world_size, ranks.memory, dtype=np.int64)
+        self.ms, self.memory = ranks.ms_W.copy(), ranks.memory_W.copy()
         for table, by_rank in columns.items():
             for rank, width in by_rank.items():
                 self._add(rank, self._price(table, width), 1)

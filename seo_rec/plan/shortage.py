@@ -50,6 +50,27 @@ def _helps(prices: Prices, capacity: int, short: int) -> list[str]:
     return list(dict.fromkeys(helps))[:3]
 
 
+def host_shortage(prices: Prices, share: int, needed: int) -> PlanError:
+    """The error of a plan in which the tables outside the devices fill a machine's main memory.
+
+    Args:
+        prices: of the policy.
+        share: bytes of a machine's main memory that tables may take.
+        needed: bytes that they would take there.
+    """
+    topology = prices.topology
+    floats = sum(t.num_rows * t.dim for t in prices.tables.values())
+    machines = -(-needed * topology.nodes // max(1, share))
+    lean = "" if prices.row_optimizer == "sgd" else " or --row-optimizer rowwise_adagrad or sgd"
+    return PlanError(
+        f"tables outside the devices are short by {needed - share:,} bytes of main memory on a "
+        f"machine of {topology.name}: they take {needed:,} of the {share:,} that are for them. "
+        f"Three things that would help: {machines:,} machines (--nodes); at most "
+        f"{floats * share // needed:,} parameters in place of {floats:,} (`seo-rec apply "
+        f"--params`){lean}; machines of more main memory (--topology FILE)"
+    )
+
+
 def flat_shortage(prices: Prices, usable: int) -> PlanError:
     """The error of a policy whose flat arrays, which every device holds whole, fill one.
 

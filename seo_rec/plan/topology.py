@@ -15,7 +15,7 @@ from typing import Any
 from seo_rec.plan.placement import PlanError
 
 FORMAT = "seo-rec-topology"
-VERSION = 2  # of 1, exchange_ms was the cost of a further kind of sharding
+VERSION = 3  # of 2, nothing was known of the host; of 1, exchange_ms was something else
 MAX_DEVICES = 65_536
 MAX_FILE_BYTES = 2**20
 DEVICES = ("cpu", "cuda")
@@ -36,6 +36,9 @@ class Topology:
         intra_bandwidth: from one device to the others of its machine, bytes/s.
         inter_bandwidth: from one device to other machines, bytes/s.
         exchange_ms: what a collective takes that sends next to nothing, milliseconds.
+        host_memory_bytes: a device's share of its machine's main memory, in which tables may lie
+            that do not fit into the device (``cuda`` only; 0: unknown, so none may).
+        host_bandwidth: from that memory to the device, one direction, bytes/s.
 
     Raises:
         PlanError: a number is out of range; the message names the field.
@@ -51,6 +54,8 @@ class Topology:
     intra_bandwidth: float
     inter_bandwidth: float
     exchange_ms: float
+    host_memory_bytes: int = 0
+    host_bandwidth: float = 0.0
 
     def __post_init__(self) -> None:
         where = f"topology {self.name!r}"
@@ -66,6 +71,11 @@ class Topology:
                 raise PlanError(f"{where}: {field} {getattr(self, field)}; allowed: above 0")
         if not 0 <= self.exchange_ms < 1e6:
             raise PlanError(f"{where}: exchange_ms {self.exchange_ms}; allowed: 0 or more")
+        for field in HOST:
+            if not 0 <= getattr(self, field) < 2**60:
+                raise PlanError(f"{where}: {field} {getattr(self, field)}; allowed: 0 or more")
+        if self.host_memory_bytes and not self.host_bandwidth:
+            raise PlanError(f"{where}: host_memory_bytes without host_bandwidth; give both or none")
 
     @property
     def world_size(self) -> int:
@@ -81,12 +91,15 @@ class Topology:
 
 
 BANDWIDTHS = ("lookup_bandwidth", "stream_bandwidth", "intra_bandwidth", "inter_bandwidth")
+HOST = ("host_memory_bytes", "host_bandwidth")
 _GB = 10**9
 _CUDA_EXCHANGE_MS = 0.05  # a collective and its launches; an assumption, not a measurement
 
 
-def _gpu(gigabytes: int, memory: float, link: float, network: float) -> Topology:
-    """A GPU of so many GB; memory, link (one direction) and network in GB/s."""
+def _gpu(
+    gigabytes: int, memory: float, link: float, network: float, host: int, bus: float
+) -> Topology:
+    """A GPU of so many GB; memory, link (one direction), network and bus in GB/s."""
     return Topology(
         name="",
         device="cuda",
@@ -98,20 +111,24 @@ def _gpu(gigabytes: int, memory: float, link: float, network: float) -> Topology
         intra_bandwidth=link * _GB,
         inter_bandwidth=network * _GB,
         exchange_ms=_CUDA_EXCHANGE_MS,
+        host_memory_bytes=host * _GB,
+        host_bandwidth=bus * _GB,
     )
 
 
 # Memory and NVLink (half of the stated two-way figure) from NVIDIA's data sheets of the GPUs;
 # network from the DGX data sheets: one port per GPU of 100 (V100), 200 (A100) or 400 Gbit/s.
-# L4: PCIe 4.0 x16 between the GPUs of a machine, and TorchRec's own figure for the network.
+# Main memory: an eighth of a DGX of that GPU; the bus is PCIe 3.0, 4.0 or 5.0 x16, one direction.
+# L4: PCIe 4.0 x16 between the GPUs of a machine, TorchRec's own figure for the network, and the
+# memory of a machine with eight of them.
 PRESETS = {
-    "V100-32GB": _gpu(32, 900, 150, 12.5),
-    "A100-40GB": _gpu(40, 1_555, 300, 25),
-    "A100-80GB": _gpu(80, 2_039, 300, 25),
-    "H100-80GB": _gpu(80, 3_350, 450, 50),
-    "H200-141GB": _gpu(141, 4_800, 450, 50),
-    "B200-180GB": _gpu(180, 8_000, 900, 50),
-    "L4-24GB": _gpu(24, 300, 32, 12.5),
+    "V100-32GB": _gpu(32, 900, 150, 12.5, 64, 16),
+    "A100-40GB": _gpu(40, 1_555, 300, 25, 128, 32),
+    "A100-80GB": _gpu(80, 2_039, 300, 25, 256, 32),
+    "H100-80GB": _gpu(80, 3_350, 450, 50, 256, 64),
+    "H200-141GB": _gpu(141, 4_800, 450, 50, 256, 64),
+    "B200-180GB": _gpu(180, 8_000, 900, 50, 256, 64),
+    "L4-24GB": _gpu(24, 300, 32, 12.5, 48, 32),
     # One process with one thread on a shared x86 server, gloo: fitted to the phases of 30 runs on
     # one and two ranks there, whose tables of 6.7 MB lie in the processor's caches
     # (docs/measured/scaling.md). A file says more about your machine.
@@ -158,6 +175,12 @@ def _load(path: Path) -> Topology:
     except (ValueError, RecursionError) as error:
         raise PlanError(f"{path}: not valid JSON ({error})") from error
     kinds = {f.name: f.type for f in fields(Topology) if f.name != "nodes"}
+    if (
+        isinstance(document, dict)
+        and document.get("version") == 2
+        and not set(HOST) & set(document)
+    ):
+        document |= {"version": VERSION, **dict.fromkeys(HOST, 0)}
     allowed = {"format", "version", *kinds}
     if not isinstance(document, dict) or set(document) != allowed:
         got = sorted(document) if isinstance(document, dict) else type(document).__name__

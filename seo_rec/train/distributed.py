@@ -14,7 +14,10 @@ from torchrec.distributed.types import ModuleSharder
 from seo_rec.embed import PolicyEmbedding, table_key
 from seo_rec.model import RecModel
 from seo_rec.plan import (
+    CACHED,
+    KEY_VALUE,
     LANES,
+    UVM_CACHING,
     Placement,
     PlanError,
     check_placements,
@@ -41,10 +44,11 @@ def kernels(
     l2_by_rows: bool = False,
     storage: str = "float32",
 ) -> dict[str, str]:
-    """How the gradient of every table is kept: ``sparse``, ``fused`` or ``dense``.
+    """How every table is updated: ``sparse``, ``dense``, ``fused``, or by its plan's cached kernel.
 
     ``sparse`` keeps the rows that were read (:class:`SparseRows`); ``fused`` is FBGEMM's update
-    within the backward pass, on CUDA where it is the same mathematics and no mean is kept.
+    within the backward pass, on CUDA where it is the same mathematics and no mean is kept. A table
+    that the plan keeps outside the GPUs has the kernel that the plan says.
 
     Args:
         placements: Of the tables.
@@ -58,6 +62,8 @@ def kernels(
     Raises:
         PlanError: a table that every process has whole, and an optimizer or a penalty of the rows
             of the batch, or weights of 16 bits.
+        PlanError: a table outside the GPUs, and no GPU or an update that FBGEMM cannot fuse, or
+            weights of 16 bits.
         PlanError: row-wise Adagrad with a table that is cut by columns. Each cut would keep its
             own accumulator of a row, the mean of its own columns only.
     """
@@ -84,6 +90,10 @@ def kernels(
                 f"{storage} needs the gradients of the rows of the batch; take a plan without "
                 "data-parallel tables, or --storage float32"
             )
+        if p.compute_kernel in CACHED:
+            _check_cached(p, row_optimizer, device, mean, bool(row_l2) or l2_by_rows, storage)
+            names[p.table] = p.compute_kernel
+            continue
         sparse = bool(widths) and updates_rows(p.kind, row_optimizer, row_l2)
         by_torch = mean or l2_by_rows or storage != "float32"
         fused = sparse and device == "cuda" and not by_torch and row_optimizer in FUSED
@@ -93,7 +103,42 @@ def kernels(
 
 def torchrec_kernels(kernel_of: Mapping[str, str]) -> dict[str, str]:
     """TorchRec's kernel of every table: sparse gradients are kept in place of its dense ones."""
-    return {t: "fused" if kernel == "fused" else "dense" for t, kernel in kernel_of.items()}
+    in_backward = ("fused", *CACHED)
+    return {t: kernel if kernel in in_backward else "dense" for t, kernel in kernel_of.items()}
+
+
+def fusable(row_optimizer: str, mean: bool, l2: bool) -> bool:
+    """Whether FBGEMM alone can update tables: rows outside the GPU are reached by nobody else."""
+    return row_optimizer in FUSED and not mean and not l2
+
+
+def _check_cached(
+    placement: Placement, row_optimizer: str, device: str, mean: bool, l2: bool, storage: str
+) -> None:
+    where = f"table {placement.table!r} has compute kernel {placement.compute_kernel}"
+    if device != "cuda":
+        raise PlanError(
+            f"{where}, a cache on a GPU of a table that is elsewhere, and this run is on {device}, "
+            "whose tables are in main memory in any case; take a plan for this device (`seo-rec "
+            "plan --topology 2xcpu`) or run on GPUs"
+        )
+    if placement.compute_kernel == KEY_VALUE:
+        raise PlanError(
+            f"{where}, which is planned and not yet trained; take a plan with --compute-kernels "
+            f"fused,{UVM_CACHING}"
+        )
+    if storage != "float32":
+        raise PlanError(
+            f"{where}, which FBGEMM updates in float32, and --storage is {storage}; take --storage "
+            "float32"
+        )
+    if not fusable(row_optimizer, mean, l2):
+        raise PlanError(
+            f"{where}, which FBGEMM updates within the backward pass: it takes --optimizer "
+            f"{', '.join(sorted(FUSED))}, no running mean (--average 0) and no L2 penalty (--l2 "
+            f"0); this run has --optimizer {row_optimizer}"
+            f"{', a running mean' * mean}{', an L2 penalty' * l2}"
+        )
 
 
 def check_widths(policy: Policy, placements: Iterable[Placement], device: str) -> None:
@@ -164,7 +209,7 @@ def distribute(
     full = {name: t.detach() for name, t in model.state_dict().items()}
     bags = model.embedding.ebc.embedding_bags
     for table, kernel in kernel_of.items():
-        if kernel == "fused":
+        if kernel in ("fused", *CACHED):
             # The import compiles eight optimizers of TorchScript, which one process never needs.
             from torch.distributed.optim import (
                 _apply_optimizer_in_backward as apply_optimizer_in_backward,

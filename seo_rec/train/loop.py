@@ -41,6 +41,7 @@ from seo_rec.train.sparse_rows import sparse_rows
 from seo_rec.train.state import (
     State,
     copy_into,
+    drop_caches,
     local_tensors,
     make_room,
     optimizer_state,
@@ -380,6 +381,7 @@ class _Fit:
             load_tensors(saved, _named("model", weights), self.ranks)
         elif self.after_step.keeps_best:
             copy_into(weights, self.best)
+        drop_caches(self.model)
         assert kept_val is not None
         return FitResult(
             kept_val,
@@ -462,6 +464,7 @@ class _Fit:
             **rng,
         }
         load_tensors(saved, into, self.ranks)
+        drop_caches(self.model)
         set_rng_states(rng, self.ranks)
         self.train.load_state_dict(saved.values["stream"])
         tensors = {n.removeprefix("after_step."): t for n, t in after.items()}

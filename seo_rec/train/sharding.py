@@ -13,10 +13,20 @@ import torch
 from torch import nn
 
 from seo_rec.model import RecModel
-from seo_rec.plan import PRESETS, Placement, Plan, PlanError, Topology, plan_policy, read_topology
+from seo_rec.plan import (
+    DEFAULT_KERNELS,
+    FUSED,
+    PRESETS,
+    Placement,
+    Plan,
+    PlanError,
+    Topology,
+    plan_policy,
+    read_topology,
+)
 from seo_rec.policy import Policy
 from seo_rec.settings import FitSettings, settled
-from seo_rec.train.distributed import distribute
+from seo_rec.train.distributed import distribute, fusable
 from seo_rec.train.ranks import Ranks, ranks
 
 log = logging.getLogger(__name__)
@@ -72,6 +82,7 @@ def _placements(
     here: Ranks,
 ) -> tuple[Placement, ...]:
     rows = settings.batch_size // here.world_size
+    updates = settings.row_optimizer, settings.average > 0, settings.row_l2 > 0
     if plan is None:
         made = plan_policy(
             policy,
@@ -83,6 +94,7 @@ def _placements(
             copyable=settings.storage == "float32"
             and not (settings.row_l2 and settings.l2_on != "all"),
             default=False,
+            compute_kernels=DEFAULT_KERNELS if fusable(*updates) else (FUSED,),
         )
         return made.placements
     read = check_plan(plan, policy, settings, here)
@@ -126,16 +138,16 @@ def check_plan(plan: Path, policy: Policy, settings: FitSettings, here: Ranks) -
 
 
 def topology_here(here: Ranks) -> Topology:
-    """The preset of the devices of this launch, with their own memory.
+    """The preset of the devices of this launch, with their own memory and share of the machine's.
 
     A process on the CPU has its share of the machine's memory; with more processes than cores, each
     waits for its turn in every exchange (:data:`CROWDED`). A GPU that is no preset gets the
     bandwidths of :data:`UNKNOWN_GPU`, and a warning says so.
     """
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // here.local_size
     if here.device.type == "cpu":
         preset = read_topology(f"{here.local_size}xcpu")
-        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        memory = machine // here.local_size
+        memory, host = host, 0
         crowd = max(1.0, here.local_size / len(os.sched_getaffinity(0)))
         preset = replace(preset, exchange_ms=preset.exchange_ms * crowd**CROWDED)
     else:
@@ -143,7 +155,7 @@ def topology_here(here: Ranks) -> Topology:
         memory = found.total_memory
         preset = read_topology(f"{here.local_size}x{_preset_of(found.name, memory)}")
     nodes = here.world_size // here.local_size
-    return replace(preset, nodes=nodes, memory_bytes=memory)
+    return replace(preset, nodes=nodes, memory_bytes=memory, host_memory_bytes=host)
 
 
 def _preset_of(gpu: str, memory: int) -> str:

@@ -140,6 +140,18 @@ def weights_of(model: nn.Module) -> State:
     return {name: _as_state(value) for name, value in model.state_dict().items()}
 
 
+def drop_caches(model: nn.Module) -> None:
+    """Forget what GPUs cache of tables outside them, after these tables were written from outside.
+
+    Reading the weights of a model writes its caches back first, so nothing is lost.
+    """
+    for module in model.modules():
+        for lookup in getattr(module, "_lookups", []):  # TorchRec's collections do not list them
+            for kernel in lookup.modules():
+                if hasattr(kernel, "reset_cache_states"):
+                    kernel.reset_cache_states()
+
+
 def _as_state(value: Any) -> torch.Tensor | Sharded:
     if not isinstance(value, ShardedTensor):
         return value.detach()
