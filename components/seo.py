@@ -137,6 +137,10 @@ def prepare(
     data_set: str,
     out: str,
     raw: Optional[str] = None,
+    j: str = "1x1",
+    max_restarts: int = 0,
+    rdzv_port: int = 29500,
+    rdzv_timeout: int = 600,
     cpu: int = 0,
     gpu: int = 0,
     memMB: int = MEMORY_MB,
@@ -146,16 +150,20 @@ def prepare(
     max_retries: int = 0,
     image: str = "",
 ) -> specs.AppDef:
-    """Prepares a raw data set.
+    """Prepares a raw data set; goes on with what killed processes have left.
 
     Args:
         script_args: further options of `seo-rec prepare`
         data_set: name of the data set, e.g. synthetic
         out: folder of the prepared data set
         raw: the raw files; not needed for synthetic
-        cpu: processors of the node (0: two); threads are shared out accordingly
-        gpu: GPUs of the node
-        memMB: memory of the node in MB
+        j: {nnodes}x{nproc_per_node}; raw and out are on storage that all nodes share
+        max_restarts: how often the processes are started again, and go on
+        rdzv_port: port of node 0 at which several nodes meet
+        rdzv_timeout: seconds that a node waits for the others
+        cpu: processors of each node (0: two); threads are shared out accordingly
+        gpu: GPUs of each node
+        memMB: memory of each node in MB
         h: a named resource; takes the place of cpu, gpu and memMB
         env: further environment variables, e.g. A=1,B=2
         mounts: for containers, e.g. type=bind,src=/data,dst=/data,readonly
@@ -164,7 +172,8 @@ def prepare(
     """
     machine = _Machine(cpu, gpu, memMB, h, env, mounts, max_retries, image)
     options = _options({"raw": raw, "out": out})
-    return _app("prepare", ["seo_rec", "prepare", data_set, *options, *script_args], machine)
+    command = ["seo_rec", "prepare", data_set, *options, *script_args]
+    return _app("prepare", command, machine, _Processes(j, max_restarts, rdzv_port, rdzv_timeout))
 
 
 def search(

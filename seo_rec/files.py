@@ -223,29 +223,98 @@ def new_folder(path: Path | str) -> Iterator[Path]:
         FileExistsError: ``path`` exists and is not an empty folder, or was filled within the block.
         OSError: No folder can be put at ``path``, such as on a mount point.
     """
+    given, path = path, free_place(path)
+    with hidden_folder(path) as temporary:
+        require_replaceable(path, temporary)
+        yield temporary
+        take_place(temporary, path, given)
+
+
+def free_place(path: Path | str) -> Path:
+    """Where a folder for ``path`` goes, with links followed; its parent folder is made.
+
+    Raises:
+        FileExistsError: ``path`` exists and is not an empty folder.
+    """
     given, path = path, Path(os.path.realpath(path))
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(
             f"{given} exists and is not empty; choose another --out or remove it first"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with hidden_folder(path) as temporary:
-        if path.exists():  # a mount point cannot be replaced: known now, not when all is written
-            os.rename(path, temporary / path.name)
-            os.rename(temporary / path.name, path)
-        yield temporary
-        os.chmod(temporary, 0o755)
-        try:
-            if path.exists():
-                path.rmdir()
-            os.replace(temporary, path)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise
-            raise FileExistsError(
-                f"{given} was made by another process in the meantime, and nothing is written over "
-                "it; choose another --out"
-            ) from error
+    return path
+
+
+def require_replaceable(path: Path, temporary: Path) -> None:
+    """See now that an empty folder at ``path`` can be replaced, unlike a mount point.
+
+    Args:
+        path: Where a folder is to go.
+        temporary: A folder on the same file system.
+
+    Raises:
+        OSError: It cannot.
+    """
+    if path.exists():
+        os.rename(path, temporary / path.name)
+        os.rename(temporary / path.name, path)
+
+
+def take_place(folder: Path, path: Path, given: Path | str) -> None:
+    """Move a finished folder to ``path``, where nothing or an empty folder is.
+
+    Args:
+        folder: The folder.
+        path: Its place.
+        given: The place as the user wrote it.
+
+    Raises:
+        FileExistsError: Something was put there in the meantime.
+    """
+    os.chmod(folder, 0o755)
+    try:
+        if path.exists():
+            path.rmdir()
+        os.replace(folder, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise FileExistsError(
+            f"{given} was made by another process in the meantime, and nothing is written over "
+            "it; choose another --out"
+        ) from error
+
+
+def parallel_folder(path: Path) -> Path:
+    """The hidden folder beside ``path`` in which several processes make it."""
+    return path.with_name(f".{path.name}.parallel{PART}")
+
+
+@contextmanager
+def kept_folder(path: Path) -> Iterator[Path]:
+    """The folder of :func:`parallel_folder`, which the end of the block does not remove.
+
+    It may hold what a killed process has left. This process holds a lock on it until the block
+    ends.
+
+    Raises:
+        FileExistsError: Another process has it.
+    """
+    folder = parallel_folder(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = None
+    try:
+        lock = _lock(folder)
+    except OSError:  # where the file system has no locks, nobody is kept out
+        pass
+    else:
+        if lock is None:
+            raise FileExistsError(f"{path} is being made by another process; choose another --out")
+    try:
+        yield folder
+    finally:
+        if lock is not None:
+            os.close(lock)
 
 
 @contextmanager

@@ -54,7 +54,7 @@ CASES = {
     "benchmark": (["--", "--repeats", "3"], "--repeats 3"),
 }
 COMPONENTS = ["prepare", "search", "applier", "train", "compare", "plan", "evaluate", "benchmark"]
-DISTRIBUTED = ["search", "applier", "train", "compare", "evaluate", "benchmark"]
+DISTRIBUTED = ["prepare", "search", "applier", "train", "compare", "evaluate", "benchmark"]
 MACHINE = ["cpu", "gpu", "memMB", "h", "env", "mounts", "max_retries", "image"]
 
 

@@ -4,9 +4,16 @@
 
 A made-up file in Criteo's format (Zipf tokens, the set's own numbers of distinct values, missing
 cells) is written to a temporary folder. Each variant prepares it in a process of its own;
-printed are rows/s over the whole preparation (imports left out), the peak resident memory of that
-process, the size on disk, and how fast Arrow, with its threads, decodes the training shards. The
-goal is 60,000 rows/s on two cores and under 2 GB.
+printed are rows/s over the whole preparation (imports left out), the seconds of processor time, the
+peak resident memory of the largest process, the size on disk, and how fast Arrow, with its threads,
+decodes the training shards. The goal is 60,000 rows/s on two cores and under 2 GB.
+
+One process uses two threads. How well several processes share the work is therefore measured
+against one process on one core as well; both cores can then do at most twice as much:
+
+    python -m benchmarks.speed.prepare --rows 4000000 --variant "one core"
+    python -m benchmarks.speed.prepare --rows 4000000 --variant plain
+    python -m benchmarks.speed.prepare --rows 4000000 --variant "two processes"
 """
 
 from __future__ import annotations
@@ -29,8 +36,12 @@ from benchmarks.record import append, path_of
 from seo_rec.data.shards import read_shards
 
 RECORD = path_of("prepare")
+ONE_CORE = "one core"
 VARIANTS = {
     "plain": "",
+    ONE_CORE: "",
+    "two processes": "workers=Workers(2),",
+    "two processes, no vocabulary": "workers=Workers(2), pruning=Pruning(counted=False),",
     "embed-numeric": "embed_numeric=True,",
     "min-count 2": "pruning=Pruning(min_count=2),",
     "temporal, unified-criteo": (
@@ -38,8 +49,11 @@ VARIANTS = {
     ),
 }
 PREPARE = """
-import pathlib, re, sys, time
+import os, pathlib, re, resource, sys, time
+if {one_core}:
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
 from seo_rec.data.criteo import prepare_criteo
+from seo_rec.data.parallel import Workers
 from seo_rec.data.split import Split
 from seo_rec.data.vocabulary import Pruning
 start = time.perf_counter()
@@ -48,7 +62,10 @@ seconds = time.perf_counter() - start
 ids = sum(column.vocab_size for column in schema.features)
 # Not getrusage: its maximum is inherited from the parent process through exec.
 status = pathlib.Path("/proc/self/status").read_text()
-print(seconds, int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1]) * 1024, ids)
+peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1])
+others = resource.getrusage(resource.RUSAGE_CHILDREN)
+used = time.process_time() + others.ru_utime + others.ru_stime
+print(seconds, max(peak, others.ru_maxrss) * 1024, ids, used)
 """
 # Distinct values of C1..C26 in the 45,840,617 rows of the Kaggle set.
 CARDINALITY = (
@@ -87,10 +104,10 @@ def _tokens(rng: np.random.Generator, num: int, size: int) -> pa.Array:
 
 def measure(raw: Path, out: Path, rows: int, variant: str) -> dict[str, Any]:
     """One prepare in its own process, then the decoding speed of its training shards."""
-    code = PREPARE.format(options=VARIANTS[variant])
+    code = PREPARE.format(options=VARIANTS[variant], one_core=variant == ONE_CORE)
     command = [sys.executable, "-c", code, str(raw), str(out)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    seconds, peak, ids = (float(x) for x in done.stdout.split())
+    seconds, peak, ids, used = (float(x) for x in done.stdout.split())
     start = time.perf_counter()
     decoded = sum(table.num_rows for table in read_shards(out / "train"))
     decode_seconds = time.perf_counter() - start
@@ -101,6 +118,7 @@ def measure(raw: Path, out: Path, rows: int, variant: str) -> dict[str, Any]:
         "rows": rows,
         "raw_mb": round(raw.stat().st_size / 1e6, 1),
         "rows_per_s": round(rows / seconds),
+        "processor_s": round(used, 2),
         "peak_rss_mb": round(peak / 1e6),
         "distinct_ids": int(ids),
         "disk_mb": round(size / 1e6, 1),

@@ -65,6 +65,7 @@ app = typer.Typer(
 PLAIN_MISTAKES = (ValueError, FloatingPointError, RunError)
 # the commands that the processes of one launch run together
 LAUNCHED = ("search", "train", "eval", "compare", "frontier", "demo", "job-search", "job-applier")
+BY_FILES = "prepare"  # its processes meet on the file system alone, and need no process group
 
 
 @app.callback()
@@ -76,11 +77,11 @@ def _main(
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     logging.getLogger("seo_rec.progress").setLevel(logging.INFO)
     quiet_libraries()
-    world = world_size()
+    world = 1 if context.invoked_subcommand == BY_FILES else world_size()
     if world > 1 and context.invoked_subcommand not in LAUNCHED:
         raise ValueError(
             f"{world} processes were started and {context.invoked_subcommand} runs in one; "
-            f"allowed in several: {', '.join(LAUNCHED)}"
+            f"allowed in several: {', '.join((*LAUNCHED, BY_FILES))}"
         )
     if world > 1:
         from seo_rec.train import agree  # imports torch, which a launch has done by now
@@ -110,7 +111,8 @@ app.command(hidden=True, context_settings=FURTHER_OPTIONS)(job_applier)
 
 def main() -> None:
     """Run the command line, in one process or as one of a launch."""
-    if _told(world_size) == 1:
+    words = (word for word in sys.argv[1:] if not word.startswith("-"))
+    if _told(world_size) == 1 or next(words, "") == BY_FILES:
         with sigterm_raises():  # several processes are stopped together, by their launcher
             _told(_run)
     else:

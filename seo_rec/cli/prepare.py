@@ -12,6 +12,13 @@ import typer
 
 from seo_rec.cli import parameters as par
 from seo_rec.cli.running import STOPS, stopped
+from seo_rec.cli.workers import (
+    NoVocabulary,
+    Processes,
+    is_first_rank,
+    require_one_process,
+    workers_of,
+)
 from seo_rec.files import one_line, said
 from seo_rec.schema import DataError, Schema
 
@@ -87,6 +94,7 @@ def movielens_1m(
     from seo_rec.data.movielens import prepare_movielens
 
     with _reporting(out) as done:
+        require_one_process("movielens-1m")
         schema = prepare_movielens(
             raw,
             out,
@@ -123,6 +131,8 @@ def criteo(
     vocabulary_preset: Preset = None,
     vocabulary_size: Sizes = None,
     missing: Missing = "token",
+    no_vocabulary: NoVocabulary = False,
+    processes: Processes = 1,
     on_bad_row: par.OnBadRow = "error",
     max_bad: par.MaxBad = None,
 ) -> None:
@@ -136,8 +146,9 @@ def criteo(
             embed_numeric=embed_numeric,
             missing=missing,
             split=_split(split, seed, fractions),
-            pruning=_pruning(min_count, vocabulary_preset, vocabulary_size),
+            pruning=_pruning(min_count, vocabulary_preset, vocabulary_size, not no_vocabulary),
             bad_rows=par.bad_rows(on_bad_row, max_bad),
+            workers=workers_of(processes),
             progress=True,
         )
         done.append(schema)
@@ -160,6 +171,8 @@ def avazu(
     vocabulary_preset: Preset = None,
     vocabulary_size: Sizes = None,
     missing: Missing = "token",
+    no_vocabulary: NoVocabulary = False,
+    processes: Processes = 1,
     on_bad_row: par.OnBadRow = "error",
     max_bad: par.MaxBad = None,
 ) -> None:
@@ -174,8 +187,9 @@ def avazu(
             out,
             missing=missing,
             split=_split(split, seed, fractions),
-            pruning=_pruning(min_count, vocabulary_preset, vocabulary_size),
+            pruning=_pruning(min_count, vocabulary_preset, vocabulary_size, not no_vocabulary),
             bad_rows=par.bad_rows(on_bad_row, max_bad),
+            workers=workers_of(processes),
             progress=True,
         )
         done.append(schema)
@@ -215,6 +229,8 @@ def table(
     min_count: MinCount = 1,
     vocabulary_size: Sizes = None,
     missing: Missing = "token",
+    no_vocabulary: NoVocabulary = False,
+    processes: Processes = 1,
     on_bad_row: par.OnBadRow = "error",
     max_bad: par.MaxBad = None,
 ) -> None:
@@ -236,8 +252,9 @@ def table(
             ),
             delimiter=delimiter,
             split=_split(split, seed, fractions),
-            pruning=_pruning(min_count, None, vocabulary_size),
+            pruning=_pruning(min_count, None, vocabulary_size, not no_vocabulary),
             bad_rows=par.bad_rows(on_bad_row, max_bad),
+            workers=workers_of(processes),
             progress=True,
         )
         done.append(schema)
@@ -284,6 +301,7 @@ def synthetic(
     from seo_rec.data.synthetic import synthetic as write_synthetic
 
     with _reporting(out) as done:
+        require_one_process("synthetic")
         schema = write_synthetic(
             out,
             rows=rows,
@@ -332,7 +350,9 @@ def _shares(option: str, text: str) -> tuple[float, ...]:
         raise DataError(f"{option} is {text!r}; allowed: shares, as in 0.2,0.02") from error
 
 
-def _pruning(min_count: int, preset: str | None, sizes: list[str] | None) -> Pruning:
+def _pruning(
+    min_count: int, preset: str | None, sizes: list[str] | None, counted: bool = True
+) -> Pruning:
     from seo_rec.data.vocabulary import Pruning
 
     by_column: dict[str, int] = {}
@@ -341,7 +361,7 @@ def _pruning(min_count: int, preset: str | None, sizes: list[str] | None) -> Pru
         if not name or not (size.isascii() and size.isdigit()):
             raise DataError(f"--vocabulary-size is {text!r}; allowed: COLUMN=K, as in C3=10000")
         by_column[name] = int(size)
-    return Pruning(min_count, preset, by_column)
+    return Pruning(min_count, preset, by_column, counted)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -376,7 +396,7 @@ def _reporting(out: Path) -> Iterator[list[Schema]]:
     except STOPS as stop:
         left = f"nothing is kept in {out}; the same command starts again"
         raise stopped(stop, left) from None
-    for schema in done:
+    for schema in done if is_first_rank() else ():
         _show(schema, out, time.monotonic() - started)
 
 

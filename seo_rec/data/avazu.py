@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from seo_rec.data.delimited import BlockError, Field, Layout, labels, read_blocks, split_header
-from seo_rec.data.prepare import Source, column_kinds, prepare, require_missing_rule
+from seo_rec.data.parallel import Workers, prepare_by
+from seo_rec.data.prepare import Source, column_kinds, require_missing_rule
 from seo_rec.data.rawfile import BadRows, Intake, existing_file, text_blocks
 from seo_rec.data.split import Split
 from seo_rec.data.tokens import categorical_ids
@@ -39,6 +41,7 @@ def prepare_avazu(
     split: Split = AVAZU_SPLIT,
     pruning: Pruning = Pruning(),
     bad_rows: BadRows = BadRows(),
+    workers: Workers = Workers(),
     progress: bool = False,
 ) -> Schema:
     """Prepare ``train.csv`` (plain or gzip): ``id`` is dropped, ``hour`` is the hour of the day.
@@ -49,6 +52,19 @@ def prepare_avazu(
     Raises:
         DataError: the file is missing or damaged, the header is not Avazu's, or a row is bad.
     """
+    return prepare_by(
+        workers,
+        partial(avazu_source, raw, missing=missing),
+        out,
+        split=split,
+        pruning=pruning,
+        bad_rows=bad_rows,
+        progress=progress,
+    )
+
+
+def avazu_source(raw: Path | str, *, missing: str) -> Source:
+    """The encoded rows of Avazu's file; see :func:`prepare_avazu`."""
     require_missing_rule(missing)
     path = existing_file(raw)
 
@@ -74,7 +90,7 @@ def prepare_avazu(
             )
         yield from read_blocks(blocks, _LAYOUT, encode, intake)
 
-    source = Source(
+    return Source(
         dataset="avazu",
         columns=column_kinds(COLUMNS, (), ()),
         label="label",
@@ -85,8 +101,8 @@ def prepare_avazu(
             "dropped": ["id"],
             "missing": missing,
         },
+        quoted=lambda _: ",",
     )
-    return prepare(source, out, split=split, pruning=pruning, bad_rows=bad_rows, progress=progress)
 
 
 def _check(row: Sequence[str]) -> tuple[str, str, str, str] | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from seo_rec.data.delimited import Field, Layout, labels, numbers, read_blocks
-from seo_rec.data.prepare import Source, column_kinds, prepare, require_missing_rule
+from seo_rec.data.parallel import Workers, prepare_by
+from seo_rec.data.prepare import Source, column_kinds, require_missing_rule
 from seo_rec.data.rawfile import BadRows, Intake, existing_file, text_blocks
 from seo_rec.data.split import Split
 from seo_rec.data.tokens import MISSING, Ids, categorical_ids, integer_ids
@@ -48,6 +50,7 @@ def prepare_criteo(
     split: Split = Split(),
     pruning: Pruning = Pruning(),
     bad_rows: BadRows = BadRows(),
+    workers: Workers = Workers(),
     progress: bool = False,
 ) -> Schema:
     """Prepare ``train.txt`` (plain or gzip), or the folder that holds it or ``day_0``, ...
@@ -62,6 +65,14 @@ def prepare_criteo(
     Raises:
         DataError: a file is missing or damaged, or a row is bad.
     """
+    source = partial(criteo_source, raw, embed_numeric=embed_numeric, missing=missing)
+    return prepare_by(
+        workers, source, out, split=split, pruning=pruning, bad_rows=bad_rows, progress=progress
+    )
+
+
+def criteo_source(raw: Path | str, *, embed_numeric: bool, missing: str) -> Source:
+    """The encoded rows of Criteo's files; see :func:`prepare_criteo`."""
     require_missing_rule(missing)
     paths = criteo_files(Path(raw))
 
@@ -86,7 +97,7 @@ def prepare_criteo(
         if embed_numeric
         else "ln(max(x + 4, 1)) for I2, ln(max(x + 1, 1)) otherwise; missing: 0"
     )
-    source = Source(
+    return Source(
         dataset="criteo",
         columns=(
             column_kinds(INTEGERS + TOKENS, (), ())
@@ -101,8 +112,8 @@ def prepare_criteo(
             "numeric_rule": numeric_rule,
             "missing": missing,
         },
+        quoted=lambda _: None,
     )
-    return prepare(source, out, split=split, pruning=pruning, bad_rows=bad_rows, progress=progress)
 
 
 def criteo_files(raw: Path) -> tuple[Path, ...]:

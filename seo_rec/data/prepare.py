@@ -33,8 +33,9 @@ from seo_rec.data.integrity import file_checksums
 from seo_rec.data.progress import ProgressBar
 from seo_rec.data.rawfile import BadRows, Intake
 from seo_rec.data.shards import ShardWriter, large_columns, large_numbers, read_shards
+from seo_rec.data.sketch import DistinctSketch
 from seo_rec.data.split import Split
-from seo_rec.data.tokens import MISSING, MISSING_RULES, OUT_OF_VOCABULARY, TOKEN_RULE, Ids
+from seo_rec.data.tokens import MISSING, MISSING_RULES, TOKEN_RULE, Ids
 from seo_rec.data.vocabulary import IdCounter, Pruning, prune, write_vocabulary
 from seo_rec.files import new_folder
 from seo_rec.schema import SPLITS, Column, DataError, Schema, write_schema
@@ -60,6 +61,8 @@ class Source:
             :func:`arrow_schema`; files, bytes and bad rows are accounted in the Intake.
         options: everything that shaped the rows, for ``schema.options``.
         findings: more entries for ``schema.options``, asked for when all rows were read.
+        quoted: the delimiter of a text file with a header and quoted cells, or None for a file
+            without both. A source that has this can be read in pieces by several processes.
     """
 
     dataset: str
@@ -69,6 +72,7 @@ class Source:
     read: Callable[[Intake], Iterator[Any]]
     options: Mapping[str, Any] = field(default_factory=dict)
     findings: Callable[[], Mapping[str, Any]] = dict
+    quoted: Callable[[Path], str | None] | None = None
 
     @property
     def categorical(self) -> tuple[str, ...]:
@@ -107,7 +111,7 @@ def prepare(
     with new_folder(out) as folder, ProgressBar(progress) as bar:
         work = folder / ".work"
         splits = work / "splits" if pruning.is_active else folder
-        tally = _Tally(source)
+        tally = _Tally(source, pruning)
         with ExitStack() as stack:
             tables = _first_pass(source, intake, bar, stack)
             if split.rule == "temporal":
@@ -117,8 +121,8 @@ def prepare(
                 num_rows = None
             _divide(tables, source, split, splits, tally, num_rows)
         shutil.rmtree(work / "rows", ignore_errors=True)
-        _require_training_rows(source, split, tally, intake)
-        vocabularies, kept = _vocabularies(source, pruning, tally)
+        require_training_rows(source, split, tally.num_rows, intake)
+        kept = _write_vocabularies(source, pruning, tally, folder)
         if kept:
             bar.begin("prune", sum(tally.num_rows.values()))
             _prune_splits(source, kept, splits, folder, bar)
@@ -126,15 +130,19 @@ def prepare(
             for name in SPLITS:
                 (splits / name).rename(folder / name)
         shutil.rmtree(work, ignore_errors=True)
-        for name, (ids, counts) in vocabularies.items():
-            write_vocabulary(folder, name, ids, counts)
-        schema = _schema(source, split, pruning, intake, tally, vocabularies)
+        counted = Counted(tally.num_rows, tally.positives, tally.sizes)
+        schema = schema_of(source, split, pruning, intake, counted)
         schema = replace(schema, files=file_checksums(folder))
-        write_schema(folder, schema)
-        numeric = [column.name for column in schema.numeric]
-        if large := large_columns(islice(read_shards(folder / "train"), 1), numeric):
-            log.warning("%s", large_numbers(large))
+        finish(folder, schema)
     return schema
+
+
+def finish(folder: Path, schema: Schema) -> None:
+    """Write ``schema.json``, which completes a data set, and warn of large numbers."""
+    write_schema(folder, schema)
+    numeric = [column.name for column in schema.numeric]
+    if large := large_columns(islice(read_shards(folder / "train"), 1), numeric):
+        log.warning("%s", large_numbers(large))
 
 
 def require_missing_rule(missing: str) -> None:
@@ -143,21 +151,34 @@ def require_missing_rule(missing: str) -> None:
         raise DataError(f"missing rule is {missing!r}; allowed: {', '.join(MISSING_RULES)}")
 
 
+@dataclass(frozen=True)
+class Counted:
+    """What was counted: rows and positive labels by split; distinct ids and all ids by column."""
+
+    num_rows: Mapping[str, int]
+    positives: Mapping[str, int]
+    sizes: Mapping[str, tuple[int, int]]
+
+
 class _Tally:
     """Row, label and id counts of the splits as they are written."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, pruning: Pruning) -> None:
         self.num_rows = dict.fromkeys(SPLITS, 0)
         self.positives = dict.fromkeys(SPLITS, 0)
-        self.counters = {name: IdCounter() for name in source.embedded}
+        kind = IdCounter if pruning.counted else DistinctSketch
+        self.counters: dict[str, IdCounter | DistinctSketch] = {
+            name: kind() for name in source.embedded
+        }
+        self.sizes: dict[str, tuple[int, int]] = {}
         self._label = source.label
 
     def add(self, split: str, table: Any) -> None:
         self.num_rows[split] += table.num_rows
-        self.positives[split] += int(table[self._label].to_numpy().sum(dtype=np.float64))
+        self.positives[split] += positives(table[self._label])
         if split == "train":
             for name, counter in self.counters.items():
-                counter.add(_flat_ids(table[name]))
+                counter.add(flat_ids(table[name]))
 
 
 def _first_pass(
@@ -212,35 +233,34 @@ def _divide(
                     tally.add(name, part)
 
 
-def _require_training_rows(source: Source, split: Split, tally: _Tally, intake: Intake) -> None:
-    if tally.num_rows["train"] == 0:
+def require_training_rows(
+    source: Source, split: Split, num_rows: Mapping[str, int], intake: Intake
+) -> None:
+    """DataError unless the train split has rows."""
+    if num_rows["train"] == 0:
         raise DataError(
-            f"{source.dataset}: no rows in the train split of {sum(tally.num_rows.values())} rows "
+            f"{source.dataset}: no rows in the train split of {sum(num_rows.values())} rows "
             f"({intake.num_bad} skipped as bad); give more rows or other fractions than "
             f"{split.shares}"
         )
 
 
-def _vocabularies(
-    source: Source, pruning: Pruning, tally: _Tally
-) -> tuple[dict[str, tuple[Ids, Ids]], dict[str, Ids]]:
-    """Final (ids, counts) by column, and the ids kept in the pruned columns."""
-    vocabularies: dict[str, tuple[Ids, Ids]] = {}
+def _write_vocabularies(
+    source: Source, pruning: Pruning, tally: _Tally, folder: Path
+) -> dict[str, Ids]:
+    """Write the vocabularies, note their sizes, and return the ids kept in the pruned columns."""
     kept_ids: dict[str, Ids] = {}
     for name in source.embedded:
-        ids, counts = tally.counters.pop(name).result()
-        kept = pruning.kept(name, ids, counts)
+        counter = tally.counters.pop(name)
+        if isinstance(counter, DistinctSketch):
+            tally.sizes[name] = counter.distinct(), counter.total
+            continue
+        ids, counts, kept = pruning.vocabulary(name, *counter.result())
+        tally.sizes[name] = len(ids), int(counts.sum())
+        write_vocabulary(folder, name, ids, counts)
         if kept is not None:
             kept_ids[name] = kept
-            stays = np.isin(ids, kept, assume_unique=True)
-            rest = int(counts[~stays].sum())
-            ids, counts = ids[stays], counts[stays]
-            if rest:
-                place = int(np.searchsorted(ids, OUT_OF_VOCABULARY))
-                ids = np.insert(ids, place, OUT_OF_VOCABULARY)
-                counts = np.insert(counts, place, rest)
-        vocabularies[name] = ids, counts
-    return vocabularies, kept_ids
+    return kept_ids
 
 
 def _prune_splits(
@@ -250,15 +270,23 @@ def _prune_splits(
     for split in SPLITS:
         with ShardWriter(folder / split, source.arrow_schema()) as writer, ExitStack() as stack:
             for table in _ahead(read_shards(splits / split), stack):
-                for name, ids in kept.items():
-                    place = table.schema.get_field_index(name)
-                    table = table.set_column(
-                        place, table.schema.field(place), _pruned(table[name], ids)
-                    )
-                writer.write(table)
+                writer.write(pruned(table, kept))
                 rows += table.num_rows
                 bar.update(rows, rows)
         shutil.rmtree(splits / split)
+
+
+def pruned(table: Any, kept: Mapping[str, Ids]) -> Any:
+    """``table`` with the out-of-vocabulary id for ids that are not among the ``kept`` ones."""
+    for name, ids in kept.items():
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, table.schema.field(place), _pruned(table[name], ids))
+    return table
+
+
+def positives(labels: Any) -> int:
+    """The number of labels that are 1."""
+    return int(labels.to_numpy().sum(dtype=np.float64))
 
 
 def _pruned(column: Any, kept: Ids) -> Any:
@@ -271,7 +299,7 @@ def _pruned(column: Any, kept: Ids) -> Any:
     return pa.array(ids, mask=null) if null.any() else pa.array(ids)
 
 
-def _flat_ids(column: Any) -> Ids:
+def flat_ids(column: Any) -> Ids:
     """All ids of a categorical or multivalent column, nulls left out."""
     parts = []
     for chunk in column.chunks:
@@ -280,30 +308,25 @@ def _flat_ids(column: Any) -> Ids:
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
-def _schema(
-    source: Source,
-    split: Split,
-    pruning: Pruning,
-    intake: Intake,
-    tally: _Tally,
-    vocabularies: Mapping[str, tuple[Ids, Ids]],
+def schema_of(
+    source: Source, split: Split, pruning: Pruning, intake: Intake, counted: Counted
 ) -> Schema:
+    """The schema of a prepared data set, without the checksums of its files."""
     columns = []
     for name, kind in source.columns:
         if kind == "numeric":
             columns.append(Column(name, kind))
         else:
-            ids, counts = vocabularies[name]
-            lookups = float(counts.sum() / tally.num_rows["train"])
-            columns.append(Column(name, kind, len(ids), lookups))
+            distinct, lookups = counted.sizes[name]
+            columns.append(Column(name, kind, distinct, lookups / counted.num_rows["train"]))
     return Schema(
         dataset=source.dataset,
         columns=tuple(columns),
         label=source.label,
-        num_rows=tally.num_rows,
+        num_rows=counted.num_rows,
         label_rate={
-            name: tally.positives[name] / rows if rows else 0.0
-            for name, rows in tally.num_rows.items()
+            name: counted.positives[name] / rows if rows else 0.0
+            for name, rows in counted.num_rows.items()
         },
         split=split.to_json(),
         sources=tuple(intake.sources),

@@ -42,9 +42,19 @@ class ProgressBar:
             self._bar.remove_task(self._task)
         self._task = self._bar.add_task(what, total=total or None, amount="")
 
-    def update(self, done: int, rows: int, num_bytes: int | None = None) -> None:
+    def update(
+        self, done: int, number: int, num_bytes: int | None = None, unit: str = "rows"
+    ) -> None:
+        """Show how far the pass is.
+
+        Args:
+            done: Of its total.
+            number: Of what is counted.
+            num_bytes: Bytes that were read, if they are counted.
+            unit: What is counted.
+        """
         assert self._task is not None
-        amount = f"{rows:,} rows"
+        amount = f"{number:,} {unit}"
         if num_bytes is not None:
             amount += f", {num_bytes / 1e6:,.0f} MB read"
         self._bar.update(self._task, completed=done, amount=amount)

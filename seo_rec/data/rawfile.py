@@ -28,7 +28,8 @@ _MAGIC = {
     "zstd": re.compile(rb"\x28\xb5\x2f\xfd"),
 }
 _ZIP = b"PK\x03\x04"
-_LONGEST_ROW_BLOCKS = 8  # then a quote counts as never closed; memory stays bounded
+_MARK = b"\xef\xbb\xbf"  # of byte order
+LONGEST_ROW_BLOCKS = 8  # then a quote counts as never closed; memory stays bounded
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,43 @@ class Problem:
         return f"{where}: {self.why}{got}; {self.fix}"
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A part of a raw file that can be read by itself.
+
+    Args:
+        path: The file.
+        start: Its first byte of text, where a row begins, or its first Parquet row group.
+        stop: The byte or row group behind it; None if the piece is the whole file.
+        line: The number of its first line or row; 1 where it is not known.
+        header: Bytes of the header, which text pieces are read with.
+    """
+
+    path: Path
+    start: int = 0
+    stop: int | None = None
+    line: int = 1
+    header: int = 0
+
+
 @dataclass
 class Intake:
-    """The running account of one prepare: bytes and files read, bad rows met."""
+    """The running account of one prepare: bytes and files read, bad rows met.
+
+    If it has a ``piece``, this piece alone is read.
+    """
 
     bad_rows: BadRows = field(default_factory=BadRows)
+    piece: Piece | None = None
     bytes_read: int = 0
+    lines_read: int = 0
     num_bad: int = 0
     examples: list[str] = field(default_factory=list)
     sources: list[dict[str, str | int]] = field(default_factory=list)
+
+    def wants(self, path: Path) -> bool:
+        """Whether ``path``, or a piece of it, is to be read."""
+        return self.piece is None or self.piece.path == path
 
     def reject(self, problem: Problem) -> None:
         """Count a bad row, or raise DataError if the rule is ``error`` or the limit is passed."""
@@ -108,6 +137,11 @@ def is_parquet(path: Path) -> bool:
     """Whether a file begins as Parquet files do."""
     with path.open("rb") as stream:
         return stream.read(4) == b"PAR1"
+
+
+def is_packed(start: bytes) -> bool:
+    """Whether a file that begins so is compressed or an archive."""
+    return start.startswith(_ZIP) or any(magic.match(start) for magic in _MAGIC.values())
 
 
 def existing_file(path: Path | str) -> Path:
@@ -159,13 +193,21 @@ def text_blocks(
             ends no row. The row of a quote that is never closed goes to ``intake.reject``, up to
             the end of the line in which the quote stands. None: quotes mean nothing.
 
+    Of a piece that does not begin the file, the header comes first, as a block of its own.
+
     Raises:
         DataError: the file is missing, empty, truncated, corrupt or in UTF-16.
     """
     path = existing_file(path)
-    longest = _LONGEST_ROW_BLOCKS * block_bytes
-    text, pieces, pending = TextBlock(path, 1, b""), list[bytes](), 0
-    for piece in _plain_text(path, _decoded(path, intake), block_bytes):
+    longest = LONGEST_ROW_BLOCKS * block_bytes
+    part = intake.piece or Piece(path)
+    text, pieces, pending = TextBlock(path, part.line, b""), list[bytes](), 0
+    source = _decoded(path, intake) if part.stop is None else _ranged(path, part, intake)
+    if not part.start:
+        source = _plain_text(path, source, block_bytes)
+    elif part.header:
+        yield TextBlock(path, 1, _header(path, part))
+    for piece in source:
         pieces.append(piece)
         pending += len(piece)
         if pending >= block_bytes:
@@ -175,7 +217,8 @@ def text_blocks(
     if rest and not rest.endswith(b"\n"):
         rest += b"\n"
     text = yield from _rows(replace(text, data=rest), quoted, intake, 0)
-    if text.line == 1:
+    intake.lines_read += text.line - part.line
+    if text.line == part.line and not part.start:
         raise DataError(f"{path}: the file holds no rows; download it again")
 
 
@@ -196,7 +239,7 @@ def _rows(
                 "that this is a text file"
             )
         if rows.open_quote < 0 or not (rows.broken or len(data) - rows.end > longest):
-            whole = _without_blank_tail(data[: rows.end])
+            whole = without_blank_tail(data[: rows.end])
             if whole:
                 yield replace(text, data=whole)
             return _after(text, len(whole))
@@ -258,6 +301,23 @@ def _decoded(path: Path, intake: Intake) -> Iterator[bytes]:
         intake.add_source(path, hashing.size, hashing.digest.hexdigest())
 
 
+def _ranged(path: Path, piece: Piece, intake: Intake) -> Iterator[bytes]:
+    """The bytes of a piece of a file that is not compressed."""
+    assert piece.stop is not None
+    with path.open("rb") as stream:
+        stream.seek(piece.start)
+        left = piece.stop - piece.start
+        while left and (data := stream.read(min(left, _READ_BYTES))):
+            left -= len(data)
+            intake.bytes_read += len(data)
+            yield data
+
+
+def _header(path: Path, piece: Piece) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(piece.header).removeprefix(_MARK)
+
+
 def _decompressed(path: Path, raw: Any, kind: str) -> Iterator[bytes]:
     import bz2
     import lzma
@@ -304,7 +364,7 @@ def _plain_text(path: Path, pieces: Iterator[bytes], longest: int) -> Iterator[b
     zeros = max(head[::2].count(0), head[1::2].count(0))
     if head[:2] in (b"\xff\xfe", b"\xfe\xff") or zeros > len(head) / 4:
         raise DataError(f"{path}: line 1: the file is UTF-16; convert it to UTF-8 first")
-    first = first.removeprefix(b"\xef\xbb\xbf")
+    first = first.removeprefix(_MARK)
     if b"\r" not in first or b"\n" in first:
         yield first
         yield from pieces
@@ -318,7 +378,7 @@ def _plain_text(path: Path, pieces: Iterator[bytes], longest: int) -> Iterator[b
         yield piece.replace(b"\r", b"\n")
 
 
-def _without_blank_tail(data: bytes) -> bytes:
+def without_blank_tail(data: bytes) -> bytes:
     """``data``, which ends with a line end, up to the end of its last line that is not blank."""
     text = len(data.rstrip(b"\r\n"))
     return data[: data.index(b"\n", text) + 1] if text else b""

@@ -22,6 +22,8 @@ class ShardWriter:
 
     Dictionary pages with lz4, because on Criteo rows (40 columns, one thread) they took a quarter
     of the plain size at 7.4 million decoded rows/s; plain decoded 8.2, zstd with dictionaries 5.1.
+
+    Equal rows give equal bytes, however they are cut into tables.
     """
 
     def __init__(self, folder: Path, schema: Any) -> None:
@@ -79,7 +81,8 @@ class ShardWriter:
             )
             self._num_shards += 1
             self._shard_rows = 0
-        self._writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)
+        # In one chunk: where chunks meet, Arrow may begin a page.
+        self._writer.write_table(rows.combine_chunks(), row_group_size=ROW_GROUP_ROWS)
         self._shard_rows += rows.num_rows
         if self._shard_rows >= SHARD_ROWS:
             self._writer.close()

@@ -62,8 +62,8 @@ class Split:
         train, val, _ = self.shares
         index = np.arange(first, first + num, dtype=np.uint64)
         if self.rule == "random":
-            start = _splitmix64(np.array([self.seed], np.uint64))
-            place = (_splitmix64(start + index) >> np.uint64(11)).astype(np.float64) / 2**53
+            start = splitmix64(np.array([self.seed], np.uint64))
+            place = (splitmix64(start + index) >> np.uint64(11)).astype(np.float64) / 2**53
             bounds = np.array([train, train + val])
         else:
             assert total is not None
@@ -80,7 +80,8 @@ class Split:
         return rule
 
 
-def _splitmix64(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def splitmix64(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The hash of the generator of this name: a bijection of 64 bits whose results look random."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from seo_rec.data.delimited import (
     require_delimiter,
     split_header,
 )
-from seo_rec.data.prepare import Source, column_kinds, prepare, require_missing_rule
+from seo_rec.data.parallel import Workers, prepare_by
+from seo_rec.data.prepare import Source, column_kinds, require_missing_rule
 from seo_rec.data.rawfile import (
     BadRows,
     Intake,
@@ -121,6 +123,7 @@ def prepare_table(
     split: Split = Split(),
     pruning: Pruning = Pruning(),
     bad_rows: BadRows = BadRows(),
+    workers: Workers = Workers(),
     progress: bool = False,
 ) -> Schema:
     """Prepare CSV (plain or gzip, with a header) or Parquet files, in the given order.
@@ -133,6 +136,21 @@ def prepare_table(
         DataError: a file is missing or damaged, a column is missing, CSV headers differ, or a
             row is bad.
     """
+    return prepare_by(
+        workers,
+        partial(table_source, raw, columns, delimiter),
+        out,
+        split=split,
+        pruning=pruning,
+        bad_rows=bad_rows,
+        progress=progress,
+    )
+
+
+def table_source(
+    raw: Path | str | Sequence[Path | str], columns: TableColumns, delimiter: str | None = None
+) -> Source:
+    """The encoded rows of a table's files; see :func:`prepare_table`."""
     if delimiter is not None:
         require_delimiter(delimiter)
     given = [raw] if isinstance(raw, str | Path) else list(raw)
@@ -146,14 +164,19 @@ def prepare_table(
     if delimiter is not None and not texts:
         raise DataError("a delimiter is given, but all files are Parquet; leave it out")
 
+    def sign_of(path: Path) -> str:
+        return delimiter or ("\t" if ".tsv" in path.suffixes else ",")
+
     def read(intake: Intake) -> Iterator[Any]:
         header: tuple[Path, tuple[str, ...]] | None = None
-        for path in paths:
+        for path in filter(intake.wants, paths):
             if is_parquet(path):
                 yield from _read_parquet(path, columns, intake)
                 continue
-            sign = delimiter or ("\t" if ".tsv" in path.suffixes else ",")
+            sign = sign_of(path)
             names, blocks = split_header(text_blocks(path, intake, quoted=sign), path, sign)
+            if header is None and path != texts[0]:  # it is not among what is read
+                header = texts[0], _header(texts[0], sign_of(texts[0]))
             if header is None:
                 _require_delimiter(columns, names, sign, path)
                 columns.require_in(names, path)
@@ -166,7 +189,7 @@ def prepare_table(
             layout = _layout(columns, names, sign)
             yield from read_blocks(blocks, layout, lambda t: _encode_text(t, columns), intake)
 
-    source = Source(
+    return Source(
         dataset="table",
         columns=column_kinds(columns.categorical, columns.multivalent, columns.numeric),
         label=columns.label,
@@ -180,8 +203,12 @@ def prepare_table(
             }[columns.numeric_transform],
             "separator": columns.separator,
         },
+        quoted=sign_of,
     )
-    return prepare(source, out, split=split, pruning=pruning, bad_rows=bad_rows, progress=progress)
+
+
+def _header(path: Path, sign: str) -> tuple[str, ...]:
+    return split_header(text_blocks(path, Intake(), quoted=sign), path, sign)[0]
 
 
 def _times(path: Path, paths: Sequence[Path]) -> int:
@@ -247,9 +274,12 @@ def _read_parquet(path: Path, columns: TableColumns, intake: Intake) -> Iterator
         with pq.ParquetFile(path) as file:
             columns.require_in(file.schema_arrow.names, path)
             _require_numbers(path, file.schema_arrow, columns.numeric)
-            first, counted = 1, 0
+            first, counted, chosen = 1, 0, None
             rows, sizes = _row_group_ends(file)
-            batches = file.iter_batches(_PARQUET_ROWS, columns=list(columns.used))
+            if intake.piece is not None and intake.piece.stop is not None:
+                first, chosen = intake.piece.line, range(intake.piece.start, intake.piece.stop)
+                counted = sizes[intake.piece.start]
+            batches = file.iter_batches(_PARQUET_ROWS, chosen, columns=list(columns.used))
             for batch in batches:
                 table = pa.table(batch)
                 encoded = _encode_parquet(path, first, table, columns, intake)
@@ -263,7 +293,8 @@ def _read_parquet(path: Path, columns: TableColumns, intake: Intake) -> Iterator
         raise DataError(
             f"{path}: not readable as Parquet ({error}); write or download the file again"
         ) from error
-    file_sha256(path, intake, counted)
+    if intake.piece is None:
+        file_sha256(path, intake, counted)
 
 
 def _row_group_ends(file: Any) -> tuple[list[int], list[int]]:

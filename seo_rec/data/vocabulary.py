@@ -46,12 +46,15 @@ class Pruning:
     Ids are counted in the training split. With ``min_count`` m an id stays if it occurs at
     least m times. With a size K for a column its K - 1 most frequent ids stay (ties: the
     smaller id) and the K-th place is the out-of-vocabulary id. A ``preset`` names a table of
-    sizes; ``sizes`` gives them by column, and wins over the preset.
+    sizes; ``sizes`` gives them by column, and wins over the preset. If ids are not ``counted``,
+    none can be pruned, there are no vocabulary files, and the numbers of distinct ids are
+    estimated by :class:`seo_rec.data.sketch.DistinctSketch`.
     """
 
     min_count: int = 1
     preset: str | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
+    counted: bool = True
 
     def __post_init__(self) -> None:
         if self.min_count < 1:
@@ -63,6 +66,11 @@ class Pruning:
         for name, size in self.sizes.items():
             if size < 1:
                 raise DataError(f"vocabulary size of {name!r} is {size}; allowed: 1 or more")
+        if self.is_active and not self.counted:
+            raise DataError(
+                "ids are pruned by their counts, and --no-vocabulary counts none; leave it out, or "
+                "--min-count, --vocabulary-size and --vocabulary-preset"
+            )
 
     @property
     def is_active(self) -> bool:
@@ -93,7 +101,23 @@ class Pruning:
             ids = np.sort(ids[order])
         return ids
 
+    def vocabulary(self, name: str, ids: Ids, counts: Ids) -> tuple[Ids, Ids, Ids | None]:
+        """The ids of column ``name`` after pruning, their counts, and what :meth:`kept` returns."""
+        kept = self.kept(name, ids, counts)
+        if kept is None:
+            return ids, counts, None
+        stays = np.isin(ids, kept, assume_unique=True)
+        rest = int(counts[~stays].sum())
+        ids, counts = ids[stays], counts[stays]
+        if rest:
+            place = int(np.searchsorted(ids, OUT_OF_VOCABULARY))
+            ids = np.insert(ids, place, OUT_OF_VOCABULARY)
+            counts = np.insert(counts, place, rest)
+        return ids, counts, kept
+
     def to_json(self) -> dict[str, Any]:
+        if not self.counted:
+            return {"counted_on": None, "vocab_size": "estimated"}
         return {
             "min_count": self.min_count,
             "preset": self.preset,
@@ -128,10 +152,15 @@ class IdCounter:
             return
         ids = np.sort(ids)
         first = np.flatnonzero(_starts(ids))
-        counts: Counts = np.diff(first, append=len(ids))
-        self._total += len(ids)
+        self.add_counted(ids[first], np.diff(first, append=len(ids)))
+
+    def add_counted(self, ids: Ids, counts: Counts) -> None:
+        """Count distinct ``ids``, which ascend, ``counts`` times each."""
+        if not len(ids):
+            return
+        self._total += int(counts.sum())
         # No count exceeds the total: four bytes are enough until there are 2^32 values.
-        self._runs.append((ids[first], counts.astype(np.uint32) if self._total < 2**32 else counts))
+        self._runs.append((ids, counts.astype(np.uint32 if self._total < 2**32 else np.int64)))
         while len(self._runs) > 1 and len(self._runs[-2][0]) <= 4 * len(self._runs[-1][0]):
             self._merge_last()
 
@@ -185,18 +214,14 @@ def _starts(ids: Ids) -> npt.NDArray[np.bool_]:
     return new
 
 
-def write_vocabulary(data: Path, column: str, ids: Ids, counts: Ids) -> None:
-    """Write ``DATA/vocabulary/<column>.parquet``: (id, count), sorted by id."""
+def write_vocabulary(data: Path, column: str, ids: Ids, counts: Ids) -> Path:
+    """Write ``DATA/vocabulary/<column>.parquet``: (id, count), sorted by id; return its path."""
     folder = data / VOCABULARY_FOLDER
     folder.mkdir(exist_ok=True)
     table = pa.table({"id": pa.array(ids, pa.int64()), "count": pa.array(counts, pa.int64())})
-    pq.write_table(
-        table,
-        folder / f"{column}.parquet",
-        compression="zstd",
-        use_dictionary=False,
-        write_page_checksum=True,
-    )
+    path = folder / f"{column}.parquet"
+    pq.write_table(table, path, compression="zstd", use_dictionary=False, write_page_checksum=True)
+    return path
 
 
 def read_vocabulary(
@@ -214,6 +239,12 @@ def read_vocabulary(
     path = folder / f"{column}.parquet"
     if not path.is_file():
         there = sorted(p.stem for p in folder.glob("*.parquet"))
+        if not there:
+            raise DataError(
+                f"{data}: the ids of column {column!r} are needed, and the data set has no "
+                "vocabularies; choose a method that hashes ids, or run `seo-rec prepare` again "
+                "without --no-vocabulary"
+            )
         raise DataError(
             f"{data}: no vocabulary of column {column!r}; allowed: {', '.join(there) or 'none'}; "
             "name one of these or run `seo-rec prepare` again"

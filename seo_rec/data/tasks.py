@@ -1,0 +1,399 @@
+"""What one process does of a preparation by many: tasks that can be done in any process, and again.
+
+A preparation has a work folder, which all processes see::
+
+    records/<kind>-<number>.json   what a task has found; it is there once the task is done
+    rows/<number>.arrow            encoded rows of a piece of the raw files
+    counts/<number>.npz            training ids of some pieces and their counts, or their sketches
+    kept/<number>.npy              the ids of a pruned column that stay
+    data/                          the prepared data set
+
+and these kinds of tasks, in this order:
+
+    cut     a raw file into pieces
+    hash    a raw file: its SHA-256
+    read    a piece: parse and encode its rows
+    count   the training ids of some pieces
+    merge   the counts of one column, prune them, write the vocabulary
+    write   one shard of a split
+
+A row's split follows from its number among all rows, so ``count`` and ``write`` begin when all
+pieces are read. Every file is written under another name first, and its bytes depend on the raw
+files and the settings alone; it does no harm if two processes do one task.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from seo_rec.data.pieces import cut
+from seo_rec.data.prepare import Source, flat_ids, positives, pruned
+from seo_rec.data.rawfile import BadRows, Intake, Piece, Problem, file_sha256
+from seo_rec.data.shards import SHARD_ROWS, ShardWriter
+from seo_rec.data.sketch import DistinctSketch
+from seo_rec.data.split import Split
+from seo_rec.data.tokens import Ids
+from seo_rec.data.vocabulary import IdCounter, Pruning, write_vocabulary
+from seo_rec.files import checksum, read_json, write_json
+from seo_rec.schema import SPLITS, DataError
+
+COUNT_ROWS = SHARD_ROWS // 2  # of the pieces whose ids one task counts, about
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task by its kind and its number among the tasks of this kind."""
+
+    kind: str
+    number: int
+
+
+class _PieceIntake(Intake):
+    """Keeps the bad rows of a piece; whether they are too many is known when all are read."""
+
+    def __init__(self, bad_rows: BadRows, piece: Piece) -> None:
+        super().__init__(bad_rows, piece)
+        self.problems: list[Problem] = []
+
+    def reject(self, problem: Problem) -> None:
+        self.problems.append(problem)
+        if self.bad_rows.action == "error" or len(self.problems) > self.bad_rows.max_bad:
+            raise _Stopped
+
+
+class _Stopped(Exception):
+    """No more rows of a piece need to be read, because of the bad rows before."""
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes ``path`` when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    yield temporary
+    os.replace(temporary, path)
+
+
+def _move(path: Path, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(path, place)
+
+
+class Job:
+    """A preparation as each of its processes sees it.
+
+    Args:
+        source: Where rows come from.
+        work: The work folder.
+        split: How rows are divided.
+        pruning: Which ids stay.
+        bad_rows: What to do with rows that cannot be read.
+    """
+
+    def __init__(
+        self, source: Source, work: Path, split: Split, pruning: Pruning, bad_rows: BadRows
+    ) -> None:
+        self.source, self.work = source, work
+        self.split, self.pruning, self.bad_rows = split, pruning, bad_rows
+
+    # ---- records -------------------------------------------------------------------------
+
+    def place(self, task: Task) -> Path:
+        """The record of a task."""
+        return self.work / "records" / f"{task.kind}-{task.number}.json"
+
+    def is_done(self, task: Task) -> bool:
+        """Whether a task has been done, by any process."""
+        return self.place(task).exists()
+
+    def record(self, kind: str, number: int) -> dict[str, Any]:
+        """What a task has found."""
+        found: dict[str, Any] = read_json(self.place(Task(kind, number)))
+        return found
+
+    def perform(self, task: Task) -> None:
+        """Do a task, unless it has been done.
+
+        Raises:
+            DataError: A raw file is missing or damaged.
+            OSError: The system refuses a file.
+        """
+        if not self.is_done(task):
+            write_json(self.place(task), getattr(self, f"_{task.kind}")(task.number))
+
+    def request(self) -> str:
+        """A hash of everything that the result depends on."""
+        stats = [path.stat() for path in self.source.paths]
+        asked = {
+            "source": [self.source.dataset, self.source.columns, self.source.label],
+            "options": self.source.options,
+            "files": [
+                [str(path.absolute()), stat.st_size, stat.st_mtime_ns]
+                for path, stat in zip(self.source.paths, stats, strict=True)
+            ],
+            "split": self.split.to_json(),
+            "pruning": self.pruning.to_json(),
+            "bad rows": asdict(self.bad_rows),
+            "versions": [importlib.metadata.version(wheel) for wheel in ("numpy", "pyarrow")],
+        }
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+    def stages(self) -> Iterator[list[Task]]:
+        """Lists of tasks; those in one list can be done at once, after the lists before it."""
+
+        def tasks(kind: str, number: int) -> list[Task]:
+            return [Task(kind, i) for i in range(number)]
+
+        files = len(self.source.paths)
+        yield tasks("cut", files)
+        yield [*tasks("hash", files), *tasks("read", len(self.pieces))]
+        counts, writes = tasks("count", len(self.groups)), tasks("write", len(self.shards))
+        merges = tasks("merge", len(self.embedded))
+        if self.pruning.is_active:  # rows are written with the ids that stay
+            yield counts
+            yield merges
+            yield writes
+        else:
+            yield [*writes, *counts]
+            yield merges
+
+    # ---- what follows from the records -----------------------------------------------------
+
+    @cached_property
+    def pieces(self) -> list[Piece]:
+        """The pieces of all raw files, in order; needs all ``cut`` tasks."""
+        return [
+            Piece(path, **piece)
+            for number, path in enumerate(self.source.paths)
+            for piece in self.record("cut", number)["pieces"]
+        ]
+
+    @cached_property
+    def first_rows(self) -> list[int]:
+        """The number of the first row of each piece, and of all rows; needs all ``read`` tasks."""
+        rows = [self.record("read", number)["rows"] for number in range(len(self.pieces))]
+        return list(accumulate(rows, initial=0))
+
+    @cached_property
+    def split_rows(self) -> dict[str, list[int]]:
+        """By split, how many of its rows come before each piece, and how many there are."""
+        total, before = self.first_rows[-1], {name: [0] for name in SPLITS}
+        for first, last in zip(self.first_rows, self.first_rows[1:], strict=False):
+            sizes = np.bincount(self.split.assign(first, last - first, total), minlength=3)
+            for name, size in zip(SPLITS, sizes.tolist(), strict=True):
+                before[name].append(before[name][-1] + size)
+        return before
+
+    @cached_property
+    def groups(self) -> list[range]:
+        """The pieces whose ids are counted by one task."""
+        groups, start = [], 0
+        for piece in range(len(self.pieces)):
+            last = piece == len(self.pieces) - 1
+            if last or self.first_rows[piece + 1] - self.first_rows[start] >= COUNT_ROWS:
+                groups.append(range(start, piece + 1))
+                start = piece + 1
+        return groups
+
+    @cached_property
+    def shards(self) -> list[tuple[str, int]]:
+        """(split, number of the shard in it) of every shard."""
+        return [
+            (name, number)
+            for name in SPLITS
+            for number in range(max(1, -(-self.split_rows[name][-1] // SHARD_ROWS)))
+        ]
+
+    @cached_property
+    def _kept(self) -> dict[str, Ids]:
+        found = {name: self.work / "kept" / f"{i}.npy" for i, name in enumerate(self.embedded)}
+        return {name: np.load(path) for name, path in found.items() if path.exists()}
+
+    @property
+    def embedded(self) -> tuple[str, ...]:
+        """Names of the columns that hold ids."""
+        return self.source.embedded
+
+    # ---- the tasks -------------------------------------------------------------------------
+
+    def _cut(self, number: int) -> dict[str, Any]:
+        assert self.source.quoted is not None
+        path = self.source.paths[number]
+        pieces = [asdict(piece) for piece in cut(path, self.source.quoted(path))]
+        return {"pieces": [{k: v for k, v in p.items() if k != "path"} for p in pieces]}
+
+    def _hash(self, number: int) -> dict[str, Any]:
+        intake = Intake()
+        file_sha256(self.source.paths[number], intake)
+        return dict(intake.sources[0])
+
+    def _read(self, number: int) -> dict[str, Any]:
+        piece = self.pieces[number]
+        intake = _PieceIntake(self.bad_rows, piece)
+        rows, stopped, error = 0, False, None
+        schema = self.source.arrow_schema()
+        with (
+            _new_file(self.work / "rows" / f"{number}.arrow") as path,
+            pa.OSFile(str(path), "wb") as file,
+            pa.ipc.new_file(file, schema) as writer,
+        ):
+            try:
+                for table in self.source.read(intake):
+                    rows += table.num_rows
+                    writer.write_table(table)
+            except _Stopped:
+                stopped = True
+            except DataError as fault:
+                error = str(fault)
+        problems = [{**asdict(p), "path": None} for p in intake.problems]
+        found = {"rows": rows, "lines": intake.lines_read, "problems": problems}
+        return {**found, "stopped": stopped, "error": error}
+
+    def _count(self, number: int) -> dict[str, Any]:
+        counters = {
+            name: IdCounter() if self.pruning.counted else DistinctSketch()
+            for name in self.embedded
+        }
+        for piece in self.groups[number]:
+            for table in self._rows(piece, "train", 0, sys.maxsize):
+                for name, counter in counters.items():
+                    counter.add(flat_ids(table[name]))
+        arrays: dict[str, Any] = {}
+        for column, counter in enumerate(counters.values()):
+            if isinstance(counter, DistinctSketch):
+                arrays[f"ids{column}"], arrays[f"counts{column}"] = counter.hashes, counter.total
+            else:
+                arrays[f"ids{column}"], arrays[f"counts{column}"] = counter.result()
+        with _new_file(self.work / "counts" / f"{number}.npz") as path, path.open("wb") as file:
+            np.savez(file, **arrays)
+        return {}
+
+    def _merge(self, number: int) -> dict[str, Any]:
+        counter, sketch = IdCounter(), DistinctSketch()
+        for group in range(len(self.groups)):
+            with np.load(self.work / "counts" / f"{group}.npz") as arrays:
+                ids, counts = arrays[f"ids{number}"], arrays[f"counts{number}"]
+            if self.pruning.counted:
+                counter.add_counted(ids, counts)
+            else:
+                sketch.merge(ids, int(counts))
+        if not self.pruning.counted:
+            return {"distinct": sketch.distinct(), "lookups": sketch.total, "files": {}}
+        name = self.embedded[number]
+        ids, counts, kept = self.pruning.vocabulary(name, *counter.result())
+        if kept is not None:
+            with _new_file(self.work / "kept" / f"{number}.npy") as path, path.open("wb") as file:
+                np.save(file, kept)
+        scratch = self.work / f"vocabulary-{number}-{os.getpid()}"
+        scratch.mkdir(parents=True, exist_ok=True)
+        written = write_vocabulary(scratch, name, ids, counts)
+        files = {written.relative_to(scratch).as_posix(): checksum(written)}
+        _move(written, self.work / "data" / written.relative_to(scratch))
+        shutil.rmtree(scratch, ignore_errors=True)
+        return {"distinct": len(ids), "lookups": int(counts.sum()), "files": files}
+
+    def _write(self, number: int) -> dict[str, Any]:
+        split, shard = self.shards[number]
+        before, positive = self.split_rows[split], 0
+        first = shard * SHARD_ROWS
+        last = min(first + SHARD_ROWS, before[-1])
+        scratch = self.work / f"shard-{number}-{os.getpid()}"
+        shutil.rmtree(scratch, ignore_errors=True)
+        with ShardWriter(scratch, self.source.arrow_schema()) as writer:
+            for piece in range(max(0, bisect_right(before, first) - 1), len(self.pieces)):
+                if before[piece] >= last:
+                    break
+                start = max(0, first - before[piece])
+                for table in self._rows(piece, split, start, last - before[piece]):
+                    positive += positives(table[self.source.label])
+                    writer.write(pruned(table, self._kept) if self._kept else table)
+        (written,) = scratch.iterdir()
+        entry = checksum(written)
+        name = f"{split}/part-{shard:05d}.parquet"
+        _move(written, self.work / "data" / name)
+        shutil.rmtree(scratch, ignore_errors=True)
+        counted = {"split": split, "rows": last - first, "positives": positive}
+        return {**counted, "files": {name: entry}}
+
+    def _rows(self, piece: int, split: str, start: int, stop: int) -> Iterator[Any]:
+        """Tables of the rows of a piece that belong to a split, the ``start``-th to the last."""
+        row, done, total = self.first_rows[piece], 0, self.first_rows[-1]
+        with pa.memory_map(str(self.work / "rows" / f"{piece}.arrow")) as file:
+            reader = pa.ipc.open_file(file)
+            for number in range(reader.num_record_batches):
+                if done >= stop:
+                    return
+                batch = reader.get_batch(number)
+                place = self.split.assign(row, batch.num_rows, total)
+                row += batch.num_rows
+                chosen = np.flatnonzero(place == SPLITS.index(split))
+                inside = chosen[max(0, start - done) : stop - done]
+                done += len(chosen)
+                if len(inside) == batch.num_rows:
+                    yield pa.table(batch)
+                elif len(inside):
+                    yield pa.table(batch.take(pa.array(inside)))
+
+    # ---- bad rows --------------------------------------------------------------------------
+
+    def intake(self) -> Intake:
+        """The account of all pieces that one process would have kept; needs all ``hash`` tasks.
+
+        Raises:
+            DataError: A row or a file is bad; it is the one that one process would have met first.
+        """
+        intake, lines, before = Intake(self.bad_rows), 0, None
+        for number, piece in enumerate(self.pieces):
+            if not self.is_done(Task("read", number)):
+                break  # the tasks stopped at an error, which is in a record before this one
+            found = self.record("read", number)
+            lines = lines if piece.path == before else 0
+            shift = lines if piece.start and piece.line == 1 else 0
+            for problem in found["problems"]:
+                row = Problem(**{**problem, "path": piece.path, "line": problem["line"] + shift})
+                intake.reject(row)
+            if found["error"]:
+                self._raise_again(replace(piece, line=piece.line + shift), found["error"])
+            lines, before = lines + found["lines"], piece.path
+        for number in range(len(self.source.paths)):
+            intake.sources.append(self.record("hash", number))
+        return intake
+
+    def stops(self, number: int) -> bool:
+        """Whether nothing behind this piece needs to be read; the piece has been read."""
+        found = self.record("read", number)
+        return bool(found["error"] or found["stopped"])
+
+    def _raise_again(self, piece: Piece, said: str) -> None:
+        """Read a bad piece once more, now that the number of its first line is known."""
+        for _ in self.source.read(Intake(self.bad_rows, piece)):
+            pass
+        raise DataError(said)
+
+    def written(self) -> tuple[dict[str, int], dict[str, int], dict[str, Mapping[str, Any]]]:
+        """Rows and positives by split, and the entries of ``files``; needs all ``write`` tasks."""
+        rows, positive = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
+        files: dict[str, Mapping[str, Any]] = {}
+        for number in range(len(self.shards)):
+            found = self.record("write", number)
+            split = found.pop("split")
+            rows[split] += found.pop("rows")
+            positive[split] += found.pop("positives")
+            files |= found["files"]
+        return rows, positive, files
