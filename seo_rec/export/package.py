@@ -184,7 +184,7 @@ def package_parts(
     serve_stored_(model.embedding, policy)
     examples = example_cells(preparation)
     inputs = golden_inputs(preparation, examples, policy)
-    program, weights = program_of(model.backbone, len(preparation.numeric), sum(policy.widths))
+    program, weights = program_of(model.backbone, preparation.num_dense, sum(policy.widths))
     twin = Twin(policy, embeddings, model.backbone, signature_of(policy, preparation))
 
     def more(files: Mapping[str, bytes]) -> dict[str, bytes]:
