@@ -11,7 +11,7 @@ content (``sha256``): of the document without that key, as compact JSON with sor
 
 In the parquet shards a categorical column is ``int64`` (null = missing, an empty bag), a
 multivalent column is ``list<int64>``, a numeric column is ``float32`` without nulls and the
-label is ``float32`` in {0, 1}.
+label is ``float32`` in {0, 1}. A column of weights is ``float32``, a column of times ``float64``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from seo_rec.files import read_json, write_json
 SCHEMA_VERSION = 1
 SCHEMA_FILE = "schema.json"
 SPLITS = ("train", "val", "test")
-VALUE_RULES = ("numeric_rule", "missing", "token_rule", "embed_numeric")  # of a schema's options
+# of a schema's options
+VALUE_RULES = ("numeric_rule", "numeric_columns", "missing", "token_rule", "embed_numeric")
 KINDS = ("categorical", "multivalent", "numeric")
 DIGEST = "sha256"
 LISTED_FILE = re.compile(r"(train|val|test|vocabulary)/[^/\0]+\.parquet")
@@ -72,7 +73,9 @@ class Schema:
     """Columns in model order, row counts, split rule and origin of a prepared data set.
 
     ``files`` maps the path of every shard and vocabulary to its size and SHA-256; it is empty for
-    data sets of earlier releases.
+    data sets of earlier releases. ``time`` and ``weight`` name two more columns of the shards,
+    where there are any: the time of a row (float64: a number, or seconds from 1970-01-01) and its
+    weight (float32, 0 or more, 1 on average over the training rows).
     """
 
     dataset: str
@@ -85,12 +88,19 @@ class Schema:
     options: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    time: str | None = None
+    weight: str | None = None
 
     def __post_init__(self) -> None:
-        names = [c.name for c in self.columns] + [self.label]
+        names = [c.name for c in self.columns] + [self.label, *self.more]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise DataError(f"column names must be unique; seen more than once: {twice}")
+
+    @property
+    def more(self) -> tuple[str, ...]:
+        """The columns of the shards that are neither read by a model nor the label."""
+        return tuple(name for name in (self.weight, self.time) if name is not None)
 
     @property
     def features(self) -> tuple[Column, ...]:
@@ -127,8 +137,9 @@ class Schema:
     def to_json(self) -> dict[str, Any]:
         """The document of ``schema.json``, without its own SHA-256."""
         document = {"version": SCHEMA_VERSION, **json.loads(json.dumps(asdict(self)))}
-        if not self.files:
-            del document["files"]
+        for name in ("files", "time", "weight"):  # data sets without them keep their fingerprint
+            if not document[name]:
+                del document[name]
         return document
 
     @classmethod
@@ -193,6 +204,9 @@ def _check_values(doc: Mapping[str, Any], where: str) -> None:
 
     for name in ("dataset", "label"):
         of_kind(name, str, "a string")
+    for name in ("time", "weight"):
+        good = doc.get(name) is None or (isinstance(doc[name], str) and doc[name] != "")
+        need(good, name, "the name of a column", doc.get(name))
     for name in ("num_rows", "label_rate", "split", "options", "versions", "files"):
         of_kind(name, dict, "an object")
     for name in ("columns", "sources"):

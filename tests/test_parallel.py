@@ -36,7 +36,13 @@ from seo_rec.data.tasks import Job, Task
 from seo_rec.data.vocabulary import Pruning
 from seo_rec.schema import DataError, Schema, read_schema
 
-COLUMNS = TableColumns("y", categorical=("u", "t"), numeric=("x",), multivalent=("m",))
+COLUMNS = TableColumns(
+    "y",
+    categorical=("u", "t"),
+    numeric=("x",),
+    multivalent=("m",),
+    numeric_transform="none",
+)
 TEMPORAL = Split("temporal", fractions=(0.6, 0.2, 0.2))
 FILES = Callable[[Path], dict[str, bytes]]
 
@@ -401,7 +407,8 @@ def test_another_request_starts_afresh(tmp_path: Path, small: None) -> None:
 def command(raw: list[Path], out: Path, *more: str) -> list[str]:
     files = [str(path) for path in raw]
     words = ["prepare", "table", "--raw", files[0], *files[1:], "--label", "y", "--numeric", "x"]
-    words += ["--categorical", "u,t", "--multivalent", "m", "--out", str(out), *more]
+    words += ["--categorical", "u,t", "--multivalent", "m", "--numeric-transform", "none"]
+    words += ["--out", str(out), *more]
     return [sys.executable, "-m", "seo_rec", *words]
 
 

@@ -269,6 +269,7 @@ def test_views_and_fixed_lists_of_parquet_equal_plain_columns(tmp_path: Path) ->
         ("none", ["-1600000000", ""], ["at"]),
         ("none", ["900", "-999"], []),
         ("log", ["1600000000", "1600000007"], []),
+        ("standard", ["1600000000", "1600000007"], []),
     ],
 )
 def test_large_numbers_are_named_at_prepare_and_train(
@@ -290,7 +291,7 @@ def test_large_numbers_are_named_at_prepare_and_train(
     assert len(caplog.messages) == 2 * len(named)
     for message in caplog.messages:
         assert "numbers of columns 'at' (about 1" in message
-        assert "--numeric-transform log" in message
+        assert "--numeric-transform standard or log" in message
 
 
 # --- places that cannot be written to ---------------------------------------------------------

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from seo_rec.policy import Feature, Lookup, Policy, PolicyError, Table
+from seo_rec.policy.addresses import lookup_rows
 from seo_rec.policy.columns import adapted
 from seo_rec.policy.renewal import (
     KEPT_BESIDE,
@@ -18,7 +19,6 @@ from seo_rec.policy.renewal import (
     renewed,
 )
 from seo_rec.schema import Column, Schema
-from seo_rec.serve.addresses import rows_of
 from seo_rec.train.carrying import NEW, row_moves
 
 
@@ -83,7 +83,7 @@ def test_codes_of_evicted_ids_go_to_the_most_frequent_new_ones() -> None:
     made, _ = renewed(by_codes(), {"u": counted})
     assert made.vocabularies["u"].tolist() == [10, 20, 25, 35]  # ties: known ids, smaller first
     feature = made.features[0]
-    rows = rows_of(made, feature, feature.lookups[0], ids(10, 20, 25, 35, 99))
+    rows = lookup_rows(made, feature, feature.lookups[0], ids(10, 20, 25, 35, 99))
     assert rows.tolist() == [2, 0, 0, 1, 0]  # 35 takes the row of 40
 
 
@@ -117,12 +117,14 @@ def test_rows_of_ids_that_stay_move_exactly(unknown_rows: int) -> None:
     move = row_moves(old, new, {"u": ids(1, 2, 4, 6, 7, 8)})["u"]
     lookup, feature = old.features[0].lookups[0], old.features[0]
     for stays in (4, 8):
-        after = int(rows_of(new, feature, lookup, ids(stays))[0])
-        assert move.row_R[after] == rows_of(old, feature, lookup, ids(stays))[0]
+        after = int(lookup_rows(new, feature, lookup, ids(stays))[0])
+        assert move.row_R[after] == lookup_rows(old, feature, lookup, ids(stays))[0]
         assert not move.fresh_R[after]
     for enters in (1, 7):
-        after = int(rows_of(new, feature, lookup, ids(enters))[0])
-        assert move.row_R[after] == rows_of(old, feature, lookup, ids(enters))[0]  # the unknown's
+        after = int(lookup_rows(new, feature, lookup, ids(enters))[0])
+        assert (
+            move.row_R[after] == lookup_rows(old, feature, lookup, ids(enters))[0]
+        )  # the unknown's
         assert move.row_R[after] < unknown_rows
         assert move.fresh_R[after]
     assert move.row_R[:unknown_rows].tolist() == list(range(unknown_rows))
@@ -151,7 +153,7 @@ def test_hashed_rows_follow_the_most_important_id() -> None:
     move = row_moves(old, new, {"u": known})["u"]
     expected = [NEW, NEW]
     for i in known.tolist():
-        expected[int(rows_of(new, new.features[0], lookup, ids(i))[0])] = i  # row of id i is i
+        expected[int(lookup_rows(new, new.features[0], lookup, ids(i))[0])] = i  # row of id i is i
     assert [r if t != NEW else NEW for r, t in zip(move.row_R, move.table_R, strict=True)] == (
         expected
     )

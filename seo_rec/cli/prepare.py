@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import time as clock
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -195,19 +195,45 @@ def avazu(
         done.append(schema)
 
 
+Files = Annotated[list[Path] | None, typer.Option(help="Files of this split, in place of --raw.")]
+
+
 @app.command()
 def table(
-    raw: Annotated[
-        list[Path], typer.Option(help="CSV (with a header; plain or compressed) or Parquet file.")
+    label: Annotated[
+        str,
+        typer.Option(help="Column of 0 and 1, true and false, or yes and no; or 'rating >= 4'."),
     ],
-    label: Annotated[str, typer.Option(help="Column that holds 0 and 1.")],
-    out: Out,
+    raw: Annotated[
+        list[Path] | None,
+        typer.Option(help="CSV (with a header; plain or compressed) or Parquet file."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to make; must not exist, or be empty.")
+    ] = None,
     more: Annotated[
         list[Path] | None,
         typer.Argument(metavar="FILE...", help="More files after --raw, in order."),
     ] = None,
+    train: Files = None,
+    val: Files = None,
+    test: Files = None,
+    inspect: Annotated[
+        bool, typer.Option("--inspect", help="Print the inferred columns, and write nothing.")
+    ] = False,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="COLUMN=KIND: categorical, numeric, multivalent or drop, where another kind was "
+            "inferred; may be repeated."
+        ),
+    ] = None,
     categorical: Annotated[
-        str, typer.Option(help="Columns with one text or whole number per row, as in A,B,C.")
+        str,
+        typer.Option(
+            help="Columns with one text or whole number per row, as in A,B,C. If columns are named "
+            "here or by the next two options, the others are not used, and nothing is inferred."
+        ),
     ] = "",
     numeric: Annotated[str, typer.Option(help="Columns with numbers, as in X,Y.")] = "",
     multivalent: Annotated[
@@ -221,9 +247,37 @@ def table(
         typer.Option(help="Character between CSV cells. (default: tab for .tsv, else comma)"),
     ] = None,
     numeric_transform: Annotated[
-        str, typer.Option(help="none, or log for sign(x) ln(1 + abs(x)).")
-    ] = "none",
-    split: SplitRule = "random",
+        str,
+        typer.Option(
+            help="standard: (x - mean) / deviation of the training rows; log: sign(x) ln(1 + "
+            "abs(x)); quantiles: categories; none. For single columns: standard,price=log."
+        ),
+    ] = "standard",
+    numeric_missing: Annotated[
+        str | None,
+        typer.Option(
+            help="A missing number is 0, and is told by a second column (indicator) or not (zero). "
+            "(default: indicator for standard, else zero)"
+        ),
+    ] = None,
+    buckets: Annotated[int, typer.Option(help="Categories of quantiles.")] = 32,
+    time: Annotated[
+        str | None,
+        typer.Option(help="Column of numbers or ISO dates, by which rows are split."),
+    ] = None,
+    split_column: Annotated[
+        str | None, typer.Option(help="Column that says train, val or test.")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Column whose values each stay within one split.")
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="random (a hash of the row number) or temporal (by --time, or in file order). "
+            "(default: temporal with --time, else random)"
+        ),
+    ] = None,
     seed: Seed = None,
     fractions: Fractions = None,
     min_count: MinCount = 1,
@@ -234,30 +288,78 @@ def table(
     on_bad_row: par.OnBadRow = "error",
     max_bad: par.MaxBad = None,
 ) -> None:
-    """Your own table: any CSV or Parquet files with a 0/1 label."""
-    from seo_rec.data.table import TableColumns, prepare_table
+    """Your own table: CSV or Parquet files with a label. The kinds of columns are inferred."""
+    from seo_rec.cli.inspection import inspection
+    from seo_rec.data.table import TableColumns, infer_table, prepare_table
 
-    with _reporting(out) as done:
+    with _reporting(out or Path()) as done:
+        if out is None and not inspect:
+            raise DataError("no folder to make is given; give --out, or --inspect to write nothing")
+        files = _files([*(raw or []), *(more or [])], {"train": train, "val": val, "test": test})
+        if (split_column or train or val or test) and (split or seed or fractions or time):
+            raise DataError(
+                "a split column or files of each split decide where rows go; leave out --split, "
+                "--seed, --fractions and --time"
+            )
+        columns = TableColumns(
+            label=label,
+            categorical=_names(categorical),
+            numeric=_names(numeric),
+            multivalent=_names(multivalent),
+            separator=separator,
+            numeric_transform=numeric_transform,
+            missing=missing,
+            numeric_missing=numeric_missing,
+            buckets=buckets,
+            time=time,
+            split_column=split_column,
+            group=group,
+            kinds=_kinds(kind),
+        )
+        inferred = infer_table(files, columns, delimiter=delimiter) if columns.is_open else None
+        if inferred is not None:
+            typer.echo(inspection(inferred))
+        elif inspect:
+            raise DataError(
+                "--inspect shows what is inferred, and nothing is, because columns are named"
+            )
+        if out is None or inspect:
+            return
         schema = prepare_table(
-            [*raw, *(more or [])],
+            files,
             out,
-            columns=TableColumns(
-                label=label,
-                categorical=_names(categorical),
-                numeric=_names(numeric),
-                multivalent=_names(multivalent),
-                separator=separator,
-                numeric_transform=numeric_transform,
-                missing=missing,
-            ),
+            columns=columns,
             delimiter=delimiter,
-            split=_split(split, seed, fractions),
+            split=_split(split or ("temporal" if time else "random"), seed, fractions),
             pruning=_pruning(min_count, None, vocabulary_size, not no_vocabulary),
             bad_rows=par.bad_rows(on_bad_row, max_bad),
             workers=workers_of(processes),
             progress=True,
+            inferred=inferred,
         )
         done.append(schema)
+
+
+def _files(
+    raw: list[Path], by_split: dict[str, list[Path] | None]
+) -> list[Path] | dict[str, list[Path]]:
+    """The files to divide, or those of each split."""
+    divided = {split: files for split, files in by_split.items() if files}
+    if divided and raw:
+        raise DataError("files are given by --raw and by split; use one of the two ways")
+    if divided and "train" not in divided:
+        raise DataError("--val or --test is given without --train; name the training files too")
+    return divided or raw
+
+
+def _kinds(texts: list[str] | None) -> dict[str, str]:
+    kinds: dict[str, str] = {}
+    for text in texts or []:
+        name, sign, kind = text.rpartition("=")
+        if not sign or not name:
+            raise DataError(f"--kind is {text!r}; allowed: COLUMN=KIND, as in zip=categorical")
+        kinds[name] = kind
+    return kinds
 
 
 @app.command()
@@ -383,7 +485,7 @@ def verify(
 @contextmanager
 def _reporting(out: Path) -> Iterator[list[Schema]]:
     """Show the schema that the block appends, or one error message and exit status 2."""
-    started = time.monotonic()
+    started = clock.monotonic()
     done: list[Schema] = []
     try:
         yield done
@@ -397,7 +499,7 @@ def _reporting(out: Path) -> Iterator[list[Schema]]:
         left = f"nothing is kept in {out}; the same command starts again"
         raise stopped(stop, left) from None
     for schema in done if is_first_rank() else ():
-        _show(schema, out, time.monotonic() - started)
+        _show(schema, out, clock.monotonic() - started)
 
 
 def _show(schema: Schema, out: Path, seconds: float) -> None:

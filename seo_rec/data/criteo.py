@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from seo_rec.data.delimited import Field, Layout, labels, numbers, read_blocks
 from seo_rec.data.parallel import Workers, prepare_by
-from seo_rec.data.prepare import Source, column_kinds, require_missing_rule
 from seo_rec.data.rawfile import BadRows, Intake, existing_file, text_blocks
+from seo_rec.data.source import Source, column_kinds, require_missing_rule
 from seo_rec.data.split import Split
 from seo_rec.data.tokens import MISSING, Ids, categorical_ids, integer_ids
 from seo_rec.data.vocabulary import Pruning

@@ -25,12 +25,12 @@ import pyarrow.csv as pacsv
 from seo_rec.data.rawfile import Intake, Problem, TextBlock
 from seo_rec.schema import DataError
 
-LABELS = {
-    b"0": 0.0, b"0.0": 0.0, b"false": 0.0, b"False": 0.0, b"FALSE": 0.0,
-    b"1": 1.0, b"1.0": 1.0, b"true": 1.0, b"True": 1.0, b"TRUE": 1.0,
-}  # fmt: skip
+LABELS = {b"false": 0.0, b"no": 0.0, b"true": 1.0, b"yes": 1.0}  # in small letters
 _LABEL = re.compile(rb"0+(\.0*)?|0*1(\.0*)?")
-LABEL_FIX = "labels are 0 or 1 (or true/false): turn them into 0 and 1 first"
+LABEL_FIX = (
+    "labels are 0 or 1, true or false, yes or no; for other values of your own table give a rule, "
+    "as in --label 'rating >= 4'"
+)
 LARGEST = float(np.finfo(np.float32).max)
 
 _ARROW_TYPES = {
@@ -69,6 +69,7 @@ class Layout:
     Args:
         check: looks at the cells of a row that is otherwise good and returns None or
             (column, value, why, fix).
+        number_fix: how to mend a cell that is no number.
     """
 
     fields: tuple[Field, ...]
@@ -76,6 +77,7 @@ class Layout:
     quoting: bool
     column_count_fix: str
     check: Callable[[Sequence[str]], tuple[str, str, str, str] | None] | None = None
+    number_fix: str = "correct the cell or leave it empty"
 
 
 Encode = Callable[[Any], Any]
@@ -105,7 +107,7 @@ def label_of(cell: bytes) -> float | None:
     """The label that a cell holds, however many zeros it is written with; None if it holds none."""
     if _LABEL.fullmatch(cell):
         return float(cell)
-    return LABELS.get(cell)
+    return LABELS.get(cell.lower())
 
 
 def numbers(column: Any) -> npt.NDArray[np.float64]:
@@ -266,7 +268,7 @@ def _fault(row: Sequence[str], layout: Layout) -> Fault | None:
         if kind == "integer" and cell and not _is_integer(cell):
             return column.name, cell, "not an integer", "correct the cell or leave it empty"
         if kind == "number" and cell and not _is_number(cell):
-            return column.name, cell, "not a finite number", "correct the cell or leave it empty"
+            return column.name, cell, "not a finite number", layout.number_fix
     return layout.check(row) if layout.check is not None else None
 
 

@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from seo_rec.data.delimited import BlockError, Field, Layout, read_blocks
-from seo_rec.data.prepare import Source, column_kinds, prepare
+from seo_rec.data.prepare import prepare
 from seo_rec.data.rawfile import BadRows, Intake, TextBlock, existing_file, text_blocks
+from seo_rec.data.source import Source, column_kinds
 from seo_rec.data.split import Split
 from seo_rec.data.tokens import Ids, categorical_ids
 from seo_rec.data.vocabulary import Pruning

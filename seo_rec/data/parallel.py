@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from seo_rec.data.finishing import Finish
 from seo_rec.data.prepare import (
     Counted,
-    Source,
     finish,
     prepare,
     require_training_rows,
@@ -27,6 +27,7 @@ from seo_rec.data.prepare import (
 from seo_rec.data.progress import ProgressBar
 from seo_rec.data.ranks import Ranks
 from seo_rec.data.rawfile import BadRows
+from seo_rec.data.source import Assign, Source
 from seo_rec.data.split import Split
 from seo_rec.data.started import LostProcessError, Started
 from seo_rec.data.tasks import Job
@@ -106,9 +107,10 @@ def prepare_by(
         return prepare(
             source, out, split=split, pruning=pruning, bad_rows=bad_rows, progress=progress
         )
-    if source.quoted is None:
+    if reason := source.needs_one_process:
         raise DataError(
-            f"{source.dataset} is prepared by one process; leave out --processes (in a job: -j 1x1)"
+            f"{source.dataset} is prepared by one process, because {reason}; leave out --processes "
+            "(in a job: -j 1x1)"
         )
     pruning.require_columns(source.embedded)
     place = Path(os.path.realpath(out))
@@ -141,7 +143,8 @@ def _prepare(job: Job, group: Started | Ranks, bar: ProgressBar) -> Schema:
     }
     rows, positive, files = job.written()
     counted = Counted(rows, positive, sizes)
-    schema = schema_of(job.source, job.split, job.pruning, intake, counted)
+    assign, last = Assign(job.source, job.split), Finish(job.source.columns, {}, {})
+    schema = schema_of(job.source, assign, job.pruning, intake, counted, last)
     for column in range(len(job.embedded)):
         files |= job.record("merge", column)["files"]
     schema = replace(schema, files=files)

@@ -5,8 +5,8 @@ Every source (``movielens``, ``criteo``, ``avazu``, ``table``, ``synthetic``) ha
 their counts, never the rows:
 
     pass 1  read, encode (a second thread) -> split -> shards, counting training ids
-    pass 2  temporal split only: the rows must be counted before they can be divided
-    pass 3  pruned vocabularies only: ids outside the kept set -> out of vocabulary
+    pass 2  temporal split only: the rows must be counted, or put in order, to be divided
+    pass 3  what needs all training rows (``finishing.py``): pruned vocabularies, scaled numbers
 
 The folder appears at its place only when all of it is written.
 """
@@ -19,9 +19,10 @@ import platform
 import queue
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,66 +30,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from seo_rec.data.finishing import Finish
 from seo_rec.data.integrity import file_checksums
+from seo_rec.data.numeric import BY_COLUMN, Fit
 from seo_rec.data.progress import ProgressBar
 from seo_rec.data.rawfile import BadRows, Intake
 from seo_rec.data.shards import ShardWriter, large_columns, large_numbers, read_shards
 from seo_rec.data.sketch import DistinctSketch
+from seo_rec.data.source import Assign, Source
 from seo_rec.data.split import Split
-from seo_rec.data.tokens import MISSING, MISSING_RULES, TOKEN_RULE, Ids
-from seo_rec.data.vocabulary import IdCounter, Pruning, prune, write_vocabulary
+from seo_rec.data.time_order import in_order
+from seo_rec.data.tokens import MISSING, TOKEN_RULE, Ids
+from seo_rec.data.vocabulary import IdCounter, Pruning, write_vocabulary
 from seo_rec.files import new_folder
 from seo_rec.schema import SPLITS, Column, DataError, Schema, write_schema
 
 log = logging.getLogger(__name__)
 
-ARROW_TYPES: Mapping[str, Any] = {
-    "categorical": pa.int64(),
-    "multivalent": pa.list_(pa.int64()),
-    "numeric": pa.float32(),
-}
 _AHEAD = 2
-
-
-@dataclass(frozen=True)
-class Source:
-    """Encoded rows to come, and what to say about them.
-
-    Args:
-        columns: (name, kind) in model order, without the label.
-        paths: the raw files, for the progress bar.
-        read: yields tables that hold ``columns`` and the label in this order, typed as in
-            :func:`arrow_schema`; files, bytes and bad rows are accounted in the Intake.
-        options: everything that shaped the rows, for ``schema.options``.
-        findings: more entries for ``schema.options``, asked for when all rows were read.
-        quoted: the delimiter of a text file with a header and quoted cells, or None for a file
-            without both. A source that has this can be read in pieces by several processes.
-    """
-
-    dataset: str
-    columns: tuple[tuple[str, str], ...]
-    label: str
-    paths: tuple[Path, ...]
-    read: Callable[[Intake], Iterator[Any]]
-    options: Mapping[str, Any] = field(default_factory=dict)
-    findings: Callable[[], Mapping[str, Any]] = dict
-    quoted: Callable[[Path], str | None] | None = None
-
-    @property
-    def categorical(self) -> tuple[str, ...]:
-        """Names of the columns that hold one id per row."""
-        return tuple(name for name, kind in self.columns if kind == "categorical")
-
-    @property
-    def embedded(self) -> tuple[str, ...]:
-        """Names of the columns that hold ids."""
-        return tuple(name for name, kind in self.columns if kind != "numeric")
-
-    def arrow_schema(self) -> Any:
-        return pa.schema(
-            [(name, ARROW_TYPES[kind]) for name, kind in self.columns]
-            + [(self.label, pa.float32())]
-        )
 
 
 def prepare(
@@ -107,31 +66,33 @@ def prepare(
         FileExistsError: ``out`` exists and is not an empty folder.
     """
     pruning.require_columns(source.embedded)
+    if source.group and split.rule == "temporal":
+        raise DataError("a temporal split cannot keep groups together; leave out one of the two")
     intake = Intake(bad_rows)
     with new_folder(out) as folder, ProgressBar(progress) as bar:
         work = folder / ".work"
-        splits = work / "splits" if pruning.is_active else folder
+        splits = work / "splits" if pruning.is_active or source.is_measured else folder
         tally = _Tally(source, pruning)
         with ExitStack() as stack:
             tables = _first_pass(source, intake, bar, stack)
-            if split.rule == "temporal":
-                num_rows = _spool(tables, source, work / "rows")
-                tables = _second_pass(work / "rows", num_rows, bar, stack)
-            else:
-                num_rows = None
-            _divide(tables, source, split, splits, tally, num_rows)
+            assign = Assign(source, split)
+            if split.rule == "temporal" and source.placed is None:
+                tables = _second_pass(tables, assign, work / "rows", bar, stack)
+            _divide(tables, source, assign, splits, tally)
         shutil.rmtree(work / "rows", ignore_errors=True)
         require_training_rows(source, split, tally.num_rows, intake)
         kept = _write_vocabularies(source, pruning, tally, folder)
-        if kept:
-            bar.begin("prune", sum(tally.num_rows.values()))
-            _prune_splits(source, kept, splits, folder, bar)
+        last = tally.finish(source, kept)
+        if last.is_needed:
+            _finish(last, source, splits, folder, bar, sum(tally.num_rows.values()))
+            for name, counter in last.counters.items():
+                _write_vocabulary(name, counter, pruning, tally, folder)
         elif splits != folder:
             for name in SPLITS:
                 (splits / name).rename(folder / name)
         shutil.rmtree(work, ignore_errors=True)
         counted = Counted(tally.num_rows, tally.positives, tally.sizes)
-        schema = schema_of(source, split, pruning, intake, counted)
+        schema = schema_of(source, assign, pruning, intake, counted, last)
         schema = replace(schema, files=file_checksums(folder))
         finish(folder, schema)
     return schema
@@ -143,12 +104,6 @@ def finish(folder: Path, schema: Schema) -> None:
     numeric = [column.name for column in schema.numeric]
     if large := large_columns(islice(read_shards(folder / "train"), 1), numeric):
         log.warning("%s", large_numbers(large))
-
-
-def require_missing_rule(missing: str) -> None:
-    """DataError unless ``missing`` is one of the rules for missing categorical values."""
-    if missing not in MISSING_RULES:
-        raise DataError(f"missing rule is {missing!r}; allowed: {', '.join(MISSING_RULES)}")
 
 
 @dataclass(frozen=True)
@@ -171,14 +126,34 @@ class _Tally:
             name: kind() for name in source.embedded
         }
         self.sizes: dict[str, tuple[int, int]] = {}
-        self._label = source.label
+        self.fits = {name: Fit(plan) for name, plan in source.numeric.items()}
+        self.weights = dict.fromkeys(SPLITS, 0.0)
+        self._label, self._weight = source.label, source.weight
 
     def add(self, split: str, table: Any) -> None:
         self.num_rows[split] += table.num_rows
         self.positives[split] += positives(table[self._label])
+        if self._weight:
+            self.weights[split] += float(table[self._weight].to_numpy().sum(dtype=np.float64))
         if split == "train":
             for name, counter in self.counters.items():
                 counter.add(flat_ids(table[name]))
+            for name, fit in self.fits.items():
+                fit.add(table[name].to_numpy())
+
+    def finish(self, source: Source, kept: Mapping[str, Ids]) -> Finish:
+        """What is left to do with the rows, now that those of training are known."""
+        mean = self.weights["train"] / self.num_rows["train"]
+        if source.weight and not mean > 0:
+            raise DataError(f"all weights of the train split are 0 (column {source.weight!r})")
+        return Finish(
+            source.columns,
+            kept,
+            {name: fit.rule() for name, fit in self.fits.items()},
+            str(source.options.get("missing", "token")),
+            source.weight,
+            mean if source.weight else 1.0,
+        )
 
 
 def _first_pass(
@@ -194,43 +169,57 @@ def _first_pass(
     bar.update(intake.bytes_read, rows, intake.bytes_read if total else None)
 
 
-def _second_pass(folder: Path, num_rows: int, bar: ProgressBar, stack: ExitStack) -> Iterator[Any]:
-    bar.begin("split", num_rows)
+def _second_pass(
+    tables: Iterator[Any], assign: Assign, folder: Path, bar: ProgressBar, stack: ExitStack
+) -> Iterator[Any]:
+    """The rows once more, in order of time if there is one, when ``assign`` knows all of them."""
+    schema, time = assign.source.spool_schema(), assign.source.time
+    times: list[Any] = []
+    with ShardWriter(folder, schema) as writer:
+        for table in tables:
+            writer.write(table)
+            if time is not None:
+                times.append(table[time].to_numpy())
+    assign.num_rows = writer.num_rows
+    bar.begin("split", writer.num_rows)
+    again = read_shards(folder)
+    if time is not None and times:
+        all_times = np.concatenate(times)
+        assign.ends = assign.split.ends_of(np.sort(all_times))
+        again = in_order(folder, schema, time, all_times)
     rows = 0
-    for table in _ahead(read_shards(folder), stack):
+    for table in _ahead(again, stack):
         rows += table.num_rows
         bar.update(rows, rows)
         yield table
 
 
-def _spool(tables: Iterator[Any], source: Source, folder: Path) -> int:
-    with ShardWriter(folder, source.arrow_schema()) as writer:
-        for table in tables:
-            writer.write(table)
-    return writer.num_rows
-
-
 def _divide(
-    tables: Iterator[Any],
-    source: Source,
-    split: Split,
-    folder: Path,
-    tally: _Tally,
-    num_rows: int | None,
+    tables: Iterator[Any], source: Source, assign: Assign, folder: Path, tally: _Tally
 ) -> None:
     schema = source.arrow_schema()
     first = 0
     with ExitStack() as stack:
         writers = [stack.enter_context(ShardWriter(folder / name, schema)) for name in SPLITS]
         for table in tables:
-            place = split.assign(first, table.num_rows, num_rows)
+            place = assign(table, first)
             first += table.num_rows
+            table = table.select(schema.names)
             for index, name in enumerate(SPLITS):
                 chosen = np.flatnonzero(place == index)
                 if len(chosen):
                     part = table if len(chosen) == len(place) else table.take(pa.array(chosen))
                     writers[index].write(part)
                     tally.add(name, part)
+
+
+def _finish(
+    last: Finish, source: Source, splits: Path, folder: Path, bar: ProgressBar, rows: int
+) -> None:
+    bar.begin("finish", rows)
+    schema = source.final_schema(last.final_columns)
+    with ExitStack() as stack:
+        last.run(splits, folder, schema, partial(_ahead, stack=stack), bar.update)
 
 
 def require_training_rows(
@@ -251,52 +240,29 @@ def _write_vocabularies(
     """Write the vocabularies, note their sizes, and return the ids kept in the pruned columns."""
     kept_ids: dict[str, Ids] = {}
     for name in source.embedded:
-        counter = tally.counters.pop(name)
-        if isinstance(counter, DistinctSketch):
-            tally.sizes[name] = counter.distinct(), counter.total
-            continue
-        ids, counts, kept = pruning.vocabulary(name, *counter.result())
-        tally.sizes[name] = len(ids), int(counts.sum())
-        write_vocabulary(folder, name, ids, counts)
+        kept = _write_vocabulary(name, tally.counters.pop(name), pruning, tally, folder)
         if kept is not None:
             kept_ids[name] = kept
     return kept_ids
 
 
-def _prune_splits(
-    source: Source, kept: Mapping[str, Ids], splits: Path, folder: Path, bar: ProgressBar
-) -> None:
-    rows = 0
-    for split in SPLITS:
-        with ShardWriter(folder / split, source.arrow_schema()) as writer, ExitStack() as stack:
-            for table in _ahead(read_shards(splits / split), stack):
-                writer.write(pruned(table, kept))
-                rows += table.num_rows
-                bar.update(rows, rows)
-        shutil.rmtree(splits / split)
-
-
-def pruned(table: Any, kept: Mapping[str, Ids]) -> Any:
-    """``table`` with the out-of-vocabulary id for ids that are not among the ``kept`` ones."""
-    for name, ids in kept.items():
-        place = table.schema.get_field_index(name)
-        table = table.set_column(place, table.schema.field(place), _pruned(table[name], ids))
-    return table
+def _write_vocabulary(
+    name: str, counter: IdCounter | DistinctSketch, pruning: Pruning, tally: _Tally, folder: Path
+) -> Ids | None:
+    """Write a vocabulary if ids are counted, note its size, and return the ids kept if pruned."""
+    if isinstance(counter, DistinctSketch):
+        tally.sizes[name] = counter.distinct(), counter.total
+        return None
+    ids, counts, kept = pruning.vocabulary(name, *counter.result())
+    tally.sizes[name] = len(ids), int(counts.sum())
+    if pruning.counted:
+        write_vocabulary(folder, name, ids, counts)
+    return kept
 
 
 def positives(labels: Any) -> int:
     """The number of labels that are 1."""
     return int(labels.to_numpy().sum(dtype=np.float64))
-
-
-def _pruned(column: Any, kept: Ids) -> Any:
-    array = pa.concat_arrays(column.chunks)
-    if pa.types.is_list(array.type):
-        values = pa.array(prune(array.values.to_numpy(), kept))
-        return pa.ListArray.from_arrays(array.offsets, values)
-    null = array.is_null().to_numpy(zero_copy_only=False)
-    ids = prune(array.fill_null(0).to_numpy(), kept)
-    return pa.array(ids, mask=null) if null.any() else pa.array(ids)
 
 
 def flat_ids(column: Any) -> Ids:
@@ -309,16 +275,22 @@ def flat_ids(column: Any) -> Ids:
 
 
 def schema_of(
-    source: Source, split: Split, pruning: Pruning, intake: Intake, counted: Counted
+    source: Source,
+    assign: Assign,
+    pruning: Pruning,
+    intake: Intake,
+    counted: Counted,
+    last: Finish,
 ) -> Schema:
     """The schema of a prepared data set, without the checksums of its files."""
     columns = []
-    for name, kind in source.columns:
+    for name, kind in last.final_columns:
         if kind == "numeric":
             columns.append(Column(name, kind))
         else:
             distinct, lookups = counted.sizes[name]
             columns.append(Column(name, kind, distinct, lookups / counted.num_rows["train"]))
+    rules = {name: rule.to_json() for name, rule in last.rules.items()}
     return Schema(
         dataset=source.dataset,
         columns=tuple(columns),
@@ -328,11 +300,15 @@ def schema_of(
             name: counted.positives[name] / rows if rows else 0.0
             for name, rows in counted.num_rows.items()
         },
-        split=split.to_json(),
+        split=assign.to_json(),
+        time=source.time,
+        weight=source.weight,
         sources=tuple(intake.sources),
         options={
             **source.options,
             **source.findings(),
+            **({"numeric_rule": BY_COLUMN, "numeric_columns": rules} if rules else {}),
+            **({"mean_weight": last.mean_weight} if source.weight else {}),
             "token_rule": TOKEN_RULE,
             "missing_id": MISSING,
             "vocabulary": pruning.to_json(),
@@ -391,14 +367,3 @@ def _ahead(items: Iterator[Any], stack: ExitStack) -> Iterator[Any]:
         if kind == "error":
             raise value
         yield value
-
-
-def column_kinds(
-    categorical: Sequence[str], multivalent: Sequence[str], numeric: Sequence[str]
-) -> tuple[tuple[str, str], ...]:
-    """(name, kind) of numeric, categorical and multivalent columns, in this order."""
-    return (
-        tuple((name, "numeric") for name in numeric)
-        + tuple((name, "categorical") for name in categorical)
-        + tuple((name, "multivalent") for name in multivalent)
-    )

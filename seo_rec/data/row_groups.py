@@ -167,6 +167,8 @@ def find_row_groups(data: Path, schema: Schema, split: str) -> list[RowGroup]:
 def _check_columns(path: Path, shard: Any, schema: Schema) -> None:
     """DataError unless the shard has exactly the schema's columns, with their types."""
     wanted = {c.name: c.kind for c in schema.columns} | {schema.label: "label"}
+    wanted |= {schema.weight: "weight"} if schema.weight else {}
+    wanted |= {schema.time: "time"} if schema.time else {}
     missing = [n for n in wanted if n not in shard.names]
     extra = [n for n in shard.names if n not in wanted]
     if missing or extra or len(shard.names) != len(wanted):
@@ -181,6 +183,8 @@ def _check_columns(path: Path, shard: Any, schema: Schema) -> None:
             good, allowed = is_list and got.value_type == pa.int64(), "list<int64>"
         elif kind == "categorical":
             good, allowed = got == pa.int64(), "int64"
+        elif kind == "time":
+            good, allowed = got == pa.float64(), "float64"
         else:
             good, allowed = got == pa.float32(), "float32"
         if not good:

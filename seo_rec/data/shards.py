@@ -117,5 +117,5 @@ def large_numbers(sizes: Mapping[str, float]) -> str:
     found = ", ".join(f"{name!r} (about {size:.3g})" for name, size in sizes.items())
     return (
         f"numbers of columns {found} are large and reach the model as they are, which can spoil "
-        "it; prepare them with --numeric-transform log, or scale them first"
+        "it; prepare them with --numeric-transform standard or log, or scale them first"
     )

@@ -59,19 +59,40 @@ class Split:
 
         ``total`` is the number of all rows, needed by the temporal rule.
         """
-        train, val, _ = self.shares
         index = np.arange(first, first + num, dtype=np.uint64)
         if self.rule == "random":
-            start = splitmix64(np.array([self.seed], np.uint64))
-            place = (splitmix64(start + index) >> np.uint64(11)).astype(np.float64) / 2**53
-            bounds = np.array([train, train + val])
-        else:
-            assert total is not None
-            place = index.astype(np.float64)
-            bounds = np.array([round(train * total), round((train + val) * total)], np.float64)
+            return self.by_hash(index)
+        assert total is not None
+        train, val, _ = self.shares
+        return self._between(index, round(train * total), round((train + val) * total))
+
+    def by_hash(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int8]:
+        """0, 1 or 2 for rows by a hash of ``keys``: equal keys go to the same split."""
+        train, val, _ = self.shares
+        return self._between(uniform(keys, self.seed), train, train + val)
+
+    def by_time(
+        self, times: npt.NDArray[np.float64], ends: tuple[float, float]
+    ) -> npt.NDArray[np.int8]:
+        """0, 1 or 2 for rows before, between and from the two times of :meth:`ends_of`."""
+        return self._between(times, *ends)
+
+    def ends_of(self, times: npt.NDArray[np.float64]) -> tuple[float, float]:
+        """The times, of all rows and ascending, at which the validation and test rows begin.
+
+        Rows of one time are in one split, so the shares are met as nearly as that allows.
+        """
+        train, val, _ = self.shares
+        places = [round(train * len(times)), round((train + val) * len(times))]
+        ends = [float(times[p]) if p < len(times) else float("inf") for p in places]
+        return ends[0], ends[1]
+
+    def _between(
+        self, place: npt.NDArray[Any], val_from: float, test_from: float
+    ) -> npt.NDArray[np.int8]:
         # Rounding must not open a test split that was given no share.
-        bounds[1] = np.inf if self.shares[2] == 0 else bounds[1]
-        return np.searchsorted(bounds, place, side="right").astype(np.int8)
+        bounds = np.array([val_from, np.inf if self.shares[2] == 0 else test_from], np.float64)
+        return np.searchsorted(bounds, place.astype(np.float64), side="right").astype(np.int8)
 
     def to_json(self) -> dict[str, Any]:
         rule: dict[str, Any] = {"rule": self.rule, "fractions": [float(f) for f in self.shares]}
@@ -80,8 +101,14 @@ class Split:
         return rule
 
 
+def uniform(keys: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.float64]:
+    """Numbers in [0, 1), each a hash of a key and the seed."""
+    start = splitmix64(np.array([seed], np.uint64))
+    return (splitmix64(start + keys) >> np.uint64(11)).astype(np.float64) / 2**53
+
+
 def splitmix64(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The hash of the generator of this name: a bijection of 64 bits whose results look random."""
+    """A fixed hash of 64-bit numbers (Steele, Lea and Flood, 2014), each by itself."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

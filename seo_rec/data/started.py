@@ -15,8 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from seo_rec.data.prepare import Source
 from seo_rec.data.rawfile import BadRows
+from seo_rec.data.source import Source
 from seo_rec.data.split import Split
 from seo_rec.data.tasks import Job, Task
 from seo_rec.data.vocabulary import Pruning

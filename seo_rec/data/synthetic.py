@@ -33,8 +33,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from seo_rec.data.prepare import Source, column_kinds, prepare
+from seo_rec.data.prepare import prepare
 from seo_rec.data.rawfile import BadRows, Intake
+from seo_rec.data.source import Source, column_kinds
 from seo_rec.data.split import Split
 from seo_rec.data.tokens import Ids
 from seo_rec.data.vocabulary import Pruning

@@ -1,121 +1,87 @@
-"""Any CSV or Parquet table with a 0/1 label: the user's own data."""
+"""Any CSV or Parquet table with a label: the user's own data."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from seo_rec.data.delimited import (
-    LABEL_FIX,
-    LARGEST,
-    Field,
-    Layout,
-    label_of,
-    labels,
-    numbers,
-    read_blocks,
-    require_delimiter,
-    split_header,
-)
+from seo_rec.data.cells import Fault, encode_text, good_cells, layout_of
+from seo_rec.data.columns import TableColumns
+from seo_rec.data.delimited import read_blocks, require_delimiter, split_header
+from seo_rec.data.inference import Decision, Watch, infer
 from seo_rec.data.parallel import Workers, prepare_by
-from seo_rec.data.prepare import Source, column_kinds, require_missing_rule
 from seo_rec.data.rawfile import (
     BadRows,
     Intake,
     Problem,
+    TextBlock,
     existing_file,
     file_sha256,
     is_parquet,
     text_blocks,
 )
+from seo_rec.data.roles import PLACE
+from seo_rec.data.sample import cells_delimiter, read_sample
+from seo_rec.data.source import Source, column_kinds
 from seo_rec.data.split import Split
-from seo_rec.data.tokens import bags_of_ids, categorical_ids
 from seo_rec.data.vocabulary import Pruning
-from seo_rec.schema import DataError, Schema
+from seo_rec.schema import SPLITS, DataError, Schema
 
-NUMERIC_TRANSFORMS = ("none", "log")
-LONGEST_NAME = 255 - len(".parquet")  # bytes of a file's name on the usual file systems
+__all__ = ["Inferred", "TableColumns", "infer_table", "prepare_table"]
+
 _PARQUET_ROWS = 65_536
+
+Raw = Path | str | Sequence[Path | str] | Mapping[str, Sequence[Path | str]]
 
 
 @dataclass(frozen=True)
-class TableColumns:
-    """Which columns of a table are used, and as what.
+class Inferred:
+    """What the columns of a table are.
 
     Args:
-        label: holds 0 and 1 (or true and false).
-        categorical: one value per row, text or whole numbers.
-        numeric: numbers.
-        multivalent: several values per row: lists (Parquet), or text split at ``separator``.
-        numeric_transform: ``none``, or ``log`` for sign(x) ln(1 + abs(x)).
-        missing: a missing categorical value is a value of its own (``token``) or an empty bag
-            (``empty``). A missing number is 0 after the transform; a missing multivalent cell is
-            an empty bag.
+        columns: The columns as they will be used.
+        decisions: One for each column of the files that has no other part to play.
+        rows: Of the sample that was looked at.
+        whole: Whether these are all rows.
     """
 
-    label: str
-    categorical: tuple[str, ...] = ()
-    numeric: tuple[str, ...] = ()
-    multivalent: tuple[str, ...] = ()
-    separator: str = "|"
-    numeric_transform: str = "none"
-    missing: str = "token"
+    columns: TableColumns
+    decisions: tuple[Decision, ...]
+    rows: int
+    whole: bool
 
-    def __post_init__(self) -> None:
-        require_missing_rule(self.missing)
-        if self.numeric_transform not in NUMERIC_TRANSFORMS:
-            raise DataError(
-                f"numeric transform is {self.numeric_transform!r}; allowed: "
-                f"{', '.join(NUMERIC_TRANSFORMS)}"
-            )
-        if not self.separator:
-            raise DataError("the separator of multivalent columns is empty; give one, as in '|'")
-        if not self.categorical and not self.multivalent:
-            raise DataError("no categorical or multivalent column is named; name one at least")
-        twice = sorted({name for name in self.used if self.used.count(name) > 1})
-        if twice:
-            raise DataError(f"columns {twice} are named more than once; give each one role")
-        for name in self.used:
-            size = len(name.encode())
-            if size > LONGEST_NAME:
-                raise DataError(
-                    f"column {name[:20]!r}... has a name of {size} bytes, which cannot "
-                    f"name a vocabulary file; rename it, to {LONGEST_NAME} bytes at most"
-                )
-            if not name or "/" in name or "\0" in name or name.startswith("."):
-                raise DataError(
-                    f"column {name!r} cannot name a vocabulary file; rename it so that it is not "
-                    "empty, holds no '/' and does not start with '.'"
-                )
 
-    @property
-    def used(self) -> tuple[str, ...]:
-        return (self.label, *self.numeric, *self.categorical, *self.multivalent)
+def infer_table(raw: Raw, columns: TableColumns, *, delimiter: str | None = None) -> Inferred:
+    """Infer the kinds of columns from a sample of at most 100,000 rows, and write nothing.
 
-    def require_in(self, names: Sequence[str], path: Path) -> None:
-        """DataError if ``path``, whose columns are ``names``, lacks a column or has it twice."""
-        absent = [name for name in self.used if name not in names]
-        if absent:
-            raise DataError(
-                f"{path}: no columns {absent}; allowed: {', '.join(names)}; correct --label, "
-                "--categorical, --numeric or --multivalent"
-            )
-        twice = sorted({name for name in self.used if list(names).count(name) > 1})
-        if twice:
-            raise DataError(f"{path}: duplicate column names {twice}; rename one of each")
+    Args:
+        raw: CSV or Parquet files, as in :func:`prepare_table`.
+        columns: The label and other parts; no features.
+        delimiter: Between CSV cells.
+
+    Raises:
+        DataError: A file is missing or damaged, or a column is missing.
+    """
+    paths = _existing([path for files in _by_split(raw).values() for path in files], delimiter)
+    sample = read_sample(paths, delimiter)
+    if not is_parquet(paths[0]):
+        _require_delimiter(columns, sample.names, cells_delimiter(paths[0], delimiter), paths[0])
+    columns.require_in(sample.names, paths[0])
+    apart = [columns.label_column, columns.weight, columns.time, columns.split_column]
+    leave_out = [name for name in apart if name is not None]
+    decisions = infer(sample, leave_out, columns.kinds, columns.separator)
+    return Inferred(columns.inferred(decisions), decisions, sample.rows, sample.whole)
 
 
 def prepare_table(
-    raw: Path | str | Sequence[Path | str],
+    raw: Raw,
     out: Path | str,
     *,
     columns: TableColumns,
@@ -125,20 +91,32 @@ def prepare_table(
     bad_rows: BadRows = BadRows(),
     workers: Workers = Workers(),
     progress: bool = False,
+    inferred: Inferred | None = None,
 ) -> Schema:
-    """Prepare CSV (plain or gzip, with a header) or Parquet files, in the given order.
+    """Prepare CSV (plain or compressed, with a header) or Parquet files, in the given order.
 
     Args:
-        delimiter: one character between CSV cells; None means a tab for ``.tsv`` files and a
+        raw: The files, or those of ``train``, ``val`` and ``test`` by these names.
+        out: The folder to make.
+        columns: Which ones are used, and as what; if none is named as a feature, all are inferred.
+        delimiter: One character between CSV cells; None means a tab for ``.tsv`` files and a
             comma for others.
+        split: How rows are divided, where neither files nor a column say so.
+        pruning: Of vocabularies.
+        bad_rows: Whether a bad row ends it, or is left out and counted.
+        workers: The processes that do it.
+        progress: Whether a bar is drawn on a terminal.
+        inferred: What :func:`infer_table` found, if it has been asked before.
 
     Raises:
-        DataError: a file is missing or damaged, a column is missing, CSV headers differ, or a
-            row is bad.
+        DataError: A file is missing or damaged, a column is missing, CSV headers differ, a row is
+            bad, or a column holds something else than its sample did.
     """
+    if columns.is_open and inferred is None:
+        inferred = infer_table(raw, columns, delimiter=delimiter)
     return prepare_by(
         workers,
-        partial(table_source, raw, columns, delimiter),
+        partial(table_source, raw, columns, delimiter, inferred),
         out,
         split=split,
         pruning=pruning,
@@ -148,71 +126,86 @@ def prepare_table(
 
 
 def table_source(
-    raw: Path | str | Sequence[Path | str], columns: TableColumns, delimiter: str | None = None
+    raw: Raw,
+    columns: TableColumns,
+    delimiter: str | None = None,
+    inferred: Inferred | None = None,
 ) -> Source:
     """The encoded rows of a table's files; see :func:`prepare_table`."""
+    by_split = _by_split(raw)
+    paths = _existing([path for files in by_split.values() for path in files], delimiter)
+    if inferred is not None:
+        columns = inferred.columns
+    return Source(
+        dataset="table",
+        columns=column_kinds(columns.categorical, columns.multivalent, columns.numeric),
+        label=columns.label_column,
+        paths=paths,
+        read=_Reader(by_split, paths, columns, delimiter, inferred).read,
+        options={**columns.options, **_inference(inferred)},
+        numeric=columns.measured,
+        time=columns.time,
+        weight=columns.weight,
+        group=columns.group,
+        placed=_placed(by_split, columns),
+        quoted=partial(cells_delimiter, delimiter=delimiter),
+    )
+
+
+# ---- which files -------------------------------------------------------------------------------
+
+
+def _by_split(raw: Raw) -> Mapping[str, Sequence[Path | str]]:
+    """The files by split; under "" if all of them are to be divided."""
+    if isinstance(raw, str | Path):
+        return {"": [raw]}
+    if not isinstance(raw, Mapping):
+        return {"": list(raw)}
+    if unknown := sorted(set(raw) - set(SPLITS)):
+        raise DataError(f"files are given for {unknown}; allowed: {', '.join(SPLITS)}")
+    return {split: list(raw.get(split, ())) for split in SPLITS}
+
+
+def _existing(files: Sequence[Path | str], delimiter: str | None) -> tuple[Path, ...]:
     if delimiter is not None:
         require_delimiter(delimiter)
-    given = [raw] if isinstance(raw, str | Path) else list(raw)
-    paths = tuple(existing_file(path) for path in given)
+    paths = tuple(existing_file(path) for path in files)
     if not paths:
         raise DataError("no raw files are given; name one at least")
     twice = sorted({str(path) for path in paths if _times(path, paths) > 1})
     if twice:
         raise DataError(f"files {twice} are given more than once; name each of them once")
-    texts = [path for path in paths if not is_parquet(path)]
-    if delimiter is not None and not texts:
+    if delimiter is not None and all(map(is_parquet, paths)):
         raise DataError("a delimiter is given, but all files are Parquet; leave it out")
-
-    def sign_of(path: Path) -> str:
-        return delimiter or ("\t" if ".tsv" in path.suffixes else ",")
-
-    def read(intake: Intake) -> Iterator[Any]:
-        header: tuple[Path, tuple[str, ...]] | None = None
-        for path in filter(intake.wants, paths):
-            if is_parquet(path):
-                yield from _read_parquet(path, columns, intake)
-                continue
-            sign = sign_of(path)
-            names, blocks = split_header(text_blocks(path, intake, quoted=sign), path, sign)
-            if header is None and path != texts[0]:  # it is not among what is read
-                header = texts[0], _header(texts[0], sign_of(texts[0]))
-            if header is None:
-                _require_delimiter(columns, names, sign, path)
-                columns.require_in(names, path)
-                header = path, names
-            elif names != header[1]:
-                raise DataError(
-                    f"{path}: line 1: the header is {','.join(names)!r}, but {header[0]} has "
-                    f"{','.join(header[1])!r}; all CSV files need the same header"
-                )
-            layout = _layout(columns, names, sign)
-            yield from read_blocks(blocks, layout, lambda t: _encode_text(t, columns), intake)
-
-    return Source(
-        dataset="table",
-        columns=column_kinds(columns.categorical, columns.multivalent, columns.numeric),
-        label=columns.label,
-        paths=paths,
-        read=read,
-        options={
-            "missing": columns.missing,
-            "numeric_rule": {
-                "none": "as it is; missing: 0",
-                "log": "sign(x) ln(1 + abs(x)); missing: 0",
-            }[columns.numeric_transform],
-            "separator": columns.separator,
-        },
-        quoted=sign_of,
-    )
-
-
-def _header(path: Path, sign: str) -> tuple[str, ...]:
-    return split_header(text_blocks(path, Intake(), quoted=sign), path, sign)[0]
+    return paths
 
 
 def _times(path: Path, paths: Sequence[Path]) -> int:
     return sum(path.samefile(other) for other in paths)
+
+
+def _placed(
+    by_split: Mapping[str, Sequence[Path | str]], columns: TableColumns
+) -> dict[str, Any] | None:
+    """What says the split of each row, in the words of ``schema.json``; None: the split rule."""
+    if columns.split_column is not None:
+        if "" not in by_split:
+            raise DataError("the splits are files of their own; leave out the split column")
+        return {"rule": "column", "column": columns.split_column}
+    if "" in by_split:
+        return None
+    if columns.group is not None:
+        raise DataError("the splits are files of their own; a group cannot be kept in one of them")
+    names = {split: [Path(path).name for path in files] for split, files in by_split.items()}
+    return {"rule": "files", "files": names}
+
+
+def _inference(inferred: Inferred | None) -> dict[str, Any]:
+    """The entry of ``schema.options`` about the columns."""
+    if inferred is None:
+        return {}
+    columns = [decision.to_json() for decision in inferred.decisions]
+    return {"inferred": {"rows": inferred.rows, "columns": columns}}
 
 
 def _require_delimiter(
@@ -232,69 +225,114 @@ def _require_delimiter(
             )
 
 
-def _layout(columns: TableColumns, names: Sequence[str], delimiter: str) -> Layout:
-    kinds = {
-        columns.label: "label",
-        **dict.fromkeys(columns.numeric, "number"),
-        **dict.fromkeys((*columns.categorical, *columns.multivalent), "token"),
-    }
-    return Layout(
-        fields=tuple(Field(name, kinds.get(name, "ignored")) for name in names),
-        delimiter=delimiter,
-        quoting=True,
-        column_count_fix="a row has as many cells as the header; quote cells with the delimiter",
-    )
+# ---- their rows --------------------------------------------------------------------------------
 
 
-def _encode_text(table: Any, columns: TableColumns) -> Any:
-    values = [numbers(table[name]) for name in columns.numeric]
-    return _encoded(table, columns, values, labels(table[columns.label]))
+@dataclass(frozen=True)
+class _Reader:
+    """Reads files as tables of encoded rows."""
 
+    by_split: Mapping[str, Sequence[Path | str]]
+    paths: tuple[Path, ...]
+    columns: TableColumns
+    delimiter: str | None
+    inferred: Inferred | None
 
-def _encoded(
-    table: Any,
-    columns: TableColumns,
-    values: Sequence[npt.NDArray[np.float64]],
-    label: npt.NDArray[np.float32],
-) -> Any:
-    done: dict[str, Any] = {}
-    for name, number in zip(columns.numeric, values, strict=True):
-        if columns.numeric_transform == "log":
-            number = np.sign(number) * np.log1p(np.abs(number))
-        done[name] = pa.array(np.nan_to_num(number, nan=0.0).astype(np.float32))
-    for name in columns.categorical:
-        done[name] = categorical_ids(table[name], name, columns.missing)
-    for name in columns.multivalent:
-        done[name] = bags_of_ids(table[name], name, columns.separator)
-    return pa.table({**done, columns.label: pa.array(label)})
+    def read(self, intake: Intake) -> Iterator[Any]:
+        """All rows, in the order of the files."""
+        header: tuple[Path, tuple[str, ...]] | None = None
+        watch = Watch((), 0)
+        if self.inferred is not None and not self.inferred.whole:
+            watch = Watch(self.inferred.decisions, self.inferred.rows)
+        splits = [split for split, files in self.by_split.items() for _ in files]
+        for path, split in zip(self.paths, splits, strict=True):
+            if not intake.wants(path):
+                continue
+            if is_parquet(path):
+                tables = self._parquet(path, intake, watch)
+            else:
+                sign = cells_delimiter(path, self.delimiter)
+                names, blocks = split_header(text_blocks(path, intake, quoted=sign), path, sign)
+                header = self._same_header(header, path, names, sign)
+                tables = self._text(path, names, blocks, sign, intake, watch)
+            for table in tables:
+                if split:
+                    place = pa.array(np.full(table.num_rows, SPLITS.index(split), np.int8))
+                    table = table.append_column(PLACE, place)
+                yield table
 
+    def _same_header(
+        self,
+        header: tuple[Path, tuple[str, ...]] | None,
+        path: Path,
+        names: tuple[str, ...],
+        delimiter: str,
+    ) -> tuple[Path, tuple[str, ...]]:
+        """The first text file and its columns; DataError if this one has other columns."""
+        first = next(other for other in self.paths if not is_parquet(other))
+        if header is None and path != first:  # it is not among what is read
+            sign = cells_delimiter(first, self.delimiter)
+            blocks = text_blocks(first, Intake(), quoted=sign)
+            header = first, split_header(blocks, first, sign)[0]
+        if header is None:
+            _require_delimiter(self.columns, names, delimiter, path)
+            self.columns.require_in(names, path)
+            return path, names
+        if names != header[1]:
+            raise DataError(
+                f"{path}: line 1: the header is {','.join(names)!r}, but {header[0]} has "
+                f"{','.join(header[1])!r}; all CSV files need the same header"
+            )
+        return header
 
-def _read_parquet(path: Path, columns: TableColumns, intake: Intake) -> Iterator[Any]:
-    try:
-        with pq.ParquetFile(path) as file:
-            columns.require_in(file.schema_arrow.names, path)
-            _require_numbers(path, file.schema_arrow, columns.numeric)
-            first, counted, chosen = 1, 0, None
-            rows, sizes = _row_group_ends(file)
-            if intake.piece is not None and intake.piece.stop is not None:
-                first, chosen = intake.piece.line, range(intake.piece.start, intake.piece.stop)
-                counted = sizes[intake.piece.start]
-            batches = file.iter_batches(_PARQUET_ROWS, chosen, columns=list(columns.used))
-            for batch in batches:
-                table = pa.table(batch)
-                encoded = _encode_parquet(path, first, table, columns, intake)
-                first += table.num_rows
-                done = int(np.interp(first - 1, rows, sizes))
-                intake.bytes_read += done - counted
-                counted = done
-                if encoded.num_rows:
-                    yield encoded
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"{path}: not readable as Parquet ({error}); write or download the file again"
-        ) from error
-    if intake.piece is None:
-        file_sha256(path, intake, counted)
+    def _text(
+        self,
+        path: Path,
+        names: tuple[str, ...],
+        blocks: Iterator[TextBlock],
+        delimiter: str,
+        intake: Intake,
+        watch: Watch,
+    ) -> Iterator[Any]:
+        def encode(table: Any) -> Any:
+            encoded = encode_text(table, self.columns)
+            watch.see(table, path)
+            return encoded
+
+        layout = layout_of(self.columns, names, delimiter, watch.names)
+        return read_blocks(blocks, layout, encode, intake)
+
+    def _parquet(self, path: Path, intake: Intake, watch: Watch) -> Iterator[Any]:
+        columns = self.columns
+        try:
+            with pq.ParquetFile(path) as file:
+                names = file.schema_arrow.names
+                columns.require_in(names, path)
+                _require_numbers(path, file.schema_arrow, columns.numeric)
+                first, counted, chosen = 1, 0, None
+                rows, sizes = _row_group_ends(file)
+                if intake.piece is not None and intake.piece.stop is not None:
+                    first = intake.piece.line
+                    chosen = range(intake.piece.start, intake.piece.stop)
+                    counted = sizes[intake.piece.start]
+                wanted = dict.fromkeys((*columns.used, *watch.names))
+                read = [name for name in wanted if name in names]
+                for batch in file.iter_batches(_PARQUET_ROWS, chosen, columns=read):
+                    table = pa.table(batch)
+                    watch.see(table, path)
+                    encoded = _encode_parquet(path, first, table, columns, intake)
+                    first += table.num_rows
+                    done = int(np.interp(first - 1, rows, sizes))
+                    intake.bytes_read += done - counted
+                    counted = done
+                    if encoded.num_rows:
+                        yield encoded
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(
+                f"{path}: not readable as Parquet ({error}); write or download the file again"
+            ) from error
+        if intake.piece is None:
+            file_sha256(path, intake, counted)
 
 
 def _row_group_ends(file: Any) -> tuple[list[int], list[int]]:
@@ -317,7 +355,7 @@ def _require_numbers(path: Path, schema: Any, names: Sequence[str]) -> None:
         ):
             raise DataError(
                 f"{path}: column {name!r} has type {kind}; a numeric column holds numbers; cast "
-                "it, or name it under --categorical"
+                "it, or declare it categorical (--categorical, or --kind COLUMN=categorical)"
             )
 
 
@@ -325,46 +363,15 @@ def _encode_parquet(
     path: Path, first: int, table: Any, columns: TableColumns, intake: Intake
 ) -> Any:
     """Encode rows ``first`` and on; bad ones go to ``intake.reject`` one by one."""
-    label = _label_values(table[columns.label])
-    values = [_floats(table[name]) for name in columns.numeric]
-    faults = [(columns.label, np.isnan(label), "a label outside {0, 1}", LABEL_FIX)]
-    for name, number in zip(columns.numeric, values, strict=True):
-        beyond = np.abs(number) > LARGEST
-        faults.append((name, beyond, "not a finite number", "correct or null the cell"))
-    for name in columns.categorical:
-        if pa.types.is_floating(table.schema.field(name).type):
-            number = _floats(table[name])
-            broken = ~np.isnan(number) & ((number != np.floor(number)) | (np.abs(number) >= 2**53))
-            faults.append((name, broken, "not a whole number", "declare the column numeric"))
-    bad = np.zeros(table.num_rows, bool)
-    for name, wrong, why, fix in faults:
-        for row in np.flatnonzero(wrong & ~bad):
-            value = str(table[name][int(row)].as_py())
-            intake.reject(Problem(path, first + int(row), name, value, why, fix, unit="row"))
-        bad |= wrong
-    if bad.any():
-        good = pa.array(~bad)
-        table = table.filter(good)
-        label, values = label[~bad], [number[~bad] for number in values]
+
+    def reject(row: int, fault: Fault) -> None:
+        name, _, why, fix = fault
+        value = str(table[name][row].as_py())
+        intake.reject(Problem(path, first + row, name, value, why, fix, unit="row"))
+
+    cells = good_cells(table, columns, reject)
     try:
-        return _encoded(table, columns, values, label)
+        return cells.encoded(columns)
     except DataError as error:
-        raise DataError(f"{path}: rows {first} to {first + len(bad) - 1}: {error}") from error
-
-
-def _floats(column: Any) -> npt.NDArray[np.float64]:
-    """float64 with NaN for nulls."""
-    return pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy()
-
-
-def _label_values(column: Any) -> npt.NDArray[np.float32]:
-    """0.0 and 1.0, NaN where the label is neither; true and false count as 1 and 0."""
-    kind = column.type
-    if pa.types.is_boolean(kind):
-        column = column.cast(pa.int8())
-    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        text = column.cast(pa.string()).to_pylist()
-        found = [label_of((value or "").encode()) for value in text]
-        return np.array([np.nan if label is None else label for label in found], np.float32)
-    values = _floats(column)
-    return np.where((values == 0) | (values == 1), values, np.nan).astype(np.float32)
+        last = first + table.num_rows - 1
+        raise DataError(f"{path}: rows {first} to {last}: {error}") from error

@@ -42,11 +42,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from seo_rec.data.finishing import with_kept
 from seo_rec.data.pieces import cut
-from seo_rec.data.prepare import Source, flat_ids, positives, pruned
+from seo_rec.data.prepare import flat_ids, positives
 from seo_rec.data.rawfile import BadRows, Intake, Piece, Problem, file_sha256
 from seo_rec.data.shards import SHARD_ROWS, ShardWriter
 from seo_rec.data.sketch import DistinctSketch
+from seo_rec.data.source import Source
 from seo_rec.data.split import Split
 from seo_rec.data.tokens import Ids
 from seo_rec.data.vocabulary import IdCounter, Pruning, write_vocabulary
@@ -322,7 +324,7 @@ class Job:
                 start = max(0, first - before[piece])
                 for table in self._rows(piece, split, start, last - before[piece]):
                     positive += positives(table[self.source.label])
-                    writer.write(pruned(table, self._kept) if self._kept else table)
+                    writer.write(with_kept(table, self._kept) if self._kept else table)
         (written,) = scratch.iterdir()
         entry = checksum(written)
         name = f"{split}/part-{shard:05d}.parquet"

@@ -145,7 +145,7 @@ def bags_of_ids(column: Any, name: str, separator: str | None) -> Any:
             return _bags(np.zeros(len(array) + 1, np.int64), np.zeros(0, np.int64))
         bags = bags_of_ids(array.dictionary, name, separator).take(array.indices)
         return _bags(_offsets(bags), bags.flatten().to_numpy())
-    if _is_text(array.type):
+    if is_text(array.type):
         if separator is None:
             raise DataError(f"multivalent column {name!r} is text and needs a separator to split")
         array = pc.split_pattern(array.cast(pa.binary()), pattern=separator)
@@ -179,7 +179,8 @@ def _offsets(lists: Any) -> npt.NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
-def _is_text(type_: Any) -> bool:
+def is_text(type_: Any) -> bool:
+    """Whether an Arrow type is one of text: strings or bytes of any size."""
     t = pa.types
     return bool(
         t.is_string(type_)
@@ -195,7 +196,7 @@ def _plain_ids(array: Any, name: str) -> tuple[Ids, npt.NDArray[np.bool_]]:
     """Ids (undefined where missing, and fresh memory) and where the array is missing."""
     if pa.types.is_null(array.type):
         return np.zeros(len(array), np.int64), np.ones(len(array), bool)
-    if _is_text(array.type):
+    if is_text(array.type):
         array = array.dictionary_encode()
     if pa.types.is_dictionary(array.type):
         values, absent = _plain_ids_of_values(array.dictionary, name)
@@ -207,7 +208,7 @@ def _plain_ids(array: Any, name: str) -> tuple[Ids, npt.NDArray[np.bool_]]:
 def _plain_ids_of_values(array: Any, name: str) -> tuple[Ids, npt.NDArray[np.bool_]]:
     null = array.is_null().to_numpy(zero_copy_only=False)
     type_ = array.type
-    if _is_text(type_):
+    if is_text(type_):
         text = pc.fill_null(array.cast(pa.large_binary()), b"")
         return hash_tokens(text), null | (pc.binary_length(text).to_numpy() == 0)
     if pa.types.is_floating(type_):

@@ -30,7 +30,7 @@ def golden_inputs(
     rng = np.random.default_rng(17)
     first = preparation.encode(example_table(preparation, examples))
     rows = ROWS - EXAMPLES
-    dense = rng.normal(size=(rows, len(preparation.numeric))).astype(np.float32)
+    dense = rng.normal(size=(rows, preparation.num_dense)).astype(np.float32)
     columns = {}
     for c in preparation.embedded:
         alone = [f.name for f in policy.features if f.columns == (c.name,)]

@@ -183,7 +183,7 @@ def package_parts(
     put_floats_(model.embedding, read_back(policy, embeddings))
     examples = example_cells(preparation)
     inputs = golden_inputs(preparation, examples, policy)
-    program, weights = program_of(model.backbone, len(preparation.numeric), sum(policy.widths))
+    program, weights = program_of(model.backbone, preparation.num_dense, sum(policy.widths))
 
     def more(files: Mapping[str, bytes]) -> dict[str, bytes]:
         if not formats:

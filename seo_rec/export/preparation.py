@@ -10,6 +10,7 @@ import numpy as np
 from seo_rec.data.avazu import HEADER as AVAZU_HEADER
 from seo_rec.data.criteo import INTEGERS, TOKENS
 from seo_rec.data.dataset import DataSet
+from seo_rec.data.numeric import BY_COLUMN, INDICATOR, NumericRule
 from seo_rec.data.tokens import OUT_OF_VOCABULARY, Ids
 from seo_rec.schema import Column as SchemaColumn
 from seo_rec.schema import DataError, Schema
@@ -46,7 +47,8 @@ def preparation_of(data: DataSet, columns: Sequence[str]) -> Preparation:
     """
     schema = data.schema
     read = set(columns)
-    found = [_numeric(schema, c) for c in schema.numeric]
+    indicators = {name + INDICATOR for name, rule in _rules(schema).items() if rule.indicator}
+    found = [_numeric(schema, c) for c in schema.numeric if c.name not in indicators]
     found += [_embedded(data, c) for c in schema.features if c.name in read]
     dataset = schema.dataset
     label = _NAMED_OTHERWISE.get(dataset, schema.label)
@@ -55,10 +57,26 @@ def preparation_of(data: DataSet, columns: Sequence[str]) -> Preparation:
     )
 
 
+def _rules(schema: Schema) -> dict[str, NumericRule]:
+    """The rules by raw numeric column, where each has its own."""
+    if schema.options.get("numeric_rule") != BY_COLUMN:
+        return {}
+    entries = schema.options.get("numeric_columns")
+    if not isinstance(entries, dict):
+        raise DataError("numeric_columns of the prepared data is no object; prepare them again")
+    return {
+        name: NumericRule.from_json(entry, f"numeric_columns of {name!r}")
+        for name, entry in entries.items()
+    }
+
+
 def _numeric(schema: Schema, column: SchemaColumn) -> Column:
     rule = schema.options.get("numeric_rule", _PLAIN)
+    if rule == BY_COLUMN and column.name in (rules := _rules(schema)):
+        numbers = rules[column.name]
+        return Column(column.name, "numeric", numbers.rule, numbers=numbers)
     if rule == _LOG:
-        return Column(column.name, "numeric", "log")
+        return Column(column.name, "numeric", "log", numbers=NumericRule("log"))
     if rule == _CRITEO_LOG:
         return Column(column.name, "numeric", "shifted_log", shift=4 if column.name == "I2" else 1)
     if rule == _PLAIN:
@@ -68,6 +86,9 @@ def _numeric(schema: Schema, column: SchemaColumn) -> Column:
 
 def _embedded(data: DataSet, column: SchemaColumn) -> Column:
     options = data.schema.options
+    missing = str(options.get("missing", "token"))
+    if (numbers := _rules(data.schema).get(column.name)) is not None:
+        return Column(column.name, "categorical", "quantiles", missing, numbers=numbers)
     kept = _kept(data, column.name)
     if column.kind == "multivalent":
         separator = str(options.get("separator", "|"))
@@ -82,7 +103,6 @@ def _embedded(data: DataSet, column: SchemaColumn) -> Column:
                 "prepare them again"
             )
         rule = "bucket"
-    missing = str(options.get("missing", "token"))
     return Column(column.name, "categorical", rule, missing, kept=kept)
 
 
@@ -102,7 +122,7 @@ def example_cells(preparation: Preparation) -> dict[str, list[str | None]]:
 
 
 def _cells(column: Column) -> list[str | None]:
-    if column.kind == "numeric":
+    if column.kind == "numeric" or column.rule == "quantiles":
         return list(_NUMBERS)
     if column.rule == "hour_of_day":
         return list(_HOURS)

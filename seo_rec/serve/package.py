@@ -225,7 +225,7 @@ def _parsed(folder: Path, manifest: dict[str, Any], digest: str) -> Package:
     weights = read_tensors(folder / layout.BACKBONE_WEIGHTS_FILE)
     path = folder / layout.BACKBONE_FILE
     program = Program.from_json(read_json(path), list(weights), str(path))
-    widths = len(preparation.numeric), sum(policy.widths)
+    widths = preparation.num_dense, sum(policy.widths)
     if (program.num_dense, program.width) != widths:
         raise PackageError(
             f"{path}: reads {program.num_dense} dense columns and embeddings of width "
@@ -321,7 +321,7 @@ def _golden(tensors: Mapping[str, Array], preparation: Preparation, examples: An
         raise PackageError(f"{where}: scores must be float32, {layout.EXAMPLES} or more")
     if not (np.isfinite(scores).all() and np.isfinite(dense).all()):
         raise PackageError(f"{where}: holds numbers that are not finite")
-    if not fits(dense, "f4", len(scores), len(preparation.numeric)):
+    if not fits(dense, "f4", len(scores), preparation.num_dense):
         raise PackageError(f"{where}: dense must be float32, one line for each score")
     columns = {}
     for i, column in enumerate(preparation.embedded):

@@ -344,7 +344,7 @@ def _known_header(
 
 
 def _field_kind(column: Column) -> str:
-    if column.kind == "numeric":
+    if column.kind == "numeric" or column.rule == "quantiles":
         return "number"
     return "integer" if column.rule in ("bucket", "hour_of_day") else "token"
 

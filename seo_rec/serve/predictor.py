@@ -188,6 +188,6 @@ def example_table(preparation: Preparation, examples: Mapping[str, list[str | No
     columns = {}
     for c in preparation.columns:
         cells = pa.array(examples[c.name], pa.string())
-        is_number = c.kind == "numeric" or c.rule in ("bucket", "hour_of_day")
+        is_number = c.kind == "numeric" or c.rule in ("bucket", "hour_of_day", "quantiles")
         columns[c.name] = cells.cast(pa.float64()) if is_number else cells
     return pa.table(columns)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from seo_rec.data.delimited import require_delimiter
+from seo_rec.data.numeric import INDICATOR, TRANSFORMS, NumericRule
 from seo_rec.data.tokens import MISSING, bags_of_ids, categorical_ids, integer_ids
 from seo_rec.data.vocabulary import prune
 from seo_rec.policy.strict_json import integer, items, json_object, string
@@ -25,8 +26,13 @@ from seo_rec.serve.bags import Bags, Floats, Ids, Inputs, RowError
 FORMAT = "seo-rec-preparation"
 VERSION = 1
 LARGEST = float(np.finfo(np.float32).max)
-NUMERIC_RULES = ("none", "log", "shifted_log")
-ID_RULES = ("token", "bucket", "hour_of_day")
+NUMERIC_RULES = ("none", "log", "standard", "shifted_log")
+ID_RULES = ("token", "bucket", "hour_of_day", "quantiles")
+_NUMBER_KEYS: Mapping[str, set[str]] = {
+    "shifted_log": {"shift"},
+    "standard": {"mean", "scale"},
+    "quantiles": {"bounds"},
+}
 MISSING_AS = ("token", "empty")
 MAX_SHIFT = 1000
 
@@ -38,13 +44,15 @@ class Column:
     Args:
         name: As in the raw rows.
         kind: ``numeric``, ``categorical`` or ``multivalent``.
-        rule: Of a numeric column ``none``, ``log`` (sign(x) ln(1 + |x|)) or ``shifted_log``
-            (ln(max(x + shift, 1))); of the others ``token``, and of a categorical one also
-            ``bucket`` (floor(ln(x)^2) above 2, else x) or ``hour_of_day`` (YYMMDDHH mod 100).
+        rule: Of a numeric column ``none``, ``log``, ``standard`` (see ``numbers``) or
+            ``shifted_log`` (ln(max(x + shift, 1))); of the others ``token``, and of a categorical
+            one also ``bucket`` (floor(ln(x)^2) above 2, else x), ``hour_of_day`` (YYMMDDHH mod 100)
+            or ``quantiles`` (see ``numbers``).
         missing: Of a categorical column: ``token`` or ``empty``.
         shift: Of ``shifted_log``.
         separator: Of a multivalent column.
         kept: The ids that keep their identity, ascending; None if all do.
+        numbers: Of ``none``, ``log``, ``standard`` and ``quantiles``: what becomes of a number.
     """
 
     name: str
@@ -54,6 +62,12 @@ class Column:
     shift: int = 0
     separator: str = "|"
     kept: Ids | None = field(default=None, compare=False)
+    numbers: NumericRule = NumericRule()
+
+    @property
+    def num_dense(self) -> int:
+        """Numbers that the model gets of a cell: 2 if one says whether it is missing."""
+        return (1 + self.numbers.indicator) if self.kind == "numeric" else 0
 
     @property
     def is_single(self) -> bool:
@@ -85,7 +99,8 @@ class Preparation:
         dataset: Kind of the source, such as ``table`` or ``criteo``.
         label: Name of the label; scoring never reads it.
         rules: The rules in the words of ``schema.json``, to recognise prepared folders by.
-        columns: Numeric columns in the order of the model's dense columns, then the others.
+        columns: Numeric columns in the order of the model's dense columns, then the others. The
+            number that says whether a cell is missing follows the number of the cell.
         text: How raw text files look.
     """
 
@@ -98,6 +113,11 @@ class Preparation:
     @property
     def numeric(self) -> tuple[Column, ...]:
         return tuple(c for c in self.columns if c.kind == "numeric")
+
+    @property
+    def num_dense(self) -> int:
+        """N, the number of the model's dense columns."""
+        return sum(c.num_dense for c in self.columns)
 
     @property
     def embedded(self) -> tuple[Column, ...]:
@@ -129,9 +149,7 @@ class Preparation:
             raise DataError(
                 f"weights are given for {unknown}; allowed: {[c.name for c in self.embedded]}"
             )
-        dense = np.empty((table.num_rows, len(self.numeric)), np.float32)
-        for i, column in enumerate(self.numeric):
-            dense[:, i] = numbers(table[column.name], column)
+        dense = _side_by_side(table.num_rows, [numbers(table[c.name], c) for c in self.numeric])
         columns = {
             c.name: encode_column(table[c.name], c, weights.get(c.name)) for c in self.embedded
         }
@@ -140,9 +158,10 @@ class Preparation:
     def prepared(self, table: Any) -> Inputs:
         """Rows of a prepared folder, whose cells are ids and transformed numbers already."""
         self.require_in(table.column_names)
-        dense = np.empty((table.num_rows, len(self.numeric)), np.float32)
-        for i, column in enumerate(self.numeric):
-            dense[:, i] = table[column.name].to_numpy()
+        names = [c.name + more for c in self.numeric for more in ("", INDICATOR)[: c.num_dense]]
+        if missing := [name for name in names if name not in table.column_names]:
+            raise DataError(f"the rows lack the columns {missing}; given are {table.column_names}")
+        dense = _side_by_side(table.num_rows, [[table[name].to_numpy()] for name in names])
         return Inputs(dense, {c.name: _stored_bags(table[c.name], c) for c in self.embedded})
 
     # ---- the file ----
@@ -190,27 +209,42 @@ class Preparation:
 # ---- cells ---------------------------------------------------------------------------------
 
 
-def numbers(column: Any, rule: Column) -> Floats:
-    """The model's numbers of a raw numeric column, float32 (B,); a missing one is 0.
+def _side_by_side(rows: int, parts: Sequence[Sequence[Floats]]) -> Floats:
+    """float32 (B, N): the columns of all parts."""
+    dense: Floats = np.empty((rows, sum(map(len, parts))), np.float32)
+    for i, values in enumerate(values for part in parts for values in part):
+        dense[:, i] = values
+    return dense
+
+
+def numbers(column: Any, rule: Column) -> list[Floats]:
+    """The model's numbers of a raw numeric column, each float32 (B,); a missing one is 0.
+
+    The second array, if the rule has one, is 1 where a number is missing.
 
     Raises:
         DataError: The column holds no numbers.
         RowError: A number is infinite, or beyond float32.
     """
     values = _floats(column, rule.name)
+    _require_float32(values, rule.name)
+    null = [np.isnan(values).astype(np.float32)] if rule.numbers.indicator else []
+    if rule.rule != "shifted_log":
+        return [rule.numbers.values(values), *null]
+    with np.errstate(invalid="ignore"):
+        values = np.log(np.maximum(values + float(rule.shift), 1.0))
+    return [np.nan_to_num(values, nan=0.0).astype(np.float32), *null]
+
+
+def _require_float32(values: npt.NDArray[np.float64], name: str) -> None:
+    """RowError for a number that is infinite, or beyond float32."""
     with np.errstate(invalid="ignore"):
         beyond = np.abs(values) > LARGEST
     if beyond.any():
         row = int(np.argmax(beyond))
         raise RowError(
-            row, rule.name, str(values[row]), "not a finite number", "correct or null the cell"
+            row, name, str(values[row]), "not a finite number", "correct or null the cell"
         )
-    with np.errstate(invalid="ignore"):
-        if rule.rule == "log":
-            values = np.sign(values) * np.log1p(np.abs(values))
-        elif rule.rule == "shifted_log":
-            values = np.log(np.maximum(values + float(rule.shift), 1.0))
-    return np.nan_to_num(values, nan=0.0).astype(np.float32)
 
 
 def _floats(column: Any, name: str) -> npt.NDArray[np.float64]:
@@ -286,9 +320,12 @@ def _computed(column: Any, rule: Column) -> tuple[Ids, npt.NDArray[np.bool_]]:
         column = column.cast(column.type.value_type)
     if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
         raise DataError(
-            f"column {rule.name!r} has type {column.type}; its rule {rule.rule} needs whole numbers"
+            f"column {rule.name!r} has type {column.type}; its rule {rule.rule} needs numbers"
         )
     values = _floats(column, rule.name)
+    if rule.rule == "quantiles":
+        _require_float32(values, rule.name)
+        return rule.numbers.buckets(values)
     null = np.isnan(values)
     values = np.where(null, 0.0, values)
     if rule.rule == "bucket":
@@ -393,8 +430,12 @@ def _many(lengths: Ids | None) -> bool:
 def _column_json(c: Column, tensor: str | None) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": c.name, "kind": c.kind, "rule": c.rule}
     if c.kind == "numeric":
-        return entry | ({"shift": c.shift} if c.rule == "shifted_log" else {})
+        if c.rule == "shifted_log":
+            return entry | {"shift": c.shift}
+        rule = c.numbers.to_json()
+        return entry | {key: value for key, value in rule.items() if value is not False}
     entry["kept"] = tensor
+    entry |= c.numbers.to_json() if c.rule == "quantiles" else {}
     return entry | (
         {"missing": c.missing} if c.kind == "categorical" else {"separator": c.separator}
     )
@@ -404,9 +445,12 @@ def _column(entry: Any, tensors: Mapping[str, Ids], at: str) -> Column:
     if not isinstance(entry, dict):
         raise ValueError(f"{at}: must be an object")
     kind, rule = (string(entry.get(key), f"{at}.{key}") for key in ("kind", "rule"))
+    numbers = _NUMBER_KEYS.get(rule, set())
+    if kind == "numeric" and rule != "shifted_log" and "indicator" in entry:
+        numbers = numbers | {"indicator"}
     keys = {
-        "numeric": {"shift"} if rule == "shifted_log" else set(),
-        "categorical": {"kept", "missing"},
+        "numeric": numbers,
+        "categorical": {"kept", "missing"} | numbers,
         "multivalent": {"kept", "separator"},
     }
     rules = {"numeric": NUMERIC_RULES, "categorical": ID_RULES, "multivalent": ("token",)}
@@ -430,7 +474,20 @@ def _column(entry: Any, tensors: Mapping[str, Ids], at: str) -> Column:
         if tensor not in tensors:
             raise ValueError(f"{at}.kept: there is no tensor {tensor!r}")
         kept = tensors[tensor]
-    return Column(string(doc["name"], f"{at}.name"), kind, rule, missing, shift, separator, kept)
+    name = string(doc["name"], f"{at}.name")
+    made = _number_rule(doc, at)
+    return Column(name, kind, rule, missing, shift, separator, kept, made)
+
+
+def _number_rule(doc: Mapping[str, Any], at: str) -> NumericRule:
+    """What becomes of numbers by the entry of a column; ValueError if it is not as described."""
+    if doc["rule"] not in TRANSFORMS or (doc["kind"] != "numeric" and doc["rule"] != "quantiles"):
+        return NumericRule()
+    keys = {"rule", "mean", "scale", "bounds", "indicator"} & set(doc)
+    entry = {key: doc[key] for key in keys}
+    if doc["rule"] != "quantiles":
+        entry.setdefault("indicator", False)
+    return NumericRule.from_json(entry, at)
 
 
 def _text(entry: Any, at: str) -> Text:

@@ -87,7 +87,7 @@ def signature_of(policy: Policy, preparation: Preparation) -> Signature:
     read = {name for f in features for name in f.columns}
     optional = {c.name for c in categorical if not c.is_single} & read
     return Signature(
-        num_dense=len(preparation.numeric),
+        num_dense=preparation.num_dense,
         columns=tuple(c.name for c in preparation.embedded if c.name in read),
         optional=tuple(c.name for c in preparation.embedded if c.name in optional),
         single=tuple(f.name for f in features),

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seo_rec.policy import Feature, Ids, Lookup, Policy
-from seo_rec.serve.addresses import rows_of
+from seo_rec.policy.addresses import lookup_rows
 
 NEW = -1
 
@@ -136,8 +136,8 @@ def _by_ids(
             ids = known.get(r.feature.name, np.zeros(0, np.int64))
             fresh = _newcomers(old, r, ids)
             ids = ids[fresh == newcomers]
-            after = rows_of(new, r.feature, r.after, ids)
-            before = rows_of(old, r.feature_before, r.before, ids)
+            after = lookup_rows(new, r.feature, r.after, ids)
+            before = lookup_rows(old, r.feature_before, r.before, ids)
             if r.after.uses_index:  # ids that stay unknown decide nothing
                 named = np.isin(ids, new.vocabularies[r.feature.name])
                 after, before = after[named], before[named]

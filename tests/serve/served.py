@@ -128,7 +128,8 @@ CLICK_COLUMNS = TableColumns(
     categorical=("user", "item", "city"),
     numeric=("price", "age"),
     multivalent=("tags",),
-    numeric_transform="log",
+    numeric_transform="standard,age=quantiles",
+    buckets=8,
 )
 CLICK_ROWS = 1500
 

@@ -51,14 +51,25 @@ def equals_prepared(data, raw, delimiter=None) -> None:
 
 
 @pytest.mark.parametrize("missing", ["token", "empty"])
-@pytest.mark.parametrize("transform", ["none", "log"])
-def test_tables(clicks, missing, transform, tmp_path):
+@pytest.mark.parametrize(
+    ("transform", "numeric_missing"),
+    [
+        ("none", None),
+        ("log", None),
+        ("standard", None),
+        ("standard", "zero"),
+        ("quantiles", None),
+        ("log,price=quantiles", "indicator"),
+    ],
+)
+def test_tables(clicks, missing, transform, numeric_missing, tmp_path):
     columns = TableColumns(
         CLICK_COLUMNS.label,
         CLICK_COLUMNS.categorical,
         CLICK_COLUMNS.numeric,
         CLICK_COLUMNS.multivalent,
         numeric_transform=transform,
+        numeric_missing=numeric_missing,
         missing=missing,
     )
     pruning = Pruning(min_count=3, sizes={"item": 50, "tags": 9})

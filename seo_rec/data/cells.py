@@ -1,0 +1,175 @@
+"""The cells of a table as ids, numbers and labels, and which rows are bad."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from seo_rec.data.columns import TableColumns
+from seo_rec.data.delimited import LARGEST, BlockError, Field, Layout, numbers
+from seo_rec.data.numeric import NumericRule
+from seo_rec.data.roles import GROUP, PLACE, ROLES, Value, values_of
+from seo_rec.data.times import times
+from seo_rec.data.tokens import bags_of_ids, categorical_ids
+
+Floats = npt.NDArray[np.float64]
+_WHOLE_FIX = "declare the column numeric (--numeric, or --kind COLUMN=numeric)"
+Fault = tuple[str, npt.NDArray[np.bool_], str, str]  # column, bad rows, why, fix
+
+
+def layout_of(
+    columns: TableColumns, names: Sequence[str], delimiter: str, watched: Sequence[str] = ()
+) -> Layout:
+    """The layout of a text file with these columns.
+
+    Args:
+        columns: Those that are used.
+        names: Of all columns, in the order of the file.
+        delimiter: Between cells.
+        watched: Columns that are read and not used.
+    """
+    kinds = {
+        **dict.fromkeys((*columns.used, *watched), "token"),
+        **dict.fromkeys(columns.numeric, "number"),
+    }
+    return Layout(
+        fields=tuple(Field(name, kinds.get(name, "ignored")) for name in names),
+        delimiter=delimiter,
+        quoting=True,
+        column_count_fix="a row has as many cells as the header; quote cells with the delimiter",
+        check=lambda row: _fault(dict(zip(names, row, strict=True)), columns),
+        number_fix="correct the cell or leave it empty, or declare the column categorical "
+        "(--categorical, or --kind COLUMN=categorical)",
+    )
+
+
+def encode_text(table: Any, columns: TableColumns) -> Any:
+    """Encode the parsed cells of a text file; BlockError if one of them is bad."""
+    roles = _roles(table, columns)
+    for name, values in roles.items():
+        if np.isnan(values).any():
+            raise BlockError(f"the {name} of a row cannot be read")
+    return _encoded(table, columns, [numbers(table[name]) for name in columns.numeric], roles)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Rows that can be encoded.
+
+    Args:
+        table: Their cells.
+        values: The numbers of each numeric column.
+        roles: The values of label, weight, time and split, where they are used.
+    """
+
+    table: Any
+    values: Sequence[Floats]
+    roles: Mapping[str, Floats]
+
+    def encoded(self, columns: TableColumns) -> Any:
+        """The rows as they are divided into splits."""
+        return _encoded(self.table, columns, self.values, self.roles)
+
+
+def good_cells(table: Any, columns: TableColumns, reject: Callable[[int, Fault], None]) -> Cells:
+    """The good rows of a Parquet file; ``reject`` is told the others, one by one."""
+    roles = _roles(table, columns)
+    values = [_floats(table[name]) for name in columns.numeric]
+    faults = [_role_fault(name, found, columns) for name, found in roles.items()]
+    for name, number in zip(columns.numeric, values, strict=True):
+        beyond = np.abs(number) > LARGEST
+        faults.append((name, beyond, "not a finite number", "correct or null the cell"))
+    for name in columns.categorical:
+        if pa.types.is_floating(table.schema.field(name).type):
+            number = _floats(table[name])
+            broken = ~np.isnan(number) & ((number != np.floor(number)) | (np.abs(number) >= 2**53))
+            faults.append((name, broken, "not a whole number", _WHOLE_FIX))
+    bad = np.zeros(table.num_rows, bool)
+    for fault in faults:
+        for row in np.flatnonzero(fault[1] & ~bad):
+            reject(int(row), fault)
+        bad |= fault[1]
+    if bad.any():
+        table = table.filter(pa.array(~bad))
+        values = [number[~bad] for number in values]
+        roles = {name: found[~bad] for name, found in roles.items()}
+    return Cells(table, values, roles)
+
+
+# ---- label, weight, time and split -----------------------------------------------------------
+
+
+def _used_roles(columns: TableColumns) -> dict[str, tuple[str, Value, str, str]]:
+    """By role the column, the value of a cell, and why and how to mend a cell without one."""
+    names = {
+        "label": columns.label_column,
+        "weight": columns.weight,
+        "time": columns.time,
+        "split": columns.split_column,
+    }
+    found = {role: (name, *ROLES[role]) for role, name in names.items() if name is not None}
+    if columns.rule is not None:
+        why = f"no value for the label {columns.rule}"
+        found["label"] = columns.rule.column, columns.rule.of, why, columns.rule.fix
+    return found
+
+
+def _roles(table: Any, columns: TableColumns) -> dict[str, Floats]:
+    """By role the values of the rows, NaN where a cell holds none."""
+    return {
+        role: times(table[name]) if role == "time" else values_of(table[name], value)
+        for role, (name, value, _, _) in _used_roles(columns).items()
+    }
+
+
+def _role_fault(role: str, values: Floats, columns: TableColumns) -> Fault:
+    name, _, why, fix = _used_roles(columns)[role]
+    return name, np.isnan(values), why, fix
+
+
+def _fault(row: Mapping[str, str], columns: TableColumns) -> tuple[str, str, str, str] | None:
+    """What is wrong with the label, the weight, the time or the split of a row of text."""
+    for name, value, why, fix in _used_roles(columns).values():
+        if not row[name] or value(row[name]) is None:
+            return name, row[name], why, fix
+    return None
+
+
+# ---- features --------------------------------------------------------------------------------
+
+
+def _encoded(
+    table: Any, columns: TableColumns, values: Sequence[Floats], roles: Mapping[str, Floats]
+) -> Any:
+    done: dict[str, Any] = {}
+    for name, number in zip(columns.numeric, values, strict=True):
+        if columns.measured:
+            done[name] = pa.array(number)
+        else:
+            done[name] = pa.array(NumericRule(columns.plans[name].transform).values(number))
+    for name in columns.categorical:
+        done[name] = categorical_ids(table[name], name, columns.missing)
+    for name in columns.multivalent:
+        done[name] = bags_of_ids(table[name], name, columns.separator)
+    done[columns.label_column] = pa.array(roles["label"].astype(np.float32))
+    if columns.weight is not None:
+        done[columns.weight] = pa.array(roles["weight"].astype(np.float32))
+    if columns.time is not None:
+        done[columns.time] = pa.array(roles["time"])
+    if columns.split_column is not None:
+        done[PLACE] = pa.array(roles["split"].astype(np.int8))
+    if columns.group is not None:
+        done[GROUP] = categorical_ids(table[columns.group], columns.group, "token")
+    return pa.table(done)
+
+
+def _floats(column: Any) -> Floats:
+    """float64 with NaN for nulls."""
+    floats: Floats = pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy()
+    return floats

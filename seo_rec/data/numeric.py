@@ -1,0 +1,216 @@
+"""How numbers reach a model: as they are, by their logarithm, standardised, or as categories.
+
+What a rule needs to know of the data (mean, standard deviation, quantiles, whether values are
+missing) is measured on the training rows alone, and stored with the rule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from seo_rec.data.split import splitmix64
+from seo_rec.schema import DataError
+
+Numbers = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+
+TRANSFORMS = ("none", "log", "standard", "quantiles")
+MISSING_NUMBERS = ("indicator", "zero")
+BUCKETS = 32
+SAMPLED = 200_000  # values of a column at most, of which quantiles are computed
+INDICATOR = " is missing"  # ends the name of the column that says so
+BY_COLUMN = "by column, in numeric_columns"  # numeric_rule of a schema that has the rules there
+_LARGEST = float(np.finfo(np.float32).max)
+_DIGITS = 9  # of a mean and a deviation, so that the order of sums cannot be seen in them
+
+
+@dataclass(frozen=True)
+class NumericRule:
+    """What becomes of the numbers x of one column; computed in float64, rounded to float32.
+
+    ``none``: x. ``log``: sign(x) ln(1 + abs(x)). ``standard``: (x - mean) / scale. In all three a
+    missing number is 0. ``quantiles``: the number of ``bounds`` that are at most x, as a category.
+
+    Args:
+        rule: One of :data:`TRANSFORMS`.
+        mean: Of ``standard``.
+        scale: Of ``standard``, above 0.
+        bounds: Of ``quantiles``, ascending.
+        indicator: Whether a second column is 1 where the number is missing, and 0 elsewhere.
+    """
+
+    rule: str = "none"
+    mean: float = 0.0
+    scale: float = 1.0
+    bounds: tuple[float, ...] = ()
+    indicator: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rule not in TRANSFORMS:
+            raise DataError(f"numeric rule {self.rule!r}; allowed: {', '.join(TRANSFORMS)}")
+        if not math.isfinite(self.mean) or not (math.isfinite(self.scale) and self.scale > 0):
+            raise DataError(
+                f"numeric rule standard has mean {self.mean} and scale {self.scale}; allowed: "
+                "finite numbers, the scale above 0"
+            )
+        pairs = zip(self.bounds, self.bounds[1:], strict=False)
+        if not all(map(math.isfinite, self.bounds)) or any(a >= b for a, b in pairs):
+            raise DataError("the bounds of numeric rule quantiles are not finite and ascending")
+        if self.indicator and self.rule == "quantiles":
+            raise DataError("numeric rule quantiles has no indicator; a missing number has an id")
+
+    @property
+    def is_bucket(self) -> bool:
+        """Whether numbers become categories."""
+        return self.rule == "quantiles"
+
+    def values(self, numbers: Numbers) -> Floats:
+        """The model's numbers, float32 (B,); ``numbers`` has NaN where they are missing."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            if self.rule == "log":
+                numbers = np.sign(numbers) * np.log1p(np.abs(numbers))
+            elif self.rule == "standard":
+                numbers = np.clip((numbers - self.mean) / self.scale, -_LARGEST, _LARGEST)
+        return np.nan_to_num(numbers, nan=0.0).astype(np.float32)
+
+    def buckets(self, numbers: Numbers) -> tuple[Ids, npt.NDArray[np.bool_]]:
+        """The categories, int64 (B,), and where the number is missing."""
+        found = np.searchsorted(np.array(self.bounds, np.float64), numbers, side="right")
+        return found.astype(np.int64), np.isnan(numbers)
+
+    def to_json(self) -> dict[str, Any]:
+        """The rule as ``schema.json`` and packages keep it."""
+        document: dict[str, Any] = {"rule": self.rule}
+        if self.rule == "standard":
+            document |= {"mean": self.mean, "scale": self.scale}
+        if self.rule == "quantiles":
+            return document | {"bounds": list(self.bounds)}
+        return document | {"indicator": self.indicator}
+
+    @classmethod
+    def from_json(cls, document: Any, where: str) -> NumericRule:
+        """Read a rule strictly; DataError says what is wrong, and where."""
+        if not isinstance(document, Mapping) or not isinstance(document.get("rule"), str):
+            raise DataError(f"{where}: must be an object with a rule")
+        rule = document["rule"]
+        keys = {"rule"} | ({"bounds"} if rule == "quantiles" else {"indicator"})
+        keys |= {"mean", "scale"} if rule == "standard" else set()
+        if set(document) != keys:
+            raise DataError(f"{where}: has the keys {sorted(document)}; needed: {sorted(keys)}")
+        bounds = document.get("bounds", [])
+        if not isinstance(bounds, list):
+            raise DataError(f"{where}: bounds must be a list")
+        numbers = [document.get("mean", 0.0), document.get("scale", 1.0), *bounds]
+        if not all(type(x) in (int, float) for x in numbers):
+            raise DataError(f"{where}: mean, scale and bounds must be numbers")
+        if not isinstance(document.get("indicator", False), bool):
+            raise DataError(f"{where}: indicator must be true or false")
+        try:
+            mean, scale, *rest = (float(x) for x in numbers)
+            return cls(rule, mean, scale, tuple(rest), document.get("indicator", False))
+        except (DataError, OverflowError) as error:
+            raise DataError(f"{where}: {error}") from error
+
+
+@dataclass(frozen=True)
+class NumericPlan:
+    """Which rule a column gets once its training rows are known.
+
+    Args:
+        transform: One of :data:`TRANSFORMS`.
+        missing: ``indicator`` adds a column where training rows miss values, ``zero`` adds none.
+        buckets: Categories of ``quantiles``, 2 or more.
+    """
+
+    transform: str = "standard"
+    missing: str = "indicator"
+    buckets: int = BUCKETS
+
+    def __post_init__(self) -> None:
+        if self.transform not in TRANSFORMS:
+            allowed = ", ".join(TRANSFORMS)
+            raise DataError(f"numeric transform is {self.transform!r}; allowed: {allowed}")
+        if self.missing not in MISSING_NUMBERS:
+            allowed = ", ".join(MISSING_NUMBERS)
+            raise DataError(f"numeric missing rule is {self.missing!r}; allowed: {allowed}")
+        if not 2 <= self.buckets <= 10_000:
+            raise DataError(f"buckets is {self.buckets}; allowed: 2 to 10000")
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the rule follows from no data."""
+        return self.transform in ("none", "log") and self.missing == "zero"
+
+
+@dataclass
+class Fit:
+    """Measures a column of training rows, block by block, in bounded memory.
+
+    Mean and deviation are merged as in Chan, Golub and LeVeque (1979). Quantiles are exact up to
+    :data:`SAMPLED` values; beyond, they are those of rows chosen by a hash of their number.
+    """
+
+    plan: NumericPlan
+    count: int = 0
+    missing: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+    _kept: list[tuple[Numbers, npt.NDArray[np.uint64]]] = field(default_factory=list)
+    _limit: int = 2**64 - 1
+
+    def add(self, numbers: Numbers) -> None:
+        """Measure more rows; NaN where a number is missing."""
+        known = numbers[~np.isnan(numbers)]
+        if self.plan.transform == "quantiles":
+            self._keep(numbers)
+        self.missing += len(numbers) - len(known)
+        if not len(known):
+            return
+        mean = float(known.mean())
+        total = self.count + len(known)
+        gap = mean - self.mean
+        self.squares += float(np.square(known - mean).sum())
+        self.squares += gap * gap * self.count * len(known) / total
+        self.mean += gap * len(known) / total
+        self.count = total
+
+    def rule(self) -> NumericRule:
+        """The rule that these rows give."""
+        plan = self.plan
+        if plan.transform == "quantiles":
+            return NumericRule("quantiles", bounds=self._bounds())
+        indicator = plan.missing == "indicator" and self.missing > 0
+        if plan.transform != "standard":
+            return NumericRule(plan.transform, indicator=indicator)
+        scale = _rounded(math.sqrt(self.squares / self.count)) if self.count else 0.0
+        return NumericRule("standard", _rounded(self.mean), scale or 1.0, indicator=indicator)
+
+    def _keep(self, numbers: Numbers) -> None:
+        first = np.uint64(self.count + self.missing)
+        places = splitmix64(first + np.arange(len(numbers), dtype=np.uint64))
+        chosen = ~np.isnan(numbers) & (places <= np.uint64(self._limit))
+        self._kept.append((numbers[chosen], places[chosen]))
+        while sum(len(values) for values, _ in self._kept) > SAMPLED:
+            self._limit //= 2
+            below = [places <= np.uint64(self._limit) for _, places in self._kept]
+            self._kept = [(v[b], p[b]) for (v, p), b in zip(self._kept, below, strict=True)]
+
+    def _bounds(self) -> tuple[float, ...]:
+        values = np.concatenate([v for v, _ in self._kept]) if self._kept else np.zeros(0)
+        if not len(values):
+            return ()
+        shares = np.arange(1, self.plan.buckets) / self.plan.buckets
+        bounds = np.unique(np.quantile(values, shares, method="inverted_cdf"))
+        # nothing is below a bound that is the least value
+        return tuple(float(b) for b in bounds if b > values.min())
+
+
+def _rounded(number: float) -> float:
+    return float(f"{number:.{_DIGITS}g}")
