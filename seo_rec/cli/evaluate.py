@@ -20,10 +20,10 @@ def evaluate(
     precision: Annotated[
         str,
         typer.Option(
-            help="Type in which tables are served: float32, float16, bfloat16, int8 or int4.",
+            help="Type of stored rows: float32, float16, bfloat16, int8, int4; the policy's own.",
             rich_help_panel=MODEL,
         ),
-    ] = "float32",
+    ] = "",
     threads: par.Threads = 0,
 ) -> None:
     """Evaluate a trained model on a split: AUC, log loss, calibration, and the bytes it takes."""
@@ -32,5 +32,5 @@ def evaluate(
     from seo_rec.data.dataset import open_data
 
     opened = open_data(data)
-    found = recipes.evaluate_served(run, opened, split, precision).to_json()
+    found = recipes.evaluate_served(run, opened, split, precision or None).to_json()
     typer.echo(json.dumps(finite(found), indent=1, allow_nan=False))

@@ -11,7 +11,7 @@ import typer
 
 from seo_rec.cli import parameters as par
 from seo_rec.cli.assignments import assigned
-from seo_rec.cli.budget import budget, size
+from seo_rec.cli.budget import Wish, budget, resolved, size
 from seo_rec.cli.config import set_texts
 from seo_rec.cli.options import (
     RUN,
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from seo_rec.data.dataset import DataSet
     from seo_rec.policy import Policy
 
-OF_BUDGET = ("params", "budget_of", "exact_below", "same_hash")
-OF_METHOD = ("params", "budget_of", "dim", "set_", "exact_below", "same_hash")
+OF_BUDGET = ("params", "bytes_", "budget_of", "exact_below", "same_hash")
+OF_METHOD = (*OF_BUDGET, "dim", "precision", "set_")
 OF_POLICY = ("plan", "weights")  # options that are for one policy
 
 
@@ -52,8 +52,10 @@ def train(
         ),
     ] = None,
     params: par.Params = None,
+    bytes_: par.Bytes = None,
     budget_of: par.BudgetOf = None,
     dim: par.Dim = 16,
+    precision: par.Precision = "float32",
     method: Annotated[
         str,
         typer.Option(
@@ -96,11 +98,11 @@ def train(
         wanted = _of_method(context, opened, method, fit.seed)
     else:
         wanted = _of_file(context, policy, idle == "method")
-    resolved = dict(wanted.resolved)
+    kept = dict(wanted.resolved)
     if idle:  # the plan and the weights of --config are for the policy that is not trained
-        resolved |= {idle: None, **{n: None for n in OF_POLICY if not is_typed(context, n)}}
-    start = Start(*(None if name in resolved else context.params[name] for name in OF_POLICY))
-    with run_folder(context, out, **resolved):
+        kept |= {idle: None, **{n: None for n in OF_POLICY if not is_typed(context, n)}}
+    start = Start(*(None if name in kept else context.params[name] for name in OF_POLICY))
+    with run_folder(context, out, **kept):
         run = recipes.train(
             opened,
             wanted.policy,
@@ -163,6 +165,7 @@ def _of_file(context: typer.Context, path: Path, replaces_method: bool) -> Wante
 def _of_method(context: typer.Context, data: DataSet, method: str, seed: int) -> Wanted:
     """The policy of a method without training, at the budget of the options."""
     from seo_rec import recipes
+    from seo_rec.policy import Allowance
     from seo_rec.search import find
 
     given, entry = context.params, find(method)
@@ -172,13 +175,13 @@ def _of_method(context: typer.Context, data: DataSet, method: str, seed: int) ->
         changes["exact_below"] = given["exact_below"]
     if given["same_hash"]:
         changes["same_hash"] = par.groups(given["same_hash"], "--same-hash")
-    at, dim = 0, given["dim"]
+    dim, precision = given["dim"], given["precision"]
+    at = Allowance(0, precision=precision)
     if entry.budgeted:
-        of_policy = given["budget_of"]
-        at = budget(context, data, dim, given["params"], of_policy, whole_rows=False)
+        wish = Wish(given["params"], given["bytes_"], given["budget_of"], precision)
+        at = budget(context, data, dim, wish, whole_rows=False)
     else:
         refuse_ignored(context, OF_BUDGET, f"--method {method}", "methods that have a budget")
     policy = recipes.method_policy(method, data, at, dim, seed=seed, changes=changes)
     asked_for = recipes.OWN_BUDGET if entry.budgeted else None
-    resolved = {"set": texts, "params": at or None, "budget_of": None}
-    return Wanted(policy, method, asked_for, resolved)
+    return Wanted(policy, method, asked_for, {"set": texts, **resolved(at)})

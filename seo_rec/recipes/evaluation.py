@@ -17,7 +17,7 @@ from seo_rec.files import one_line
 from seo_rec.metrics import Metrics
 from seo_rec.model import ModelSettings, RecModel, build_model
 from seo_rec.policy import Policy
-from seo_rec.runs import RunError
+from seo_rec.runs import RunError, types_of
 from seo_rec.runs.layout import BEST_FOLDER, COLLAPSED_FOLDER, POLICY_FILE, RESULT_FILE, RUN_FILE
 from seo_rec.train import (
     CheckpointError,
@@ -74,14 +74,13 @@ def named_weights(model: nn.Module) -> State:
 
 
 def evaluate_run(run: Path, data: DataSet, split: str) -> Metrics:
-    """Metrics of a finished training run on a split of ``data``.
+    """Metrics of a finished training run on a split of ``data``, rows stored as the policy says.
 
     Raises:
         DisagreementError: The processes of this launch ask for different things.
         RunError: The folder is not a finished training run, or ``data`` has other numeric columns.
     """
-    _agree_on_evaluation(run, data, split, "float32")
-    return _metrics(run, load_trained(run), data, split)
+    return evaluate_served(run, data, split).metrics
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class Served:
 
     Args:
         metrics: On the split.
-        precision: The type of all tables and arrays.
+        precision: The type of all tables and arrays, or the types, separated by commas.
         num_bytes: Bytes of the embeddings in that type, ids and codes included.
         num_bytes_float32: The same in float32.
     """
@@ -106,14 +105,15 @@ class Served:
         return {**asdict(self.metrics), **own}
 
 
-def evaluate_served(run: Path, data: DataSet, split: str, precision: str = "float32") -> Served:
+def evaluate_served(run: Path, data: DataSet, split: str, precision: str | None = None) -> Served:
     """As :func:`evaluate_run`, with tables and arrays in the type in which they are served.
 
     Args:
         run: A finished training run.
         data: Prepared data.
         split: ``train``, ``val`` or ``test``.
-        precision: One of :data:`seo_rec.embed.quantize.PRECISIONS`.
+        precision: One of :data:`seo_rec.embed.quantize.PRECISIONS`; None takes the types that the
+            policy says.
 
     Raises:
         DisagreementError: The processes of this launch ask for different things.
@@ -123,13 +123,13 @@ def evaluate_served(run: Path, data: DataSet, split: str, precision: str = "floa
     _agree_on_evaluation(run, data, split, precision)
     model = load_trained(run)
     full = with_precision(model.embedding.policy, "float32")
-    policy = with_precision(full, precision)
+    policy = with_precision(model.embedding.policy, precision)
     serve_stored_(model.embedding, policy)
     metrics = _metrics(run, model, data, split)
-    return Served(metrics, precision, policy.num_bytes, full.num_bytes)
+    return Served(metrics, types_of(policy), policy.num_bytes, full.num_bytes)
 
 
-def _agree_on_evaluation(run: Path, data: DataSet, split: str, precision: str) -> None:
+def _agree_on_evaluation(run: Path, data: DataSet, split: str, precision: str | None) -> None:
     result = run / RESULT_FILE
     asked = {
         "kind": "eval",

@@ -24,6 +24,7 @@ from seo_rec.train.policy_fit import (
     check_start,
     fit_policy,
     optimizers_of,
+    store_,
 )
 from seo_rec.train.ranks import (
     LaunchError,
@@ -87,6 +88,7 @@ __all__ = [
     "set_rng_states",
     "shard",
     "share_stream",
+    "store_",
     "topology_here",
     "train_stream",
     "weights_digest",
