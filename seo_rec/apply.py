@@ -1,8 +1,8 @@
 """From a searched policy to the compact model of SEO's second stage, at an exact budget.
 
-Both strategies change the number of rows of every table so that the model holds ``params``
-floats (SEO, section 3.2, ``adjust_hash_buckets``, mandatory for the applier). What they return
-says so in its ``budget``.
+Both strategies change the number of rows of every table so that the model fills the budget, in
+floats or in bytes (SEO, section 3.2, ``adjust_hash_buckets``, mandatory for the applier). What they
+return says so in its ``budget``.
 """
 
 from __future__ import annotations
@@ -11,28 +11,40 @@ import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
-from seo_rec.policy import Budget, Policy, PolicyError, Table, split_rows
+from seo_rec.policy import (
+    Allowance,
+    Budget,
+    Policy,
+    PolicyError,
+    Table,
+    allowance_of,
+    row_bytes,
+    split_rows,
+)
 
 
-def exact(policy: Policy, params: int) -> Policy:
+def exact(policy: Policy, params: int | Allowance) -> Policy:
     """Keep the searched slots and seeds; rescale the rows of hashed tables to the budget.
 
     Args:
         policy: each feature's chosen chunks.
-        params: everything that is stored. Tables that are not read by hash have the rows that
-            their ids need, and keep them; projections, codes and flat arrays stay what they are.
+        params: floats of everything that is stored, or an allowance in bytes with the type of
+            rows. Tables that are not read by hash have the rows that their ids need, and keep them;
+            projections, codes and flat arrays stay what they are.
 
     Raises:
         PolicyError: the budget is below one row of every hashed table and all that stays.
     """
-    origin = {"apply": "exact", "params": params, "of": dict(policy.provenance)}
+    allowance = allowance_of(params)
+    policy = allowance.typed(policy)
+    origin = {"apply": "exact", **allowance.to_json(), "of": dict(policy.provenance)}
     hashed = _hashed(policy)
-    fitted = {t.name: t for t in _fit_rows(policy, hashed, hashed, params)}
+    fitted = {t.name: t for t in _fit_rows(policy, hashed, hashed, allowance)}
     tables = tuple(fitted.get(t.name, t) for t in policy.tables)
-    return replace(policy, tables=tables, provenance=origin, budget=_budget(policy, params))
+    return replace(policy, tables=tables, provenance=origin, budget=_budget(policy, allowance))
 
 
-def round_robin(policy: Policy, params: int, *, slots: int | None = None) -> Policy:
+def round_robin(policy: Policy, params: int | Allowance, *, slots: int | None = None) -> Policy:
     """Keep each feature's number of chunks; deal the slots in turn, feature after feature.
 
     With four slots, a feature of 2 chunks takes slots 1, 2 and the next one, of 3, takes 3, 4, 1
@@ -42,8 +54,8 @@ def round_robin(policy: Policy, params: int, *, slots: int | None = None) -> Pol
 
     Args:
         policy: each feature's chosen chunks, all of one width.
-        params: everything that is stored; tables that are not dealt keep their size, as in
-            :func:`exact`.
+        params: floats of everything that is stored, or an allowance; tables that are not dealt
+            keep their size, as in :func:`exact`.
         slots: number of chunk tables (default: as many as the policy has, and at least the
             largest number of chunks of a feature, so that no feature reads a slot twice).
 
@@ -51,6 +63,8 @@ def round_robin(policy: Policy, params: int, *, slots: int | None = None) -> Pol
         PolicyError: chunk tables of different widths or types, fewer slots than a feature needs,
             or a budget below one row of every slot and all that stays.
     """
+    allowance = allowance_of(params)
+    policy = allowance.typed(policy)
     old = _hashed(policy)
     chunks = {t.name for t in old}
     dealt = {f.name: [k.table in chunks for k in f.lookups] for f in policy.features}
@@ -75,14 +89,14 @@ def round_robin(policy: Policy, params: int, *, slots: int | None = None) -> Pol
         for f in policy.features
     )
     chunk_tables = tuple(Table(n, 1, dim, dtype) for n in names for dim, dtype in kinds)
-    new = _fit_rows(policy, old, chunk_tables, params)
+    new = _fit_rows(policy, old, chunk_tables, allowance)
     tables = (*(t for t in policy.tables if t.name not in chunks), *new)
-    origin = {"apply": "round-robin", "params": params, "of": dict(policy.provenance)}
-    budget = _budget(policy, params)
+    origin = {"apply": "round-robin", **allowance.to_json(), "of": dict(policy.provenance)}
+    budget = _budget(policy, allowance)
     return replace(policy, tables=tables, features=features, provenance=origin, budget=budget)
 
 
-STRATEGIES: dict[str, Callable[[Policy, int], Policy]] = {
+STRATEGIES: dict[str, Callable[[Policy, int | Allowance], Policy]] = {
     "exact": exact,
     "round-robin": round_robin,
 }
@@ -97,11 +111,12 @@ def default_budget(policy: Policy) -> int:
     return policy.num_params if made_for is None else made_for
 
 
-def _budget(policy: Policy, params: int) -> Budget:
+def _budget(policy: Policy, allowance: Allowance) -> Budget | None:
     """The budget of an applied policy; its own, with its bytes, where that has so many floats."""
-    if policy.budget is not None and policy.budget.params == params:
+    params = None if allowance.in_bytes else allowance.amount
+    if policy.budget is not None and params and policy.budget.params == params:
         return policy.budget
-    return Budget(params)
+    return allowance.budget()
 
 
 def _hashed(policy: Policy) -> tuple[Table, ...]:
@@ -136,16 +151,20 @@ def _kinds(policy: Policy, chunks: tuple[Table, ...]) -> list[tuple[int, str]]:
 
 
 def _fit_rows(
-    policy: Policy, old: tuple[Table, ...], new: tuple[Table, ...], params: int
+    policy: Policy, old: tuple[Table, ...], new: tuple[Table, ...], allowance: Allowance
 ) -> tuple[Table, ...]:
     """``new``, which take the place of the tables ``old``, with rows that fill the budget."""
-    besides = policy.num_params - sum(t.num_rows * t.dim for t in old)
-    dims = [t.dim for t in new]
-    if params < besides + sum(dims):
+
+    def cost(t: Table) -> int:
+        return row_bytes(t.dim, t.dtype) if allowance.in_bytes else t.dim
+
+    besides = allowance.of(policy) - sum(t.num_rows * cost(t) for t in old)
+    costs = [cost(t) for t in new]
+    smallest = besides + sum(costs)
+    if allowance.amount < smallest:
         raise PolicyError(
-            f"a budget of {params} parameters; {besides} of this policy cannot shrink (rows by id, "
-            f"codes, flat arrays, projections), the smallest feasible budget is "
-            f"{besides + sum(dims)}"
+            f"a budget of {allowance}; {besides} of this policy cannot shrink (rows by id, "
+            f"codes, flat arrays, projections), the smallest feasible budget is {smallest}"
         )
-    rows = split_rows(params - besides, dims, [float(d) for d in dims]) if new else []
+    rows = split_rows(allowance.amount - besides, costs, list(map(float, costs))) if new else []
     return tuple(replace(t, num_rows=r) for t, r in zip(new, rows, strict=True))

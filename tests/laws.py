@@ -23,7 +23,7 @@ from seo_rec.backbones import BACKBONES
 from seo_rec.embed.cross import cross_ids
 from seo_rec.embed.remap import hash_rows, vocabulary_rows
 from seo_rec.model import ModelSettings
-from seo_rec.policy import Feature, Lookup, Policy, PolicyError, addresses
+from seo_rec.policy import Allowance, Feature, Lookup, Policy, PolicyError, addresses
 from seo_rec.policy.dtypes import quantize_rows
 from seo_rec.schema import Schema
 from spec import cross_id, reference_hash, reference_mix
@@ -140,6 +140,47 @@ def seeds_follow_the_seed(method: Method, schema: Schema) -> None:
         assert sum(len(s) for s in by_feature) == len(set().union(*by_feature))
         seeds.append(set().union(*by_feature))
     assert not seeds[0] & seeds[1]
+
+
+def affordable_in_bytes(
+    method: Method, schema: Schema, num_bytes: int, precision: str
+) -> tuple[Policy, int]:
+    """The policy at so many bytes or at the smallest budget that works, and that budget."""
+    try:
+        return method.make(schema, Allowance(num_bytes, "bytes", precision), 0), num_bytes
+    except PolicyError as error:
+        smallest = int(str(error).rsplit(maxsplit=1)[1])
+    assert smallest > num_bytes
+    return method.make(schema, Allowance(smallest, "bytes", precision), 0), smallest
+
+
+def bytes_of_a_row(dim: int, precision: str) -> int:
+    """Bytes of a stored row, written anew from ``docs/policy-format.md``."""
+    bits = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int4": 4}[precision]
+    return math.ceil(bits * dim / 8) + (4 if bits <= 8 else 0)
+
+
+def fills_the_bytes(method: Method, schema: Schema, num_bytes: int, precision: str) -> None:
+    """Never a byte above the budget, and less than one stored row of any table below it.
+
+    Everything is stored in the precision. A flat array leaves less than two bytes per float.
+    """
+    policy, budget = affordable_in_bytes(method, schema, num_bytes, precision)
+    assert {x.dtype for x in (*policy.tables, *policy.arrays)} == {precision}
+    step = min((bytes_of_a_row(t.dim, precision) for t in policy.tables), default=4)
+    assert 0 <= budget - policy.num_bytes < step, (budget, policy.num_bytes)
+
+
+def bytes_are_allotted_as_floats(method: Method, schema: Schema, precision: str) -> None:
+    """Tables have the same shares of the rows in bytes as in floats, within one row.
+
+    The floats are the ones that the policy in bytes holds, so both have equally many.
+    """
+    in_bytes, _ = affordable_in_bytes(method, schema, 10**6, precision)
+    in_floats = method.make(schema, in_bytes.num_params, 0)
+    for a, b in zip(in_bytes.tables, in_floats.tables, strict=True):
+        assert (a.name, a.dim) == (b.name, b.dim)
+        assert abs(a.num_rows - b.num_rows) <= 2, (a, b)
 
 
 # ---- split_rows ----------------------------------------------------------------------------

@@ -147,8 +147,8 @@ _METHODS = (
     Mutant(
         "applying-forgets-what-cannot-shrink",
         "seo_rec/apply.py",
-        "rows = split_rows(params - besides, dims,",
-        "rows = split_rows(params, dims,",
+        "rows = split_rows(allowance.amount - besides, costs,",
+        "rows = split_rows(allowance.amount, costs,",
         ("tests/test_apply.py::test_exact_keeps_rows_that_ids_need",),
     ),
     Mutant(

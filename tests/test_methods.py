@@ -15,7 +15,7 @@ from cases import METHODS, SCHEMAS, vocabularies
 from seo_rec import embed, methods
 from seo_rec.embed.remap import addressed_rows
 from seo_rec.methods.published import digits, smallest_digits
-from seo_rec.policy import Feature, Lookup, Policy, PolicyError, Table, split_rows
+from seo_rec.policy import DTYPES, Feature, Lookup, Policy, PolicyError, Table, split_rows
 
 schemas = pytest.mark.parametrize("schema", SCHEMAS)
 all_methods = pytest.mark.parametrize("method", METHODS)
@@ -40,6 +40,20 @@ def test_the_budget_is_filled(method, schema):
 @schemas
 def test_the_smallest_budget_is_named(method, schema):
     laws.names_the_smallest_budget(METHODS[method], SCHEMAS[schema])
+
+
+@exact_methods
+@schemas
+@pytest.mark.parametrize("precision", DTYPES)
+def test_a_budget_in_bytes_is_filled(method, schema, precision):
+    for num_bytes in (1, 1_601, 10_007, 999_991):
+        laws.fills_the_bytes(METHODS[method], SCHEMAS[schema], num_bytes, precision)
+
+
+@exact_methods
+@pytest.mark.parametrize("precision", DTYPES)
+def test_bytes_are_allotted_as_floats(method, precision):
+    laws.bytes_are_allotted_as_floats(METHODS[method], SCHEMAS["three"], precision)
 
 
 @all_methods

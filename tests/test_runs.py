@@ -12,12 +12,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from seo_rec import apply, recipes, runs
 from seo_rec.data.dataset import DataSet, open_data
+from seo_rec.embed.rows import table_key
 from seo_rec.methods import Mlet
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Array, Feature, Lookup, Policy, Table
+from seo_rec.policy.dtypes import dequantize_rows, quantize_rows
 from seo_rec.runs import (
     Run,
     RunError,
@@ -33,7 +36,7 @@ from seo_rec.schema import DataError
 from seo_rec.search.no_search import NoSearchSettings
 from seo_rec.search.run_off import RunOff
 from seo_rec.search.seo import SeoSearch, search_attention, select
-from seo_rec.train import FitSettings, Training
+from seo_rec.train import FitSettings, Training, eval_stream, evaluate
 
 TRAINING = Training(
     ModelSettings(hidden=(8,)), FitSettings(epochs=1, batch_size=200, row_lr=0.02, dense_lr=0.02)
@@ -569,17 +572,31 @@ def test_types_that_are_only_served_are_said(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Bytes count them, training and metrics are of float32: said, recorded and reported."""
+    """Bytes count them and metrics are of the stored rows: recorded and reported."""
     plain = recipes.method_policy("multi-size-2", tiny_data, 1600)
     chosen = zip(dtypes, plain.tables, strict=False)
     stored = {table.name: replace(table, dtype=dtype) for dtype, table in chosen}
     policy = replace(plain, tables=tuple(stored.get(t.name, t) for t in plain.tables))
     run = trained(tiny_data, policy, tmp_path / "run")
     assert run.num_bytes == policy.num_bytes <= plain.num_bytes
-    wanted = f"the policy is stored as {', '.join(sorted(dtypes))}: its bytes" if dtypes else ""
+    types = sorted({t.dtype for t in policy.tables})
+    assert run.precision == ", ".join(types)
+    wanted = f"stored as {', '.join(types)} after the training" if dtypes else ""
     assert wanted in run.note and bool(run.note) == bool(dtypes)
-    assert runs.precision_note(policy) == run.note
+    assert runs.precision_note(policy, as_served=True) == run.note
+    # the model as it was trained, put through the reference of the types, scores the same
+    model = recipes.load_trained(tmp_path / "run")
+    for table in policy.tables:
+        weight = model.embedding.ebc.embedding_bags[table_key(table.name)].weight.data
+        rows = quantize_rows(weight.numpy(), table.dtype)
+        weight.copy_(torch.from_numpy(dequantize_rows(rows, table.dim, table.dtype)))
+    for split, auc in (("val", run.val_auc), ("test", run.test_auc)):
+        metrics, _, _ = evaluate(model, eval_stream(tiny_data, split))
+        assert metrics.auc == pytest.approx(auc, abs=1e-12)
+        assert (
+            recipes.evaluate_served(tmp_path / "run", tiny_data, split).metrics.auc == metrics.auc
+        )
     (training,) = reading.read([tmp_path / "run"]).trainings
     assert training.description == "; ".join(filter(None, (describe(policy), run.note)))
-    said = [r.getMessage() for r in caplog.records if "float32" in r.getMessage()]
-    assert said == [f"note: {run.note}"] * bool(dtypes)
+    assert not [r for r in caplog.records if "float32" in r.getMessage()]
+    assert ("do not show what they lose" in runs.precision_note(policy, False)) == bool(dtypes)

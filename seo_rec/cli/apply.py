@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from seo_rec.cli.budget import size
+from seo_rec.cli import parameters as par
+from seo_rec.cli.budget import in_bytes, size
 from seo_rec.cli.options import BUDGET, DATA, RUN, SEARCH
 from seo_rec.files import require_new_file
 
@@ -31,6 +32,7 @@ def apply(
             rich_help_panel=BUDGET,
         ),
     ] = 0,
+    bytes_: par.Bytes = None,
 ) -> None:
     """Turn a searched policy into the compact model of SEO stage 2, at an exact budget.
 
@@ -45,11 +47,14 @@ def apply(
         raise ValueError(f"--strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
     require_new_file(out)
     searched = Policy.load(policy)
-    if not params and (searched.budget is None or searched.budget.params is None):
+    if params and bytes_:
+        raise ValueError("--bytes and --params both set the budget; give one of them")
+    if not (params or bytes_) and (searched.budget is None or searched.budget.params is None):
         raise ValueError(
             f"{policy}: the policy has no recorded budget in parameters; give --params"
         )
-    applied = STRATEGIES[strategy](searched, params or default_budget(searched))
+    asked = in_bytes(searched, bytes_) if bytes_ else params or default_budget(searched)
+    applied = STRATEGIES[strategy](searched, asked)
     decision = searched.decision or {}
     won = decision.get("winner") != decision.get("method")
     if won and strategy == "round-robin" and applied != searched:

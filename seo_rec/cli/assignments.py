@@ -13,6 +13,8 @@ from seo_rec.cli.fields import NONE, Field, fields_of, leaves, nested, text_of, 
 ELSEWHERE = {
     "params": "--params",
     "budget_rows": "--params",
+    "num_bytes": "--bytes",
+    "precision": "--precision",
     "dim": "--dim",
     "exact_below": "--exact-below",
     "same_hash": "--same-hash",

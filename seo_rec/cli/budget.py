@@ -2,79 +2,144 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from seo_rec.cli.options import overridden
+from seo_rec.cli.options import is_typed
 from seo_rec.methods.budget import proposed_budget, reason_of_proposal
+from seo_rec.policy import Allowance, row_bytes, stored_types
+from seo_rec.policy.allowance import BYTES, FLOATS, check_precision, read_bytes
 
 if TYPE_CHECKING:
     from seo_rec.data.dataset import DataSet
     from seo_rec.policy import Policy
 
+OPTIONS = {"params": "--params", "bytes_": "--bytes", "budget_of": "--budget-of"}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the options of a command say of its budget.
+
+    Args:
+        params: The value of ``--params``; None if it was not given.
+        bytes_: The value of ``--bytes``; None if it was not given.
+        budget_of: The value of ``--budget-of``; None if it was not given.
+        precision: The value of ``--precision``.
+    """
+
+    params: int | None
+    bytes_: str | None
+    budget_of: Path | None
+    precision: str = "float32"
+
 
 def budget(
-    context: typer.Context,
-    data: DataSet,
-    dim: int,
-    params: int | None,
-    budget_of: Path | None,
-    *,
-    whole_rows: bool,
-) -> int:
-    """The budget of a command in parameters (floats).
+    context: typer.Context, data: DataSet, dim: int, wish: Wish, *, whole_rows: bool
+) -> Allowance:
+    """The budget of a command in parameters (floats) or in bytes, and the precision.
 
     A budget that no option gives is proposed from the data, and a message on stderr says so.
 
     Args:
-        context: The command, which has the options ``--params`` and ``--budget-of``.
+        context: The command, which has the options of :data:`OPTIONS`.
         data: The data set, to propose a budget from.
         dim: The value of ``--dim``, in floats.
-        params: The value of ``--params``; None if it was not given.
-        budget_of: The value of ``--budget-of``; None if it was not given.
-        whole_rows: Whether the budget must be whole rows of ``dim``; the budget of a policy is
-            rounded down to them.
+        wish: The values of the options.
+        whole_rows: Whether a budget in parameters must be whole rows of ``dim``; the budget of a
+            policy is rounded down to them.
 
     Raises:
-        ValueError: Both options were given, or the budget is less than one row.
+        ValueError: Several options were given, or the budget is less than one row.
     """
-    if budget_of is not None and params is not None:
-        idle = overridden(context, ("params", "budget_of"))
-        if idle is None:
-            raise ValueError("--budget-of and --params both set the budget; give one of them")
-        params, budget_of = (None, budget_of) if idle == "params" else (params, None)
+    check_precision(wish.precision)
     if dim < 1:
         raise ValueError(f"--dim {dim}; allowed: 1 or more")
-    if params is not None:
+    by = _said_by(context, wish)
+    if by == "bytes_" and wish.bytes_ is not None:
+        return Allowance(_read(wish.bytes_), BYTES, wish.precision)
+    if by == "params" and (params := wish.params) is not None:
         if params < 0 or (whole_rows and (params < dim or params % dim)):
             allowed = f"a multiple of --dim {dim}" if whole_rows else "0 or more"
             raise ValueError(f"--params {params}; allowed: {allowed}")
-        return params
-    if budget_of is not None:
-        return _of_policy(budget_of, dim, whole_rows)
+        return Allowance(params, FLOATS, wish.precision)
+    if by == "budget_of" and wish.budget_of is not None:
+        return _of_policy(wish.budget_of, dim, whole_rows, wish.precision)
     proposed = proposed_budget(data.schema, dim)
+    takes = proposed // dim * row_bytes(dim, wish.precision)
     typer.echo(
-        f"budget: {proposed:,} parameters ({4 * proposed:,} bytes), "
+        f"budget: {proposed:,} parameters ({takes:,} bytes), "
         f"{reason_of_proposal(data.schema)}; --params sets it",
         err=True,
     )
-    return proposed
+    return Allowance(proposed, FLOATS, wish.precision)
 
 
-def _of_policy(path: Path, dim: int, whole_rows: bool) -> int:
+def resolved(at: Allowance) -> Mapping[str, Any]:
+    """The options that ask for this budget again, for the settings of a run."""
+    in_bytes = at.in_bytes
+    return {
+        "params": None if in_bytes else at.amount or None,
+        "bytes": str(at.amount) if in_bytes else None,
+        "budget_of": None,
+    }
+
+
+def _said_by(context: typer.Context, wish: Wish) -> str | None:
+    """The option that sets the budget; a typed one replaces another that only --config gives."""
+    given = [name for name in OPTIONS if getattr(wish, name) is not None]
+    if len(given) > 1:
+        given = [name for name in given if is_typed(context, name)] or given
+    if len(given) > 1:
+        names = " and ".join(OPTIONS[name] for name in sorted(given))
+        each = "both set" if len(given) == 2 else "each set"
+        raise ValueError(f"{names} {each} the budget; give one of them")
+    return given[0] if given else None
+
+
+def _read(text: str) -> int:
+    try:
+        return read_bytes(text)
+    except ValueError as error:
+        raise ValueError(f"--bytes {error}") from None
+
+
+def _of_policy(path: Path, dim: int, whole_rows: bool, precision: str) -> Allowance:
     from seo_rec.apply import default_budget
     from seo_rec.policy import Policy
 
-    found = default_budget(Policy.load(path))
+    policy = Policy.load(path)
+    made_for = policy.budget
+    if made_for is not None and made_for.params is None and made_for.num_bytes is not None:
+        typer.echo(f"budget of {path}: {made_for.num_bytes} bytes", err=True)
+        return Allowance(made_for.num_bytes, BYTES, precision)
+    found = default_budget(policy)
     if found < dim:
         raise ValueError(f"{path}: {found} parameters; a row of --dim {dim} needs {dim}")
-    if not whole_rows:
-        return found
-    rows = found // dim
-    typer.echo(f"budget of {path}: {found} parameters, {rows} rows of {dim}", err=True)
-    return rows * dim
+    if whole_rows:
+        rows = found // dim
+        typer.echo(f"budget of {path}: {found} parameters, {rows} rows of {dim}", err=True)
+        found = rows * dim
+    return Allowance(found, FLOATS, precision)
+
+
+def in_bytes(policy: Policy, text: str) -> Allowance:
+    """``--bytes`` for a policy that says in which type its rows are stored.
+
+    Raises:
+        ValueError: No number of bytes, or rows of several types.
+    """
+    types = stored_types(policy)
+    if len(types) > 1:
+        raise ValueError(
+            f"--bytes with a policy of {', '.join(types)}; allowed with one type for all "
+            "rows; give --params"
+        )
+    return Allowance(_read(text), BYTES, types[0])
 
 
 def size(policy: Policy) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from seo_rec.cli import parameters as par
 from seo_rec.cli.assignments import assigned_by_family
-from seo_rec.cli.budget import budget
+from seo_rec.cli.budget import Wish, budget, resolved
 from seo_rec.cli.config import set_texts
 from seo_rec.cli.options import (
     RUN,
@@ -26,6 +26,7 @@ from seo_rec.settings import COMPARED_METHODS, FitSettings, ModelSettings, Train
 
 if TYPE_CHECKING:
     from seo_rec.data.dataset import DataSet
+    from seo_rec.policy import Allowance
     from seo_rec.recipes import Comparison
 
 
@@ -69,8 +70,10 @@ def compare(
     data: par.DataOfSeeds,
     out: par.Out,
     params: par.Params = None,
+    bytes_: par.Bytes = None,
     budget_of: par.BudgetOf = None,
     dim: par.Dim = 16,
+    precision: par.Precision = "float32",
     *,
     contestants: Contestants,
     set_: par.SetOfMethod = None,
@@ -90,13 +93,14 @@ def compare(
     from seo_rec.data.dataset import open_data
 
     texts, opened = set_texts(context, set_), tuple(map(open_data, data))
-    at = budget(context, opened[0], dim, params, budget_of, whole_rows=True)
+    wish = Wish(params, bytes_, budget_of, precision)
+    at = budget(context, opened[0], dim, wish, whole_rows=True)
     asked = Asked(opened, contestants, dim, texts, same_hash, Training(model, fit), mlet)
     comparison = comparison_of(context, asked, at)
     grouping = recipes.Grouping(tuple(group or ()), tuple(by or ()), tuple(by_frequency or ()))
     for one in opened:
         grouping.check(one)
-    with run_folder(context, out, params=at, budget_of=None, set=texts):
+    with run_folder(context, out, **resolved(at), set=texts):
         runs = recipes.compare(comparison, out)
         if grouping:
             recipes.measure_groups(comparison, out, grouping)
@@ -119,13 +123,13 @@ class Asked:
     mlet: Mlet | None
 
 
-def comparison_of(context: typer.Context, asked: Asked, params: int) -> Comparison:
+def comparison_of(context: typer.Context, asked: Asked, at: Allowance) -> Comparison:
     """The comparison that the options of ``compare`` or ``frontier`` ask for.
 
     Args:
         context: Of the command.
         asked: Its options.
-        params: The budget, a multiple of the width.
+        at: The budget, if it is in parameters a multiple of the width, and the precision.
     """
     from seo_rec import recipes
     from seo_rec.search import settings_by_family
@@ -137,7 +141,9 @@ def comparison_of(context: typer.Context, asked: Asked, params: int) -> Comparis
     return recipes.Comparison(
         data=asked.data,
         methods=names,
-        params=params,
+        params=0 if at.in_bytes else at.amount,
+        num_bytes=at.amount if at.in_bytes else 0,
+        precision=at.precision,
         dim=asked.dim,
         seeds=asked.contestants.seeds,
         first_seed=asked.contestants.first_seed,

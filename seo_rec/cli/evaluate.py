@@ -20,10 +20,10 @@ def evaluate(
     precision: Annotated[
         str,
         typer.Option(
-            help="Type in which tables are served: float32, float16, bfloat16, int8 or int4.",
+            help="Type of stored rows: float32, float16, bfloat16, int8, int4; the policy's own.",
             rich_help_panel=MODEL,
         ),
-    ] = "float32",
+    ] = "",
     group: par.Group = None,
     by: par.By = None,
     by_frequency: par.ByFrequency = None,
@@ -39,5 +39,5 @@ def evaluate(
 
     opened = open_data(data)
     grouping = recipes.Grouping(tuple(group or ()), tuple(by or ()), tuple(by_frequency or ()))
-    found = recipes.evaluate_served(run, opened, split, precision, grouping).to_json()
+    found = recipes.evaluate_served(run, opened, split, precision or None, grouping).to_json()
     typer.echo(json.dumps(finite(found), indent=1, allow_nan=False))

@@ -25,13 +25,25 @@ from seo_rec.cli.options import (
 )
 from seo_rec.cli.running import run_folder, say_still_improving
 from seo_rec.methods import SUFFIX, Mlet
+from seo_rec.policy import Allowance
+from seo_rec.policy.allowance import BYTES, FLOATS
 from seo_rec.runs.layout import FRONTIER_PICTURE
 from seo_rec.settings import FitSettings, ModelSettings, Training
 
 if TYPE_CHECKING:
     from seo_rec.recipes import Comparison
 
-NOT_OF_COMPARE = ("data", "out", "methods", "budgets", "scheduler", "submit", "threads", "config")
+NOT_OF_COMPARE = (
+    "data",
+    "out",
+    "methods",
+    "budgets",
+    "bytes_",
+    "scheduler",
+    "submit",
+    "threads",
+    "config",
+)
 MLET = ("mlet_dim", "mlet_std")
 SET = "set_"
 
@@ -67,8 +79,18 @@ def frontier(
             "to whole rows of --dim.",
             rich_help_panel=BUDGET,
         ),
-    ],
+    ] = "",
+    bytes_: Annotated[
+        str,
+        typer.Option(
+            "--bytes",
+            metavar="NUMBERS",
+            help="Bytes to serve, ids included, as 96k,384k, in place of --budgets.",
+            rich_help_panel=BUDGET,
+        ),
+    ] = "",
     dim: par.Dim = 16,
+    precision: par.Precision = "float32",
     *,
     contestants: Contestants,
     set_: par.SetOfMethod = None,
@@ -95,7 +117,7 @@ def frontier(
     threads: par.Threads = 0,
     config: par.Config = None,
 ) -> None:
-    """Accuracy against parameters: compare methods at several budgets; OUT/frontier.png and .json.
+    """Accuracy against bytes: compare methods at several budgets; OUT/frontier.png and .json.
 
     Budgets are trained one after the other, and the plot holds what there is.
     """
@@ -106,9 +128,14 @@ def frontier(
     if submit and not scheduler:
         raise ValueError("--submit needs --scheduler NAME, the scheduler of TorchX to submit to")
     opened, texts = tuple(map(open_data, data)), set_texts(context, set_)
-    wanted = recipes.read_budgets(budgets, opened[0], dim)
+    if bool(budgets) == bool(bytes_):
+        raise ValueError("give either --budgets, in parameters, or --bytes")
+    if bytes_:
+        wanted, unit = recipes.read_byte_budgets(bytes_), BYTES
+    else:
+        wanted, unit = recipes.read_budgets(budgets, opened[0], dim), FLOATS
     asked = Asked(opened, contestants, dim, texts, same_hash, Training(model, fit), mlet)
-    comparison = comparison_of(context, asked, wanted[0])
+    comparison = comparison_of(context, asked, Allowance(wanted[0], unit, precision))
     with run_folder(context, out, set=texts):
         if scheduler:
             _jobs(context, comparison, wanted)

@@ -45,6 +45,22 @@ Params = Annotated[
         show_default=False,
     ),
 ]
+Bytes = Annotated[
+    str | None,
+    typer.Option(
+        "--bytes",
+        metavar="NUMBER",
+        help="Budget in bytes to serve, ids included, as 384k or 1.5Mi, in place of --params.",
+        rich_help_panel=BUDGET,
+    ),
+]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="Type of stored rows: float32, float16, bfloat16, int8 or int4; scores are of it.",
+        rich_help_panel=BUDGET,
+    ),
+]
 BudgetOf = Annotated[
     Path | None,
     typer.Option(help="Take the budget of this policy file instead.", rich_help_panel=BUDGET),

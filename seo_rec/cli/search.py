@@ -9,7 +9,7 @@ import typer
 
 from seo_rec.cli import parameters as par
 from seo_rec.cli.assignments import assigned, print_settings
-from seo_rec.cli.budget import budget, size
+from seo_rec.cli.budget import Wish, budget, resolved, size
 from seo_rec.cli.config import set_texts
 from seo_rec.cli.options import SEARCH, load_stack, refuse_ignored, takes_settings
 from seo_rec.cli.running import run_folder
@@ -55,8 +55,10 @@ def search(
     data: par.Data,
     out: par.Out,
     params: par.Params = None,
+    bytes_: par.Bytes = None,
     budget_of: par.BudgetOf = None,
     dim: par.Dim = 16,
+    precision: par.Precision = "float32",
     method: Annotated[
         str,
         typer.Option(
@@ -98,15 +100,17 @@ def search(
     searches = "searches that read it"
     refuse_ignored(context, entry.ignores, f"--method {method}", searches)
     opened, training = open_data(data), Training(model, fit)
-    at = budget(context, opened, dim, params, budget_of, whole_rows=entry.whole_rows)
+    wish = Wish(params, bytes_, budget_of, precision)
+    at = budget(context, opened, dim, wish, whole_rows=entry.whole_rows)
     chosen = entry.settings_at(at, dim, training, values)
-    with run_folder(context, out, params=at, budget_of=None, set=texts):
+    with run_folder(context, out, **resolved(at), set=texts):
         found = recipes.search(method, opened, out, chosen, training, resume=resume)
     say_searched(out, found.policy)
 
 
 def say_searched(out: Path, policy: Policy) -> None:
     """Say what a search came to: in a sentence, and which files hold it."""
+    from seo_rec.policy import Budget
     from seo_rec.runs import describe
 
     if policy.decision:
@@ -114,9 +118,15 @@ def say_searched(out: Path, policy: Policy) -> None:
     typer.echo(f"{out / POLICY_FILE}: {size(policy)}, {describe(policy)}")
     if policy.dropped:
         typer.echo(f"dropped features: {', '.join(policy.dropped)}")
-    if policy.budget and policy.budget.params and policy.num_params > policy.budget.params:
+    limit = policy.budget or Budget(params=policy.num_params)
+    over, more = "", ""
+    if limit.params and policy.num_params > limit.params:
+        over = f"{limit.params} parameters"
+    elif limit.num_bytes and policy.num_bytes > limit.num_bytes:
+        over, more = f"{limit.num_bytes} bytes", f" --bytes {limit.num_bytes}"
+    if over:
         typer.echo(
-            f"note: this policy is above the budget of {policy.budget.params} parameters, because "
+            f"note: this policy is above the budget of {over}, because "
             "it has the tables of the search; before training, fit it to the budget: seo-rec "
-            f"apply {out / POLICY_FILE} --strategy exact --out {out / 'applied.json'}"
+            f"apply {out / POLICY_FILE} --strategy exact --out {out / 'applied.json'}{more}"
         )

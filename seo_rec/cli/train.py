@@ -11,7 +11,7 @@ import typer
 
 from seo_rec.cli import parameters as par
 from seo_rec.cli.assignments import assigned
-from seo_rec.cli.budget import budget, size
+from seo_rec.cli.budget import Wish, budget, resolved, size
 from seo_rec.cli.config import set_texts
 from seo_rec.cli.following import fit_values, following_run, training_from
 from seo_rec.cli.options import (
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from seo_rec.policy import Policy
     from seo_rec.recipes import Continued
 
-OF_BUDGET = ("params", "budget_of", "exact_below", "same_hash")
-OF_METHOD = ("params", "budget_of", "dim", "set_", "exact_below", "same_hash")
+OF_BUDGET = ("params", "bytes_", "budget_of", "exact_below", "same_hash")
+OF_METHOD = (*OF_BUDGET, "dim", "precision", "set_")
 OF_EARLIER = ("carry", "count_decay")
 OF_POLICY = ("plan", "weights")  # options that are for one policy
 
@@ -58,8 +58,10 @@ def train(
     carry: par.Carry = False,
     count_decay: par.CountDecay = 0.9,
     params: par.Params = None,
+    bytes_: par.Bytes = None,
     budget_of: par.BudgetOf = None,
     dim: par.Dim = 16,
+    precision: par.Precision = "float32",
     method: Annotated[
         str,
         typer.Option(
@@ -109,11 +111,11 @@ def train(
     if wanted is None:
         assert following is not None
         wanted = _of_run(context, following)
-    resolved = {**wanted.resolved, **(fit_values(training.fit) if following else {})}
+    kept = {**wanted.resolved, **(fit_values(training.fit) if following else {})}
     if idle:  # the plan and the weights of --config are for the policy that is not trained
-        resolved |= {idle: None, **{n: None for n in OF_POLICY if not is_typed(context, n)}}
-    start = Start(*(None if name in resolved else context.params[name] for name in OF_POLICY))
-    with run_folder(context, out, **resolved):
+        kept |= {idle: None, **{n: None for n in OF_POLICY if not is_typed(context, n)}}
+    start = Start(*(None if name in kept else context.params[name] for name in OF_POLICY))
+    with run_folder(context, out, **kept):
         run = recipes.train(
             opened,
             wanted.policy,
@@ -198,6 +200,7 @@ def _of_file(context: typer.Context, path: Path, replaces_method: bool) -> Wante
 def _of_method(context: typer.Context, data: DataSet, method: str, seed: int) -> Wanted:
     """The policy of a method without training, at the budget of the options."""
     from seo_rec import recipes
+    from seo_rec.policy import Allowance
     from seo_rec.search import find
 
     given, entry = context.params, find(method)
@@ -207,13 +210,13 @@ def _of_method(context: typer.Context, data: DataSet, method: str, seed: int) ->
         changes["exact_below"] = given["exact_below"]
     if given["same_hash"]:
         changes["same_hash"] = par.groups(given["same_hash"], "--same-hash")
-    at, dim = 0, given["dim"]
+    dim, precision = given["dim"], given["precision"]
+    at = Allowance(0, precision=precision)
     if entry.budgeted:
-        of_policy = given["budget_of"]
-        at = budget(context, data, dim, given["params"], of_policy, whole_rows=False)
+        wish = Wish(given["params"], given["bytes_"], given["budget_of"], precision)
+        at = budget(context, data, dim, wish, whole_rows=False)
     else:
         refuse_ignored(context, OF_BUDGET, f"--method {method}", "methods that have a budget")
     policy = recipes.method_policy(method, data, at, dim, seed=seed, changes=changes)
     asked_for = recipes.OWN_BUDGET if entry.budgeted else None
-    resolved = {"set": texts, "params": at or None, "budget_of": None}
-    return Wanted(policy, method, asked_for, resolved)
+    return Wanted(policy, method, asked_for, {"set": texts, **resolved(at)})

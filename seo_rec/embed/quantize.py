@@ -6,34 +6,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import numpy.typing as npt
 import torch
 
 from seo_rec.embed.rows import PolicyEmbedding, table_key
-from seo_rec.policy import DTYPES, Policy
+from seo_rec.policy import Policy
 from seo_rec.policy.dtypes import dequantize_rows, quantize_rows
 
 Array = npt.NDArray[Any]
-
-
-def with_precision(policy: Policy, precision: str | None) -> Policy:
-    """The policy with this type for every table and array; None changes nothing.
-
-    Raises:
-        ValueError: There is no such type.
-    """
-    if precision is None:
-        return policy
-    if precision not in DTYPES:
-        raise ValueError(f"precision {precision!r}; allowed: {', '.join(DTYPES)}")
-    return replace(
-        policy,
-        tables=tuple(replace(t, dtype=precision) for t in policy.tables),
-        arrays=tuple(replace(a, dtype=precision) for a in policy.arrays),
-    )
 
 
 def float_weights(embedding: PolicyEmbedding) -> dict[str, Array]:

@@ -16,7 +16,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.documents import read_object
-from seo_rec.embed.quantize import float_weights, put_floats_, with_precision
+from seo_rec.embed.quantize import float_weights, put_floats_
 from seo_rec.export.aoti import aoti_bytes
 from seo_rec.export.golden import golden_inputs
 from seo_rec.export.onnx_graph import onnx_bytes
@@ -25,6 +25,7 @@ from seo_rec.export.program import program_of
 from seo_rec.export.twin import Twin
 from seo_rec.files import new_folder, require_new_file
 from seo_rec.model import ModelSettings, RecModel
+from seo_rec.policy import with_precision
 from seo_rec.recipes.evaluation import load_trained
 from seo_rec.runs import Run, RunError
 from seo_rec.runs.layout import RESULT_FILE, RUN_FILE

@@ -7,9 +7,19 @@ each computes and when to use it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from seo_rec.methods.sharing import PER_FEATURE, Division, Sharing
-from seo_rec.policy import Array, Feature, Ids, Lookup, Policy, PolicyError, Table
+from seo_rec.policy import (
+    Allowance,
+    Array,
+    Feature,
+    Ids,
+    Lookup,
+    Policy,
+    PolicyError,
+    Table,
+)
 from seo_rec.schema import Schema
 
 Vocabularies = Mapping[str, Ids]
@@ -17,7 +27,7 @@ Vocabularies = Mapping[str, Ids]
 
 def hashing_trick(
     schema: Schema,
-    params: int,
+    params: int | Allowance,
     dim: int,
     *,
     sharing: Sharing = PER_FEATURE,
@@ -28,7 +38,8 @@ def hashing_trick(
 
     Args:
         schema: the data set.
-        params: budget, in floats of everything that is stored.
+        params: budget, in floats of everything that is stored; or an allowance in bytes, which
+            counts ids too and says in which type rows are stored.
         dim: width of a feature's embedding.
         sharing: who shares tables, and which features stay exact.
         vocabularies: sorted training ids of the exact features.
@@ -47,7 +58,7 @@ def hashing_trick(
 
 def hash_embedding(
     schema: Schema,
-    params: int,
+    params: int | Allowance,
     dim: int,
     *,
     lookups: int = 2,
@@ -98,7 +109,7 @@ def hash_embedding(
 
 def hashed_net(
     schema: Schema,
-    params: int,
+    params: int | Allowance,
     dim: int,
     *,
     sharing: Sharing = PER_FEATURE,
@@ -117,7 +128,7 @@ def hashed_net(
 
 def robe(
     schema: Schema,
-    params: int,
+    params: int | Allowance,
     dim: int,
     *,
     block: int = 8,
@@ -143,11 +154,10 @@ def robe(
     return _flat(division, "robe", arguments, block)
 
 
-def _flat(division: Division, method: str, arguments: Mapping[str, int], block: int) -> Policy:
+def _flat(division: Division, method: str, arguments: Mapping[str, Any], block: int) -> Policy:
     groups = division.groups
-    sizes = division.rows(
-        arguments["params"], [1] * len(groups), [g.weight for g in groups], [block] * len(groups)
-    )
+    weights = [g.weight for g in groups]
+    sizes = division.floats(arguments["params"], weights, [block] * len(groups))
     arrays = [Array(g.name, size) for g, size in zip(groups, sizes, strict=True)]
     features = []
     for g in groups:
@@ -160,7 +170,7 @@ def _flat(division: Division, method: str, arguments: Mapping[str, int], block: 
 
 def pq(
     schema: Schema,
-    params: int,
+    params: int | Allowance,
     dim: int,
     *,
     lookups: int = 2,
@@ -191,7 +201,7 @@ def pq(
 
 def qr(
     schema: Schema,
-    params: int,
+    params: int | Allowance,
     dim: int,
     *,
     components: int = 2,
@@ -229,7 +239,8 @@ def qr(
     counts = [len(division.vocabularies[c.name]) + 1 for c in columns]
     least = [sum(smallest_digits(n, components)) for n in counts]
     weights = [g.weight for g in division.groups]
-    rows = division.rows(params, [dim] * len(columns), weights, least)
+    ids = sum(counts) - len(counts)
+    rows = division.rows(params, [dim] * len(columns), weights, least, ids)
     made, features = [], []
     for c, n, total in zip(columns, counts, rows, strict=True):
         sizes = digits(n, components, total)
@@ -281,7 +292,9 @@ def digits(count: int, number: int, rows: int) -> list[int]:
     return [rows - sum(others), *others]
 
 
-def _k_tables(division: Division, params: int, widths: Sequence[int]) -> tuple[Table, ...]:
+def _k_tables(
+    division: Division, params: int | Allowance, widths: Sequence[int]
+) -> tuple[Table, ...]:
     k = len(widths)
     return division.tables(
         params,

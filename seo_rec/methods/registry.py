@@ -23,7 +23,8 @@ from seo_rec.methods.published import (
 )
 from seo_rec.methods.rows import collisionless, multi_size
 from seo_rec.methods.sharing import MULTIPLEXED, PER_FEATURE, Sharing
-from seo_rec.policy import Policy
+from seo_rec.policy import Allowance, Policy
+from seo_rec.policy.allowance import allowance_from
 from seo_rec.schema import Schema
 
 
@@ -33,6 +34,8 @@ class PlainSettings:
 
     Args:
         params: The budget in parameters, for methods that have one.
+        num_bytes: The budget in bytes to serve instead; 0 where params says it.
+        precision: The type in which rows are stored.
         dim: Width of a feature's embedding, floats.
         chunk_dim: Width of a table, floats, where the name of multi-size has no number.
         exact_below: Features with at most so many training ids keep a row per id; 0 for none.
@@ -40,6 +43,8 @@ class PlainSettings:
     """
 
     params: int = 0
+    num_bytes: int = 0
+    precision: str = "float32"
     dim: int = 16
     chunk_dim: int = 8
     exact_below: int = 0
@@ -50,6 +55,12 @@ class PlainSettings:
             raise ValueError(f"dim is {self.dim}; allowed: 1 or more")
         if self.exact_below < 0:
             raise ValueError(f"exact_below is {self.exact_below}; allowed: 0 or more")
+        allowance_from(self.params, self.num_bytes, self.precision)
+
+    @property
+    def allowance(self) -> Allowance:
+        """The budget and the precision."""
+        return allowance_from(self.params, self.num_bytes, self.precision)
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,7 @@ class MethodFamily:
     """A function of :mod:`seo_rec.methods` and what may stand around its name.
 
     Args:
-        make: The function: schema, params, dim, then by name sharing, vocabularies and seed.
+        make: The function: schema, budget, dim, then by name sharing, vocabularies and seed.
         sharing: Who shares tables; a name with ``multiplexed-`` before it sets that.
         number: The argument that a number behind the name sets; empty if the name takes none.
         label: How the number is called in lists of allowed names.
@@ -77,14 +88,14 @@ class MethodFamily:
 
 def _collisionless(
     schema: Schema,
-    params: int,
+    allowance: Allowance,
     dim: int,
     *,
     sharing: Sharing,
     vocabularies: Vocabularies,
     seed: int,
 ) -> Policy:
-    return collisionless(schema, dim, vocabularies)
+    return allowance.typed(collisionless(schema, dim, vocabularies))
 
 
 FAMILIES: dict[str, MethodFamily] = {
@@ -181,7 +192,7 @@ class NamedMethod:
         )
         return make(
             schema,
-            settings.params,
+            settings.allowance,
             settings.dim,
             sharing=sharing,
             vocabularies=vocabularies,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from seo_rec.methods.origin import provenance
 from seo_rec.methods.published import Vocabularies, hashing_trick
 from seo_rec.methods.sharing import MULTIPLEXED, Division, Sharing
-from seo_rec.policy import Feature, Ids, Lookup, Policy, PolicyError, Table
+from seo_rec.policy import Allowance, Feature, Ids, Lookup, Policy, PolicyError, Table
 from seo_rec.schema import Schema
 
 
@@ -28,7 +28,9 @@ def collisionless(schema: Schema, dim: int, vocabularies: Mapping[str, Ids]) -> 
     return Policy(tables, features, (), used, provenance(schema, "collisionless", dim=dim))
 
 
-def separate(schema: Schema, params: int, dim: int, *, rows: str = "even", seed: int = 0) -> Policy:
+def separate(
+    schema: Schema, params: int | Allowance, dim: int, *, rows: str = "even", seed: int = 0
+) -> Policy:
     """One hashed table per feature: another name of :func:`~seo_rec.methods.hashing_trick`.
 
     Args:
@@ -45,7 +47,7 @@ def separate(schema: Schema, params: int, dim: int, *, rows: str = "even", seed:
     return hashing_trick(schema, params, dim, sharing=Sharing(rows=rows), seed=seed)
 
 
-def monolithic(schema: Schema, params: int, dim: int, *, seed: int = 0) -> Policy:
+def monolithic(schema: Schema, params: int | Allowance, dim: int, *, seed: int = 0) -> Policy:
     """One hashed table for all features (SEO's MSE): another name of the hashing trick.
 
     Args:
@@ -62,7 +64,7 @@ def monolithic(schema: Schema, params: int, dim: int, *, seed: int = 0) -> Polic
 
 def multi_size(
     schema: Schema,
-    params: int,
+    params: int | Allowance,
     dim: int,
     *,
     lookups: int | Mapping[str, int] = 2,

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from typing import Any
 
 from seo_rec.methods.origin import lookup_seed, provenance
 from seo_rec.policy import (
+    Allowance,
     Array,
     Feature,
     Ids,
@@ -19,6 +21,7 @@ from seo_rec.policy import (
     Policy,
     PolicyError,
     Table,
+    allowance_of,
     split_rows,
 )
 from seo_rec.schema import Column, Schema
@@ -122,10 +125,10 @@ class Division:
                 )
             self._hash_of |= dict.fromkeys(same, same[0])
 
-    @property
-    def fixed(self) -> int:
-        """Parameters of the exact tables."""
-        return sum((len(self.vocabularies[c.name]) + 1) * self.dim for c in self.exact)
+    def fixed(self, allowance: Allowance) -> int:
+        """What the exact tables take, and in bytes their ids."""
+        sizes = [len(self.vocabularies[c.name]) for c in self.exact]
+        return sum((n + 1) * allowance.row(self.dim) + allowance.ids(n) for n in sizes)
 
     def require_vocabularies(self, columns: Sequence[Column], why: str) -> None:
         if missing := [c.name for c in columns if c.name not in self.vocabularies]:
@@ -136,26 +139,66 @@ class Division:
 
     def rows(
         self,
-        params: int,
+        budget: int | Allowance,
         dims: Sequence[int],
         weights: Sequence[float],
         least: Sequence[int] | None = None,
+        ids: int = 0,
     ) -> list[int]:
-        """As :func:`split_rows`, of what the exact tables leave of the budget ``params``."""
-        least = [1] * len(dims) if least is None else least
-        smallest = self.fixed + sum(n * d for n, d in zip(least, dims, strict=True))
-        if params < smallest:
-            exact = f", {self.fixed} of them for exact tables" if self.exact else ""
+        """Rows of tables of widths ``dims`` that fill what the exact tables leave of the budget.
+
+        Args:
+            budget: A number of floats, or an allowance.
+            dims: Width of each table.
+            weights: The share of each table, counted in floats; the ratio of the rows of any two
+                tables is the same in floats and in bytes.
+            least: Rows that each table has at least, in place of one.
+            ids: Ids that the policy stores besides the ids of the exact features.
+
+        Raises:
+            PolicyError: The budget is too small; the message ends with the smallest one.
+        """
+        allowance = allowance_of(budget)
+        costs = [allowance.row(d) for d in dims]
+        shares = [Fraction(w) * c / d for w, c, d in zip(weights, costs, dims, strict=True)]
+        return self._split(allowance, costs, shares, least, allowance.ids(ids))
+
+    def floats(
+        self, budget: int | Allowance, weights: Sequence[float], least: Sequence[int]
+    ) -> list[int]:
+        """Sizes of flat arrays, as :meth:`rows` has the rows of tables."""
+        allowance = allowance_of(budget)
+        cost, floats, fixed = allowance.flat()
+        parts = [-(-n // floats) for n in least]
+        costs = [cost] * len(least)
+        found = self._split(allowance, costs, weights, parts, fixed * len(least))
+        return [floats * n for n in found]
+
+    def _split(
+        self,
+        allowance: Allowance,
+        costs: Sequence[int],
+        weights: Sequence[float | Fraction],
+        least: Sequence[int] | None,
+        besides: int,
+    ) -> list[int]:
+        least = [1] * len(costs) if least is None else least
+        besides += (exact := self.fixed(allowance))
+        smallest = besides + sum(n * c for n, c in zip(least, costs, strict=True))
+        if allowance.amount < smallest:
+            of_exact = f", {exact} of them for exact tables" if self.exact else ""
             raise PolicyError(
-                f"a budget of {params} parameters is too small for {len(dims)} tables of "
-                f"{min(least, default=1)} rows or more{exact}; the smallest feasible budget is "
+                f"a budget of {allowance} is too small for {len(costs)} tables of "
+                f"{min(least, default=1)} rows or more{of_exact}; the smallest feasible budget is "
                 f"{smallest}"
             )
-        return split_rows(params - self.fixed, dims, weights, least) if dims else []
+        return split_rows(allowance.amount - besides, costs, weights, least) if costs else []
 
-    def tables(self, params: int, wanted: Sequence[tuple[str, int, float]]) -> tuple[Table, ...]:
+    def tables(
+        self, budget: int | Allowance, wanted: Sequence[tuple[str, int, float]]
+    ) -> tuple[Table, ...]:
         """Tables (name, dim, weight in floats) that fill the budget."""
-        rows = self.rows(params, [d for _, d, _ in wanted], [w for _, _, w in wanted])
+        rows = self.rows(budget, [d for _, d, _ in wanted], [w for _, _, w in wanted])
         return tuple(Table(n, r, d) for (n, d, _), r in zip(wanted, rows, strict=True))
 
     def seed(self, column: Column, seed: int, lookup: object) -> int:
@@ -174,7 +217,12 @@ class Division:
         features: Sequence[Feature],
         arrays: Sequence[Array] = (),
     ) -> Policy:
-        """The method's tables and features, and the exact ones, in the order of the schema."""
+        """The method's tables and features, and the exact ones, in the order of the schema.
+
+        ``params`` among the arguments is the budget, whose precision all tables and arrays get.
+        """
+        told = dict(arguments)
+        allowance = allowance_of(told.pop("params"))
         exact_tables = [
             Table(c.name, len(self.vocabularies[c.name]) + 1, self.dim) for c in self.exact
         ]
@@ -185,16 +233,18 @@ class Division:
         origin = provenance(
             self.schema,
             method,
-            **arguments,
+            **allowance.to_json(),
+            **told,
             sharing=self.sharing.to_json(),
         )
-        return Policy(
+        policy = Policy(
             (*tables, *exact_tables),
             ordered,
             vocabularies={n: self.vocabularies[n] for n in needed},
             provenance=origin,
             arrays=tuple(arrays),
         )
+        return allowance.typed(policy)
 
 
 def _needs_ids(lookup: Lookup) -> bool:

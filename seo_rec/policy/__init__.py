@@ -7,6 +7,7 @@ reports read it. Nothing else passes between a search and the training that uses
 
 from __future__ import annotations
 
+from seo_rec.policy.allowance import Allowance, allowance_of, stored_types, with_precision
 from seo_rec.policy.budget import split_rows
 from seo_rec.policy.dtypes import DTYPES, row_bytes
 from seo_rec.policy.entries import (
@@ -38,6 +39,7 @@ __all__ = [
     "MAX_SEED",
     "MISSING_ID",
     "VERSION",
+    "Allowance",
     "Array",
     "Budget",
     "Codes",
@@ -47,6 +49,9 @@ __all__ = [
     "Policy",
     "PolicyError",
     "Table",
+    "allowance_of",
     "row_bytes",
     "split_rows",
+    "stored_types",
+    "with_precision",
 ]

@@ -11,7 +11,7 @@ from seo_rec.policy.entries import PolicyError
 def split_rows(
     budget: int,
     dims: Sequence[int],
-    weights: Sequence[float],
+    weights: Sequence[float | Fraction],
     least: Sequence[int] | None = None,
 ) -> list[int]:
     """Rows for tables of widths ``dims`` so that ``sum(rows * dims)`` fills ``budget`` floats.
@@ -21,9 +21,12 @@ def split_rows(
     narrowest table (hence of the widest) is wasted. Where the floors of one row overdraw the
     budget, the tables above them divide the rest in proportion to their weights.
 
+    In bytes the same holds with the bytes of a row in place of its width.
+
     Args:
-        budget: floats of all tables together.
-        dims, weights: of each table.
+        budget: floats (or bytes) of all tables together.
+        dims: floats (or bytes) of a row of each table.
+        weights: of each table.
         least: rows that each table has at least, in place of one.
 
     Raises:

@@ -13,7 +13,7 @@ from seo_rec.recipes.evaluation import (
     frequency,
     load_trained,
 )
-from seo_rec.recipes.frontier import frontier, read_budgets
+from seo_rec.recipes.frontier import frontier, read_budgets, read_byte_budgets
 from seo_rec.recipes.frontier import jobs as frontier_jobs
 from seo_rec.recipes.groups import Grouping
 from seo_rec.recipes.searching import search
@@ -37,6 +37,7 @@ __all__ = [
     "measure_groups",
     "method_policy",
     "read_budgets",
+    "read_byte_budgets",
     "search",
     "train",
 ]

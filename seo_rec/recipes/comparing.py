@@ -21,7 +21,8 @@ from seo_rec.methods import (
     PlainSettings,
     inner_policy,
 )
-from seo_rec.policy import Policy, PolicyError
+from seo_rec.policy import Allowance, Policy, PolicyError
+from seo_rec.policy.allowance import allowance_from, without_unset
 from seo_rec.recipes.evaluation import evaluate_served
 from seo_rec.recipes.groups import Grouping
 from seo_rec.recipes.searching import search, signed
@@ -42,7 +43,12 @@ from seo_rec.train import Training, agree, ranks
 
 log = logging.getLogger(__name__)
 
-BUDGET_SETTINGS = ("params", "budget_rows")  # the comparison gives the budget, for all methods
+BUDGET_SETTINGS = (
+    "params",
+    "budget_rows",
+    "num_bytes",
+    "precision",
+)  # the comparison gives the budget, for all methods
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class Comparison:
             count.
         methods: Names, each plain or with the suffix ``+mlet``: the same policy, trained with
             ``mlet``.
-        params: The budget in parameters.
+        params: The budget in parameters; 0 where it is in bytes.
         dim: Width of a feature's embedding, from which every method derives its own widths.
         seeds: Number of seeds, counted from ``first_seed``.
         first_seed: The first seed.
@@ -64,6 +70,8 @@ class Comparison:
         exact_below: Features with at most so many training ids keep a row per id, in every method
             without a search.
         same_hash: Groups of features that hash alike, in every method without a search.
+        num_bytes: The budget in bytes to serve, ids included, in place of params.
+        precision: The type in which every method stores its rows, and is scored.
     """
 
     data: tuple[DataSet, ...]
@@ -77,6 +85,13 @@ class Comparison:
     mlet: Mlet | None = None
     exact_below: int = 0
     same_hash: tuple[tuple[str, ...], ...] = ()
+    num_bytes: int = 0
+    precision: str = "float32"
+
+    @property
+    def allowance(self) -> Allowance:
+        """The budget and the precision."""
+        return allowance_from(self.params, self.num_bytes, self.precision)
 
     def settings_of(self, method: Method) -> Any:
         """The settings of a method at the budget of the comparison.
@@ -89,7 +104,8 @@ class Comparison:
         if method.settings is PlainSettings:
             of_all = {"exact_below": self.exact_below, "same_hash": self.same_hash}
             changes = {**of_all, **changes}
-        return method.settings_at(self.params, self.dim, self.training, changes, in_comparison=True)
+        budget = self.allowance
+        return method.settings_at(budget, self.dim, self.training, changes, in_comparison=True)
 
     def data_of(self, seed: int) -> DataSet:
         """The data set of a seed."""
@@ -151,7 +167,7 @@ def _check_settings(comparison: Comparison) -> None:
         if budget := sorted({*BUDGET_SETTINGS} & {*changes}):
             raise ValueError(
                 f"settings of {family!r} name {', '.join(budget)}; the comparison has one budget "
-                "for all methods, which --params sets"
+                "for all methods, which --params or --bytes sets, and --precision"
             )
 
 
@@ -198,6 +214,7 @@ def asked_of(comparison: Comparison) -> dict[str, Any]:
         "data": [str(d.path) for d in c.data],
         "data_fingerprints": [d.fingerprint for d in c.data],
         "params": c.params,
+        **without_unset({"num_bytes": c.num_bytes, "precision": c.precision}),
         "dim": c.dim,
         "model": c.training.model.as_json(),
         "fit": {k: v for k, v in c.training.fit.as_json().items() if k != "seed"},
@@ -327,6 +344,7 @@ def _compare_one(comparison: Comparison, name: str, seed: int, out: Path) -> Run
     except PolicyError as error:
         both = [m for m in comparison.methods if m.removesuffix(SUFFIX) == method.name]
         raise InfeasibleError(dict.fromkeys(both, str(error))) from error
+    asked = comparison.allowance if comparison.num_bytes else comparison.params
     if name != method.name:
         training = replace(training, model=replace(training.model, mlet=comparison.mlet))
     return train(
@@ -336,7 +354,7 @@ def _compare_one(comparison: Comparison, name: str, seed: int, out: Path) -> Run
         training,
         method=name,
         resume=True,
-        budget=comparison.params if method.budgeted else None,
+        budget=asked if method.budgeted else None,
         search=cost,
     )
 

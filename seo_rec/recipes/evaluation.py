@@ -14,13 +14,13 @@ from torch import nn
 from seo_rec.data.dataset import DataSet
 from seo_rec.data.stream import Stream
 from seo_rec.documents import read_object
-from seo_rec.embed.quantize import serve_stored_, with_precision
+from seo_rec.embed.quantize import serve_stored_
 from seo_rec.files import one_line
 from seo_rec.metrics import Metrics
 from seo_rec.model import ModelSettings, RecModel, build_model
-from seo_rec.policy import Policy
+from seo_rec.policy import Policy, with_precision
 from seo_rec.recipes.groups import Grouping, quality_by_group
-from seo_rec.runs import RunError
+from seo_rec.runs import RunError, types_of
 from seo_rec.runs.groups import GroupReport
 from seo_rec.runs.layout import BEST_FOLDER, COLLAPSED_FOLDER, POLICY_FILE, RESULT_FILE, RUN_FILE
 from seo_rec.train import (
@@ -87,7 +87,7 @@ class Served:
 
     Args:
         metrics: On the split.
-        precision: The type of all tables and arrays.
+        precision: The type of all tables and arrays, or the types, separated by commas.
         num_bytes: Bytes of the embeddings in that type, ids and codes included.
         num_bytes_float32: The same in float32.
         groups: Quality by group, if it was asked for.
@@ -110,20 +110,21 @@ def evaluate_served(
     run: Path,
     data: DataSet,
     split: str,
-    precision: str = "float32",
+    precision: str | None = None,
     grouping: Grouping = NO_GROUPS,
 ) -> Served:
     """Metrics of a finished training run on a split, and the bytes that serving it takes.
 
-    Quality by group on the test split of the run's own data, in float32, is also kept in the run
-    folder, where reports find it.
+    Quality by group on the test split of the run's own data, in the types of the policy, is also
+    kept in the run folder, where reports find it.
 
     Args:
         run: A finished training run.
         data: Prepared data.
         split: ``train``, ``val`` or ``test``.
         precision: The type in which tables and arrays are served, of :data:`seo_rec.policy.DTYPES`;
-            with float32 the metrics are of the trained numbers themselves.
+            with float32 the metrics are of the trained numbers themselves. None takes the types
+            that the policy says.
         grouping: Groups of rows whose quality is measured, too.
 
     Raises:
@@ -137,12 +138,12 @@ def evaluate_served(
     grouping.check(data)
     model = load_trained(run)
     full = with_precision(model.embedding.policy, "float32")
-    policy = with_precision(full, precision)
+    policy = with_precision(model.embedding.policy, precision)
     serve_stored_(model.embedding, policy)
     metrics, groups = _evaluated(run, model, data, split, grouping)
-    if groups and split == "test" and precision == "float32":
+    if groups and split == "test" and policy == model.embedding.policy:
         ranks().on_first(partial(_keep, run, groups))
-    return Served(metrics, precision, policy.num_bytes, full.num_bytes, groups)
+    return Served(metrics, types_of(policy), policy.num_bytes, full.num_bytes, groups)
 
 
 def _keep(run: Path, groups: GroupReport) -> None:
@@ -157,7 +158,7 @@ def _keep(run: Path, groups: GroupReport) -> None:
 
 
 def _agree_on_evaluation(
-    run: Path, data: DataSet, split: str, precision: str, grouping: Grouping
+    run: Path, data: DataSet, split: str, precision: str | None, grouping: Grouping
 ) -> None:
     result = run / RESULT_FILE
     asked = {

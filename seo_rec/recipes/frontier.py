@@ -4,6 +4,7 @@ A folder of it::
 
     DIR/run.json (kind frontier)   frontier.json  frontier.png  infeasible.json
     DIR/params-<N>/                the comparison at a budget of N parameters
+    DIR/bytes-<N>/                 the same of N bytes to serve, where budgets are in bytes
     DIR/unbudgeted/                the methods whose size follows from the data, if asked for
 
 Figures 3 and 6 to 8 of "Unified Embedding" (Coleman et al., 2023).
@@ -22,6 +23,7 @@ from seo_rec.data.dataset import DataSet
 from seo_rec.documents import read_object
 from seo_rec.files import write_json
 from seo_rec.methods import SUFFIX
+from seo_rec.policy.allowance import read_bytes
 from seo_rec.process import Terminated
 from seo_rec.recipes.comparing import (
     Comparison,
@@ -77,6 +79,20 @@ def read_budgets(text: str, data: DataSet, dim: int) -> tuple[int, ...]:
     return tuple(sorted(budgets, reverse=True))
 
 
+def read_byte_budgets(text: str) -> tuple[int, ...]:
+    """``"384k,96k"`` as numbers of bytes, largest first.
+
+    Raises:
+        ValueError: No number of bytes, or one that is given twice.
+    """
+    budgets = [read_bytes(part) for part in text.split(",") if part.strip()]
+    if not budgets or len(set(budgets)) < len(budgets):
+        raise ValueError(
+            f"--bytes {text!r}; allowed: numbers of bytes separated by commas, each once"
+        )
+    return tuple(sorted(budgets, reverse=True))
+
+
 def collisionless_rows(data: DataSet) -> int:
     """Rows of all collisionless tables: one per training id, and one per feature for others."""
     return sum((c.vocab_size or 0) + 1 for c in data.schema.features)
@@ -87,17 +103,23 @@ def parts(comparison: Comparison, budgets: Sequence[int], out: Path) -> dict[Pat
     dim, wanted = comparison.dim, comparison.methods
     budgeted = {m for m in wanted if comparison.method_of(m).budgeted}
     found = {}
+    in_bytes = comparison.allowance.in_bytes
+    unit = "bytes" if in_bytes else "params"
+    methods = tuple(m for m in wanted if m in budgeted)
     for budget in budgets:
-        if budget < dim or budget % dim:
+        if not in_bytes and (budget < dim or budget % dim):
             raise ValueError(f"budget {budget}; allowed: a multiple of dim {dim}")
-        at_budget = replace(
-            comparison, params=budget, methods=tuple(m for m in wanted if m in budgeted)
-        )
-        if at_budget.methods:
-            found[budget_folder(out, budget)] = at_budget
+        if methods:
+            found[budget_folder(out, budget, unit)] = replace(
+                comparison,
+                methods=methods,
+                params=0 if in_bytes else budget,
+                num_bytes=budget if in_bytes else 0,
+            )
     if free := tuple(m for m in wanted if m not in budgeted):
         rows = collisionless_rows(comparison.data[0])
-        found[out / UNBUDGETED_FOLDER] = replace(comparison, params=rows * dim, methods=free)
+        alone = replace(comparison, params=rows * dim, num_bytes=0, methods=free)
+        found[out / UNBUDGETED_FOLDER] = alone
     return found
 
 
@@ -106,7 +128,7 @@ def frontier(comparison: Comparison, budgets: Sequence[int], out: Path) -> list[
 
     Args:
         comparison: methods, seeds and settings; its own budget does not count.
-        budgets: in parameters, multiples of ``comparison.dim``.
+        budgets: in parameters, multiples of ``comparison.dim``; in bytes if its budget is.
         out: resumable as a comparison is; more budgets, methods and seeds may be asked for. A
             method that does not fit into a budget is left out there, be it known beforehand or
             after its search, and ``infeasible.json`` says why.
@@ -146,6 +168,8 @@ def frontier(comparison: Comparison, budgets: Sequence[int], out: Path) -> list[
 def _claim(comparison: Comparison, out: Path) -> None:
     asked = asked_of(comparison)
     del asked["params"]
+    if "num_bytes" in asked:  # of one budget
+        asked["num_bytes"] = None
     ranks().on_first(partial(claim_run, out, {**asked, "kind": "frontier"}, resume=True))
 
 
@@ -214,7 +238,8 @@ def jobs(
         first, *more = (str(d.path) for d in part.data)
         words = ["torchx", "run", "-s", scheduler, component, "--data", first]
         words += ["--out", str(folder), "--", *more, "--methods", ",".join(fits)]
-        words += ["--params", str(part.params)]
+        amount = part.allowance.amount
+        words += ["--bytes" if part.num_bytes else "--params", str(amount)]
         words += options
         there = {comparison.method_of(m).family for m in fits}
         there |= {SUFFIX for m in fits if m.endswith(SUFFIX)}

@@ -11,7 +11,8 @@ from seo_rec.data.dataset import DataSet
 from seo_rec.documents import as_record
 from seo_rec.environment import stamp
 from seo_rec.files import read_json, write_json
-from seo_rec.policy import Budget, Policy
+from seo_rec.policy import Allowance, Policy
+from seo_rec.policy.allowance import without_unset
 from seo_rec.runs import SearchRecord, claim_run, command_line
 from seo_rec.runs.layout import (
     CANDIDATES_FOLDER,
@@ -86,7 +87,10 @@ def search(
 
 def _asked(method: str, data: DataSet, settings: Any, training: Training) -> dict[str, Any]:
     """Everything that decides a search."""
+    allowance: Allowance = settings.allowance
+    in_bytes = {"budget_bytes": allowance.amount} if allowance.in_bytes else {}
     return {
+        **in_bytes,
         "kind": "search",
         "method": method,
         "data": str(data.path),
@@ -100,15 +104,15 @@ def _asked(method: str, data: DataSet, settings: Any, training: Training) -> dic
 
 def settings_json(settings: Any) -> dict[str, Any]:
     """A method's settings as JSON values; a class may say more than its fields."""
-    values: dict[str, Any] = (
-        settings.to_json() if hasattr(settings, "to_json") else asdict(settings)
-    )
-    return values
+    if hasattr(settings, "to_json"):
+        values: dict[str, Any] = settings.to_json()
+        return values
+    return without_unset(asdict(settings))
 
 
 def signed(policy: Policy, method: Method, settings: Any, found: Found) -> Policy:
     """``policy`` with the budget that it was made for, and who decided it."""
-    budget = Budget(params=settings.params) if method.budgeted and settings.params else None
+    budget = settings.allowance.budget() if method.budgeted else None
     decision = {
         "method": method.name,
         "winner": found.winner or method.name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,20 @@ from seo_rec.files import write_json
 from seo_rec.methods import inner_policy
 from seo_rec.metrics import Metrics
 from seo_rec.model import ModelSettings
-from seo_rec.policy import Policy
+from seo_rec.policy import Allowance, Policy, allowance_of
+from seo_rec.policy.allowance import BYTES
 from seo_rec.recipes.continuing import Continued, carried_lines, first_counts, write_counts
 from seo_rec.recipes.evaluation import load_model, named_weights
 from seo_rec.recipes.searching import signed
-from seo_rec.runs import Run, SearchCost, claim_run, command_line, describe, precision_note
+from seo_rec.runs import (
+    Run,
+    SearchCost,
+    claim_run,
+    command_line,
+    describe,
+    precision_note,
+    types_of,
+)
 from seo_rec.runs.layout import (
     BEST_FOLDER,
     COLLAPSED_FOLDER,
@@ -48,6 +57,7 @@ from seo_rec.train import (
     fit_policy,
     ranks,
     require_memory,
+    store_,
     weights_digest,
 )
 
@@ -60,7 +70,7 @@ OWN_BUDGET = 0  # a run's budget is the one that its policy was made for
 def method_policy(
     method: str,
     data: DataSet,
-    params: int,
+    params: int | Allowance,
     dim: int = 16,
     *,
     seed: int = 0,
@@ -71,7 +81,8 @@ def method_policy(
     Args:
         method: A name of :mod:`seo_rec.search.registry`.
         data: The data set.
-        params: The budget; a method whose size follows from the data does not read it.
+        params: The budget in floats, or an allowance, which may be in bytes and has a precision; a
+            method whose size follows from the data reads the precision alone.
         dim: Width of a feature's embedding.
         seed: Of the hash functions.
         changes: Other values of the method's settings, by name.
@@ -101,7 +112,7 @@ def train(
     *,
     method: str = "policy",
     resume: bool = False,
-    budget: int | None = OWN_BUDGET,
+    budget: int | Allowance | None = OWN_BUDGET,
     search: SearchCost | None = None,
     start: Start | None = None,
     following: Continued | None = None,
@@ -118,8 +129,8 @@ def train(
         training: The model and how it is trained.
         method: Who decided the policy, for reports.
         resume: Whether ``out`` may hold this run already.
-        budget: Parameters that were asked for; None for a method whose size follows from the data,
-            ``OWN_BUDGET`` for the one that the policy was made for.
+        budget: Parameters or bytes that were asked for; None for a method whose size follows from
+            the data, ``OWN_BUDGET`` for the one that the policy was made for.
         search: What finding the policy took.
         start: A plan and initial weights.
         following: The earlier run to go on from, whose policy is ``policy``.
@@ -163,10 +174,10 @@ def train(
     for line in carried_lines(trained.carried) if here.first else ():
         progress.info("%s: %s", out, line)
     model = _served(trained, out, policy, data.num_numeric, training.model)
-    test, _, _ = evaluate(model, eval_stream(data, "test", policy.columns))
+    scores = _scores(model, data, policy, trained)
     if budget == OWN_BUDGET:
-        budget = default_budget(policy)
-    run = _run(data, policy, training, trained, test, method=method, budget=budget, search=search)
+        budget = _own_budget(policy)
+    run = _run(data, policy, training, trained, scores, method=method, budget=budget, search=search)
 
     def finish() -> Run:
         write_json(out / RESULT_FILE, run.to_json())
@@ -185,7 +196,7 @@ def _check_before(data: DataSet, policy: Policy, training: Training) -> None:
     data.check_validation(warn=here.first)
     check_policy_fits(data, policy)
     require_memory(_stored(policy, training.model), training.fit, here)
-    if (note := precision_note(policy)) and here.first:
+    if here.world_size > 1 and here.first and (note := precision_note(policy, False)):
         log.warning("note: %s", note)
 
 
@@ -230,17 +241,51 @@ def _collapse(out: Path, policy: Policy, num_dense: int, settings: ModelSettings
     Checkpoints(out / COLLAPSED_FOLDER, keep=1).save(step, named_weights(single), {})
 
 
+@dataclass(frozen=True)
+class Scores:
+    """Metrics of the model whose quality counts.
+
+    Args:
+        val: On the validation rows.
+        test: On the test rows.
+        as_served: Whether rows were stored in the types of the policy before they were scored.
+    """
+
+    val: Metrics
+    test: Metrics
+    as_served: bool
+
+
+def _scores(model: nn.Module, data: DataSet, policy: Policy, trained: Trained) -> Scores:
+    """Validation and test metrics, of the rows as they are stored to be served."""
+    as_served, val = store_(model, policy), trained.result.val
+    if as_served and types_of(policy) != "float32":
+        val, _, _ = evaluate(model, eval_stream(data, "val", policy.columns))
+    test, _, _ = evaluate(model, eval_stream(data, "test", policy.columns))
+    return Scores(val, test, as_served)
+
+
+def _own_budget(policy: Policy) -> int | Allowance:
+    """The budget that a policy was made for, or else the floats that it holds."""
+    made_for = policy.budget
+    if made_for is not None and made_for.params is None and made_for.num_bytes is not None:
+        return Allowance(made_for.num_bytes, BYTES)
+    return default_budget(policy)
+
+
 def _run(
     data: DataSet,
     policy: Policy,
     training: Training,
     trained: Trained,
-    test: Metrics,
+    scores: Scores,
     *,
     method: str,
-    budget: int | None,
+    budget: int | Allowance | None,
     search: SearchCost | None,
 ) -> Run:
+    val, test = scores.val, scores.test
+    asked = None if budget is None else allowance_of(budget)
     result, cost = trained.result, search or SearchCost()
     stored = _stored(policy, training.model).num_params
     return Run(
@@ -248,10 +293,10 @@ def _run(
         data_fingerprint=data.fingerprint,
         method=method,
         seed=training.fit.seed,
-        budget=budget,
+        budget=None if asked is None or asked.in_bytes else asked.amount,
         embedding_params=policy.num_params,
-        val_auc=result.val.auc,
-        val_logloss=result.val.log_loss,
+        val_auc=val.auc,
+        val_logloss=val.log_loss,
         test_auc=test.auc,
         test_logloss=test.log_loss,
         test_normalized_entropy=test.normalized_entropy,
@@ -266,7 +311,9 @@ def _run(
         command=command_line(),
         environment=stamp(),
         num_bytes=policy.num_bytes,
-        note=precision_note(policy),
+        note=precision_note(policy, scores.as_served),
+        budget_bytes=asked.amount if asked is not None and asked.in_bytes else None,
+        precision=types_of(policy) if scores.as_served else "float32",
         still_improving=still_improving(result, training.fit),
         table_update=settled(training.fit, stored).table_update,
     )

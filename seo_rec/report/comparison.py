@@ -13,8 +13,11 @@ import numpy as np
 
 from seo_rec.methods import SUFFIX
 from seo_rec.policy import Policy
+from seo_rec.policy.allowance import FLOATS
 from seo_rec.runs.reading import Records, SearchRun, TrainingRun
 
+Place = tuple[str, str]  # the fingerprint of a data set, and the unit of budgets
+Key = tuple[Place, int, str]  # of a comparison: its place, its budget, and its settings
 SAME_BUDGET = 0.01  # budgets this close, relatively, are one budget: methods waste part of a row
 NAN = float("nan")
 
@@ -69,7 +72,7 @@ class Group:
 
     Runs of MLET stand beside runs of one layer, under names that end in ``+mlet``. ``rows`` are
     sorted by mean test AUC, best first; ``reference`` is the method that the differences are taken
-    against, or None if there is no plain one.
+    against, or None if there is no plain one; ``unit`` of the budget is parameters or bytes.
     """
 
     title: str
@@ -78,6 +81,7 @@ class Group:
     rows: tuple[Row, ...]
     reference: Row | None
     searches: tuple[SearchRun, ...]
+    unit: str = FLOATS
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -130,22 +134,22 @@ def group(records: Records) -> tuple[Group, ...]:
     """
     world = _worlds(records)
     runs: list[TrainingRun | SearchRun] = [*records.trainings, *records.searches]
-    names = {world[run.fingerprint]: run.dataset for run in reversed(runs)}
+    names = {_place(run, world): run.dataset for run in reversed(runs)}
     trainings = _name_factored(_name_policies(records.trainings))
     budgets = _budgets(trainings, records.searches, world)
-    keys: dict[tuple[str, int, str], list[TrainingRun]] = {}
+    keys: dict[Key, list[TrainingRun]] = {}
     for t in trainings:
         if t.budget is not None:
-            key = (world[t.fingerprint], budgets[world[t.fingerprint], t.budget], _setup(t))
+            key = (_place(t, world), budgets[_place(t, world), t.budget], _setup(t))
             keys.setdefault(key, []).append(t)
     for t in trainings:
         if t.budget is None:
-            at = [k for k in keys if k[0] == world[t.fingerprint] and k[2] == _setup(t)]
-            for key in at or [(world[t.fingerprint], t.params, _setup(t))]:
+            at = [k for k in keys if k[0][0] == world[t.fingerprint] and k[2] == _setup(t)]
+            for key in at or [(_place(t, world), t.params, _setup(t))]:
                 keys.setdefault(key, []).append(t)
-    searches: dict[tuple[str, int, str], list[SearchRun]] = {}
+    searches: dict[Key, list[SearchRun]] = {}
     for s in sorted(records.searches, key=lambda s: (not s.candidates, s.seed)):
-        place = (world[s.fingerprint], budgets[world[s.fingerprint], s.budget])
+        place = (_place(s, world), budgets[_place(s, world), s.budget])
         key = (*place, _setup(s))
         if key not in keys:
             key = next((k for k in keys if k[:2] == place), key)
@@ -155,12 +159,19 @@ def group(records: Records) -> tuple[Group, ...]:
     for key in sorted(keys, key=lambda k: (names[k[0]], k[0], k[1])):
         setups = [k[2] for k in keys if k[:2] == key[:2]]
         dataset = names[key[0]]
-        title = f"{dataset}, {key[1]:,} parameters"
+        unit = key[0][1]
+        title = f"{dataset}, {key[1]:,} {unit}"
         if len(setups) > 1:
             title += f" ({_told_apart(setups)[key[2]]})"
         rows, reference = _rows(_unique_labels(keys[key]))
-        groups.append(Group(title, dataset, key[1], rows, reference, tuple(searches.get(key, ()))))
+        there = tuple(searches.get(key, ()))
+        groups.append(Group(title, dataset, key[1], rows, reference, there, unit))
     return tuple(groups)
+
+
+def _place(run: TrainingRun | SearchRun, world: Mapping[str, str]) -> Place:
+    """The data set of a run, and whether its budget is in parameters or in bytes."""
+    return world[run.fingerprint], run.unit
 
 
 def _worlds(records: Records) -> dict[str, str]:
@@ -179,12 +190,12 @@ def _worlds(records: Records) -> dict[str, str]:
 
 def _budgets(
     trainings: Sequence[TrainingRun], searches: Sequence[SearchRun], world: dict[str, str]
-) -> dict[tuple[str, int], int]:
-    """(world, budget) -> the largest budget within 1% that is found there."""
-    found = {(world[t.fingerprint], t.budget) for t in trainings if t.budget is not None}
-    found |= {(world[s.fingerprint], s.budget) for s in searches}
-    stands_for: dict[tuple[str, int], int] = {}
-    last: tuple[str, int] | None = None
+) -> dict[tuple[Place, int], int]:
+    """(place, budget) -> the largest budget within 1% that is found there."""
+    found = {(_place(t, world), t.budget) for t in trainings if t.budget is not None}
+    found |= {(_place(s, world), s.budget) for s in searches}
+    stands_for: dict[tuple[Place, int], int] = {}
+    last: tuple[Place, int] | None = None
     for place, budget in sorted(found, reverse=True):
         if last is None or last[0] != place or budget < last[1] * (1 - SAME_BUDGET):
             last = (place, budget)

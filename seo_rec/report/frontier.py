@@ -1,7 +1,8 @@
-"""The parameter-accuracy frontier: every method at every budget, and the Pareto-optimal ones.
+"""The frontier of size and accuracy: every method at every budget, and the Pareto-optimal ones.
 
-A point is *Pareto-optimal* if no other one has at most its parameters and at least its mean test
-AUC, and less or more of one of them. Methods at one budget count as equally large, though one may
+Size is counted in bytes to serve where budgets are in bytes, and else in parameters. A point is
+*Pareto-optimal* if no other one has at most its size and at least its mean test AUC, and less or
+more of one of them. Methods at one budget count as equally large, though one may
 leave a part of it: of a row, or of what rows per id cannot use.
 """
 
@@ -21,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seo_rec.files import write_bytes, write_json
+from seo_rec.policy.allowance import BYTES, FLOATS
 from seo_rec.report import charts, formats
 from seo_rec.report.charts import Mark
 from seo_rec.report.comparison import SAME_BUDGET, Group, Row, Spread, group
@@ -29,6 +31,10 @@ from seo_rec.runs import reading
 from seo_rec.runs.layout import FRONTIER_FILE, FRONTIER_PICTURE
 
 VERSION = 1
+AXES = {
+    FLOATS: "embedding parameters (floats, logarithmic)",
+    BYTES: "bytes to serve, ids included (logarithmic)",
+}
 HEADINGS = ("budget", "method", "params", "bytes", "seeds", "test AUC", "log loss", "Pareto")
 
 
@@ -38,7 +44,7 @@ class Point:
 
     ``test_auc``: mean over ``seeds``; ``standard_error``: their sample standard deviation over the
     root of their number, NaN for one. ``num_bytes``: mean of all that is stored to serve, NaN where
-    a run does not say it.
+    a run does not say it. ``unit``: in which the frontier counts, parameters or bytes.
     """
 
     method: str
@@ -51,27 +57,34 @@ class Point:
     test_logloss: float
     pareto: bool = False
     num_bytes: float = math.nan
+    unit: str = FLOATS
+
+    @property
+    def takes(self) -> float:
+        """Bytes or parameters that the method holds."""
+        return self.params if self.unit == FLOATS else self.num_bytes
 
     @property
     def size(self) -> float:
-        """Parameters that the frontier counts."""
-        return self.params if self.budget is None else self.budget
+        """Bytes or parameters that the frontier counts."""
+        return self.takes if self.budget is None else self.budget
 
     @property
     def held(self) -> float:
         """The budget, or what the method holds where it leaves more than 1% of it."""
-        near = self.params >= self.size * (1 - SAME_BUDGET)
-        return self.size if near else self.params
+        near = self.takes >= self.size * (1 - SAME_BUDGET)
+        return self.size if near else self.takes
 
 
 def points(groups: Sequence[Group]) -> tuple[Point, ...]:
     """The rows of comparisons on one data set, each once, by size and then by AUC."""
     rows: list[tuple[int | None, Row]] = []
+    unit = BYTES if any(g.unit == BYTES for g in groups) else FLOATS
     for g in groups:
         for row in g.rows:
             if all(row.runs != known.runs for _, known in rows):
-                rows.append((g.budget if row.at_budget else None, row))
-    return pareto([_point(budget, row) for budget, row in rows])
+                rows.append((g.budget if row.at_budget and g.unit == unit else None, row))
+    return pareto([_point(budget, row, unit) for budget, row in rows])
 
 
 def pareto(found: Sequence[Point]) -> tuple[Point, ...]:
@@ -80,7 +93,7 @@ def pareto(found: Sequence[Point]) -> tuple[Point, ...]:
     return tuple(sorted(best, key=lambda p: (-p.size, -p.test_auc, p.method)))
 
 
-def _point(budget: int | None, row: Row) -> Point:
+def _point(budget: int | None, row: Row, unit: str) -> Point:
     return Point(
         method=row.method,
         budget=budget,
@@ -91,6 +104,7 @@ def _point(budget: int | None, row: Row) -> Point:
         val_auc=row.val_auc.mean,
         test_logloss=row.test_logloss.mean,
         num_bytes=row.num_bytes.mean,
+        unit=unit,
     )
 
 
@@ -105,23 +119,23 @@ def _beats(p: Point, q: Point) -> bool:
 
 
 def figure(found: Sequence[Point], mark: Mapping[str, Mark], legend: bool = True) -> Figure:
-    """Test AUC over parameters (logarithmic), a line per method, bars of one standard error.
+    """Test AUC over size (logarithmic), a line per method, bars of one standard error.
 
     Pareto-optimal points have a ring. A method whose size follows from the data is a point and a
     dotted line at its height.
     """
     methods = list(dict.fromkeys(p.method for p in sorted(found, key=lambda p: -p.test_auc)))
-    sizes = [p.params for p in found]
+    sizes = [p.takes for p in found]
     step = 0.008 * np.log(max(sizes) / min(sizes))  # apart, so that no bar hides another
     with matplotlib.rc_context(charts.STYLE):
         drawn = Figure(figsize=(8.4, 4.4), layout="constrained")
         ax = drawn.add_subplot()
         for i, method in enumerate(methods):
-            line = sorted((p for p in found if p.method == method), key=lambda p: p.params)
+            line = sorted((p for p in found if p.method == method), key=lambda p: p.takes)
             m = mark[method]
             free = line[0].budget is None
             aside = 1.0 if free else float(np.exp(step * (i - (len(methods) - 1) / 2)))
-            x = [p.params * aside for p in line]
+            x = [p.takes * aside for p in line]
             ax.errorbar(
                 x,
                 [p.test_auc for p in line],
@@ -139,7 +153,7 @@ def figure(found: Sequence[Point], mark: Mapping[str, Mark], legend: bool = True
             at = [i for i, p in enumerate(line) if p.pareto]
             _rings(ax, [x[i] for i in at], [line[i].test_auc for i in at])
         charts.size_axis(ax, {int(p.held) for p in found})
-        ax.set_xlabel("embedding parameters (floats, logarithmic)")
+        ax.set_xlabel(AXES[found[0].unit])
         ax.set_ylabel("test AUC")
         if legend:
             handles, labels = ax.get_legend_handles_labels()
@@ -225,7 +239,7 @@ def print_frontier(folder: Path) -> None:
     console.print(
         Text(
             "test AUC: mean ± standard error over seeds; * no other mean is at least as good with "
-            "as many parameters or fewer"
+            f"as many {found[0].unit} or fewer"
         )
     )
     for name, method, why in reading.read_infeasible(folder):

@@ -16,6 +16,7 @@ from seo_rec.apply import STRATEGIES
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.files import write_text
 from seo_rec.policy import Policy
+from seo_rec.policy.allowance import FLOATS
 from seo_rec.report import charts, formats, frontier
 from seo_rec.report.collisions import Collisions, collisions
 from seo_rec.report.comparison import SAME_BUDGET, Group, group, winner_of
@@ -231,14 +232,20 @@ def _budget_line(found: Group) -> str:
         text = f"Every method holds exactly {sizes.pop():,} embedding parameters (floats)"
     elif sizes:
         text = (
-            f"The budget is {found.budget:,} embedding parameters (floats); the methods hold "
-            f"{min(sizes):,} to {max(sizes):,}"
+            f"The budget is {found.budget:,} {_unit(found)}; the methods hold "
+            f"{min(sizes):,} to {max(sizes):,}{'' if found.unit == FLOATS else ' parameters'}"
         )
     if text:
         text += _bytes_line([t.num_bytes for t in runs if t.num_bytes])
     if beside:
         text += f" Not at the budget, its size follows from the data: {', '.join(beside)} (†)."
     return text.strip()
+
+
+def _unit(found: Group) -> str:
+    return (
+        "embedding parameters (floats)" if found.unit == FLOATS else "bytes to serve, ids included"
+    )
 
 
 def _bytes_line(sizes: Sequence[int]) -> str:

@@ -27,6 +27,7 @@ from seo_rec.runs.records import (
     describe,
     precision_note,
     read_runs,
+    types_of,
 )
 
 __all__ = [
@@ -39,4 +40,5 @@ __all__ = [
     "describe",
     "precision_note",
     "read_runs",
+    "types_of",
 ]

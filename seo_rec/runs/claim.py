@@ -15,7 +15,9 @@ from seo_rec.runs.command_settings import write_command_settings
 from seo_rec.runs.layout import RUN_FILE
 
 # what run.json has only where it was asked for
-OPTIONAL = frozenset({"weights", "exact_below", "same_hash", "earlier"})
+OPTIONAL = frozenset(
+    {"weights", "exact_below", "same_hash", "earlier", "num_bytes", "precision", "budget_bytes"}
+)
 
 
 class RunError(RuntimeError):

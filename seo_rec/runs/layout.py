@@ -55,6 +55,6 @@ def work_folder(comparison: Path, family: str, seed: int) -> Path:
     return comparison / WORK_FOLDER / f"{family}-seed{seed}"
 
 
-def budget_folder(frontier: Path, params: int) -> Path:
-    """Where a frontier compares the methods at one budget."""
-    return frontier / f"params-{params}"
+def budget_folder(frontier: Path, budget: int, unit: str = "params") -> Path:
+    """Where a frontier compares the methods at one budget, in ``params`` or in ``bytes``."""
+    return frontier / f"{unit}-{budget}"

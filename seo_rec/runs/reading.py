@@ -14,6 +14,7 @@ from typing import Any
 
 from seo_rec.files import read_json
 from seo_rec.policy import Policy, PolicyError
+from seo_rec.policy.allowance import BYTES, FLOATS
 from seo_rec.runs.groups import GROUPS_FILE, GroupReport
 from seo_rec.runs.layout import (
     CANDIDATES_FOLDER,
@@ -54,7 +55,8 @@ class Epoch:
 class TrainingRun:
     """One finished training: its outcome, and the files of its folder that are still there.
 
-    ``given`` is the folder the caller named; ``budget`` is None for a method that has none;
+    ``given`` is the folder the caller named; ``budget`` is None for a method that has none, and
+    in ``unit``, parameters or bytes;
     ``num_bytes`` is everything that is stored to serve the policy, and None where neither the
     result nor a policy file says it; ``data``, ``policy``, ``curve`` and ``groups`` are None or
     empty where the folder lacks them.
@@ -86,6 +88,7 @@ class TrainingRun:
     curve: tuple[Epoch, ...] = ()
     repeat: Path | None = None
     groups: GroupReport | None = None
+    unit: str = FLOATS
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,7 @@ class SearchRun:
     policy: Policy | None = None
     policies: Mapping[str, Policy] = field(default_factory=dict)
     repeat: Path | None = None
+    unit: str = FLOATS
 
 
 @dataclass(frozen=True)
@@ -297,6 +301,7 @@ def _training(
         seed=_whole(result, "seed", where),
         params=params,
         budget=_budget(result, params, where),
+        unit=FLOATS if result.get("budget_bytes") is None else BYTES,
         val_auc=_number(result, "val_auc", where),
         test_auc=_number(result, "test_auc", where),
         test_logloss=_number(result, "test_logloss", where),
@@ -335,6 +340,8 @@ def _budget(result: Mapping[str, Any], params: int, where: Path) -> int | None:
     A method may use less of its budget, as with a row per id, or a search that stops growing. None
     stands for a method whose size follows from the data.
     """
+    if result.get("budget_bytes") is not None:
+        return _whole(result, "budget_bytes", where)
     if result.get("budget") is None:
         return None
     return max(_whole(result, "budget", where), params)
@@ -394,7 +401,10 @@ def _read_search(given: Path, folder: Path, notes: list[str]) -> SearchRun | Non
         dataset=_text(result, "dataset", path),
         fingerprint=_text(asked, "data_fingerprint", run),
         seed=_whole(_mapping(asked, "fit", run), "seed", run),
-        budget=_whole(asked, "budget", run) or _whole(result, "params", path),
+        budget=_whole({"budget_bytes": 0, **asked}, "budget_bytes", run)
+        or _whole(asked, "budget", run)
+        or _whole(result, "params", path),
+        unit=BYTES if asked.get("budget_bytes") else FLOATS,
         winner=_text(result, "winner", path),
         decision=_mapping(result, "decision", path),
         candidates=tuple(sorted(candidates, key=lambda c: -c.val_auc)),

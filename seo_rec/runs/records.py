@@ -11,7 +11,7 @@ from typing import Any
 
 from seo_rec.documents import as_record
 from seo_rec.files import finite, read_json
-from seo_rec.policy import Policy
+from seo_rec.policy import Policy, stored_types
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +35,11 @@ class Run:
     """What one trained model came to; ``result.json``, and one line of ``results.jsonl``.
 
     ``budget`` is the number of parameters that was asked for, or None for a method whose size
-    follows from the data. ``note`` is a remark for readers of the metrics, mostly empty;
-    ``table_update`` says which optimizer was used where ``auto`` was asked for, with its rate and
-    L2. The fields with a default came later than the rest and have it in older files.
+    follows from the data and where ``budget_bytes`` says the bytes that were asked for.
+    ``precision`` names the types of the rows that the metrics are of. ``note`` is a remark for
+    readers of the metrics, mostly empty; ``table_update`` says which optimizer was used where
+    ``auto`` was asked for, with its rate and L2. The fields with a default came later than the rest
+    and have it in older files.
     """
 
     data: str
@@ -65,6 +67,8 @@ class Run:
     still_improving: bool = False
     table_update: str = ""
     note: str = ""
+    budget_bytes: int | None = None
+    precision: str = "float32"
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; None stands for a metric that is not a number."""
@@ -143,21 +147,31 @@ def read_runs(path: Path) -> list[Run]:
     return runs
 
 
-def precision_note(policy: Policy) -> str:
-    """A remark if a policy is stored in other types than its model is trained and scored in.
+def types_of(policy: Policy) -> str:
+    """The types in which tables and arrays are stored, separated by commas."""
+    return ", ".join(stored_types(policy))
 
-    Models are trained and scored in float32, whatever the policy says of how rows are served.
+
+def precision_note(policy: Policy, as_served: bool) -> str:
+    """A remark if a policy is stored in other types than its model is trained in.
+
+    Args:
+        policy: The policy.
+        as_served: Whether the model is scored with rows that were stored in their types; several
+            processes score float32.
 
     Returns:
         One sentence without a full stop; empty if everything is stored as float32.
     """
-    types = {t.dtype for t in policy.tables} | {a.dtype for a in policy.arrays}
-    stored = sorted(types - {"float32"})
-    if not stored:
+    stored = types_of(policy)
+    if stored == "float32":
         return ""
+    if as_served:
+        return f"trained in float32, stored as {stored} after the training and scored so"
     return (
-        f"trained and scored in float32, although the policy is stored as {', '.join(stored)}: "
-        "its bytes count these types, and AUC and log loss do not show what they lose"
+        f"trained and scored in float32, although the policy is stored as {stored}: "
+        "its bytes count these types, and AUC and log loss do not show what they lose; "
+        "`seo-rec eval` does"
     )
 
 

@@ -167,7 +167,7 @@ def autodim(
     """
     f = training.fit
     space = open_space(data, settings, f.seed)
-    space.require_columns(settings.params)
+    space.require_columns(settings.amount)
     F, D = len(space.names), settings.max_dim
     train, val = train_stream(data, f), eval_stream(data, "val")
     gate = WidthChoice(F, settings.choices, f.seed)
@@ -186,9 +186,9 @@ def autodim(
     gate.eval()
     chosen = [settings.choices[c] for c in gate.logits_FC.argmax(dim=1).tolist()]
     dims = chosen
-    if settings.params:
-        dims = space.fill([float(d) for d in chosen], settings.params, [D] * F)
-    policy = space.policy(dims, settings.params, space.origin("autodim", dims, asdict(settings)))
+    if settings.amount:
+        dims = space.fill([float(d) for d in chosen], settings.amount, [D] * F)
+    policy = space.policy(dims, settings.amount, space.origin("autodim", dims, asdict(settings)))
     probabilities = torch.softmax(gate.logits_FC.detach(), dim=1).tolist()
     record = {
         "chosen": dict(zip(space.names, chosen, strict=True)),

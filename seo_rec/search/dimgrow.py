@@ -333,11 +333,12 @@ class Growth:
 
     def _fits(self, feature: int) -> bool:
         dims, s = self.model.dims, self.settings
-        after = self.model.space.size(dims) + self.model.space.rows[feature]
+        space = self.model.space
+        after = space.size(dims) + space.column(feature, dims[feature])
         return (
             dims[feature] < s.max_dim
             and (not s.total_dims or sum(dims) < s.total_dims)
-            and (not s.params or after <= s.params)
+            and (not s.amount or after <= s.amount)
         )
 
     def _grow(self, feature: int) -> None:
@@ -530,7 +531,7 @@ def _start(data: DataSet, settings: DimGrowSettings, training: Training) -> Grow
     require(schedule == "constant", "schedule", schedule, "constant with dimgrow")
     check_adapt(settings.adapt, training.model.backbone)
     space = open_space(data, settings, training.fit.seed)
-    space.require_columns(settings.params)
+    space.require_columns(settings.amount)
     F = len(space.names)
     if 0 < settings.total_dims < F:
         raise PolicyError(f"total_dims {settings.total_dims}; allowed: {F}, one per feature")
@@ -567,10 +568,10 @@ def dimgrow(
     assert answer is not None
     _require_some(answer, settings, result.steps)
     kept = dims = answer.kept
-    if settings.params and settings.fill:
+    if settings.amount and settings.fill:
         most = [settings.max_dim] * len(kept)
-        dims = space.fill([float(d) for d in kept], settings.params, most)
-    params = settings.params if settings.fill else 0
+        dims = space.fill([float(d) for d in kept], settings.amount, most)
+    params = settings.amount if settings.fill else 0
     policy = space.policy(dims, params, space.origin("dimgrow", dims, asdict(settings)))
     record = {
         "found": dict(zip(space.names, kept, strict=True)),
@@ -584,7 +585,9 @@ def dimgrow(
     weights = step.best_weights
     if settings.gates_of == "last":
         weights = found_weights(model, step.kept_columns())
-    as_grown = dims == kept and policy.num_params == space.size(dims)  # no wider, no longer tables
+    as_grown = dims == kept and space.allowance.of(policy) == space.size(
+        dims
+    )  # no wider, no longer tables
     columns = [d.values_V for own in model.columns for d in own]  # type: ignore[attr-defined]
     return Found(
         policy,

@@ -48,14 +48,14 @@ def mixed_dimension(
     space = open_space(data, settings, training.fit.seed)
     reads = [max(c.lookups_per_row, 1e-9) for c in space.schema.features]
     weights = [(k / n) ** settings.alpha for k, n in zip(reads, space.rows, strict=True)]
-    if settings.params:
-        space.require_columns(settings.params)
+    if settings.amount:
+        space.require_columns(settings.amount)
         most = [settings.max_dim] * len(weights)
-        dims = space.fill(weights, settings.params, most)
+        dims = space.fill(weights, settings.amount, most)
     else:
         dims = [max(1, round(settings.max_dim * w / max(weights))) for w in weights]
     policy = space.policy(
-        dims, settings.params, space.origin("mixed-dimension", dims, asdict(settings))
+        dims, settings.amount, space.origin("mixed-dimension", dims, asdict(settings))
     )
     record = {"weights": dict(zip(space.names, weights, strict=True))}
     return Found(policy, None, time.perf_counter() - started, 0, record)

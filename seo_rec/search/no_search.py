@@ -35,14 +35,15 @@ def no_search(
     started = time.perf_counter()
     space = open_space(data, settings, training.fit.seed, settings.max_dim)
     dims = [settings.max_dim] * len(space.names)
-    if settings.params:
-        space.require_columns(settings.params)
-        width = min(settings.max_dim, settings.params // sum(space.rows))
-        dims = [width] * len(space.names)
-        left = settings.params - space.size(dims)
+    if settings.amount:
+        space.require_columns(settings.amount)
+        F, widths = len(space.names), range(1, settings.max_dim + 1)
+        width = max(w for w in widths if w == 1 or space.size([w] * F) <= settings.amount)
+        dims = [width] * F
+        left = settings.amount - space.size(dims)
         for i in sorted(range(len(dims)), key=lambda i: (space.rows[i], i)):
-            if width < settings.max_dim and space.rows[i] <= left:
+            if width < settings.max_dim and (cost := space.column(i, width)) <= left:
                 dims[i] += 1
-                left -= space.rows[i]
-    policy = space.policy(dims, settings.params, space.origin("no-search", dims, asdict(settings)))
+                left -= cost
+    policy = space.policy(dims, settings.amount, space.origin("no-search", dims, asdict(settings)))
     return Found(policy, None, time.perf_counter() - started, 0, {})

@@ -120,6 +120,11 @@ class OptEmbedSettings(SpaceSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.num_bytes:
+            raise ValueError(
+                f"num_bytes {self.num_bytes} with optembed, which chooses rows before it knows "
+                "their width; allowed: params, a budget in floats"
+            )
         require(self.variant in VARIANTS, "variant", self.variant, ", ".join(VARIANTS))
         require(self.alpha >= 0, "alpha", self.alpha, "0 or more")
         require(self.threshold_lr > 0, "threshold_lr", self.threshold_lr, "above 0")

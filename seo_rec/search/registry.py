@@ -22,6 +22,7 @@ from seo_rec.methods import (
     PlainSettings,
     find_method,
 )
+from seo_rec.policy import Allowance, allowance_of
 from seo_rec.search.autodim import AutoDimSettings, autodim
 from seo_rec.search.changes import with_changes
 from seo_rec.search.dimgrow import DimGrowSettings, adapt_of, check_adapt, dimgrow
@@ -55,14 +56,14 @@ class ValuesAt(Protocol):
     """Says which settings of a method follow from the budget.
 
     Args:
-        params: The budget in parameters (floats).
+        budget: In parameters (floats) or in bytes, and the precision of stored rows.
         dim: Width of a feature's embedding, in floats.
         training: Of the models that are trained.
         in_comparison: See :meth:`Method.settings_at`.
     """
 
     def __call__(
-        self, params: int, dim: int, training: Training, in_comparison: bool
+        self, budget: Allowance, dim: int, training: Training, in_comparison: bool
     ) -> dict[str, Any]: ...
 
 
@@ -115,7 +116,7 @@ class Method:
 
     def settings_at(
         self,
-        params: int,
+        budget: int | Allowance,
         dim: int,
         training: Training,
         changes: Mapping[str, Any] | None = None,
@@ -125,7 +126,8 @@ class Method:
         """The settings of the method at a budget.
 
         Args:
-            params: The budget in parameters (floats).
+            budget: The budget in parameters (floats), or an allowance, which may be in bytes and
+                says in which type rows are stored.
             dim: Width of a feature's embedding, in floats.
             training: Of the models that are trained.
             changes: Other values, by the names that :func:`~seo_rec.search.changes.with_changes`
@@ -137,7 +139,7 @@ class Method:
         Raises:
             ValueError: A setting that the method does not have, or values that are not allowed.
         """
-        values = self.values_at(params, dim, training, in_comparison)
+        values = self.values_at(allowance_of(budget), dim, training, in_comparison)
         return with_changes(self.settings, {**values, **self.fixed, **(changes or {})})
 
     def changeable(self, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,21 +180,26 @@ class Method:
 
 
 def _space_at(
-    params: int, dim: int, training: Training, in_comparison: bool, *, room: int = 2
+    budget: Allowance, dim: int, training: Training, in_comparison: bool, *, room: int = 2
 ) -> dict[str, Any]:
     """The budget and the widest table: ``room * dim`` floats in a comparison, else ``dim``."""
-    return {"params": params, "max_dim": room * dim if in_comparison else dim}
+    return {**budget.to_json(), "max_dim": room * dim if in_comparison else dim}
 
 
-def _dimgrow_at(params: int, dim: int, training: Training, in_comparison: bool) -> dict[str, Any]:
+def _dimgrow_at(
+    budget: Allowance, dim: int, training: Training, in_comparison: bool
+) -> dict[str, Any]:
     adapt = adapt_of(training.model.backbone)
-    return {**_space_at(params, dim, training, in_comparison), "adapt": adapt}
+    return {**_space_at(budget, dim, training, in_comparison), "adapt": adapt}
 
 
-def _seo_at(params: int, dim: int, training: Training, in_comparison: bool) -> dict[str, Any]:
-    if params < dim or params % dim:
-        raise ValueError(f"a budget of {params} parameters; allowed: a multiple of dim {dim}")
-    return {"budget_rows": params // dim, "dim": dim}
+def _seo_at(budget: Allowance, dim: int, training: Training, in_comparison: bool) -> dict[str, Any]:
+    rows, values = budget.amount // budget.row(dim), budget.to_json()
+    if not rows or (not budget.in_bytes and budget.amount % dim):
+        allowed = "a row of" if budget.in_bytes else "a multiple of"
+        raise ValueError(f"a budget of {budget}; allowed: {allowed} dim {dim}")
+    values.pop("params", None)  # budget_rows says it
+    return {**values, "budget_rows": rows, "dim": dim}
 
 
 def _check_dimgrow(data: DataSet, settings: DimGrowSettings, training: Training) -> None:
@@ -303,8 +310,10 @@ def _decide_plain(
     return Found(policy, None, 0.0, 0, {})
 
 
-def _plain_at(params: int, dim: int, training: Training, in_comparison: bool) -> dict[str, Any]:
-    return {"params": params, "dim": dim}
+def _plain_at(
+    budget: Allowance, dim: int, training: Training, in_comparison: bool
+) -> dict[str, Any]:
+    return {**budget.to_json(), "dim": dim}
 
 
 def find(name: str) -> Method:

@@ -7,16 +7,31 @@ Every feature has a table of its own. How many rows it has is given, how wide it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from seo_rec.data.dataset import DataSet
 from seo_rec.methods import lookup_seed, provenance
-from seo_rec.policy import Codes, Feature, Ids, Lookup, Policy, PolicyError, Table, split_rows
+from seo_rec.policy import (
+    Allowance,
+    Codes,
+    Feature,
+    Ids,
+    Lookup,
+    Policy,
+    PolicyError,
+    Table,
+    allowance_of,
+    split_rows,
+)
+from seo_rec.policy.allowance import allowance_from, without_unset
 from seo_rec.schema import Schema
 
 ADDRESSES = ("auto", "id", "hash")
+COUNTS_FLOATS = Allowance(0)
 LEAST_MEAN_WIDTH = 2  # "auto" hashes if rows for all ids leave less than this to the mean width
 
 
@@ -34,15 +49,20 @@ class SpaceSettings:
         max_dim: Width of the widest table, in floats.
         address: A row per training id (id), hashed rows (hash), or what the budget allows (auto).
         hash_rows: Rows of features that have more ids, where ids are hashed; 0 fills the budget.
+        num_bytes: Budget in bytes to serve, ids included, in place of params; 0: params says it.
+        precision: The type in which rows are stored.
     """
 
     params: int = 0
     max_dim: int = 16
     address: str = "auto"
     hash_rows: int = 0
+    num_bytes: int = field(default=0, kw_only=True)
+    precision: str = field(default="float32", kw_only=True)
 
     def __post_init__(self) -> None:
         require(self.params >= 0, "params", self.params, "0 (no budget) or more")
+        allowance_from(self.params, self.num_bytes, self.precision)
         require(1 <= self.max_dim <= 65536, "max_dim", self.max_dim, "1 to 65536")
         require(self.address in ADDRESSES, "address", self.address, ", ".join(ADDRESSES))
         require(self.hash_rows >= 0, "hash_rows", self.hash_rows, "0 or more")
@@ -51,8 +71,18 @@ class SpaceSettings:
                 f"hash_rows {self.hash_rows} with address {self.address!r}; allowed: hash_rows "
                 "only with address 'hash'"
             )
-        if self.address == "hash" and not (self.hash_rows or self.params):
+        if self.address == "hash" and not (self.hash_rows or self.amount):
             raise ValueError("address 'hash' without a budget; give hash_rows, or params")
+
+    @property
+    def allowance(self) -> Allowance:
+        """The budget and the precision."""
+        return allowance_from(self.params, self.num_bytes, self.precision)
+
+    @property
+    def amount(self) -> int:
+        """The floats or bytes of the budget; 0 where there is none."""
+        return self.num_bytes or self.params
 
 
 def require(holds: bool, name: str, got: object, allowed: str) -> None:
@@ -66,7 +96,8 @@ class Space:
     """Features, and the rows of the table of each; ``vocabularies`` of those addressed by id.
 
     ``max_dim``: the widest a feature may be; 0: no limit. ``codes``: of features that are hashed
-    into more rows than their tables have, the row of each hash; each counts like a float.
+    into more rows than their tables have, the row of each hash. ``allowance``: how rows, ids and
+    codes are counted, in floats or in bytes, and the precision of the tables.
     """
 
     schema: Schema
@@ -75,15 +106,28 @@ class Space:
     seed: int
     max_dim: int = 0
     codes: Mapping[str, Codes] = field(default_factory=dict)
+    allowance: Allowance = COUNTS_FLOATS
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(c.name for c in self.schema.features)
 
     def size(self, dims: Sequence[int]) -> int:
-        """Floats of the tables at widths ``dims``, and the codes of features of width 1 or more."""
-        codes = sum(self.codes[n].size for n, d in self._widths(dims) if d and n in self.codes)
-        return codes + sum(r * d for r, d in zip(self.rows, dims, strict=True))
+        """What widths ``dims`` take, with the ids and codes of features of width 1 or more."""
+        return sum(self._cost(i, d) for i, d in enumerate(dims))
+
+    def _cost(self, feature: int, dim: int) -> int:
+        """What a feature takes at one width: nothing at width 0."""
+        if not dim:
+            return 0
+        name, count = self.names[feature], self.allowance
+        ids = count.ids(len(self.vocabularies[name])) if name in self.vocabularies else 0
+        codes = count.codes(self.codes[name].size) if name in self.codes else 0
+        return self.rows[feature] * count.row(dim) + ids + codes
+
+    def column(self, feature: int, dim: int) -> int:
+        """What a further column of a feature takes that is ``dim`` wide already."""
+        return self._cost(feature, dim + 1) - self._cost(feature, dim)
 
     def _widths(self, dims: Sequence[int]) -> Iterator[tuple[str, int]]:
         return zip(self.names, dims, strict=True)
@@ -93,7 +137,8 @@ class Space:
     ) -> Policy:
         """Tables of widths ``dims``; features of width 0 are dropped.
 
-        If ``params`` is given, the rest of it is used up. Hashed tables, if there are any, take
+        If ``params`` (floats, or bytes where the space counts them) is given, the rest of it is
+        used up. Hashed tables, if there are any, take
         more rows, so that less than one row of the narrowest stays unused. Where all tables have
         the rows they need, the next column is bought although not all its rows fit: one feature,
         of the fewest rows that are too many, gets a further column whose rows are hashed. Nothing
@@ -105,12 +150,16 @@ class Space:
         hashed = [i for i in served if self.names[i] not in found]
         left = params - self.size(dims)
         if params and hashed:
-            weights = [rows[i] * dims[i] for i in hashed]
-            shared = split_rows(left + sum(weights), [dims[i] for i in hashed], weights)
+            costs = [self.allowance.row(dims[i]) for i in hashed]
+            weights = [rows[i] * c for i, c in zip(hashed, costs, strict=True)]
+            shared = split_rows(left + sum(weights), costs, weights)
             for i, r in zip(hashed, shared, strict=True):
                 rows[i] = r
-        room = [i for i in served if left < rows[i] and not dims[i] == self.max_dim > 0]
-        last = min(room, key=lambda i: rows[i]) if left > 0 and room and not hashed else None
+        room = [
+            i for i in served if left < self.column(i, dims[i]) and not dims[i] == self.max_dim > 0
+        ]
+        further = left // self.allowance.row(1)
+        last = min(room, key=lambda i: rows[i]) if further > 0 and room and not hashed else None
         tables, features = [], []
         for i in served:
             name = self.names[i]
@@ -123,12 +172,12 @@ class Space:
             elif i in hashed:
                 lookups = [Lookup(name, "hash", seed)]
             if i == last:
-                tables.append(Table(f"{name}:last", left, 1))
+                tables.append(Table(f"{name}:last", further, 1))
                 seed = lookup_seed(self.seed, name, "last")
                 lookups.append(Lookup(f"{name}:last", "hash", seed))
             features.append(Feature(name, tuple(lookups)))
         dropped = tuple(n for n, d in self._widths(dims) if d == 0)
-        return Policy(
+        policy = Policy(
             tuple(tables),
             tuple(features),
             dropped,
@@ -136,15 +185,16 @@ class Space:
             origin or {},
             codes={n: c for n, c in self.codes.items() if n not in dropped},
         )
+        return self.allowance.typed(policy)
 
     def require_columns(self, params: int, least: int = 1) -> None:
         """PolicyError unless ``least`` columns of every feature fit into ``params``."""
-        needed = least * sum(self.rows)
+        needed = self.size([least] * len(self.rows))
         if params and params < needed:
             raise PolicyError(
-                f"a budget of {params} parameters is less than {least} column(s) of each of "
-                f"{len(self.rows)} tables of {sum(self.rows)} rows; the smallest feasible budget "
-                f"is {needed}; raise it, or set address=hash"
+                f"a budget of {params} {self.allowance.unit} is less than {least} column(s) of "
+                f"each of {len(self.rows)} tables of {sum(self.rows)} rows; the smallest feasible "
+                f"budget is {needed}; raise it, or set address=hash"
             )
 
     def fill(
@@ -158,7 +208,7 @@ class Space:
 
         Args:
             weights: one per feature; a feature of weight 0 gets no column.
-            params: floats.
+            params: floats, or bytes where the space counts them.
             most: largest width of each feature.
             least: smallest width of the features of weight above 0.
 
@@ -169,20 +219,20 @@ class Space:
         left = params - self.size(dims)
         if left < 0:
             raise PolicyError(
-                f"a budget of {params} parameters; {least} column(s) of each feature that is kept "
-                f"take {self.size(dims)}; raise it, or set address=hash"
+                f"a budget of {params} {self.allowance.unit}; {least} column(s) of each feature "
+                f"that is kept take {self.size(dims)}; raise it, or set address=hash"
             )
         while True:
             room = [
                 i
                 for i, d in enumerate(dims)
-                if weights[i] > 0 and d < most[i] and self.rows[i] <= left
+                if weights[i] > 0 and d < most[i] and self.column(i, d) <= left
             ]
             if not room:
                 return dims
             i = max(room, key=lambda i: (weights[i] / (dims[i] + 1), -i))
+            left -= self.column(i, dims[i])
             dims[i] += 1
-            left -= self.rows[i]
 
     def best_columns(
         self, scores: Sequence[Sequence[float]], params: int, least: int = 0
@@ -191,7 +241,7 @@ class Space:
 
         Args:
             scores: for every feature the scores of its candidate columns.
-            params: floats.
+            params: floats, or bytes where the space counts them.
             least: this many of every feature's best columns are taken before all others.
         """
         ranked = sorted(
@@ -201,9 +251,9 @@ class Space:
         )
         dims, left = [0] * len(scores), params
         for _, _, i in ranked:
-            if self.rows[i] <= left:
+            if (cost := self.column(i, dims[i])) <= left:
                 dims[i] += 1
-                left -= self.rows[i]
+                left -= cost
         return dims
 
     def origin(
@@ -211,13 +261,19 @@ class Space:
     ) -> dict[str, Any]:
         """What the policy records about where it came from."""
         widths = dict(self._widths(dims))
-        return {**provenance(self.schema, method, seed=self.seed, **settings), "dims": widths}
+        told = without_unset(settings)
+        return {**provenance(self.schema, method, seed=self.seed, **told), "dims": widths}
 
 
-def fits_by_id(schema: Schema, params: int) -> bool:
-    """Whether a row per training id leaves a mean width of ``LEAST_MEAN_WIDTH`` to the tables."""
-    rows = sum((c.vocab_size or 0) + 1 for c in schema.features)
-    return LEAST_MEAN_WIDTH * rows <= params
+def fits_by_id(schema: Schema, budget: int | Allowance) -> bool:
+    """Whether a row per training id leaves a mean width of ``LEAST_MEAN_WIDTH`` to the tables.
+
+    In bytes the ids count.
+    """
+    allowance = allowance_of(budget)
+    ids = sum(c.vocab_size or 0 for c in schema.features)
+    rows = ids + len(schema.features)
+    return rows * allowance.row(LEAST_MEAN_WIDTH) + allowance.ids(ids) <= allowance.amount
 
 
 def open_space(
@@ -236,25 +292,38 @@ def open_space(
     exact = [(c.vocab_size or 0) + 1 for c in schema.features]
     address = settings.address
     if address == "auto":
-        fits = not settings.params or fits_by_id(schema, settings.params)
+        fits = not settings.amount or fits_by_id(schema, settings.allowance)
         address = "id" if fits else "hash"
     most = max(exact)
     if address == "hash":
-        budget = int(settings.params / (mean_dim or settings.max_dim / 2))
-        most = settings.hash_rows or _level(exact, budget)
+        mean = mean_dim or settings.max_dim / 2
+        most = settings.hash_rows or _level(exact, settings.allowance, mean)
     rows = tuple(min(r, most) for r in exact)
     vocabularies = {
         name: data.vocabulary(name) for name, r in zip(names, exact, strict=True) if r <= most
     }
-    return Space(schema, rows, vocabularies, seed, settings.max_dim)
+    counts = settings.allowance
+    return Space(schema, rows, vocabularies, seed, settings.max_dim, allowance=counts)
 
 
-def _level(exact: Sequence[int], budget: int) -> int:
-    """The largest m with ``sum_f min(rows_f, m) <= budget``, at least 1."""
+def _level(exact: Sequence[int], allowance: Allowance, mean: float) -> int:
+    """The largest m for which min(rows_f, m) rows per feature fit at the mean width, at least 1.
+
+    In bytes the ids count of features that have a row for each.
+    """
+
+    def takes(most: int) -> float:
+        rows = sum(min(r, most) for r in exact)
+        if not allowance.in_bytes:
+            return rows * mean
+        return rows * allowance.row(math.ceil(mean)) + sum(
+            allowance.ids(r - 1) for r in exact if r <= most
+        )
+
     low, high = 1, max(exact)
     while low < high:
         middle = (low + high + 1) // 2
-        if sum(min(r, middle) for r in exact) <= budget:
+        if takes(middle) <= allowance.amount:
             low = middle
         else:
             high = middle - 1

@@ -100,8 +100,8 @@ def saliency(model: RecModel, gate: ColumnMask, stream: Stream, batches: int = 0
 def choose(space: Space, scores_FD: torch.Tensor, settings: SsedsSettings) -> list[int]:
     """Widths by one ranking of all columns: the best share, or the best that fit the budget."""
     rows = scores_FD.tolist()
-    if settings.params:
-        return space.best_columns(rows, settings.params, settings.min_dim)
+    if settings.amount:
+        return space.best_columns(rows, settings.amount, settings.min_dim)
     columns = max(1, round(settings.keep * scores_FD.numel()))
     forced = settings.min_dim * len(rows)
     level = Space(space.schema, (1,) * len(rows), {}, space.seed)  # every column costs one
@@ -118,7 +118,7 @@ def sseds(
     """
     f = training.fit
     space = open_space(data, settings, f.seed)
-    space.require_columns(settings.params, max(1, settings.min_dim))
+    space.require_columns(settings.amount, max(1, settings.min_dim))
     F, D = len(space.names), settings.max_dim
     train, val = train_stream(data, f), eval_stream(data, "val")
     gate = ColumnMask(F * D)
@@ -131,7 +131,7 @@ def sseds(
     looked_at = share_stream(data, settings.split, f.batch_size)
     scores_FD = saliency(inner_model(model), gate, looked_at, settings.batches).view(F, D)
     dims = choose(space, scores_FD, settings)
-    policy = space.policy(dims, settings.params, space.origin("sseds", dims, asdict(settings)))
+    policy = space.policy(dims, settings.amount, space.origin("sseds", dims, asdict(settings)))
     peak = table_bytes(model, optimizers)
     record = {"saliency": dict(zip(space.names, scores_FD.tolist(), strict=True))}
     seconds = result.seconds + time.perf_counter() - trained  # those before a resume as well

@@ -25,6 +25,7 @@ from seo_rec.train.policy_fit import (
     check_storage,
     fit_policy,
     optimizers_of,
+    store_,
 )
 from seo_rec.train.ranks import (
     LaunchError,
@@ -89,6 +90,7 @@ __all__ = [
     "set_rng_states",
     "shard",
     "share_stream",
+    "store_",
     "topology_here",
     "train_stream",
     "weights_digest",

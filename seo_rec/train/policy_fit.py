@@ -9,15 +9,16 @@ import torch
 from torch import nn
 
 from seo_rec.data.dataset import DataSet
+from seo_rec.embed.quantize import serve_stored_
 from seo_rec.methods import inner_policy
 from seo_rec.model import build_model
 from seo_rec.plan import rates_of
-from seo_rec.policy import Policy
+from seo_rec.policy import Policy, stored_types
 from seo_rec.runs import RunError
 from seo_rec.settings import FitSettings, Training
 from seo_rec.train.loop import FitResult, fit
 from seo_rec.train.memory import memory_said, require_memory
-from seo_rec.train.optimizers import make_optimizers
+from seo_rec.train.optimizers import inner_model, make_optimizers
 from seo_rec.train.ranks import ranks
 from seo_rec.train.sharding import shard
 from seo_rec.train.streams import eval_stream, train_stream
@@ -109,6 +110,28 @@ def fit_policy(
         optimizers = optimizers_of(model, settings)
         result = fit(model, train, val, optimizers, settings, out=out, title=title)
     return Trained(model, result, carried)
+
+
+def store_(model: nn.Module, policy: Policy) -> bool:
+    """Put the tables of a trained model through the types of its policy, as they are served.
+
+    Args:
+        model: What :func:`fit_policy` trained, with tables of one layer; its tables are changed.
+        policy: The policy that it was built from.
+
+    Returns:
+        Whether the model now is as it is served. It is not if several processes hold parts of its
+        tables, whose rows then stay float32.
+
+    Raises:
+        ValueError: A type cannot hold the numbers of a table.
+    """
+    if stored_types(policy) == ["float32"]:
+        return True
+    if ranks().world_size > 1:
+        return False
+    serve_stored_(inner_model(model).embedding, policy)
+    return True
 
 
 def optimizers_of(model: nn.Module, settings: FitSettings) -> dict[str, torch.optim.Optimizer]:

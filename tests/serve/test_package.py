@@ -10,11 +10,11 @@ import pytest
 import torch
 from served import as_inputs, parts_of, written
 
-from cases import BUILDABLE, POLICIES
+from cases import BUILDABLE, METHODS, POLICIES, SCHEMAS
 from seo_rec import methods, recipes
 from seo_rec.export import export_run
 from seo_rec.export.program import UnknownOperationError, program_of
-from seo_rec.policy import DTYPES, Array, Feature, Lookup, Policy, Table
+from seo_rec.policy import DTYPES, Allowance, Array, Feature, Lookup, Policy, Table
 from seo_rec.serve import PackageError, Predictor, read_package
 from seo_rec.serve.layout import EMBEDDINGS_FILE, MANIFEST_FILE
 
@@ -60,6 +60,16 @@ def test_bytes_of_every_policy(name, tmp_path):
         np.testing.assert_array_equal(package.policy.codes[codes], numbers)
 
 
+@pytest.mark.parametrize("method", [n for n, m in METHODS.items() if m.exact])
+def test_a_budget_in_bytes_is_the_size_of_the_file(method, tmp_path):
+    """Within a row: what a method is given in bytes is what its package takes."""
+    for precision in ("int8", "int4"):
+        policy = METHODS[method].make(SCHEMAS["three"], Allowance(20_000, "bytes", precision), 0)
+        written(tmp_path, policy)
+        size = bytes_without_header(tmp_path / EMBEDDINGS_FILE)
+        assert 20_000 - 12 < size == policy.num_bytes <= 20_000
+
+
 def test_equal_runs_give_equal_bytes(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -98,7 +108,7 @@ def test_mlet_is_served_as_one_layer(tiny_data, tmp_path):
 
 def test_what_a_type_cannot_hold_is_refused():
     policy = POLICIES["one-row"]
-    from seo_rec.embed.quantize import with_precision
+    from seo_rec.policy import with_precision
     from seo_rec.serve.writing import stored_embeddings
 
     with pytest.raises(ValueError, match="table 'a': a weight of size 1e\\+06"):

@@ -20,7 +20,7 @@ from seo_rec.policy import Policy
 from seo_rec.search.progress import Progress
 from seo_rec.search.run_off.candidates import Candidate
 from seo_rec.search.run_off.settings import RunOff
-from seo_rec.train import Training, eval_stream, evaluate, fit_policy, ranks
+from seo_rec.train import Training, eval_stream, evaluate, fit_policy, ranks, store_
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +120,8 @@ class Contest:
             policy = self.candidates[name].policy
             title = f"{name}, second seed" if training is self.again else name
             trained = fit_policy(self.data, policy, training, title=title)
+            if training.model.mlet is None:
+                store_(trained.model, policy)  # what is compared is what would be served
             metrics, z, _ = evaluate(trained.model, eval_stream(self.data, "val", policy.columns))
             seconds = trained.result.seconds
             found = {

@@ -8,12 +8,12 @@ from typing import Any
 
 from seo_rec import methods
 from seo_rec.data.dataset import DataSet
-from seo_rec.policy import Feature, Policy
+from seo_rec.policy import Allowance, Feature, Policy, allowance_of
 from seo_rec.schema import Schema
 from seo_rec.search.mixed_dimension import MixedDimensionSettings, mixed_dimension
 from seo_rec.search.no_search import NoSearchSettings, no_search
 from seo_rec.search.run_off.candidates import Candidate
-from seo_rec.search.space import SpaceSettings, fits_by_id
+from seo_rec.search.space import fits_by_id
 from seo_rec.train import FitSettings, Training
 
 MIXED = "mixed-dimension"
@@ -25,18 +25,23 @@ class Shape:
     """The sizes that plain candidates share with the search they stand against.
 
     Args:
-        params: The budget, floats.
+        params: The budget: floats, or an allowance in bytes with the precision.
         dim: Width of a feature's embedding.
         chunk_dim: Width of a chunk.
         widest: The widest that the search can make a feature.
         seed: Salt of the hash functions.
     """
 
-    params: int
+    params: int | Allowance
     dim: int
     chunk_dim: int
     widest: int
     seed: int
+
+    @property
+    def allowance(self) -> Allowance:
+        """The budget, counted in floats or in bytes, and the precision."""
+        return allowance_of(self.params)
 
 
 def plain_candidates(
@@ -68,7 +73,7 @@ def by_chunks(schema: Schema, shape: Shape, lookups: Sequence[int]) -> list[Cand
     return [
         Candidate(
             f"trivial-{k}x{shape.dim // k}",
-            methods.multi_size(schema, shape.params, shape.dim, lookups=k, seed=shape.seed),
+            methods.multi_size(schema, shape.allowance, shape.dim, lookups=k, seed=shape.seed),
         )
         for k in dict.fromkeys((shape.dim // shape.chunk_dim, *lookups))
         if shape.dim % k == 0
@@ -82,10 +87,10 @@ def by_id(data: DataSet, shape: Shape) -> list[Candidate]:
     that the search can make a feature. None where they do not fit
     (:func:`seo_rec.search.space.fits_by_id`).
     """
-    if not fits_by_id(data.schema, shape.params):
+    if not fits_by_id(data.schema, shape.allowance):
         return []
     return [
-        Candidate(f"trivial-{kind}", _widths(kind, data, shape, shape.params))
+        Candidate(f"trivial-{kind}", _widths(kind, data, shape, shape.allowance))
         for kind in (EQUAL, MIXED)
     ]
 
@@ -96,28 +101,27 @@ def both(data: DataSet, shape: Shape) -> list[Candidate]:
     What a feature has of its own cannot collide, and what it shares makes it wider. None where
     half the budget is too little (:func:`seo_rec.search.space.fits_by_id`).
     """
-    half = shape.params // 2
+    whole = shape.allowance
+    half = whole.with_amount(whole.amount // 2)
     if not fits_by_id(data.schema, half):
         return []
     own = _widths(MIXED, data, shape, half)
-    k, rest = shape.dim // shape.chunk_dim, shape.params - own.num_params
+    k, rest = shape.dim // shape.chunk_dim, whole.with_amount(whole.amount - whole.of(own))
     shared = methods.multi_size(data.schema, rest, shape.dim, lookups=k, seed=shape.seed)
     method = f"{MIXED}-and-{k}x{shape.chunk_dim}"
     origin = methods.provenance(
-        data.schema, method, params=shape.params, dim=shape.dim, seed=shape.seed
+        data.schema, method, **whole.to_json(), dim=shape.dim, seed=shape.seed
     )
     policy = side_by_side(own, shared, origin)
     return [Candidate(f"trivial-{method}", policy, of_both_kinds=True)]
 
 
-def _widths(kind: str, data: DataSet, shape: Shape, params: int) -> Policy:
+def _widths(kind: str, data: DataSet, shape: Shape, allowance: Allowance) -> Policy:
     training = Training(fit=FitSettings(seed=shape.seed))
-    sizes = SpaceSettings(params, shape.widest, "id")
+    sizes = {"max_dim": shape.widest, "address": "id", **allowance.to_json()}
     if kind == EQUAL:
-        settings = NoSearchSettings(sizes.params, sizes.max_dim, sizes.address)
-        return no_search(data, settings, training).policy
-    mixed = MixedDimensionSettings(sizes.params, sizes.max_dim, sizes.address)
-    return mixed_dimension(data, mixed, training).policy
+        return no_search(data, NoSearchSettings(**sizes), training).policy
+    return mixed_dimension(data, MixedDimensionSettings(**sizes), training).policy
 
 
 def side_by_side(own: Policy, shared: Policy, origin: Mapping[str, Any]) -> Policy:

@@ -15,6 +15,7 @@ from torch import nn
 from seo_rec.data.dataset import DataSet
 from seo_rec.methods import lookup_seed, provenance
 from seo_rec.policy import Feature, Lookup, Policy, Table, split_rows
+from seo_rec.policy.allowance import without_unset
 from seo_rec.schema import Schema
 from seo_rec.search.held_out import Cooling, HeldOut, HeldOutStep
 from seo_rec.search.seo.settings import SeoSettings
@@ -42,7 +43,7 @@ def search_space(schema: Schema, settings: SeoSettings, seed: int = 0) -> Policy
         for column in schema.features
     )
     tables = tuple(Table(f"chunk{i}", r, D) for i, r in enumerate(rows))
-    origin = provenance(schema, "seo-search", seed=seed, **asdict(settings))
+    origin = provenance(schema, "seo-search", seed=seed, **without_unset(asdict(settings)))
     return Policy(tables, features, provenance=origin)
 
 

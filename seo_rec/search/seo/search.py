@@ -19,6 +19,7 @@ from seo_rec.files import write_json
 from seo_rec.model import build_model
 from seo_rec.plan import rates_of
 from seo_rec.policy import Policy
+from seo_rec.policy.allowance import without_unset
 from seo_rec.runs import claim_run
 from seo_rec.runs.layout import ATTENTIONS_FOLDER, RESULT_FILE, SCORES_FOLDER
 from seo_rec.search.found import Found
@@ -82,7 +83,7 @@ def search_attention(
     read, and an unfinished search is resumed.
     """
     seed = training.fit.seed
-    asked = _asked("attention", data, asdict(settings), training)
+    asked = _asked("attention", data, without_unset(asdict(settings)), training)
     folder = out / f"attention-{settings.chunk_dim}-seed{seed}-{_key(asked)}"
     here = ranks()
     finished = here.on_first(lambda: _finished(folder, asked))
@@ -213,7 +214,9 @@ def paper_policy(searched: Searched, settings: SeoSettings, strategy: str) -> Po
     """The paper's policy: the chosen chunks, applied by a strategy, or not at all (``none``)."""
     total = settings.chosen(searched.alpha.shape[0])
     chosen = select(searched.space, searched.alpha, total, settings.min_chunks)
-    return chosen if strategy == "none" else apply.STRATEGIES[strategy](chosen, settings.params)
+    if strategy == "none":
+        return settings.allowance.typed(chosen)
+    return apply.STRATEGIES[strategy](chosen, settings.allowance)
 
 
 def _candidates(
@@ -237,18 +240,18 @@ def _candidates(
         for least in sorted({0, settings.min_chunks}):
             chosen = select(found.space, found.alpha, total, least)
             for name, strategy in apply.STRATEGIES.items():
-                policy = strategy(chosen, settings.params)
+                policy = strategy(chosen, settings.allowance)
                 origin = {"chunk_dim": width, "min_chunks": least, "apply": name}
                 label = f"seo-{width}-min{least}-{name}"
                 candidates.append(Candidate(label, policy, True, origin))
-        if by_rows and fits_by_id(schema, settings.params):
+        if by_rows and fits_by_id(schema, settings.allowance):
             policy = by_id(data, found.alpha, of_width, seed)
             candidates.append(Candidate(f"seo-{width}-by-id", policy, True, {"chunk_dim": width}))
     return candidates, searches
 
 
 def _shape(settings: SeoSettings, seed: int) -> Shape:
-    return Shape(settings.params, settings.dim, settings.chunk_dim, settings.search_dim, seed)
+    return Shape(settings.allowance, settings.dim, settings.chunk_dim, settings.search_dim, seed)
 
 
 def _attentions_record(searches: Mapping[int, Searched]) -> dict[str, Any]:

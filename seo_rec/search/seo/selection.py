@@ -78,7 +78,8 @@ def by_id(data: DataSet, alpha: torch.Tensor, settings: SeoSettings, seed: int =
     Raises:
         PolicyError: one column of every feature does not fit.
     """
-    space = open_space(data, SpaceSettings(settings.params, settings.search_dim, "id"), seed)
-    weights = alpha.sum(1).tolist()
-    dims = space.fill(weights, settings.params, [settings.search_dim] * len(weights))
-    return space.policy(dims, settings.params, space.origin("seo-by-id", dims, asdict(settings)))
+    sizes = {"max_dim": settings.search_dim, "address": "id", **settings.allowance.to_json()}
+    wanted = SpaceSettings(**sizes)
+    space, weights = open_space(data, wanted, seed), alpha.sum(1).tolist()
+    dims = space.fill(weights, wanted.amount, [settings.search_dim] * len(weights))
+    return space.policy(dims, wanted.amount, space.origin("seo-by-id", dims, asdict(settings)))

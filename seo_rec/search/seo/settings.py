@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from seo_rec.policy import Allowance
+from seo_rec.policy.allowance import allowance_from, without_unset
 from seo_rec.search.run_off import RunOff
 
 APPLY = ("none", "exact", "round-robin")
@@ -31,6 +33,8 @@ class SeoSettings:
         search_split: Rows that train the attention: train, or held-out for validation rows.
         warmup_epochs: Epochs before the steps on held-out rows begin.
         logit_lr: Learning rate of the logits of the attention.
+        num_bytes: Budget in bytes to serve; budget_rows then sizes the search alone. 0: no bytes.
+        precision: The type in which rows are stored.
     """
 
     budget_rows: int = 6000
@@ -48,6 +52,8 @@ class SeoSettings:
     search_split: str = "train"
     warmup_epochs: int = 1
     logit_lr: float = 5e-3
+    num_bytes: int = field(default=0, kw_only=True)
+    precision: str = field(default="float32", kw_only=True)
 
     @property
     def search_bytes(self) -> int:
@@ -89,6 +95,7 @@ class SeoSettings:
                 f"warmup_epochs {self.warmup_epochs} with search_split 'train' would be ignored; "
                 "allowed with search_split 'held-out'"
             )
+        allowance_from(0, self.num_bytes, self.precision)
         if not self.logit_lr > 0:
             raise ValueError(f"logit_lr is {self.logit_lr}; allowed: above 0")
 
@@ -101,6 +108,11 @@ class SeoSettings:
     def params(self) -> int:
         """P = B_base * D, the floats of the final model's tables."""
         return self.budget_rows * self.dim
+
+    @property
+    def allowance(self) -> Allowance:
+        """The budget of the final model, in floats or in bytes, and the precision."""
+        return allowance_from(0 if self.num_bytes else self.params, self.num_bytes, self.precision)
 
     def chosen(self, num_features: int) -> int:
         """M: chunks that ``select`` takes in all."""
@@ -141,7 +153,7 @@ class SeoSearch(SeoSettings):
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, the rule of the run-off included: a change of it is another search."""
-        values = asdict(self)
+        values = without_unset(asdict(self))
         if self.run_off is not None:
             values["run_off"] = self.run_off.to_json()
         return values

@@ -1,0 +1,174 @@
+"""How much a policy may take to serve: a number of floats, or of bytes at a precision."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+from seo_rec.policy.dtypes import BITS, DTYPES, FLOAT_BYTES, SCALE_BYTES, row_bytes
+from seo_rec.policy.entries import Budget, PolicyError
+from seo_rec.policy.policy import Policy
+
+FLOATS, BYTES = "parameters", "bytes"
+ID_BYTES, CODE_BYTES = 8, 4
+_NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kKMG]?)(i?)B?")
+_POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3}
+_LARGEST = 2**62
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What a policy may take to serve.
+
+    In floats it is counted as :attr:`seo_rec.policy.Policy.num_params` counts, so that ids are
+    free. In bytes it is counted as :attr:`seo_rec.policy.Policy.num_bytes` counts: rows in the
+    precision, with scales and offsets, 8 for every id of a vocabulary, 4 for every code.
+
+    Args:
+        amount: How many floats or bytes.
+        unit: ``parameters`` (floats) or ``bytes``.
+        precision: The type of stored rows, one of :data:`seo_rec.policy.DTYPES`.
+
+    Raises:
+        ValueError: The unit or the precision is unknown.
+    """
+
+    amount: int
+    unit: str = FLOATS
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.unit not in (FLOATS, BYTES):
+            raise ValueError(f"unit {self.unit!r}; allowed: {FLOATS}, {BYTES}")
+        check_precision(self.precision)
+
+    @property
+    def in_bytes(self) -> bool:
+        """Whether it is a number of bytes."""
+        return self.unit == BYTES
+
+    def row(self, dim: int) -> int:
+        """What a row of ``dim`` floats takes."""
+        return row_bytes(dim, self.precision) if self.in_bytes else dim
+
+    def ids(self, count: int) -> int:
+        """What so many ids of vocabularies take; nothing where floats are counted."""
+        return ID_BYTES * count if self.in_bytes else 0
+
+    def codes(self, count: int) -> int:
+        """What so many codes take."""
+        return CODE_BYTES * count if self.in_bytes else count
+
+    def flat(self) -> tuple[int, int, int]:
+        """Of a flat array: the cost of its smallest part, the floats of that, and a fixed cost."""
+        if not self.in_bytes:
+            return 1, 1, 0
+        if self.precision in FLOAT_BYTES:
+            return FLOAT_BYTES[self.precision], 1, 0
+        return 1, 8 // BITS[self.precision], SCALE_BYTES
+
+    def of(self, policy: Policy) -> int:
+        """What a policy takes whose tables have their types already."""
+        return policy.num_bytes if self.in_bytes else policy.num_params
+
+    def with_amount(self, amount: int) -> Allowance:
+        """Another amount, counted alike."""
+        return replace(self, amount=amount)
+
+    def typed(self, policy: Policy) -> Policy:
+        """The policy with the precision for all tables and arrays; as it is for floats alone."""
+        says = self.in_bytes or self.precision != "float32"
+        return with_precision(policy, self.precision) if says else policy
+
+    def to_json(self) -> dict[str, Any]:
+        """What a policy records: ``params`` or ``num_bytes``, and a precision but float32."""
+        told: dict[str, Any] = {"num_bytes" if self.in_bytes else "params": self.amount}
+        return told if self.precision == "float32" else {**told, "precision": self.precision}
+
+    def budget(self) -> Budget | None:
+        """The budget that a policy records; None for nothing."""
+        if not self.amount:
+            return None
+        return Budget(num_bytes=self.amount) if self.in_bytes else Budget(params=self.amount)
+
+    def __str__(self) -> str:
+        kept = "" if self.precision == "float32" else f", rows as {self.precision}"
+        return f"{self.amount} {self.unit}{kept}"
+
+
+def allowance_of(budget: int | Allowance) -> Allowance:
+    """A whole number counts floats."""
+    return budget if isinstance(budget, Allowance) else Allowance(budget)
+
+
+def allowance_from(params: int, num_bytes: int, precision: str) -> Allowance:
+    """The allowance of settings: bytes where ``num_bytes`` is above 0, else floats.
+
+    Raises:
+        ValueError: Both numbers are given, one is negative, or the precision is unknown.
+    """
+    for name, number in (("params", params), ("num_bytes", num_bytes)):
+        if number < 0:
+            raise ValueError(f"{name} is {number}; allowed: 0 or more")
+    if params and num_bytes:
+        raise ValueError(f"params {params} and num_bytes {num_bytes}; allowed: one of the two")
+    return Allowance(num_bytes or params, BYTES if num_bytes else FLOATS, precision)
+
+
+def without_unset(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as records keep them: as earlier releases did where the budget is in floats.
+
+    A number of bytes of 0 and the precision float32 are left out.
+    """
+    unset = {"num_bytes": 0, "precision": "float32"}
+    return {k: v for k, v in values.items() if k not in unset or unset[k] != v}
+
+
+def check_precision(precision: str) -> None:
+    """ValueError unless ``precision`` is a type in which rows can be stored."""
+    if precision not in DTYPES:
+        raise ValueError(f"precision {precision!r}; allowed: {', '.join(DTYPES)}")
+
+
+def stored_types(policy: Policy) -> list[str]:
+    """The types in which the rows of tables and arrays are stored, sorted."""
+    return sorted({t.dtype for t in policy.tables} | {a.dtype for a in policy.arrays})
+
+
+def with_precision(policy: Policy, precision: str | None) -> Policy:
+    """The policy with this type for every table and array; None changes nothing.
+
+    Raises:
+        ValueError: There is no such type.
+    """
+    if precision is None:
+        return policy
+    check_precision(precision)
+    return replace(
+        policy,
+        tables=tuple(replace(t, dtype=precision) for t in policy.tables),
+        arrays=tuple(replace(a, dtype=precision) for a in policy.arrays),
+    )
+
+
+def read_bytes(text: str) -> int:
+    """``384k`` as a number of bytes: k, M and G are powers of 1000; Ki, Mi and Gi of 1024.
+
+    A B may follow, as in ``384kB`` and ``1.5 MiB``.
+
+    Raises:
+        PolicyError: No such number, not whole bytes, or less than one.
+    """
+    read = _NUMBER.fullmatch(text.strip())
+    found = Fraction(0)
+    if read and not (read[3] and not read[2]):
+        found = Fraction(read[1]) * (1024 if read[3] else 1000) ** _POWERS[read[2]]
+    if found.denominator != 1 or not 1 <= found <= _LARGEST:
+        raise PolicyError(
+            f"{text!r} is no number of bytes; allowed: a whole number of 1 or more, with k, M or G "
+            "(powers of 1000) or Ki, Mi or Gi (powers of 1024) behind it, as 384k or 1.5Mi"
+        )
+    return int(found)
