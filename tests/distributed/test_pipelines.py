@@ -58,9 +58,10 @@ def _detach(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def _pipelined(monkeypatch: pytest.MonkeyPatch) -> None:
     """``fit`` trains sharded models by the pipeline of GPUs."""
 
-    def make(model: Any, optimizers: Any, ranks: Ranks, alone: bool) -> Any:
-        steps = PlainSteps if ranks.world_size == 1 else PipelinedSteps
-        return steps(model, optimizers, ranks, *[True] * (ranks.world_size > 1))
+    def make(model: Any, optimizers: Any, ranks: Ranks, alone: bool, clip_norm: float) -> Any:
+        if ranks.world_size == 1:
+            return PlainSteps(model, optimizers, ranks, clip_norm=clip_norm)
+        return PipelinedSteps(model, optimizers, ranks, True, clip_norm=clip_norm)
 
     monkeypatch.setattr("seo_rec.train.loop.make_steps", make)
 
