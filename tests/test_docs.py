@@ -84,6 +84,7 @@ LATER = (
     "serving.md",
     "server.md",
     "package-format.md",
+    "storage.md",
 )  # half of 52,400 words were there before
 
 
