@@ -91,6 +91,7 @@ LATER = (
     "training.md",
     "uvm.md",
     "large-data.md",
+    "storage.md",
 )  # half of 52,400 words were there before
 
 

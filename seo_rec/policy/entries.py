@@ -49,7 +49,7 @@ class Table:
     """An embedding table of ``num_rows`` rows of ``dim`` floats.
 
     ``dtype`` says how a row is stored to be served, one of :data:`seo_rec.policy.DTYPES`. Training
-    holds float32, whatever it says.
+    holds what its own ``storage`` says, float32 by default.
     """
 
     name: str
