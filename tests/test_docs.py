@@ -85,6 +85,7 @@ LATER = (
     "server.md",
     "package-format.md",
     "large-data.md",
+    "prepared-format.md",
 )  # half of 52,400 words were there before
 
 
