@@ -470,6 +470,24 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",")) if text else ()
 
 
+@app.command("import")
+def import_(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder with train/part-*.parquet, and val and test likewise.")
+    ],
+    label: Annotated[
+        str | None, typer.Option(help="Column of labels. (default: label)", show_default=False)
+    ] = None,
+    no_vocabulary: NoVocabulary = False,
+) -> None:
+    """Rows that DuckDB, Spark, Ray Data or Polars wrote: verify them and complete the folder."""
+    from seo_rec.data.imported import import_folder
+
+    with _reporting(folder) as done:
+        require_one_process("an import")
+        done.append(import_folder(folder, label=label, counted=not no_vocabulary, progress=True))
+
+
 @app.command()
 def verify(
     data: Annotated[Path, typer.Argument(help="Prepared data set, a folder with schema.json.")],
@@ -512,7 +530,7 @@ def _show(schema: Schema, out: Path, seconds: float) -> None:
         f"  {len(schema.features)} embedded columns with {vocabulary:,} distinct training ids, "
         f"{len(schema.numeric)} numeric columns"
     )
-    bad = schema.options["bad_rows"]
+    bad = schema.options.get("bad_rows", {"skipped": 0})
     if bad["skipped"]:
         typer.echo(f"  {bad['skipped']:,} bad rows skipped; the first ones:", err=True)
         for example in bad["examples"]:

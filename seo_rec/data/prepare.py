@@ -318,11 +318,14 @@ def schema_of(
                 "examples": intake.examples,
             },
         },
-        versions={
-            "python": platform.python_version(),
-            **{wheel: _version(wheel) for wheel in ("seo-rec", "numpy", "pyarrow")},
-        },
+        versions=versions(),
     )
+
+
+def versions() -> dict[str, str]:
+    """The versions of what wrote a data set."""
+    wheels = {wheel: _version(wheel) for wheel in ("seo-rec", "numpy", "pyarrow")}
+    return {"python": platform.python_version(), **wheels}
 
 
 def _version(wheel: str) -> str:
