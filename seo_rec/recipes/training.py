@@ -134,7 +134,7 @@ def train(
     if following is not None:
         start = replace(start, earlier=following.earlier)
     check_start(training, start)
-    here, asked = ranks(), _asked(data, policy, training, method, start)
+    here, asked = ranks(), asked_for(data, policy, training, method, start)
     agree({**asked, "params": policy.num_params}, out=out, plan=start.plan)
     _check_before(data, policy, training)
 
@@ -160,11 +160,13 @@ def train(
     trained = fit_policy(data, policy, training, out=out, title=method, start=start)
     for line in carried_lines(trained.carried) if here.first else ():
         progress.info("%s: %s", out, line)
-    model = _served(trained, out, policy, data.num_numeric, training.model)
+    model = served_model(trained, out, policy, data.num_numeric, training.model)
     test, _, _ = evaluate(model, eval_stream(data, "test", policy.columns))
     if budget == OWN_BUDGET:
         budget = default_budget(policy)
-    run = _run(data, policy, training, trained, test, method=method, budget=budget, search=search)
+    run = record_of(
+        data, policy, training, trained, test, method=method, budget=budget, search=search
+    )
 
     def finish() -> Run:
         write_json(out / RESULT_FILE, run.to_json())
@@ -187,10 +189,10 @@ def _check_before(data: DataSet, policy: Policy, training: Training) -> None:
         log.warning("note: %s", note)
 
 
-def _asked(
+def asked_for(
     data: DataSet, policy: Policy, training: Training, method: str, start: Start
 ) -> dict[str, Any]:
-    """Everything that decides a training."""
+    """Everything that decides a training, for its ``run.json``."""
     asked = {
         "kind": "train",
         "data": str(data.path),
@@ -207,7 +209,7 @@ def _asked(
     return asked | ({"earlier": start.earlier.digest} if start.earlier else {})
 
 
-def _served(
+def served_model(
     trained: Trained, out: Path, policy: Policy, num_dense: int, settings: ModelSettings
 ) -> nn.Module:
     """The model whose test quality counts: with MLET the one-layer model, which is saved."""
@@ -228,7 +230,7 @@ def _collapse(out: Path, policy: Policy, num_dense: int, settings: ModelSettings
     Checkpoints(out / COLLAPSED_FOLDER, keep=1).save(step, named_weights(single), {})
 
 
-def _run(
+def record_of(
     data: DataSet,
     policy: Policy,
     training: Training,
