@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from seo_rec.cli import parameters as par
-from seo_rec.cli.options import given
+from seo_rec.cli.options import FromSettings, given
 from seo_rec.settings import Training
 
 if TYPE_CHECKING:
@@ -20,8 +20,15 @@ if TYPE_CHECKING:
 OF_MODEL = tuple(o.name for o in (*par.MODEL_OPTIONS.options, *par.MLET_OPTIONS.options))
 
 
-def training_from(context: typer.Context, run: Path) -> Training:
+def training_from(
+    context: typer.Context, run: Path, options: FromSettings = par.TRAIN_OPTIONS
+) -> Training:
     """The model of an earlier run, and its training settings where no option says otherwise.
+
+    Args:
+        context: Of the command.
+        run: The folder of the earlier run.
+        options: The training options of the command.
 
     Raises:
         RunError: The folder is not a finished training run.
@@ -37,18 +44,18 @@ def training_from(context: typer.Context, run: Path) -> Training:
         )
     from_config = context.default_map or {}
     fit = earlier.fit
-    for option in par.TRAIN_OPTIONS.options:
+    for option in options.options:
         source = context.get_parameter_source(option.name)
         if option.name in from_config or (source is not None and source.name == "COMMANDLINE"):
-            read = par.TRAIN_OPTIONS.read(context.params)
+            read = options.read(context.params)
             fit = replace(fit, **{name: getattr(read, name) for name in option.sets})
     return replace(earlier, fit=fit)
 
 
-def fit_values(fit: Any) -> dict[str, Any]:
+def fit_values(fit: Any, options: FromSettings = par.TRAIN_OPTIONS) -> dict[str, Any]:
     """The values of the training's options, by name, to be kept in the run folder."""
     values = asdict(fit)
-    found = {o.name: values[o.sets[0]] for o in par.TRAIN_OPTIONS.options}
+    found = {o.name: values[o.sets[0]] for o in options.options}
     return found | dict.fromkeys(OF_MODEL)
 
 

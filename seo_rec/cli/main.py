@@ -1,7 +1,7 @@
 """The command ``seo-rec``, put together from its commands; how it starts and how it fails.
 
-prepare | search | apply | plan | train | eval | export | predict | serve | apply-delta | compare
-frontier | analyze | report | demo | doctor
+prepare | search | apply | plan | train | replay | eval | export | predict | serve | apply-delta
+compare | frontier | analyze | report | demo | doctor
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from seo_rec.cli.options import PanelCommand
 from seo_rec.cli.plan import plan
 from seo_rec.cli.predict import apply_delta, predict
 from seo_rec.cli.prepare import app as prepare_app
+from seo_rec.cli.replay import replay
 from seo_rec.cli.report import report
 from seo_rec.cli.running import EXIT_TERMINATED, STOPS, stopped
 from seo_rec.cli.search import search
@@ -94,6 +95,7 @@ app.command(cls=PanelCommand)(search)
 app.command(cls=PanelCommand)(apply)
 app.command(cls=PanelCommand)(plan)
 app.command(cls=PanelCommand)(train)
+app.command(cls=PanelCommand)(replay)
 app.command(name="eval", cls=PanelCommand)(evaluate)
 app.command(cls=PanelCommand)(export)
 app.command(cls=PanelCommand)(predict)

@@ -87,6 +87,13 @@ SetOfMethod = Annotated[
         rich_help_panel=SEARCH,
     ),
 ]
+ExactBelow = Annotated[
+    int,
+    typer.Option(
+        help="Features with at most so many training ids keep a row for each; 0: none.",
+        rich_help_panel=SEARCH,
+    ),
+]
 SameHash = Annotated[
     list[str] | None,
     typer.Option(

@@ -70,13 +70,7 @@ def train(
         ),
     ] = "",
     set_: par.Set = None,
-    exact_below: Annotated[
-        int,
-        typer.Option(
-            help="Features with at most so many training ids keep a row for each; 0: none.",
-            rich_help_panel=SEARCH,
-        ),
-    ] = 0,
+    exact_below: par.ExactBelow = 0,
     same_hash: par.SameHash = None,
     *,
     model: ModelSettings,
@@ -176,6 +170,18 @@ def _wanted(context: typer.Context, data: DataSet, idle: str | None, seed: int) 
         return _of_method(context, data, method, seed)
     refuse_ignored(context, OF_METHOD, "--from", "--method")
     return None
+
+
+def policy_of(context: typer.Context, data: DataSet, seed: int) -> Wanted:
+    """What ``--policy`` or ``--method`` ask for, of a command that has no other source of policies.
+
+    Raises:
+        ValueError: Both are given, or neither.
+    """
+    params = context.params
+    wanted = _wanted(context, data, _idle(context, params["policy"], params["method"], None), seed)
+    assert wanted is not None
+    return wanted
 
 
 def _of_run(context: typer.Context, following: Continued) -> Wanted:

@@ -16,6 +16,7 @@ from seo_rec.recipes.evaluation import (
 from seo_rec.recipes.frontier import frontier, read_budgets, read_byte_budgets
 from seo_rec.recipes.frontier import jobs as frontier_jobs
 from seo_rec.recipes.groups import Grouping
+from seo_rec.recipes.replaying import Day, Replayed, day_folders, read_replay, replay
 from seo_rec.recipes.searching import search
 from seo_rec.recipes.training import OWN_BUDGET, method_policy, train
 
@@ -23,11 +24,14 @@ __all__ = [
     "OWN_BUDGET",
     "Comparison",
     "Continued",
+    "Day",
     "Grouping",
     "InfeasibleError",
+    "Replayed",
     "change_lines",
     "compare",
     "continued",
+    "day_folders",
     "demo",
     "evaluate_served",
     "frequency",
@@ -38,6 +42,8 @@ __all__ = [
     "method_policy",
     "read_budgets",
     "read_byte_budgets",
+    "read_replay",
+    "replay",
     "search",
     "train",
 ]

@@ -147,7 +147,7 @@ def train(
         start = replace(start, earlier=following.earlier)
     check_start(training, start)
     check_storage(policy, training)
-    here, asked = ranks(), _asked(data, policy, training, method, start)
+    here, asked = ranks(), asked_for(data, policy, training, method, start)
     agree({**asked, "params": policy.num_params}, out=out, plan=start.plan)
     _check_before(data, policy, training)
 
@@ -173,11 +173,13 @@ def train(
     trained = fit_policy(data, policy, training, out=out, title=method, start=start)
     for line in carried_lines(trained.carried) if here.first else ():
         progress.info("%s: %s", out, line)
-    model = _served(trained, out, policy, data.num_numeric, training.model)
+    model = served_model(trained, out, policy, data.num_numeric, training.model)
     scores = _scores(model, data, policy, trained)
     if budget == OWN_BUDGET:
         budget = _own_budget(policy)
-    run = _run(data, policy, training, trained, scores, method=method, budget=budget, search=search)
+    run = record_of(
+        data, policy, training, trained, scores, method=method, budget=budget, search=search
+    )
 
     def finish() -> Run:
         write_json(out / RESULT_FILE, run.to_json())
@@ -200,10 +202,10 @@ def _check_before(data: DataSet, policy: Policy, training: Training) -> None:
         log.warning("note: %s", note)
 
 
-def _asked(
+def asked_for(
     data: DataSet, policy: Policy, training: Training, method: str, start: Start
 ) -> dict[str, Any]:
-    """Everything that decides a training."""
+    """Everything that decides a training, for its ``run.json``."""
     asked = {
         "kind": "train",
         "data": str(data.path),
@@ -220,7 +222,7 @@ def _asked(
     return asked | ({"earlier": start.earlier.digest} if start.earlier else {})
 
 
-def _served(
+def served_model(
     trained: Trained, out: Path, policy: Policy, num_dense: int, settings: ModelSettings
 ) -> nn.Module:
     """The model whose test quality counts: with MLET the one-layer model, which is saved."""
@@ -273,7 +275,7 @@ def _own_budget(policy: Policy) -> int | Allowance:
     return default_budget(policy)
 
 
-def _run(
+def record_of(
     data: DataSet,
     policy: Policy,
     training: Training,

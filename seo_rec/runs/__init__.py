@@ -4,7 +4,7 @@ Everything that trains or searches writes a run folder; everything that compares
 reads one. What they agree on is defined here and nowhere else::
 
     TRAINING/    run.json (kind train)     settings.json  policy.json  result.json  metrics.jsonl
-                 groups.json  checkpoints/  best/  collapsed/  tensorboard/
+                 groups.json  counts.npz  checkpoints/  best/  collapsed/  tensorboard/
     SEARCH/      run.json (kind search)    settings.json  policy.json  searched.json  search.json
                  candidates/<name>.json  weights.npz  work/attentions/  work/scores/
     COMPARISON/  run.json (kind compare)   settings.json  results.jsonl  methods.json
@@ -12,6 +12,9 @@ reads one. What they agree on is defined here and nowhere else::
                  searches/<method>-seed<k>/: a SEARCH each          work/
     FRONTIER/    run.json (kind frontier)  settings.json  frontier.json  frontier.png
                  infeasible.json  params-<N>/ and unbudgeted/: a COMPARISON each
+
+    REPLAY/      run.json (kind replay)    settings.json  replay.json  scores/<day>.json
+                 days/<day>/: a TRAINING each
 
 ``run.json`` says what was asked, ``result.json`` and ``search.json`` what came out of it; a folder
 without the latter is unfinished. ``settings.json`` holds the options of the command that made it.

@@ -18,6 +18,10 @@ BEST_FOLDER = "best"
 COLLAPSED_FOLDER = "collapsed"  # best weights of a run with MLET, as one layer
 BOARD_FOLDER = "tensorboard"
 
+# of a replay
+REPLAY_FILE = "replay.json"
+DAYS_FOLDER = "days"
+
 # of a search
 SEARCH_FILE = "search.json"
 SEARCHED_FILE = "searched.json"  # the policy that the search itself decided, beside the winner
@@ -58,3 +62,8 @@ def work_folder(comparison: Path, family: str, seed: int) -> Path:
 def budget_folder(frontier: Path, budget: int, unit: str = "params") -> Path:
     """Where a frontier compares the methods at one budget, in ``params`` or in ``bytes``."""
     return frontier / f"{unit}-{budget}"
+
+
+def day_folder(replay: Path, day: str) -> Path:
+    """Where a replay trains on a day."""
+    return replay / DAYS_FOLDER / day

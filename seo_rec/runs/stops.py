@@ -10,6 +10,8 @@ from pathlib import Path
 from seo_rec.documents import read_object
 from seo_rec.runs.layout import (
     CHECKPOINTS_FOLDER,
+    DAYS_FOLDER,
+    RESULT_FILE,
     RESULTS_FILE,
     RUN_FILE,
     SCORES_FOLDER,
@@ -29,6 +31,10 @@ def kept(out: Path) -> str:
         done = _lines(out / RESULTS_FILE) + sum(map(_lines, out.glob(f"*/{RESULTS_FILE}")))
         what = f"{done} finished {'training is' if done == 1 else 'trainings are'}"
         return f"{what} kept in {out}; the same command goes on"
+    if kind == "replay":
+        done = sum(1 for _ in out.glob(f"{DAYS_FOLDER}/*/{RESULT_FILE}"))
+        what = f"{done} finished {'day is' if done == 1 else 'days are'}"
+        return f"{what} kept in {out}; {SAME_COMMAND}"
     return f"{_kept_of_one(out, kind)}; {SAME_COMMAND}"
 
 

@@ -1,0 +1,130 @@
+"""``seo-rec replay``: score a day, then train on it, day after day."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from seo_rec.cli import parameters as par
+from seo_rec.cli.following import OF_MODEL, fit_values, training_from
+from seo_rec.cli.options import (
+    DATA,
+    RUN,
+    SEARCH,
+    FromSettings,
+    load_stack,
+    refuse_ignored,
+    takes_settings,
+)
+from seo_rec.cli.running import run_folder
+from seo_rec.cli.train import OF_METHOD, policy_of
+from seo_rec.methods import Mlet
+from seo_rec.settings import FitSettings, ModelSettings, Training
+
+if TYPE_CHECKING:
+    from seo_rec.recipes import Day
+
+REPLAY_OPTIONS = FromSettings(
+    FitSettings,
+    par.TRAIN_OPTIONS.panel,
+    tuple(
+        replace(o, default=1, help="Passes over the training rows of a day")
+        if o.name == "epochs"
+        else o
+        for o in par.TRAIN_OPTIONS.options
+        if o.name != "patience"
+    ),
+)
+
+
+@takes_settings(model=par.MODEL_OPTIONS, mlet=par.MLET_OPTIONS, fit=REPLAY_OPTIONS)
+def replay(
+    context: typer.Context,
+    data: Annotated[
+        Path,
+        typer.Argument(help="A folder of prepared days, in order of name.", rich_help_panel=DATA),
+    ],
+    out: par.Out,
+    by: Annotated[
+        str, typer.Option(help="What is one step: day, a folder of DATA.", rich_help_panel=DATA)
+    ] = "day",
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="The policy of the first day, a file.", rich_help_panel=SEARCH),
+    ] = None,
+    from_: par.From = None,
+    count_decay: par.CountDecay = 0.9,
+    params: par.Params = None,
+    budget_of: par.BudgetOf = None,
+    dim: par.Dim = 16,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="A method by name in place of --policy: monolithic, separate, ...",
+            rich_help_panel=SEARCH,
+        ),
+    ] = "",
+    set_: par.Set = None,
+    exact_below: par.ExactBelow = 0,
+    same_hash: par.SameHash = None,
+    *,
+    model: ModelSettings,
+    mlet: Mlet | None,
+    fit: FitSettings,
+    keep_days: Annotated[
+        int,
+        typer.Option(help="The last days whose weights are kept; 0: all.", rich_help_panel=RUN),
+    ] = 2,
+    threads: par.Threads = 0,
+    resume: par.Resume = False,
+    config: par.Config = None,
+) -> None:
+    """Score a day with the model of the days before, then train on it, day after day."""
+    load_stack(threads)
+    from seo_rec import recipes
+    from seo_rec.data.dataset import open_data
+
+    if by != "day":
+        raise ValueError(f"--by {by}; allowed: day, which is a folder of DATA")
+    days = recipes.day_folders(data)
+    training = Training(replace(model, mlet=mlet), fit)
+    wanted, resolved = None, dict[str, object]()
+    if from_ is None:
+        wanted = policy_of(context, open_data(days[0]), fit.seed)
+        resolved = dict(wanted.resolved)
+    else:
+        refuse_ignored(context, ("policy", *OF_METHOD), "--from", "a replay that starts afresh")
+        training = training_from(context, from_, REPLAY_OPTIONS)
+        training = replace(training, fit=replace(training.fit, epochs=fit.epochs))
+        values = fit_values(training.fit, REPLAY_OPTIONS)
+        resolved = {**values, **dict.fromkeys((*OF_METHOD, *OF_MODEL))}
+    with run_folder(context, out, **resolved):
+        done = recipes.replay(
+            days,
+            out,
+            training,
+            policy=None if wanted is None else wanted.policy,
+            method="policy" if wanted is None else wanted.method,
+            earlier=from_,
+            decay=count_decay,
+            keep=keep_days,
+            resume=resume,
+            said=_say,
+        )
+    scored = sum(not math.isnan(day.auc) for day in done.days)
+    typer.echo(f"{out}: mean AUC {done.mean_auc:.5f} of {scored} days; the model is {done.last}")
+
+
+def _say(day: Day) -> None:
+    """A line for a day that was scored and trained on."""
+    figures = "first day, not scored"
+    if not math.isnan(day.log_loss):
+        figures = f"AUC {day.auc:.5f}, log loss {day.log_loss:.5f}"
+    unknown = max(day.unknown.values(), default=0.0)
+    more = f", up to {unknown:.1%} unknown ids" if unknown else ""
+    more += f", {day.admitted:,} ids admitted" if day.admitted else ""
+    typer.echo(f"{day.day}: {day.rows:,} rows, {figures}{more}; {day.train_seconds:.1f} s")

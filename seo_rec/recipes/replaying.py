@@ -1,0 +1,354 @@
+"""Days replayed in order: a model scores a day, then trains on it, day after day.
+
+Every day is a run folder of its own below ``OUT/days``, which goes on from the day before. A day
+is finished when its ``result.json`` is there, so a replay is resumed between days as well as within
+one, and goes on when days are added.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seo_rec.data.dataset import DataSet, open_data
+from seo_rec.documents import as_record, read_object
+from seo_rec.embed.quantize import serve_stored_
+from seo_rec.files import finite, write_json
+from seo_rec.metrics import Metrics, binary_metrics
+from seo_rec.policy import Policy
+from seo_rec.policy.renewal import indexed_features
+from seo_rec.recipes.continuing import (
+    DECAY,
+    Continued,
+    continued,
+    first_counts,
+    write_counts,
+)
+from seo_rec.recipes.evaluation import load_trained, stream_of
+from seo_rec.recipes.training import Scores, asked_for, record_of, served_model
+from seo_rec.runs import Run, RunError, claim_run
+from seo_rec.runs.layout import (
+    BEST_FOLDER,
+    CHECKPOINTS_FOLDER,
+    COLLAPSED_FOLDER,
+    COUNTS_FILE,
+    POLICY_FILE,
+    REPLAY_FILE,
+    RESULT_FILE,
+    SCORES_FOLDER,
+    day_folder,
+)
+from seo_rec.schema import SCHEMA_FILE, SPLITS, DataError, Schema
+from seo_rec.settings import Training
+from seo_rec.train import Start, check_policy_fits, evaluate, fit_policy, require_memory
+from seo_rec.train.loop import NOT_EVALUATED
+from seo_rec.train.ranks import ranks
+
+KEPT_DAYS = 2  # whose weights are kept by default
+
+
+@dataclass(frozen=True)
+class Day:
+    """One day of a replay.
+
+    Args:
+        day: The name of its folder.
+        rows: Rows that were scored: of all splits.
+        auc, log_loss, calibration: Of the model of the day before; NaN where they are undefined.
+        unknown: By feature with a vocabulary, the share of the day's training ids outside of it.
+        admitted: Ids that got a row of their own when the model was trained on the day.
+        train_rows: Rows that were trained on.
+        train_seconds: Time of that, the warm start included.
+        score_seconds: Time of scoring.
+    """
+
+    day: str
+    rows: int
+    auc: float
+    log_loss: float
+    calibration: float
+    unknown: Mapping[str, float]
+    admitted: int = 0
+    train_rows: int = 0
+    train_seconds: float = 0.0
+    score_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What a replay came to: its days in order, the mean AUC, and the run of the last day."""
+
+    days: tuple[Day, ...]
+    mean_auc: float
+    last: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; None stands for a metric that is not a number."""
+        document = {"days": [asdict(d) for d in self.days], "mean_auc": self.mean_auc}
+        values: dict[str, Any] = finite({**document, "last": self.last.name})
+        return values
+
+
+def day_folders(data: Path) -> list[Path]:
+    """The prepared days in a folder, in the order of their names; numbers count as numbers.
+
+    Raises:
+        DataError: The folder holds no prepared days.
+    """
+    if (data / SCHEMA_FILE).exists():
+        raise DataError(
+            f"{data}: one prepared data set; a replay reads a folder of prepared days, such as "
+            f"{data.name}/2024-01-01, each made by `seo-rec prepare`"
+        )
+    found = [p for p in sorted(data.glob("*")) if (p / SCHEMA_FILE).is_file()]
+    if not found:
+        raise DataError(f"{data}: no prepared days here; allowed: folders with {SCHEMA_FILE}")
+    return sorted(found, key=lambda path: _natural(path.name))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    parts = re.findall(r"\d+|\D+", name)
+    return [(int(p), p) if p.isascii() and p.isdigit() else (-1, p) for p in parts]
+
+
+def replay(
+    days: Sequence[Path],
+    out: Path,
+    training: Training,
+    *,
+    policy: Policy | None = None,
+    method: str = "policy",
+    earlier: Path | None = None,
+    decay: float = DECAY,
+    keep: int = KEPT_DAYS,
+    resume: bool = False,
+    said: Callable[[Day], None] | None = None,
+) -> Replayed:
+    """Score each day with the model of the days before it, then train on it.
+
+    All rows of a day are scored, of whatever split; its training rows are trained on for
+    ``training.fit.epochs`` epochs, without validation. Vocabularies are renewed with every day.
+
+    Args:
+        days: Folders of prepared data with the same columns and rules, in order.
+        out: The run folder.
+        training: The model and how it is trained on a day.
+        policy: Of the first day; None with an earlier run, which has one.
+        method: Who decided it, for reports.
+        earlier: A finished training that the first day goes on from; None starts afresh.
+        decay: See :func:`seo_rec.recipes.continued`.
+        keep: The number of last days whose weights are kept; 0 keeps all.
+        resume: Whether ``out`` may hold this replay already.
+        said: Called with each finished day.
+
+    Raises:
+        DataError: A day has other columns than the first, or no training rows.
+        RunError: ``out`` holds another run; or a finished day was of other data.
+        ValueError: A setting is not allowed.
+    """
+    if (policy is None) == (earlier is None):
+        raise ValueError("a replay starts from a policy or from an earlier run; give one of them")
+    if keep == 1 or keep < 0:
+        raise ValueError(f"keep {keep}; allowed: 2 or more days, which a resume needs, or 0 (all)")
+    opened = [open_data(path) for path in days]
+    _require_alike([d.schema for d in opened], days)
+    asked = {
+        "kind": "replay",
+        "data": str(days[0].parent.absolute()),
+        "data_fingerprint": opened[0].fingerprint,
+        "method": method,
+        "policy": None if policy is None else policy.to_json(),
+        "earlier": None if earlier is None else str(earlier.absolute()),
+        "model": training.model.as_json(),
+        "fit": asdict(training.fit),
+        "count_decay": decay,
+    }
+    claim_run(out, asked, resume)
+    (out / SCORES_FOLDER).mkdir(exist_ok=True)
+    done: list[Day] = []
+    before = earlier
+    for number, (path, data) in enumerate(zip(days, opened, strict=True)):
+        day = _Day(path.name, data, out, training, decay)
+        result = day.run(before, policy if number == 0 else None, method)
+        if said is not None:
+            said(result)
+        done.append(result)
+        before = day.folder
+        write_json(out / REPLAY_FILE, _replayed(done, day.folder).to_json())
+        if keep and number >= keep:
+            _drop_weights(day_folder(out, days[number - keep].name))
+    assert before is not None
+    return _replayed(done, before)
+
+
+def read_replay(out: Path) -> Replayed:
+    """The finished days of a replay.
+
+    Raises:
+        ValueError: ``replay.json`` is damaged.
+        OSError: There is none.
+    """
+    path = out / REPLAY_FILE
+    document = read_object(path, {"days": list, "last": str})
+    days = tuple(_day_of(values, path) for values in document["days"])
+    return _replayed(days, day_folder(out, document["last"]))
+
+
+def _replayed(days: Sequence[Day], last: Path) -> Replayed:
+    aucs = [d.auc for d in days if not np.isnan(d.auc)]
+    return Replayed(tuple(days), float(np.mean(aucs)) if aucs else float("nan"), last)
+
+
+class _Day:
+    """A day that is scored and trained on."""
+
+    def __init__(
+        self, name: str, data: DataSet, out: Path, training: Training, decay: float
+    ) -> None:
+        self.name, self.data, self.training, self.decay = name, data, training, decay
+        self.folder = day_folder(out, name)
+        self.file = out / SCORES_FOLDER / f"{name}.json"
+
+    def run(self, before: Path | None, policy: Policy | None, method: str) -> Day:
+        """Score the day with the run of the day before, then train on it, where not yet done."""
+        scored = self._kept()
+        if scored is None:
+            scored = self._score(before)
+            self._keep(scored)
+        if (self.folder / RESULT_FILE).exists():
+            return scored
+        started = time.perf_counter()
+        following = None
+        if before is not None:
+            following = continued(before, self.data, decay=self.decay)
+            policy, method = following.policy, following.earlier.method
+        assert policy is not None
+        record = self._train(policy, method, following, scored)
+        turnovers = (following.turnovers if following else None) or {}
+        trained = replace(
+            scored,
+            admitted=sum(t.admitted for t in turnovers.values()),
+            train_rows=self.data.schema.num_rows["train"],
+            train_seconds=max(record.seconds, time.perf_counter() - started),
+        )
+        self._keep(trained)
+        write_json(self.folder / RESULT_FILE, record.to_json())
+        return trained
+
+    def _kept(self) -> Day | None:
+        if not self.file.exists():
+            return None
+        document = read_object(self.file, {"data_fingerprint": str, "day": dict})
+        if document["data_fingerprint"] != self.data.fingerprint:
+            raise RunError(
+                f"{self.data.path}: the replay has scored other data under this name; choose "
+                "another --out, or give the day another name"
+            )
+        return _day_of(document["day"], self.file)
+
+    def _keep(self, day: Day) -> None:
+        document = {"data_fingerprint": self.data.fingerprint, "day": finite(asdict(day))}
+        write_json(self.file, document)
+
+    def _score(self, before: Path | None) -> Day:
+        """The figures of the model of the day before on all rows of the day."""
+        started, here = time.perf_counter(), ranks()
+        splits = [s for s in SPLITS if self.data.schema.num_rows[s]]
+        rows = sum(self.data.schema.num_rows[s] for s in splits)
+        if before is None:
+            return _scored(self.name, rows, NOT_EVALUATED, {}, 0.0)
+        model = load_trained(before)
+        serve_stored_(model.embedding, model.embedding.policy)
+        model.to(here.device)
+        parts = [evaluate(model, stream_of(before, self.data, s))[1:] for s in splits]
+        logits, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
+        unknown = unknown_shares(self.data, Policy.load(before / POLICY_FILE))
+        metrics = binary_metrics(logits, labels)
+        return _scored(self.name, rows, metrics, unknown, time.perf_counter() - started)
+
+    def _train(self, policy: Policy, method: str, following: Continued | None, scored: Day) -> Run:
+        """Train on the day in a run folder of its own; what its ``result.json`` is to say."""
+        data, training, out = self.data, self.training, self.folder
+        start = Start(earlier=following.earlier if following else None)
+        check_policy_fits(data, policy)
+        require_memory(policy, training.fit, ranks())
+        claim_run(out, asked_for(data, policy, training, method, start), True)
+        policy.save(out / POLICY_FILE)
+        counts = following.counts if following else first_counts(data, policy)
+        if counts:
+            write_counts(out / COUNTS_FILE, counts)
+        trained = fit_policy(
+            data, policy, training, out=out, title=self.name, start=start, validate=False
+        )
+        served_model(trained, out, policy, data.num_numeric, training.model)
+        figures = Metrics(
+            scored.auc, scored.log_loss, float("nan"), scored.calibration, scored.rows
+        )
+        trained = replace(trained, result=replace(trained.result, val=figures))
+        scores = Scores(figures, figures, as_served=True)
+        size = policy.num_params
+        return record_of(
+            data, policy, training, trained, scores, method=method, budget=size, search=None
+        )
+
+
+def unknown_shares(data: DataSet, policy: Policy) -> dict[str, float]:
+    """By feature with a vocabulary, the share of its training reads that are of other ids.
+
+    Crosses are left out, whose ids are not counted in prepared data.
+    """
+    found = {}
+    features = {f.name: f for f in policy.features}
+    for name in indexed_features(policy):
+        if not features[name].is_cross:
+            ids, counts = data.counts(features[name].columns[0])
+            outside = ~np.isin(ids, policy.vocabularies[name])
+            found[name] = float(counts[outside].sum() / max(1, counts.sum()))
+    return found
+
+
+def _scored(
+    name: str, rows: int, metrics: Metrics, unknown: Mapping[str, float], seconds: float
+) -> Day:
+    m = metrics
+    return Day(name, rows, m.auc, m.log_loss, m.calibration, unknown, score_seconds=seconds)
+
+
+def _day_of(values: Any, where: Path) -> Day:
+    numbers = ("auc", "log_loss", "calibration")
+    if isinstance(values, dict):
+        nan = {k: float("nan") for k in numbers if k in values and values[k] is None}
+        values = {**values, **nan}
+    return as_record(Day, values, where)
+
+
+def _require_alike(schemas: Sequence[Schema], days: Sequence[Path]) -> None:
+    """DataError unless all days have the columns and the rules of the first, and rows to train."""
+    names = [path.name for path in days]
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise DataError(f"days {twice} are given twice; give each folder a name of its own")
+    first = [(c.name, c.kind) for c in schemas[0].columns]
+    for path, schema in zip(days, schemas, strict=True):
+        columns = [(c.name, c.kind) for c in schema.columns]
+        if columns != first:
+            differ = sorted({n for n, _ in set(columns) ^ set(first)}) or ["their order"]
+            raise DataError(
+                f"{path}: other columns than {days[0]} ({', '.join(differ)}); prepare all days "
+                "alike, or go on with `seo-rec train --from`"
+            )
+        if schema.preparation != schemas[0].preparation:
+            raise DataError(f"{path}: prepared by other rules than {days[0]}; prepare both alike")
+        if not schema.num_rows.get("train"):
+            raise DataError(f"{path}: split train has no rows; prepare it with some (--fractions)")
+
+
+def _drop_weights(folder: Path) -> None:
+    for name in (CHECKPOINTS_FOLDER, BEST_FOLDER, COLLAPSED_FOLDER):
+        shutil.rmtree(folder / name, ignore_errors=True)
