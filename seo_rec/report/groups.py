@@ -21,6 +21,7 @@ from seo_rec.runs.groups import BY_FREQUENCY, GroupAuc, GroupQuality
 from seo_rec.runs.reading import TrainingRun
 
 DRAWN = 20  # groups in a chart, or in the terminal
+DRAWN_ROWS = 100  # the AUC of fewer rows is mostly noise, and would set the scale
 QUALITIES = ("rows", "label_rate", "auc", "log_loss", "calibration", "calibration_error")
 
 
@@ -177,7 +178,8 @@ def _cell(
 
 def _chart(table: ByGroup, mark: Mapping[str, Mark]) -> str:
     """AUC, its difference to the reference, and calibration, a line of marks for each group."""
-    groups = list(reversed(table.groups[:DRAWN]))
+    large = [g for g in table.groups if max(c.rows for c in g[1]) >= DRAWN_ROWS]
+    groups = list(reversed((large or table.groups)[:DRAWN]))
     methods = list(dict.fromkeys(cell.method for _, cells in groups for cell in cells))
     differs = any(cell.difference for _, cells in groups for cell in cells)
     with matplotlib.rc_context(STYLE):
