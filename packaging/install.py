@@ -8,15 +8,19 @@ Needs the standard library only. ``auto`` is ``cuda`` where ``nvidia-smi -L`` li
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-TORCH = "torch==2.13.0"
 WHEELS = {
     "cpu": "https://download.pytorch.org/whl/cpu",
     "cuda": "https://download.pytorch.org/whl/cu130",
@@ -41,6 +45,32 @@ def reachable(url: str) -> bool:
         return False
 
 
+def known() -> ModuleType:
+    """``seo_rec/stack.py``, which needs the standard library only and says what fits together."""
+    spec = importlib.util.spec_from_file_location("stack", ROOT / "seo_rec" / "stack.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def offered() -> str:
+    """The versions of torch that pip's own index has, in one text."""
+    command = [sys.executable, "-m", "pip", "index", "versions", "torch"]
+    return subprocess.run(command, capture_output=True, text=True).stdout
+
+
+def choose(stack: str, has_index: bool, triples: Sequence[Any]) -> Any:
+    """The newest known triple; without PyTorch's index, the newest of which pip has a CPU build."""
+    if stack == "cpu" and not has_index:
+        words = offered().replace(",", " ").split()
+        for triple in triples:
+            if f"{triple.torch}+cpu" in words:
+                return triple
+    return triples[0]
+
+
 def installed(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
@@ -50,7 +80,7 @@ def installed(name: str) -> str | None:
 
 def misfits(stack: str) -> list[str]:
     """What an earlier set-up for the other kind of machine left behind. The two FBGEMM wheels
-    own the same files, and pip takes any build of torch 2.13.0 for the wanted one."""
+    own the same files, and pip takes any build of torch for the wanted one."""
     fbgemm = {name: installed(name) for name in ("fbgemm-gpu", "fbgemm-gpu-cpu")}
     torch = installed("torch") or ""
     if stack == "cpu":
@@ -81,14 +111,18 @@ def main() -> None:
     if remove := misfits(stack):
         pip("uninstall", "-y", *remove)
     index = WHEELS[stack]
-    if reachable(index):
-        extra = ["--extra-index-url", index]
-    else:
+    has_index = reachable(index)
+    if not has_index:
         print(f"{index} is out of reach, taking torch from pip's own index", flush=True)
-        extra = []
-    pip("install", TORCH, *extra)
+    triple = choose(stack, has_index, known().TRIPLES)
+    pip("install", f"torch=={triple.torch}", *(["--extra-index-url", index] * has_index))
     shim = ["./packaging/fbgemm-gpu-cpu-shim"] if stack == "cpu" else []
-    pip("install", *shim, "-e", ".[dev]")
+    library = "fbgemm-gpu-cpu" if stack == "cpu" else "fbgemm-gpu"
+    pins = {"torch": triple.torch, "torchrec": triple.torchrec, library: triple.fbgemm}
+    with tempfile.TemporaryDirectory() as folder:
+        constraints = Path(folder) / "constraints.txt"
+        constraints.write_text("".join(f"{name}=={v}\n" for name, v in pins.items()))
+        pip("install", "--constraint", str(constraints), *shim, "-e", ".[dev]")
 
     # Read the versions first: a wrong triple then ends in a sentence, not in a trace.
     code = "from seo_rec import stack; stack.check(); import torchrec"

@@ -2,7 +2,7 @@
 
 They share one binary interface without declaring it: a wrong triple shows itself as an
 undefined symbol or a missing ``libtorch_cuda.so`` deep inside an import. This module compares
-the installed versions with the triple that is known to work and says so in one sentence. It reads
+the installed versions with the triples that are known to work and says so in one sentence. It reads
 package metadata only and imports none of them, so it costs milliseconds.
 """
 
@@ -17,9 +17,28 @@ from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution
 from types import ModuleType
 
-TORCH = "2.13.0"
-TORCHREC = "1.8.0"
-FBGEMM = "1.8.0"
+
+@dataclass(frozen=True)
+class Triple:
+    """Versions of the three libraries that share one binary interface."""
+
+    torch: str
+    torchrec: str
+    fbgemm: str
+
+    def matches(self, stack: Stack) -> int:
+        """How many of the installed libraries have these versions."""
+        library = stack.fbgemm_gpu or stack.fbgemm_gpu_cpu
+        pairs = [
+            (stack.torch, self.torch),
+            (stack.torchrec, self.torchrec),
+            (library, self.fbgemm),
+        ]
+        return sum(found is not None and _public(found) == version for found, version in pairs)
+
+
+# Those with which all tests pass, the newest first (docs/stack.md).
+TRIPLES = (Triple("2.14.1", "1.9.2", "1.9.0"), Triple("2.13.0", "1.8.0", "1.8.0"))
 
 # What torchrec requires besides fbgemm-gpu, for a repair that has to pass `--no-deps`.
 TORCHREC_REQUIRES = ("tensordict", "torchmetrics==1.0.3", "tqdm", "pyre-extensions")
@@ -98,7 +117,11 @@ def read(path: Sequence[str] | None = None) -> Stack:
 
 
 def problem(stack: Stack) -> str | None:
-    """One sentence on what is wrong with ``stack`` (found, expected, repair), or ``None``."""
+    """One sentence on what is wrong with ``stack`` (found, expected, repair), or ``None``.
+
+    Of the known triples the one is expected that most of the installed versions belong to.
+    """
+    triple = max(TRIPLES, key=lambda t: t.matches(stack))  # the first one of equals
     faults: list[str] = []
     install: list[str] = []
     uninstall: list[str] = []
@@ -108,8 +131,8 @@ def problem(stack: Stack) -> str | None:
             faults.append(f"{name} {found}" if found else f"no {name}")
             install.append(f"{name}=={version}")
 
-    expect("torch", stack.torch, TORCH)
-    expect("torchrec", stack.torchrec, TORCHREC)
+    expect("torch", stack.torch, triple.torch)
+    expect("torchrec", stack.torchrec, triple.torchrec)
     if stack.torchrec is None:
         install += TORCHREC_REQUIRES
 
@@ -121,30 +144,33 @@ def problem(stack: Stack) -> str | None:
             "other's files"
         )
         uninstall += ["fbgemm-gpu", "fbgemm-gpu-cpu"]
-        install.append(f"{wanted}=={FBGEMM}")
+        install.append(f"{wanted}=={triple.fbgemm}")
     elif library and not library.endswith("+cpu") and stack.torch and not stack.torch_is_cuda:
         faults.append(
             f"fbgemm-gpu {library}, a CUDA build that needs libtorch_cuda.so, beside "
             f"torch {stack.torch}, a CPU build that has none"
         )
         uninstall.append("fbgemm-gpu")
-        install.append(f"fbgemm-gpu-cpu=={FBGEMM}")
+        install.append(f"fbgemm-gpu-cpu=={triple.fbgemm}")
     elif library:
-        expect("fbgemm-gpu", library, FBGEMM)
+        expect("fbgemm-gpu", library, triple.fbgemm)
     elif cpu_build:
-        expect("fbgemm-gpu-cpu", cpu_build, FBGEMM)
+        expect("fbgemm-gpu-cpu", cpu_build, triple.fbgemm)
     else:
         faults.append("neither fbgemm-gpu nor fbgemm-gpu-cpu")
         if stack.shim:  # pip would take the shim for the library
             uninstall.append("fbgemm-gpu")
-        install.append(f"{wanted}=={FBGEMM}")
+        install.append(f"{wanted}=={triple.fbgemm}")
 
     if not faults:
         return None
+    others = "".join(
+        f", or {t.torch}, {t.torchrec} and {t.fbgemm}" for t in TRIPLES if t is not triple
+    )
     return (
         f"seo_rec found {'; '.join(faults)}. "
-        f"It needs torch {TORCH}, torchrec {TORCHREC} and fbgemm-gpu (GPU) or fbgemm-gpu-cpu "
-        f"(CPU) {FBGEMM}. Repair: {_repair(uninstall, install)}"
+        f"It needs torch {triple.torch}, torchrec {triple.torchrec} and fbgemm-gpu (GPU) or "
+        f"fbgemm-gpu-cpu (CPU) {triple.fbgemm}{others}. Repair: {_repair(uninstall, install)}"
     )
 
 
@@ -163,7 +189,7 @@ def _repair(uninstall: list[str], install: list[str]) -> str:
 
 
 def check(path: Sequence[str] | None = None) -> None:
-    """Raise unless the installed triple is the known one.
+    """Raise unless the installed triple is a known one.
 
     Raises:
         StackError: The message names the installed versions, the expected ones and the repair.

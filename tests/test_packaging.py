@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from seo_rec import __version__, stack
 from wheels import build_wheel
@@ -18,15 +19,42 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def test_the_pins_are_the_ones_the_stack_check_expects():
-    expected = {f"torch=={stack.TORCH}", f"torchrec=={stack.TORCHREC}"}
-    expected.add(f"fbgemm-gpu=={stack.FBGEMM}")
-    assert expected <= set(PROJECT["optional-dependencies"]["train"])
+def test_the_ranges_hold_the_triples_of_the_stack_check():
+    """The newest triple has the newest versions of the ranges, which pip takes."""
+    ranges = {
+        r.name: r.specifier for r in map(Requirement, PROJECT["optional-dependencies"]["train"])
+    }
     shim = tomllib.loads((ROOT / "packaging/fbgemm-gpu-cpu-shim/pyproject.toml").read_text())
-    assert shim["project"]["version"] == f"{stack.FBGEMM}+cpu"
-    assert shim["project"]["dependencies"] == [f"fbgemm-gpu-cpu=={stack.FBGEMM}"]
+    (library,) = map(Requirement, shim["project"]["dependencies"])
+    assert library.specifier == ranges["fbgemm-gpu"]
+    assert ranges["fbgemm-gpu"].contains(shim["project"]["version"])
+    for triple in stack.TRIPLES:
+        assert ranges["torch"].contains(triple.torch)
+        assert ranges["torchrec"].contains(triple.torchrec)
+        assert ranges["fbgemm-gpu"].contains(triple.fbgemm)
+    newest = stack.TRIPLES[0]
+    for name, version in (("torch", newest.torch), ("torchrec", newest.torchrec)):
+        major, minor, _ = version.split(".")
+        assert not ranges[name].contains(f"{major}.{int(minor) + 1}.0")
+
+
+@pytest.mark.parametrize(
+    "kind, has_index, offered, taken",
+    [
+        ("cpu", True, "", 0),
+        ("cuda", False, "Available versions: 2.15.0, 2.13.0+cpu", 0),
+        ("cpu", False, "Available versions: 2.15.0, 2.14.1, 2.13.0+cpu, 2.13.0", 1),
+        ("cpu", False, "Available versions: 2.14.1+cpu, 2.13.0+cpu", 0),
+        ("cpu", False, "Available versions: 2.14.1, 2.13.0", 0),
+    ],
+)
+def test_the_newest_triple_is_installed_that_has_a_build_for_the_machine(
+    kind, has_index, offered, taken
+):
     installer = load_installer()
-    assert installer.TORCH in expected
+    installer.offered = lambda: offered
+    assert installer.choose(kind, has_index, stack.TRIPLES) is stack.TRIPLES[taken]
+    assert installer.known().TRIPLES[0].torch == stack.TRIPLES[0].torch
 
 
 def test_the_version_is_written_once_more_and_agrees():

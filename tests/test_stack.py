@@ -18,6 +18,12 @@ RIGHT_CPU = {
     "fbgemm-gpu-cpu": "1.8.0",
 }
 RIGHT_CUDA = {"torch": "2.13.0", "torchrec": "1.8.0", "fbgemm-gpu": "1.8.0"}
+NEWEST = {
+    "torch": "2.14.1+cpu",
+    "torchrec": "1.9.2",
+    "fbgemm-gpu": "1.9.0+cpu",
+    "fbgemm-gpu-cpu": "1.9.0",
+}
 
 
 def site_packages(
@@ -45,6 +51,7 @@ def site_packages(
     "versions, cuda_torch, shim",
     [
         pytest.param(RIGHT_CPU, False, True, id="cpu with the shim"),
+        pytest.param(NEWEST, False, True, id="the newest triple"),
         pytest.param({**RIGHT_CPU, "torch": "2.13.0"}, True, True, id="cpu fbgemm, cuda torch"),
         pytest.param(
             {name: RIGHT_CPU[name] for name in ("torch", "torchrec", "fbgemm-gpu-cpu")},
@@ -131,9 +138,21 @@ WRONG = [
         id="the shim alone",
     ),
     pytest.param(
+        {**NEWEST, "torch": "2.15.0+cpu"},
+        {},
+        ["found torch 2.15.0+cpu. It needs torch 2.14.1, torchrec 1.9.2", "torch==2.14.1"],
+        id="torch too new for the newest FBGEMM",
+    ),
+    pytest.param(
+        {**NEWEST, "torch": "2.13.0+cpu"},
+        {},
+        ["found torch 2.13.0+cpu. It needs torch 2.14.1", ", or 2.13.0, 1.8.0 and 1.8.0"],
+        id="two of one triple and one of another",
+    ),
+    pytest.param(
         {},
         {},
-        ["no torch;", "no torchrec;", "install torch==2.13.0", "tensordict"],
+        ["no torch;", "no torchrec;", "install torch==2.14.1", "tensordict"],
         id="nothing",
     ),
 ]
@@ -145,7 +164,7 @@ def test_wrong_stacks_are_one_sentence_with_a_repair(tmp_path, versions, build, 
         stack.check(site_packages(tmp_path, versions, **build))
     message = str(caught.value)
     assert "\n" not in message
-    for part in [*parts, "It needs torch 2.13.0, torchrec 1.8.0", "Repair: "]:
+    for part in [*parts, "It needs torch 2.1", "2.13.0", "Repair: "]:
         assert part in message
     command = shlex.split(message.partition("Repair: ")[2])
     assert command[0] == sys.executable
