@@ -16,6 +16,7 @@ from distributed.sharded import plan, policy_of
 from distributed.sharded import train as train_on_ranks
 from seo_rec import recipes
 from seo_rec.data.dataset import DataSet
+from seo_rec.embed.sparse import TablePart
 from seo_rec.export import export_run
 from seo_rec.methods import Mlet
 from seo_rec.model import ModelSettings, build_model
@@ -278,3 +279,18 @@ def test_weights_of_16_bits_take_half_the_memory() -> None:
     grown = resident() - before
     assert 2**27 <= grown < 2**27 + 2**26
     assert np.isfinite(model.embedding._tables()[0][:100].float().detach().numpy()).all()
+
+
+def test_random_numbers_are_of_the_seed_and_the_table() -> None:
+    """Two tables, or two seeds, never round alike; a shard rounds as its table."""
+    policy, keys = BUILDABLE["mixed-dims"], []
+    for seed in (0, 1):
+        model = build_model(policy, 0, SMALL, seed, storage="bfloat16")
+        rows = make_optimizers(model, "sgd", 0.1, 0.1)["rows"]
+        assert isinstance(rows, SparseRows)
+        ((*tables,),) = rows.tables
+        keys += [t.key for t in tables]
+        names = model.embedding.table_keys
+        assert [t.key for t in tables] == [TablePart(n, 5, 8).key(seed) for n in names]
+        assert {(t.first_row, t.first_column) for t in tables} == {(0, 0)}
+    assert len(set(keys)) == 2 * len(policy.tables) > 2

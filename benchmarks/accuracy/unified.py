@@ -86,7 +86,7 @@ class Study:
             of_method = [asdict(self.seo), asdict(self.run_off), RULE]
         elif method.startswith("multi-size") and self.exact_below:
             of_method = ["exact"]  # earlier lines of them kept no feature exact
-        fit = {k: v for k, v in recorded_fit(self.fit).items() if (k, v) != LATER}
+        fit = {k: v for k, v in recorded_fit(self.fit).items() if (k, v) not in LATER}
         of_all = [self.dim, self.exact_below, fit, MODEL.as_json()]
         text = json.dumps([*of_all, *of_method], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -112,7 +112,7 @@ STUDIES = {
         0,
     ),
 }
-LATER = ("l2_on", "all")  # a setting that older lines lack, with the value that it had then
+LATER = (("l2_on", "all"), ("storage", "float32"))  # that older lines lack, and had these values
 IDENTITY = ("row", "method", "budget", "seed", "data_fingerprint", "settings")
 MODEL = ModelSettings("dcn-v2", hidden=(192,), interaction=DCNv2Settings(layers=1))
 CRITEO_ROWS = {
