@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from seo_rec.embed.remap import hashed_rows
-from seo_rec.export.hashes import hash_rows
+from seo_rec.export.hashes import folded, hash_rows
 from seo_rec.export.stored import Stored
 from seo_rec.policy import Feature, Lookup, Policy
 from seo_rec.policy.addresses import block_seeds
@@ -44,7 +44,7 @@ class Addresses(nn.Module):
         into = [hashed_rows(k, n) for (_, _, k), n in zip(hashed + bases, tables, strict=True)]
         self.register_buffer("slots", torch.tensor(self.slot_of, dtype=torch.int64))
         seeds = [k.seed for _, _, k in hashed + bases]
-        self.register_buffer("seeds", torch.tensor(seeds, dtype=torch.int64))
+        self.register_buffer("seeds", folded(torch.tensor(seeds, dtype=torch.int64)))
         self.register_buffer("into", torch.tensor(into, dtype=torch.int64))
         names = list(dict.fromkeys(f.name for _, f, k in self.others if k.uses_index))
         self.index = Index(policy, names, [slots[n] for n in names], stored) if names else None
@@ -62,9 +62,9 @@ class Addresses(nn.Module):
         parts = []
         hashes = None
         if self.slot_of:
-            chosen = ids_RC
+            chosen = folded(ids_RC)
             if self.slot_of != list(range(ids_RC.shape[1])):
-                chosen = ids_RC.index_select(1, self.get_buffer("slots"))
+                chosen = chosen.index_select(1, self.get_buffer("slots"))
             hashes = hash_rows(chosen, self.get_buffer("seeds"), self.get_buffer("into"))
             parts.append(hashes[:, : self.num_hashed] if self.base_of else hashes)
         if not self.others:
@@ -186,7 +186,7 @@ class Blocks(nn.Module):
             self.arrays.append((f"array.{numbers[k.table]}", array.dtype))
             seeds = block_seeds(k)
             floats = torch.arange(k.width)
-            self.register_buffer(f"seeds_{i}", torch.tensor(seeds, dtype=torch.int64))
+            self.register_buffer(f"seeds_{i}", folded(torch.tensor(seeds, dtype=torch.int64)))
             self.register_buffer(f"block_{i}", floats // k.block)
             self.register_buffer(f"within_{i}", floats % k.block)
             setattr(self, f"into_{i}", array.size - k.block + 1)
@@ -195,7 +195,7 @@ class Blocks(nn.Module):
     def forward(self, ids_RC: torch.Tensor) -> dict[int, torch.Tensor]:
         found = {}
         for i, (name, dtype) in zip(self.places, self.arrays, strict=True):
-            ids_R1 = ids_RC[:, getattr(self, f"slot_{i}")][:, None]
+            ids_R1 = folded(ids_RC[:, getattr(self, f"slot_{i}")][:, None])
             first_RJ = hash_rows(ids_R1, self.get_buffer(f"seeds_{i}"), getattr(self, f"into_{i}"))
             places_RW = first_RJ.index_select(1, self.get_buffer(f"block_{i}"))
             places_RW = places_RW + self.get_buffer(f"within_{i}")

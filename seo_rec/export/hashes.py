@@ -15,29 +15,33 @@ from seo_rec.policy.addresses import CROSS_START, FIRST_FACTOR, LOW_32, LOW_63, 
 _LOW_62 = 2**62 - 1
 
 
-def mix(x: torch.Tensor) -> torch.Tensor:
-    """The low 32 bits of the mix of ``docs/policy-format.md``, and upper ones that are not its own.
+def folded(x: torch.Tensor) -> torch.Tensor:
+    """``x xor (x >> 33)``, the first step of the mix, of numbers that are not negative.
 
-    Only the last shift differs: it does not repeat the sign bit, which the low bits never see.
-
-    Args:
-        x: int64, not negative.
+    ``folded(id xor seed) = folded(id) xor folded(seed)``: so it is done once for all seeds.
     """
-    x = (x ^ not_negative(x, 33)) * FIRST_FACTOR
-    x = (x ^ (x >> 29)) * SECOND_FACTOR
-    return x ^ not_negative(x, 32)
+    return x ^ not_negative(x, 33)
 
 
 def full_mix(x: torch.Tensor) -> torch.Tensor:
     """The mix of ``docs/policy-format.md``, all 64 bits of it, of numbers that are not negative."""
-    x = (x ^ not_negative(x, 33)) * FIRST_FACTOR
+    x = folded(x) * FIRST_FACTOR
     x = (x ^ (x >> 29)) * SECOND_FACTOR
     return x ^ (x >> 32)
 
 
 def hash_rows(ids: torch.Tensor, seeds: torch.Tensor, num_rows: torch.Tensor | int) -> torch.Tensor:
-    """``((mix(id ^ seed) mod 2^32) * num_rows) >> 32``, int64 in [0, num_rows)."""
-    return not_negative((mix(ids ^ seeds) & LOW_32) * num_rows, 32)
+    """``((mix(id ^ seed) mod 2^32) * num_rows) >> 32``, int64 in [0, num_rows).
+
+    The last shift of the mix does not repeat the sign bit, which the low 32 bits never see.
+
+    Args:
+        ids, seeds: int64, :func:`folded`.
+        num_rows: From 1 to 2^31.
+    """
+    x = (ids ^ seeds) * FIRST_FACTOR
+    x = (x ^ (x >> 29)) * SECOND_FACTOR
+    return not_negative(((x ^ not_negative(x, 32)) & LOW_32) * num_rows, 32)
 
 
 def not_negative(x: torch.Tensor, by: int) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 
 from seo_rec.export.program import quietly
 from seo_rec.export.twin import Twin, example_inputs
+from seo_rec.export.unsigned import use_unsigned
 from seo_rec.serve.tensors import tensor_places
 
 OPSET = 20
@@ -45,6 +46,7 @@ def onnx_bytes(twin: Twin, files: Mapping[str, bytes]) -> bytes:
         value.const_value = ir.ExternalTensor(
             file, start, size, value.dtype, shape=value.const_value.shape, name=name
         )
+    use_unsigned(model)
     _require_plain(model)
     _without_traces(model)
     proto = ir.serde.serialize_model(model)
