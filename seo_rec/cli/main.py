@@ -1,7 +1,7 @@
 """The command ``seo-rec``, put together from its commands; how it starts and how it fails.
 
 prepare | search | apply | plan | train | replay | eval | export | predict | serve | apply-delta
-compare | frontier | analyze | report | demo | doctor
+compare | frontier | analyze | drift | report | demo | doctor
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from seo_rec.cli.apply import apply
 from seo_rec.cli.compare import compare
 from seo_rec.cli.demo import demo
 from seo_rec.cli.doctor import doctor
+from seo_rec.cli.drift import drift
 from seo_rec.cli.evaluate import evaluate
 from seo_rec.cli.export import export
 from seo_rec.cli.frontier import frontier
@@ -104,6 +105,7 @@ app.command(cls=PanelCommand)(apply_delta)
 app.command(cls=PanelCommand)(compare)
 app.command(cls=PanelCommand)(frontier)
 app.add_typer(analyze_app, name="analyze")
+app.command(cls=PanelCommand)(drift)
 app.command(cls=PanelCommand)(report)
 app.command(cls=PanelCommand)(demo)
 app.command()(doctor)

@@ -62,7 +62,12 @@ class Continued:
 
 
 def continued(
-    run: Path, data: DataSet, *, policy: Policy | None = None, decay: float = DECAY
+    run: Path,
+    data: DataSet,
+    *,
+    policy: Policy | None = None,
+    decay: float = DECAY,
+    renew: bool = True,
 ) -> Continued:
     """What trains on ``data`` in continuation of the run in ``run``.
 
@@ -74,6 +79,7 @@ def continued(
         data: The data of the new day.
         policy: Another policy, which takes over tables of the run.
         decay: What is left of the count of an id after one day.
+        renew: Whether vocabularies are renewed; otherwise new ids stay unknown.
 
     Raises:
         RunError: The folder is not a finished training, or the data were prepared by other rules.
@@ -94,7 +100,7 @@ def continued(
     else:
         fitting, change = adapted(old, data.schema)
         counts = _with_day(told, data, fitting, decay)
-        made_policy, turnovers = renewed(fitting, counts)
+        made_policy, turnovers = renewed(fitting, counts if renew else {})
         fixed = sorted(set(indexed_features(fitting)) - set(renewable_features(fitting)))
         counts = {n: bounded(c, made_policy.vocabularies[n]) for n, c in counts.items()}
         made = Continued(earlier, made_policy, counts, change, turnovers, tuple(fixed))

@@ -127,6 +127,7 @@ def replay(
     method: str = "policy",
     earlier: Path | None = None,
     decay: float = DECAY,
+    renew: bool = True,
     keep: int = KEPT_DAYS,
     resume: bool = False,
     said: Callable[[Day], None] | None = None,
@@ -143,7 +144,7 @@ def replay(
         policy: Of the first day; None with an earlier run, which has one.
         method: Who decided it, for reports.
         earlier: A finished training that the first day goes on from; None starts afresh.
-        decay: See :func:`seo_rec.recipes.continued`.
+        decay, renew: See :func:`seo_rec.recipes.continued`.
         keep: The number of last days whose weights are kept; 0 keeps all.
         resume: Whether ``out`` may hold this replay already.
         said: Called with each finished day.
@@ -169,13 +170,14 @@ def replay(
         "model": training.model.as_json(),
         "fit": asdict(training.fit),
         "count_decay": decay,
+        "renew": renew,
     }
     claim_run(out, asked, resume)
     (out / SCORES_FOLDER).mkdir(exist_ok=True)
     done: list[Day] = []
     before = earlier
     for number, (path, data) in enumerate(zip(days, opened, strict=True)):
-        day = _Day(path.name, data, out, training, decay)
+        day = _Day(path.name, data, out, training, (decay, renew))
         result = day.run(before, policy if number == 0 else None, method)
         if said is not None:
             said(result)
@@ -210,9 +212,10 @@ class _Day:
     """A day that is scored and trained on."""
 
     def __init__(
-        self, name: str, data: DataSet, out: Path, training: Training, decay: float
+        self, name: str, data: DataSet, out: Path, training: Training, renewal: tuple[float, bool]
     ) -> None:
-        self.name, self.data, self.training, self.decay = name, data, training, decay
+        self.name, self.data, self.training = name, data, training
+        self.decay, self.renew = renewal
         self.folder = day_folder(out, name)
         self.file = out / SCORES_FOLDER / f"{name}.json"
 
@@ -227,7 +230,7 @@ class _Day:
         started = time.perf_counter()
         following = None
         if before is not None:
-            following = continued(before, self.data, decay=self.decay)
+            following = continued(before, self.data, decay=self.decay, renew=self.renew)
             policy, method = following.policy, following.earlier.method
         assert policy is not None
         record = self._train(policy, method, following, scored)

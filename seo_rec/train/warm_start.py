@@ -49,6 +49,8 @@ from seo_rec.train.streams import train_stream
 
 BAGS = "embedding.ebc.embedding_bags."
 FLAT = "embedding.flat."
+KINDS = ("model.", "optimizer.", "average.")
+SMALL = 2**20  # numbers of a tensor that is read together with others
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -220,9 +222,10 @@ class _WarmStart:
         self.optimizers = make_optimizers(
             self.model, fit.row_optimizer, fit.row_lr, fit.dense_lr, fit.row_l2, fit.l2_on
         )
-        self.state = None if earlier.state is None else open_checkpoint(earlier.state)
-        self.best = open_checkpoint(earlier.best)
-        self.steps = 0 if self.state is None else _steps(self.state)
+        saved = None if earlier.state is None else open_checkpoint(earlier.state)
+        self.state = None if saved is None else _Tensors(saved)
+        self.best = self.state if earlier.is_last_best else _Tensors(open_checkpoint(earlier.best))
+        self.steps = 0 if saved is None else _steps(saved)
         self.rows = row_moves(earlier.policy, policy, earlier.known)
         numeric = tuple(c.name for c in data.schema.numeric)
         new = columns_of(policy, numeric)
@@ -255,7 +258,7 @@ class _WarmStart:
         """Move weights, running means and optimizer state."""
         for name, weight in self.weights.items():
             assert isinstance(weight, torch.Tensor)
-            if not self._move(name, self._weight(name), weight):
+            if not self._move(name, self._weight(), weight):
                 self.anew.append(name)
         self._fill_optimizer()
         if self.fit.average:
@@ -263,10 +266,10 @@ class _WarmStart:
 
     # ---- what the earlier run holds ----------------------------------------------------------
 
-    def _weight(self, name: str) -> _Source:
+    def _weight(self) -> _Source:
         """The live weights, or the best ones where no checkpoint of their epoch is left."""
-        saved = self.state if self.earlier.is_last_best and self.state else self.best
-        return _Source(saved, "model.", "")
+        assert self.best is not None
+        return _Source(self.best, "model.", "")
 
     def _move(self, name: str, source: _Source, into: torch.Tensor, state: bool = False) -> bool:
         """Write what continues into ``into``; whether anything does.
@@ -344,7 +347,7 @@ class _WarmStart:
                 return {}
             old = plain.name
         start, found = f"optimizer.{old}.", {}
-        for full, (size, dtype) in self.state.sizes.items():
+        for full, (size, dtype) in self.state.saved.sizes.items():
             key = full.removeprefix(start)
             if full.startswith(start) and "." not in key and self._keeps(name, key):
                 if not size:
@@ -418,26 +421,44 @@ class _WarmStart:
         return steps
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Tensors of one kind in an earlier checkpoint: ``<prefix><parameter><suffix>``."""
+class _Tensors:
+    """The tensors of a checkpoint: small ones are read at once, each large one when it is asked."""
 
-    saved: Saved
-    prefix: str
-    suffix: str
+    def __init__(self, saved: Saved) -> None:
+        self.saved = saved
+        self.small = {
+            name: torch.zeros(size, dtype=dtype)
+            for name, (size, dtype) in saved.sizes.items()
+            if size.numel() <= SMALL and name.startswith(KINDS)
+        }
+        load_tensors(saved, dict(self.small))
 
-    def has(self, parameter: str) -> bool:
-        return f"{self.prefix}{parameter}{self.suffix}" in self.saved.sizes
-
-    def read(self, parameter: str) -> torch.Tensor | None:
+    def read(self, name: str) -> torch.Tensor | None:
         """The tensor, or None if there is none."""
-        if not self.has(parameter):
+        if name not in self.saved.sizes:
             return None
-        name = f"{self.prefix}{parameter}{self.suffix}"
+        if name in self.small:
+            return self.small[name]
         size, dtype = self.saved.sizes[name]
         tensor = torch.zeros(size, dtype=dtype)
         load_tensors(self.saved, {name: tensor})
         return tensor
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Tensors of one kind in an earlier checkpoint: ``<prefix><parameter><suffix>``."""
+
+    tensors: _Tensors
+    prefix: str
+    suffix: str
+
+    def has(self, parameter: str) -> bool:
+        return f"{self.prefix}{parameter}{self.suffix}" in self.tensors.saved.sizes
+
+    def read(self, parameter: str) -> torch.Tensor | None:
+        """The tensor, or None if there is none."""
+        return self.tensors.read(f"{self.prefix}{parameter}{self.suffix}")
 
 
 def _bag(table: str) -> str:
