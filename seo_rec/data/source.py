@@ -15,7 +15,7 @@ import pyarrow as pa
 from seo_rec.data.numeric import NumericPlan
 from seo_rec.data.rawfile import Intake
 from seo_rec.data.roles import GROUP, PLACE
-from seo_rec.data.split import Split
+from seo_rec.data.split import Split, uniform
 from seo_rec.data.tokens import MISSING_RULES
 from seo_rec.schema import DataError
 
@@ -24,6 +24,8 @@ ARROW_TYPES: Mapping[str, Any] = {
     "multivalent": pa.list_(pa.int64()),
     "numeric": pa.float32(),
 }
+
+_NEGATIVES = 0x6E656761  # makes another seed than the one of the split
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Source:
         weight: the column of the weights of rows (float32).
         group: the column whose ids ``read`` yields as :data:`GROUP`; a random split keeps the
             rows of a group together.
+        negative_rate: each negative training row is kept with this probability.
         placed: what says the split of each row, which ``read`` yields as :data:`PLACE`; None if
             the split rule does.
     """
@@ -58,6 +61,7 @@ class Source:
     time: str | None = None
     weight: str | None = None
     group: str | None = None
+    negative_rate: float = 1.0
     placed: Mapping[str, Any] | None = None
 
     @property
@@ -126,6 +130,15 @@ class Assign:
         if self.ends is not None:
             return self.split.by_time(table[self.source.time].to_numpy(), self.ends)
         return self.split.assign(first, table.num_rows, self.num_rows)
+
+    def is_dropped(
+        self, table: Any, first: int, place: npt.NDArray[np.int8]
+    ) -> npt.NDArray[np.bool_]:
+        """Which negative training rows are left out, by a hash of their number."""
+        rows = np.arange(first, first + table.num_rows, dtype=np.uint64)
+        draws = uniform(rows, self.split.seed ^ _NEGATIVES)
+        negative = (place == 0) & (table[self.source.label].to_numpy() == 0)
+        return negative & (draws >= self.source.negative_rate)
 
     def to_json(self) -> dict[str, Any]:
         """The entry of ``schema.json``."""

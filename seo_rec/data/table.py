@@ -90,6 +90,7 @@ def prepare_table(
     bad_rows: BadRows = BadRows(),
     progress: bool = False,
     inferred: Inferred | None = None,
+    negative_rate: float = 1.0,
 ) -> Schema:
     """Prepare CSV (plain or compressed, with a header) or Parquet files, in the given order.
 
@@ -104,11 +105,15 @@ def prepare_table(
         bad_rows: Whether a bad row ends it, or is left out and counted.
         progress: Whether a bar is drawn on a terminal.
         inferred: What :func:`infer_table` found, if it has been asked before.
+        negative_rate: Each training row of label 0 is kept with this probability, above 0 and up
+            to 1. A model that is trained on them still gives the probabilities of all rows.
 
     Raises:
         DataError: A file is missing or damaged, a column is missing, CSV headers differ, a row is
             bad, or a column holds something else than its sample did.
     """
+    if not 0 < negative_rate <= 1:
+        raise DataError(f"the rate of negatives is {negative_rate}; allowed: above 0, up to 1")
     by_split = _by_split(raw)
     paths = _existing([path for files in by_split.values() for path in files], delimiter)
     if columns.is_open and inferred is None:
@@ -127,6 +132,7 @@ def prepare_table(
         time=columns.time,
         weight=columns.weight,
         group=columns.group,
+        negative_rate=negative_rate,
         placed=placed,
     )
     return prepare(source, out, split=split, pruning=pruning, bad_rows=bad_rows, progress=progress)
