@@ -22,32 +22,40 @@ class Metrics:
     num_rows: int
 
 
-def binary_metrics(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.floating]) -> Metrics:
+def binary_metrics(
+    logits: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.floating],
+    weights: npt.NDArray[np.floating] | None = None,
+) -> Metrics:
     """Exact metrics; values that are undefined (one class only) are NaN.
 
     ``log_loss = mean(log(1 + exp(z)) - y z)``, ``normalized_entropy = log_loss / H(mean(y))``
     (He et al., Practical Lessons from Predicting Clicks on Ads), ``calibration =
     mean(sigmoid(z)) / mean(y)``.
 
+    All means are weighted, and a pair of rows counts in the AUC by the product of its weights.
+
     Args:
         logits, labels: shape (rows,).
+        weights: shape (rows,), 0 or more; None weighs all rows alike.
     """
     from sklearn.metrics import roc_auc_score
 
-    if logits.size == 0:
-        return Metrics(*(float("nan"),) * 4, num_rows=0)
+    if logits.size == 0 or (weights is not None and not weights.any()):
+        return Metrics(*(float("nan"),) * 4, num_rows=int(logits.size))
     z, y = logits.astype(np.float64), labels.astype(np.float64)
-    log_loss = float(np.mean(np.logaddexp(0.0, z) - y * z))
-    rate = float(y.mean())
+    w = None if weights is None or (weights == 1).all() else weights.astype(np.float64)
+    log_loss = float(np.average(np.logaddexp(0.0, z) - y * z, weights=w))
+    rate = float(np.average(y, weights=w))
     if not 0.0 < rate < 1.0:
         return Metrics(float("nan"), log_loss, float("nan"), float("nan"), int(z.size))
     entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
     scores = np.exp(-np.logaddexp(0.0, -z))
     return Metrics(
-        auc=float(roc_auc_score(y, z)),
+        auc=float(roc_auc_score(y, z, sample_weight=w)),
         log_loss=log_loss,
         normalized_entropy=float(log_loss / entropy),
-        calibration=float(scores.mean() / rate),
+        calibration=float(np.average(scores, weights=w) / rate),
         num_rows=int(z.size),
     )
 
@@ -57,6 +65,7 @@ def auc_gain(
     reference: npt.NDArray[np.floating],
     labels: npt.NDArray[np.floating],
     blocks: int = 20,
+    weights: npt.NDArray[np.floating] | None = None,
 ) -> tuple[float, float]:
     """The AUC of ``logits`` minus the AUC of ``reference``, and its standard error.
 
@@ -68,18 +77,24 @@ def auc_gain(
     Args:
         logits, reference: shape (rows,), or (trainings, rows).
         labels: shape (rows,); the rows of all three are the same, in the same order.
+        blocks: How many blocks are left out in turn.
+        weights: shape (rows,), 0 or more; None weighs all rows alike.
     """
     from sklearn.metrics import roc_auc_score
 
     pairs = list(zip(np.atleast_2d(logits), np.atleast_2d(reference), strict=True))
 
     def gain(rows: npt.NDArray[np.bool_]) -> float:
-        y = labels[rows]
-        gains = [roc_auc_score(y, z[rows]) - roc_auc_score(y, r[rows]) for z, r in pairs]
-        return float(np.mean(gains))
+        y, w = labels[rows], None if weights is None else weights[rows]
+
+        def auc(scores: npt.NDArray[np.floating]) -> float:
+            return float(roc_auc_score(y, scores[rows], sample_weight=w))
+
+        return float(np.mean([auc(z) - auc(r) for z, r in pairs]))
 
     block = np.arange(labels.size) % blocks
-    if any(np.unique(labels[block != b]).size < 2 for b in range(blocks)):
+    counts = np.ones(labels.size, bool) if weights is None else weights > 0
+    if any(np.unique(labels[counts & (block != b)]).size < 2 for b in range(blocks)):
         return gain(block >= 0), float("nan")
     left_out = np.array([gain(block != b) for b in range(blocks)])
     variance = (blocks - 1) / blocks * float(((left_out - left_out.mean()) ** 2).sum())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from seo_rec.backbones import build_backbone
 from seo_rec.batch import Batch
@@ -16,7 +15,7 @@ __all__ = ["ModelSettings", "RecModel", "build_model"]
 
 
 class RecModel(nn.Module):
-    """``Batch -> (mean binary cross entropy, logits_B)``.
+    """``Batch -> (mean binary cross entropy, logits_B)``; see :meth:`Batch.loss`.
 
     The loss is the sum over the batch's own rows divided by ``batch.mean_rows``: its mean over
     the processes is the mean over all rows of the global batch, however they are shared out.
@@ -33,13 +32,7 @@ class RecModel(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         logits_B = self.backbone(batch.dense_BN, self.embedding(batch.sparse))
-        rows = batch.num_rows
-        labels_B, w = batch.labels_B[:rows], self.positive_weight
-        weights_B = None if w == 1.0 else 1.0 + (w - 1.0) * labels_B
-        loss = F.binary_cross_entropy_with_logits(
-            logits_B[:rows], labels_B, weights_B, reduction="sum"
-        )
-        return loss / batch.mean_rows, logits_B
+        return batch.loss(logits_B, self.positive_weight), logits_B
 
     def collapsed(self) -> RecModel:
         """The model with tables of one layer (:class:`Mlet`); the backbone is the same module."""

@@ -117,6 +117,12 @@ class Schema:
         """The rules by which raw values became numbers and ids; a model needs the same ones."""
         return {rule: self.options[rule] for rule in VALUE_RULES if rule in self.options}
 
+    @property
+    def logit_offset(self) -> float:
+        """-ln(w) where each negative training row was kept with probability w, else 0."""
+        rate = self.options.get("negative_rate", 1.0)
+        return -math.log(rate) if rate != 1.0 else 0.0
+
     def vocab_size(self, feature: str) -> int:
         """Number of distinct training ids of ``feature``; KeyError if it is not a feature."""
         for c in self.features:
@@ -224,6 +230,8 @@ def _check_values(doc: Mapping[str, Any], where: str) -> None:
         size, lookups = column.get("vocab_size"), column.get("lookups_per_row", 1.0)
         need(size is None or type(size) is int, f"{what}'s vocab_size", "a whole number", size)
         need(_is_number(lookups), f"{what}'s lookups_per_row", "a number, 0 or more", lookups)
+    rate = doc.get("options", {}).get("negative_rate", 1.0)
+    need(_is_number(rate) and 0 < rate <= 1, "negative_rate", "above 0, up to 1", rate)
     for name, entry in doc.get("files", {}).items():
         good = isinstance(entry, dict) and set(entry) == {"bytes", "sha256"}
         good = good and LISTED_FILE.fullmatch(name) is not None and _is_whole(entry["bytes"])

@@ -108,6 +108,43 @@ def movielens_1m(
 
 
 @app.command()
+def movielens(
+    raw: Annotated[Path, typer.Option(help="Unpacked folder of a release, 100k to latest.")],
+    out: Out,
+    rating_rule: Annotated[
+        str,
+        typer.Option(
+            help="drop-3: leave out rating 3, label = rating > 3; "
+            "ge-3: label = rating >= 3; ge-4: label = rating >= 4."
+        ),
+    ] = "drop-3",
+    split: Annotated[
+        str, typer.Option(help="random (a hash of the row number) or temporal (by timestamp).")
+    ] = "random",
+    seed: Seed = None,
+    fractions: Fractions = None,
+    min_count: MinCount = 1,
+    vocabulary_size: Sizes = None,
+    on_bad_row: par.OnBadRow = "error",
+    max_bad: par.MaxBad = None,
+) -> None:
+    """MovieLens 100k, 1M, 10M, 20M, 25M, 32M or latest; the label is a good rating."""
+    from seo_rec.data.movielens_releases import prepare_release
+
+    with _reporting(out) as done:
+        schema = prepare_release(
+            raw,
+            out,
+            rating_rule=rating_rule,
+            split=_split(split, seed, fractions),
+            pruning=_pruning(min_count, None, vocabulary_size),
+            bad_rows=par.bad_rows(on_bad_row, max_bad),
+            progress=True,
+        )
+        done.append(schema)
+
+
+@app.command()
 def criteo(
     raw: Annotated[
         Path,
@@ -271,6 +308,16 @@ def table(
     group: Annotated[
         str | None, typer.Option(help="Column whose values each stay within one split.")
     ] = None,
+    weight: Annotated[
+        str | None, typer.Option(help="Column of the weights of rows, 0 or more.")
+    ] = None,
+    keep_negatives: Annotated[
+        float,
+        typer.Option(
+            help="Share of the training rows of label 0 that is kept, by chance; scores stay "
+            "the probabilities of all rows."
+        ),
+    ] = 1.0,
     split: Annotated[
         str | None,
         typer.Option(
@@ -312,6 +359,7 @@ def table(
             numeric_missing=numeric_missing,
             buckets=buckets,
             time=time,
+            weight=weight,
             split_column=split_column,
             group=group,
             kinds=_kinds(kind),
@@ -336,6 +384,7 @@ def table(
             workers=workers_of(processes),
             progress=True,
             inferred=inferred,
+            negative_rate=keep_negatives,
         )
         done.append(schema)
 

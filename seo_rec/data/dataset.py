@@ -191,9 +191,15 @@ class DataSet:
 
     def labels(self, split: str) -> Floats:
         """The labels of a split in file order, float32 (rows,)."""
+        return self.labels_and_weights(split)[0]
+
+    def labels_and_weights(self, split: str) -> tuple[Floats, Floats]:
+        """The labels and the weights (1 where there are none) of a split in file order."""
         any_feature = self.schema.features[0].name
         stream = self.stream(split, batch_size=LABEL_ROWS, columns=[any_feature])
-        return np.concatenate([batch.labels_B.numpy() for batch in stream])
+        pairs = [(batch.labels_B.numpy(), batch.row_weights.numpy()) for batch in stream]
+        labels, weights = zip(*pairs, strict=True)
+        return np.concatenate(labels), np.concatenate(weights)
 
 
 def open_data(path: Path | str) -> DataSet:

@@ -7,7 +7,7 @@ movie, gender, age, occupation, zip. The label says whether the user liked the m
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ import pyarrow as pa
 from seo_rec.data.delimited import BlockError, Field, Layout, read_blocks
 from seo_rec.data.prepare import prepare
 from seo_rec.data.rawfile import BadRows, Intake, TextBlock, existing_file, text_blocks
+from seo_rec.data.side_table import SideTable, read_side_table
 from seo_rec.data.source import Source, column_kinds
 from seo_rec.data.split import Split
-from seo_rec.data.tokens import Ids, categorical_ids
+from seo_rec.data.tokens import categorical_ids
 from seo_rec.data.vocabulary import Pruning
 from seo_rec.schema import DataError, Schema
 
@@ -84,21 +85,13 @@ def prepare_movielens(
     return prepare(source, out, split=split, pruning=pruning, bad_rows=bad_rows, progress=progress)
 
 
-@dataclass(frozen=True)
-class _Users:
-    """Sorted user numbers and the ids of their other columns, row by row."""
-
-    numbers: Ids
-    ids: dict[str, Ids]
-
-
-def _tabbed(blocks: Iterator[TextBlock]) -> Iterator[TextBlock]:
+def tabbed(blocks: Iterator[TextBlock]) -> Iterator[TextBlock]:
     """``::`` becomes one character, which Arrow can split at."""
     for block in blocks:
         yield replace(block, data=block.data.replace(b"::", b"\t"))
 
 
-def _read_users(path: Path, intake: Intake) -> _Users:
+def _read_users(path: Path, intake: Intake) -> SideTable:
     layout = Layout(
         fields=(
             Field("user", "integer"),
@@ -110,33 +103,13 @@ def _read_users(path: Path, intake: Intake) -> _Users:
         check=lambda row: None if row[0] else ("user", "", "no user number", "correct the line"),
     )
 
-    def encode(table: Any) -> Any:
-        if table["user"].null_count:
-            raise BlockError("a line without a user number")
-        ids = {name: categorical_ids(table[name], name, "token") for name in USER_COLUMNS}
-        return pa.table({"user": table["user"], **ids})
+    def encode(table: Any) -> dict[str, Any]:
+        return {name: categorical_ids(table[name], name, "token") for name in USER_COLUMNS}
 
-    blocks = _tabbed(text_blocks(path, intake))
-    tables = list(read_blocks(blocks, layout, encode, intake))
-    if not tables:
-        raise DataError(
-            f"{path}: none of its {intake.num_bad} lines can be read, so no rating has a user; "
-            f"the first one: {intake.examples[0]}"
-        )
-    table = pa.concat_tables(tables)
-    numbers = table["user"].to_numpy()
-    order = np.argsort(numbers, kind="stable")
-    numbers = numbers[order]
-    twice = numbers[1:][numbers[1:] == numbers[:-1]]
-    if len(twice):
-        raise DataError(
-            f"{path}: user {int(twice[0])} has more than one line; each user has one, remove the "
-            "others"
-        )
-    return _Users(numbers, {name: table[name].to_numpy()[order] for name in USER_COLUMNS})
+    return read_side_table(path, tabbed(text_blocks(path, intake)), layout, encode, intake)
 
 
-def _read_ratings(path: Path, users: _Users, rating_rule: str, intake: Intake) -> Iterator[Any]:
+def _read_ratings(path: Path, users: SideTable, rating_rule: str, intake: Intake) -> Iterator[Any]:
     dropped, positive = RATING_RULES[rating_rule]
     known = {int(number) for number in users.numbers}
 
@@ -166,16 +139,15 @@ def _read_ratings(path: Path, users: _Users, rating_rule: str, intake: Intake) -
         if any(table[name].null_count for name in ("user", "movie", "rating")):
             raise BlockError("an empty cell")
         user, rating = table["user"].to_numpy(), table["rating"].to_numpy()
-        row = np.minimum(np.searchsorted(users.numbers, user), len(users.numbers) - 1)
-        if (users.numbers[row] != user).any() or ((rating < 1) | (rating > 5)).any():
-            raise BlockError("an unknown user or rating")
+        if ((rating < 1) | (rating > 5)).any():
+            raise BlockError("an unknown rating")
         stays = ~np.isin(rating, dropped)
         columns = {
             "user": categorical_ids(table["user"], "user", "token").to_numpy(),
             "movie": categorical_ids(table["movie"], "movie", "token").to_numpy(),
-            **{name: ids[row] for name, ids in users.ids.items()},
+            **{name: ids.to_numpy() for name, ids in users.join(user).items()},
             "label": (rating >= positive).astype(np.float32),
         }
         return pa.table({name: values[stays] for name, values in columns.items()})
 
-    return read_blocks(_tabbed(text_blocks(path, intake)), layout, encode, intake)
+    return read_blocks(tabbed(text_blocks(path, intake)), layout, encode, intake)

@@ -203,6 +203,8 @@ def _divide(
         writers = [stack.enter_context(ShardWriter(folder / name, schema)) for name in SPLITS]
         for table in tables:
             place = assign(table, first)
+            if source.negative_rate < 1:
+                place = np.where(assign.is_dropped(table, first, place), -1, place)
             first += table.num_rows
             table = table.select(schema.names)
             for index, name in enumerate(SPLITS):
@@ -309,6 +311,7 @@ def schema_of(
             **source.findings(),
             **({"numeric_rule": BY_COLUMN, "numeric_columns": rules} if rules else {}),
             **({"mean_weight": last.mean_weight} if source.weight else {}),
+            **({"negative_rate": source.negative_rate} if source.negative_rate < 1 else {}),
             "token_rule": TOKEN_RULE,
             "missing_id": MISSING,
             "vocabulary": pruning.to_json(),

@@ -47,14 +47,17 @@ class Rows:
     labels_B: Floats
     ids_FB: Ints | None = None
     lengths_FB: npt.NDArray[np.int32] | None = None
+    weights_B: Floats | None = None
 
     @classmethod
-    def none(cls, num_features: int, num_dense: int) -> Rows:
+    def none(cls, num_features: int, num_dense: int, weighted: bool = False) -> Rows:
         """No rows at all, of so many columns."""
         bag = Bags(np.zeros(0, np.int64), None)
         zero = np.zeros((0, num_dense), np.float32)
         ids_FB = np.zeros((num_features, 0), np.int64)
-        return cls([bag] * num_features, zero, np.zeros(0, np.float32), ids_FB)
+        empty = np.zeros(0, np.float32)
+        weights_B = empty if weighted else None
+        return cls([bag] * num_features, zero, empty, ids_FB, weights_B=weights_B)
 
     @property
     def num_rows(self) -> int:
@@ -69,6 +72,7 @@ class Rows:
             self.labels_B[start:],
             None if self.ids_FB is None else self.ids_FB[:, start:],
             None if self.lengths_FB is None else self.lengths_FB[:, start:],
+            None if self.weights_B is None else self.weights_B[start:],
         )
 
 
@@ -96,7 +100,9 @@ def gather(parts: Sequence[Rows], index: Ints) -> Rows:
             out.append(_gather_bags(bags, index, lengths_FB[f]))
     dense_BN = np.take(np.concatenate([p.dense_BN for p in parts]), index, axis=0)
     labels_B = np.take(np.concatenate([p.labels_B for p in parts]), index)
-    return Rows(out, dense_BN, labels_B, ids_FB, lengths_FB)
+    weights = [p.weights_B for p in parts if p.weights_B is not None]
+    weights_B = np.take(np.concatenate(weights), index) if weights else None
+    return Rows(out, dense_BN, labels_B, ids_FB, lengths_FB, weights_B)
 
 
 def _gather_bags(bags: Sequence[Bags], index: Ints, picked: npt.NDArray[np.int32]) -> Bags:
@@ -194,13 +200,19 @@ def _check_columns(path: Path, shard: Any, schema: Schema) -> None:
             )
 
 
-def decode(group: RowGroup, features: Sequence[str], numeric: Sequence[str], label: str) -> Rows:
+def decode(
+    group: RowGroup,
+    features: Sequence[str],
+    numeric: Sequence[str],
+    label: str,
+    weight: str | None = None,
+) -> Rows:
     """Decode the named columns of one row group; DataError names the file."""
     try:
         with pq.ParquetFile(
             group.path, metadata=group.footer, page_checksum_verification=True
         ) as file:
-            names = [*features, *numeric, label]
+            names = [*features, *numeric, label, *([] if weight is None else [weight])]
             table = file.read_row_group(group.number, columns=names, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(group.path, error, group.number) from error
@@ -216,7 +228,10 @@ def decode(group: RowGroup, features: Sequence[str], numeric: Sequence[str], lab
     labels_B = _plain(table.column(label), label, group)
     if not bool(((labels_B == 0) | (labels_B == 1)).all()):
         raise _unfit(group, label, "has labels other than 0 and 1")
-    return Rows(bags, dense_BN, labels_B)
+    weights_B = None if weight is None else _plain(table.column(weight), weight, group)
+    if weights_B is not None and not (np.isfinite(weights_B) & (weights_B >= 0)).all():
+        raise _unfit(group, str(weight), "has weights that are negative or no numbers")
+    return Rows(bags, dense_BN, labels_B, weights_B=weights_B)
 
 
 def _unfit(group: RowGroup, name: str, what: str) -> DataError:

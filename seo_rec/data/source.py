@@ -15,7 +15,7 @@ import pyarrow as pa
 from seo_rec.data.numeric import NumericPlan
 from seo_rec.data.rawfile import Intake
 from seo_rec.data.roles import GROUP, PLACE
-from seo_rec.data.split import Split
+from seo_rec.data.split import Split, uniform
 from seo_rec.data.tokens import MISSING_RULES
 from seo_rec.schema import DataError
 
@@ -24,6 +24,8 @@ ARROW_TYPES: Mapping[str, Any] = {
     "multivalent": pa.list_(pa.int64()),
     "numeric": pa.float32(),
 }
+
+_NEGATIVES = 0x6E656761  # makes another seed than the one of the split
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Source:
             rows of a group together.
         quoted: the delimiter of a text file with a header and quoted cells, or None for a file
             without both. A source that has this can be read in pieces by several processes.
+        negative_rate: each negative training row is kept with this probability.
         placed: what says the split of each row, which ``read`` yields as :data:`PLACE`; None if
             the split rule does.
     """
@@ -61,6 +64,7 @@ class Source:
     time: str | None = None
     weight: str | None = None
     group: str | None = None
+    negative_rate: float = 1.0
     placed: Mapping[str, Any] | None = None
 
     @property
@@ -98,6 +102,7 @@ class Source:
             "rows are put in order of time": self.time is not None,
             "a group decides where rows go": self.group is not None,
             "a column or files decide where rows go": self.placed is not None,
+            "negatives are sampled": self.negative_rate < 1,
         }
         return next((reason for reason, holds in reasons.items() if holds), None)
 
@@ -144,6 +149,15 @@ class Assign:
         if self.ends is not None:
             return self.split.by_time(table[self.source.time].to_numpy(), self.ends)
         return self.split.assign(first, table.num_rows, self.num_rows)
+
+    def is_dropped(
+        self, table: Any, first: int, place: npt.NDArray[np.int8]
+    ) -> npt.NDArray[np.bool_]:
+        """Which negative training rows are left out, by a hash of their number."""
+        rows = np.arange(first, first + table.num_rows, dtype=np.uint64)
+        draws = uniform(rows, self.split.seed ^ _NEGATIVES)
+        negative = (place == 0) & (table[self.source.label].to_numpy() == 0)
+        return negative & (draws >= self.source.negative_rate)
 
     def to_json(self) -> dict[str, Any]:
         """The entry of ``schema.json``."""

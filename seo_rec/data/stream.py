@@ -136,6 +136,7 @@ class Stream:
         self._group_rows: Ints = np.array([g.num_rows for g in self._groups], dtype=np.int64)
         self.num_rows = int(self._group_rows.sum())
         self._numeric = tuple(c.name for c in self.schema.numeric)
+        self.offset = self.schema.logit_offset if split == "train" else 0.0
 
         global_batch = batch_size * world_size
         self._full_batches, rest = divmod(self.num_rows, global_batch)
@@ -278,6 +279,7 @@ class Stream:
         """Batches of the given sizes from the front of ``rows``; here is the consumer's cost."""
         keys = list(self.features)
         dense_BN, labels_B = torch.from_numpy(rows.dense_BN), torch.from_numpy(rows.labels_B)
+        weights_B = None if rows.weights_B is None else torch.from_numpy(rows.weights_B)
         ids_FB = None if rows.ids_FB is None else torch.from_numpy(rows.ids_FB)
         values = [torch.from_numpy(bags.values) for bags in rows.bags]
         bounds = list(accumulate(sizes, initial=0))
@@ -305,7 +307,13 @@ class Stream:
                 length_per_key=per_key,
                 offset_per_key=list(accumulate(per_key, initial=0)),
             )
-            yield Batch(dense_BN[start:stop], sparse, labels_B[start:stop])
+            yield Batch(
+                dense_BN[start:stop],
+                sparse,
+                labels_B[start:stop],
+                weights_B=None if weights_B is None else weights_B[start:stop],
+                offset=self.offset,
+            )
 
     def _one_each(self, size: int) -> torch.Tensor:
         """Lengths of a batch in which every bag has one id; shared by the batches of one size."""
@@ -326,7 +334,8 @@ class Stream:
         order = np.arange(len(self._groups))
         if self.shuffle:
             order = _permutation(len(self._groups), self.seed, epoch)
-        carry = Rows.none(len(self.features), len(self._numeric))
+        weighted = self.schema.weight is not None
+        carry = Rows.none(len(self.features), len(self._numeric), weighted)
         above = 0
         for number, at in enumerate(range(0, len(order), self.window)):
             members = order[at : at + self.window]
@@ -369,14 +378,15 @@ class Stream:
     def _row_group(self, number: int) -> Rows:
         rows = self._decoded.get(number)
         if rows is None:
-            rows = decode(self._groups[number], self.features, self._numeric, self.schema.label)
+            label, weight = self.schema.label, self.schema.weight
+            rows = decode(self._groups[number], self.features, self._numeric, label, weight)
             if self.cached:
                 self._decoded[number] = rows
         return rows
 
     def _decoded_bytes(self) -> int:
         """Size of the columns read, decoded: ids 8 bytes, lengths, dense and labels 4."""
-        total = self.num_rows * 4 * (len(self._numeric) + 1)
+        total = self.num_rows * 4 * (len(self._numeric) + 1 + (self.schema.weight is not None))
         for column in self.schema.features:
             if column.name not in self.features:
                 continue

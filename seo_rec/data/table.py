@@ -92,6 +92,7 @@ def prepare_table(
     workers: Workers = Workers(),
     progress: bool = False,
     inferred: Inferred | None = None,
+    negative_rate: float = 1.0,
 ) -> Schema:
     """Prepare CSV (plain or compressed, with a header) or Parquet files, in the given order.
 
@@ -107,16 +108,20 @@ def prepare_table(
         workers: The processes that do it.
         progress: Whether a bar is drawn on a terminal.
         inferred: What :func:`infer_table` found, if it has been asked before.
+        negative_rate: Each training row of label 0 is kept with this probability, above 0 and up
+            to 1. A model that is trained on them still gives the probabilities of all rows.
 
     Raises:
         DataError: A file is missing or damaged, a column is missing, CSV headers differ, a row is
             bad, or a column holds something else than its sample did.
     """
+    if not 0 < negative_rate <= 1:
+        raise DataError(f"the rate of negatives is {negative_rate}; allowed: above 0, up to 1")
     if columns.is_open and inferred is None:
         inferred = infer_table(raw, columns, delimiter=delimiter)
     return prepare_by(
         workers,
-        partial(table_source, raw, columns, delimiter, inferred),
+        partial(table_source, raw, columns, delimiter, inferred, negative_rate),
         out,
         split=split,
         pruning=pruning,
@@ -130,6 +135,7 @@ def table_source(
     columns: TableColumns,
     delimiter: str | None = None,
     inferred: Inferred | None = None,
+    negative_rate: float = 1.0,
 ) -> Source:
     """The encoded rows of a table's files; see :func:`prepare_table`."""
     by_split = _by_split(raw)
@@ -147,6 +153,7 @@ def table_source(
         time=columns.time,
         weight=columns.weight,
         group=columns.group,
+        negative_rate=negative_rate,
         placed=_placed(by_split, columns),
         quoted=partial(cells_delimiter, delimiter=delimiter),
     )

@@ -338,7 +338,7 @@ def worse_than_label_rate(val: Metrics) -> str | None:
         f"the validation log loss {val.log_loss:.5g} is worse than the {entropy:.5g} of a model "
         "that gives every row the label rate; if it was still falling, train longer (--epochs), "
         "else lower --lr, or scale the numeric columns (seo-rec prepare table "
-        "--numeric-transform log)"
+        "--numeric-transform standard or log)"
     )
 
 

@@ -283,14 +283,11 @@ class GrowingModel(nn.Module):
         return functional.pad(shuffled_RD[place.first : place.stop], (0, 0, 0, padding))
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        x_BD, g_D, rows = self.embed(batch.sparse), self.gates(), batch.num_rows
+        x_BD, g_D = self.embed(batch.sparse), self.gates()
         with self.drawing() if ranks().world_size == 1 else nullcontext():
             other = self.other_rows(x_BD, batch)
             logits_B = self.backbone(batch.dense_BN, self.adapt(gated(x_BD, other, g_D)))
-        loss = functional.binary_cross_entropy_with_logits(
-            logits_B[:rows], batch.labels_B[:rows], reduction="sum"
-        )
-        loss = loss / batch.mean_rows
+        loss = batch.loss(logits_B)
         if self.training and self.settings.alpha:
             loss = loss + self.settings.alpha * penalty(g_D, self.places())
         return loss, logits_B

@@ -300,10 +300,7 @@ class Supernet(nn.Module):
         elif self.dims is not None:
             x_BE = x_BE * self.column_mask(torch.tensor(self.dims, device=x_BE.device))
         logits_B = self.backbone(batch.dense_BN, x_BE)
-        loss = functional.binary_cross_entropy_with_logits(
-            logits_B[: batch.num_rows], batch.labels_B[: batch.num_rows], reduction="sum"
-        )
-        loss = loss / batch.mean_rows
+        loss = batch.loss(logits_B)
         if self.training and s.prunes and s.alpha:
             loss = loss + s.alpha * sparsity(self.thresholds_F)
         return loss, logits_B
@@ -453,16 +450,17 @@ def score(model: Supernet, val: Stream, candidates: Sequence[Candidate]) -> list
     device = everywhere.device
     masks_CE = model.column_mask(torch.tensor(candidates, device=device))
     logits: list[list[npt.NDArray[np.float32]]] = [[] for _ in candidates]
-    labels = []
+    labels, weights = [], []
     for batch in val:
         labels.append(batch.labels_B.numpy())
+        weights.append(batch.row_weights.numpy())
         here = batch.to(device)
         x_BE = model.embed(here.sparse)
         for mask_E, scored in zip(masks_CE, logits, strict=True):
             scored.append(model.backbone(here.dense_BN, x_BE * mask_E).cpu().numpy())
-    y = _of_all(labels)
+    y, w = _of_all(labels), _of_all(weights)
     scored_C = [_of_all(z) for z in logits]
-    return everywhere.on_first(lambda: [binary_metrics(z, y).auc for z in scored_C])
+    return everywhere.on_first(lambda: [binary_metrics(z, y, w).auc for z in scored_C])
 
 
 def _of_all(parts: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:

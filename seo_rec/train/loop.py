@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 SYNC_EVERY = 20  # steps between looks at the losses of a GPU, each of which waits for it
 LOWER = (
     "lower the learning rates (--lr; in Python row_lr and dense_lr), warm up (--warmup-steps), or "
-    "prepare numeric columns of large values with --numeric-transform log"
+    "prepare numeric columns of large values with --numeric-transform standard or log"
 )
 NOT_EVALUATED = Metrics(*(float("nan"),) * 4, num_rows=0)
 SEED_STEP = 1_000_033  # between the dropout seeds of two ranks
@@ -501,7 +501,7 @@ def evaluate(
     """
     model.eval()
     here = ranks_of(model)
-    scored: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
+    scored: list[tuple[np.ndarray[Any, Any], ...]] = []
     with (
         torch.no_grad(),
         tqdm(
@@ -515,17 +515,17 @@ def evaluate(
     ):
         for batch in ready(stream, here):
             logits_B = model(batch.to(here.device))[1][: batch.num_rows]
-            scored.append((logits_B.cpu().numpy(), batch.labels_B[: batch.num_rows].numpy()))
+            others = (batch.labels_B, batch.row_weights)
+            scored.append((logits_B.cpu().numpy(), *(x[: batch.num_rows].numpy() for x in others)))
             bar.update(batch.num_rows * here.world_size)
     in_order = [part for step in zip(*here.gather(scored), strict=True) for part in step]
     empty = np.zeros(0, np.float32)
-    z = np.concatenate([empty, *(z for z, _ in in_order)])
-    y = np.concatenate([empty, *(y for _, y in in_order)])
+    z, y, w = (np.concatenate([empty, *(part[i] for part in in_order)]) for i in range(3))
     if not np.isfinite(z).all():
         raise FloatingPointError(
             f"{int((~np.isfinite(z)).sum())} of {z.size} logits are not finite; {LOWER}"
         )
-    return binary_metrics(z, y), z, y
+    return binary_metrics(z, y, w), z, y
 
 
 @contextmanager

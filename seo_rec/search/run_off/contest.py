@@ -72,7 +72,7 @@ class Contest:
         short = replace(fit, epochs=min(settings.epochs, fit.epochs))
         self.once = replace(training, fit=short)
         self.again = self.once.with_seed(short.seed + SECOND_SEED)
-        self.labels = data.labels("val")
+        self.labels, self.weights = data.labels_and_weights("val")
         self.distinct = len({c.policy for c in candidates})
         self.scores: dict[str, Score] = {}
         ranks().on_first(lambda: folder.mkdir(parents=True, exist_ok=True))
@@ -100,7 +100,10 @@ class Contest:
         """
         trainings = (self.once, self.again) if twice else (self.once,)
         return auc_gain(
-            self._logits(name, trainings), self._logits(incumbent, trainings), self.labels
+            self._logits(name, trainings),
+            self._logits(incumbent, trainings),
+            self.labels,
+            weights=None if (self.weights == 1).all() else self.weights,
         )
 
     def _logits(self, name: str, trainings: Iterable[Training]) -> Floats:
