@@ -62,6 +62,15 @@ def vocabularies(of: Schema) -> dict[str, np.ndarray]:
     return found
 
 
+def counts(of: Schema) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The ids of every feature and how often each occurs: few often, many rarely, with ties."""
+    found = {}
+    for i, (name, ids) in enumerate(vocabularies(of).items()):
+        rank = np.random.default_rng(i).permutation(len(ids)) + 1
+        found[name] = ids, (1_000 // rank + 1).astype(np.int64)
+    return found
+
+
 # ---- methods -----------------------------------------------------------------------------
 
 
@@ -135,6 +144,28 @@ METHODS = {
     ),
     "multiplexed-qr": Method(
         lambda s, p, seed: methods.qr(s, p, 8, sharing=methods.MULTIPLEXED, seed=seed)
+    ),
+    "frequent": Method(
+        lambda s, p, seed: methods.frequent(s, counts(s), p, 8, seed=seed),
+        exact=False,
+        seeded=False,
+    ),
+    "frequent-hash": Method(
+        lambda s, p, seed: methods.frequent(s, counts(s), p, 4, tail="hash", seed=seed),
+        exact=False,
+        seeded=False,
+    ),
+    "frequent-bands": Method(
+        lambda s, p, seed: methods.frequent(s, counts(s), p, 3, tail="bands", seed=seed),
+        exact=False,
+        seeded=False,
+    ),
+    "frequent-hot": Method(
+        lambda s, p, seed: methods.frequent(
+            s, counts(s), p, 4, hot_dim=3, chosen="per-feature", seed=seed
+        ),
+        exact=False,
+        seeded=False,
     ),
     "seo-exact": Method(lambda s, p, seed: apply.exact(searched(s, seed), p)),
     "seo-rr": Method(lambda s, p, seed: apply.round_robin(searched(s, seed), p)),

@@ -65,8 +65,7 @@ def test_one_table_is_a_candidate_by_default(tiny_data: DataSet, params: int) ->
     """SEO's Corollary 1 compares with ``monolithic``: the same rows, width and hash functions."""
     settings = SeoSearch(budget_rows=params // 16)
     assert settings.run_off is not None
-    lookups, by_id = settings.run_off.trivial_lookups, settings.run_off.by_id
-    found = plain_candidates(tiny_data, Shape(params, 16, 8, 32, 5), lookups, by_id)
+    found = plain_candidates(tiny_data, Shape(params, 16, 8, 32, 5), settings.run_off)
     assert found[0].name == "trivial-2x8" and not any(c.searched for c in found)
     (one,) = (c.policy for c in found if c.name == "trivial-1x16")
     wanted = methods.hashing_trick(

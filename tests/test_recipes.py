@@ -371,6 +371,8 @@ def test_a_run_off_may_be_told_to_hash_all(tiny_data: DataSet, tmp_path: Path) -
         "trivial-no-search",
         "trivial-mixed-dimension",
         AND,
+        "trivial-frequent-16",
+        "trivial-frequent-8",
         "seo-8-by-id",
     }
     first = AND if scores[0][AND]["gain_over_first"] > 0 else "trivial-2x8"

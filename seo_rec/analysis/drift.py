@@ -20,10 +20,10 @@ from seo_rec.data.shards import read_shards
 from seo_rec.documents import read_object
 from seo_rec.files import finite
 from seo_rec.policy import Ids, Policy
+from seo_rec.policy.addresses import lookup_rows
 from seo_rec.runs import RunError
 from seo_rec.runs.layout import POLICY_FILE, RUN_FILE
 from seo_rec.schema import SCHEMA_FILE, DataError
-from seo_rec.serve.addresses import rows_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -233,7 +233,7 @@ def _tables(policy: Policy, old: DataSet, new: DataSet, columns: list[str]) -> d
                 if k.table == table.name and not f.is_cross and f.columns[0] in columns:
                     for data, amounts in zip((old, new), reads, strict=True):
                         ids, counts = data.counts(f.columns[0])
-                        rows = rows_of(policy, f, k, ids)
+                        rows = lookup_rows(policy, f, k, ids)
                         amounts += np.bincount(rows, counts, table.num_rows)
         if reads[0].any() and reads[1].any():
             found[table.name] = moved(*reads)

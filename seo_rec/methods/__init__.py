@@ -6,6 +6,7 @@ are stored), never exceeds it, and wastes less than one row of its narrowest tab
 
 from __future__ import annotations
 
+from seo_rec.methods.frequent import frequent
 from seo_rec.methods.mlet import SUFFIX, Mlet, inner_policy, two_layer_tables
 from seo_rec.methods.origin import lookup_seed, provenance
 from seo_rec.methods.published import (
@@ -40,6 +41,7 @@ __all__ = [
     "Sharing",
     "collisionless",
     "find_method",
+    "frequent",
     "hash_embedding",
     "hashed_net",
     "hashing_trick",

@@ -22,6 +22,7 @@ from seo_rec.methods import (
     PlainSettings,
     find_method,
 )
+from seo_rec.methods.frequent import FrequentSettings, frequent
 from seo_rec.policy import Allowance, allowance_of
 from seo_rec.search.autodim import AutoDimSettings, autodim
 from seo_rec.search.changes import with_changes
@@ -67,6 +68,7 @@ class ValuesAt(Protocol):
     ) -> dict[str, Any]: ...
 
 
+BUDGET_FIELDS = ("params", "num_bytes", "precision")  # of settings
 Check = Callable[[DataSet, Any, Training], object]
 
 
@@ -176,6 +178,12 @@ class Method:
         self.check(data, settings, training)
 
 
+def _plain_at(
+    budget: Allowance, dim: int, training: Training, in_comparison: bool
+) -> dict[str, Any]:
+    return {**budget.to_json(), "dim": dim}
+
+
 # ---- searches ------------------------------------------------------------------------------
 
 
@@ -247,6 +255,16 @@ def _untrained(name: str, settings: type[Any], decide: Decide, room: int) -> Met
     )
 
 
+def _frequent(
+    data: DataSet, settings: FrequentSettings, training: Training, out: Path | None = None
+) -> Found:
+    counts = {c.name: data.counts(c.name) for c in data.schema.features}
+    values = {k: v for k, v in vars(settings).items() if k not in BUDGET_FIELDS}
+    seed = training.fit.seed
+    policy = frequent(data.schema, counts, settings.allowance, **values, seed=seed)
+    return Found(policy, None, 0.0, 0, {})
+
+
 SEARCHES: dict[str, Method] = {
     method.name: method
     for method in (
@@ -290,6 +308,16 @@ SEARCHES: dict[str, Method] = {
         ),
         _untrained("mixed-dimension", MixedDimensionSettings, mixed_dimension, 2),
         _untrained("no-search", NoSearchSettings, no_search, 1),
+        Method(
+            name="frequent",
+            family="frequent",
+            settings=FrequentSettings,
+            decide=_frequent,
+            values_at=_plain_at,
+            trains=False,
+            searches=False,
+            require_feasible=_frequent,
+        ),
     )
 }
 ALLOWED = ", ".join((*METHOD_NAMES, *SEARCHES, MULTIPLEXED_NAMES))
@@ -308,12 +336,6 @@ def _decide_plain(
     vocabularies = data.vocabularies(method.features_by_id(data.schema, settings))
     policy = method.policy(data.schema, settings, vocabularies, training.fit.seed)
     return Found(policy, None, 0.0, 0, {})
-
-
-def _plain_at(
-    budget: Allowance, dim: int, training: Training, in_comparison: bool
-) -> dict[str, Any]:
-    return {**budget.to_json(), "dim": dim}
 
 
 def find(name: str) -> Method:

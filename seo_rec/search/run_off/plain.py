@@ -13,6 +13,7 @@ from seo_rec.schema import Schema
 from seo_rec.search.mixed_dimension import MixedDimensionSettings, mixed_dimension
 from seo_rec.search.no_search import NoSearchSettings, no_search
 from seo_rec.search.run_off.candidates import Candidate
+from seo_rec.search.run_off.settings import RunOff
 from seo_rec.search.space import fits_by_id
 from seo_rec.train import FitSettings, Training
 
@@ -44,22 +45,22 @@ class Shape:
         return allowance_of(self.params)
 
 
-def plain_candidates(
-    data: DataSet, shape: Shape, lookups: Sequence[int], rows_by_id: bool
-) -> list[Candidate]:
+def plain_candidates(data: DataSet, shape: Shape, settings: RunOff) -> list[Candidate]:
     """All plain candidates, the first to beat at the front.
 
     Args:
         data: The data set.
         shape: Their budget and widths.
-        lookups: Lookups per feature besides ``dim / chunk_dim``.
-        rows_by_id: Whether tables with a row per training id are tried.
+        settings: Which kinds of policies are tried.
 
     Raises:
         PolicyError: The budget is too small for one of them.
     """
-    found = by_chunks(data.schema, shape, lookups)
-    return [*found, *both(data, shape), *by_id(data, shape)] if rows_by_id else found
+    found = by_chunks(data.schema, shape, settings.trivial_lookups)
+    if not settings.by_id:
+        return found
+    often = by_frequency(data, shape) if settings.frequent else []
+    return [*found, *both(data, shape), *by_id(data, shape), *often]
 
 
 def by_chunks(schema: Schema, shape: Shape, lookups: Sequence[int]) -> list[Candidate]:
@@ -93,6 +94,20 @@ def by_id(data: DataSet, shape: Shape) -> list[Candidate]:
         Candidate(f"trivial-{kind}", _widths(kind, data, shape, shape.allowance))
         for kind in (EQUAL, MIXED)
     ]
+
+
+def by_frequency(data: DataSet, shape: Shape) -> list[Candidate]:
+    """Rows for the most frequent ids of all features, ``dim`` wide and ``chunk_dim`` wide.
+
+    A width is left out where the row that all other ids share does not fit.
+    """
+    counts = {c.name: data.counts(c.name) for c in data.schema.features}
+    found = []
+    for width in dict.fromkeys((shape.dim, shape.chunk_dim)):
+        if len(counts) * shape.allowance.row(width) <= shape.allowance.amount:
+            policy = methods.frequent(data.schema, counts, shape.allowance, width, seed=shape.seed)
+            found.append(Candidate(f"trivial-frequent-{width}", policy))
+    return found
 
 
 def both(data: DataSet, shape: Shape) -> list[Candidate]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-RULE = 4  # of a run-off's candidates and winner; a change of it is another search
+RULE = 5  # of a run-off's candidates and winner; a change of it is another search
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,9 @@ class RunOff:
         standard_errors: A candidate replaces another if its AUC is higher by so many errors.
         chunk_dims: Widths of chunks that are searched besides the width chunk_dim.
         trivial_lookups: Lookups per feature of the further plain candidates.
-        by_id: Whether narrow tables with a row for every training id are candidates.
+        by_id: Whether policies that store ids are candidates: narrow tables with a row for every
+            training id, and frequent.
+        frequent: Whether rows for the most frequent ids are candidates, dim and chunk_dim wide.
     """
 
     epochs: int = 20
@@ -31,6 +33,7 @@ class RunOff:
     chunk_dims: tuple[int, ...] = (8, 4)
     trivial_lookups: tuple[int, ...] = (1, 2, 4, 8)
     by_id: bool = True
+    frequent: bool = True
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.standard_errors < 0:

@@ -225,9 +225,7 @@ def _candidates(
     """The policies of the run-off: plain ones, and those selected from searches of each width."""
     assert settings.run_off is not None
     schema, seed, by_rows = data.schema, training.fit.seed, settings.run_off.by_id
-    candidates = plain_candidates(
-        data, _shape(settings, seed), settings.run_off.trivial_lookups, by_rows
-    )
+    candidates = plain_candidates(data, _shape(settings, seed), settings.run_off)
     searches: dict[int, Searched] = {}
     widths = chunk_widths(settings)
     progress = Progress("attentions", len(widths))
