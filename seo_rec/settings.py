@@ -42,7 +42,7 @@ SCHEDULES = ("constant", "cosine")
 L2_ON_NAMES = ("auto", "all", "read", "frequency")
 STORAGES = ("float32", "float16", "bfloat16")  # of tables while they are trained
 # Floats of tables at which a step with dense Adam took 1.08 times as long as with row-wise Adagrad;
-# at 10,000,000 it took 2.1 times as long (benchmarks/speed/size.py, docs/measured/speed.md).
+# at 10,000,000 it took 2.1 times as long (benchmarks/speed/size.py, docs/measured/size.md).
 LARGEST_DENSE = 3_000_000
 
 

@@ -203,7 +203,7 @@ _FIT = (
     Mutant(
         "the-last-epoch-counts-as-the-best",
         "seo_rec/train/loop.py",
-        "if metrics.auc > state.best_auc or state.best_epoch < 0:",
+        "if self.val is None or metrics.auc > state.best_auc or state.best_epoch < 0:",
         "if metrics.num_rows >= 0:",
         ("tests/test_train.py::test_patience_and_best_weights",),
     ),
@@ -336,9 +336,9 @@ _PLAN = (
     ),
     Mutant(
         "columns-are-cut-for-rowwise-adagrad",
-        "seo_rec/plan/planner.py",
-        'self.cuttable = prices.row_optimizer != "rowwise_adagrad"',
-        "self.cuttable = True",
+        "seo_rec/plan/attempt.py",
+        'return self.prices.row_optimizer != "rowwise_adagrad"',
+        "return True",
         ("tests/test_plan.py::test_a_heavy_wide_table_is_cut_in_columns",),
     ),
     Mutant(

@@ -67,6 +67,10 @@ MOVIELENS_BUDGETS = (409_590, 204_780, 40_980)
 CRITEO_BUDGETS = (240_000, 96_000, 48_000)
 
 
+def _without_later(settings: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in settings.items() if (k, v) not in LATER}
+
+
 @dataclass(frozen=True)
 class Study:
     """What differs between the data sets."""
@@ -83,10 +87,11 @@ class Study:
         """A digest of all that decides a run besides its row, budget, seed and data."""
         of_method: list[Any] = []
         if method == "seo":
-            of_method = [asdict(self.seo), asdict(self.run_off), RULE]
+            rule = RULE if self.run_off.frequent else 4  # rule 5 added that candidate to rule 4
+            of_method = [*map(_without_later, (asdict(self.seo), asdict(self.run_off))), rule]
         elif method.startswith("multi-size") and self.exact_below:
             of_method = ["exact"]  # earlier lines of them kept no feature exact
-        fit = {k: v for k, v in recorded_fit(self.fit).items() if (k, v) not in LATER}
+        fit = _without_later(recorded_fit(self.fit))
         of_all = [self.dim, self.exact_below, fit, MODEL.as_json()]
         text = json.dumps([*of_all, *of_method], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -98,7 +103,7 @@ STUDIES = {
         30,
         MOVIELENS_BUDGETS,
         SeoSettings(dim=30, chunk_dim=6, search_dim=60),
-        RunOff(epochs=8, chunk_dims=(6,), trivial_lookups=(3, 5, 10)),
+        RunOff(epochs=8, chunk_dims=(6,), trivial_lookups=(3, 5, 10), frequent=False),
         FitSettings(batch_size=4096, row_lr=4e-3, dense_lr=4e-3),
         2,
     ),
@@ -107,12 +112,20 @@ STUDIES = {
         12,
         CRITEO_BUDGETS,
         SeoSettings(dim=12, chunk_dim=4, search_dim=24),
-        RunOff(epochs=4, chunk_dims=(4,), trivial_lookups=(2, 3)),
+        RunOff(epochs=4, chunk_dims=(4,), trivial_lookups=(2, 3), frequent=False),
         FitSettings(epochs=8, batch_size=512, row_lr=1e-3, dense_lr=1e-3),
         0,
     ),
 }
-LATER = (("l2_on", "all"), ("storage", "float32"))  # that older lines lack, and had these values
+LATER = (  # settings that older lines lack, and the values that they had
+    ("l2_on", "all"),
+    ("storage", "float32"),
+    ("schedule", "constant"),
+    ("clip_norm", 0.0),
+    ("num_bytes", 0),
+    ("precision", "float32"),
+    ("frequent", False),
+)
 IDENTITY = ("row", "method", "budget", "seed", "data_fingerprint", "settings")
 MODEL = ModelSettings("dcn-v2", hidden=(192,), interaction=DCNv2Settings(layers=1))
 CRITEO_ROWS = {

@@ -183,10 +183,13 @@ def prepare(lines: Sequence[Line]) -> list[str]:
 def regions() -> dict[str, list[str]]:
     parts = {
         "step": step,
-        "size": size,
-        "large": large,
         "epoch": epochs,
         "stream": stream,
         "prepare": prepare,
     }
     return {name: show(read(path_of(name))) for name, show in parts.items()}
+
+
+def size_regions() -> dict[str, list[str]]:
+    """The regions of the page on size."""
+    return {"size": size(read(path_of("size"))), "large": large(read(path_of("large")))}

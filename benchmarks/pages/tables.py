@@ -45,7 +45,7 @@ MEASURED = ROOT / "docs" / "measured"
 Region = Callable[[], Sequence[str]]
 # The tables that stand on a page, by region. `--print` shows the others, and regions without any.
 SHOWN: dict[str, tuple[int, ...]] = {
-    "throughput": (2, 15, 19, 20, 23, 24),
+    "throughput": (15, 20),
     "kernels": (1,),
     "dimgrow": (1,),
     "optembed": (2,),
@@ -129,6 +129,7 @@ PAGES = {
     ),
     "serving": Page(MEASURED / "serving.md", serving.regions),
     "speed": Page(MEASURED / "speed.md", speed.regions),
+    "size": Page(MEASURED / "size.md", speed.size_regions),
     "kernels": Page(MEASURED / "kernels.md", lambda: {"kernels": kernels.region()}),
     "gpu": Page(MEASURED / "gpu.md", lambda: {"gpu": gpu.region()}),
     "throughput": Page(

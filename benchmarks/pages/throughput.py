@@ -178,18 +178,16 @@ COMPARED = {
 
 
 def ratios(run: Sequence[Line]) -> list[str]:
-    """Ours over TorchRec's, by the timed quantity and the two sides that are compared."""
-    found: dict[tuple[str, str, str], dict[str, str]] = {}
+    """Ours over TorchRec's time, by what is timed and the two sides that are compared."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
     for x in run:
-        if x["kind"] == "ratio":
+        if x["kind"] == "ratio" and x["time"] == "passed":
             text = COMPARED[x.get("ours", "ours"), x["beside"]]
-            found.setdefault((x["policy"], x["part"], text), {})[x["time"]] = interval(x)
+            found.setdefault((x["policy"], x["part"]), {})[text] = interval(x)
     columns = [
         Column("policy", lambda key: key[0]),
         Column("timed", lambda key: key[1]),
-        Column("compared", lambda key: key[2]),
-        Column("time, ours over TorchRec's", lambda key: found[key].get("passed")),
-        Column("processor time", lambda key: found[key].get("cpu")),
+        *each(COMPARED.values(), str, lambda text, key: found[key].get(text)),
     ]
     return table(columns, found)
 

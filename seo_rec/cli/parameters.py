@@ -50,14 +50,14 @@ Bytes = Annotated[
     typer.Option(
         "--bytes",
         metavar="NUMBER",
-        help="Budget in bytes to serve, ids included, as 384k or 1.5Mi, in place of --params.",
+        help="Budget in bytes to serve, as 384k or 1.5Mi, in place of --params.",
         rich_help_panel=BUDGET,
     ),
 ]
 Precision = Annotated[
     str,
     typer.Option(
-        help="Type of stored rows: float32, float16, bfloat16, int8 or int4; scores are of it.",
+        help="Type of stored rows: float32, float16, bfloat16, int8, int4.",
         rich_help_panel=BUDGET,
     ),
 ]

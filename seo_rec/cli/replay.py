@@ -59,8 +59,10 @@ def replay(
     from_: par.From = None,
     count_decay: par.CountDecay = 0.9,
     params: par.Params = None,
+    bytes_: par.Bytes = None,
     budget_of: par.BudgetOf = None,
     dim: par.Dim = 16,
+    precision: par.Precision = "float32",
     method: Annotated[
         str,
         typer.Option(

@@ -28,8 +28,9 @@ from seo_rec.recipes.groups import Grouping
 from seo_rec.recipes.searching import search, signed
 from seo_rec.recipes.training import train
 from seo_rec.runs import Run, RunError, SearchCost, claim_run, read_runs
-from seo_rec.runs.groups import GROUPS_FILE, GroupReport
+from seo_rec.runs.groups import GroupReport
 from seo_rec.runs.layout import (
+    GROUPS_FILE,
     METHODS_FILE,
     RESULTS_FILE,
     search_folder,

@@ -15,9 +15,10 @@ from typing import Any
 from seo_rec.files import read_json
 from seo_rec.policy import Policy, PolicyError
 from seo_rec.policy.allowance import BYTES, FLOATS
-from seo_rec.runs.groups import GROUPS_FILE, GroupReport
+from seo_rec.runs.groups import GroupReport
 from seo_rec.runs.layout import (
     CANDIDATES_FOLDER,
+    GROUPS_FILE,
     INFEASIBLE_FILE,
     METRICS_FILE,
     POLICY_FILE,

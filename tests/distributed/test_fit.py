@@ -496,6 +496,7 @@ def test_a_plan_that_is_made_knows_the_run(
         "row_l2": 0.1,
         "copyable": True,
         "default": False,
+        "compute_kernels": ("fused",),
     }
     assert len(set(options["rates"].values())) > 1
 
