@@ -267,7 +267,7 @@ class _Reader:
                 of = [columns[name] for name in f.columns]
                 feature_bags(f, [encode_column(_one_cell(row[c.name], c), c) for c in of])
         except RowError as error:
-            return error.column, error.value, error.why, error.fix
+            return error.column, row.get(error.column, error.value), error.why, error.fix
         return None
 
     def _require(self, names: Sequence[str], path: Path) -> None:

@@ -7,19 +7,26 @@ import json
 import shutil
 import threading
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
+from served import ABOUT, LINEAR, linear_program, trained
 from sklearn.metrics import roc_auc_score
 
+from cases import POLICIES
+from seo_rec.data.rawfile import BadRows
+from seo_rec.export import package_parts
 from seo_rec.schema import DataError
 from seo_rec.serve import Predictor
 from seo_rec.serve.archive import write_tar
 from seo_rec.serve.bags import RowError
 from seo_rec.serve.predict import predict_files, predict_split
+from seo_rec.serve.preparation import Column, Preparation
+from seo_rec.serve.writing import write_package
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +180,43 @@ def test_bad_rows_are_named_or_skipped(line, message, clicks, seo_rec, tmp_path)
     done = seo_rec("predict", clicks.package, "--raw", raw, "--out", out, *skip)
     assert done.code == 0 and "1 bad rows skipped" in done.err and message in done.err
     assert pq.read_table(out)["id"].to_pylist() == ["r0", "r1", "r3", "r4"]
+
+
+HOUR = "not an hour written as YYMMDDHH"
+REFUSED = {  # by what the encoder alone can see, text and numbers being well formed
+    "14102125,u,i": f"line 3, column 'hour': {HOUR}, got '14102125'; correct the cell",
+    " 141021,u,i": f"line 3, column 'hour': {HOUR}, got ' 141021'; correct the cell",
+    ",u,i": f"line 3, column 'hour': {HOUR}, got ''; correct the cell",
+    f"14102107,{'|'.join(map(str, range(20)))},{'|'.join(map(str, range(14)))}": (
+        "line 3, column 'user, item': more combinations than 256 for the cross 'mul', got '20 x 14'"
+    ),
+}
+
+
+@pytest.mark.parametrize("line, message", REFUSED.items())
+def test_rows_of_text_that_the_encoder_refuses(line, message, tmp_path):
+    """One row of three, named as in Parquet; the others are scored."""
+    policy = POLICIES["crosses-of-all-kinds"]
+    columns = [Column("hour", "categorical", "hour_of_day")]
+    columns += [Column(name, "multivalent") for name in ("user", "item")]
+    (tmp_path / "package").mkdir()
+    with mock.patch("seo_rec.export.package.program_of", linear_program):
+        parts = package_parts(
+            trained(policy, LINEAR, 0), Preparation("t", "y", {}, tuple(columns)), None, ABOUT
+        )
+    write_package(tmp_path / "package", parts)
+    predictor = Predictor.load(tmp_path / "package")
+    raw = tmp_path / "raw.csv"
+    raw.write_text(f"hour,user,item\n14102100,1|2,7\n{line}\n14102123,3,7|8\n")
+    with pytest.raises(DataError) as error:
+        predict_files(predictor, [raw], tmp_path / "scores.parquet")
+    assert message in str(error.value)
+    done = predict_files(
+        predictor, [raw], tmp_path / "scores.parquet", bad_rows=BadRows("skip"), keep=("hour",)
+    )
+    assert (done.rows, done.skipped) == (2, 1)
+    hours = pq.read_table(tmp_path / "scores.parquet")["hour"].to_pylist()
+    assert hours == [14102100, 14102123]
 
 
 def test_bad_rows_of_parquet(clicks, seo_rec, tmp_path):
