@@ -30,9 +30,10 @@ from seo_rec.search.mixed_dimension import MixedDimensionSettings, mixed_dimensi
 from seo_rec.search.no_search import NoSearchSettings, no_search
 from seo_rec.search.optembed import OptEmbedSettings, check_weights, optembed
 from seo_rec.search.seo import SeoSearch, check_seo, require_space, seo
+from seo_rec.search.space import open_space
 from seo_rec.search.sseds import SsedsSettings, sseds
 from seo_rec.settings import require_dense, require_float32
-from seo_rec.train import Training, ranks
+from seo_rec.train import Training, ranks, require_memory
 
 
 class Decide(Protocol):
@@ -90,7 +91,7 @@ class Method:
         check: Refuses settings that do not go with the data or the training, before any folder is
             opened (ValueError or PolicyError).
         require_feasible: PolicyError if it is known before any training that no policy fits the
-            budget.
+            budget, TooLargeError if the tables of the search do not fit into memory.
         whole_rows: Whether its budget is a whole number of rows of the width ``dim``.
         ignores: Fields of the fit settings that deciding does not read although it trains.
         fixed: Settings that cannot be changed, and their values: the name of the method decides
@@ -204,6 +205,17 @@ def _check_optembed(data: DataSet, settings: OptEmbedSettings, training: Trainin
     require_dense(training.fit, "optembed")
 
 
+def _require_room(name: str, shared: bool) -> Check:
+    """TooLargeError if the tables of full width, which a search trains, do not fit into memory."""
+
+    def require(data: DataSet, settings: Any, training: Training) -> None:
+        space = open_space(data, settings, training.fit.seed)
+        whole = space.policy([settings.max_dim] * len(space.names))
+        require_memory(whole, training.fit, ranks(), search=name, shared=shared)
+
+    return require
+
+
 def _seo(name: str, fixed: Mapping[str, Any]) -> Method:
     return Method(
         name=name,
@@ -254,6 +266,7 @@ SEARCHES: dict[str, Method] = {
             decide=optembed,
             values_at=_space_at,
             check=_check_optembed,
+            require_feasible=_require_room("optembed", shared=False),
             sharded=True,
         ),
         Method(
@@ -262,6 +275,7 @@ SEARCHES: dict[str, Method] = {
             settings=AutoDimSettings,
             decide=autodim,
             values_at=_space_at,
+            require_feasible=_require_room("autodim", shared=True),
             sharded=True,
         ),
         Method(
@@ -270,6 +284,7 @@ SEARCHES: dict[str, Method] = {
             settings=SsedsSettings,
             decide=sseds,
             values_at=_space_at,
+            require_feasible=_require_room("sseds", shared=True),
             sharded=True,
         ),
         _untrained("mixed-dimension", MixedDimensionSettings, mixed_dimension, 2),
