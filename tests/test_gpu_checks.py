@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torchrec.distributed import comm
 
 from benchmarks.gpu import __main__ as driver
-from benchmarks.gpu import fused, parity, part, speed
+from benchmarks.gpu import fused, parity, part, rows, speed
 from benchmarks.gpu.lines import Run, check, measure
 from benchmarks.pages import gpu as page
 from seo_rec.train import distributed, ranks, steps
@@ -40,7 +41,7 @@ def failed(lines: list[Line]) -> list[str]:
 # ---- the parts ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["versions", "unsharded", "plans", "pipelines", "fused"])
+@pytest.mark.parametrize("name", ["versions", "unsharded", "plans", "pipelines", "fused", "rows"])
 def test_the_checks_pass_on_a_cpu(run: Run, name: str) -> None:
     lines = list(part.PARTS[name](run))
     assert failed(lines) == []
@@ -137,6 +138,13 @@ def test_another_update_is_noticed(run: Run) -> None:
 
     tables = fused.make_tables("EXACT_ADAGRAD", [(fused.V, fused.D)] * fused.T, run.device)
     assert fused.apart(tables, without_square_root, run.device) > 100 * fused.LIMIT
+
+
+def test_other_random_numbers_are_noticed(run: Run) -> None:
+    """Of tables of 16 bits, which every device must round alike."""
+    _, alike = rows.apart("adagrad", torch.bfloat16, run.device)
+    _, other = rows.apart("adagrad", torch.bfloat16, run.device, key=8)
+    assert alike <= rows.MOST_APART < other / 5
 
 
 def test_no_number_is_no_pass() -> None:

@@ -26,6 +26,7 @@ from seo_rec.search.run_off import RunOff
 from seo_rec.search.seo import SeoSearch
 from seo_rec.settings import BACKBONE_NAMES
 from seo_rec.train import FitSettings, Training
+from seo_rec.train.memory import TooLargeError
 
 ROOT = Path(__file__).resolve().parent.parent
 PARAMS, DIM = 4000, 16
@@ -479,3 +480,18 @@ def test_a_method_is_compared_once(tiny_data: DataSet) -> None:
         recipes.compare(asked, Path("never"))
     asked = comparison(tiny_data, ("separate", "separate+mlet"), {})
     check_comparison(replace(asked, mlet=Mlet(32)))  # two trainings of one policy
+
+
+@pytest.mark.parametrize("name", ["seo", "optembed", "autodim", "sseds"])
+def test_a_search_whose_tables_cannot_fit_is_refused_before_a_folder_is_made(
+    tiny_data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The tables that it trains are wider than those of the policy that it would find."""
+    entry, training = find(name), Training(fit=FitSettings(row_optimizer="sgd", average=0.0))
+    settings = entry.settings_at(1600, 16, training, {})
+    monkeypatch.setattr("seo_rec.train.memory.available_bytes", lambda device: 4 * 1600)
+    with pytest.raises(TooLargeError, match=rf"parameters of {name} take .*\(a smaller --dim\)"):
+        recipes.search(name, tiny_data, tmp_path / "search", settings, training)
+    assert not (tmp_path / "search").exists()
+    monkeypatch.setattr("seo_rec.train.memory.available_bytes", lambda device: 2**40)
+    entry.require_feasible(tiny_data, settings, training)

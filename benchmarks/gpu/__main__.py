@@ -49,6 +49,7 @@ ONE_RANK = (
     Part("plans", 75),
     Part("pipelines", 45),
     Part("fused", 30),
+    Part("rows", 30),
     Part("tests", 60),
     Part("kernels", 60),
     Part("fetch", 40),

@@ -29,7 +29,7 @@ import torch.distributed as dist
 import torchrec
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
-from benchmarks.gpu import fused, parity, speed
+from benchmarks.gpu import fused, parity, rows, speed
 from benchmarks.gpu.lines import Lines, Run, forbidden, holds, note
 from benchmarks.record import append
 from seo_kernels import native
@@ -101,6 +101,7 @@ PARTS: dict[str, Callable[[Run], Lines]] = {
     "plans": parity.plans,
     "pipelines": parity.pipelines,
     "fused": fused.updates,
+    "rows": rows.updates,
     "tests": tests,
     "against-torchrec": speed.against_torchrec,
     "kernels": speed.every_op,

@@ -185,7 +185,8 @@ def infeasible(comparison: Comparison) -> dict[str, str]:
     """The methods that are known before any training to have no policy at the budget, and why.
 
     Methods without training: build the policy and check that it fits. SEO: build its search space
-    and its plain candidates. The other searches are not checked beforehand.
+    and its plain candidates. Of the other searches it is not known; a search whose tables do not
+    fit into memory ends the check with a TooLargeError.
     """
     reasons = {}
     for name in comparison.methods:

@@ -32,10 +32,10 @@ from seo_rec.search.mixed_dimension import MixedDimensionSettings, mixed_dimensi
 from seo_rec.search.no_search import NoSearchSettings, no_search
 from seo_rec.search.optembed import OptEmbedSettings, check_weights, optembed
 from seo_rec.search.seo import SeoSearch, check_seo, require_space, seo
-from seo_rec.search.space import require
+from seo_rec.search.space import open_space, require
 from seo_rec.search.sseds import SsedsSettings, sseds
 from seo_rec.settings import require_dense, require_float32
-from seo_rec.train import Training, ranks
+from seo_rec.train import Training, ranks, require_memory
 
 
 class Decide(Protocol):
@@ -94,7 +94,7 @@ class Method:
         check: Refuses settings that do not go with the data or the training, before any folder is
             opened (ValueError or PolicyError).
         require_feasible: PolicyError if it is known before any training that no policy fits the
-            budget.
+            budget, TooLargeError if the tables of the search do not fit into memory.
         whole_rows: Whether its budget is a whole number of rows of the width ``dim``.
         ignores: Fields of the fit settings that deciding does not read although it trains.
         fixed: Settings that cannot be changed, and their values: the name of the method decides
@@ -228,6 +228,17 @@ def _require_equal_rows(training: Training) -> None:
     require(weight == 1, "positive_weight", weight, "1 with this search")
 
 
+def _require_room(name: str, shared: bool) -> Check:
+    """TooLargeError if the tables of full width, which a search trains, do not fit into memory."""
+
+    def check(data: DataSet, settings: Any, training: Training) -> None:
+        space = open_space(data, settings, training.fit.seed)
+        whole = space.policy([settings.max_dim] * len(space.names))
+        require_memory(whole, training.fit, ranks(), search=name, shared=shared)
+
+    return check
+
+
 def _seo(name: str, fixed: Mapping[str, Any]) -> Method:
     return Method(
         name=name,
@@ -288,6 +299,7 @@ SEARCHES: dict[str, Method] = {
             decide=optembed,
             values_at=_space_at,
             check=_check_optembed,
+            require_feasible=_require_room("optembed", shared=False),
             sharded=True,
         ),
         Method(
@@ -296,6 +308,7 @@ SEARCHES: dict[str, Method] = {
             settings=AutoDimSettings,
             decide=autodim,
             values_at=_space_at,
+            require_feasible=_require_room("autodim", shared=True),
             sharded=True,
         ),
         Method(
@@ -304,6 +317,7 @@ SEARCHES: dict[str, Method] = {
             settings=SsedsSettings,
             decide=sseds,
             values_at=_space_at,
+            require_feasible=_require_room("sseds", shared=True),
             sharded=True,
         ),
         _untrained("mixed-dimension", MixedDimensionSettings, mixed_dimension, 2),

@@ -59,37 +59,47 @@ def training_bytes(policy: Policy, settings: FitSettings) -> int:
     return policy.num_params * (own + 4 * per_float) + 4 * rows * per_row
 
 
-def require_memory(policy: Policy, settings: FitSettings, ranks: Ranks) -> None:
+def require_memory(
+    policy: Policy, settings: FitSettings, ranks: Ranks, *, search: str = "", shared: bool = True
+) -> None:
     """Refuse tables that cannot fit, before any memory is taken for them.
 
     Args:
         policy: The tables as they are trained.
         settings: The training.
         ranks: The processes that share the tables; those of one machine share its memory.
+        search: The search that trains these tables, for its message; empty for a policy.
+        shared: Whether the processes divide the tables; else each has all, and dense gradients.
 
     Raises:
         TooLargeError: With three things that would help.
     """
     room = available_bytes(ranks.device)
     on_one = ranks.local_size if ranks.device.type == "cpu" else 1
-    needed = training_bytes(policy, settings) * on_one // ranks.world_size
+    needed = training_bytes(policy, settings) * on_one // (ranks.world_size if shared else 1)
     if room is None or needed <= room:
         return
     floats = policy.num_params * room // needed
     helps = [f"a policy of at most {floats:,} parameters (`seo-rec apply --params`)"]
+    if search:
+        helps = [f"a search among tables of at most {floats:,} parameters (a smaller --dim)"]
     chosen = settled(settings, policy.num_params)
-    if chosen.row_optimizer != "rowwise_adagrad" or chosen.has_dense_gradients:
+    by_rows = chosen.row_optimizer == "rowwise_adagrad" and not chosen.has_dense_gradients
+    if shared and not by_rows:
         helps.append("--optimizer rowwise_adagrad with --l2-on read, one number per row")
     if chosen.average:
         helps.append("--average 0, which keeps no mean of the weights")
-    if chosen.storage == "float32" and not policy.arrays:
+    if chosen.storage == "float32" and not (policy.arrays or search):
         helps.append("--storage bfloat16 with --average 0, two bytes for a parameter")
-    helps.append(f"tables shared by {-(-needed // max(1, room)) * ranks.world_size:,} processes")
+    if shared:
+        times = -(-needed // max(1, room))
+        helps.append(f"tables shared by {times * ranks.world_size:,} processes")
     helps.append(f"a machine with {needed:,} free bytes")
     raise TooLargeError(
-        f"the tables of {policy.num_params:,} parameters take {needed:,} bytes of memory in "
-        f"training, with what {chosen.row_optimizer} keeps, and {room:,} are free here. Things "
-        f"that would help: {'; '.join(helps[:3])}; nothing was allocated"
+        f"the tables of {policy.num_params:,} parameters {f'of {search} ' * bool(search)}take "
+        f"{needed:,} bytes of memory in training, with what {chosen.row_optimizer} keeps, and "
+        f"{room:,} are free here. Things that would help: {'; '.join(helps[:3])}; nothing was "
+        "allocated"
     )
 
 

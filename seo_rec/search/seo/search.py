@@ -42,6 +42,7 @@ from seo_rec.train import (
     fit,
     optimizers_of,
     ranks,
+    require_memory,
     shard,
     train_stream,
 )
@@ -294,10 +295,16 @@ def check_seo(data: DataSet, settings: SeoSearch, training: Training) -> None:
 
 
 def require_space(data: DataSet, settings: SeoSearch, training: Training) -> None:
-    """PolicyError if the budget has no room for what the search trains, whatever it finds."""
+    """Refuse what cannot be searched, whatever the search would find.
+
+    Raises:
+        PolicyError: The budget has no room for what the search trains.
+        TooLargeError: The tables that it trains do not fit into memory.
+    """
     seed = training.fit.seed
     for width in chunk_widths(settings):
         of_width = replace(settings.attention, chunk_dim=width, total_chunks=None)
-        search_space(data.schema, of_width, seed)
+        space = search_space(data.schema, of_width, seed)
+        require_memory(space, training.fit, ranks(), search="seo")
     if settings.run_off is not None:
         by_chunks(data.schema, _shape(settings, seed), settings.run_off.trivial_lookups)
