@@ -2,7 +2,7 @@
 
 They share one binary interface without declaring it: a wrong triple shows itself as an
 undefined symbol or a missing ``libtorch_cuda.so`` deep inside an import. This module compares
-the installed versions with the triple that is known to work and says so in one sentence. It reads
+the installed versions with the triples that are known to work and says so in one sentence. It reads
 package metadata only and imports none of them, so it costs milliseconds.
 """
 
@@ -17,9 +17,22 @@ from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution
 from types import ModuleType
 
-TORCH = "2.13.0"
-TORCHREC = "1.8.0"
-FBGEMM = "1.8.0"
+
+@dataclass(frozen=True)
+class Triple:
+    """Versions that fit together and with which the tests were run."""
+
+    torch: str
+    torchrec: str
+    fbgemm: str
+
+    def __str__(self) -> str:
+        return f"torch {self.torch}, torchrec {self.torchrec}, fbgemm-gpu(-cpu) {self.fbgemm}"
+
+
+# The first one is pinned in pyproject.toml, and a repair leads to it unless the installed torch
+# is of another one.
+KNOWN = (Triple("2.13.0", "1.8.0", "1.8.0"),)
 
 # What torchrec requires besides fbgemm-gpu, for a repair that has to pass `--no-deps`.
 TORCHREC_REQUIRES = ("tensordict", "torchmetrics==1.0.3", "tqdm", "pyre-extensions")
@@ -90,13 +103,15 @@ def problem(stack: Stack) -> str | None:
     install: list[str] = []
     uninstall: list[str] = []
 
+    triple = _nearest(stack)
+
     def expect(name: str, found: str | None, version: str) -> None:
         if found is None or _public(found) != version:
             faults.append(f"{name} {found}" if found else f"no {name}")
             install.append(f"{name}=={version}")
 
-    expect("torch", stack.torch, TORCH)
-    expect("torchrec", stack.torchrec, TORCHREC)
+    expect("torch", stack.torch, triple.torch)
+    expect("torchrec", stack.torchrec, triple.torchrec)
     if stack.torchrec is None:
         install += TORCHREC_REQUIRES
 
@@ -108,31 +123,41 @@ def problem(stack: Stack) -> str | None:
             "other's files"
         )
         uninstall += ["fbgemm-gpu", "fbgemm-gpu-cpu"]
-        install.append(f"{wanted}=={FBGEMM}")
+        install.append(f"{wanted}=={triple.fbgemm}")
     elif library and not library.endswith("+cpu") and stack.torch and not stack.torch_is_cuda:
         faults.append(
             f"fbgemm-gpu {library}, a CUDA build that needs libtorch_cuda.so, beside "
             f"torch {stack.torch}, a CPU build that has none"
         )
         uninstall.append("fbgemm-gpu")
-        install.append(f"fbgemm-gpu-cpu=={FBGEMM}")
+        install.append(f"fbgemm-gpu-cpu=={triple.fbgemm}")
     elif library:
-        expect("fbgemm-gpu", library, FBGEMM)
+        expect("fbgemm-gpu", library, triple.fbgemm)
     elif cpu_build:
-        expect("fbgemm-gpu-cpu", cpu_build, FBGEMM)
+        expect("fbgemm-gpu-cpu", cpu_build, triple.fbgemm)
     else:
         faults.append("neither fbgemm-gpu nor fbgemm-gpu-cpu")
         if stack.shim:  # pip would take the shim for the library
             uninstall.append("fbgemm-gpu")
-        install.append(f"{wanted}=={FBGEMM}")
+        install.append(f"{wanted}=={triple.fbgemm}")
 
     if not faults:
         return None
     return (
-        f"seo_rec found {'; '.join(faults)}. "
-        f"It needs torch {TORCH}, torchrec {TORCHREC} and fbgemm-gpu (GPU) or fbgemm-gpu-cpu "
-        f"(CPU) {FBGEMM}. Repair: {_repair(uninstall, install)}"
+        f"seo_rec found {'; '.join(faults)}. It needs {_known()}. A clone is set up by `make "
+        f"setup`. Repair: {_repair(uninstall, install)}"
     )
+
+
+def _nearest(stack: Stack) -> Triple:
+    """The known triple of the installed torch; the pinned one if there is none."""
+    torch = _public(stack.torch or "")
+    return next((t for t in KNOWN if t.torch == torch), KNOWN[0])
+
+
+def _known() -> str:
+    """The known triples, the pinned one first."""
+    return " or ".join(f"{triple}{' (pinned)' * (triple is KNOWN[0])}" for triple in KNOWN)
 
 
 def _repair(uninstall: list[str], install: list[str]) -> str:
@@ -150,10 +175,10 @@ def _repair(uninstall: list[str], install: list[str]) -> str:
 
 
 def check(path: Sequence[str] | None = None) -> None:
-    """Raise unless the installed triple is the known one.
+    """Raise unless the installed triple is a known one.
 
     Raises:
-        StackError: The message names the installed versions, the expected ones and the repair.
+        StackError: The message names the installed versions, the known ones and the repair.
     """
     message = problem(read(path))
     if message:

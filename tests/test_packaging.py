@@ -20,12 +20,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def test_the_pins_are_the_ones_the_stack_check_expects():
-    expected = {f"torch=={stack.TORCH}", f"torchrec=={stack.TORCHREC}"}
-    expected.add(f"fbgemm-gpu=={stack.FBGEMM}")
+    expected = {f"torch=={stack.KNOWN[0].torch}", f"torchrec=={stack.KNOWN[0].torchrec}"}
+    expected.add(f"fbgemm-gpu=={stack.KNOWN[0].fbgemm}")
     assert expected <= set(PROJECT["dependencies"])
     shim = tomllib.loads((ROOT / "packaging/fbgemm-gpu-cpu-shim/pyproject.toml").read_text())
-    assert shim["project"]["version"] == f"{stack.FBGEMM}+cpu"
-    assert shim["project"]["dependencies"] == [f"fbgemm-gpu-cpu=={stack.FBGEMM}"]
+    assert shim["project"]["version"] == f"{stack.KNOWN[0].fbgemm}+cpu"
+    assert shim["project"]["dependencies"] == [f"fbgemm-gpu-cpu=={stack.KNOWN[0].fbgemm}"]
     installer = load_installer()
     assert installer.TORCH in expected
 

@@ -1,5 +1,6 @@
 """The stack check, on made-up site-packages folders: no library is imported or installed."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -153,6 +154,26 @@ def test_wrong_stacks_are_one_sentence_with_a_repair(tmp_path, versions, build, 
     for step in message.partition("Repair: ")[2].split(" && "):
         if "torchrec==" in step:
             assert "--no-deps" in step
+
+
+def test_any_known_triple_passes_and_a_repair_leads_to_the_nearest(tmp_path, monkeypatch):
+    """The triple of the installed torch is completed; of another torch, the pinned one is."""
+    monkeypatch.setattr(stack, "KNOWN", (*stack.KNOWN, stack.Triple("2.15.0", "1.9.2", "1.9.0")))
+    newer = {"torch": "2.15.0+cpu", "torchrec": "1.9.2", "fbgemm-gpu-cpu": "1.9.0"}
+    for name, versions in (("old", RIGHT_CPU), ("new", newer)):
+        stack.check(site_packages(tmp_path / name, versions))
+    for changed, repaired in (
+        ({"fbgemm-gpu-cpu": "1.8.0"}, ["fbgemm-gpu-cpu==1.9.0"]),
+        ({"torchrec": "1.8.0"}, ["torchrec==1.9.2"]),
+        ({"torch": "2.14.0+cpu"}, ["torch==2.13.0", "torchrec==1.8.0", "fbgemm-gpu-cpu==1.8.0"]),
+    ):
+        folder = tmp_path / "-".join(changed)
+        with pytest.raises(stack.StackError) as caught:
+            stack.check(site_packages(folder, newer | changed))
+        message = str(caught.value)
+        assert "(pinned) or torch 2.15.0, torchrec 1.9.2, fbgemm-gpu(-cpu) 1.9.0" in message
+        assert re.findall(r"[\w-]+==[\d.]+", message.partition("Repair: ")[2]) == repaired
+        assert "`make setup`" in message
 
 
 def test_a_stack_error_is_an_import_error():
