@@ -31,9 +31,10 @@ def _cell(cells: Mapping[tuple[int, int], Line], gpus: int, params: int) -> str:
     line = cells[params, gpus]
     if not line["fits"]:
         return "does not fit"
+    outside = f" + {line['outside_gb']:.0f}" if line.get("outside_gb") else ""
     return (
-        f"{line['step_ms']:.2f} ms, {line['memory_gb']:.1f} GB, {PHASES[line['bottleneck']]}, "
-        f"{line['imbalance']:.2f}"
+        f"{line['step_ms']:.2f} ms, {line['memory_gb']:.1f}{outside} GB, "
+        f"{PHASES[line['bottleneck']]}, {line['imbalance']:.2f}"
     )
 
 

@@ -126,6 +126,7 @@ def simulate(way: str, params: int, nodes: int) -> dict[str, Any]:
         "bottleneck": largest,
         "imbalance": plan.imbalance,
         "memory_gb": round(max(r.memory_bytes for r in plan.estimate.ranks) / 1e9, 3),
+        "outside_gb": round(max(r.host_memory_bytes for r in plan.estimate.ranks) / 1e9, 3),
     }
 
 

@@ -25,6 +25,8 @@ from seo_rec.policy import Policy
 TABLE_WISE = ShardingType.TABLE_WISE.value
 COLUMN_WISE = ShardingType.COLUMN_WISE.value
 ROW_WISE = ShardingType.ROW_WISE.value
+TABLE_ROW_WISE = ShardingType.TABLE_ROW_WISE.value
+GRID_SHARD = ShardingType.GRID_SHARD.value
 DATA_PARALLEL = ShardingType.DATA_PARALLEL.value
 
 
@@ -33,12 +35,14 @@ class Choice:
     """One plan to try: tables kept on every rank, tables cut by rows, how fine the others are cut.
 
     A packed table is cut into the fewest pieces that are none above ``largest`` times the mean load
-    of a rank; ``shifted`` then moves columns between ranks. The ``cached`` tables are outside the
-    devices, with a ``cache`` of their rows there.
+    of a rank; ``shifted`` then moves columns between ranks. The pieces of an ``on_machine`` table
+    go to machines in place of ranks: the ranks of a machine share a piece by rows. The ``cached``
+    tables are outside the devices, with a ``cache`` of their rows there.
     """
 
     everywhere: frozenset[str] = frozenset()
     by_row: frozenset[str] = frozenset()
+    on_machine: frozenset[str] = frozenset()
     largest: float = math.inf
     shifted: bool = False
     cached: frozenset[str] = frozenset()
@@ -126,35 +130,25 @@ class Attempt:
         Raises:
             PlanError: a table has no room even by rows.
         """
-        choice = self.choice
-        by_row, at_least = set(choice.by_row), dict.fromkeys(self.prices.tables, 1)
+        choice, at_least = self.choice, dict.fromkeys(self.prices.tables, 1)
+        by_row = set(choice.by_row - choice.on_machine)
         while True:
-            fixed = [self.everywhere(t) for t in sorted(choice.everywhere)]
-            fixed += [self._row_share(t) for t in sorted(by_row)]
-            ranks = Ranks.alike(
-                self.world_size,
-                sum(p.ms for p in fixed),
-                sum(p.memory for p in fixed),
-                self.capacity,
-            )
-            packed = [t for t in self.prices.tables if t not in choice.everywhere | by_row]
-            whole = sum(self.whole(t).ms for t in packed) / self.world_size
-            limit = choice.largest * (ranks.ms_W.mean() + whole)
+            ranks = self._fixed(by_row)
+            packed = [
+                t
+                for t in self.prices.tables
+                if t not in choice.everywhere | by_row | choice.on_machine
+            ]
+            limit = self._limit(packed, ranks)
+            machines, ranks = self._pack_machines(limit, ranks)
             cuts = {t: self._cut(t, limit, at_least[t]) for t in packed}
             pieces = [self._piece(t, columns) for t in packed for columns in cuts[t]]
-            if ranks.memory_W.max() > ranks.capacity:
-                short = int(ranks.memory_W.max()) - self.capacity
-                largest = max(by_row | choice.everywhere, key=self._row_memory)
-                raise shortage(self.prices, self.capacity, largest, short)
             found = pack(pieces, ranks, self.task.readers)
             if not isinstance(found, NoRoom):
-                columns: Columns = {t: {} for t in packed}
-                for piece, rank in zip(pieces, found, strict=True):
-                    mine = columns[piece.table]
-                    mine[rank] = mine.get(rank, 0) + piece.columns
+                columns = _by_place(pieces, found)
                 if choice.shifted:
                     columns = shift_columns(columns, self.task.units, ranks, self.prices)
-                return self._placements(choice.everywhere, by_row, columns)
+                return self._placements(by_row, machines, columns)
             table = found.piece.table
             if len(cuts[table]) < self.task.most_pieces(table):
                 at_least[table] = min(2 * len(cuts[table]), self.task.most_pieces(table))
@@ -164,23 +158,71 @@ class Attempt:
                 short = found.piece.memory - found.free
                 raise shortage(self.prices, self.capacity, table, short, found.rank)
 
+    def _fixed(self, by_row: set[str]) -> Ranks:
+        """What each rank carries of the tables that are on all of them."""
+        everywhere = self.choice.everywhere
+        fixed = [self.everywhere(t) for t in sorted(everywhere)]
+        fixed += [self._row_share(t) for t in sorted(by_row)]
+        ms, memory = sum(p.ms for p in fixed), sum(p.memory for p in fixed)
+        if memory > self.capacity:
+            largest = max(by_row | everywhere, key=self._row_memory)
+            raise shortage(self.prices, self.capacity, largest, memory - self.capacity)
+        return Ranks.alike(self.world_size, ms, memory, self.capacity)
+
+    def _limit(self, packed: list[str], ranks: Ranks) -> float:
+        """Milliseconds that no piece should take, by the mean load of a rank."""
+        dims = {t: self.prices.tables[t].dim for t in self.choice.on_machine}
+        shared = sum(self._machine_piece(t, dim).ms for t, dim in sorted(dims.items()))
+        total = sum(self.whole(t).ms for t in packed) + self.prices.topology.local_size * shared
+        mean = float(ranks.ms_W.mean()) + total / self.world_size
+        return self.choice.largest * mean if mean else math.inf
+
+    def _pack_machines(self, limit: float, ranks: Ranks) -> tuple[Columns, Ranks]:
+        """Columns of the ``on_machine`` tables by machine, and what the ranks carry with them."""
+        if not self.choice.on_machine:
+            return {}, ranks
+        local, pieces = self.prices.topology.local_size, []
+        for t in sorted(self.choice.on_machine):
+            most = min(self.task.most_pieces(t), self.world_size // local)
+            counts = (self._widths(t, count) for count in range(1, most + 1))
+            fine = (w for w in counts if self._machine_piece(t, w[0]).ms <= limit)
+            widths = next(fine, None) or self._widths(t, most)
+            pieces += [self._machine_piece(t, columns) for columns in widths]
+        machines = Ranks(ranks.ms_W[::local], ranks.memory_W[::local], ranks.capacity)
+        found = pack(pieces, machines, self.task.readers)
+        if isinstance(found, NoRoom):
+            short = found.piece.memory - found.free
+            raise shortage(self.prices, self.capacity, found.piece.table, short, found.rank * local)
+        ms, memory = machines.ms_W.copy(), machines.memory_W.copy()
+        for piece, machine in zip(pieces, found, strict=True):
+            ms[machine] += piece.ms
+            memory[machine] += piece.memory
+        loads = Ranks(np.repeat(ms, local), np.repeat(memory, local), ranks.capacity)
+        return _by_place(pieces, found), loads
+
     def _placements(
-        self, everywhere: frozenset[str], by_row: set[str], columns: Columns
+        self, by_row: set[str], machines: Columns, columns: Columns
     ) -> tuple[Placement, ...]:
         """One shard per (table, rank); columns are all alike, so any numbering will do."""
         placements = []
+        grid = any(len(by_machine) > 1 for by_machine in machines.values())
         for t in self.task.policy.tables:
-            if t.name in everywhere:
+            if t.name in self.choice.everywhere:
                 placements.append(self._placement(t.name, DATA_PARALLEL, ()))
-            elif t.name in by_row:
-                placements.append(self._placement(t.name, ROW_WISE, self._rows(t.num_rows, t.dim)))
+                continue
+            if t.name in by_row:
+                kind, spans = ROW_WISE, [(0, self.world_size, 0, t.dim)]
+            elif t.name in machines:  # one kind for all of them: each kind has its own exchanges
+                kind, local = (
+                    GRID_SHARD if grid else TABLE_ROW_WISE,
+                    self.prices.topology.local_size,
+                )
+                spans = [(m * local, local, *c) for m, c in _spans(machines[t.name])]
             else:
-                shards, start = [], 0
-                for rank, width in sorted(columns[t.name].items()):
-                    shards.append(Shard(rank, 0, start, t.num_rows, width))
-                    start += width
-                kind = COLUMN_WISE if len(shards) > 1 else TABLE_WISE
-                placements.append(self._placement(t.name, kind, tuple(shards)))
+                spans = [(rank, 1, *c) for rank, c in _spans(columns[t.name])]
+                kind = COLUMN_WISE if len(spans) > 1 else TABLE_WISE
+            shards = (s for span in spans for s in _by_rows(t.num_rows, *span))
+            placements.append(self._placement(t.name, kind, tuple(shards)))
         return tuple(placements)
 
     def _placement(self, table: str, kind: str, shards: tuple[Shard, ...]) -> Placement:
@@ -200,14 +242,6 @@ class Attempt:
         return tuple(
             self._placement(t.name, TABLE_WISE, (Shard(0, 0, 0, t.num_rows, t.dim),))
             for t in tables
-        )
-
-    def _rows(self, num_rows: int, dim: int) -> tuple[Shard, ...]:
-        block = -(-num_rows // self.world_size)
-        starts = [min(block * rank, num_rows) for rank in range(self.world_size)]
-        return tuple(
-            Shard(rank, start, 0, min(block, num_rows - start), dim)
-            for rank, start in enumerate(starts)
         )
 
     def _cut(self, table: str, limit: float, at_least: int) -> list[int]:
@@ -238,6 +272,11 @@ class Attempt:
         price = self.prices.price(table, COLUMN_WISE, rows, columns)
         return Piece(table, columns, price.ms, price.memory)
 
+    def _machine_piece(self, table: str, columns: int) -> Piece:
+        rows = -(-self.prices.tables[table].num_rows // self.prices.topology.local_size)
+        price = self.prices.price(table, GRID_SHARD, rows, columns)
+        return Piece(table, columns, price.ms, price.memory)
+
     def whole(self, table: str) -> Price:
         t = self.prices.tables[table]
         return self.prices.price(table, TABLE_WISE, t.num_rows, t.dim)
@@ -252,3 +291,31 @@ class Attempt:
     def everywhere(self, table: str) -> Price:
         t = self.prices.tables[table]
         return self.prices.price(table, DATA_PARALLEL, t.num_rows, t.dim)
+
+
+def _by_place(pieces: list[Piece], places: list[int]) -> Columns:
+    """Columns of every table by the rank or the machine of its pieces."""
+    columns: Columns = {}
+    for piece, place in zip(pieces, places, strict=True):
+        mine = columns.setdefault(piece.table, {})
+        mine[place] = mine.get(place, 0) + piece.columns
+    return columns
+
+
+def _spans(columns: dict[int, int]) -> list[tuple[int, tuple[int, int]]]:
+    """The first column and the width of what each place has, in the order of places."""
+    spans, start = [], 0
+    for place, width in sorted(columns.items()):
+        spans.append((place, (start, width)))
+        start += width
+    return spans
+
+
+def _by_rows(num_rows: int, first: int, ranks: int, column: int, columns: int) -> list[Shard]:
+    """Columns of a table in equal blocks of rows on so many ranks from ``first`` on."""
+    block = -(-num_rows // ranks)
+    starts = [min(block * i, num_rows) for i in range(ranks)]
+    return [
+        Shard(first + i, start, column, min(block, num_rows - start), columns)
+        for i, start in enumerate(starts)
+    ]

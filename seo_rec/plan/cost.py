@@ -42,6 +42,7 @@ PHASES = ("input_dist", "lookup", "output_dist", "gradient_dist", "update")
 _SHARDED_EXCHANGES = (2, 0, 1, 1, 0)
 LANES = 4  # floats that FBGEMM's kernels for GPUs read at a time
 _COPIED_EXCHANGES = (0, 0, 0, 1, 0)  # data-parallel tables have one all-reduce
+_MACHINE_EXCHANGES = (2, 0, 2, 2, 0)  # vectors are added within a machine, then sent to others
 ROW_OPTIMIZERS = {
     "adam": torch.optim.Adam,
     "lazy_adam": torch.optim.Adam,
@@ -60,7 +61,8 @@ _FEWEST_IDS = 1e-3  # a feature that is nearly always empty still costs its empt
 RESERVED = 0.15  # of a device, for dense layers, activations, buffers and fragmentation
 _TABLE_WISE = ShardingType.TABLE_WISE.value
 _DATA_PARALLEL = ShardingType.DATA_PARALLEL.value
-_BY_ROW = (ShardingType.ROW_WISE.value, ShardingType.TABLE_ROW_WISE.value)
+_ON_MACHINE = (ShardingType.TABLE_ROW_WISE.value, ShardingType.GRID_SHARD.value)
+_ROW_WISE = ShardingType.ROW_WISE.value
 
 
 def updates_rows(kind: str, row_optimizer: str, row_l2: float) -> bool:
@@ -178,18 +180,19 @@ class Prices:
         """What exchanges cost however little they send, by phase, if ``kinds`` are in the plan."""
         if self.alone:
             return (0.0,) * len(PHASES)
-        each = [
-            _COPIED_EXCHANGES if k == _DATA_PARALLEL else _SHARDED_EXCHANGES for k in set(kinds)
-        ]
+        other = {_DATA_PARALLEL: _COPIED_EXCHANGES} | dict.fromkeys(_ON_MACHINE, _MACHINE_EXCHANGES)
+        each = [other.get(k, _SHARDED_EXCHANGES) for k in set(kinds)]
         return tuple(self.topology.exchange_ms * sum(n) for n in zip(*each, strict=True))
 
     def lookups_per_sample(self, table: str, kind: str) -> float:
         """Rows of ``table`` that one rank reads per sample of the whole batch."""
-        shared = self.topology.world_size
-        if kind == ShardingType.TABLE_ROW_WISE.value:
-            shared = self.topology.local_size
-        whole = sum(self.reads[table])
-        return whole / shared if kind in (*_BY_ROW, _DATA_PARALLEL) else whole
+        return sum(self.reads[table]) / self._sharers(kind)
+
+    def _sharers(self, kind: str) -> int:
+        """Ranks that share the reads of a piece; each has its own part of the rows or the batch."""
+        if kind in _ON_MACHINE:
+            return self.topology.local_size
+        return self.topology.world_size if kind in (_ROW_WISE, _DATA_PARALLEL) else 1
 
     def price(self, table: str, kind: str, rows: int, columns: int) -> Price:
         """Price of a piece of ``rows`` x ``columns`` of ``table``, sharded as ``kind``."""
@@ -228,7 +231,8 @@ class Prices:
             phases = (0.0, lookup, 0.0, 0.0, update)
         else:
             outputs = perf.fwd_comms * full
-            phases = (perf.input_dist_comms, lookup + fetched, outputs, gradients, update + stored)
+            inputs = perf.input_dist_comms / self._sharers(kind)  # TorchRec sends all ids to each
+            phases = (inputs, lookup + fetched, outputs, gradients, update + stored)
         return Price(phases, *self._memory(table, kind, rows, columns))
 
     def _transfers(self, table: Table, rows: int, columns: int) -> tuple[float, float]:

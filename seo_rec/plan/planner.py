@@ -194,6 +194,8 @@ class _Search:
         self.task, self.caches = task, caches
         self.policy, self.prices = task.policy, task.prices
         self.copyable = copyable and task.prices.row_optimizer != "lazy_adam"
+        topology = task.prices.topology  # several GPUs in each of several machines
+        self.machines = topology.device == "cuda" and topology.nodes > 1 < topology.local_size
         self.within = Attempt(task, Choice())  # prices of tables that are in the devices
 
     def notes(self) -> Iterator[str]:
@@ -243,9 +245,11 @@ class _Search:
         count, more = first or len(coldest) + 1, 1
         while count <= len(coldest):
             cached = frozenset(coldest[:count])
-            for by_row in (frozenset[str](), cached):
-                if fits := self._if_it_fits(Choice(by_row=by_row, cached=cached, cache=cache)):
-                    return fits
+            whole = Choice(cached=cached, cache=cache)
+            shared = [replace(whole, on_machine=cached)] if self.machines else []
+            fits = [t for choice in (whole, *shared) for t in self._if_it_fits(choice)]
+            if fits := fits or self._if_it_fits(replace(whole, by_row=cached)):
+                return fits
             last = count == len(coldest)
             count, more = count + 1 if last else min(count + more, len(coldest)), 2 * more
         return []
@@ -272,16 +276,14 @@ class _Search:
                 tried += self._if_it_fits(replace(start, shifted=True))
         for choice in self._other_kinds(_chosen(tried), base):
             tried += self._if_it_fits(choice)
-        found, whole = _chosen(tried), tried[0]
+        found, whole = self._better_on_machines(_chosen(tried), base), tried[0]
         enough = CLEARLY_SHORTER[self.prices.topology.device] * whole.estimate.step_ms
         return (found if found.estimate.step_ms <= enough else whole).placements
 
     def _other_kinds(self, found: Tried, base: Choice) -> Iterator[Choice]:
         """``found``, and its uncut form, with the heaviest tables on every rank or by rows."""
         starts = dict.fromkeys((found.choice, base))
-        heaviest = sorted(
-            set(self.prices.tables) - base.cached, key=lambda t: (-self.within.whole(t).ms, t)
-        )
+        heaviest = self._heaviest(base)
         copied = [t for t in heaviest if self.copyable and self._is_small(t)]
         enough = 1000 * self.task.world_size
         by_row = [t for t in heaviest if self.prices.tables[t].num_rows >= enough]
@@ -295,6 +297,36 @@ class _Search:
             for count in HEAVIEST:
                 if by_row[:count]:
                     yield replace(start, by_row=start.by_row | set(by_row[:count]))
+
+    def _heaviest(self, base: Choice) -> list[str]:
+        """The tables within the devices, the one with the longest time first."""
+        within = set(self.prices.tables) - base.cached
+        return sorted(within, key=lambda t: (-self.within.whole(t).ms, t))
+
+    def _better_on_machines(self, found: Tried, base: Choice) -> Tried:
+        """``found``, or tables on machines in place of ranks, if the load is as even and that pays.
+
+        A rank that holds a much-read table alone sends its vectors to all others; the ranks of a
+        machine, which hold it by rows, add them up over their faster links and send an equal share.
+        """
+        local = self.prices.topology.local_size
+        if not self.machines or found.estimate.imbalance <= BALANCED:
+            return found
+        tables = [
+            t
+            for t in self._heaviest(base)
+            if self.prices.tables[t].num_rows >= 1000 * local
+            and self.prices.tables[t].dim % LANES == 0
+        ]
+        better = [found]
+        counts = [n for n in (*HEAVIEST, 16, 32, 64) if n < len(tables)]
+        for count in [*counts, len(tables)] if tables else []:
+            chosen = frozenset(tables[:count])
+            for largest in LARGEST_PIECE if self.task.cuttable else (math.inf,):
+                choice = replace(base, on_machine=chosen, largest=largest)
+                tried = self._if_it_fits(choice)
+                better += [t for t in tried if t.estimate.imbalance <= found.estimate.imbalance]
+        return _chosen(better)
 
     def attempt(self, choice: Choice) -> Tried:
         """Raises: PlanError if the choice does not fit into the devices or the main memory."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from seo_rec.train.state import Sharded, weights_of
 from spawn import run_ranks
 
 MODEL = ModelSettings(hidden=(8,))
+MACHINE_PLANS = ("table_row_wise", "grid_shard")  # on machines of two ranks
 PLANS = ("table_wise", "column_wise", "row_wise", "data_parallel", "mixed", "one_rank")
 
 
@@ -81,6 +83,20 @@ def plan(policy: Policy, kind: str, world: int) -> tuple[Placement, ...]:
             its_kind, shards = "table_wise", (Shard(world - 1, 0, 0, t.num_rows, t.dim),)
         elif its_kind == "column_wise":
             shards = tuple(Shard((i + j) % world, 0, 4 * j, t.num_rows, 4) for j in range(2))
+        elif its_kind in MACHINE_PLANS:
+            cuts = 2 if its_kind == "grid_shard" and t.dim > 4 else 1
+            block, width = -(-t.num_rows // 2), t.dim // cuts
+            shards = tuple(
+                Shard(
+                    2 * ((i + c) % (world // 2)) + r,
+                    r * block,
+                    c * width,
+                    min(block, t.num_rows - r * block),
+                    width,
+                )
+                for c in range(cuts)
+                for r in range(2)
+            )
         elif its_kind == "row_wise":
             block = -(-t.num_rows // world)
             starts = [min(r * block, t.num_rows) for r in range(world + 1)]
@@ -163,6 +179,8 @@ class _Last(AfterStep):
 
 
 def _train(data: DataSet, policy: Policy, settings: FitSettings, kind: str, out: Path) -> Any:
+    if kind in MACHINE_PLANS:
+        os.environ["LOCAL_WORLD_SIZE"] = "2"
     here = ranks()
     storage = settings.storage
     whole = build_model(policy, data.num_numeric, MODEL, settings.seed, storage=storage)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from distributed.sharded import (
+    MACHINE_PLANS,
     PLANS,
     Trained,
     all_kinds_of,
@@ -73,6 +74,17 @@ def pairs(quick: set[tuple[str, str]], all_pairs: Iterable[tuple[str, str]]) -> 
     """Parameters, of which those that are not in ``quick`` are slow."""
     slow = pytest.mark.slow
     return [pytest.param(*p, marks=() if p in quick else slow) for p in all_pairs]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", MACHINE_PLANS)
+@pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
+def test_machines_of_two_ranks_equal_one_process(
+    tiny_data: DataSet, tmp_path: Path, whole: dict[str, Trained], kind: str, optimizer: str
+) -> None:
+    """Four ranks: the two of a machine share the rows of a table, or of some of its columns."""
+    found = train(tiny_data, settings(optimizer), kind, 4, tmp_path / "run", timeout=200)
+    assert_same(found, whole[optimizer])
 
 
 @pytest.mark.parametrize("kind, optimizer", pairs(QUICK, product(PLANS, OPTIMIZERS)))
