@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from seo_rec.places import require_local
+
 LOCK_FILE = ".lock"
 PART = ".part"
 FULL = (errno.ENOSPC, errno.EDQUOT)  # of the disk, or of what the user may have of it
@@ -73,6 +75,7 @@ def require_new_file(path: Path | str) -> None:
         FileExistsError: Something is there.
         OSError: The folder cannot be made or written to.
     """
+    require_local(path)
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"{path} exists; choose another --out")
@@ -88,6 +91,7 @@ def write_text(path: Path | str, text: str) -> None:
 
 def write_bytes(path: Path | str, content: bytes) -> None:
     """Write ``content`` to ``path`` so that a reader never sees half of it."""
+    require_local(path)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -185,6 +189,7 @@ def locked(folder: Path | str) -> Iterator[None]:
     Raises:
         BlockingIOError: somebody does.
     """
+    require_local(folder)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_FILE).open("ab") as lock:
@@ -220,7 +225,9 @@ def free_place(path: Path | str) -> Path:
 
     Raises:
         FileExistsError: ``path`` exists and is not an empty folder.
+        RemoteError: ``path`` is a URL.
     """
+    require_local(path)
     given, path = path, Path(os.path.realpath(path))
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(

@@ -20,6 +20,7 @@ from seo_rec.data.rawfile import BadRows, Intake, TextBlock, existing_file, text
 from seo_rec.data.split import Split
 from seo_rec.data.tokens import Ids, categorical_ids
 from seo_rec.data.vocabulary import Pruning
+from seo_rec.places import place
 from seo_rec.schema import DataError, Schema
 
 # rule -> (ratings left out, smallest rating that is a positive)
@@ -52,7 +53,7 @@ def prepare_movielens(
         DataError: a file is missing or a row is bad; or the split is temporal, which the order
             of ``ratings.dat`` (by user) does not support.
     """
-    raw = Path(raw)
+    raw = place(raw)
     if rating_rule not in RATING_RULES:
         raise DataError(f"rating rule is {rating_rule!r}; allowed: {', '.join(RATING_RULES)}")
     if split.rule != "random":

@@ -31,6 +31,7 @@ import pyarrow as pa
 
 from seo_rec.data.integrity import file_checksums
 from seo_rec.data.progress import ProgressBar
+from seo_rec.data.publish import published
 from seo_rec.data.rawfile import BadRows, Intake
 from seo_rec.data.shards import ShardWriter, large_columns, large_numbers, read_shards
 from seo_rec.data.sketch import DistinctSketch
@@ -100,7 +101,7 @@ def prepare(
     bad_rows: BadRows,
     progress: bool = False,
 ) -> Schema:
-    """Write ``source`` as a prepared data set at ``out``.
+    """Write ``source`` as a prepared data set at ``out``, which may be a URL.
 
     Raises:
         DataError: bad input; nothing is left at ``out``.
@@ -108,7 +109,7 @@ def prepare(
     """
     pruning.require_columns(source.embedded)
     intake = Intake(bad_rows)
-    with new_folder(out) as folder, ProgressBar(progress) as bar:
+    with published(out) as local, new_folder(local) as folder, ProgressBar(progress) as bar:
         work = folder / ".work"
         splits = work / "splits" if pruning.is_active else folder
         tally = _Tally(source, pruning)

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from seo_rec.data.delimited import (
     LABEL_FIX,
@@ -27,6 +26,7 @@ from seo_rec.data.delimited import (
     split_header,
 )
 from seo_rec.data.parallel import Workers, prepare_by
+from seo_rec.data.parquet import open_parquet
 from seo_rec.data.prepare import Source, column_kinds, require_missing_rule
 from seo_rec.data.rawfile import (
     BadRows,
@@ -271,7 +271,7 @@ def _encoded(
 
 def _read_parquet(path: Path, columns: TableColumns, intake: Intake) -> Iterator[Any]:
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path, verify=False) as file:
             columns.require_in(file.schema_arrow.names, path)
             _require_numbers(path, file.schema_arrow, columns.numeric)
             first, counted, chosen = 1, 0, None
