@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from seo_rec.places import require_local
+
 LOCK_FILE = ".lock"
 PART = ".part"
 FULL = (errno.ENOSPC, errno.EDQUOT)  # of the disk, or of what the user may have of it
@@ -79,6 +81,7 @@ def require_new_file(path: Path | str) -> None:
         FileExistsError: Something is there.
         OSError: The folder cannot be made or written to.
     """
+    require_local(path)
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"{path} exists; choose another --out")
@@ -94,6 +97,7 @@ def write_text(path: Path | str, text: str) -> None:
 
 def write_bytes(path: Path | str, content: bytes) -> None:
     """Write ``content`` to ``path`` so that a reader never sees half of it."""
+    require_local(path)
     with whole_file(path) as temporary:
         temporary.write_bytes(content)
 
@@ -200,6 +204,7 @@ def locked(folder: Path | str) -> Iterator[None]:
     Raises:
         BlockingIOError: somebody does.
     """
+    require_local(folder)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_FILE).open("ab") as lock:
@@ -235,7 +240,9 @@ def free_place(path: Path | str) -> Path:
 
     Raises:
         FileExistsError: ``path`` exists and is not an empty folder.
+        RemoteError: ``path`` is a URL.
     """
+    require_local(path)
     given, path = path, Path(os.path.realpath(path))
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(

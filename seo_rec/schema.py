@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from seo_rec.files import read_json, write_json
+from seo_rec.places import place
 
 SCHEMA_VERSION = 1
 SCHEMA_FILE = "schema.json"
@@ -249,7 +250,8 @@ def _is_number(value: Any) -> bool:
 
 def read_schema(data: Path | str) -> Schema:
     """Read ``DATA/schema.json``; DataError if the folder is not a prepared data set."""
-    path = Path(data) / SCHEMA_FILE
+    data = place(data)
+    path = data / SCHEMA_FILE
     if not path.is_file():
         raise DataError(
             f"{data}: no {SCHEMA_FILE} here, so this is not a prepared data set; "

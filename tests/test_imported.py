@@ -184,7 +184,8 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "folder"), [("duckdb", "duck"), ("ray", "ray"), ("polars", "polars")]
+    ("library", "folder"),
+    [("duckdb", "duck"), pytest.param("ray", "ray", marks=pytest.mark.slow), ("polars", "polars")],
 )
 def test_an_example_of_the_page_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, folder: str

@@ -6,6 +6,7 @@ Letters: V rows of a table, D its width, B bags, T tables.
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,5 +102,7 @@ def make_table(optimizer: str, dtype: torch.dtype, draw: torch.Generator) -> Row
 def moved(table: RowTable, device: torch.device) -> RowTable:
     """A copy of the table on another device."""
     values = {f.name: getattr(table, f.name) for f in fields(table)}
-    tensors = {n: v.to(device, copy=True) for n, v in values.items() if isinstance(v, Tensor)}
+    tensors: dict[str, Any] = {
+        n: v.to(device, copy=True) for n, v in values.items() if isinstance(v, Tensor)
+    }
     return replace(table, **tensors)

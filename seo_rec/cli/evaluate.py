@@ -11,6 +11,7 @@ import typer
 from seo_rec.cli import parameters as par
 from seo_rec.cli.options import DATA, MODEL, RUN, load_stack
 from seo_rec.files import finite
+from seo_rec.places import local_copy
 
 
 def evaluate(
@@ -39,5 +40,6 @@ def evaluate(
 
     opened = open_data(data)
     grouping = recipes.Grouping(tuple(group or ()), tuple(by or ()), tuple(by_frequency or ()))
-    found = recipes.evaluate_served(run, opened, split, precision or None, grouping).to_json()
+    with local_copy(run) as copy:
+        found = recipes.evaluate_served(copy, opened, split, precision or None, grouping).to_json()
     typer.echo(json.dumps(finite(found), indent=1, allow_nan=False))

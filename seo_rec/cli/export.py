@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from seo_rec.cli.options import DATA, MODEL, RUN, load_stack
+from seo_rec.places import local_copy
 
 
 def export(
@@ -60,7 +61,8 @@ def export(
     if formats == "triton":
         if since is not None or tar:
             raise ValueError("--format triton writes a folder; leave out --since and --tar")
-        done = export_triton(run, out, precision, data)
+        with local_copy(run) as copy:
+            done = export_triton(copy, out, precision, data)
         typer.echo(f"{done.path}: Triton model {out.name} of {done.total_bytes:,} bytes")
         return
     wanted = () if formats == "none" else tuple(formats.split(","))
@@ -68,7 +70,8 @@ def export(
         raise ValueError(
             f"--format {unknown[0]}; allowed: {', '.join(FORMATS)}; none alone, or triton alone"
         )
-    done = export_run(run, out, precision, data, wanted, since=since, tar=tar)
+    with local_copy(run) as copy:
+        done = export_run(copy, out, precision, data, wanted, since=since, tar=tar)
     what = "package" if since is None else "delta"
     typer.echo(
         f"{done.path}: {what} of {done.total_bytes:,} bytes; the embeddings take "

@@ -20,6 +20,7 @@ from seo_rec.cli.workers import (
     workers_of,
 )
 from seo_rec.files import one_line, said
+from seo_rec.places import place
 from seo_rec.schema import DataError, Schema
 
 if TYPE_CHECKING:
@@ -552,6 +553,7 @@ def verify(
 @contextmanager
 def _reporting(out: Path) -> Iterator[list[Schema]]:
     """Show the schema that the block appends, or one error message and exit status 2."""
+    out = place(out)
     started = clock.monotonic()
     done: list[Schema] = []
     try:

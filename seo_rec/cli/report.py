@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from seo_rec.cli.options import DATA, RUN
+from seo_rec.places import local_copy
 
 
 def report(
@@ -30,14 +32,16 @@ def report(
         raise FileExistsError(f"{out} exists; give --force to replace it, or another --out")
     from seo_rec.runs.reading import read
 
-    records = read(runs)
-    trainings, searches = len(records.trainings), len(records.searches)
-    ends = ["" if trainings == 1 else "s", "" if searches == 1 else "es"]
-    read_now = f"{trainings} finished training{ends[0]}, {searches} finished search{ends[1]}"
-    typer.echo(read_now, err=True)
-    for note in records.notes:
-        typer.echo(f"note: {note}", err=True)
-    from seo_rec.report.page import write_page  # plots load slowly
+    with ExitStack() as stack:
+        copies = [stack.enter_context(local_copy(run)) for run in runs]
+        records = read(copies)
+        trainings, searches = len(records.trainings), len(records.searches)
+        ends = ["" if trainings == 1 else "s", "" if searches == 1 else "es"]
+        read_now = f"{trainings} finished training{ends[0]}, {searches} finished search{ends[1]}"
+        typer.echo(read_now, err=True)
+        for note in records.notes:
+            typer.echo(f"note: {note}", err=True)
+        from seo_rec.report.page import write_page  # plots load slowly
 
-    write_page(records, runs, out)
+        write_page(records, copies, out)
     typer.echo(f"report: {out}")

@@ -22,6 +22,7 @@ from seo_rec.data.source import Source, column_kinds, require_missing_rule
 from seo_rec.data.split import Split
 from seo_rec.data.tokens import MISSING, Ids, categorical_ids, integer_ids
 from seo_rec.data.vocabulary import Pruning
+from seo_rec.places import place
 from seo_rec.schema import DataError, Schema
 
 INTEGERS = tuple(f"I{i}" for i in range(1, 14))
@@ -74,7 +75,7 @@ def prepare_criteo(
 def criteo_source(raw: Path | str, *, embed_numeric: bool, missing: str) -> Source:
     """The encoded rows of Criteo's files; see :func:`prepare_criteo`."""
     require_missing_rule(missing)
-    paths = criteo_files(Path(raw))
+    paths = criteo_files(place(raw))
 
     def encode(table: Any) -> Any:
         columns: dict[str, Any] = {}

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from seo_rec.data.integrity import Verifier
 from seo_rec.data.shards import large_columns, large_numbers, read_shards
 from seo_rec.data.vocabulary import read_vocabulary
+from seo_rec.places import place
 from seo_rec.schema import SCHEMA_FILE, DataError, Schema, read_schema
 
 if TYPE_CHECKING:
@@ -203,9 +204,9 @@ class DataSet:
 
 
 def open_data(path: Path | str) -> DataSet:
-    """Open the prepared data set in the folder ``path``.
+    """Open the prepared data set in the folder ``path``, or at a URL such as ``s3://bucket/data``.
 
     Raises:
         DataError: The folder is not a prepared data set; the message says how to make one.
     """
-    return DataSet(Path(path).absolute(), read_schema(path))
+    return DataSet(place(path).absolute(), read_schema(path))

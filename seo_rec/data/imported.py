@@ -24,6 +24,7 @@ from seo_rec.data.sketch import DistinctSketch
 from seo_rec.data.tokens import TOKEN_RULE
 from seo_rec.data.vocabulary import VOCABULARY_FOLDER, IdCounter, Pruning, write_vocabulary
 from seo_rec.documents import read_object
+from seo_rec.places import require_local
 from seo_rec.schema import DIGEST, SCHEMA_FILE, SPLITS, Column, DataError, Schema
 
 OUTLINE = {"version": int, "dataset": str, "label": str, "columns": list, "options": dict}
@@ -65,6 +66,7 @@ def import_folder(
     Raises:
         DataError: A file or a row is not in the format; the message says where.
     """
+    require_local(folder)
     folder = Path(folder)
     outline = _outline(folder, label)
     shards = {split: _shards(folder, split) for split in SPLITS}

@@ -88,7 +88,8 @@ class Verifier:
         try:
             found = checksum(path)
         except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror}); {FIX}") from error
+            why = error.strerror or error  # the message of a store has no errno
+            raise DataError(f"{path}: cannot be read ({why}); {FIX}") from error
         if found != dict(wanted):
             raise DataError(
                 f"{path}: damaged or replaced: its size or SHA-256 is not the one in "

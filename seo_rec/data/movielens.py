@@ -22,6 +22,7 @@ from seo_rec.data.source import Source, column_kinds
 from seo_rec.data.split import Split
 from seo_rec.data.tokens import categorical_ids
 from seo_rec.data.vocabulary import Pruning
+from seo_rec.places import place
 from seo_rec.schema import DataError, Schema
 
 # rule -> (ratings left out, smallest rating that is a positive)
@@ -54,7 +55,7 @@ def prepare_movielens(
         DataError: a file is missing or a row is bad; or the split is temporal, which the order
             of ``ratings.dat`` (by user) does not support.
     """
-    raw = Path(raw)
+    raw = place(raw)
     if rating_rule not in RATING_RULES:
         raise DataError(f"rating rule is {rating_rule!r}; allowed: {', '.join(RATING_RULES)}")
     if split.rule != "random":

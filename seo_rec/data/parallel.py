@@ -25,6 +25,7 @@ from seo_rec.data.prepare import (
     schema_of,
 )
 from seo_rec.data.progress import ProgressBar
+from seo_rec.data.publish import published
 from seo_rec.data.ranks import Ranks
 from seo_rec.data.rawfile import BadRows
 from seo_rec.data.source import Assign, Source
@@ -41,6 +42,7 @@ from seo_rec.files import (
     take_place,
     write_json,
 )
+from seo_rec.places import is_url
 from seo_rec.schema import DataError, Schema
 
 
@@ -112,6 +114,17 @@ def prepare_by(
             f"{source.dataset} is prepared by one process, because {reason}; leave out --processes "
             "(in a job: -j 1x1)"
         )
+    if is_url(out):
+        if workers.world_size > 1:
+            raise DataError(
+                f"{out}: the processes of a job write to storage that they share; choose another "
+                "--out, and copy it afterwards"
+            )
+        with published(out) as local:
+            return prepare_by(
+                workers, make, local, split=split, pruning=pruning, bad_rows=bad_rows,
+                progress=progress,
+            )  # fmt: skip
     pruning.require_columns(source.embedded)
     place = Path(os.path.realpath(out))
     job = Job(source, parallel_folder(place), split, pruning, bad_rows)

@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from seo_rec.data.parquet import read_footer
 from seo_rec.data.quotes import whole_rows
 from seo_rec.data.rawfile import (
     BLOCK_BYTES,
@@ -116,7 +116,7 @@ def _header_bytes(first: bytes, delimiter: str) -> int | None:
 
 def _cut_parquet(path: Path) -> list[Piece]:
     try:
-        footer = pq.read_metadata(path)
+        footer = read_footer(path)
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{path}: not readable as Parquet ({error}); write or download the file again"

@@ -34,6 +34,7 @@ from seo_rec.data.finishing import Finish
 from seo_rec.data.integrity import file_checksums
 from seo_rec.data.numeric import BY_COLUMN, Fit
 from seo_rec.data.progress import ProgressBar
+from seo_rec.data.publish import published
 from seo_rec.data.rawfile import BadRows, Intake
 from seo_rec.data.shards import ShardWriter, large_columns, large_numbers, read_shards
 from seo_rec.data.sketch import DistinctSketch
@@ -59,7 +60,7 @@ def prepare(
     bad_rows: BadRows,
     progress: bool = False,
 ) -> Schema:
-    """Write ``source`` as a prepared data set at ``out``.
+    """Write ``source`` as a prepared data set at ``out``, which may be a URL.
 
     Raises:
         DataError: bad input; nothing is left at ``out``.
@@ -69,7 +70,7 @@ def prepare(
     if source.group and split.rule == "temporal":
         raise DataError("a temporal split cannot keep groups together; leave out one of the two")
     intake = Intake(bad_rows)
-    with new_folder(out) as folder, ProgressBar(progress) as bar:
+    with published(out) as local, new_folder(local) as folder, ProgressBar(progress) as bar:
         work = folder / ".work"
         splits = work / "splits" if pruning.is_active or source.is_measured else folder
         tally = _Tally(source, pruning)

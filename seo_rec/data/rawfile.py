@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from seo_rec.data.quotes import Rows, whole_rows
+from seo_rec.places import place
 from seo_rec.schema import DataError
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def is_packed(start: bytes) -> bool:
 
 def existing_file(path: Path | str) -> Path:
     """``path`` if it is a file that is not empty; DataError otherwise."""
-    path = Path(path)
+    path = place(path)
     if not path.exists():
         raise DataError(f"{path}: no such file; check the path given as --raw")
     if path.is_dir():

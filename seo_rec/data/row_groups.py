@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from seo_rec.data.parquet import open_parquet, read_footer
 from seo_rec.schema import SCHEMA_FILE, DataError, Schema
 
 Ints = npt.NDArray[np.int64]
@@ -152,7 +152,7 @@ def find_row_groups(data: Path, schema: Schema, split: str) -> list[RowGroup]:
     groups: list[RowGroup] = []
     for path in paths:
         try:
-            footer = pq.read_metadata(path)
+            footer = read_footer(path)
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(path, error) from error
         _check_columns(path, footer.schema.to_arrow_schema(), schema)
@@ -209,9 +209,7 @@ def decode(
 ) -> Rows:
     """Decode the named columns of one row group; DataError names the file."""
     try:
-        with pq.ParquetFile(
-            group.path, metadata=group.footer, page_checksum_verification=True
-        ) as file:
+        with open_parquet(group.path, group.footer) as file:
             names = [*features, *numeric, label, *([] if weight is None else [weight])]
             table = file.read_row_group(group.number, columns=names, use_threads=False)
     except (pa.ArrowException, OSError) as error:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from seo_rec.data.delimited import Field, Layout, read_blocks, split_header
+from seo_rec.data.parquet import open_parquet
 from seo_rec.data.rawfile import BadRows, Intake, is_parquet, text_blocks
 from seo_rec.schema import DataError
 
@@ -126,7 +126,7 @@ def _text_rows(path: Path, delimiter: str | None, rows: int) -> tuple[Any, bool]
 
 def _parquet_rows(path: Path, delimiter: str | None, rows: int) -> tuple[Any, bool]:
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path, verify=False) as file:
             if file.metadata.num_rows <= rows:
                 return file.read(), True
             return pa.concat_tables(_spread(file, rows)), False

@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from seo_rec.data.parquet import open_parquet
+
 # A reader shuffles whole row groups and mixes a window of them; 16,384 rows of 40 columns are
 # about 5 MB decoded. 64 row groups make a shard of about a million rows.
 ROW_GROUP_ROWS = 16_384
@@ -92,7 +94,7 @@ class ShardWriter:
 def read_shards(folder: Path) -> Iterator[Any]:
     """The tables of a split's row groups, in order."""
     for path in sorted(folder.glob("part-*.parquet")):
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with open_parquet(path) as file:
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group)
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from seo_rec.data.cells import Fault, encode_text, good_cells, layout_of
 from seo_rec.data.columns import TableColumns
 from seo_rec.data.delimited import read_blocks, require_delimiter, split_header
 from seo_rec.data.inference import Decision, Watch, infer
 from seo_rec.data.parallel import Workers, prepare_by
+from seo_rec.data.parquet import open_parquet
 from seo_rec.data.rawfile import (
     BadRows,
     Intake,
@@ -312,7 +312,7 @@ class _Reader:
     def _parquet(self, path: Path, intake: Intake, watch: Watch) -> Iterator[Any]:
         columns = self.columns
         try:
-            with pq.ParquetFile(path) as file:
+            with open_parquet(path, verify=False) as file:
                 names = file.schema_arrow.names
                 columns.require_in(names, path)
                 _require_numbers(path, file.schema_arrow, columns.numeric)

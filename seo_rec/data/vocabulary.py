@@ -12,7 +12,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from seo_rec.data.parquet import open_parquet
 from seo_rec.data.tokens import OUT_OF_VOCABULARY, Ids
+from seo_rec.places import place
 from seo_rec.schema import DataError
 
 Counts = npt.NDArray[Any]  # uint32 or int64
@@ -235,7 +237,8 @@ def read_vocabulary(
     Raises:
         DataError: ``data`` has no vocabulary of that column, or the file is damaged.
     """
-    folder = Path(data) / VOCABULARY_FOLDER
+    data = place(data)
+    folder = data / VOCABULARY_FOLDER
     path = folder / f"{column}.parquet"
     if not path.is_file():
         there = sorted(p.stem for p in folder.glob("*.parquet"))
@@ -250,7 +253,8 @@ def read_vocabulary(
             "name one of these or run `seo-rec prepare` again"
         )
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
+        with open_parquet(path) as file:
+            table = file.read()
         ids, counts = (_whole_numbers(table[name], name) for name in ("id", "count"))
         if len(ids) and (ids[0] < 0 or not bool((ids[1:] > ids[:-1]).all())):
             raise ValueError("the ids are not 0 or more, ascending and distinct")
