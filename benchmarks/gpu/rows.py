@@ -5,8 +5,7 @@ Letters: V rows of a table, D its width, B bags, T tables.
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -101,8 +100,16 @@ def make_table(optimizer: str, dtype: torch.dtype, draw: torch.Generator) -> Row
 
 def moved(table: RowTable, device: torch.device) -> RowTable:
     """A copy of the table on another device."""
-    values = {f.name: getattr(table, f.name) for f in fields(table)}
-    tensors: dict[str, Any] = {
-        n: v.to(device, copy=True) for n, v in values.items() if isinstance(v, Tensor)
-    }
-    return replace(table, **tensors)
+
+    def there(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.to(device, copy=True)
+
+    return RowTable(
+        table.weight.to(device, copy=True),
+        there(table.first),
+        there(table.second),
+        there(table.updates),
+        mean=there(table.mean),
+        mean_at=there(table.mean_at),
+        key=table.key,
+    )
