@@ -126,6 +126,34 @@ def test_quantiles_of_many_rows_are_sampled(monkeypatch: pytest.MonkeyPatch) -> 
     assert fits[0].bounds == pytest.approx((0.25, 0.5, 0.75), abs=0.04)
 
 
+def test_numbers_may_be_stored_as_text(raw: Path, tmp_path: Path) -> None:
+    table = pq.read_table(raw)
+    texts = [
+        "nan" if i == 7 else "" if v is None else repr(v)
+        for i, v in enumerate(table["price"].to_pylist())
+    ]
+    known = pa.array([None if i == 7 else v for i, v in enumerate(table["price"].to_pylist())])
+    place = table.schema.get_field_index("price")
+    for name, cells in (
+        ("text", pa.array(texts)),
+        ("dictionary", pa.array(texts).dictionary_encode()),
+        ("number", known),
+    ):
+        pq.write_table(table.set_column(place, "price", cells), tmp_path / f"{name}.parquet")
+        prepare_table(tmp_path / f"{name}.parquet", tmp_path / name, columns=columns(), split=SPLIT)
+    for name in ("text", "dictionary"):
+        for column_name in ("price", "price is missing"):
+            np.testing.assert_array_equal(
+                column(tmp_path / name, column_name), column(tmp_path / "number", column_name)
+            )
+    bad = table.set_column(
+        place, "price", pa.array(["x" if i == 5 else t for i, t in enumerate(texts)])
+    )
+    pq.write_table(bad, tmp_path / "bad.parquet")
+    with pytest.raises(DataError, match=r"row 6, column 'price': not a finite number, got 'x'"):
+        prepare_table(tmp_path / "bad.parquet", tmp_path / "bad", columns=columns(), split=SPLIT)
+
+
 def test_many_equal_numbers_share_a_bucket() -> None:
     fit = Fit(NumericPlan("quantiles", buckets=10))
     fit.add(np.array([0.0] * 80 + [1.0] * 15 + [2.0] * 5))

@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 from seo_rec.data.columns import TableColumns
 from seo_rec.data.delimited import LARGEST, BlockError, Field, Layout, numbers
 from seo_rec.data.numeric import NumericRule
-from seo_rec.data.roles import GROUP, PLACE, ROLES, Value, values_of
+from seo_rec.data.roles import GROUP, PLACE, ROLES, Value, text_numbers, values_of
 from seo_rec.data.times import times
-from seo_rec.data.tokens import bags_of_ids, categorical_ids
+from seo_rec.data.tokens import bags_of_ids, categorical_ids, is_text
 
 Floats = npt.NDArray[np.float64]
 _WHOLE_FIX = "declare the column numeric (--numeric, or --kind COLUMN=numeric)"
@@ -80,10 +80,11 @@ class Cells:
 def good_cells(table: Any, columns: TableColumns, reject: Callable[[int, Fault], None]) -> Cells:
     """The good rows of a Parquet file; ``reject`` is told the others, one by one."""
     roles = _roles(table, columns)
-    values = [_floats(table[name]) for name in columns.numeric]
+    numbers_of = {name: _numbers(table[name]) for name in columns.numeric}
+    values = [found for found, _ in numbers_of.values()]
     faults = [_role_fault(name, found, columns) for name, found in roles.items()]
-    for name, number in zip(columns.numeric, values, strict=True):
-        beyond = np.abs(number) > LARGEST
+    for name, (number, broken) in numbers_of.items():
+        beyond = (np.abs(number) > LARGEST) | broken
         faults.append((name, beyond, "not a finite number", "correct or null the cell"))
     for name in columns.categorical:
         if pa.types.is_floating(table.schema.field(name).type):
@@ -167,6 +168,14 @@ def _encoded(
     if columns.group is not None:
         done[GROUP] = categorical_ids(table[columns.group], columns.group, "token")
     return pa.table(done)
+
+
+def _numbers(column: Any) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """float64 with NaN for nulls, and which cells of text are no numbers."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if is_text(kind):
+        return text_numbers(column)
+    return _floats(column), np.zeros(len(column), bool)
 
 
 def _floats(column: Any) -> Floats:

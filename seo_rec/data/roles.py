@@ -124,15 +124,26 @@ def values_of(column: Any, value: Value) -> npt.NDArray[np.float64]:
     return known[pc.fill_null(array.indices, len(known) - 1).to_numpy(zero_copy_only=False)]
 
 
+def text_numbers(column: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """The numbers of a column of text, NaN where a cell is empty, and which cells hold none."""
+    missing = ("", "nan", "+nan", "-nan")
+
+    def number_of(cell: str) -> float | None:
+        return None if cell.strip().lower() in missing else _number(cell, math.inf)
+
+    values = values_of(column, number_of)
+    return np.where(np.isinf(values), np.nan, values), np.isinf(values)
+
+
 def _value(cell: Any, value: Value) -> float | None:
     if isinstance(cell, bytes):
         cell = cell.decode("utf-8", "surrogateescape")
     return None if cell is None else value(str(cell))
 
 
-def _number(cell: str) -> float | None:
+def _number(cell: str, otherwise: float | None = None) -> float | None:
     try:
         number = float(cell)
     except ValueError:
-        return None
-    return number if math.isfinite(number) and "_" not in cell else None
+        return otherwise
+    return number if math.isfinite(number) and "_" not in cell else otherwise

@@ -31,6 +31,7 @@ from seo_rec.data.roles import PLACE
 from seo_rec.data.sample import cells_delimiter, read_sample
 from seo_rec.data.source import Source, column_kinds
 from seo_rec.data.split import Split
+from seo_rec.data.tokens import is_text
 from seo_rec.data.vocabulary import Pruning
 from seo_rec.schema import SPLITS, DataError, Schema
 
@@ -357,6 +358,9 @@ def _require_numbers(path: Path, schema: Any, names: Sequence[str]) -> None:
     t = pa.types
     for name in names:
         kind = schema.field(name).type
+        kind = kind.value_type if t.is_dictionary(kind) else kind
+        if is_text(kind):
+            continue
         if not (t.is_integer(kind) or t.is_floating(kind) or t.is_boolean(kind)) and not (
             t.is_decimal(kind) or t.is_null(kind)
         ):

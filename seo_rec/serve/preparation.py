@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 
 from seo_rec.data.delimited import require_delimiter
 from seo_rec.data.numeric import INDICATOR, TRANSFORMS, NumericRule
-from seo_rec.data.tokens import MISSING, bags_of_ids, categorical_ids, integer_ids
+from seo_rec.data.roles import text_numbers
+from seo_rec.data.tokens import MISSING, bags_of_ids, categorical_ids, integer_ids, is_text
 from seo_rec.data.vocabulary import prune
 from seo_rec.policy.strict_json import integer, items, json_object, string
 from seo_rec.schema import DataError
@@ -253,6 +254,14 @@ def _floats(column: Any, name: str) -> npt.NDArray[np.float64]:
     t = pa.types
     if t.is_dictionary(kind):
         column, kind = column.cast(kind.value_type), kind.value_type
+    if is_text(kind):
+        numbers_of_text, broken = text_numbers(column)
+        if broken.any():
+            row = int(np.argmax(broken))
+            cell = column[row].as_py()
+            shown = cell.decode("utf-8", "replace") if isinstance(cell, bytes) else str(cell)
+            raise RowError(row, name, shown, "not a number", "correct or null the cell")
+        return numbers_of_text
     known = t.is_integer(kind) or t.is_floating(kind) or t.is_boolean(kind) or t.is_null(kind)
     if not (known or t.is_decimal(kind)):
         raise DataError(f"column {name!r} has type {kind}; a numeric column holds numbers")
@@ -318,14 +327,15 @@ def _computed(column: Any, rule: Column) -> tuple[Ids, npt.NDArray[np.bool_]]:
     """Ids computed from whole numbers, and where the number is missing."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
-        raise DataError(
-            f"column {rule.name!r} has type {column.type}; its rule {rule.rule} needs numbers"
-        )
-    values = _floats(column, rule.name)
     if rule.rule == "quantiles":
+        values = _floats(column, rule.name)
         _require_float32(values, rule.name)
         return rule.numbers.buckets(values)
+    if is_text(column.type):
+        raise DataError(
+            f"column {rule.name!r} has type {column.type}; its rule {rule.rule} needs whole numbers"
+        )
+    values = _floats(column, rule.name)
     null = np.isnan(values)
     values = np.where(null, 0.0, values)
     if rule.rule == "bucket":

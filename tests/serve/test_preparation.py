@@ -14,6 +14,7 @@ from seo_rec.data.avazu import HEADER, prepare_avazu
 from seo_rec.data.criteo import prepare_criteo
 from seo_rec.data.dataset import open_data
 from seo_rec.data.movielens import prepare_movielens
+from seo_rec.data.numeric import NumericRule
 from seo_rec.data.rawfile import Intake
 from seo_rec.data.shards import read_shards
 from seo_rec.data.split import Split
@@ -183,6 +184,31 @@ def test_one_value_has_one_id_however_it_is_stored():
     assert ids_of(pa.array([2**63 - 1], pa.int64())) == ids_of(pa.array(["9223372036854775807"]))
     assert ids_of(pa.array([2**63], pa.uint64())) == ids_of(pa.array(["9223372036854775808"]))
     assert ids_of(pa.array(["x", "7"]), kept=np.array([7])) == [OUT_OF_VOCABULARY, 7]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Column(
+            "x", "numeric", "standard", numbers=NumericRule("standard", 2.0, 4.0, indicator=True)
+        ),
+        Column(
+            "x", "categorical", "quantiles", numbers=NumericRule("quantiles", bounds=(1.0, 2.0))
+        ),
+    ],
+)
+def test_numbers_may_be_stored_as_text(rule):
+    preparation = Preparation("table", "y", {}, (rule,))
+    texts, numbers = ["1.5", None, "", "nan", "-3e2"], [1.5, None, None, None, -300.0]
+    found = preparation.encode(pa.table({"x": pa.array(texts)}))
+    wanted = preparation.encode(pa.table({"x": pa.array(numbers)}))
+    np.testing.assert_array_equal(found.dense_BN, wanted.dense_BN)
+    assert found.dense_BN.shape == (5, rule.num_dense)
+    for name, bags in wanted.columns.items():
+        np.testing.assert_array_equal(found.columns[name].ids, bags.ids)
+    with pytest.raises(RowError, match="'x': not a number, got 'cheap'") as caught:
+        preparation.encode(pa.table({"x": pa.array(["1", "cheap"])}))
+    assert caught.value.row == 1
 
 
 @pytest.mark.parametrize("bad", [float("inf"), 1e39, -1e300])
