@@ -34,6 +34,7 @@ COMPARED_METHODS = ("separate", "monolithic", "multi-size", "seo-exact", "seo-rr
 ROW_OPTIMIZER_NAMES = ("auto", "adam", "lazy_adam", "adagrad", "rowwise_adagrad", "sgd")
 ADAGRAD_RATE = 10.0  # times Adam's learning rate, where auto takes row-wise Adagrad
 L2_ON_NAMES = ("auto", "all", "read", "frequency")
+KEEP_BY_NAMES = ("auc", "logloss")
 # Dense Adam with a running mean took more than a tenth of a step above so many floats of tables
 # (benchmarks/speed/size.py).
 LARGEST_DENSE = 1_000_000
@@ -215,7 +216,7 @@ class FitSettings:
 
     Args:
         epochs: The largest number of passes over the training rows.
-        patience: Epochs without a better validation AUC that end the training.
+        patience: Epochs without a better one that end the training.
         batch_size: Rows in a batch, over all processes.
         row_optimizer: Optimizer of tables: auto, adam, lazy_adam, adagrad, rowwise_adagrad, sgd.
         row_lr: Learning rate of the tables; auto takes ten times as much for row-wise Adagrad.
@@ -228,6 +229,7 @@ class FitSettings:
         log_every: Steps between two lines of metrics.jsonl.
         max_steps: Training ends after so many steps, whatever the epoch; 0 sets no limit.
         average: Decay of the mean of weights that is evaluated; 0: no mean.
+        keep_by: What is best on validation rows, of epochs: auc or logloss.
         seed: Seed of weights, order of rows and hash functions.
     """
 
@@ -245,6 +247,7 @@ class FitSettings:
     log_every: int = 100
     max_steps: int = 0
     average: float = 0.998
+    keep_by: str = "auc"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -261,6 +264,8 @@ class FitSettings:
                 f"row_optimizer is {self.row_optimizer!r}; "
                 f"allowed: {', '.join(ROW_OPTIMIZER_NAMES)}"
             )
+        if self.keep_by not in KEEP_BY_NAMES:
+            raise ValueError(f"keep_by is {self.keep_by!r}; allowed: {', '.join(KEEP_BY_NAMES)}")
         if not 0 <= self.row_l2 < math.inf:
             raise ValueError(f"row_l2 is {self.row_l2}; allowed: 0 or more")
         if self.l2_on not in L2_ON_NAMES:

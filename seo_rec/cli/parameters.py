@@ -50,14 +50,14 @@ Bytes = Annotated[
     typer.Option(
         "--bytes",
         metavar="NUMBER",
-        help="Budget in bytes to serve, ids included, as 384k or 1.5Mi, in place of --params.",
+        help="Budget in bytes to serve, ids included, as 384k or 1.5Mi.",
         rich_help_panel=BUDGET,
     ),
 ]
 Precision = Annotated[
     str,
     typer.Option(
-        help="Type of stored rows: float32, float16, bfloat16, int8 or int4; scores are of it.",
+        help="Type of stored rows: float32, float16, bfloat16, int8, int4.",
         rich_help_panel=BUDGET,
     ),
 ]
@@ -220,12 +220,13 @@ BATCH_SIZE = Option("batch_size")
 LR = Option("lr", ("row_lr", "dense_lr"), help="Learning rate of the tables and the dense layers")
 OPTIMIZER = Option("optimizer", ("row_optimizer",))
 AVERAGE = Option("average")
+KEEP_BY = Option("keep_by")
 L2 = Option("l2", ("row_l2",))
 L2_ON = Option("l2_on")
 WARMUP = Option("warmup_steps")
 CHECKPOINT_EVERY = Option("checkpoint_every")
 SEED = Option("seed", panel=RUN)
-FIT = (EPOCHS, PATIENCE, BATCH_SIZE, LR, OPTIMIZER, AVERAGE, L2, L2_ON)
+FIT = (EPOCHS, PATIENCE, KEEP_BY, BATCH_SIZE, LR, OPTIMIZER, AVERAGE, L2, L2_ON)
 
 TRAIN_OPTIONS = FromSettings(FitSettings, TRAINING, (*FIT, WARMUP, CHECKPOINT_EVERY, SEED))
 SEARCH_OPTIONS = FromSettings(FitSettings, TRAINING, (*FIT, CHECKPOINT_EVERY, SEED))
