@@ -33,14 +33,11 @@ BACKBONE_NAMES = (
 COMPARED_METHODS = ("separate", "monolithic", "multi-size", "seo-exact", "seo-rr", "seo")
 ROW_OPTIMIZER_NAMES = ("auto", "adam", "lazy_adam", "adagrad", "rowwise_adagrad", "sgd")
 ADAGRAD_RATE = 10.0  # times Adam's learning rate, where auto takes row-wise Adagrad
-LATER = (
-    "storage",
-    "schedule",
-    "clip_norm",
-)  # settings of a training that came after the first runs
+LATER = ("storage", "schedule", "clip_norm", "keep_by")  # settings that the first runs lack
 SCHEDULES = ("constant", "cosine")
 L2_ON_NAMES = ("auto", "all", "read", "frequency")
 STORAGES = ("float32", "float16", "bfloat16")  # of tables while they are trained
+KEEP_BY_NAMES = ("auc", "logloss")
 # Floats of tables at which a step with dense Adam took 1.08 times as long as with row-wise Adagrad;
 # at 10,000,000 it took 2.1 times as long (benchmarks/speed/size.py, docs/measured/size.md).
 LARGEST_DENSE = 3_000_000
@@ -229,7 +226,7 @@ class FitSettings:
 
     Args:
         epochs: The largest number of passes over the training rows.
-        patience: Epochs without a better validation AUC that end the training.
+        patience: Epochs without a better one that end the training.
         batch_size: Rows in a batch, over all processes.
         row_optimizer: Optimizer of tables: auto, adam, lazy_adam, adagrad, rowwise_adagrad, sgd.
         row_lr: Learning rate of the tables; auto takes ten times as much for row-wise Adagrad.
@@ -245,6 +242,7 @@ class FitSettings:
         log_every: Steps between two lines of metrics.jsonl.
         max_steps: Training ends after so many steps, whatever the epoch; 0 sets no limit.
         average: Decay of the mean of weights that is evaluated; 0: no mean.
+        keep_by: What is best on validation rows, of epochs: auc or logloss.
         seed: Seed of weights, order of rows and hash functions.
     """
 
@@ -265,6 +263,7 @@ class FitSettings:
     log_every: int = 100
     max_steps: int = 0
     average: float = 0.998
+    keep_by: str = "auc"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -285,6 +284,8 @@ class FitSettings:
             raise ValueError(f"schedule is {self.schedule!r}; allowed: {', '.join(SCHEDULES)}")
         if not 0 <= self.clip_norm < math.inf:
             raise ValueError(f"clip_norm is {self.clip_norm}; allowed: 0 (no limit) or more")
+        if self.keep_by not in KEEP_BY_NAMES:
+            raise ValueError(f"keep_by is {self.keep_by!r}; allowed: {', '.join(KEEP_BY_NAMES)}")
         if not 0 <= self.row_l2 < math.inf:
             raise ValueError(f"row_l2 is {self.row_l2}; allowed: 0 or more")
         if self.l2_on not in L2_ON_NAMES:

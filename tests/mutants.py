@@ -203,7 +203,7 @@ _FIT = (
     Mutant(
         "the-last-epoch-counts-as-the-best",
         "seo_rec/train/loop.py",
-        "if self.val is None or metrics.auc > state.best_auc or state.best_epoch < 0:",
+        "if self.val is None or score > state.best_auc or state.best_epoch < 0:",
         "if metrics.num_rows >= 0:",
         ("tests/test_train.py::test_patience_and_best_weights",),
     ),

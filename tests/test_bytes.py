@@ -8,18 +8,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import laws
 from seo_rec import apply, recipes
 from seo_rec.data.dataset import DataSet
+from seo_rec.embed.rows import table_key
+from seo_rec.export import export_run
 from seo_rec.model import ModelSettings
-from seo_rec.policy import Allowance, Policy, PolicyError, stored_types
+from seo_rec.policy import Allowance, Policy, PolicyError, stored_types, with_precision
 from seo_rec.policy.allowance import allowance_from, read_bytes
+from seo_rec.policy.dtypes import dequantize_rows, quantize_rows
 from seo_rec.report.frontier import read_points
 from seo_rec.runs import Run, reading
 from seo_rec.search.registry import find
-from seo_rec.train import FitSettings, Training
+from seo_rec.search.run_off import Candidate, RunOff
+from seo_rec.search.run_off.contest import Contest
+from seo_rec.serve.layout import EMBEDDINGS_FILE
+from seo_rec.train import (
+    FitSettings,
+    Training,
+    eval_stream,
+    evaluate,
+    fit_policy,
+    inner_model,
+)
 from test_registry import EVERY, QUICK, UNTRAINED
 
 Command = Callable[..., Any]
@@ -139,6 +154,21 @@ def test_applying_in_bytes(strategy: str, tiny_data: DataSet) -> None:
         apply.STRATEGIES[strategy](policy, Allowance(9, "bytes", "int8"))
 
 
+def test_a_run_off_compares_stored_rows(tiny_data: DataSet, tmp_path: Path) -> None:
+    """The logits of a candidate are of a float model whose rows went through the reference."""
+    policy = decided("multi-size-2", tiny_data, Allowance(BYTES, "bytes", "int4"))
+    contest = Contest(tiny_data, [Candidate("a", policy)], RunOff(), SHORT, tmp_path)
+    score, logits = contest._score("a", contest.once)
+    trained = fit_policy(tiny_data, with_precision(policy, "float32"), contest.once)
+    for table in policy.tables:
+        bag = inner_model(trained.model).embedding.ebc.embedding_bags[table_key(table.name)]
+        rows = quantize_rows(bag.weight.detach().numpy(), "int4")
+        bag.weight.data.copy_(torch.from_numpy(dequantize_rows(rows, table.dim, "int4")))
+    metrics, wanted, _ = evaluate(trained.model, eval_stream(tiny_data, "val"))
+    np.testing.assert_array_equal(logits, wanted)
+    assert score["val_auc"] == metrics.auc != trained.result.val.auc
+
+
 # ---- commands ------------------------------------------------------------------------------
 
 
@@ -158,6 +188,9 @@ def test_a_training_is_scored_as_it_is_served(seo_rec: Command, tiny: Path, tmp_
     assert served["num_bytes"] == run.num_bytes
     full = json.loads(seo_rec("eval", out, tiny, "--precision", "float32").out)
     assert full["auc"] != run.test_auc
+    export_run(out, tmp_path / "p", formats=())
+    file = (tmp_path / "p" / EMBEDDINGS_FILE).read_bytes()
+    assert len(file) - 8 - int.from_bytes(file[:8], "little") == run.num_bytes
     (training,) = reading.read([out]).trainings
     assert (training.budget, training.unit) == (4000, "bytes")
 

@@ -214,6 +214,28 @@ def test_patience_and_best_weights(
     assert result.val.auc == aucs[best]
 
 
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_the_best_epoch_may_have_the_lowest_log_loss(
+    monkeypatch: pytest.MonkeyPatch, tiny_data: DataSet, tmp_path: Path, on_disk: bool
+) -> None:
+    """Log loss says which weights are kept, and when the patience ends; the AUC says otherwise."""
+    losses, aucs = [0.6, 0.5, 0.4, 0.4, 0.45, 0.3], [0.9, 0.5, 0.6, 0.7, 0.95, 0.8]
+    seen: list[list[torch.Tensor]] = []
+
+    def scripted(model: RecModel, stream: Stream) -> tuple[Metrics, None, None]:
+        seen.append(weights(model))
+        return Metrics(aucs[len(seen) - 1], losses[len(seen) - 1], 0.9, 1.0, 10), None, None
+
+    monkeypatch.setattr(loop, "evaluate", scripted)
+    wanted = settings(epochs=6, patience=2, batch_size=980, keep_by="logloss")
+    model, result = fitted(tiny_data, wanted, tmp_path if on_disk else None)
+    assert (result.epochs, result.best_epoch) == (5, 2)  # an equal one is not better
+    assert equal(weights(model), seen[2])
+    assert (result.val.auc, result.val.log_loss) == (0.6, 0.4)
+    with pytest.raises(ValueError, match="keep_by is 'loss'; allowed: auc, logloss"):
+        settings(keep_by="loss")
+
+
 class Searching(AfterStep):
     """A search that changes after the named epochs and ends with its last weights."""
 

@@ -125,6 +125,7 @@ LATER = (  # settings that older lines lack, and the values that they had
     ("num_bytes", 0),
     ("precision", "float32"),
     ("frequent", False),
+    ("keep_by", "auc"),
 )
 IDENTITY = ("row", "method", "budget", "seed", "data_fingerprint", "settings")
 MODEL = ModelSettings("dcn-v2", hidden=(192,), interaction=DCNv2Settings(layers=1))

@@ -107,7 +107,7 @@ def compare(
         from seo_rec import report  # plots load slowly
 
         report.print_comparison([out])
-        say_still_improving(runs, fit.epochs)
+        say_still_improving(runs, fit)
 
 
 @dataclass(frozen=True)

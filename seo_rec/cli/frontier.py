@@ -145,7 +145,7 @@ def frontier(
 
         report.print_frontier(out)
         typer.echo(f"plot: {out / FRONTIER_PICTURE}")
-        say_still_improving(runs, fit.epochs)
+        say_still_improving(runs, fit)
 
 
 def _jobs(context: typer.Context, comparison: Comparison, budgets: Sequence[int]) -> None:

@@ -50,7 +50,7 @@ Bytes = Annotated[
     typer.Option(
         "--bytes",
         metavar="NUMBER",
-        help="Budget in bytes to serve, as 384k or 1.5Mi, in place of --params.",
+        help="Budget in bytes to serve, ids included, as 384k or 1.5Mi.",
         rich_help_panel=BUDGET,
     ),
 ]
@@ -279,6 +279,7 @@ BATCH_SIZE = Option("batch_size")
 LR = Option("lr", ("row_lr", "dense_lr"), help="Learning rate of the tables and the dense layers")
 OPTIMIZER = Option("optimizer", ("row_optimizer",))
 AVERAGE = Option("average")
+KEEP_BY = Option("keep_by")
 L2 = Option("l2", ("row_l2",))
 L2_ON = Option("l2_on")
 STORAGE = Option("storage")
@@ -287,7 +288,7 @@ SCHEDULE = Option("schedule")
 CLIP_NORM = Option("clip_norm")
 CHECKPOINT_EVERY = Option("checkpoint_every")
 SEED = Option("seed", panel=RUN)
-FIT = (EPOCHS, PATIENCE, BATCH_SIZE, LR, OPTIMIZER, AVERAGE, L2, L2_ON)
+FIT = (EPOCHS, PATIENCE, KEEP_BY, BATCH_SIZE, LR, OPTIMIZER, AVERAGE, L2, L2_ON)
 STEPS = (WARMUP, SCHEDULE, CLIP_NORM)
 
 TRAIN_OPTIONS = FromSettings(FitSettings, TRAINING, (*FIT, STORAGE, *STEPS, CHECKPOINT_EVERY, SEED))

@@ -126,7 +126,7 @@ def train(
         f"{run.test_auc:.5f}, log loss {run.test_logloss:.5f}, {run.epochs} epochs of "
         f"{run.seconds_per_epoch:.1f} s; tables by {run.table_update}"
     )
-    say_still_improving([run], training.fit.epochs)
+    say_still_improving([run], training.fit)
 
 
 @dataclass(frozen=True)

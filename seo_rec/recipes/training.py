@@ -343,7 +343,7 @@ def worse_than_label_rate(val: Metrics) -> str | None:
 
 
 def still_improving(result: FitResult, settings: FitSettings) -> bool:
-    """Whether a training ended at its limit of epochs while its validation AUC still rose.
+    """Whether a training ended at its limit of epochs while it still improved on validation rows.
 
     It did if the last of two or more epochs was the best one.
     """

@@ -559,7 +559,8 @@ def dimgrow(
     step = DimGrowStep(growth, held_out)
     train, val = train_stream(data, training.fit), eval_stream(data, "val")
     by_fit = {n: o for n, o in optimizers.items() if n != "gate" or held_out is None}
-    alone = replace(training.fit, average=0.0)  # a mean of weights would not know new columns
+    # its best epoch is by AUC, as its widths are; a mean of weights would not know new columns
+    alone = replace(training.fit, average=0.0, keep_by="auc")
     result = fit(model, train, val, by_fit, alone, out=out, after_step=step, title="dimgrow")
     trained, answer = time.perf_counter(), step.answer
     assert answer is not None

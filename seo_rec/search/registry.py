@@ -290,7 +290,7 @@ SEARCHES: dict[str, Method] = {
             values_at=_dimgrow_at,
             check=_check_dimgrow,
             sharded=True,
-            ignores=("average",),
+            ignores=("average", "keep_by"),
         ),
         Method(
             name="optembed",

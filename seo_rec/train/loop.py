@@ -69,6 +69,7 @@ class Progress:
     """Where a run stands; part of every checkpoint.
 
     ``changed_epoch``: the last epoch after which the search said that it still changed.
+    ``best_auc``: the AUC of the best epoch, or minus its log loss where that says what is best.
     """
 
     epoch: int = 0
@@ -273,8 +274,9 @@ class _Fit:
                 )
             if not self.after_step.keeps_best:
                 self.kept_val = metrics
-            if self.val is None or metrics.auc > state.best_auc or state.best_epoch < 0:
-                state.best_auc, state.best_epoch = metrics.auc, state.epoch
+            score = metrics.auc if self.settings.keep_by == "auc" else -metrics.log_loss
+            if self.val is None or score > state.best_auc or state.best_epoch < 0:
+                state.best_auc, state.best_epoch = score, state.epoch
                 state.best_step = state.step
                 if self.after_step.keeps_best:
                     self._keep_best(metrics)

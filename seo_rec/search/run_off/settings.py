@@ -23,8 +23,7 @@ class RunOff:
         standard_errors: A candidate replaces another if its AUC is higher by so many errors.
         chunk_dims: Widths of chunks that are searched besides the width chunk_dim.
         trivial_lookups: Lookups per feature of the further plain candidates.
-        by_id: Whether policies that store ids are candidates: narrow tables with a row for every
-            training id, and frequent.
+        by_id: Whether policies are candidates that store ids: a row for every one, and frequent.
         frequent: Whether rows for the most frequent ids are candidates, dim and chunk_dim wide.
     """
 
