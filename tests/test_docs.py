@@ -92,6 +92,7 @@ LATER = (
     "uvm.md",
     "large-data.md",
     "storage.md",
+    "stack.md",
     "size.md",
     "prepared-format.md",
 )  # half of 52,400 words were there before
