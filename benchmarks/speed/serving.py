@@ -1,6 +1,6 @@
 """How long do 1, 64 and 512 rows take to score: ours, PyTorch's and TorchRec's ways?
 
-    python -m benchmarks.speed.serving [--rounds 3] [--record]
+    python -m benchmarks.speed.serving [--rounds 2] [--record]
 
 Two models with hidden layers of 256 and 64: six columns with four lookups each in four shared
 tables, as a policy for MovieLens has, and 26 columns with a table of 10,000 rows of 16 floats each.
@@ -43,12 +43,13 @@ from benchmarks.pages import serving as page
 from benchmarks.record import Line, append, path_of
 from benchmarks.speed.serving_ways import BATCHES, WAYS
 from seo_rec.export import FORMATS, package_parts
+from seo_rec.export.aoti import aoti_bytes
 from seo_rec.export.onnx_graph import onnx_bytes
 from seo_rec.export.twin import Twin
 from seo_rec.files import write_bytes
 from seo_rec.model import ModelSettings, RecModel, build_model
 from seo_rec.policy import Feature, Lookup, Policy, Table
-from seo_rec.serve.layout import BACKBONE_WEIGHTS_FILE, EMBEDDINGS_FILE, ONNX_FILE
+from seo_rec.serve.layout import AOTI_FILE, BACKBONE_WEIGHTS_FILE, EMBEDDINGS_FILE, ONNX_FILE
 from seo_rec.serve.preparation import Column, Preparation
 from seo_rec.serve.signature import signature_of
 from seo_rec.serve.writing import Parts, write_package
@@ -100,7 +101,7 @@ def write_packages(policy: Policy, folder: Path) -> None:
 
 
 def write_without_hash(model: RecModel, parts: Parts, folder: Path) -> None:
-    """The graph of a package without its hash, as ``hashed/model.onnx``; it takes row numbers."""
+    """The graphs of a package without the hash, in ``hashed``; they take row numbers."""
     signature = signature_of(parts.policy, parts.preparation)
     twin = Twin(parts.policy, parts.embeddings, model.backbone, signature)
     block: Any = twin.single
@@ -111,7 +112,10 @@ def write_without_hash(model: RecModel, parts: Parts, folder: Path) -> None:
         name: (folder / "float32" / name).read_bytes()
         for name in (EMBEDDINGS_FILE, BACKBONE_WEIGHTS_FILE)
     }
-    for name, content in {**files, ONNX_FILE: onnx_bytes(twin, files)}.items():
+    graphs = {ONNX_FILE: onnx_bytes(twin, files)}
+    if "aoti" in FORMATS:
+        graphs[AOTI_FILE] = aoti_bytes(twin)
+    for name, content in {**files, **graphs}.items():
         write_bytes(folder / "hashed" / name, content)
 
 
@@ -171,7 +175,7 @@ def measure(name: str, rounds: int, program: Path) -> Line:
 
 def main() -> None:
     parser = make_parser(__doc__, RECORD)
-    parser.add_argument("--rounds", type=int, default=3, help="how often each way is run")
+    parser.add_argument("--rounds", type=int, default=2, help="how often each way is run")
     options = parser.parse_args()
     environment = set_up(options.threads)
     with tempfile.TemporaryDirectory() as folder:

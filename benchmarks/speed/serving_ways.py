@@ -32,6 +32,7 @@ WAYS = [
     "onnxruntime, int8",
     "numpy",
     "AOTI, C++",
+    "AOTI, C++, hashed before",
     "AOTI, C++, int8",
     "PyTorch",
     "TorchRec",
@@ -113,10 +114,12 @@ def theirs(packages: Path, way: str) -> Callable[[int], Call]:
 def compiled(packages: Path, program: Path, way: str) -> dict[str, Any]:
     """What the program in C++ says."""
     package = read_package(packages / ("int8" if "int8" in way else "float32"))
-    ids = ids_of(package, max(BATCHES))
+    folder, ids = package.path, ids_of(package, max(BATCHES))
+    if "hashed" in way:
+        folder, ids = packages / "hashed", hashed(package, ids)
     path = packages / "ids.bin"
     path.write_bytes(ids.tobytes())
-    command = [str(program), str(package.path / AOTI_FILE), str(path), str(ids.shape[1])]
+    command = [str(program), str(folder / AOTI_FILE), str(path), str(ids.shape[1])]
     command += [f"{batch}:{calls}" for batch, calls in BATCHES.items()]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout)
