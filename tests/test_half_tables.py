@@ -16,11 +16,13 @@ from distributed.sharded import plan, policy_of
 from distributed.sharded import train as train_on_ranks
 from seo_rec import recipes
 from seo_rec.data.dataset import DataSet
+from seo_rec.data.stream import Stream
 from seo_rec.embed.sparse import TablePart
 from seo_rec.export import export_run
 from seo_rec.methods import Mlet
 from seo_rec.model import ModelSettings, build_model
 from seo_rec.plan import PlanError
+from seo_rec.policy import Feature, Lookup, Policy, Table
 from seo_rec.recipes import method_policy
 from seo_rec.runs.layout import BEST_FOLDER, CHECKPOINTS_FOLDER, RUN_FILE
 from seo_rec.search import find
@@ -51,10 +53,9 @@ def test_initial_rows_are_rounded_once(tiny_data: DataSet, storage: str) -> None
     assert tables
 
 
-@of_16_bits
-@pytest.mark.parametrize("bags", ["single", "bags-weighted"])
+@pytest.mark.parametrize("storage, bags", [("float16", "single"), ("bfloat16", "bags-weighted")])
 def test_every_policy_of_tables_is_read_as_in_float32(storage: str, bags: str) -> None:
-    """To the bit, by a model that is trained and by one that is loaded to be evaluated."""
+    """By a model that is trained, and by one that is made to be evaluated."""
     for name, policy in BUILDABLE.items():
         if policy.arrays:
             continue
@@ -133,8 +134,6 @@ def test_training_in_16_bits_is_near_training_in_float32(tiny_data: DataSet) -> 
         optimizers = make_optimizers(model, "adagrad", 0.02, 0.02)
         rows = optimizers["rows"]
         assert isinstance(rows, SparseRows)
-        from seo_rec.data.stream import Stream
-
         for data in Stream(tiny_data, "train", batch_size=100):
             for optimizer in optimizers.values():
                 optimizer.zero_grad()
@@ -262,8 +261,6 @@ def test_the_memory_of_a_training(tiny_data: DataSet) -> None:
 
 def test_weights_of_16_bits_take_half_the_memory() -> None:
     """The weights themselves, as the system counts them: 128 MB in place of 256."""
-    from seo_rec.policy import Feature, Lookup, Policy, Table
-
     policy = Policy((Table("t", 2**21, 32),), (Feature("f", (Lookup("t"),)),))
 
     def resident() -> int:
