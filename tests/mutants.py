@@ -336,9 +336,9 @@ _PLAN = (
     ),
     Mutant(
         "columns-are-cut-for-rowwise-adagrad",
-        "seo_rec/plan/planner.py",
-        'self.cuttable = prices.row_optimizer != "rowwise_adagrad"',
-        "self.cuttable = True",
+        "seo_rec/plan/attempt.py",
+        'return self.prices.row_optimizer != "rowwise_adagrad"',
+        "return True",
         ("tests/test_plan.py::test_a_heavy_wide_table_is_cut_in_columns",),
     ),
     Mutant(
