@@ -280,7 +280,7 @@ def test_key_value_needs_an_fbgemm_that_has_it(monkeypatch):
         default=False,
     )
     assert {p.compute_kernel for p in plan.placements} == {"key_value"}
-    assert any("are in SSD" in note or "are on SSD" in note for note in plan.notes)
+    assert any("(1,600,000,000 floats) are on SSD, because" in note for note in plan.notes)
 
 
 def test_placements_with_wrong_caches_are_refused():

@@ -208,6 +208,26 @@ def test_command_says_what_is_outside_the_gpus(seo_rec, tmp_path):
     assert wrong.code == 2 and "allowed: fused, fused_uvm_caching, key_value" in wrong.err
 
 
+def test_command_takes_hit_rates_from_the_data(seo_rec, tmp_path, tiny):
+    """GPUs of 3 MB for 8 MB of tables, and a data set that says how often each id occurs."""
+    from seo_rec.methods import separate
+    from seo_rec.plan.topology import topology_json
+    from seo_rec.schema import read_schema
+
+    separate(read_schema(tiny), 2_000_000, 16).save(tmp_path / "policy.json")
+    gpus = topology_json(read_topology("2xH100-80GB")) | {"memory_bytes": 3_000_000}
+    (tmp_path / "gpus.json").write_text(json.dumps(gpus))
+    arguments = ["plan", tmp_path / "policy.json", "--topology", tmp_path / "gpus.json"]
+    arguments += ["--batch", "64", "--row-optimizer", "sgd"]
+    for name, rates, said in (
+        ("data", ["--rates", tiny], "by the id counts of the data"),
+        ("none", [], "as if rows were read evenly (no counts)"),
+    ):
+        done = seo_rec(*arguments, *rates, "--out", tmp_path / f"{name}.json")
+        assert done.code == 0, done.err
+        assert said in " ".join(done.out.split())
+
+
 def test_command_sees_at_the_start_that_it_can_write(seo_rec, tmp_path, monkeypatch):
     BUILDABLE["multi-size-2"].save(tmp_path / "policy.json")
     monkeypatch.setattr("seo_rec.plan.plan_policy", lambda *_, **__: pytest.fail("too late"))

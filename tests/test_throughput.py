@@ -135,14 +135,41 @@ def test_two_ranks_plans():
     assert not of(both[0], "ratio")["skewed", "default plan / ours"]["equal_plans"]
 
 
-def test_two_ranks_against_torchrec():
+@pytest.mark.parametrize("optimizer", ["adam", "rowwise_adagrad"])
+def test_two_ranks_against_torchrec(optimizer: str):
     """``run`` itself refuses to compare embeddings that give different vectors."""
-    both = run_ranks(lambda: lines_of("--against-torchrec", "--methods", "exact"), 2, timeout=100)
+    options = ("--against-torchrec", "--methods", "exact", "--row-optimizer", optimizer)
+    both = run_ranks(lambda: lines_of(*options), 2, timeout=100)
     found = [x for x in both[0] if x["kind"] == "ratio"]
     assert len({(x["part"], x["ours"], x["beside"], x["time"]) for x in found}) == len(found) == 12
     pairs = {(x["ours"], x["beside"]) for x in found if "goal" in x}
     assert pairs == {("ours, pre-hashed", "torchrec")}  # the same row numbers for both
     assert "the same row numbers" in "".join(throughput_page.ratios(both[0]))
+
+
+def test_torchrecs_collection_is_updated_by_fbgemm():
+    """Not by our rows: the collection beside which we are measured is TorchRec's own, fused."""
+    schema = zipf_schema(6, 500, 2)
+    batches = zipf_batches(schema, 1.1, 32, 2, seed=0)
+    policy = make_policy("exact", schema, 9600, 16)
+    recipe = Recipe(2, (8,), "rowwise_adagrad", batches, 32, 9600, 16)
+
+    def names() -> list[set[str]]:
+        here = ranks()
+        placed = recipe.place(policy, "ours", throughput.topology_here(here))
+        assert not isinstance(placed, str)
+        made = [recipe.sharded("exact", policy, w, placed, here) for w in ("ours", "torchrec")]
+        shards = [len(inner_model(t.model).embedding.sparse_shards) for t in made]
+        assert shards[0] > 0 == shards[1]
+        return [set(t.optimizers) for t in made]
+
+    (found,) = run_ranks(names, 1, timeout=60)
+    assert found == [{"rows", "dense"}, {"fused", "dense"}]
+
+
+def test_the_default_optimizer_is_what_training_takes():
+    for floats, expected in ((9600, "adam"), (1_664_000, "rowwise_adagrad")):
+        assert throughput.parse(["--params", str(floats)]).row_optimizer == expected
 
 
 def test_a_goal_is_missed_if_the_whole_interval_is_beyond_it():

@@ -12,21 +12,23 @@ from typing import Any
 
 import torch
 from torch import nn
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from benchmarks.ranks.traffic import Traffic, watched
 from benchmarks.ranks.workload import CHUNKS, search_settings
 from benchmarks.speed.stages import Clock, staged
 from seo_rec.batch import Batch
-from seo_rec.embed import PolicyEmbedding
+from seo_rec.embed import PolicyEmbedding, table_key
 from seo_rec.model import ModelSettings, RecModel, build_model
-from seo_rec.plan import Estimate, Placement, Topology, plan_policy
+from seo_rec.plan import Estimate, Placement, Topology, plan_policy, sharding_plan
 from seo_rec.plan.cost import Prices
 from seo_rec.plan.estimate import default_placements, estimate
 from seo_rec.policy import Policy
 from seo_rec.search import seo
 from seo_rec.train import Ranks, distribute, make_optimizers, topology_here
-from seo_rec.train.optimizers import inner_model
+from seo_rec.train.optimizers import FUSED, inner_model
 from seo_rec.train.steps import make_steps
 
 LR = 1e-3
@@ -89,6 +91,36 @@ class PlainEmbedding(PolicyEmbedding):
         if self.groups is None:
             return pooled.values()
         return KeyedTensor.regroup([pooled], self.groups)[0]
+
+
+def by_torchrec(
+    model: RecModel,
+    placements: tuple[Placement, ...],
+    here: Ranks,
+    *,
+    row_optimizer: str,
+    row_lr: float,
+) -> DistributedModelParallel:
+    """The model sharded as TorchRec's documents do it: FBGEMM updates tables in the backward pass.
+
+    Tables on every rank have dense gradients. On a CPU the weights are new random ones.
+    """
+    # The import compiles eight optimizers of TorchScript, which the other contestants never need.
+    from torch.distributed.optim import (
+        _apply_optimizer_in_backward as apply_optimizer_in_backward,
+    )
+
+    kernels = {p.table: "fused" if p.shards else "dense" for p in placements}
+    optimizer, settings = FUSED[row_optimizer]
+    bags = model.embedding.ebc.embedding_bags
+    for table in (t for t, kernel in kernels.items() if kernel == "fused"):
+        apply_optimizer_in_backward(
+            optimizer, bags[table_key(table)].parameters(), {"lr": row_lr, **settings}
+        )
+    plan = sharding_plan(placements, kernels, here.device.type, here.local_size)
+    return DistributedModelParallel(
+        model, device=here.device, plan=plan, sharders=[EmbeddingBagCollectionSharder()]
+    )
 
 
 class RowsAsTheyAre(nn.Module):
@@ -263,7 +295,9 @@ class Recipe:
                 plain = PlainEmbedding(policy, regroup=way == REGROUPED)
                 plain.load_state_dict(whole.embedding.state_dict())
                 whole = RecModel(plain, whole.backbone)
-            model = distribute(
+            fused = way in THEIRS and self.row_optimizer in FUSED
+            shard = by_torchrec if fused else distribute
+            model = shard(
                 whole, placed.placements, here, row_optimizer=self.row_optimizer, row_lr=LR
             )
             trainee = self._trainee(name, way, policy, model, here)

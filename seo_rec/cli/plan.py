@@ -16,7 +16,12 @@ from seo_rec.files import require_new_file
 from seo_rec.process import without_collection
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from seo_rec.data.dataset import DataSet
     from seo_rec.plan import Estimate, Plan, RankLoad
+    from seo_rec.plan.offload import Counts
 
 MOST_LINES = 16  # ranks shown one by one; of more, a few
 
@@ -87,11 +92,24 @@ def plan(
         rates=rates_of(data.schema) if data else None,
         compute_kernels=[name.strip() for name in compute_kernels.split(",")],
         cache_load_factor=cache_load_factor,
-        counts=(lambda column: data.counts(column)[1]) if data else None,
+        counts=_counts(data) if data else None,
     )
     found.save(out)
     show(found, Console())
     typer.echo(f"plan: {out}")
+
+
+def _counts(data: DataSet) -> Counts:
+    """How often each id of a column occurs, None where the data set has no vocabulary of it."""
+    from seo_rec.schema import DataError
+
+    def of(column: str) -> npt.NDArray[np.generic] | None:
+        try:
+            return data.counts(column)[1]
+        except DataError:
+            return None
+
+    return of
 
 
 def show(plan: Plan, console: Console) -> None:

@@ -167,9 +167,9 @@ def _notes_of_caches(
     within = tuple(replace(p, compute_kernel="fused", cache_load_factor=None) for p in placements)
     more = estimate(placements, prices).step_ms - estimate(within, prices).step_ms
     floats = sum(prices.tables[t].num_rows * prices.tables[t].dim for t in cached)
-    where = "main memory" if cache.kernel == UVM_CACHING else "SSD"
+    where = "in main memory" if cache.kernel == UVM_CACHING else "on SSD"
     yield (
-        f"{cache.kernel}: {len(cached)} of {len(placements)} tables ({floats:,} floats) are in "
+        f"{cache.kernel}: {len(cached)} of {len(placements)} tables ({floats:,} floats) are "
         f"{where}, because the devices cannot hold all tables and states; the GPUs cache "
         f"{cache.load_factor:.4g} of their rows"
     )
