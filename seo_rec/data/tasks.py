@@ -31,7 +31,7 @@ import os
 import shutil
 import sys
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -271,7 +271,7 @@ class Job:
             for name in self.embedded
         }
         for piece in self.groups[number]:
-            for table in self._rows(piece, "train", 0, sys.maxsize):
+            for table in self._rows(piece, "train", 0, sys.maxsize, self.embedded):
                 for name, counter in counters.items():
                     counter.add(flat_ids(table[name]))
         arrays: dict[str, Any] = {}
@@ -331,7 +331,9 @@ class Job:
         counted = {"split": split, "rows": last - first, "positives": positive}
         return {**counted, "files": {name: entry}}
 
-    def _rows(self, piece: int, split: str, start: int, stop: int) -> Iterator[Any]:
+    def _rows(
+        self, piece: int, split: str, start: int, stop: int, columns: Sequence[str] | None = None
+    ) -> Iterator[Any]:
         """Tables of the rows of a piece that belong to a split, the ``start``-th to the last."""
         row, done, total = self.first_rows[piece], 0, self.first_rows[-1]
         with pa.memory_map(str(self.work / "rows" / f"{piece}.arrow")) as file:
@@ -340,6 +342,7 @@ class Job:
                 if done >= stop:
                     return
                 batch = reader.get_batch(number)
+                batch = batch if columns is None else batch.select(list(columns))
                 place = self.split.assign(row, batch.num_rows, total)
                 row += batch.num_rows
                 chosen = np.flatnonzero(place == SPLITS.index(split))
