@@ -442,6 +442,7 @@ def test_the_ranks_of_a_launcher_prepare_together(tmp_path: Path) -> None:
             assert [rank.returncode for rank in ranks] == [2, 2]
             line = raw[4].read_text().count("\n")
             assert f"4.csv: line {line}, column 'y'" in said[0][1]
+            assert said[1][1] == ""
             assert not out.exists()
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 

@@ -411,7 +411,10 @@ def _reporting(out: Path) -> Iterator[list[Schema]]:
     try:
         yield done
     except DataError as error:
-        typer.echo(f"error: {one_line(error)}", err=True)
+        from seo_rec.data.ranks import SaidByFirstError
+
+        if not isinstance(error, SaidByFirstError):
+            typer.echo(f"error: {one_line(error)}", err=True)
         raise typer.Exit(2) from error
     except OSError as error:
         typer.echo(f"error: {one_line(said(error))}", err=True)

@@ -25,7 +25,6 @@ files and the settings alone; it does no harm if two processes do one task.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import shutil
@@ -43,7 +42,7 @@ import numpy as np
 import pyarrow as pa
 
 from seo_rec.data.pieces import cut
-from seo_rec.data.prepare import Source, flat_ids, positives, pruned
+from seo_rec.data.prepare import Source, flat_ids, positives, pruned, versions
 from seo_rec.data.rawfile import BadRows, Intake, Piece, Problem, file_sha256
 from seo_rec.data.shards import SHARD_ROWS, ShardWriter
 from seo_rec.data.sketch import DistinctSketch
@@ -150,7 +149,7 @@ class Job:
             "split": self.split.to_json(),
             "pruning": self.pruning.to_json(),
             "bad rows": asdict(self.bad_rows),
-            "versions": [importlib.metadata.version(wheel) for wheel in ("numpy", "pyarrow")],
+            "versions": versions(),
         }
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
