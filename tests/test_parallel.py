@@ -404,6 +404,15 @@ def test_another_request_starts_afresh(tmp_path: Path, small: None) -> None:
     assert not work.exists()
 
 
+def test_one_process_removes_what_killed_ones_have_left(tmp_path: Path) -> None:
+    work = tmp_path / ".out.parallel.part"
+    (work / "rows").mkdir(parents=True)
+    make = partial(table_source, rows_of_files(tmp_path, 1), COLUMNS)
+    prepare_by(Workers(), make, tmp_path / "out", split=Split(), pruning=Pruning(),
+               bad_rows=BadRows())  # fmt: skip
+    assert not work.exists()
+
+
 def command(raw: list[Path], out: Path, *more: str) -> list[str]:
     files = [str(path) for path in raw]
     words = ["prepare", "table", "--raw", files[0], *files[1:], "--label", "y", "--numeric", "x"]
@@ -440,6 +449,7 @@ def test_the_ranks_of_a_launcher_prepare_together(tmp_path: Path) -> None:
             assert [rank.returncode for rank in ranks] == [2, 2]
             line = raw[4].read_text().count("\n")
             assert f"4.csv: line {line}, column 'y'" in said[0][1]
+            assert said[1][1] == ""
             assert not out.exists()
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 

@@ -20,7 +20,8 @@ from seo_rec.cli.workers import (
     workers_of,
 )
 from seo_rec.files import one_line, said
-from seo_rec.places import place
+from seo_rec.places import is_url, place
+from seo_rec.process import world_size
 from seo_rec.schema import DataError, Schema
 
 if TYPE_CHECKING:
@@ -545,9 +546,11 @@ def verify(
     """Compare every file of a prepared data set with the checksums in its schema.json."""
     from seo_rec.data.dataset import open_data
 
-    files = open_data(data).verify_all()
+    opened = open_data(data)
+    files = opened.verify_all()
     size = sum(entry["bytes"] for entry in files.values())
-    typer.echo(f"{data}: {len(files)} files, {size:,} bytes, as they were prepared")
+    name = opened.path if is_url(data) else data
+    typer.echo(f"{name}: {len(files)} files, {size:,} bytes, as they were prepared")
 
 
 @contextmanager
@@ -559,13 +562,18 @@ def _reporting(out: Path) -> Iterator[list[Schema]]:
     try:
         yield done
     except DataError as error:
-        typer.echo(f"error: {one_line(error)}", err=True)
+        from seo_rec.data.ranks import SaidByFirstError
+
+        if not isinstance(error, SaidByFirstError):
+            typer.echo(f"error: {one_line(error)}", err=True)
         raise typer.Exit(2) from error
     except OSError as error:
         typer.echo(f"error: {one_line(said(error))}", err=True)
         raise typer.Exit(2) from error
     except STOPS as stop:
         left = f"nothing is kept in {out}; the same command starts again"
+        if world_size() > 1:
+            left = "the same command goes on with what the processes have done"
         raise stopped(stop, left) from None
     for schema in done if is_first_rank() else ():
         _show(schema, out, clock.monotonic() - started)

@@ -15,6 +15,10 @@ from seo_rec.schema import SCHEMA_FILE, DataError, Schema, read_schema
 WAIT = 0.1  # seconds between two looks at what other ranks have done
 
 
+class SaidByFirstError(DataError):
+    """Rank 0 has failed, and its message says why."""
+
+
 class Ranks:
     """This process among those of a launcher, which see each other's files and nothing else."""
 
@@ -89,7 +93,7 @@ class Ranks:
         if not (self._job.work / "request.json").exists():  # rank 0 has removed the folder, and a
             shutil.rmtree(self._job.work, ignore_errors=True)  # task of this rank has made it again
         if not (out / SCHEMA_FILE).exists():
-            raise DataError("rank 0 has stopped, and says why")
+            raise SaidByFirstError("rank 0 has stopped, and says why")
         return read_schema(out)
 
     def _arrivals(self) -> list[Path]:
@@ -107,4 +111,4 @@ class Ranks:
         if self._failed.exists():
             raise DataError(f"another rank has failed: {read_json(self._failed)}")
         if not self._opened.exists():
-            raise DataError("rank 0 has stopped, and says why")
+            raise SaidByFirstError("rank 0 has stopped, and says why")

@@ -25,13 +25,12 @@ files and the settings alone; it does no harm if two processes do one task.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import shutil
 import sys
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -44,7 +43,7 @@ import pyarrow as pa
 
 from seo_rec.data.finishing import with_kept
 from seo_rec.data.pieces import cut
-from seo_rec.data.prepare import flat_ids, positives
+from seo_rec.data.prepare import flat_ids, positives, versions
 from seo_rec.data.rawfile import BadRows, Intake, Piece, Problem, file_sha256
 from seo_rec.data.shards import SHARD_ROWS, ShardWriter
 from seo_rec.data.sketch import DistinctSketch
@@ -152,7 +151,7 @@ class Job:
             "split": self.split.to_json(),
             "pruning": self.pruning.to_json(),
             "bad rows": asdict(self.bad_rows),
-            "versions": [importlib.metadata.version(wheel) for wheel in ("numpy", "pyarrow")],
+            "versions": versions(),
         }
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
@@ -273,7 +272,7 @@ class Job:
             for name in self.embedded
         }
         for piece in self.groups[number]:
-            for table in self._rows(piece, "train", 0, sys.maxsize):
+            for table in self._rows(piece, "train", 0, sys.maxsize, self.embedded):
                 for name, counter in counters.items():
                     counter.add(flat_ids(table[name]))
         arrays: dict[str, Any] = {}
@@ -333,7 +332,9 @@ class Job:
         counted = {"split": split, "rows": last - first, "positives": positive}
         return {**counted, "files": {name: entry}}
 
-    def _rows(self, piece: int, split: str, start: int, stop: int) -> Iterator[Any]:
+    def _rows(
+        self, piece: int, split: str, start: int, stop: int, columns: Sequence[str] | None = None
+    ) -> Iterator[Any]:
         """Tables of the rows of a piece that belong to a split, the ``start``-th to the last."""
         row, done, total = self.first_rows[piece], 0, self.first_rows[-1]
         with pa.memory_map(str(self.work / "rows" / f"{piece}.arrow")) as file:
@@ -342,6 +343,7 @@ class Job:
                 if done >= stop:
                     return
                 batch = reader.get_batch(number)
+                batch = batch if columns is None else batch.select(list(columns))
                 place = self.split.assign(row, batch.num_rows, total)
                 row += batch.num_rows
                 chosen = np.flatnonzero(place == SPLITS.index(split))
