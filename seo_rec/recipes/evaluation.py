@@ -19,6 +19,7 @@ from seo_rec.model import ModelSettings, RecModel, build_model
 from seo_rec.policy import Policy
 from seo_rec.runs import RunError
 from seo_rec.runs.layout import BEST_FOLDER, COLLAPSED_FOLDER, POLICY_FILE, RESULT_FILE, RUN_FILE
+from seo_rec.schema import other_rules
 from seo_rec.train import (
     CheckpointError,
     Checkpoints,
@@ -164,9 +165,7 @@ def stream_of(run: Path, data: DataSet, split: str) -> Stream:
             f"{run} was trained on the numeric columns {asked['numeric']}, in this order, and "
             f"{data.path} has {names}; prepare the data with the same columns in the same order"
         )
-    known, found = asked.get("preparation", {}), data.schema.preparation
-    if other := [rule for rule in known if known[rule] != found.get(rule)]:
-        rules = "; ".join(f"{r}: {known[r]!r} there, {found.get(r)!r} here" for r in other)
+    if rules := other_rules(asked.get("preparation", {}), data.schema.preparation):
         raise RunError(
             f"{run} was trained on values that were prepared by other rules than {data.path} "
             f"({rules}); prepare the data with the same options"

@@ -38,7 +38,7 @@ from seo_rec.data.read_ahead import ReadAhead
 from seo_rec.data.shards import read_shards
 from seo_rec.files import require_new_file
 from seo_rec.policy import MAX_CROSS_IDS, Policy
-from seo_rec.schema import SPLITS, DataError
+from seo_rec.schema import SPLITS, DataError, other_rules
 from seo_rec.serve.addresses import feature_bags
 from seo_rec.serve.bags import Inputs, RowError
 from seo_rec.serve.predictor import Predictor
@@ -144,9 +144,7 @@ def predict_split(
     if split not in SPLITS:
         raise DataError(f"split {split!r}; allowed: {', '.join(SPLITS)}")
     preparation, opened = predictor.preparation, open_data(data)
-    found, known = opened.schema.preparation, preparation.rules
-    if other := [rule for rule in known if known[rule] != found.get(rule)]:
-        rules = "; ".join(f"{r}: {known[r]!r} there, {found.get(r)!r} here" for r in other)
+    if rules := other_rules(preparation.rules, opened.schema.preparation):
         raise DataError(
             f"{data} was prepared by other rules than the data of the training ({rules}); prepare "
             "it with the same options"
