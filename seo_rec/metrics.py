@@ -64,8 +64,8 @@ def auc_gain(
     logits: npt.NDArray[np.floating],
     reference: npt.NDArray[np.floating],
     labels: npt.NDArray[np.floating],
-    weights: npt.NDArray[np.floating] | None = None,
     blocks: int = 20,
+    weights: npt.NDArray[np.floating] | None = None,
 ) -> tuple[float, float]:
     """The AUC of ``logits`` minus the AUC of ``reference``, and its standard error.
 
@@ -77,8 +77,8 @@ def auc_gain(
     Args:
         logits, reference: shape (rows,), or (trainings, rows).
         labels: shape (rows,); the rows of all three are the same, in the same order.
-        weights: shape (rows,), 0 or more; None weighs all rows alike.
         blocks: How many blocks are left out in turn.
+        weights: shape (rows,), 0 or more; None weighs all rows alike.
     """
     from sklearn.metrics import roc_auc_score
 

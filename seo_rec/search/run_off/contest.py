@@ -103,7 +103,7 @@ class Contest:
             self._logits(name, trainings),
             self._logits(incumbent, trainings),
             self.labels,
-            None if (self.weights == 1).all() else self.weights,
+            weights=None if (self.weights == 1).all() else self.weights,
         )
 
     def _logits(self, name: str, trainings: Iterable[Training]) -> Floats:
