@@ -187,6 +187,26 @@ class Schema:
         return cls(**doc)
 
 
+def other_rules(known: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """In which rules of preparation two data sets differ, in one line; "" if in none.
+
+    Args:
+        known: The rules of the data that a model was trained on.
+        found: The rules of the data at hand.
+    """
+    said = []
+    for rule, there in known.items():
+        here = found.get(rule)
+        if there == here:
+            continue
+        if isinstance(there, Mapping) and isinstance(here, Mapping):
+            names = sorted(n for n in {*there, *here} if there.get(n) != here.get(n))
+            said.append(f"{rule}: other numbers for {', '.join(names)}")
+        else:
+            said.append(f"{rule}: {there!r:.80} there, {here!r:.80} here")
+    return "; ".join(said)
+
+
 def document_digest(document: Mapping[str, Any]) -> str:
     """SHA-256 of a JSON document as compact JSON with sorted keys."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"))

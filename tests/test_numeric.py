@@ -16,7 +16,7 @@ from seo_rec.data.split import Split
 from seo_rec.data.table import TableColumns, prepare_table
 from seo_rec.data.tokens import MISSING
 from seo_rec.data.vocabulary import Pruning, read_vocabulary
-from seo_rec.schema import SPLITS, DataError, read_schema
+from seo_rec.schema import SPLITS, DataError, other_rules, read_schema
 
 ROWS = 2000
 SPLIT = Split("temporal", fractions=(0.7, 0.2, 0.1))
@@ -204,3 +204,12 @@ def test_rules_are_read_strictly() -> None:
     for wrong in ({"numeric_missing": "mean"}, {"buckets": 1, "numeric_transform": "quantiles"}):
         with pytest.raises(DataError, match="allowed"):
             columns(**wrong)
+
+
+def test_data_of_another_mean_are_other_data(raw: Path, tmp_path: Path) -> None:
+    first = prepare_table(raw, tmp_path / "a", columns=columns(), split=SPLIT)
+    second = prepare_table(raw, tmp_path / "b", columns=columns(), split=Split())
+    assert other_rules(first.preparation, second.preparation) == (
+        "numeric_columns: other numbers for price, size"
+    )
+    assert other_rules(first.preparation, first.preparation) == ""

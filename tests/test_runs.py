@@ -507,7 +507,7 @@ def test_a_run_off_that_cannot_decide_says_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     contest = sys.modules["seo_rec.search.run_off.contest"]
-    monkeypatch.setattr(contest, "auc_gain", lambda *_: (0.3, float("nan")))
+    monkeypatch.setattr(contest, "auc_gain", lambda *_, **__: (0.3, float("nan")))
     found = recipes.search("seo", tiny_data, tmp_path / "s", SEO, TRAINING)
     assert found.decision["winner"].startswith("trivial-")
     assert found.decision["standard_error"] is None

@@ -20,7 +20,7 @@ from seo_rec.data.integrity import Verifier
 from seo_rec.data.shards import large_columns, large_numbers, read_shards
 from seo_rec.data.vocabulary import read_vocabulary
 from seo_rec.places import place
-from seo_rec.schema import SCHEMA_FILE, DataError, Schema, read_schema
+from seo_rec.schema import SCHEMA_FILE, DataError, Schema, other_rules, read_schema
 
 if TYPE_CHECKING:
     from seo_rec.data.stream import Stream
@@ -73,9 +73,7 @@ class DataSet:
                 lacks may be any.
             trained: What the message calls the training.
         """
-        found = self.schema.preparation
-        if other := [rule for rule in rules if rules[rule] != found.get(rule)]:
-            said = "; ".join(f"{r}: {rules[r]!r} there, {found.get(r)!r} here" for r in other)
+        if said := other_rules(rules, self.schema.preparation):
             raise DataError(
                 f"{trained} was trained on values that were prepared by other rules than "
                 f"{self.path} ({said}); prepare the data with the same options"
