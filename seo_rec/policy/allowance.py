@@ -84,7 +84,7 @@ class Allowance:
         return with_precision(policy, self.precision) if says else policy
 
     def to_json(self) -> dict[str, Any]:
-        """What a policy records: ``params`` or ``num_bytes``, and a precision but float32."""
+        """What a policy records: ``params`` or ``num_bytes``; the precision unless float32."""
         told: dict[str, Any] = {"num_bytes" if self.in_bytes else "params": self.amount}
         return told if self.precision == "float32" else {**told, "precision": self.precision}
 
