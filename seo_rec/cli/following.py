@@ -34,7 +34,7 @@ def training_from(
         RunError: The folder is not a finished training run.
         ValueError: An option of the model is given, which would be ignored.
     """
-    from seo_rec.train.warm_start import open_earlier
+    from seo_rec.train.earlier import open_earlier
 
     earlier = open_earlier(run).training
     if found := given(context, OF_MODEL):
