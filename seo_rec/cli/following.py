@@ -34,7 +34,7 @@ def training_from(
         RunError: The folder is not a finished training run.
         ValueError: An option of the model is given, which would be ignored.
     """
-    from seo_rec.train.warm_start import open_earlier
+    from seo_rec.train.earlier import open_earlier
 
     earlier = open_earlier(run).training
     if found := given(context, OF_MODEL):
@@ -66,6 +66,7 @@ def following_run(context: typer.Context, data: DataSet, policy: Policy | None) 
         ValueError: ``--carry`` is given without another policy, or is missing with one.
     """
     from seo_rec import recipes
+    from seo_rec.train import ranks
 
     if policy is not None and not context.params["carry"]:
         raise ValueError(
@@ -76,6 +77,6 @@ def following_run(context: typer.Context, data: DataSet, policy: Policy | None) 
         raise ValueError("--carry without --policy or --method would be ignored; give one")
     run, decay = context.params["from_"], context.params["count_decay"]
     made = recipes.continued(run, data, policy=policy, decay=decay)
-    for line in recipes.change_lines(made):
+    for line in recipes.change_lines(made) if ranks().first else ():
         typer.echo(line, err=True)
     return made

@@ -31,7 +31,7 @@ from seo_rec.policy.renewal import (
 from seo_rec.runs import RunError
 from seo_rec.runs.layout import COUNTS_FILE, RUN_FILE
 from seo_rec.schema import DataError
-from seo_rec.train.warm_start import Carried, Earlier, open_earlier
+from seo_rec.train.earlier import Carried, Earlier, open_earlier
 
 DECAY = 0.9  # of the count of an id from one day to the next
 COUNT_ROWS = 65_536  # read at a time

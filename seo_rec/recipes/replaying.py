@@ -160,19 +160,14 @@ def replay(
         raise ValueError(f"keep {keep}; allowed: 2 or more days, which a resume needs, or 0 (all)")
     opened = [open_data(path) for path in days]
     _require_alike([d.schema for d in opened], days)
-    asked = {
-        "kind": "replay",
-        "data": str(days[0].parent.absolute()),
-        "data_fingerprint": opened[0].fingerprint,
+    start = {
         "method": method,
         "policy": None if policy is None else policy.to_json(),
         "earlier": None if earlier is None else str(earlier.absolute()),
-        "model": training.model.as_json(),
-        "fit": asdict(training.fit),
         "count_decay": decay,
         "renew": renew,
     }
-    claim_run(out, asked, resume)
+    claim_run(out, _asked(opened[0], days[0].parent, training) | start, resume)
     (out / SCORES_FOLDER).mkdir(exist_ok=True)
     done: list[Day] = []
     before = earlier
@@ -188,6 +183,17 @@ def replay(
             _drop_weights(day_folder(out, days[number - keep].name))
     assert before is not None
     return _replayed(done, before)
+
+
+def _asked(first: DataSet, folder: Path, training: Training) -> dict[str, Any]:
+    """What decides a replay, besides its start; days may be added later."""
+    return {
+        "kind": "replay",
+        "data": str(folder.absolute()),
+        "data_fingerprint": first.fingerprint,
+        "model": training.model.as_json(),
+        "fit": asdict(training.fit),
+    }
 
 
 def read_replay(out: Path) -> Replayed:

@@ -16,13 +16,14 @@ from seo_rec.plan import rates_of
 from seo_rec.policy import Policy, stored_types
 from seo_rec.runs import RunError
 from seo_rec.settings import FitSettings, Training
+from seo_rec.train.earlier import Carried, Earlier
 from seo_rec.train.loop import FitResult, fit
 from seo_rec.train.memory import memory_said, require_memory
 from seo_rec.train.optimizers import inner_model, make_optimizers
 from seo_rec.train.ranks import ranks
 from seo_rec.train.sharding import shard
 from seo_rec.train.streams import eval_stream, train_stream
-from seo_rec.train.warm_start import Carried, Earlier, continue_from
+from seo_rec.train.warm_start import continue_from
 from seo_rec.train.weights import load_weights
 
 

@@ -6,7 +6,6 @@ that a warm start is resumed and shared out over processes like every training.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,31 +15,22 @@ import torch
 
 from seo_kernels.row_bag import share_left
 from seo_rec.data.dataset import DataSet
-from seo_rec.documents import read_object
 from seo_rec.embed.rows import table_key
-from seo_rec.files import checksum
-from seo_rec.model import ModelSettings, RecModel, build_model
-from seo_rec.policy import Ids, Policy
-from seo_rec.runs import RunError
-from seo_rec.runs.layout import (
-    BEST_FOLDER,
-    CHECKPOINTS_FOLDER,
-    POLICY_FILE,
-    RESULT_FILE,
-    RUN_FILE,
-)
-from seo_rec.settings import FitSettings, Training
+from seo_rec.model import RecModel, build_model
+from seo_rec.policy import Policy
+from seo_rec.runs.layout import CHECKPOINTS_FOLDER
+from seo_rec.settings import Training
 from seo_rec.train.average import AT, WeightAverage
 from seo_rec.train.carrying import RowMove, row_moves
 from seo_rec.train.checkpoint import (
-    MARKER,
     Checkpoints,
     Saved,
     claimed,
     load_tensors,
     open_checkpoint,
 )
-from seo_rec.train.columns import Columns, ParameterMove, backbone_moves
+from seo_rec.train.columns import ParameterMove, backbone_moves
+from seo_rec.train.earlier import Carried, Earlier, columns_of
 from seo_rec.train.loop import Progress, first_values
 from seo_rec.train.optimizers import make_optimizers
 from seo_rec.train.ranks import ranks
@@ -52,111 +42,6 @@ FLAT = "embedding.flat."
 KINDS = ("model.", "optimizer.", "average.")
 SMALL = 2**20  # numbers of a tensor that is read together with others
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
-
-
-@dataclass(frozen=True)
-class Earlier:
-    """A finished training whose state a new one continues.
-
-    Args:
-        run: Its folder.
-        policy: Of the run.
-        method: Who decided it.
-        training: The model and how it was trained.
-        numeric: Names of its dense columns.
-        preparation: The rules by which its data were prepared.
-        state: The checkpoint with the optimizer state; None if none is left.
-        best: The checkpoint of the best weights.
-        known: By feature, the ids whose rows move to other places, the most important last.
-    """
-
-    run: Path
-    policy: Policy
-    method: str
-    training: Training
-    numeric: tuple[str, ...]
-    preparation: Mapping[str, Any]
-    state: Path | None
-    best: Path
-    known: Mapping[str, Ids]
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 by which a run knows again what it started from."""
-        return str(checksum((self.state or self.best) / MARKER)["sha256"])
-
-    @property
-    def is_last_best(self) -> bool:
-        """Whether the checkpoint was written after the best epoch, and not after a later one."""
-        return self.state is not None and self.state.name == self.best.name
-
-    @property
-    def columns(self) -> Columns:
-        """What its backbone reads."""
-        return columns_of(self.policy, self.numeric)
-
-
-@dataclass(frozen=True)
-class Carried:
-    """What of an earlier run a training continues, for people.
-
-    Args:
-        moved: By table, how many of its rows continue an earlier row.
-        new_tables: Tables that continue none.
-        left_tables: Tables of the earlier run that nothing continues.
-        new_parameters: Parameters outside of tables that start anew.
-        optimizer_state: Whether optimizer state was carried.
-    """
-
-    moved: Mapping[str, int]
-    new_tables: tuple[str, ...]
-    left_tables: tuple[str, ...]
-    new_parameters: tuple[str, ...]
-    optimizer_state: bool
-
-
-def columns_of(policy: Policy, numeric: tuple[str, ...]) -> Columns:
-    """What the backbone of a policy reads."""
-    return Columns(numeric, tuple(f.name for f in policy.features), policy.widths)
-
-
-def open_earlier(run: Path) -> Earlier:
-    """The state of a finished training run, to be continued.
-
-    It is the checkpoint of the best epoch. If later epochs have replaced it, the best weights are
-    continued with the optimizer state of the last checkpoint; without any checkpoint, alone.
-
-    Raises:
-        RunError: The folder is not a finished training run, or of an earlier release.
-        ValueError: One of its records is damaged.
-    """
-    best = Checkpoints(run / BEST_FOLDER).steps()
-    if not (run / RESULT_FILE).exists() or not best:
-        raise RunError(
-            f"{run}: not a finished training run, which a training could continue; "
-            "`seo-rec train --resume` finishes one"
-        )
-    required = {"model": dict, "fit": dict, "method": str, "preparation": dict, "numeric": list}
-    asked = read_object(run / RUN_FILE, required)
-    try:
-        model = ModelSettings.from_json(asked["model"])
-        fit = FitSettings(**asked["fit"])
-    except (TypeError, ValueError, KeyError) as error:
-        raise RunError(f"{run / RUN_FILE}: not the settings of a training ({error})") from error
-    steps = Checkpoints(run / CHECKPOINTS_FOLDER).steps()
-    step = best[-1] if best[-1] in steps else next(iter(steps[-1:]), None)
-    name = f"step-{best[-1]:09d}"
-    return Earlier(
-        run,
-        Policy.load(run / POLICY_FILE),
-        asked["method"],
-        Training(model, fit),
-        tuple(asked["numeric"]),
-        asked["preparation"],
-        None if step is None else run / CHECKPOINTS_FOLDER / f"step-{step:09d}",
-        run / BEST_FOLDER / name,
-        {},
-    )
 
 
 def continue_from(
