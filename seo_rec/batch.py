@@ -21,7 +21,7 @@ class Batch(Pipelineable):
     Args:
         dense_BN: float32 (B, N); N may be 0.
         sparse: one key per feature in schema order, int64 ids, stride B.
-        labels_B: float32 (B,) in {0, 1}.
+        labels_B: float32 (B,) in {0, 1}, or any numbers where the label is one to predict.
         num_rows: the first so many of the B rows are data, the rest is padding; default: all.
         mean_rows: rows of the batch of all processes together over the number of processes, by
             which a sum of losses is divided; default: ``num_rows``.

@@ -1,4 +1,4 @@
-"""Metrics of binary click prediction, computed exactly from all scores."""
+"""Metrics of clicks and of numbers to predict, computed exactly from all scores."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from seo_rec.schema import REGRESSION
 
 # sklearn takes most of a second to import, which nothing before the first evaluation needs, so the
 # functions that need it import it.
@@ -20,6 +22,55 @@ class Metrics:
     normalized_entropy: float
     calibration: float
     num_rows: int
+
+    @property
+    def quality(self) -> float:
+        """What trainings stop by and are compared by; more is better."""
+        return self.auc
+
+
+@dataclass(frozen=True)
+class RegressionMetrics:
+    """Mean squared and mean absolute error, in units of the label; R2; NaN without rows."""
+
+    mse: float
+    mae: float
+    r2: float
+    num_rows: int
+
+    @property
+    def quality(self) -> float:
+        """What trainings stop by and are compared by; more is better."""
+        return self.r2
+
+
+def regression_metrics(
+    predicted: npt.NDArray[np.floating], labels: npt.NDArray[np.floating]
+) -> RegressionMetrics:
+    """Exact metrics of numbers that were predicted.
+
+    ``r2 = 1 - mse / variance(labels)``; the relative mean squared error is ``1 - r2``. It is NaN
+    where all labels are equal.
+
+    Args:
+        predicted, labels: shape (rows,).
+    """
+    if labels.size == 0:
+        return RegressionMetrics(*(float("nan"),) * 3, num_rows=0)
+    y = labels.astype(np.float64)
+    error = predicted.astype(np.float64) - y
+    mse = float(np.mean(error**2))
+    r2 = 1 - mse / float(y.var()) if np.ptp(y) else float("nan")
+    return RegressionMetrics(mse, float(np.abs(error).mean()), r2, int(y.size))
+
+
+def metrics_of(
+    label_kind: str, outputs: npt.NDArray[np.floating], labels: npt.NDArray[np.floating]
+) -> Metrics | RegressionMetrics:
+    """The metrics of a label's kind: of logits, or of predicted numbers."""
+    if label_kind == REGRESSION:
+        return regression_metrics(outputs, labels)
+    return binary_metrics(outputs, labels)
 
 
 def binary_metrics(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.floating]) -> Metrics:

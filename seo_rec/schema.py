@@ -11,7 +11,7 @@ content (``sha256``): of the document without that key, as compact JSON with sor
 
 In the parquet shards a categorical column is ``int64`` (null = missing, an empty bag), a
 multivalent column is ``list<int64>``, a numeric column is ``float32`` without nulls and the
-label is ``float32`` in {0, 1}.
+label is ``float32``: in {0, 1}, or any finite number where ``label_kind`` is ``regression``.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ SCHEMA_VERSION = 1
 SCHEMA_FILE = "schema.json"
 SPLITS = ("train", "val", "test")
 VALUE_RULES = ("numeric_rule", "missing", "token_rule", "embed_numeric")  # of a schema's options
+BINARY, REGRESSION = "binary", "regression"
+LABEL_KINDS = (BINARY, REGRESSION)
+QUALITY_NAMES = {BINARY: "AUC", REGRESSION: "R2"}  # what models are compared by; more is better
+LOSS_NAMES = {BINARY: "log loss", REGRESSION: "squared error"}
 KINDS = ("categorical", "multivalent", "numeric")
 DIGEST = "sha256"
 LISTED_FILE = re.compile(r"(train|val|test|vocabulary)/[^/\0]+\.parquet")
@@ -72,7 +76,9 @@ class Schema:
     """Columns in model order, row counts, split rule and origin of a prepared data set.
 
     ``files`` maps the path of every shard and vocabulary to its size and SHA-256; it is empty for
-    data sets of earlier releases.
+    data sets of earlier releases. ``label_rate`` is the mean label of each split. ``label_kind``
+    and ``label_std``, the standard deviation of the label in each split, stand in the document of
+    a ``regression`` label alone.
     """
 
     dataset: str
@@ -85,8 +91,12 @@ class Schema:
     options: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    label_kind: str = BINARY
+    label_std: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.label_kind not in LABEL_KINDS:
+            raise DataError(f"label_kind is {self.label_kind!r}; allowed: {', '.join(LABEL_KINDS)}")
         names = [c.name for c in self.columns] + [self.label]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
@@ -129,6 +139,8 @@ class Schema:
         document = {"version": SCHEMA_VERSION, **json.loads(json.dumps(asdict(self)))}
         if not self.files:
             del document["files"]
+        if self.label_kind == BINARY:
+            del document["label_kind"], document["label_std"]
         return document
 
     @classmethod
@@ -191,9 +203,9 @@ def _check_values(doc: Mapping[str, Any], where: str) -> None:
     def of_kind(name: str, kind: type, allowed: str) -> None:
         need(isinstance(doc.get(name, kind()), kind), name, allowed, doc.get(name))
 
-    for name in ("dataset", "label"):
+    for name in ("dataset", "label", "label_kind"):
         of_kind(name, str, "a string")
-    for name in ("num_rows", "label_rate", "split", "options", "versions", "files"):
+    for name in ("num_rows", "label_rate", "label_std", "split", "options", "versions", "files"):
         of_kind(name, dict, "an object")
     for name in ("columns", "sources"):
         of_kind(name, list, "a list")
@@ -202,7 +214,13 @@ def _check_values(doc: Mapping[str, Any], where: str) -> None:
     for split, rows in doc["num_rows"].items():
         need(_is_whole(rows), f"num_rows of {split!r}", "a whole number, 0 or more", rows)
     for split, rate in doc["label_rate"].items():
-        need(_is_number(rate) and rate <= 1, f"label_rate of {split!r}", "0 to 1", rate)
+        if doc.get("label_kind") == REGRESSION:
+            good = type(rate) in (int, float) and math.isfinite(rate)
+            need(good, f"label_rate of {split!r}", "a number", rate)
+        else:
+            need(_is_number(rate) and rate <= 1, f"label_rate of {split!r}", "0 to 1", rate)
+    for split, std in doc.get("label_std", {}).items():
+        need(_is_number(std), f"label_std of {split!r}", "a number, 0 or more", std)
     for column in doc["columns"]:
         what = "bad column entry: a column"
         need(isinstance(column, dict), what, "an object", column)

@@ -386,7 +386,8 @@ def test_the_command_has_the_options_of_compare() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     names = {name: {p.name for p in commands[name].params} for name in ("compare", "frontier")}
     assert names["frontier"] - names["compare"] == {"budgets", "scheduler", "submit"}
-    assert names["compare"] - names["frontier"] == {"params", "budget_of"}
+    by_group = {"group", "by", "by_frequency"}
+    assert names["compare"] - names["frontier"] == {"params", "budget_of", *by_group}
 
 
 def test_the_command_trains_and_shows_and_goes_on(

@@ -186,7 +186,9 @@ def table(
     raw: Annotated[
         list[Path], typer.Option(help="CSV (with a header; plain or compressed) or Parquet file.")
     ],
-    label: Annotated[str, typer.Option(help="Column that holds 0 and 1.")],
+    label: Annotated[
+        str, typer.Option(help="Column that holds 0 and 1, or numbers with --task regression.")
+    ],
     out: Out,
     more: Annotated[
         list[Path] | None,
@@ -209,6 +211,9 @@ def table(
     numeric_transform: Annotated[
         str, typer.Option(help="none, or log for sign(x) ln(1 + abs(x)).")
     ] = "none",
+    task: Annotated[
+        str, typer.Option(help="What the label is: binary, or regression for any number.")
+    ] = "binary",
     split: SplitRule = "random",
     seed: Seed = None,
     fractions: Fractions = None,
@@ -218,7 +223,7 @@ def table(
     on_bad_row: par.OnBadRow = "error",
     max_bad: par.MaxBad = None,
 ) -> None:
-    """Your own table: any CSV or Parquet files with a 0/1 label."""
+    """Your own table: any CSV or Parquet files with a 0/1 label, or a number to predict."""
     from seo_rec.data.table import TableColumns, prepare_table
 
     with _reporting(out) as done:
@@ -233,6 +238,7 @@ def table(
                 separator=separator,
                 numeric_transform=numeric_transform,
                 missing=missing,
+                task=task,
             ),
             delimiter=delimiter,
             split=_split(split, seed, fractions),
@@ -384,7 +390,10 @@ def _show(schema: Schema, out: Path, seconds: float) -> None:
     rows = sum(schema.num_rows.values())
     typer.echo(f"{out}: {rows:,} rows in {seconds:.1f} s ({rows / max(seconds, 1e-9):,.0f} rows/s)")
     for split, num in schema.num_rows.items():
-        typer.echo(f"  {split:5} {num:>12,} rows, label rate {schema.label_rate[split]:.5f}")
+        mean = schema.label_rate[split]
+        binary = schema.label_kind == "binary"
+        label = f"label rate {mean:.5f}" if binary else f"mean label {mean:.6g}"
+        typer.echo(f"  {split:5} {num:>12,} rows, {label}")
     vocabulary = sum(column.vocab_size or 0 for column in schema.features)
     typer.echo(
         f"  {len(schema.features)} embedded columns with {vocabulary:,} distinct training ids, "

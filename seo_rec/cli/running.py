@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from seo_rec.runs import Run
 from seo_rec.runs.command_settings import command_settings
 from seo_rec.runs.layout import POLICY_FILE
 from seo_rec.runs.stops import kept
+from seo_rec.schema import QUALITY_NAMES
 
 # 128 + the number of the signal, as a shell reports a process ended by it
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
@@ -74,14 +75,15 @@ def run_folder(context: typer.Context, out: Path, **resolved: Any) -> Iterator[N
                 raise LostRankError(f"{loss}: {kept(out)}") from error
 
 
-def say_still_improving(runs: Iterable[Run], epochs: int) -> None:
+def say_still_improving(runs: Sequence[Run], epochs: int) -> None:
     """Say on stderr which trainings ended at ``--epochs`` too early, and what to type."""
     rising = [f"{run.method}, seed {run.seed}" for run in runs if run.still_improving]
     if not rising:
         return
+    quality = QUALITY_NAMES[runs[0].task]
     where = f" of {rising[0]}," if len(rising) == 1 else f" of {len(rising)} runs"
     typer.echo(
-        f"note: the validation AUC{where} still rose in the last of {epochs} epochs; try --epochs "
-        f"{2 * epochs} in another --out",
+        f"note: the validation {quality}{where} still rose in the last of {epochs} epochs; try "
+        f"--epochs {2 * epochs} in another --out",
         err=True,
     )

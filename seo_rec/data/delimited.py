@@ -25,7 +25,7 @@ import pyarrow.csv as pacsv
 from seo_rec.data.rawfile import Intake, Problem, TextBlock
 from seo_rec.schema import DataError
 
-FIELD_KINDS = ("label", "integer", "number", "token", "ignored")
+FIELD_KINDS = ("label", "target", "integer", "number", "token", "ignored")
 LABELS = {
     b"0": 0.0, b"0.0": 0.0, b"false": 0.0, b"False": 0.0, b"FALSE": 0.0,
     b"1": 1.0, b"1.0": 1.0, b"true": 1.0, b"True": 1.0, b"TRUE": 1.0,
@@ -39,6 +39,7 @@ _ARROW_TYPES = {
     "token": pa.dictionary(pa.int32(), pa.binary()),
     "integer": pa.int64(),
     "number": pa.float64(),
+    "target": pa.float64(),
 }
 # what Arrow takes for an integer and a number, so that both ways of reading agree on what is bad
 _INTEGER = re.compile(r"[ \t]*(-?[0-9]+|0[xX][0-9a-fA-F]{1,16})[ \t]*")
@@ -95,6 +96,14 @@ def labels(column: Any) -> npt.NDArray[np.float32]:
     if array.null_count or any(label is None for label in found):
         raise BlockError("a label outside {0, 1}")
     return np.array(found, np.float32)[array.indices.to_numpy()]
+
+
+def targets(column: Any) -> npt.NDArray[np.float32]:
+    """A number per row of a parsed label column; BlockError if one is missing or not finite."""
+    values = numbers(column)
+    if np.isnan(values).any():
+        raise BlockError("a label that is not a number")
+    return values.astype(np.float32)
 
 
 def label_of(cell: bytes) -> float | None:
@@ -259,6 +268,8 @@ def _fault(row: Sequence[str], layout: Layout) -> Fault | None:
         kind = column.kind
         if kind == "label" and label_of(cell.encode("utf-8", "surrogateescape")) is None:
             return column.name, cell, "a label outside {0, 1}", LABEL_FIX
+        if kind == "target" and (_NAN.fullmatch(cell) or not _is_number(cell)):
+            return column.name, cell, "a label that is not a number", "correct or remove the row"
         if kind == "integer" and cell and not _is_integer(cell):
             return column.name, cell, "not an integer", "correct the cell or leave it empty"
         if kind == "number" and cell and not _is_number(cell):

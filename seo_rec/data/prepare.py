@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from seo_rec.data.integrity import file_checksums
@@ -37,7 +38,7 @@ from seo_rec.data.split import Split
 from seo_rec.data.tokens import MISSING, MISSING_RULES, OUT_OF_VOCABULARY, TOKEN_RULE, Ids
 from seo_rec.data.vocabulary import IdCounter, Pruning, prune, write_vocabulary
 from seo_rec.files import new_folder
-from seo_rec.schema import SPLITS, Column, DataError, Schema, write_schema
+from seo_rec.schema import BINARY, REGRESSION, SPLITS, Column, DataError, Schema, write_schema
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class Source:
         read: yields tables that hold ``columns`` and the label in this order, typed as in
             :func:`arrow_schema`; files, bytes and bad rows are accounted in the Intake.
         options: everything that shaped the rows, for ``schema.options``.
+        label_kind: ``binary`` or ``regression``.
         findings: more entries for ``schema.options``, asked for when all rows were read.
     """
 
@@ -69,6 +71,7 @@ class Source:
     read: Callable[[Intake], Iterator[Any]]
     options: Mapping[str, Any] = field(default_factory=dict)
     findings: Callable[[], Mapping[str, Any]] = dict
+    label_kind: str = BINARY
 
     @property
     def categorical(self) -> tuple[str, ...]:
@@ -149,15 +152,46 @@ class _Tally:
     def __init__(self, source: Source) -> None:
         self.num_rows = dict.fromkeys(SPLITS, 0)
         self.positives = dict.fromkeys(SPLITS, 0)
+        self.targets = {name: _Spread() for name in SPLITS}
         self.counters = {name: IdCounter() for name in source.embedded}
-        self._label = source.label
+        self._label, self._kind = source.label, source.label_kind
 
     def add(self, split: str, table: Any) -> None:
         self.num_rows[split] += table.num_rows
-        self.positives[split] += int(table[self._label].to_numpy().sum(dtype=np.float64))
+        labels = table[self._label].to_numpy().astype(np.float64)
+        if self._kind == REGRESSION:
+            self.targets[split].add(labels)
+        else:
+            self.positives[split] += int(labels.sum())
         if split == "train":
             for name, counter in self.counters.items():
                 counter.add(_flat_ids(table[name]))
+
+
+class _Spread:
+    """Mean and standard deviation of numbers that come in parts (Chan, Golub and LeVeque)."""
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.squares = 0, 0.0, 0.0
+        self.least, self.most = np.inf, -np.inf
+
+    def add(self, numbers: npt.NDArray[np.float64]) -> None:
+        """Count these numbers in, at least one."""
+        mean, count = float(numbers.mean()), numbers.size
+        total, apart = self.count + count, mean - self.mean
+        self.squares += float(((numbers - mean) ** 2).sum())
+        self.squares += apart**2 * self.count * count / total
+        self.mean += apart * count / total
+        self.count = total
+        self.least = min(self.least, float(numbers.min()))
+        self.most = max(self.most, float(numbers.max()))
+
+    @property
+    def std(self) -> float:
+        """The standard deviation (of the population); 0 of no numbers, and of equal ones."""
+        if not self.least < self.most:  # a mean is rounded, so the sum of squares may not be 0
+            return 0.0
+        return float(np.sqrt(self.squares / self.count))
 
 
 def _first_pass(
@@ -304,7 +338,9 @@ def _schema(
         label_rate={
             name: tally.positives[name] / rows if rows else 0.0
             for name, rows in tally.num_rows.items()
-        },
+        }
+        if source.label_kind == BINARY
+        else {name: spread.mean for name, spread in tally.targets.items()},
         split=split.to_json(),
         sources=tuple(intake.sources),
         options={
@@ -323,6 +359,10 @@ def _schema(
             "python": platform.python_version(),
             **{wheel: _version(wheel) for wheel in ("seo-rec", "numpy", "pyarrow")},
         },
+        label_kind=source.label_kind,
+        label_std={}
+        if source.label_kind == BINARY
+        else {name: spread.std for name, spread in tally.targets.items()},
     )
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from seo_rec.schema import SCHEMA_FILE, DataError, Schema
+from seo_rec.schema import BINARY, SCHEMA_FILE, DataError, Schema
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -190,7 +190,13 @@ def _check_columns(path: Path, shard: Any, schema: Schema) -> None:
             )
 
 
-def decode(group: RowGroup, features: Sequence[str], numeric: Sequence[str], label: str) -> Rows:
+def decode(
+    group: RowGroup,
+    features: Sequence[str],
+    numeric: Sequence[str],
+    label: str,
+    label_kind: str = BINARY,
+) -> Rows:
     """Decode the named columns of one row group; DataError names the file."""
     try:
         with pq.ParquetFile(
@@ -210,7 +216,10 @@ def decode(group: RowGroup, features: Sequence[str], numeric: Sequence[str], lab
         if bag.values.min(initial=0) < 0:
             raise _unfit(group, name, f"has the id {bag.values.min()}; allowed: 0 or more")
     labels_B = _plain(table.column(label), label, group)
-    if not bool(((labels_B == 0) | (labels_B == 1)).all()):
+    if label_kind != BINARY:
+        if not np.isfinite(labels_B).all():
+            raise _unfit(group, label, "has NaN or infinite labels; allowed: finite numbers")
+    elif not bool(((labels_B == 0) | (labels_B == 1)).all()):
         raise _unfit(group, label, "has labels other than 0 and 1")
     return Rows(bags, dense_BN, labels_B)
 

@@ -369,7 +369,10 @@ class Stream:
     def _row_group(self, number: int) -> Rows:
         rows = self._decoded.get(number)
         if rows is None:
-            rows = decode(self._groups[number], self.features, self._numeric, self.schema.label)
+            schema = self.schema
+            rows = decode(
+                self._groups[number], self.features, self._numeric, schema.label, schema.label_kind
+            )
             if self.cached:
                 self._decoded[number] = rows
         return rows

@@ -1,4 +1,4 @@
-"""Any CSV or Parquet table with a 0/1 label: the user's own data."""
+"""Any CSV or Parquet table with a label, 0/1 or any number: the user's own data."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from seo_rec.data.delimited import (
     read_blocks,
     require_delimiter,
     split_header,
+    targets,
 )
 from seo_rec.data.prepare import Source, column_kinds, prepare, require_missing_rule
 from seo_rec.data.rawfile import (
@@ -38,7 +39,7 @@ from seo_rec.data.rawfile import (
 from seo_rec.data.split import Split
 from seo_rec.data.tokens import bags_of_ids, categorical_ids
 from seo_rec.data.vocabulary import Pruning
-from seo_rec.schema import DataError, Schema
+from seo_rec.schema import BINARY, LABEL_KINDS, REGRESSION, DataError, Schema
 
 NUMERIC_TRANSFORMS = ("none", "log")
 LONGEST_NAME = 255 - len(".parquet")  # bytes of a file's name on the usual file systems
@@ -50,7 +51,7 @@ class TableColumns:
     """Which columns of a table are used, and as what.
 
     Args:
-        label: holds 0 and 1 (or true and false).
+        label: holds 0 and 1 (or true and false), or any numbers with the task ``regression``.
         categorical: one value per row, text or whole numbers.
         numeric: numbers.
         multivalent: several values per row: lists (Parquet), or text split at ``separator``.
@@ -58,6 +59,7 @@ class TableColumns:
         missing: a missing categorical value is a value of its own (``token``) or an empty bag
             (``empty``). A missing number is 0 after the transform; a missing multivalent cell is
             an empty bag.
+        task: ``binary`` or ``regression``, which says what the label is.
     """
 
     label: str
@@ -67,8 +69,11 @@ class TableColumns:
     separator: str = "|"
     numeric_transform: str = "none"
     missing: str = "token"
+    task: str = BINARY
 
     def __post_init__(self) -> None:
+        if self.task not in LABEL_KINDS:
+            raise DataError(f"task is {self.task!r}; allowed: {', '.join(LABEL_KINDS)}")
         require_missing_rule(self.missing)
         if self.numeric_transform not in NUMERIC_TRANSFORMS:
             raise DataError(
@@ -170,6 +175,7 @@ def prepare_table(
         dataset="table",
         columns=column_kinds(columns.categorical, columns.multivalent, columns.numeric),
         label=columns.label,
+        label_kind=columns.task,
         paths=paths,
         read=read,
         options={
@@ -207,7 +213,7 @@ def _require_delimiter(
 
 def _layout(columns: TableColumns, names: Sequence[str], delimiter: str) -> Layout:
     kinds = {
-        columns.label: "label",
+        columns.label: "target" if columns.task == REGRESSION else "label",
         **dict.fromkeys(columns.numeric, "number"),
         **dict.fromkeys((*columns.categorical, *columns.multivalent), "token"),
     }
@@ -221,7 +227,8 @@ def _layout(columns: TableColumns, names: Sequence[str], delimiter: str) -> Layo
 
 def _encode_text(table: Any, columns: TableColumns) -> Any:
     values = [numbers(table[name]) for name in columns.numeric]
-    return _encoded(table, columns, values, labels(table[columns.label]))
+    read = targets if columns.task == REGRESSION else labels
+    return _encoded(table, columns, values, read(table[columns.label]))
 
 
 def _encoded(
@@ -246,7 +253,8 @@ def _read_parquet(path: Path, columns: TableColumns, intake: Intake) -> Iterator
     try:
         with pq.ParquetFile(path) as file:
             columns.require_in(file.schema_arrow.names, path)
-            _require_numbers(path, file.schema_arrow, columns.numeric)
+            target = (columns.label,) if columns.task == REGRESSION else ()
+            _require_numbers(path, file.schema_arrow, (*columns.numeric, *target))
             first, counted = 1, 0
             rows, sizes = _row_group_ends(file)
             batches = file.iter_batches(_PARQUET_ROWS, columns=list(columns.used))
@@ -294,9 +302,15 @@ def _encode_parquet(
     path: Path, first: int, table: Any, columns: TableColumns, intake: Intake
 ) -> Any:
     """Encode rows ``first`` and on; bad ones go to ``intake.reject`` one by one."""
-    label = _label_values(table[columns.label])
+    if columns.task == REGRESSION:
+        number = _floats(table[columns.label])
+        why, fix = "a label that is not a finite number", "correct or remove the row"
+        faults = [(columns.label, ~(np.abs(number) <= LARGEST), why, fix)]
+        label = np.where(np.abs(number) <= LARGEST, number, np.nan).astype(np.float32)
+    else:
+        label = _label_values(table[columns.label])
+        faults = [(columns.label, np.isnan(label), "a label outside {0, 1}", LABEL_FIX)]
     values = [_floats(table[name]) for name in columns.numeric]
-    faults = [(columns.label, np.isnan(label), "a label outside {0, 1}", LABEL_FIX)]
     for name, number in zip(columns.numeric, values, strict=True):
         beyond = np.abs(number) > LARGEST
         faults.append((name, beyond, "not a finite number", "correct or null the cell"))

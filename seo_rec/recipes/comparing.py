@@ -27,14 +27,16 @@ from seo_rec.recipes.groups import Grouping
 from seo_rec.recipes.searching import search, signed
 from seo_rec.recipes.training import train
 from seo_rec.runs import Run, RunError, SearchCost, claim_run, read_runs
-from seo_rec.runs.groups import GROUPS_FILE, GroupReport
+from seo_rec.runs.groups import GroupReport
 from seo_rec.runs.layout import (
+    GROUPS_FILE,
     METHODS_FILE,
     RESULTS_FILE,
     search_folder,
     training_folder,
     work_folder,
 )
+from seo_rec.schema import QUALITY_NAMES
 from seo_rec.search import Method, find
 from seo_rec.search.changes import whole_values
 from seo_rec.search.progress import Progress
@@ -130,6 +132,8 @@ def check_methods(comparison: Comparison) -> None:
                 f"exact_below or same_hash with method {method.name!r}, which has no hashed rows "
                 f"for them to change; allowed with: {', '.join(METHOD_NAMES)}, {MULTIPLEXED_NAMES}"
             )
+        if method.trains:
+            c.data[0].require_binary(f"method {method.name}")
         method.checked(c.data[0], c.settings_of(method), c.training)
 
 
@@ -260,7 +264,8 @@ def run_comparison(comparison: Comparison, out: Path) -> list[Run]:
                 here.on_first(partial(append_line, results, line))
             runs.append(run)
             fresh = (name, seed) not in done
-            progress.done(f"{name}, seed {seed}, test AUC {run.test_auc:.5f}", fresh)
+            quality = f"test {QUALITY_NAMES[run.task]} {run.test_quality:.5f}"
+            progress.done(f"{name}, seed {seed}, {quality}", fresh)
     return runs
 
 

@@ -27,9 +27,21 @@ from seo_rec.report.comparison import SAME_BUDGET, Group, Row, Spread, group
 from seo_rec.report.terminal import open_console
 from seo_rec.runs import reading
 from seo_rec.runs.layout import FRONTIER_FILE, FRONTIER_PICTURE
+from seo_rec.schema import BINARY, LOSS_NAMES, QUALITY_NAMES, REGRESSION
 
 VERSION = 1
-HEADINGS = ("budget", "method", "params", "bytes", "seeds", "test AUC", "log loss", "Pareto")
+HEADINGS = (
+    "budget",
+    "method",
+    "params",
+    "bytes",
+    "seeds",
+    "test {quality}",
+    "{loss}",
+    "Pareto",
+)
+# of a regression the same fields hold R2 and the mean squared error, and the file names them so
+REGRESSION_NAMES = {"test_auc": "test_r2", "val_auc": "val_r2", "test_logloss": "test_mse"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,7 @@ class Point:
 
     ``test_auc``: mean over ``seeds``; ``standard_error``: their sample standard deviation over the
     root of their number, NaN for one. ``num_bytes``: mean of all that is stored to serve, NaN where
-    a run does not say it.
+    a run does not say it. ``task`` says what the label is; see :class:`TrainingRun`.
     """
 
     method: str
@@ -51,6 +63,7 @@ class Point:
     test_logloss: float
     pareto: bool = False
     num_bytes: float = math.nan
+    task: str = BINARY
 
     @property
     def size(self) -> float:
@@ -91,7 +104,12 @@ def _point(budget: int | None, row: Row) -> Point:
         val_auc=row.val_auc.mean,
         test_logloss=row.test_logloss.mean,
         num_bytes=row.num_bytes.mean,
+        task=row.runs[0].task,
     )
+
+
+def _task(found: Sequence[Point]) -> str:
+    return found[0].task if found else BINARY
 
 
 def standard_error(values: Spread) -> float:
@@ -140,7 +158,7 @@ def figure(found: Sequence[Point], mark: Mapping[str, Mark], legend: bool = True
             _rings(ax, [x[i] for i in at], [line[i].test_auc for i in at])
         charts.size_axis(ax, {int(p.held) for p in found})
         ax.set_xlabel("embedding parameters (floats, logarithmic)")
-        ax.set_ylabel("test AUC")
+        ax.set_ylabel(f"test {QUALITY_NAMES[_task(found)]}")
         if legend:
             handles, labels = ax.get_legend_handles_labels()
             ax.legend(
@@ -193,19 +211,24 @@ def read_points(folder: Path) -> tuple[Point, ...]:
 
 def _plain(point: Point) -> dict[str, object]:
     """NaN is no JSON: an unknown standard error is null."""
-    return {
+    values = {
         k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(point).items()
     }
+    if point.task == REGRESSION:
+        return {REGRESSION_NAMES.get(k, k): v for k, v in values.items()}
+    del values["task"]
+    return values
 
 
 def print_frontier(folder: Path) -> None:
     """Print the points by budget, largest first, methods sorted by mean test AUC."""
     found = read_points(folder)
-    console = open_console()
+    console, quality = open_console(), QUALITY_NAMES[_task(found)]
     table = Table(box=None, pad_edge=False)
     for heading in HEADINGS:
         side = "left" if heading in ("method", "Pareto") else "right"
-        table.add_column(heading, justify=side, no_wrap=True)  # type: ignore[arg-type]
+        named = heading.format(quality=quality, loss=LOSS_NAMES[_task(found)])
+        table.add_column(named, justify=side, no_wrap=True)  # type: ignore[arg-type]
     shown = None
     for p in found:
         budget = "its own" if p.budget is None else formats.count(p.budget)
@@ -224,8 +247,8 @@ def print_frontier(folder: Path) -> None:
     console.print(table)
     console.print(
         Text(
-            "test AUC: mean ± standard error over seeds; * no other mean is at least as good with "
-            "as many parameters or fewer"
+            f"test {quality}: mean ± standard error over seeds; * no other mean is at least as "
+            "good with as many parameters or fewer"
         )
     )
     for name, method, why in reading.read_infeasible(folder):

@@ -19,8 +19,8 @@ from typing import Any
 
 from seo_rec.documents import as_record, read_object
 from seo_rec.files import finite, write_json
+from seo_rec.runs.layout import GROUPS_FILE
 
-GROUPS_FILE = "groups.json"
 GROUPS_VERSION = 1
 BY_ID, BY_FREQUENCY = "id", "frequency"
 

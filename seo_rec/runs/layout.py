@@ -12,6 +12,7 @@ POLICY_FILE = "policy.json"
 # of a training
 RESULT_FILE = "result.json"
 METRICS_FILE = "metrics.jsonl"
+GROUPS_FILE = "groups.json"  # quality by group, if it was measured
 CHECKPOINTS_FOLDER = "checkpoints"
 BEST_FOLDER = "best"
 COLLAPSED_FOLDER = "collapsed"  # best weights of a run with MLET, as one layer

@@ -14,9 +14,10 @@ from typing import Any
 
 from seo_rec.files import read_json
 from seo_rec.policy import Policy, PolicyError
-from seo_rec.runs.groups import GROUPS_FILE, GroupReport
+from seo_rec.runs.groups import GroupReport
 from seo_rec.runs.layout import (
     CANDIDATES_FOLDER,
+    GROUPS_FILE,
     INFEASIBLE_FILE,
     METRICS_FILE,
     POLICY_FILE,
@@ -29,6 +30,7 @@ from seo_rec.runs.layout import (
     SETTINGS_FILE,
     training_folder,
 )
+from seo_rec.schema import BINARY, REGRESSION
 
 ALLOWED = (
     "a folder of `seo-rec compare` (results.jsonl), `seo-rec train`, `seo-rec search` or "
@@ -43,7 +45,7 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True)
 class Epoch:
-    """One finished epoch of a training; ``number`` counts from 1."""
+    """One finished epoch of a training; ``number`` counts from 1; AUC, or R2 of a regression."""
 
     number: int
     train_loss: float
@@ -57,7 +59,10 @@ class TrainingRun:
     ``given`` is the folder the caller named; ``budget`` is None for a method that has none;
     ``num_bytes`` is everything that is stored to serve the policy, and None where neither the
     result nor a policy file says it; ``data``, ``policy``, ``curve`` and ``groups`` are None or
-    empty where the folder lacks them.
+    empty where the folder lacks them. ``task`` says what the label is. Of a ``regression`` the
+    fields ``val_auc`` and ``test_auc`` hold R2 and ``test_logloss`` the mean squared error, so that
+    more is better of the two first and less of the last whatever the label; reports name them by
+    :data:`seo_rec.schema.QUALITY_NAMES` and :data:`seo_rec.schema.LOSS_NAMES`.
     """
 
     given: Path
@@ -86,6 +91,7 @@ class TrainingRun:
     curve: tuple[Epoch, ...] = ()
     repeat: Path | None = None
     groups: GroupReport | None = None
+    task: str = BINARY
 
 
 @dataclass(frozen=True)
@@ -272,6 +278,12 @@ def _read_comparison(
 # ---- trainings ---------------------------------------------------------------------------
 
 
+_NAMES_OF = {
+    BINARY: {"val": "val_auc", "test": "test_auc", "loss": "test_logloss"},
+    REGRESSION: {"val": "val_r2", "test": "test_r2", "loss": "test_mse"},
+}
+
+
 def _read_training(given: Path, folder: Path, notes: list[str]) -> TrainingRun | None:
     path = folder / RESULT_FILE
     if not path.is_file():
@@ -288,6 +300,10 @@ def _training(
     method = _text(result, "method", where)
     params = _whole(result, "embedding_params", where)
     note = _text({"note": "", **result}, "note", where)
+    task = _text({"task": BINARY, **result}, "task", where)
+    quality = _NAMES_OF.get(task)
+    if quality is None:
+        raise ReportError(f"{where}: task is {task!r}; allowed: {', '.join(_NAMES_OF)}")
     return TrainingRun(
         given=given,
         folder=folder,
@@ -297,9 +313,9 @@ def _training(
         seed=_whole(result, "seed", where),
         params=params,
         budget=_budget(result, params, where),
-        val_auc=_number(result, "val_auc", where),
-        test_auc=_number(result, "test_auc", where),
-        test_logloss=_number(result, "test_logloss", where),
+        val_auc=_number(result, quality["val"], where),
+        test_auc=_number(result, quality["test"], where),
+        test_logloss=_number(result, quality["loss"], where),
         epochs=_whole(result, "epochs", where),
         seconds_per_epoch=_number(result, "seconds_per_epoch", where),
         seconds=_number(result, "seconds", where),
@@ -315,6 +331,7 @@ def _training(
         curve=tuple(_curve(folder / METRICS_FILE, notes)),
         repeat=_repeat(folder) or _repeat(given),
         groups=_groups(folder / GROUPS_FILE, notes),
+        task=task,
     )
 
 
@@ -352,7 +369,7 @@ def _curve(path: Path, notes: list[str]) -> Iterator[Epoch]:
             yield Epoch(
                 _whole(document, "epoch", path) + 1,
                 _number(document, "train_loss", path),
-                _number(document, "val_auc", path),
+                _number(document, "val_r2" if "val_r2" in document else "val_auc", path),
             )
 
 

@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from seo_rec.data.stream import Stream
 from seo_rec.files import finite, write_text
-from seo_rec.metrics import Metrics, binary_metrics
+from seo_rec.metrics import Metrics, RegressionMetrics, metrics_of
 from seo_rec.runs.layout import BEST_FOLDER, BOARD_FOLDER, CHECKPOINTS_FOLDER, METRICS_FILE
+from seo_rec.schema import QUALITY_NAMES, REGRESSION
 from seo_rec.settings import FitSettings
 from seo_rec.train.average import WeightAverage
 from seo_rec.train.checkpoint import (
@@ -66,7 +67,8 @@ class Preempted(RuntimeError):
 class Progress:
     """Where a run stands; part of every checkpoint.
 
-    ``changed_epoch``: the last epoch after which the search said that it still changed.
+    ``best_auc``: the best validation AUC, or R2 of a regression label. ``changed_epoch``: the last
+    epoch after which the search said that it still changed.
     """
 
     epoch: int = 0
@@ -90,7 +92,7 @@ class FitResult:
     ``seconds`` is all time spent, that of sessions before a resume included.
     """
 
-    val: Metrics
+    val: Any  # Metrics, or RegressionMetrics of a regression label
     best_epoch: int
     epochs: int
     steps: int
@@ -232,12 +234,16 @@ class _Fit:
         self.ranks = ranks_of(model)
         torch.manual_seed(settings.seed + SEED_STEP * self.ranks.rank)
         self.state = Progress()
-        self.lines = EpochLines(title, settings.epochs, self.ranks.first)
+        self.regression = train.schema.label_kind == REGRESSION
+        _require_loss_of(model, self.regression)
+        self.quality = QUALITY_NAMES[train.schema.label_kind]
+        self.lines = EpochLines(title, settings.epochs, self.ranks.first, self.quality)
         self.started = time.perf_counter()
         self.mean = WeightAverage(model, settings.average, optimizers)
         self.folder = _RunFolder(out, settings.keep, self.ranks) if out else None
         self.best: list[torch.Tensor] = []
-        self.kept_val: Metrics | None = None  # of the weights to end with, unless in best/
+        # of the weights to end with, unless they are in best/
+        self.kept_val: Metrics | RegressionMetrics | None = None
         self.done = 0  # steps of the stream's epoch
         if settings.average and not self.after_step.keeps_best:
             raise ValueError(
@@ -261,16 +267,16 @@ class _Fit:
         state.seconds_per_epoch.append(seconds)
         with self.mean.applied():
             metrics, _, _ = evaluate(self.model, self.val)
-            if np.isnan(metrics.auc):
+            if np.isnan(metrics.quality):
                 raise ValueError(
                     f"the {self.val.split} split has {self.val.num_rows} rows of one label only, "
-                    "so it has no AUC to stop at; prepare the data with a larger share of "
-                    "validation rows"
+                    f"so it has no {self.quality} to stop at; prepare the data with a larger share "
+                    "of validation rows"
                 )
             if not self.after_step.keeps_best:
                 self.kept_val = metrics
-            if metrics.auc > state.best_auc or state.best_epoch < 0:
-                state.best_auc, state.best_epoch = metrics.auc, state.epoch
+            if metrics.quality > state.best_auc or state.best_epoch < 0:
+                state.best_auc, state.best_epoch = metrics.quality, state.epoch
                 state.best_step = state.step
                 if self.after_step.keeps_best:
                     self._keep_best(metrics)
@@ -287,7 +293,7 @@ class _Fit:
         }
         if self.ranks.first:
             log.info("%s epoch %d: %s", self.title, state.epoch + 1, _one_line(record))
-        self.lines.after(state.epoch, metrics.auc)
+        self.lines.after(state.epoch, metrics.quality)
         state.epoch += 1
         state.loss_sum, state.loss_rows, state.epoch_seconds = 0.0, 0, 0.0
         if self.folder:
@@ -356,7 +362,7 @@ class _Fit:
                 self.folder.log({"event": "step", "step": number, "train_loss": value})
         return bool(stop > 0)
 
-    def _keep_best(self, metrics: Metrics) -> None:
+    def _keep_best(self, metrics: Metrics | RegressionMetrics) -> None:
         if self.folder:
             self.folder.checkpoints.wait()  # it may name best weights that are dropped now
             values = {"val": asdict(metrics)}
@@ -372,7 +378,7 @@ class _Fit:
             self.folder.close()
         if self.folder and self.after_step.keeps_best:
             saved = self.folder.best.open(self.state.best_step)
-            kept_val = saved.record(Metrics, "val")
+            kept_val = saved.record(self._metrics_kind, "val")
             load_tensors(saved, _named("model", weights), self.ranks)
         elif self.after_step.keeps_best:
             copy_into(weights, self.best)
@@ -385,6 +391,10 @@ class _Fit:
             float(np.median(self.state.seconds_per_epoch)),
             self._spent(),
         )
+
+    @property
+    def _metrics_kind(self) -> type[Metrics | RegressionMetrics]:
+        return RegressionMetrics if self.regression else Metrics
 
     def _spent(self) -> float:
         return time.perf_counter() - self.started
@@ -465,7 +475,8 @@ class _Fit:
             optimizer.steps = self.state.step
         read = {n.removeprefix("average."): t for n, t in means.items()}
         self.mean.loaded(read, self.state.step)
-        self.kept_val = saved.record(Metrics, "val") if "val" in saved.values else None
+        kind = self._metrics_kind
+        self.kept_val = saved.record(kind, "val") if "val" in saved.values else None
         self.started = time.perf_counter() - self.state.seconds
 
     def _leave(self) -> None:
@@ -479,8 +490,11 @@ class _Fit:
 
 def evaluate(
     model: nn.Module, stream: Stream
-) -> tuple[Metrics, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+) -> tuple[Any, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Metrics, logits and labels of the rows that are left in ``stream``, in stream order.
+
+    Metrics are :class:`Metrics`, or :class:`RegressionMetrics` where the label is regression; the
+    logits are then the numbers that are predicted.
 
     With several processes each scores its share, and every one gets all logits and labels: the
     metrics are those of the merged scores, exact and equal on all ranks.
@@ -514,7 +528,7 @@ def evaluate(
         raise FloatingPointError(
             f"{int((~np.isfinite(z)).sum())} of {z.size} logits are not finite; {LOWER}"
         )
-    return binary_metrics(z, y), z, y
+    return metrics_of(stream.schema.label_kind, z, y), z, y
 
 
 @contextmanager
@@ -533,6 +547,19 @@ def stop_signal() -> Iterator[threading.Event]:
         yield asked
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _require_loss_of(model: nn.Module, regression: bool) -> None:
+    """ValueError unless the model has the loss of the label: a search may have one of its own."""
+    inner: Any = model
+    while isinstance(getattr(inner, "module", None), nn.Module):
+        inner = inner.module
+    if bool(getattr(inner, "regression", False)) is not regression:
+        kinds = ("binary", "regression") if regression else ("regression", "binary")
+        raise ValueError(
+            f"a model of a {kinds[0]} label and data of a {kinds[1]} label; train a model that was "
+            "built for the label of the data"
+        )
 
 
 def _position(stream: Stream, done: int) -> dict[str, int]:
@@ -558,8 +585,8 @@ def _named_in(saved: Saved, prefix: str) -> dict[str, tuple[torch.Size, torch.dt
 
 
 def _one_line(record: Mapping[str, Any]) -> str:
-    keys = ("train_loss", "val_auc", "val_log_loss", "examples_per_s")
-    return ", ".join(f"{k} {record[k]:.5g}" for k in keys)
+    keys = ("train_loss", "val_auc", "val_log_loss", "val_r2", "val_mse", "examples_per_s")
+    return ", ".join(f"{k} {record[k]:.5g}" for k in keys if k in record)
 
 
 class _RunFolder:
