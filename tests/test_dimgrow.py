@@ -618,7 +618,7 @@ def test_settings_out_of_range(wrong: dict[str, Any], says: str) -> None:
         (replace(SETTINGS, total_dims=3), FIT, PolicyError, "total_dims 3; allowed: 7"),
         (SETTINGS, replace(FIT, row_optimizer="adagrad"), ValueError, "allowed: adam, sgd"),
         (SETTINGS, replace(FIT, warmup_steps=3), ValueError, "warmup_steps is 3"),
-        (SETTINGS, replace(FIT, schedule="cosine"), ValueError, "schedule is cosine"),
+        (SETTINGS, replace(FIT, schedule="cosine"), ValueError, "schedule is 'cosine'"),
         (replace(SETTINGS, alpha=9.0), FIT, PolicyError, "alpha 9.0 is too strong"),
     ],
 )

@@ -290,7 +290,10 @@ def _is_measured(run: Path, data: DataSet, grouping: Grouping) -> bool:
     path = run / GROUPS_FILE
     if not path.is_file():
         return False
-    report = GroupReport.read(path)
+    try:
+        report = GroupReport.read(path)
+    except ValueError:  # damaged, or of another release: it is measured again
+        return False
     same = (report.data_fingerprint, report.split) == (data.fingerprint, "test")
     return same and grouping.is_in(report)
 
