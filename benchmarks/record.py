@@ -13,7 +13,6 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ def read(path: Path | None) -> list[Line]:
 
 def recorded_fit(fit: FitSettings) -> dict[str, Any]:
     """What a line says of the settings of a training of small tables."""
-    return asdict(settled(fit, 0))
+    return settled(fit, 0).as_json()
 
 
 def _settled(line: Line) -> Line:

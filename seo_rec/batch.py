@@ -21,7 +21,7 @@ class Batch(Pipelineable):
     Args:
         dense_BN: float32 (B, N); N may be 0.
         sparse: one key per feature in schema order, int64 ids, stride B.
-        labels_B: float32 (B,) in {0, 1}.
+        labels_B: float32 (B,) in {0, 1}, or any numbers where the label is one to predict.
         num_rows: the first so many of the B rows are data, the rest is padding; default: all.
         mean_rows: rows of the batch of all processes together over the number of processes, by
             which a sum of losses is divided; default: ``num_rows``.
@@ -76,6 +76,21 @@ class Batch(Pipelineable):
             logits_B, labels_B, weight=weights_B, reduction="sum"
         )
         return total / self.mean_rows
+
+    def squared_error(self, outputs_B: torch.Tensor) -> torch.Tensor:
+        """``sum_i w_i (z_i - y_i)^2 / mean_rows`` over the rows that are data.
+
+        Args:
+            outputs_B: float32 (B,), the numbers z that are predicted.
+
+        Returns:
+            float32, without shape. Its mean over the processes is the loss of the global batch.
+        """
+        rows = self.num_rows
+        errors_B = (outputs_B[:rows] - self.labels_B[:rows]).square()
+        if self.weights_B is not None:
+            errors_B = errors_B * self.weights_B[:rows]
+        return errors_B.sum() / self.mean_rows
 
     def padded(self, rows: int) -> Batch:
         """The batch with rows of empty bags behind its own, ``rows`` in all."""

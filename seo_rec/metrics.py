@@ -1,4 +1,4 @@
-"""Metrics of binary click prediction, computed exactly from all scores."""
+"""Metrics of clicks and of numbers to predict, computed exactly from all scores."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from seo_rec.schema import REGRESSION
 
 # sklearn takes most of a second to import, which nothing before the first evaluation needs, so the
 # functions that need it import it.
@@ -20,6 +22,64 @@ class Metrics:
     normalized_entropy: float
     calibration: float
     num_rows: int
+
+    @property
+    def quality(self) -> float:
+        """What trainings stop by and are compared by; more is better."""
+        return self.auc
+
+
+@dataclass(frozen=True)
+class RegressionMetrics:
+    """Mean squared and mean absolute error, in units of the label; R2; NaN without rows."""
+
+    mse: float
+    mae: float
+    r2: float
+    num_rows: int
+
+    @property
+    def quality(self) -> float:
+        """What trainings stop by and are compared by; more is better."""
+        return self.r2
+
+
+def regression_metrics(
+    predicted: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.floating],
+    weights: npt.NDArray[np.floating] | None = None,
+) -> RegressionMetrics:
+    """Exact metrics of numbers that were predicted.
+
+    ``r2 = 1 - mse / variance(labels)``; the relative mean squared error is ``1 - r2``. It is NaN
+    where all labels are equal. All means, and the variance, are weighted.
+
+    Args:
+        predicted, labels: shape (rows,).
+        weights: shape (rows,), 0 or more; None weighs all rows alike.
+    """
+    if labels.size == 0 or (weights is not None and not weights.any()):
+        return RegressionMetrics(*(float("nan"),) * 3, num_rows=int(labels.size))
+    y = labels.astype(np.float64)
+    w = None if weights is None or (weights == 1).all() else weights.astype(np.float64)
+    error = predicted.astype(np.float64) - y
+    mse = float(np.average(error**2, weights=w))
+    variance = float(np.average((y - np.average(y, weights=w)) ** 2, weights=w))
+    varies = np.ptp(y if w is None else y[w > 0]) > 0
+    mae = float(np.average(np.abs(error), weights=w))
+    return RegressionMetrics(mse, mae, 1 - mse / variance if varies else float("nan"), int(y.size))
+
+
+def metrics_of(
+    label_kind: str,
+    outputs: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.floating],
+    weights: npt.NDArray[np.floating] | None = None,
+) -> Metrics | RegressionMetrics:
+    """The metrics of a label's kind: of logits, or of predicted numbers."""
+    if label_kind == REGRESSION:
+        return regression_metrics(outputs, labels, weights)
+    return binary_metrics(outputs, labels, weights)
 
 
 def binary_metrics(

@@ -9,13 +9,16 @@ from seo_rec.backbones import build_backbone
 from seo_rec.batch import Batch
 from seo_rec.embed import Gate, PolicyEmbedding
 from seo_rec.policy import Policy
-from seo_rec.settings import ModelSettings
+from seo_rec.settings import ModelSettings, Regression
 
 __all__ = ["ModelSettings", "RecModel", "build_model"]
 
 
 class RecModel(nn.Module):
-    """``Batch -> (mean binary cross entropy, logits_B)``; see :meth:`Batch.loss`.
+    """``Batch -> (mean loss, logits_B)``; see :meth:`Batch.loss` and :meth:`Batch.squared_error`.
+
+    The loss of a row is the binary cross entropy, or the squared error where ``regression``: then
+    ``logits_B`` are the numbers that are predicted.
 
     The loss is the sum over the batch's own rows divided by ``batch.mean_rows``: its mean over
     the processes is the mean over all rows of the global batch, however they are shared out.
@@ -23,20 +26,51 @@ class RecModel(nn.Module):
     """
 
     def __init__(
-        self, embedding: PolicyEmbedding, backbone: nn.Module, positive_weight: float = 1.0
+        self,
+        embedding: PolicyEmbedding,
+        backbone: nn.Module,
+        positive_weight: float = 1.0,
+        regression: bool = False,
     ) -> None:
         super().__init__()
         self.embedding = embedding
         self.backbone = backbone
         self.positive_weight = positive_weight
+        self.regression = regression
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         logits_B = self.backbone(batch.dense_BN, self.embedding(batch.sparse))
+        if self.regression:
+            return batch.squared_error(logits_B), logits_B
         return batch.loss(logits_B, self.positive_weight), logits_B
 
     def collapsed(self) -> RecModel:
         """The model with tables of one layer (:class:`Mlet`); the backbone is the same module."""
-        return RecModel(self.embedding.collapsed(), self.backbone, self.positive_weight)
+        embedding = self.embedding.collapsed()
+        return RecModel(embedding, self.backbone, self.positive_weight, self.regression)
+
+
+class Rescaled(nn.Module):
+    """``mean + std * backbone(dense, x)``; see :class:`seo_rec.settings.Regression`.
+
+    Args:
+        backbone: Any backbone.
+        scale: Of the label.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, backbone: nn.Module, scale: Regression) -> None:
+        super().__init__()
+        self.backbone = backbone
+        # not persistent: they are settings, and no weights to save or to average
+        self.register_buffer("mean", torch.tensor([scale.mean]), persistent=False)
+        self.register_buffer("std", torch.tensor([scale.std]), persistent=False)
+
+    def forward(self, dense_BN: torch.Tensor, x_BE: torch.Tensor) -> torch.Tensor:
+        """Args: float32 (B, N) and (B, E). Returns: predicted numbers, float32 (B,)."""
+        return self.mean + self.std * self.backbone(dense_BN, x_BE)
 
 
 def build_model(
@@ -77,4 +111,7 @@ def build_model(
             settings.dropout,
             settings.interaction,
         )
-    return RecModel(embedding, backbone, settings.positive_weight)
+    if settings.regression:
+        backbone = Rescaled(backbone, settings.regression)
+    regression = settings.regression is not None
+    return RecModel(embedding, backbone, settings.positive_weight, regression)

@@ -11,7 +11,8 @@ content (``sha256``): of the document without that key, as compact JSON with sor
 
 In the parquet shards a categorical column is ``int64`` (null = missing, an empty bag), a
 multivalent column is ``list<int64>``, a numeric column is ``float32`` without nulls and the
-label is ``float32`` in {0, 1}. A column of weights is ``float32``, a column of times ``float64``.
+label is ``float32``: in {0, 1}, or any finite number where ``label_kind`` is ``regression``. A
+column of weights is ``float32``, a column of times ``float64``.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ SCHEMA_FILE = "schema.json"
 SPLITS = ("train", "val", "test")
 # of a schema's options
 VALUE_RULES = ("numeric_rule", "numeric_columns", "missing", "token_rule", "embed_numeric")
+BINARY, REGRESSION = "binary", "regression"
+LABEL_KINDS = (BINARY, REGRESSION)
+QUALITY_NAMES = {BINARY: "AUC", REGRESSION: "R2"}  # what models are compared by; more is better
+LOSS_NAMES = {BINARY: "log loss", REGRESSION: "squared error"}
 KINDS = ("categorical", "multivalent", "numeric")
 DIGEST = "sha256"
 LISTED_FILE = re.compile(r"(train|val|test|vocabulary)/[^/\0]+\.parquet")
@@ -76,7 +81,9 @@ class Schema:
     ``files`` maps the path of every shard and vocabulary to its size and SHA-256; it is empty for
     data sets of earlier releases. ``time`` and ``weight`` name two more columns of the shards,
     where there are any: the time of a row (float64: a number, or seconds from 1970-01-01) and its
-    weight (float32, 0 or more, 1 on average over the training rows).
+    weight (float32, 0 or more, 1 on average over the training rows). ``label_rate`` is the mean
+    label of each split. ``label_kind`` and ``label_std``, the standard deviation of the label in
+    each split, stand in the document of a ``regression`` label alone.
     """
 
     dataset: str
@@ -91,8 +98,12 @@ class Schema:
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     time: str | None = None
     weight: str | None = None
+    label_kind: str = BINARY
+    label_std: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.label_kind not in LABEL_KINDS:
+            raise DataError(f"label_kind is {self.label_kind!r}; allowed: {', '.join(LABEL_KINDS)}")
         names = [c.name for c in self.columns] + [self.label, *self.more]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
@@ -147,6 +158,8 @@ class Schema:
         for name in ("files", "time", "weight"):  # data sets without them keep their fingerprint
             if not document[name]:
                 del document[name]
+        if self.label_kind == BINARY:
+            del document["label_kind"], document["label_std"]
         return document
 
     @classmethod
@@ -229,12 +242,12 @@ def _check_values(doc: Mapping[str, Any], where: str) -> None:
     def of_kind(name: str, kind: type, allowed: str) -> None:
         need(isinstance(doc.get(name, kind()), kind), name, allowed, doc.get(name))
 
-    for name in ("dataset", "label"):
+    for name in ("dataset", "label", "label_kind"):
         of_kind(name, str, "a string")
     for name in ("time", "weight"):
         good = doc.get(name) is None or (isinstance(doc[name], str) and doc[name] != "")
         need(good, name, "the name of a column", doc.get(name))
-    for name in ("num_rows", "label_rate", "split", "options", "versions", "files"):
+    for name in ("num_rows", "label_rate", "label_std", "split", "options", "versions", "files"):
         of_kind(name, dict, "an object")
     for name in ("columns", "sources"):
         of_kind(name, list, "a list")
@@ -243,7 +256,13 @@ def _check_values(doc: Mapping[str, Any], where: str) -> None:
     for split, rows in doc["num_rows"].items():
         need(_is_whole(rows), f"num_rows of {split!r}", "a whole number, 0 or more", rows)
     for split, rate in doc["label_rate"].items():
-        need(_is_number(rate) and rate <= 1, f"label_rate of {split!r}", "0 to 1", rate)
+        if doc.get("label_kind") == REGRESSION:
+            good = type(rate) in (int, float) and math.isfinite(rate)
+            need(good, f"label_rate of {split!r}", "a number", rate)
+        else:
+            need(_is_number(rate) and rate <= 1, f"label_rate of {split!r}", "0 to 1", rate)
+    for split, std in doc.get("label_std", {}).items():
+        need(_is_number(std), f"label_std of {split!r}", "a number, 0 or more", std)
     for column in doc["columns"]:
         what = "bad column entry: a column"
         need(isinstance(column, dict), what, "an object", column)

@@ -152,6 +152,28 @@ INTERACTIONS: dict[str, type[Interaction]] = {
 
 
 @dataclass(frozen=True)
+class Regression:
+    """A number that is predicted: ``mean + std * backbone(dense, x)``.
+
+    The backbone so predicts numbers of the size of 1, whatever the unit of the label.
+
+    Args:
+        mean: The mean label of the training rows.
+        std: The standard deviation of the label in the training rows.
+    """
+
+    mean: float
+    std: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
+            raise ValueError(
+                f"labels of mean {self.mean} and standard deviation {self.std}; allowed: finite "
+                "numbers that are not all equal"
+            )
+
+
+@dataclass(frozen=True)
 class ModelSettings:
     """What a model is besides its policy.
 
@@ -164,6 +186,7 @@ class ModelSettings:
         interaction: Settings of the backbone itself; backbones that have no settings keep None.
         mlet: How the tables are trained as two layers; None trains them as one layer.
         positive_weight: What the loss of a row with label 1 is multiplied by.
+        regression: The scale of a label that is any number; None for a label of 0 and 1.
     """
 
     backbone: str = "mlp"
@@ -173,6 +196,7 @@ class ModelSettings:
     interaction: Interaction | None = None
     mlet: Mlet | None = None
     positive_weight: float = 1.0
+    regression: Regression | None = None
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONE_NAMES:
@@ -191,6 +215,11 @@ class ModelSettings:
             raise ValueError(f"hidden {self.hidden}; allowed: widths of 1 or more")
         if not 0 < self.positive_weight < math.inf:
             raise ValueError(f"positive_weight {self.positive_weight}; allowed: numbers above 0")
+        if self.regression and self.positive_weight != 1:
+            raise ValueError(
+                f"positive_weight {self.positive_weight} with a regression label, which has no "
+                "positive rows; allowed: 1"
+            )
 
     def as_json(self) -> dict[str, Any]:
         """What ``run.json`` holds, without what is None and a ``positive_weight`` of 1."""
@@ -208,6 +237,8 @@ class ModelSettings:
             given["interaction"] = kind(**_tuples(read["interaction"]))
         if read.get("mlet") is not None:
             given["mlet"] = Mlet(**read["mlet"])
+        if read.get("regression") is not None:
+            given["regression"] = Regression(**read["regression"])
         return cls(**given)
 
 

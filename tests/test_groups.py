@@ -291,6 +291,12 @@ def test_groups_that_were_measured_are_not_measured_again(
     assert scored == []
     recipes.measure_groups(comparison, compared, Grouping(by=("strong_1",)))
     assert len(scored) == 4
+    damaged = compared / "runs/separate-seed1/groups.json"
+    whole = damaged.read_text()
+    damaged.write_text("{")
+    recipes.measure_groups(comparison, compared, Grouping(("noise_1",)))
+    damaged.write_text(whole)
+    assert scored[4:] == [damaged.parent]
 
 
 @pytest.mark.parametrize(

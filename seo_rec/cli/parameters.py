@@ -293,7 +293,7 @@ STEPS = (WARMUP, SCHEDULE, CLIP_NORM)
 
 TRAIN_OPTIONS = FromSettings(FitSettings, TRAINING, (*FIT, STORAGE, *STEPS, CHECKPOINT_EVERY, SEED))
 SEARCH_OPTIONS = FromSettings(FitSettings, TRAINING, (*FIT, CHECKPOINT_EVERY, SEED))
-COMPARE_OPTIONS = FromSettings(FitSettings, TRAINING, FIT)
+COMPARE_OPTIONS = FromSettings(FitSettings, TRAINING, (*FIT, *STEPS))
 
 
 def groups(texts: list[str] | None, option: str) -> tuple[tuple[str, ...], ...]:

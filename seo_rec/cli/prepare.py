@@ -310,6 +310,9 @@ def table(
     group: Annotated[
         str | None, typer.Option(help="Column whose values each stay within one split.")
     ] = None,
+    task: Annotated[
+        str, typer.Option(help="What the label is: binary, or regression for any number.")
+    ] = "binary",
     weight: Annotated[
         str | None, typer.Option(help="Column of the weights of rows, 0 or more.")
     ] = None,
@@ -365,6 +368,7 @@ def table(
             split_column=split_column,
             group=group,
             kinds=_kinds(kind),
+            task=task,
         )
         inferred = infer_table(files, columns, delimiter=delimiter) if columns.is_open else None
         if inferred is not None:
@@ -583,7 +587,10 @@ def _show(schema: Schema, out: Path, seconds: float) -> None:
     rows = sum(schema.num_rows.values())
     typer.echo(f"{out}: {rows:,} rows in {seconds:.1f} s ({rows / max(seconds, 1e-9):,.0f} rows/s)")
     for split, num in schema.num_rows.items():
-        typer.echo(f"  {split:5} {num:>12,} rows, label rate {schema.label_rate[split]:.5f}")
+        mean = schema.label_rate[split]
+        binary = schema.label_kind == "binary"
+        label = f"label rate {mean:.5f}" if binary else f"mean label {mean:.6g}"
+        typer.echo(f"  {split:5} {num:>12,} rows, {label}")
     vocabulary = sum(column.vocab_size or 0 for column in schema.features)
     typer.echo(
         f"  {len(schema.features)} embedded columns with {vocabulary:,} distinct training ids, "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from seo_rec.runs import Run
 from seo_rec.runs.command_settings import command_settings
 from seo_rec.runs.layout import POLICY_FILE
 from seo_rec.runs.stops import kept
+from seo_rec.schema import QUALITY_NAMES
 from seo_rec.settings import FitSettings
 
 # 128 + the number of the signal, as a shell reports a process ended by it
@@ -75,12 +76,14 @@ def run_folder(context: typer.Context, out: Path, **resolved: Any) -> Iterator[N
                 raise LostRankError(f"{loss}: {kept(out)}") from error
 
 
-def say_still_improving(runs: Iterable[Run], fit: FitSettings) -> None:
+def say_still_improving(runs: Sequence[Run], fit: FitSettings) -> None:
     """Say on stderr which trainings ended at ``--epochs`` too early, and what to type."""
     rising = [f"{run.method}, seed {run.seed}" for run in runs if run.still_improving]
     if not rising:
         return
-    name, went = ("AUC", "rose") if fit.keep_by == "auc" else ("log loss", "fell")
+    name, went = QUALITY_NAMES[runs[0].task], "rose"
+    if fit.keep_by != "auc":
+        name, went = "log loss", "fell"
     where = f" of {rising[0]}," if len(rising) == 1 else f" of {len(rising)} runs"
     typer.echo(
         f"note: the validation {name}{where} still {went} in the last of {fit.epochs} epochs; try "

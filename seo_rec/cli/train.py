@@ -26,6 +26,7 @@ from seo_rec.cli.options import (
 )
 from seo_rec.cli.running import run_folder, say_still_improving
 from seo_rec.methods import Mlet
+from seo_rec.schema import LOSS_NAMES, QUALITY_NAMES
 from seo_rec.settings import FitSettings, ModelSettings, Training
 
 if TYPE_CHECKING:
@@ -121,9 +122,10 @@ def train(
             start=start,
             following=following,
         )
+    quality, loss = QUALITY_NAMES[run.task], LOSS_NAMES[run.task]
     typer.echo(
-        f"{out}: {size(wanted.policy)}, validation AUC {run.val_auc:.5f}, test AUC "
-        f"{run.test_auc:.5f}, log loss {run.test_logloss:.5f}, {run.epochs} epochs of "
+        f"{out}: {size(wanted.policy)}, validation {quality} {run.val_quality:.5f}, test {quality} "
+        f"{run.test_quality:.5f}, {loss} {run.test_loss:.5f}, {run.epochs} epochs of "
         f"{run.seconds_per_epoch:.1f} s; tables by {run.table_update}"
     )
     say_still_improving([run], training.fit)

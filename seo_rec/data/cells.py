@@ -14,9 +14,19 @@ import pyarrow.compute as pc
 from seo_rec.data.columns import TableColumns
 from seo_rec.data.delimited import LARGEST, BlockError, Field, Layout, numbers
 from seo_rec.data.numeric import NumericRule
-from seo_rec.data.roles import GROUP, PLACE, ROLES, Value, text_numbers, values_of
+from seo_rec.data.roles import (
+    GROUP,
+    PLACE,
+    ROLES,
+    TARGET_FIX,
+    Value,
+    target_of,
+    text_numbers,
+    values_of,
+)
 from seo_rec.data.times import times
 from seo_rec.data.tokens import bags_of_ids, categorical_ids, is_text
+from seo_rec.schema import REGRESSION
 
 Floats = npt.NDArray[np.float64]
 _WHOLE_FIX = "declare the column numeric (--numeric, or --kind COLUMN=numeric)"
@@ -115,6 +125,8 @@ def _used_roles(columns: TableColumns) -> dict[str, tuple[str, Value, str, str]]
         "split": columns.split_column,
     }
     found = {role: (name, *ROLES[role]) for role, name in names.items() if name is not None}
+    if columns.task == REGRESSION:
+        found["label"] = columns.label, target_of, "a label that is not a number", TARGET_FIX
     if columns.rule is not None:
         why = f"no value for the label {columns.rule}"
         found["label"] = columns.rule.column, columns.rule.of, why, columns.rule.fix

@@ -12,7 +12,7 @@ from seo_rec.data.inference import Decision
 from seo_rec.data.numeric import BUCKETS, INDICATOR, NumericPlan
 from seo_rec.data.roles import LabelRule, label_rule
 from seo_rec.data.source import require_missing_rule
-from seo_rec.schema import DataError
+from seo_rec.schema import BINARY, LABEL_KINDS, REGRESSION, DataError
 
 LONGEST_NAME = 255 - len(".parquet")  # bytes of a file's name on the usual file systems
 FIXED_RULES = {  # in the words of ``schema.json``
@@ -48,6 +48,8 @@ class TableColumns:
         weight: Column of the weights of rows, 0 or more.
         split_column: Column that says train, val or test.
         group: Column whose values stay together in one split.
+        task: ``binary`` or ``regression``, which says what the label is: with ``regression`` any
+            numbers.
         kinds: Kinds by column, which win over inferred ones: ``categorical``, ``numeric``,
             ``multivalent`` or ``drop``.
     """
@@ -66,8 +68,16 @@ class TableColumns:
     split_column: str | None = None
     group: str | None = None
     kinds: Mapping[str, str] = field(default_factory=dict)
+    task: str = BINARY
 
     def __post_init__(self) -> None:
+        if self.task not in LABEL_KINDS:
+            raise DataError(f"task is {self.task!r}; allowed: {', '.join(LABEL_KINDS)}")
+        if self.task == REGRESSION and self.rule is not None:
+            raise DataError(
+                f"--label {self.label!r} is a rule, which gives 0 or 1, and --task is regression; "
+                "name a column of numbers, or leave out --task"
+            )
         require_missing_rule(self.missing)
         if not self.separator:
             raise DataError("the separator of multivalent columns is empty; give one, as in '|'")

@@ -20,7 +20,15 @@ from seo_rec.data.integrity import Verifier
 from seo_rec.data.shards import large_columns, large_numbers, read_shards
 from seo_rec.data.vocabulary import read_vocabulary
 from seo_rec.places import place
-from seo_rec.schema import SCHEMA_FILE, DataError, Schema, other_rules, read_schema
+from seo_rec.schema import (
+    BINARY,
+    REGRESSION,
+    SCHEMA_FILE,
+    DataError,
+    Schema,
+    other_rules,
+    read_schema,
+)
 
 if TYPE_CHECKING:
     from seo_rec.data.stream import Stream
@@ -112,6 +120,19 @@ class DataSet:
                 f"{', '.join(splits)}; prepare the data with a share for each (--fractions)"
             )
 
+    def require_binary(self, what: str) -> None:
+        """DataError unless the label is 0 or 1.
+
+        Args:
+            what: What needs it, as the message begins.
+        """
+        if self.schema.label_kind != BINARY:
+            raise DataError(
+                f"{what} needs a label of 0 and 1, and {self.schema.label!r} of {self.path} is a "
+                f"{self.schema.label_kind} label; allowed there: train and compare with methods "
+                "that need no search, eval, report, export"
+            )
+
     def check_validation(self, warn: bool = True) -> None:
         """Look at the labels that models are stopped and chosen by, before hours are spent.
 
@@ -122,6 +143,14 @@ class DataSet:
             DataError: The validation split has rows of one label only.
         """
         self.require_rows("val")
+        if self.schema.label_kind == REGRESSION:
+            if not self.schema.label_std.get("val"):
+                raise DataError(
+                    f"{self.path}: all rows of the validation split have one label, so there is "
+                    "no R2 to stop at; prepare the data with a larger share of validation rows "
+                    "(--fractions)"
+                )
+            return
         rows = self.schema.num_rows["val"]
         if "val" not in self.schema.label_rate:
             raise DataError(f"{self.path}: {SCHEMA_FILE} has no label_rate of the split 'val'")

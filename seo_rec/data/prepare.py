@@ -21,13 +21,14 @@ import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from seo_rec.data.finishing import Finish
@@ -44,7 +45,7 @@ from seo_rec.data.time_order import in_order
 from seo_rec.data.tokens import MISSING, TOKEN_RULE, Ids
 from seo_rec.data.vocabulary import IdCounter, Pruning, write_vocabulary
 from seo_rec.files import new_folder
-from seo_rec.schema import SPLITS, Column, DataError, Schema, write_schema
+from seo_rec.schema import BINARY, REGRESSION, SPLITS, Column, DataError, Schema, write_schema
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ def prepare(
             for name in SPLITS:
                 (splits / name).rename(folder / name)
         shutil.rmtree(work, ignore_errors=True)
-        counted = Counted(tally.num_rows, tally.positives, tally.sizes)
+        counted = Counted(tally.num_rows, tally.positives, tally.sizes, tally.targets)
         schema = schema_of(source, assign, pruning, intake, counted, last)
         schema = replace(schema, files=file_checksums(folder))
         finish(folder, schema)
@@ -109,11 +110,15 @@ def finish(folder: Path, schema: Schema) -> None:
 
 @dataclass(frozen=True)
 class Counted:
-    """What was counted: rows and positive labels by split; distinct ids and all ids by column."""
+    """What was counted: rows and positive labels by split; distinct ids and all ids by column.
+
+    ``targets`` has mean and deviation of the labels by split, where they may be any numbers.
+    """
 
     num_rows: Mapping[str, int]
     positives: Mapping[str, int]
     sizes: Mapping[str, tuple[int, int]]
+    targets: Mapping[str, Spread] = field(default_factory=dict)
 
 
 class _Tally:
@@ -129,11 +134,15 @@ class _Tally:
         self.sizes: dict[str, tuple[int, int]] = {}
         self.fits = {name: Fit(plan) for name, plan in source.numeric.items()}
         self.weights = dict.fromkeys(SPLITS, 0.0)
-        self._label, self._weight = source.label, source.weight
+        self.targets = {name: Spread() for name in SPLITS}
+        self._label, self._kind, self._weight = source.label, source.label_kind, source.weight
 
     def add(self, split: str, table: Any) -> None:
         self.num_rows[split] += table.num_rows
-        self.positives[split] += positives(table[self._label])
+        if self._kind == REGRESSION:
+            self.targets[split].add(table[self._label].to_numpy().astype(np.float64))
+        else:
+            self.positives[split] += positives(table[self._label])
         if self._weight:
             self.weights[split] += float(table[self._weight].to_numpy().sum(dtype=np.float64))
         if split == "train":
@@ -155,6 +164,32 @@ class _Tally:
             source.weight,
             mean if source.weight else 1.0,
         )
+
+
+class Spread:
+    """Mean and standard deviation of numbers that come in parts (Chan, Golub and LeVeque)."""
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.squares = 0, 0.0, 0.0
+        self.least, self.most = np.inf, -np.inf
+
+    def add(self, numbers: npt.NDArray[np.float64]) -> None:
+        """Count these numbers in, at least one."""
+        mean, count = float(numbers.mean()), numbers.size
+        total, apart = self.count + count, mean - self.mean
+        self.squares += float(((numbers - mean) ** 2).sum())
+        self.squares += apart**2 * self.count * count / total
+        self.mean += apart * count / total
+        self.count = total
+        self.least = min(self.least, float(numbers.min()))
+        self.most = max(self.most, float(numbers.max()))
+
+    @property
+    def std(self) -> float:
+        """The standard deviation (of the population); 0 of no numbers, and of equal ones."""
+        if not self.least < self.most:  # a mean is rounded, so the sum of squares may not be 0
+            return 0.0
+        return float(np.sqrt(self.squares / self.count))
 
 
 def _first_pass(
@@ -302,7 +337,9 @@ def schema_of(
         label_rate={
             name: counted.positives[name] / rows if rows else 0.0
             for name, rows in counted.num_rows.items()
-        },
+        }
+        if source.label_kind == BINARY
+        else {name: spread.mean for name, spread in counted.targets.items()},
         split=assign.to_json(),
         time=source.time,
         weight=source.weight,
@@ -323,6 +360,10 @@ def schema_of(
             },
         },
         versions=versions(),
+        label_kind=source.label_kind,
+        label_std={}
+        if source.label_kind == BINARY
+        else {name: spread.std for name, spread in counted.targets.items()},
     )
 
 

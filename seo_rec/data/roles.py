@@ -27,6 +27,7 @@ PLACES = {
     "test": 2, "testing": 2,
 }  # fmt: skip
 PLACE_FIX = "a split is train, val (valid, validation, dev) or test"
+TARGET_FIX = "correct or remove the row"
 WEIGHT_FIX = "a weight is a number, 0 or more"
 _RULE = re.compile(r"\s*(.+?)\s*(>=|<=|==|!=|>|<)\s*(.+?)\s*")
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
@@ -96,6 +97,12 @@ def place_of(cell: str) -> float | None:
 def plain_label(cell: str) -> float | None:
     """The label that a cell holds; None if it holds none."""
     return label_of(cell.encode("utf-8", "surrogateescape"))
+
+
+def target_of(cell: str) -> float | None:
+    """The number that a cell holds, as a label of a regression; None if it holds none."""
+    number = _number(cell)
+    return number if number is not None and abs(number) <= LARGEST else None
 
 
 # by role: the value of a cell, what is wrong with a cell without one, and the fix

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from seo_rec.data.parquet import open_parquet, read_footer
-from seo_rec.schema import SCHEMA_FILE, DataError, Schema
+from seo_rec.schema import BINARY, SCHEMA_FILE, DataError, Schema
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -206,6 +206,7 @@ def decode(
     numeric: Sequence[str],
     label: str,
     weight: str | None = None,
+    label_kind: str = BINARY,
 ) -> Rows:
     """Decode the named columns of one row group; DataError names the file."""
     try:
@@ -224,7 +225,10 @@ def decode(
         if bag.values.min(initial=0) < 0:
             raise _unfit(group, name, f"has the id {bag.values.min()}; allowed: 0 or more")
     labels_B = _plain(table.column(label), label, group)
-    if not bool(((labels_B == 0) | (labels_B == 1)).all()):
+    if label_kind != BINARY:
+        if not np.isfinite(labels_B).all():
+            raise _unfit(group, label, "has NaN or infinite labels; allowed: finite numbers")
+    elif not bool(((labels_B == 0) | (labels_B == 1)).all()):
         raise _unfit(group, label, "has labels other than 0 and 1")
     weights_B = None if weight is None else _plain(table.column(weight), weight, group)
     if weights_B is not None and not (np.isfinite(weights_B) & (weights_B >= 0)).all():

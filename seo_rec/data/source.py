@@ -17,7 +17,7 @@ from seo_rec.data.rawfile import Intake
 from seo_rec.data.roles import GROUP, PLACE
 from seo_rec.data.split import Split, uniform
 from seo_rec.data.tokens import MISSING_RULES
-from seo_rec.schema import DataError
+from seo_rec.schema import BINARY, DataError
 
 ARROW_TYPES: Mapping[str, Any] = {
     "categorical": pa.int64(),
@@ -47,6 +47,7 @@ class Source:
             rows of a group together.
         quoted: the delimiter of a text file with a header and quoted cells, or None for a file
             without both. A source that has this can be read in pieces by several processes.
+        label_kind: ``binary`` or ``regression``, which says what the label is.
         negative_rate: each negative training row is kept with this probability.
         placed: what says the split of each row, which ``read`` yields as :data:`PLACE`; None if
             the split rule does.
@@ -65,6 +66,7 @@ class Source:
     weight: str | None = None
     group: str | None = None
     negative_rate: float = 1.0
+    label_kind: str = BINARY
     placed: Mapping[str, Any] | None = None
 
     @property
@@ -103,6 +105,7 @@ class Source:
             "a group decides where rows go": self.group is not None,
             "a column or files decide where rows go": self.placed is not None,
             "negatives are sampled": self.negative_rate < 1,
+            "labels may be any numbers": self.label_kind != BINARY,
         }
         return next((reason for reason, holds in reasons.items() if holds), None)
 

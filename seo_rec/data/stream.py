@@ -378,8 +378,15 @@ class Stream:
     def _row_group(self, number: int) -> Rows:
         rows = self._decoded.get(number)
         if rows is None:
-            label, weight = self.schema.label, self.schema.weight
-            rows = decode(self._groups[number], self.features, self._numeric, label, weight)
+            schema = self.schema
+            rows = decode(
+                self._groups[number],
+                self.features,
+                self._numeric,
+                schema.label,
+                schema.weight,
+                schema.label_kind,
+            )
             if self.cached:
                 self._decoded[number] = rows
         return rows

@@ -1,4 +1,4 @@
-"""Any CSV or Parquet table with a label: the user's own data."""
+"""Any CSV or Parquet table with a label, 0/1 or any number: the user's own data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from seo_rec.data.source import Source, column_kinds
 from seo_rec.data.split import Split
 from seo_rec.data.tokens import is_text
 from seo_rec.data.vocabulary import Pruning
-from seo_rec.schema import SPLITS, DataError, Schema
+from seo_rec.schema import BINARY, SPLITS, DataError, Schema
 
 __all__ = ["Inferred", "TableColumns", "infer_table", "prepare_table"]
 
@@ -118,6 +118,11 @@ def prepare_table(
     """
     if not 0 < negative_rate <= 1:
         raise DataError(f"the rate of negatives is {negative_rate}; allowed: above 0, up to 1")
+    if negative_rate < 1 and columns.task != BINARY:
+        raise DataError(
+            f"--keep-negatives {negative_rate:g} with --task {columns.task}, whose labels are not "
+            "negative or positive; leave out one of the two"
+        )
     if columns.is_open and inferred is None:
         inferred = infer_table(raw, columns, delimiter=delimiter)
     return prepare_by(
@@ -147,6 +152,7 @@ def table_source(
         dataset="table",
         columns=column_kinds(columns.categorical, columns.multivalent, columns.numeric),
         label=columns.label_column,
+        label_kind=columns.task,
         paths=paths,
         read=_Reader(by_split, paths, columns, delimiter, inferred).read,
         options={**columns.options, **_inference(inferred)},

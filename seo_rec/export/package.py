@@ -29,7 +29,8 @@ from seo_rec.policy import with_precision
 from seo_rec.recipes.evaluation import load_trained
 from seo_rec.runs import Run, RunError
 from seo_rec.runs.layout import RESULT_FILE, RUN_FILE
-from seo_rec.schema import DataError
+from seo_rec.runs.records import REGRESSION_METRICS
+from seo_rec.schema import REGRESSION, DataError
 from seo_rec.serve.archive import unpacked, write_tar
 from seo_rec.serve.bags import Floats, Inputs
 from seo_rec.serve.delta import write_delta
@@ -126,11 +127,12 @@ def run_parts(run: Path, precision: str | None, data: Path | None, formats: Sequ
     asked = read_object(run / RUN_FILE, required | ({"data": str} if data is None else {}))
     opened = training_data(asked, data)
     backbone = ModelSettings.from_json(asked["model"]).backbone
+    task = {"task": REGRESSION} if model.regression else {}
     about = {
         "data": described(opened.schema),
         "metrics": _metrics(run),
         "versions": {name: _version(name) for name in _VERSIONS},
-        "model": {"backbone": backbone, "method": asked["method"]},
+        "model": {"backbone": backbone, "method": asked["method"], **task},
     }
     preparation = preparation_of(opened, model.embedding.policy.columns)
     return package_parts(model, preparation, precision, about, formats)
@@ -221,13 +223,14 @@ def model_scores(model: RecModel, preparation: Preparation, inputs: Inputs) -> F
     device = next(model.parameters()).device
     x_BE = model.embedding(features.to(device))
     logits = model.backbone(torch.from_numpy(inputs.dense_BN).to(device), x_BE)
-    return scores_of(logits.cpu().numpy())
+    found: Floats = logits.cpu().numpy()
+    return found if model.regression else scores_of(found)
 
 
 def _metrics(run: Path) -> dict[str, Any]:
     result = Run.read(run / RESULT_FILE).to_json()
     names = ("val_auc", "val_logloss", "test_auc", "test_logloss", "test_calibration")
-    return {name: result[name] for name in names}
+    return {name: result[name] for name in (*names, *REGRESSION_METRICS) if name in result}
 
 
 def _version(name: str) -> str:

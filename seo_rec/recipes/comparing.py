@@ -37,6 +37,7 @@ from seo_rec.runs.layout import (
     training_folder,
     work_folder,
 )
+from seo_rec.schema import QUALITY_NAMES
 from seo_rec.search import Method, find
 from seo_rec.search.changes import whole_values
 from seo_rec.search.progress import Progress
@@ -147,6 +148,8 @@ def check_methods(comparison: Comparison) -> None:
                 f"exact_below or same_hash with method {method.name!r}, which has no hashed rows "
                 f"for them to change; allowed with: {', '.join(METHOD_NAMES)}, {MULTIPLEXED_NAMES}"
             )
+        if method.trains:
+            c.data[0].require_binary(f"method {method.name}")
         method.checked(c.data[0], c.settings_of(method), c.training)
 
 
@@ -279,7 +282,8 @@ def run_comparison(comparison: Comparison, out: Path) -> list[Run]:
                 here.on_first(partial(append_line, results, line))
             runs.append(run)
             fresh = (name, seed) not in done
-            progress.done(f"{name}, seed {seed}, test AUC {run.test_auc:.5f}", fresh)
+            quality = f"test {QUALITY_NAMES[run.task]} {run.test_quality:.5f}"
+            progress.done(f"{name}, seed {seed}, {quality}", fresh)
     return runs
 
 
@@ -304,7 +308,10 @@ def _is_measured(run: Path, data: DataSet, grouping: Grouping) -> bool:
     path = run / GROUPS_FILE
     if not path.is_file():
         return False
-    report = GroupReport.read(path)
+    try:
+        report = GroupReport.read(path)
+    except ValueError:  # damaged, or of another release: it is measured again
+        return False
     same = (report.data_fingerprint, report.split) == (data.fingerprint, "test")
     return same and grouping.is_in(report)
 

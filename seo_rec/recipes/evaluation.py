@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,13 +16,14 @@ from seo_rec.data.stream import Stream
 from seo_rec.documents import read_object
 from seo_rec.embed.quantize import serve_stored_
 from seo_rec.files import one_line
-from seo_rec.metrics import Metrics
+from seo_rec.metrics import Metrics, RegressionMetrics
 from seo_rec.model import ModelSettings, RecModel, build_model
 from seo_rec.policy import Policy, with_precision
 from seo_rec.recipes.groups import Grouping, quality_by_group
 from seo_rec.runs import RunError, types_of
 from seo_rec.runs.groups import GroupReport
 from seo_rec.runs.layout import BEST_FOLDER, COLLAPSED_FOLDER, POLICY_FILE, RESULT_FILE, RUN_FILE
+from seo_rec.schema import BINARY, REGRESSION
 from seo_rec.train import (
     CheckpointError,
     Checkpoints,
@@ -93,7 +94,7 @@ class Served:
         groups: Quality by group, if it was asked for.
     """
 
-    metrics: Metrics
+    metrics: Metrics | RegressionMetrics
     precision: str
     num_bytes: int
     num_bytes_float32: int
@@ -174,7 +175,7 @@ def _agree_on_evaluation(
 
 def _evaluated(
     run: Path, model: RecModel, data: DataSet, split: str, grouping: Grouping
-) -> tuple[Metrics, GroupReport | None]:
+) -> tuple[Metrics | RegressionMetrics, GroupReport | None]:
     """Metrics on a split, and quality by group if there is a grouping."""
     here = ranks()
     metrics, logits, labels = evaluate(model.to(here.device), stream_of(run, data, split))
@@ -190,8 +191,9 @@ def stream_of(run: Path, data: DataSet, split: str) -> Stream:
         DataError: ``data`` lacks a feature, or was prepared by other rules.
         RunError: ``data`` has other numeric columns.
     """
-    optional = {"numeric": list, "preparation": dict}
+    optional = {"numeric": list, "preparation": dict, "model": dict}
     asked = read_object(run / RUN_FILE, {"num_dense": int}, optional)
+    _require_kind_of_label(run, asked.get("model", {}), data)
     wanted, names = asked["num_dense"], [c.name for c in data.schema.numeric]
     if wanted != data.num_numeric:
         raise RunError(
@@ -204,6 +206,16 @@ def stream_of(run: Path, data: DataSet, split: str) -> Stream:
         )
     data.require_rules(asked.get("preparation", {}), str(run))
     return eval_stream(data, split, Policy.load(run / POLICY_FILE).columns)
+
+
+def _require_kind_of_label(run: Path, model: Mapping[str, Any], data: DataSet) -> None:
+    """RunError if a model of clicks meets a label to predict, or the other way round."""
+    trained_on = REGRESSION if model.get("regression") else BINARY
+    if trained_on != data.schema.label_kind:
+        raise RunError(
+            f"{run} was trained on a {trained_on} label and the label of {data.path} is a "
+            f"{data.schema.label_kind} one; evaluate it on data of its kind of label"
+        )
 
 
 def frequency(
@@ -223,6 +235,7 @@ def frequency(
     """
     from seo_rec.report.frequency import frequency_quality, frequency_sets  # plots load slowly
 
+    data.require_binary("PR-AUC by frequency")
     models = {run: load_trained(run) for run in runs}
     streams = {run: stream_of(run, data, split) for run in runs}
     sets = frequency_sets(data, split, share)

@@ -56,6 +56,8 @@ class Grouping:
         Raises:
             DataError: A name is not a feature, or a feature of lists is named for GAUC.
         """
+        if self:
+            data.require_binary("quality by group")
         kinds = {c.name: c.kind for c in data.schema.features}
         for option, names in self._by_option().items():
             if unknown := [name for name in names if name not in kinds]:

@@ -65,6 +65,7 @@ def search(
     entry.require_feasible(data, settings, training)
     here = ranks()
     if entry.trains:
+        data.require_binary(f"search {method}")
         data.require_rows("train", "val", "test")
         data.check_validation(warn=here.first)
 

@@ -15,7 +15,7 @@ from seo_rec.data.dataset import DataSet
 from seo_rec.environment import stamp
 from seo_rec.files import write_json
 from seo_rec.methods import inner_policy
-from seo_rec.metrics import Metrics
+from seo_rec.metrics import Metrics, RegressionMetrics
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Allowance, Policy, allowance_of
 from seo_rec.policy.allowance import BYTES
@@ -38,8 +38,10 @@ from seo_rec.runs.layout import (
     POLICY_FILE,
     RESULT_FILE,
 )
+from seo_rec.runs.records import BINARY_METRICS
+from seo_rec.schema import REGRESSION, DataError
 from seo_rec.search import find
-from seo_rec.settings import LARGEST_DENSE, settled
+from seo_rec.settings import LARGEST_DENSE, Regression, settled
 from seo_rec.train import (
     Checkpoints,
     FitResult,
@@ -142,7 +144,7 @@ def train(
         RunError: ``out`` holds another run, or this one and ``resume`` is False.
         TooLargeError: The tables do not fit into memory.
     """
-    start = start or Start()
+    start, training = start or Start(), for_label(training, data)
     if following is not None:
         start = replace(start, earlier=following.earlier)
     check_start(training, start)
@@ -253,8 +255,8 @@ class Scores:
         as_served: Whether rows were stored in the types of the policy before they were scored.
     """
 
-    val: Metrics
-    test: Metrics
+    val: Metrics | RegressionMetrics
+    test: Metrics | RegressionMetrics
     as_served: bool
 
 
@@ -297,12 +299,7 @@ def record_of(
         seed=training.fit.seed,
         budget=None if asked is None or asked.in_bytes else asked.amount,
         embedding_params=policy.num_params,
-        val_auc=val.auc,
-        val_logloss=val.log_loss,
-        test_auc=test.auc,
-        test_logloss=test.log_loss,
-        test_normalized_entropy=test.normalized_entropy,
-        test_calibration=test.calibration,
+        **_measured(val, test),
         epochs=result.epochs,
         steps=result.steps,
         seconds_per_epoch=result.seconds_per_epoch,
@@ -321,16 +318,70 @@ def record_of(
     )
 
 
+def _measured(
+    val: Metrics | RegressionMetrics, test: Metrics | RegressionMetrics
+) -> dict[str, Any]:
+    """The fields of :class:`Run` that say how good the model is."""
+    if isinstance(val, RegressionMetrics) and isinstance(test, RegressionMetrics):
+        return {
+            **dict.fromkeys(BINARY_METRICS, float("nan")),
+            "task": REGRESSION,
+            "val_mse": val.mse,
+            "val_r2": val.r2,
+            "test_mse": test.mse,
+            "test_mae": test.mae,
+            "test_r2": test.r2,
+        }
+    assert isinstance(val, Metrics) and isinstance(test, Metrics)
+    return {
+        "val_auc": val.auc,
+        "val_logloss": val.log_loss,
+        "test_auc": test.auc,
+        "test_logloss": test.log_loss,
+        "test_normalized_entropy": test.normalized_entropy,
+        "test_calibration": test.calibration,
+    }
+
+
+def for_label(training: Training, data: DataSet) -> Training:
+    """The training with the loss and the scale of the data's label.
+
+    Raises:
+        DataError: All training rows have one label.
+        ValueError: A weight of positive rows for a label that is not 0 or 1.
+    """
+    schema = data.schema
+    if schema.label_kind != REGRESSION:
+        return training
+    mean, std = schema.label_rate.get("train"), schema.label_std.get("train")
+    if mean is None or not std:
+        raise DataError(
+            f"{data.path}: all training rows have one label, so there is nothing to learn; "
+            "prepare data with another label"
+        )
+    scale = Regression(mean, std)
+    return replace(training, model=replace(training.model, regression=scale))
+
+
 def _stored(policy: Policy, model: ModelSettings) -> Policy:
     """The policy with the widths that are trained."""
     return policy if model.mlet is None else inner_policy(policy, model.mlet)
 
 
-def worse_than_label_rate(val: Metrics) -> str | None:
-    """A warning where the validation log loss is above the entropy of the label rate, or None.
+def worse_than_label_rate(val: Metrics | RegressionMetrics) -> str | None:
+    """A warning where the validation loss is above the one of the mean label, or None.
 
-    A model that gives every row the label rate p has the log loss -p ln p - (1 - p) ln(1 - p).
+    A model that gives every row the label rate p has the log loss -p ln p - (1 - p) ln(1 - p). One
+    that gives every row the mean label has an R2 of 0.
     """
+    if isinstance(val, RegressionMetrics):
+        if not val.r2 < 0:
+            return None
+        return (
+            f"the validation R2 {val.r2:.5g} is worse than the 0 of a model that gives every row "
+            "the mean label; lower --lr, or scale the numeric columns (seo-rec prepare table "
+            "--numeric-transform log)"
+        )
     if not val.normalized_entropy > 1:
         return None
     entropy = val.log_loss / val.normalized_entropy

@@ -79,7 +79,7 @@ def auc_by_method(group: Group, mark: Mapping[str, Mark]) -> str:
             )
         ax.set_yticks(range(len(rows)), [row.method for row in rows])
         ax.set_ylim(-0.6, len(rows) - 0.4)
-        ax.set_xlabel("test AUC")
+        ax.set_xlabel(f"test {group.quality}")
         return as_svg(figure)
 
 
@@ -97,7 +97,8 @@ def training_curves(group: Group, mark: Mapping[str, Mark]) -> str:
             curves = [t.curve for t in row.runs if t.curve]
             _curves(left, curves, "val_auc", mark[row.method])
             _curves(right, curves, "train_loss", mark[row.method])
-        for ax, label in ((left, "validation AUC"), (right, "training loss (log loss, nats)")):
+        loss = f"training loss ({group.loss}{', nats' if group.loss == 'log loss' else ''})"
+        for ax, label in ((left, f"validation {group.quality}"), (right, loss)):
             ax.set_xlabel("epoch")
             ax.set_ylabel(label)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -15,6 +15,7 @@ from seo_rec.methods import SUFFIX
 from seo_rec.policy import Policy
 from seo_rec.policy.allowance import FLOATS
 from seo_rec.runs.reading import Records, SearchRun, TrainingRun
+from seo_rec.schema import BINARY, LOSS_NAMES, QUALITY_NAMES
 
 Place = tuple[str, str]  # the fingerprint of a data set, and the unit of budgets
 Key = tuple[Place, int, str]  # of a comparison: its place, its budget, and its settings
@@ -82,6 +83,20 @@ class Group:
     reference: Row | None
     searches: tuple[SearchRun, ...]
     unit: str = FLOATS
+
+    @property
+    def quality(self) -> str:
+        """What the methods are compared by: AUC, or R2 of a regression."""
+        return QUALITY_NAMES[self._task]
+
+    @property
+    def loss(self) -> str:
+        """The loss of a row: log loss, or the squared error of a regression."""
+        return LOSS_NAMES[self._task]
+
+    @property
+    def _task(self) -> str:
+        return self.rows[0].runs[0].task if self.rows else BINARY
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -207,7 +222,8 @@ def _setup(run: TrainingRun | SearchRun) -> str:
     """Settings of the model and its training, without the seed and MLET's."""
     settings = {k: dict(v) for k, v in run.settings.items() if k in ("model", "fit")}
     settings.get("fit", {}).pop("seed", None)
-    settings.get("model", {}).pop("mlet", None)
+    for name in ("mlet", "regression"):  # a scale is part of the data
+        settings.get("model", {}).pop(name, None)
     return json.dumps(settings, sort_keys=True)
 
 

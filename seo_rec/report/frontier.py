@@ -29,13 +29,25 @@ from seo_rec.report.comparison import SAME_BUDGET, Group, Row, Spread, group
 from seo_rec.report.terminal import open_console
 from seo_rec.runs import reading
 from seo_rec.runs.layout import FRONTIER_FILE, FRONTIER_PICTURE
+from seo_rec.schema import BINARY, LOSS_NAMES, QUALITY_NAMES, REGRESSION
 
 VERSION = 1
 AXES = {
     FLOATS: "embedding parameters (floats, logarithmic)",
     BYTES: "bytes to serve, ids included (logarithmic)",
 }
-HEADINGS = ("budget", "method", "params", "bytes", "seeds", "test AUC", "log loss", "Pareto")
+HEADINGS = (
+    "budget",
+    "method",
+    "params",
+    "bytes",
+    "seeds",
+    "test {quality}",
+    "{loss}",
+    "Pareto",
+)
+# of a regression the same fields hold R2 and the mean squared error, and the file names them so
+REGRESSION_NAMES = {"test_auc": "test_r2", "val_auc": "val_r2", "test_logloss": "test_mse"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,8 @@ class Point:
 
     ``test_auc``: mean over ``seeds``; ``standard_error``: their sample standard deviation over the
     root of their number, NaN for one. ``num_bytes``: mean of all that is stored to serve, NaN where
-    a run does not say it. ``unit``: in which the frontier counts, parameters or bytes.
+    a run does not say it. ``unit``: in which the frontier counts, parameters or bytes. ``task``
+    says what the label is; see :class:`TrainingRun`.
     """
 
     method: str
@@ -58,6 +71,7 @@ class Point:
     pareto: bool = False
     num_bytes: float = math.nan
     unit: str = FLOATS
+    task: str = BINARY
 
     @property
     def takes(self) -> float:
@@ -105,7 +119,12 @@ def _point(budget: int | None, row: Row, unit: str) -> Point:
         test_logloss=row.test_logloss.mean,
         num_bytes=row.num_bytes.mean,
         unit=unit,
+        task=row.runs[0].task,
     )
+
+
+def _task(found: Sequence[Point]) -> str:
+    return found[0].task if found else BINARY
 
 
 def standard_error(values: Spread) -> float:
@@ -154,7 +173,7 @@ def figure(found: Sequence[Point], mark: Mapping[str, Mark], legend: bool = True
             _rings(ax, [x[i] for i in at], [line[i].test_auc for i in at])
         charts.size_axis(ax, {int(p.held) for p in found})
         ax.set_xlabel(AXES[found[0].unit])
-        ax.set_ylabel("test AUC")
+        ax.set_ylabel(f"test {QUALITY_NAMES[_task(found)]}")
         if legend:
             handles, labels = ax.get_legend_handles_labels()
             ax.legend(
@@ -207,19 +226,24 @@ def read_points(folder: Path) -> tuple[Point, ...]:
 
 def _plain(point: Point) -> dict[str, object]:
     """NaN is no JSON: an unknown standard error is null."""
-    return {
+    values = {
         k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(point).items()
     }
+    if point.task == REGRESSION:
+        return {REGRESSION_NAMES.get(k, k): v for k, v in values.items()}
+    del values["task"]
+    return values
 
 
 def print_frontier(folder: Path) -> None:
     """Print the points by budget, largest first, methods sorted by mean test AUC."""
     found = read_points(folder)
-    console = open_console()
+    console, quality = open_console(), QUALITY_NAMES[_task(found)]
     table = Table(box=None, pad_edge=False)
     for heading in HEADINGS:
         side = "left" if heading in ("method", "Pareto") else "right"
-        table.add_column(heading, justify=side, no_wrap=True)  # type: ignore[arg-type]
+        named = heading.format(quality=quality, loss=LOSS_NAMES[_task(found)])
+        table.add_column(named, justify=side, no_wrap=True)  # type: ignore[arg-type]
     shown = None
     for p in found:
         budget = "its own" if p.budget is None else formats.count(p.budget)
@@ -238,8 +262,8 @@ def print_frontier(folder: Path) -> None:
     console.print(table)
     console.print(
         Text(
-            "test AUC: mean ± standard error over seeds; * no other mean is at least as good with "
-            f"as many {found[0].unit} or fewer"
+            f"test {quality}: mean ± standard error over seeds; * no other mean is at least as "
+            f"good with as many {found[0].unit} or fewer"
         )
     )
     for name, method, why in reading.read_infeasible(folder):

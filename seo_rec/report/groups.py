@@ -22,7 +22,6 @@ from seo_rec.runs.reading import TrainingRun
 
 DRAWN = 20  # groups in a chart, or in the terminal
 DRAWN_ROWS = 100  # the AUC of fewer rows is mostly noise, and would set the scale
-QUALITIES = ("rows", "label_rate", "auc", "log_loss", "calibration", "calibration_error")
 
 
 @dataclass(frozen=True)

@@ -129,8 +129,10 @@ def render(records: Records, given: Sequence[str]) -> str:
     mark = charts.marks(sorted({row.method for g in groups for row in g.rows}))
     sections = [_section(i, g, mark) for i, g in enumerate(groups, 1)]
     over_sizes = [
-        _over_sizes(dataset, [g for g in groups if g.dataset == dataset and g.rows], mark)
-        for dataset in dict.fromkeys(g.dataset for g in groups if g.rows)
+        _over_sizes(
+            dataset, [g for g in groups if (g.dataset, g.quality) == (dataset, quality)], mark
+        )
+        for dataset, quality in dict.fromkeys((g.dataset, g.quality) for g in groups if g.rows)
     ]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -194,7 +196,7 @@ def _headline(found: Group) -> str:
         return "No method was trained at a budget here."
     top = rows[0]
     text = (
-        f"Best mean test AUC at the budget: {top.method}, "
+        f"Best mean test {found.quality} at the budget: {top.method}, "
         f"{formats.plus_minus(top.test_auc.mean, top.test_auc.sd)} ({_seeds(top.test_auc.n)})"
     )
     if found.reference is None:

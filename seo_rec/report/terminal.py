@@ -21,10 +21,10 @@ HEADINGS = (
     "params",
     "bytes",
     "seeds",
-    "test AUC",
+    "test {quality}",
     "difference",
     "p",
-    "log loss",
+    "{loss}",
     "s/epoch",
 )
 
@@ -70,7 +70,7 @@ def _table(found: Group, plain: bool) -> Table:
     )
     for heading in HEADINGS:
         table.add_column(
-            heading,
+            heading.format(quality=found.quality, loss=found.loss),
             justify="left" if heading == "method" else "right",
             no_wrap=plain,
             overflow="fold",
@@ -103,12 +103,13 @@ def _cells(row: Row, found: Group) -> tuple[str, ...]:
 
 
 def _differences(found: Group) -> str:
-    spreads = "test AUC: mean ± standard deviation over seeds"
+    quality = found.quality
+    spreads = f"test {quality}: mean ± standard deviation over seeds"
     if found.reference is None:
         return f"{spreads}; no plain method at this budget to take differences against."
     auc = found.reference.val_auc.mean
-    best = "" if math.isnan(auc) else f" (best plain method by validation AUC, {auc:.5f})"
+    best = "" if math.isnan(auc) else f" (best plain method by validation {quality}, {auc:.5f})"
     return (
-        f"{spreads}; difference of test AUC, paired by seed, to {found.reference.method}{best}: "
-        "mean ± standard error, p of the paired t-test."
+        f"{spreads}; difference of test {quality}, paired by seed, to {found.reference.method}"
+        f"{best}: mean ± standard error, p of the paired t-test."
     )

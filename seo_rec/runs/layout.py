@@ -12,7 +12,7 @@ POLICY_FILE = "policy.json"
 # of a training
 RESULT_FILE = "result.json"
 METRICS_FILE = "metrics.jsonl"
-GROUPS_FILE = "groups.json"  # quality by group
+GROUPS_FILE = "groups.json"  # quality by group, if it was measured
 COUNTS_FILE = "counts.npz"  # decayed counts of the ids of features with a vocabulary
 CHECKPOINTS_FOLDER = "checkpoints"
 BEST_FOLDER = "best"

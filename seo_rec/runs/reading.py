@@ -31,6 +31,7 @@ from seo_rec.runs.layout import (
     SETTINGS_FILE,
     training_folder,
 )
+from seo_rec.schema import BINARY, REGRESSION
 
 ALLOWED = (
     "a folder of `seo-rec compare` (results.jsonl), `seo-rec train`, `seo-rec search` or "
@@ -45,7 +46,7 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True)
 class Epoch:
-    """One finished epoch of a training; ``number`` counts from 1."""
+    """One finished epoch of a training; ``number`` counts from 1; AUC, or R2 of a regression."""
 
     number: int
     train_loss: float
@@ -60,7 +61,10 @@ class TrainingRun:
     in ``unit``, parameters or bytes;
     ``num_bytes`` is everything that is stored to serve the policy, and None where neither the
     result nor a policy file says it; ``data``, ``policy``, ``curve`` and ``groups`` are None or
-    empty where the folder lacks them.
+    empty where the folder lacks them. ``task`` says what the label is. Of a ``regression`` the
+    fields ``val_auc`` and ``test_auc`` hold R2 and ``test_logloss`` the mean squared error, so that
+    more is better of the two first and less of the last whatever the label; reports name them by
+    :data:`seo_rec.schema.QUALITY_NAMES` and :data:`seo_rec.schema.LOSS_NAMES`.
     """
 
     given: Path
@@ -90,6 +94,7 @@ class TrainingRun:
     repeat: Path | None = None
     groups: GroupReport | None = None
     unit: str = FLOATS
+    task: str = BINARY
 
 
 @dataclass(frozen=True)
@@ -277,6 +282,12 @@ def _read_comparison(
 # ---- trainings ---------------------------------------------------------------------------
 
 
+_NAMES_OF = {
+    BINARY: {"val": "val_auc", "test": "test_auc", "loss": "test_logloss"},
+    REGRESSION: {"val": "val_r2", "test": "test_r2", "loss": "test_mse"},
+}
+
+
 def _read_training(given: Path, folder: Path, notes: list[str]) -> TrainingRun | None:
     path = folder / RESULT_FILE
     if not path.is_file():
@@ -293,6 +304,10 @@ def _training(
     method = _text(result, "method", where)
     params = _whole(result, "embedding_params", where)
     note = _text({"note": "", **result}, "note", where)
+    task = _text({"task": BINARY, **result}, "task", where)
+    quality = _NAMES_OF.get(task)
+    if quality is None:
+        raise ReportError(f"{where}: task is {task!r}; allowed: {', '.join(_NAMES_OF)}")
     return TrainingRun(
         given=given,
         folder=folder,
@@ -303,9 +318,9 @@ def _training(
         params=params,
         budget=_budget(result, params, where),
         unit=FLOATS if result.get("budget_bytes") is None else BYTES,
-        val_auc=_number(result, "val_auc", where),
-        test_auc=_number(result, "test_auc", where),
-        test_logloss=_number(result, "test_logloss", where),
+        val_auc=_number(result, quality["val"], where),
+        test_auc=_number(result, quality["test"], where),
+        test_logloss=_number(result, quality["loss"], where),
         epochs=_whole(result, "epochs", where),
         seconds_per_epoch=_number(result, "seconds_per_epoch", where),
         seconds=_number(result, "seconds", where),
@@ -321,6 +336,7 @@ def _training(
         curve=tuple(_curve(folder / METRICS_FILE, notes)),
         repeat=_repeat(folder) or _repeat(given),
         groups=_groups(folder / GROUPS_FILE, notes),
+        task=task,
     )
 
 
@@ -360,7 +376,7 @@ def _curve(path: Path, notes: list[str]) -> Iterator[Epoch]:
             yield Epoch(
                 _whole(document, "epoch", path) + 1,
                 _number(document, "train_loss", path),
-                _number(document, "val_auc", path),
+                _number(document, "val_r2" if "val_r2" in document else "val_auc", path),
             )
 
 

@@ -12,8 +12,21 @@ from typing import Any
 from seo_rec.documents import as_record
 from seo_rec.files import finite, read_json
 from seo_rec.policy import Policy, stored_types
+from seo_rec.schema import BINARY, REGRESSION
 
 log = logging.getLogger(__name__)
+
+
+NAN = float("nan")
+BINARY_METRICS = (
+    "val_auc",
+    "val_logloss",
+    "test_auc",
+    "test_logloss",
+    "test_normalized_entropy",
+    "test_calibration",
+)
+REGRESSION_METRICS = ("val_mse", "val_r2", "test_mse", "test_mae", "test_r2")
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,10 @@ class Run:
     readers of the metrics, mostly empty; ``table_update`` says which optimizer was used where
     ``auto`` was asked for, with its rate and L2. The fields with a default came later than the rest
     and have it in older files.
+
+    ``task`` says what the label is, ``binary`` or ``regression``. The metrics of the other task are
+    not measured, and the file leaves them out: AUC, log loss, normalized entropy and calibration of
+    a regression, and mean squared error, mean absolute error and R2 of a binary label.
     """
 
     data: str
@@ -69,11 +86,36 @@ class Run:
     note: str = ""
     budget_bytes: int | None = None
     precision: str = "float32"
+    task: str = BINARY
+    val_mse: float = NAN
+    val_r2: float = NAN
+    test_mse: float = NAN
+    test_mae: float = NAN
+    test_r2: float = NAN
+
+    @property
+    def val_quality(self) -> float:
+        """Validation AUC, or R2 of a regression."""
+        return self.val_r2 if self.task == REGRESSION else self.val_auc
+
+    @property
+    def test_quality(self) -> float:
+        """Test AUC, or R2 of a regression."""
+        return self.test_r2 if self.task == REGRESSION else self.test_auc
+
+    @property
+    def test_loss(self) -> float:
+        """Log loss on the test split, or the mean squared error of a regression."""
+        return self.test_mse if self.task == REGRESSION else self.test_logloss
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; None stands for a metric that is not a number."""
-        values: dict[str, Any] = finite(asdict(self))
-        return values
+        left_out = BINARY_METRICS if self.task == REGRESSION else REGRESSION_METRICS
+        values = {k: v for k, v in asdict(self).items() if k not in left_out}
+        if self.task == BINARY:
+            del values["task"]
+        document: dict[str, Any] = finite(values)
+        return document
 
     @classmethod
     def from_json(cls, values: Any, where: object = "result") -> Run:
@@ -85,6 +127,8 @@ class Run:
         if isinstance(values, dict):
             numbers = {f.name for f in fields(cls) if f.type == "float"}
             nan = {k: float("nan") for k, v in values.items() if k in numbers and v is None}
+            if values.get("task") == REGRESSION:
+                nan = {**dict.fromkeys(BINARY_METRICS, NAN), **nan}
             values = {**values, **nan}
         return as_record(cls, values, where)
 

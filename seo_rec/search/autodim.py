@@ -196,4 +196,4 @@ def autodim(
     }
     peak = table_bytes(model, optimizers)
     seconds = result.seconds + time.perf_counter() - trained  # those before a resume as well
-    return Found(policy, result.val.auc, seconds, peak, record)
+    return Found(policy, result.val.quality, seconds, peak, record)

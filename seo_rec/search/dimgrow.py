@@ -118,6 +118,12 @@ def adapt_of(backbone: str) -> str:
     return "per-feature" if traits_of(backbone).pairs_features else "joint"
 
 
+def check_rates(fit: FitSettings) -> None:
+    """ValueError if learning rates change by step: parameters are added on the way."""
+    require(fit.warmup_steps == 0, "warmup_steps", fit.warmup_steps, "0 with dimgrow")
+    require(fit.schedule == "constant", "schedule", fit.schedule, "constant with dimgrow")
+
+
 def check_adapt(adapt: str, backbone: str) -> None:
     """ValueError for ``joint`` with a backbone that would see one vector in place of several."""
     if adapt == "joint" and adapt_of(backbone) != "joint":
@@ -521,11 +527,7 @@ class DimGrowStep(AfterStep):
 
 def _start(data: DataSet, settings: DimGrowSettings, training: Training) -> Growth:
     """The model with one column of each feature, and its optimizers."""
-    require(
-        training.fit.warmup_steps == 0, "warmup_steps", training.fit.warmup_steps, "0 with dimgrow"
-    )
-    schedule = training.fit.schedule
-    require(schedule == "constant", "schedule", schedule, "constant with dimgrow")
+    check_rates(training.fit)
     check_adapt(settings.adapt, training.model.backbone)
     space = open_space(data, settings, training.fit.seed)
     space.require_columns(settings.amount)

@@ -135,4 +135,4 @@ def sseds(
     peak = table_bytes(model, optimizers)
     record = {"saliency": dict(zip(space.names, scores_FD.tolist(), strict=True))}
     seconds = result.seconds + time.perf_counter() - trained  # those before a resume as well
-    return Found(policy, result.val.auc, seconds, peak, record)
+    return Found(policy, result.val.quality, seconds, peak, record)

@@ -19,7 +19,7 @@ from seo_rec.files import checksum
 from seo_rec.policy import Policy, PolicyError
 from seo_rec.policy.reading import read_parts
 from seo_rec.policy.strict_json import integer, json_object, parse_document, string
-from seo_rec.schema import DataError
+from seo_rec.schema import REGRESSION, DataError
 from seo_rec.serve import layout
 from seo_rec.serve.bags import Bags, Floats, Inputs
 from seo_rec.serve.layout import PackageError
@@ -81,6 +81,11 @@ class Package:
         """Of every file but the manifest, its bytes and its checksum."""
         files: Mapping[str, Any] = self.manifest["files"]
         return files
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the scores are numbers that are predicted, and no probabilities."""
+        return bool(self.manifest["model"].get("task") == REGRESSION)
 
     @property
     def version(self) -> str:

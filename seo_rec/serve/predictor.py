@@ -111,7 +111,8 @@ class Predictor:
             except ValueError as error:
                 at = f"rows {start} to {start + len(piece) - 1}"
                 raise DataError(f"{at} cannot be scored: {error}") from error
-            found[start : start + ROWS] = scores_of(logits)
+            predicted = self.package.is_regression
+            found[start : start + ROWS] = logits if predicted else scores_of(logits)
         if np.isnan(found).any():
             row = int(np.argmax(np.isnan(found)))
             fix = "give smaller numbers, as the model was trained on"
@@ -142,9 +143,12 @@ class Predictor:
             off = np.abs(self.score(golden.inputs) - golden.scores).max()
         except (ValueError, IndexError, MemoryError) as error:
             raise PackageError(f"{path}: its golden rows cannot be scored: {error}") from error
-        if not off <= GOLDEN_TOLERANCE:
+        allowed = GOLDEN_TOLERANCE
+        if self.package.is_regression:  # numbers of any size, not of 0 to 1
+            allowed *= 1 + float(np.abs(golden.scores).max())
+        if not off <= allowed:
             raise PackageError(
-                f"{path}: scores of golden rows are off by {off:.2g}; allowed: {GOLDEN_TOLERANCE}; "
+                f"{path}: scores of golden rows are off by {off:.2g}; allowed: {allowed:.2g}; "
                 "export the package again"
             )
 

@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from seo_rec.data.stream import Stream
 from seo_rec.files import finite, write_text
-from seo_rec.metrics import Metrics, binary_metrics
+from seo_rec.metrics import Metrics, RegressionMetrics, metrics_of
 from seo_rec.runs.layout import BEST_FOLDER, BOARD_FOLDER, CHECKPOINTS_FOLDER, METRICS_FILE
+from seo_rec.schema import QUALITY_NAMES, REGRESSION
 from seo_rec.settings import FitSettings
 from seo_rec.train.average import WeightAverage
 from seo_rec.train.checkpoint import (
@@ -69,7 +70,8 @@ class Progress:
     """Where a run stands; part of every checkpoint.
 
     ``changed_epoch``: the last epoch after which the search said that it still changed.
-    ``best_auc``: the AUC of the best epoch, or minus its log loss where that says what is best.
+    ``best_auc``: the AUC of the best epoch, or R2 of a regression label, or minus its log loss
+    where that says what is best.
     """
 
     epoch: int = 0
@@ -93,7 +95,7 @@ class FitResult:
     ``seconds`` is all time spent, that of sessions before a resume included.
     """
 
-    val: Metrics
+    val: Any  # Metrics, or RegressionMetrics of a regression label
     best_epoch: int
     epochs: int
     steps: int
@@ -237,12 +239,16 @@ class _Fit:
         torch.manual_seed(settings.seed + SEED_STEP * self.ranks.rank)
         self.state = Progress()
         self.earlier_steps = 0  # of the run that this one goes on from
-        self.lines = EpochLines(title, settings.epochs, self.ranks.first)
+        self.regression = train.schema.label_kind == REGRESSION
+        _require_loss_of(model, self.regression)
+        self.quality = QUALITY_NAMES[train.schema.label_kind]
+        self.lines = EpochLines(title, settings.epochs, self.ranks.first, self.quality)
         self.started = time.perf_counter()
         self.mean = WeightAverage(model, settings.average, optimizers)
         self.folder = _RunFolder(out, settings.keep, self.ranks) if out else None
         self.best: list[torch.Tensor] = []
-        self.kept_val: Metrics | None = None  # of the weights to end with, unless in best/
+        # of the weights to end with, unless they are in best/
+        self.kept_val: Metrics | RegressionMetrics | None = None
         self.done = 0  # steps of the stream's epoch
         if settings.average and not self.after_step.keeps_best:
             raise ValueError(
@@ -266,15 +272,15 @@ class _Fit:
         state.seconds_per_epoch.append(seconds)
         with self.mean.applied():
             metrics = NOT_EVALUATED if self.val is None else evaluate(self.model, self.val)[0]
-            if self.val is not None and np.isnan(metrics.auc):
+            if self.val is not None and np.isnan(metrics.quality):
                 raise ValueError(
                     f"the {self.val.split} split has {self.val.num_rows} rows of one label only, "
-                    "so it has no AUC to stop at; prepare the data with a larger share of "
-                    "validation rows"
+                    f"so it has no {self.quality} to stop at; prepare the data with a larger share "
+                    "of validation rows"
                 )
             if not self.after_step.keeps_best:
                 self.kept_val = metrics
-            score = metrics.auc if self.settings.keep_by == "auc" else -metrics.log_loss
+            score = self._score(metrics)
             if self.val is None or score > state.best_auc or state.best_epoch < 0:
                 state.best_auc, state.best_epoch = score, state.epoch
                 state.best_step = state.step
@@ -294,7 +300,7 @@ class _Fit:
         if self.ranks.first:
             log.info("%s epoch %d: %s", self.title, state.epoch + 1, _one_line(record))
         if self.val:
-            self.lines.after(state.epoch, metrics.auc)
+            self.lines.after(state.epoch, metrics.quality)
         state.epoch += 1
         state.loss_sum, state.loss_rows, state.epoch_seconds = 0.0, 0, 0.0
         if self.folder:
@@ -363,7 +369,7 @@ class _Fit:
                 self.folder.log({"event": "step", "step": number, "train_loss": value})
         return bool(stop > 0)
 
-    def _keep_best(self, metrics: Metrics) -> None:
+    def _keep_best(self, metrics: Metrics | RegressionMetrics) -> None:
         if self.folder:
             self.folder.checkpoints.wait()  # it may name best weights that are dropped now
             values = {"val": asdict(metrics)}
@@ -379,7 +385,7 @@ class _Fit:
             self.folder.close()
         if self.folder and self.after_step.keeps_best:
             saved = self.folder.best.open(self.state.best_step)
-            kept_val = saved.record(Metrics, "val")
+            kept_val = saved.record(self._metrics_kind, "val")
             load_tensors(saved, _named("model", weights), self.ranks)
         elif self.after_step.keeps_best:
             copy_into(weights, self.best)
@@ -393,6 +399,16 @@ class _Fit:
             float(np.median(self.state.seconds_per_epoch)),
             self._spent(),
         )
+
+    def _score(self, metrics: Metrics | RegressionMetrics) -> float:
+        """What the best epoch has most of: AUC or R2, or minus the log loss."""
+        if self.settings.keep_by == "logloss" and isinstance(metrics, Metrics):
+            return -metrics.log_loss
+        return metrics.quality
+
+    @property
+    def _metrics_kind(self) -> type[Metrics | RegressionMetrics]:
+        return RegressionMetrics if self.regression else Metrics
 
     def _spent(self) -> float:
         return time.perf_counter() - self.started
@@ -478,7 +494,8 @@ class _Fit:
             optimizer.steps = steps
         read = {n.removeprefix("average."): t for n, t in means.items()}
         self.mean.loaded(read, steps)
-        self.kept_val = saved.record(Metrics, "val") if "val" in saved.values else None
+        kind = self._metrics_kind
+        self.kept_val = saved.record(kind, "val") if "val" in saved.values else None
         self.started = time.perf_counter() - self.state.seconds
 
     def _leave(self) -> None:
@@ -492,8 +509,11 @@ class _Fit:
 
 def evaluate(
     model: nn.Module, stream: Stream
-) -> tuple[Metrics, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+) -> tuple[Any, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Metrics, logits and labels of the rows that are left in ``stream``, in stream order.
+
+    Metrics are :class:`Metrics`, or :class:`RegressionMetrics` where the label is regression; the
+    logits are then the numbers that are predicted.
 
     With several processes each scores its share, and every one gets all logits and labels: the
     metrics are those of the merged scores, exact and equal on all ranks.
@@ -527,7 +547,7 @@ def evaluate(
         raise FloatingPointError(
             f"{int((~np.isfinite(z)).sum())} of {z.size} logits are not finite; {LOWER}"
         )
-    return binary_metrics(z, y, w), z, y
+    return metrics_of(stream.schema.label_kind, z, y, w), z, y
 
 
 @contextmanager
@@ -546,6 +566,19 @@ def stop_signal() -> Iterator[threading.Event]:
         yield asked
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _require_loss_of(model: nn.Module, regression: bool) -> None:
+    """ValueError unless the model has the loss of the label: a search may have one of its own."""
+    inner: Any = model
+    while isinstance(getattr(inner, "module", None), nn.Module):
+        inner = inner.module
+    if bool(getattr(inner, "regression", False)) is not regression:
+        kinds = ("binary", "regression") if regression else ("regression", "binary")
+        raise ValueError(
+            f"a model of a {kinds[0]} label and data of a {kinds[1]} label; train a model that was "
+            "built for the label of the data"
+        )
 
 
 def _position(stream: Stream, done: int) -> dict[str, int]:
@@ -586,7 +619,7 @@ def _named_in(saved: Saved, prefix: str) -> dict[str, tuple[torch.Size, torch.dt
 
 
 def _one_line(record: Mapping[str, Any]) -> str:
-    keys = ("train_loss", "val_auc", "val_log_loss", "examples_per_s")
+    keys = ("train_loss", "val_auc", "val_log_loss", "val_r2", "val_mse", "examples_per_s")
     return ", ".join(f"{k} {record[k]:.5g}" for k in keys if k in record)
 
 

@@ -16,16 +16,18 @@ INTERVAL = 15.0  # seconds between two lines of one training, at least
 
 
 class EpochLines:
-    """Says which epoch a training is in, its last validation AUC and the time that may be left.
+    """Says which epoch a training is in, its last validation quality and the time that may be left.
 
     Args:
         title: What is trained, at the beginning of a line.
         epochs: The most epochs that the training takes.
         shown: Whether this process may speak; nothing is said where stderr is a terminal, which has
             progress bars.
+        quality: The name of the figure that the training stops by.
     """
 
-    def __init__(self, title: str, epochs: int, shown: bool) -> None:
+    def __init__(self, title: str, epochs: int, shown: bool, quality: str = "AUC") -> None:
+        self.quality = quality
         self.title, self.epochs = title, epochs
         self.shown = shown and not sys.stderr.isatty()
         self.first: float | None = None  # epochs that were finished when the clock started
@@ -41,9 +43,10 @@ class EpochLines:
         """This share of the rows of epoch number ``epoch``, counted from 0, has been read."""
         self._say(epoch + share, f"epoch {epoch + 1} of {self.epochs}, {share:.0%} of its rows")
 
-    def after(self, epoch: int, auc: float) -> None:
-        """Epoch number ``epoch`` is finished, and the model has this validation AUC."""
-        self._say(epoch + 1, f"epoch {epoch + 1} of {self.epochs}, validation AUC {auc:.5f}")
+    def after(self, epoch: int, value: float) -> None:
+        """Epoch number ``epoch`` is finished, and the model has this quality in validation."""
+        what = f"validation {self.quality} {value:.5f}"
+        self._say(epoch + 1, f"epoch {epoch + 1} of {self.epochs}, {what}")
 
     def _say(self, done: float, text: str) -> None:
         now = time.perf_counter()

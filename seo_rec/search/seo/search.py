@@ -138,7 +138,7 @@ def _train_attention(
     return Searched(
         space,
         gate.alpha().detach().cpu(),
-        result.val.auc,
+        result.val.quality,
         test.auc,
         result.seconds,
         result.seconds_per_epoch,
