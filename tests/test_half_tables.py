@@ -229,7 +229,7 @@ def test_what_has_dense_gradients_is_refused_before_any_work(
     flat = method_policy("robe", tiny_data, 1600)
     weights = tmp_path / "weights.npz"
     cases: list[tuple[Any, ModelSettings, Start | None, str]] = [
-        (flat, SMALL, None, "flat arrays .*; allowed: --storage float32, or a policy of tables"),
+        (flat, SMALL, None, "flat arrays, .*; allowed: --storage float32, or a policy of tables"),
         (tables, replace(SMALL, mlet=Mlet(8)), None, "--mlet-dim 8, .*; allowed: --storage float"),
         (tables, SMALL, Start(weights=weights), "--weights, whose tables are float32"),
     ]

@@ -167,9 +167,8 @@ def check_storage(policy: Policy, training: Training) -> None:
         return
     if policy.arrays or not policy.tables:
         raise ValueError(
-            f"--storage {storage} with a policy of flat arrays "
-            f"({', '.join(a.name for a in policy.arrays)}), whose gradients are dense; allowed: "
-            "--storage float32, or a policy of tables"
+            f"--storage {storage} with a policy of {len(policy.arrays)} flat arrays, whose "
+            "gradients are dense; allowed: --storage float32, or a policy of tables"
         )
     if training.model.mlet is not None:
         raise ValueError(
