@@ -43,8 +43,11 @@ def _helps(prices: Prices, capacity: int, short: int) -> list[str]:
             "(`seo-rec apply --params`)"
         )
     if saved:
+        uvm = topology.host_memory_bytes > 0 and size > 1
+        beside = " and lets tables be in main memory (fused_uvm_caching)" * uvm
         helps.append(
             f"--row-optimizer rowwise_adagrad or sgd, which frees about {saved:,} bytes a device"
+            f"{beside}"
         )
     helps += [f"devices of {larger:,} bytes (--topology)", batch]
     return list(dict.fromkeys(helps))[:3]
