@@ -274,9 +274,9 @@ _FIT = (
     ),
     Mutant(
         "padding-counts-in-a-loss",
-        "seo_rec/search/optembed.py",
-        "        loss = loss / batch.mean_rows\n",
-        "        loss = loss / batch.num_rows\n",
+        "seo_rec/batch.py",
+        "return total / self.mean_rows",
+        "return total / self.num_rows",
         ("tests/distributed/test_searches.py::test_two_processes_find_what_one_finds",),
     ),
     Mutant(
@@ -361,14 +361,14 @@ _METRICS = (
     Mutant(
         "ties-are-broken-by-the-order-of-rows",
         "seo_rec/metrics.py",
-        "auc=float(roc_auc_score(y, z)),",
+        "auc=float(roc_auc_score(y, z, sample_weight=w)),",
         'auc=float(roc_auc_score(y, np.argsort(np.argsort(z, kind="stable")))),',
         ("tests/test_metrics.py::test_auc_counts_pairs",),
     ),
     Mutant(
         "log-loss-takes-probabilities-for-logits",
         "seo_rec/metrics.py",
-        "np.mean(np.logaddexp(0.0, z) - y * z)",
+        "np.average(np.logaddexp(0.0, z) - y * z, weights=w)",
         "np.mean(np.logaddexp(0.0, 1 / (1 + np.exp(-z))) - y / (1 + np.exp(-z)))",
         ("tests/test_metrics.py::test_log_loss_is_that_of_sklearn",),
     ),
@@ -382,8 +382,8 @@ _METRICS = (
     Mutant(
         "the-error-of-one-score-instead-of-the-difference",
         "seo_rec/metrics.py",
-        "roc_auc_score(y, r[rows]) for z, r in pairs]",
-        "roc_auc_score(labels, r) for z, r in pairs]",
+        "auc(z) - auc(r) for z, r in pairs]",
+        "auc(z) - roc_auc_score(labels, r) for z, r in pairs]",
         ("tests/test_metrics.py::test_the_standard_error_is_that_of_the_jackknife",),
     ),
 )
@@ -406,8 +406,8 @@ _SEARCH = (
     Mutant(
         "the-gain-of-a-run-off-has-the-other-sign",
         "seo_rec/search/run_off/contest.py",
-        "self._logits(name, trainings), self._logits(incumbent, trainings), self.labels",
-        "self._logits(incumbent, trainings), self._logits(name, trainings), self.labels",
+        "self._logits(name, trainings),\n            self._logits(incumbent, trainings),",
+        "self._logits(incumbent, trainings),\n            self._logits(name, trainings),",
         ("tests/test_contest.py::test_the_gain_is_that_of_the_candidate",),
     ),
     Mutant(
