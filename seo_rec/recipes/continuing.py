@@ -13,7 +13,7 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from seo_rec.data.dataset import DataSet, open_data
-from seo_rec.data.vocabulary import IdCounter
+from seo_rec.data.vocabulary import VOCABULARY_FOLDER, IdCounter
 from seo_rec.documents import read_object
 from seo_rec.embed.cross import Columns
 from seo_rec.files import write_bytes
@@ -131,12 +131,14 @@ def feature_counts(data: DataSet, policy: Policy) -> dict[str, tuple[Ids, Any]]:
     """How often the training rows hold each id of the features with a vocabulary.
 
     The counts of a column are those of its vocabulary file; the mixed ids of a cross are counted
-    in one pass over the rows.
+    in one pass over the rows. A column without such a file is left out: training does not need it.
     """
     names = indexed_features(policy)
     features = {f.name: f for f in policy.features}
     crosses = [n for n in names if features[n].is_cross]
-    found = {n: data.counts(features[n].columns[0]) for n in names if n not in crosses}
+    columns = {n: features[n].columns[0] for n in names if n not in crosses}
+    there = {p.stem for p in (data.path / VOCABULARY_FOLDER).glob("*.parquet")}
+    found = {n: data.counts(c) for n, c in columns.items() if c in there}
     if crosses:
         mixing = Columns(policy)
         counters = {n: IdCounter() for n in crosses}
@@ -147,7 +149,7 @@ def feature_counts(data: DataSet, policy: Policy) -> dict[str, tuple[Ids, Any]]:
                 for n, counter in counters.items():
                     counter.add(mixed[n].values().numpy())
         found |= {n: counter.result() for n, counter in counters.items()}
-    return {n: found[n] for n in names}
+    return {n: found[n] for n in names if n in found}
 
 
 def first_counts(data: DataSet, policy: Policy) -> Counted:
@@ -174,7 +176,8 @@ def counts_of_run(run: Path, policy: Policy) -> Counted:
     try:
         data = open_data(asked["data"])
         if names and data.fingerprint == asked["data_fingerprint"]:
-            return first_counts(data, policy)
+            found = first_counts(data, policy)
+            return {n: found.get(n, _once(policy.vocabularies[n])) for n in names}
     except DataError:
         pass
     return {n: _once(policy.vocabularies[n]) for n in names}
