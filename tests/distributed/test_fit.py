@@ -301,8 +301,8 @@ def test_a_comparison_on_ranks_agrees_with_one_process(tiny_data: DataSet, tmp_p
 def overlapping(monkeypatch: pytest.MonkeyPatch) -> None:
     """What CUDA gets: batches worked ahead, and losses looked at every few steps."""
 
-    def make_steps(model: Any, optimizers: Any, here: Any, alone: bool) -> Any:
-        assert alone
+    def make_steps(model: Any, optimizers: Any, here: Any, alone: bool, clip_norm: float) -> Any:
+        assert alone and not clip_norm
         return steps.PipelinedSteps(model, optimizers, here, overlap=True)
 
     class Fit(loop._Fit):

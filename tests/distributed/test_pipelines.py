@@ -58,7 +58,7 @@ def _detach(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def _pipelined(monkeypatch: pytest.MonkeyPatch) -> None:
     """``fit`` trains sharded models by the pipeline of GPUs."""
 
-    def make(model: Any, optimizers: Any, ranks: Ranks, alone: bool) -> Any:
+    def make(model: Any, optimizers: Any, ranks: Ranks, alone: bool, clip_norm: float) -> Any:
         steps = PlainSteps if ranks.world_size == 1 else PipelinedSteps
         return steps(model, optimizers, ranks, *[True] * (ranks.world_size > 1))
 
