@@ -87,26 +87,26 @@ class Run:
     budget_bytes: int | None = None
     precision: str = "float32"
     task: str = BINARY
-    val_mse: float = NAN
-    val_r2: float = NAN
-    test_mse: float = NAN
-    test_mae: float = NAN
-    test_r2: float = NAN
+    val_mse: float | None = None
+    val_r2: float | None = None
+    test_mse: float | None = None
+    test_mae: float | None = None
+    test_r2: float | None = None
 
     @property
     def val_quality(self) -> float:
         """Validation AUC, or R2 of a regression."""
-        return self.val_r2 if self.task == REGRESSION else self.val_auc
+        return _number(self.val_r2) if self.task == REGRESSION else self.val_auc
 
     @property
     def test_quality(self) -> float:
         """Test AUC, or R2 of a regression."""
-        return self.test_r2 if self.task == REGRESSION else self.test_auc
+        return _number(self.test_r2) if self.task == REGRESSION else self.test_auc
 
     @property
     def test_loss(self) -> float:
         """Log loss on the test split, or the mean squared error of a regression."""
-        return self.test_mse if self.task == REGRESSION else self.test_logloss
+        return _number(self.test_mse) if self.task == REGRESSION else self.test_logloss
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; None stands for a metric that is not a number."""
@@ -140,6 +140,10 @@ class Run:
             ValueError: The file is damaged; the message names it.
         """
         return cls.from_json(read_json(path), path)
+
+
+def _number(value: float | None) -> float:
+    return NAN if value is None else value
 
 
 @dataclass(frozen=True)
