@@ -185,7 +185,7 @@ class ModelSettings:
             number.
         interaction: Settings of the backbone itself; backbones that have no settings keep None.
         mlet: How the tables are trained as two layers; None trains them as one layer.
-        positive_weight: What the loss of a row with label 1 is multiplied by.
+        positive_weight: Factor of the loss of rows with label 1.
         regression: The scale of a label that is any number; None for a label of 0 and 1.
     """
 
@@ -273,7 +273,7 @@ class FitSettings:
         log_every: Steps between two lines of metrics.jsonl.
         max_steps: Training ends after so many steps, whatever the epoch; 0 sets no limit.
         average: Decay of the mean of weights that is evaluated; 0: no mean.
-        keep_by: What is best on validation rows, of epochs: auc or logloss.
+        keep_by: The best epoch is by validation auc or logloss.
         seed: Seed of weights, order of rows and hash functions.
     """
 

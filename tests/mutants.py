@@ -539,7 +539,7 @@ _SERVE = (
     Mutant(
         "golden-rows-are-not-compared",
         "seo_rec/serve/predictor.py",
-        "if not off <= GOLDEN_TOLERANCE:",
+        "if not off <= allowed:",
         "if not off <= 1:",
         ("tests/serve/test_package.py::test_another_backbone_is_noticed",),
     ),

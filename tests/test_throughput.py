@@ -168,8 +168,10 @@ def test_torchrecs_collection_is_updated_by_fbgemm():
 
 
 def test_the_default_optimizer_is_what_training_takes():
-    for floats, expected in ((9600, "adam"), (1_664_000, "rowwise_adagrad")):
-        assert throughput.parse(["--params", str(floats)]).row_optimizer == expected
+    for floats, expected in ((9600, "adam"), (166_400_000, "rowwise_adagrad")):
+        words = ["--params", str(floats), "--row-optimizer", "auto"]
+        assert throughput.parse(words).row_optimizer == expected
+    assert throughput.parse([]).row_optimizer == "rowwise_adagrad"
 
 
 def test_a_goal_is_missed_if_the_whole_interval_is_beyond_it():

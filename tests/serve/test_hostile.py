@@ -506,7 +506,7 @@ def test_rows_of_requests(package):
     assert predictor(row).shape == (1,)
     for bad, message in (
         ({"n0": [float("inf")]}, "row 0, column 'n0': not a finite number"),
-        ({"n0": ["1"]}, "column 'n0' has type string"),
+        ({"n0": ["many"]}, "row 0, column 'n0': not a number"),
         ({"user": [[1.5]]}, "holds the number 1.5"),
         ({"user": [["a"] * 200], "item": [["b"] * 2]}, "more combinations than 256"),
         ({"user": [{"a": 1}]}, "multivalent column 'user' has type struct"),
