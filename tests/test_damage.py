@@ -352,7 +352,7 @@ def test_records_of_a_run_are_checked_by_type_and_shape(
         assert str(run) in message and "\n" not in message
 
 
-@pytest.mark.parametrize("name", ["run.json", "result.json"])
+@pytest.mark.parametrize("name", ["run.json", pytest.param("result.json", marks=pytest.mark.slow)])
 def test_an_export_checks_the_records_of_the_run(
     trained: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,7 @@ def run_torchrun(script: Path, ranks: int) -> tuple[float, float]:
     return float(match[1]), float(match[2])
 
 
+@pytest.mark.slow
 def test_the_plain_script_runs():
     first, last = run_torchrun(PLAIN, 2)
     assert last < first - 0.05

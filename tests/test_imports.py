@@ -79,6 +79,7 @@ def test_a_plan_says_what_it_plans_before_it_loads_torch(run: Path, tmp_path: Pa
     assert found["first"] == set() and found["end"] >= TORCH
 
 
+@pytest.mark.slow
 def test_a_training_loads_what_it_trains_with_and_no_more(tiny: Path, tmp_path: Path) -> None:
     """Its first line is the last one; TensorBoard and scikit-learn come after the first epoch."""
     words = ["--method", "separate", "--params", "1600", "--epochs", "1", "--batch-size", "200"]

@@ -98,6 +98,7 @@ def wheel(tmp_path_factory) -> Path:
     return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_every_module_under_a_name_of_its_own(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())

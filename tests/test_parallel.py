@@ -421,6 +421,7 @@ def command(raw: list[Path], out: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "seo_rec", *words]
 
 
+@pytest.mark.slow
 def test_the_ranks_of_a_launcher_prepare_together(tmp_path: Path) -> None:
     raw = rows_of_files(tmp_path)
     subprocess.run(command(raw, tmp_path / "one"), check=True, capture_output=True)

@@ -74,6 +74,7 @@ def test_version_1_is_read(plan, tmp_path):
     refused(tmp_path / "bad.json", json.dumps(document), r"placements\[0\]: must be an object")
 
 
+@pytest.mark.slow
 def test_same_bytes_in_every_process(tmp_path):
     """The order of Python's sets and hashes never reaches the file."""
     code = (

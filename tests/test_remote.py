@@ -24,7 +24,7 @@ from seo_rec.files import new_folder, write_text
 from seo_rec.places import RemoteError, RemotePath, is_url, local_copy, place
 from seo_rec.schema import SPLITS, DataError
 
-COLUMNS = TableColumns("y", categorical=("u",), numeric=("x",))
+COLUMNS = TableColumns("y", categorical=("u",), numeric=("x",), numeric_transform="none")
 
 
 class Proxy:

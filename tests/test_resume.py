@@ -406,6 +406,7 @@ def test_a_run_off_killed_anywhere_ends_the_same(
     assert_survives_every_kill(searches(tiny_data, run_off=True), tmp_path, fuse, every)
 
 
+@pytest.mark.slow
 def test_a_search_killed_while_it_writes_what_it_found(
     tiny_data: DataSet, tmp_path: Path, fuse: Fuse
 ) -> None:

@@ -21,6 +21,7 @@ def command(data: Path, out: Path) -> list[str]:
     return ["train", str(data), "--out", str(out), *TRAIN]
 
 
+@pytest.mark.slow
 def test_a_port_held_by_a_silent_server_ends_every_rank(tiny: Path, tmp_path: Path) -> None:
     """It accepts connections and never answers; nothing in torch limits that wait."""
     commands = [command(tiny, tmp_path / "run")] * 2
@@ -37,6 +38,7 @@ def test_a_port_held_by_a_silent_server_ends_every_rank(tiny: Path, tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_first_rank_that_never_comes(tiny: Path, tmp_path: Path) -> None:
     port = free_port()
     commands = [None, command(tiny, tmp_path / "run")]

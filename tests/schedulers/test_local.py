@@ -27,6 +27,7 @@ def run(clone: Path, component: str, *arguments: str) -> subprocess.CompletedPro
     )
 
 
+@pytest.mark.slow
 def test_a_training(tiny: Path, tmp_path: Path) -> None:
     clone = make_clone(tmp_path / "clone")
     policy = small_job.write_policy(tiny, tmp_path / "policy.json")

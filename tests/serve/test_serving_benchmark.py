@@ -25,6 +25,7 @@ def packages(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_all_ways_give_the_same_logits(packages, monkeypatch):
     monkeypatch.setattr(serving_ways, "BATCHES", {1: 2, 8: 2})
     wanted = None
