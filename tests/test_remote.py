@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from seo_rec.files import new_folder, write_text
 from seo_rec.places import RemoteError, RemotePath, is_url, local_copy, place
 from seo_rec.schema import SPLITS, DataError
 
-COLUMNS = TableColumns("y", categorical=("u",), numeric=("x",), numeric_transform="none")
+COLUMNS = TableColumns("y", categorical=("u",), numeric=("x",))
 
 
 class Proxy:
@@ -229,7 +230,8 @@ def test_two_processes_read_from_a_server(bucket: str, tmp_path: Path) -> None:
     url = upload(tmp_path / "raw", f"{bucket}/raw")
     schemas = [
         prepare_table([f"{url}/{name}" for name in names], f"{bucket}/{processes}",
-                      columns=COLUMNS, workers=Workers(processes))
+                      columns=replace(COLUMNS, numeric_transform="none"),
+                      workers=Workers(processes))
         for processes in (1, 2)
     ]  # fmt: skip
     assert schemas[0] == schemas[1]
