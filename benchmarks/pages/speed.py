@@ -190,6 +190,24 @@ def regions() -> dict[str, list[str]]:
     return {name: show(read(path_of(name))) for name, show in parts.items()}
 
 
+def rates(lines: Sequence[Line]) -> list[str]:
+    """Validation AUC of row-wise Adagrad by its learning rate, beside Adam."""
+    if not lines:
+        return ["`python -m benchmarks.accuracy.rates`: not run.", ""]
+    last = {(x["data"], x["params"], x["fit"]["row_optimizer"], x["factor"]): x for x in lines}
+    columns = [
+        entry("data", "data"),
+        entry("params", "floats", ",d"),
+        Column("optimizer", lambda x: x["fit"]["row_optimizer"]),
+        Column("rate of the tables", lambda x: x["fit"]["row_lr"], "g"),
+        Column("validation AUC", lambda x: sum(x["val_auc"]) / len(x["val_auc"]), ".5f"),
+        Column("seeds", lambda x: len(x["val_auc"]), "d"),
+        Column("epochs", lambda x: x["fit"]["epochs"], "d"),
+    ]
+    return table(columns, last.values())
+
+
 def size_regions() -> dict[str, list[str]]:
     """The regions of the page on size."""
-    return {"size": size(read(path_of("size"))), "large": large(read(path_of("large")))}
+    parts = {"size": size, "large": large, "rates": rates}
+    return {name: show(read(path_of(name))) for name, show in parts.items()}
