@@ -340,7 +340,7 @@ _FIT = (
         "seo_rec/train/steps.py",
         'dense = [p for group in self.dense.param_groups for p in group["params"]]',
         "dense = list(self.parameters())",
-        ("tests/test_schedules.py::test_the_rows_of_tables_are_not_clipped",),
+        ("tests/test_schedules.py::test_clipping_is_that_of_torch",),
     ),
 )
 

@@ -36,7 +36,8 @@ REPLAY_OPTIONS = FromSettings(
         if o.name == "epochs"
         else o
         for o in par.TRAIN_OPTIONS.options
-        if o.name != "patience"
+        if o.name
+        not in ("patience", "keep_by")  # they read validation rows, of which there are none
     ),
 )
 

@@ -28,6 +28,7 @@ from seo_rec.policy.renewal import (
     renewable_features,
     renewed,
 )
+from seo_rec.recipes.evaluation import require_kind_of_label
 from seo_rec.runs import RunError
 from seo_rec.runs.layout import COUNTS_FILE, RUN_FILE
 from seo_rec.schema import DataError
@@ -82,12 +83,14 @@ def continued(
         renew: Whether vocabularies are renewed; otherwise new ids stay unknown.
 
     Raises:
-        RunError: The folder is not a finished training, or the data were prepared by other rules.
+        RunError: The folder is not a finished training, or the data were prepared by other rules or
+            have another kind of label.
         ValueError: ``decay`` is not in 0 to 1, or a record is damaged.
     """
     if not 0 <= decay <= 1:
         raise ValueError(f"decay {decay}; allowed: 0 to 1")
     earlier = open_earlier(run)
+    require_kind_of_label(run, earlier.training.model.regression is not None, data)
     require_same_rules(earlier, data)
     before = {c.name for c in data.schema.numeric}
     new_numeric = tuple(sorted(before - set(earlier.numeric)))
