@@ -320,7 +320,7 @@ def test_a_model_meets_labels_of_its_kind_only(priced: DataSet, run: Path, tmp_p
     columns = TableColumns("price", ("user", "item"), ("age",))
     prepare_table(tmp_path / "raw.parquet", tmp_path / "data", columns=columns)
     with pytest.raises(RunError, match="was trained on a regression label"):
-        recipes.evaluate_run(run, open_data(tmp_path / "data"), "test")
+        recipes.evaluate_served(run, open_data(tmp_path / "data"), "test")
     model = build_model(recipes.method_policy("separate", priced, 400, 8), 1, TRAINING.model, 0)
     streams = [priced.stream(split, batch_size=100) for split in ("train", "val")]
     optimizers = make_optimizers(model, "adam", 0.01, 0.01)
