@@ -32,7 +32,6 @@ HELD_OUT = 5  # every fifth of these rows is held out
 SMOOTHING = 20.0  # rows of the label rate added to an id's own
 NOTABLE = 0.05  # a share, or a distance above the one of chance, that is worth an action
 SHUFFLE = 0x5EED
-VERDICTS = ("keep", "renew", "search")
 
 
 @dataclass(frozen=True)

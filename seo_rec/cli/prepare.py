@@ -134,6 +134,7 @@ def movielens(
     from seo_rec.data.movielens_releases import prepare_release
 
     with _reporting(out) as done:
+        require_one_process("movielens")
         schema = prepare_release(
             raw,
             out,

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seo_rec.data.split import splitmix64
+from seo_rec.data.spread import Spread
 from seo_rec.schema import DataError
 
 Numbers = npt.NDArray[np.float64]
@@ -153,15 +154,13 @@ class NumericPlan:
 class Fit:
     """Measures a column of training rows, block by block, in bounded memory.
 
-    Mean and deviation are merged as in Chan, Golub and LeVeque (1979). Quantiles are exact up to
-    :data:`SAMPLED` values; beyond, they are those of rows chosen by a hash of their number.
+    Quantiles are exact up to :data:`SAMPLED` values; beyond, they are the quantiles of rows chosen
+    by a hash of their number.
     """
 
     plan: NumericPlan
-    count: int = 0
     missing: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
+    spread: Spread = field(default_factory=Spread)
     _kept: list[tuple[Numbers, npt.NDArray[np.uint64]]] = field(default_factory=list)
     _limit: int = 2**64 - 1
 
@@ -171,15 +170,7 @@ class Fit:
         if self.plan.transform == "quantiles":
             self._keep(numbers)
         self.missing += len(numbers) - len(known)
-        if not len(known):
-            return
-        mean = float(known.mean())
-        total = self.count + len(known)
-        gap = mean - self.mean
-        self.squares += float(np.square(known - mean).sum())
-        self.squares += gap * gap * self.count * len(known) / total
-        self.mean += gap * len(known) / total
-        self.count = total
+        self.spread.add(known)
 
     def rule(self) -> NumericRule:
         """The rule that these rows give."""
@@ -189,11 +180,11 @@ class Fit:
         indicator = plan.missing == "indicator" and self.missing > 0
         if plan.transform != "standard":
             return NumericRule(plan.transform, indicator=indicator)
-        scale = _rounded(math.sqrt(self.squares / self.count)) if self.count else 0.0
-        return NumericRule("standard", _rounded(self.mean), scale or 1.0, indicator=indicator)
+        mean, scale = _rounded(self.spread.mean), _rounded(self.spread.std)
+        return NumericRule("standard", mean, scale or 1.0, indicator=indicator)
 
     def _keep(self, numbers: Numbers) -> None:
-        first = np.uint64(self.count + self.missing)
+        first = np.uint64(self.spread.count + self.missing)
         places = splitmix64(first + np.arange(len(numbers), dtype=np.uint64))
         chosen = ~np.isnan(numbers) & (places <= np.uint64(self._limit))
         self._kept.append((numbers[chosen], places[chosen]))

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from seo_rec.data.finishing import Finish
@@ -41,6 +40,7 @@ from seo_rec.data.shards import ShardWriter, large_columns, large_numbers, read_
 from seo_rec.data.sketch import DistinctSketch
 from seo_rec.data.source import Assign, Source
 from seo_rec.data.split import Split
+from seo_rec.data.spread import Spread
 from seo_rec.data.time_order import in_order
 from seo_rec.data.tokens import MISSING, TOKEN_RULE, Ids
 from seo_rec.data.vocabulary import IdCounter, Pruning, write_vocabulary
@@ -164,32 +164,6 @@ class _Tally:
             source.weight,
             mean if source.weight else 1.0,
         )
-
-
-class Spread:
-    """Mean and standard deviation of numbers that come in parts (Chan, Golub and LeVeque)."""
-
-    def __init__(self) -> None:
-        self.count, self.mean, self.squares = 0, 0.0, 0.0
-        self.least, self.most = np.inf, -np.inf
-
-    def add(self, numbers: npt.NDArray[np.float64]) -> None:
-        """Count these numbers in, at least one."""
-        mean, count = float(numbers.mean()), numbers.size
-        total, apart = self.count + count, mean - self.mean
-        self.squares += float(((numbers - mean) ** 2).sum())
-        self.squares += apart**2 * self.count * count / total
-        self.mean += apart * count / total
-        self.count = total
-        self.least = min(self.least, float(numbers.min()))
-        self.most = max(self.most, float(numbers.max()))
-
-    @property
-    def std(self) -> float:
-        """The standard deviation (of the population); 0 of no numbers, and of equal ones."""
-        if not self.least < self.most:  # a mean is rounded, so the sum of squares may not be 0
-            return 0.0
-        return float(np.sqrt(self.squares / self.count))
 
 
 def _first_pass(
