@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from seo_rec.data.split import splitmix64
 from seo_rec.data.spread import Spread
-from seo_rec.schema import DataError
+from seo_rec.schema import DataError, Schema
 
 Numbers = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
@@ -118,6 +118,23 @@ class NumericRule:
             return cls(rule, mean, scale, tuple(rest), document.get("indicator", False))
         except (DataError, OverflowError) as error:
             raise DataError(f"{where}: {error}") from error
+
+
+def rules_of(schema: Schema) -> dict[str, NumericRule]:
+    """The rules of a data set by raw numeric column; empty if one fixed rule holds for all.
+
+    Raises:
+        DataError: The rules cannot be read.
+    """
+    if schema.options.get("numeric_rule") != BY_COLUMN:
+        return {}
+    entries = schema.options.get("numeric_columns")
+    if not isinstance(entries, dict):
+        raise DataError("numeric_columns of the prepared data is no object; prepare them again")
+    return {
+        name: NumericRule.from_json(entry, f"numeric_columns of {name!r}")
+        for name, entry in entries.items()
+    }
 
 
 @dataclass(frozen=True)
