@@ -346,7 +346,7 @@ def _judged(found: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
         )
     if verdict != "search":
         reasons.append(
-            f"the worth of the columns stayed where it was ({moved_worth:.1%} moved, {chance:.1%} "
-            "by chance), so a new search would gain little"
+            f"the worth of the columns did not move clearly more than by chance ({moved_worth:.1%}, "
+            f"and {chance:.1%} between two halves of OLD), so a new search would gain little"
         )
     return verdict, tuple(reasons)

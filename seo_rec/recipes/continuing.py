@@ -31,7 +31,7 @@ from seo_rec.policy.renewal import (
 from seo_rec.recipes.evaluation import require_kind_of_label
 from seo_rec.runs import RunError
 from seo_rec.runs.layout import COUNTS_FILE, RUN_FILE
-from seo_rec.schema import DataError
+from seo_rec.schema import DataError, other_rules
 from seo_rec.train.earlier import Carried, Earlier, open_earlier
 
 DECAY = 0.9  # of the count of an id from one day to the next
@@ -119,12 +119,11 @@ def continued(
 def require_same_rules(earlier: Earlier, data: DataSet) -> None:
     """RunError unless the data were prepared by the rules of the run's data."""
     old, new = dict(earlier.preparation), data.schema.preparation
-    for rule in sorted({*old, *new}):
-        if old.get(rule) != new.get(rule):
-            raise RunError(
-                f"{data.path}: prepared with {rule} {new.get(rule)!r:.80}, and the data of "
-                f"{earlier.run} with {old.get(rule)!r:.80}; prepare the new data by the same rules"
-            )
+    if said := other_rules({**dict.fromkeys(new), **old}, new):
+        raise RunError(
+            f"{data.path}: prepared by other rules than the data of {earlier.run} ({said}); "
+            "prepare the new data by the same rules"
+        )
 
 
 # ---- counts of ids ---------------------------------------------------------------------------

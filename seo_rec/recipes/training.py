@@ -397,8 +397,8 @@ def worse_than_label_rate(val: Metrics | RegressionMetrics) -> str | None:
             return None
         return (
             f"the validation R2 {val.r2:.5g} is worse than the 0 of a model that gives every row "
-            "the mean label; lower --lr, or scale the numeric columns (seo-rec prepare table "
-            "--numeric-transform log)"
+            "the mean label; lower --lr, or scale numeric columns that are not scaled yet (seo-rec "
+            "prepare table --numeric-transform standard or log)"
         )
     if not val.normalized_entropy > 1:
         return None
@@ -406,7 +406,7 @@ def worse_than_label_rate(val: Metrics | RegressionMetrics) -> str | None:
     return (
         f"the validation log loss {val.log_loss:.5g} is worse than the {entropy:.5g} of a model "
         "that gives every row the label rate; if it was still falling, train longer (--epochs), "
-        "else lower --lr, or scale the numeric columns (seo-rec prepare table "
+        "else lower --lr, or scale numeric columns that are not scaled yet (seo-rec prepare table "
         "--numeric-transform standard or log)"
     )
 
