@@ -594,7 +594,7 @@ _SERVE = (
     ),
     Mutant(
         "pruned-ids-are-served-as-they-are",
-        "seo_rec/export/preparation.py",
+        "seo_rec/data/dataset.py",
         "return np.ascontiguousarray(ids[ids != OUT_OF_VOCABULARY])",
         "return None",
         ("tests/serve/test_preparation.py::test_tables",),
