@@ -5,6 +5,7 @@ A data set on disk is a folder::
     DATA/schema.json
     DATA/train/part-00000.parquet ...   DATA/val/...   DATA/test/...
     DATA/vocabulary/<column>.parquet    (id, count) of the training split, sorted by id
+    DATA/kept/<column>.parquet          ids that stay, where earlier data pruned the column
 
 ``schema.json`` lists size and SHA-256 of the other files (``files``), and has a SHA-256 of its own
 content (``sha256``): of the document without that key, as compact JSON with sorted keys.
@@ -40,7 +41,7 @@ QUALITY_NAMES = {BINARY: "AUC", REGRESSION: "R2"}  # what models are compared by
 LOSS_NAMES = {BINARY: "log loss", REGRESSION: "squared error"}
 KINDS = ("categorical", "multivalent", "numeric")
 DIGEST = "sha256"
-LISTED_FILE = re.compile(r"(train|val|test|vocabulary)/[^/\0]+\.parquet")
+LISTED_FILE = re.compile(r"(train|val|test|vocabulary|kept)/[^/\0]+\.parquet")
 HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 

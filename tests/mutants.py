@@ -82,6 +82,27 @@ _POLICY = (
         "    while room := [j for j, d in enumerate(dims) if d < left]:",
         ("tests/test_methods.py::test_the_budget_is_filled",),
     ),
+    Mutant(
+        "ids-of-a-vocabulary-are-free-in-bytes",
+        "seo_rec/policy/allowance.py",
+        "return ID_BYTES * count if self.in_bytes else 0",
+        "return 0",
+        ("tests/test_bytes.py::test_every_method_without_training",),
+    ),
+    Mutant(
+        "new-ids-go-before-known-ones",
+        "seo_rec/policy/renewal.py",
+        "np.lexsort((every, ~known, -amounts))",
+        "np.lexsort((every, known, -amounts))",
+        ("tests/test_renewal.py::test_the_most_frequent_ids_have_rows",),
+    ),
+    Mutant(
+        "counts-of-earlier-days-never-decay",
+        "seo_rec/policy/renewal.py",
+        "= decay * np.asarray(before[1], np.float64)",
+        "= np.asarray(before[1], np.float64)",
+        ("tests/test_renewal.py::test_counts_decay_and_add",),
+    ),
 )
 
 _EMBED = (
@@ -126,6 +147,20 @@ _EMBED = (
         "zip(lengths_PB.flip(0), starts_PB.flip(0), strict=True):",
         "zip(lengths_PB, starts_PB, strict=True):",
         ("tests/test_cross.py::test_bags_are_crossed_element_by_element",),
+    ),
+    Mutant(
+        "all-seeds-round-alike",
+        "seo_rec/embed/sparse.py",
+        'text = f"{seed} {self.name}".encode()',
+        "text = self.name.encode()",
+        ("tests/test_half_tables.py::test_random_numbers_are_of_the_seed_and_the_table",),
+    ),
+    Mutant(
+        "bfloat16-rounds-to-the-nearest",
+        "kernels/seo_kernels/row_bag/rounding.py",
+        "size + random >> 16, size >> 16)",
+        "size + 0x8000 >> 16, size >> 16)",
+        ("tests/kernels/test_rounding.py::test_the_mean_over_all_random_numbers_is_the_value",),
     ),
 )
 
@@ -189,6 +224,20 @@ _DATA = (
         'if split == "train":\n            for name, counter',
         'if split != "test":\n            for name, counter',
         ("tests/test_prepare.py::test_pruning_counts_the_training_split_only",),
+    ),
+    Mutant(
+        "numbers-are-standardised-by-all-rows",
+        "seo_rec/data/prepare.py",
+        "            for name, fit in self.fits.items():\n                fit.add(",
+        "        for name, fit in self.fits.items():\n            fit.add(",
+        ("tests/test_numeric.py::test_standardised_by_the_training_rows",),
+    ),
+    Mutant(
+        "the-offset-of-sampled-negatives-has-the-other-sign",
+        "seo_rec/schema.py",
+        "return -math.log(rate) if",
+        "return math.log(rate) if",
+        ("tests/serve/test_sampled_negatives.py::test_scores_are_calibrated",),
     ),
 )
 
@@ -286,6 +335,13 @@ _FIT = (
         "",
         ("tests/distributed/test_pipelines.py",),
     ),
+    Mutant(
+        "gradients-of-tables-are-clipped-too",
+        "seo_rec/train/steps.py",
+        'dense = [p for group in self.dense.param_groups for p in group["params"]]',
+        "dense = list(self.parameters())",
+        ("tests/test_schedules.py::test_clipping_is_that_of_torch",),
+    ),
 )
 
 _CHECKPOINT = (
@@ -355,6 +411,13 @@ _PLAN = (
         "slowest = phases_W5.mean(axis=0)",
         ("tests/test_plan.py::test_reads_are_balanced_and_torchrec_does_not_know_them",),
     ),
+    Mutant(
+        "machines-are-counted-as-ranks",
+        "seo_rec/plan/attempt.py",
+        "spans = [(m * local, local, *c)",
+        "spans = [(m, local, *c)",
+        ("tests/test_plan_machines.py::test_row_wise_adagrad_is_shared_by_rows_only",),
+    ),
 )
 
 _METRICS = (
@@ -385,6 +448,13 @@ _METRICS = (
         "[auc(z) - auc(r) for z, r in pairs]",
         "[auc(z) - roc_auc_score(labels, r) for z, r in pairs]",
         ("tests/test_metrics.py::test_the_standard_error_is_that_of_the_jackknife",),
+    ),
+    Mutant(
+        "gauc-weights-all-groups-alike",
+        "seo_rec/group_metrics.py",
+        "(aucs[used] * sizes[used]).sum() / rows",
+        "aucs[used].mean()",
+        ("tests/test_groups.py::test_gauc_is_the_weighted_mean_of_a_library_s_auc",),
     ),
 )
 
@@ -524,7 +594,7 @@ _SERVE = (
     ),
     Mutant(
         "pruned-ids-are-served-as-they-are",
-        "seo_rec/export/preparation.py",
+        "seo_rec/data/dataset.py",
         "return np.ascontiguousarray(ids[ids != OUT_OF_VOCABULARY])",
         "return None",
         ("tests/serve/test_preparation.py::test_tables",),

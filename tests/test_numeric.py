@@ -89,6 +89,15 @@ def test_a_column_without_spread_or_numbers_is_harmless() -> None:
     assert NumericRule("standard", 0.0, 1e-30).values(np.array([1e30])) == np.finfo(np.float32).max
 
 
+def test_equal_numbers_in_blocks_have_no_spread() -> None:
+    """A mean is rounded, so that equal numbers seem to differ by some 1e-17 from it."""
+    fit = Fit(NumericPlan())
+    for size in (3, 7, 1000):
+        fit.add(np.full(size, 0.1))
+    assert fit.rule().scale == 1.0
+    assert np.abs(fit.rule().values(np.array([0.1]))).max() < 1e-6
+
+
 def test_quantiles_are_categories(raw: Path, tmp_path: Path) -> None:
     options = {"numeric_transform": "standard,price=quantiles", "buckets": 8}
     schema = prepare_table(

@@ -490,6 +490,7 @@ def test_what_one_process_prepares_is_said(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    result = CliRunner().invoke(app, ["prepare", "synthetic", "--out", str(tmp_path / "out")])
-    assert result.exit_code == 2
-    assert "use -j 1x1" in result.stderr
+    for words in (["synthetic"], ["movielens", "--raw", str(tmp_path)]):
+        result = CliRunner().invoke(app, ["prepare", *words, "--out", str(tmp_path / "out")])
+        assert result.exit_code == 2
+        assert "use -j 1x1" in result.stderr

@@ -135,7 +135,7 @@ def test_a_label_that_is_no_number_is_named(tmp_path: Path, label: str) -> None:
     raw = tmp_path / "raw.csv"
     raw.write_text(f"price,user\n1.5,a\n{label},b\n2.5,c\n")
     columns = TableColumns("price", ("user",), task="regression")
-    with pytest.raises(DataError, match=r"raw\.csv: line 3, .*a label that is not a number"):
+    with pytest.raises(DataError, match=r"raw\.csv: line 3, .*a label that is not a finite number"):
         prepare_table(raw, tmp_path / "data", columns=columns)
 
 

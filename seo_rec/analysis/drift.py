@@ -32,7 +32,6 @@ HELD_OUT = 5  # every fifth of these rows is held out
 SMOOTHING = 20.0  # rows of the label rate added to an id's own
 NOTABLE = 0.05  # a share, or a distance above the one of chance, that is worth an action
 SHUFFLE = 0x5EED
-VERDICTS = ("keep", "renew", "search")
 
 
 @dataclass(frozen=True)
@@ -347,7 +346,8 @@ def _judged(found: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
         )
     if verdict != "search":
         reasons.append(
-            f"the worth of the columns stayed where it was ({moved_worth:.1%} moved, {chance:.1%} "
-            "by chance), so a new search would gain little"
+            "the worth of the columns did not move clearly more than by chance "
+            f"({moved_worth:.1%}, and {chance:.1%} between two halves of OLD), so a new search "
+            "would gain little"
         )
     return verdict, tuple(reasons)

@@ -32,7 +32,7 @@ def evaluate(
 ) -> None:
     """Evaluate a trained model on a split: AUC, log loss, calibration, and the bytes it takes.
 
-    Quality by group is also kept for seo-rec report, if the split is test and the type float32.
+    Quality by group of the test split, in the policy's types, is also kept for seo-rec report.
     """
     load_stack(threads)
     from seo_rec import recipes

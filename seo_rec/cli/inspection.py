@@ -19,7 +19,7 @@ def inspection(inferred: Inferred) -> str:
     """
     columns = inferred.columns
     parts = {
-        columns.label_column: f"label {columns.label}",
+        columns.label_column: "label" if columns.rule is None else f"label, by {columns.rule}",
         columns.weight: "weight",
         columns.time: "time",
         columns.split_column: "split",
@@ -39,7 +39,7 @@ def inspection(inferred: Inferred) -> str:
     widths = [max(map(len, cells)) for cells in zip(_HEADINGS, *rows, strict=True)]
     seen = f"{'all' if inferred.whole else 'a sample of'} {inferred.rows:,} rows"
     others = ", ".join(f"{name} ({what})" for name, what in parts.items() if name is not None)
-    lines = [f"columns, from {seen}; with other parts: {others}"]
+    lines = [f"columns, from {seen}; not features: {others}"]
     for row in (_HEADINGS, *rows):
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         lines.append("  " + "  ".join(cells).rstrip())

@@ -87,6 +87,14 @@ SetOfMethod = Annotated[
         rich_help_panel=SEARCH,
     ),
 ]
+MethodInPlaceOfPolicy = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        help="A method by name in place of --policy: monolithic, separate, ...",
+        rich_help_panel=SEARCH,
+    ),
+]
 ExactBelow = Annotated[
     int,
     typer.Option(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seo_rec.cli import parameters as par
+from seo_rec.cli.options import refuse_ignored
 from seo_rec.cli.running import STOPS, stopped
 from seo_rec.cli.workers import (
     NoVocabulary,
@@ -134,6 +135,7 @@ def movielens(
     from seo_rec.data.movielens_releases import prepare_release
 
     with _reporting(out) as done:
+        require_one_process("movielens")
         schema = prepare_release(
             raw,
             out,
@@ -237,12 +239,24 @@ def avazu(
 Files = Annotated[list[Path] | None, typer.Option(help="Files of this split, in place of --raw.")]
 
 
+# parameters of ``table`` that the earlier data of ``--like`` decide
+DECIDED = (
+    *("label", "inspect", "kind", "categorical", "numeric", "multivalent", "separator"),
+    *("numeric_transform", "numeric_missing", "buckets", "time", "task", "weight"),
+    *("keep_negatives", "min_count", "vocabulary_size", "missing"),
+)
+
+
 @app.command()
 def table(
+    context: typer.Context,
     label: Annotated[
-        str,
-        typer.Option(help="Column of 0 and 1, true and false, or yes and no; or 'rating >= 4'."),
-    ],
+        str | None,
+        typer.Option(
+            help="Column of 0 and 1, true and false, or yes and no; or 'rating >= 4'. Needed "
+            "unless --like is given."
+        ),
+    ] = None,
     raw: Annotated[
         list[Path] | None,
         typer.Option(help="CSV (with a header; plain or compressed) or Parquet file."),
@@ -257,6 +271,13 @@ def table(
     train: Files = None,
     val: Files = None,
     test: Files = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            help="Prepared table whose columns, rules and figures (means, bounds, kept ids) are "
+            "used, so that a model of it knows the new rows."
+        ),
+    ] = None,
     inspect: Annotated[
         bool, typer.Option("--inspect", help="Print the inferred columns, and write nothing.")
     ] = False,
@@ -345,16 +366,43 @@ def table(
     from seo_rec.data.table import TableColumns, infer_table, prepare_table
 
     with _reporting(out or Path()) as done:
+        if like is not None:
+            use = "tables that are prepared without --like"
+            refuse_ignored(context, DECIDED, "--like", use)
+        elif label is None:
+            raise DataError("no label is named; give --label COLUMN, or --like DATA")
         if out is None and not inspect:
             raise DataError("no folder to make is given; give --out, or --inspect to write nothing")
-        files = _files([*(raw or []), *(more or [])], {"train": train, "val": val, "test": test})
+        by_split = {"train": train, "val": val, "test": test}
+        files = _files([*(raw or []), *(more or [])], by_split, trains=like is None)
         if (split_column or train or val or test) and (split or seed or fractions or time):
             raise DataError(
                 "a split column or files of each split decide where rows go; leave out --split, "
                 "--seed, --fractions and --time"
             )
+        if like is not None and out is not None:
+            from seo_rec.data.dataset import open_data
+            from seo_rec.data.like import LikeTable, prepare_like
+
+            rules = LikeTable.of(open_data(like))
+            rule = split or ("temporal" if rules.columns.time and not group else "random")
+            schema = prepare_like(
+                files,
+                out,
+                rules,
+                delimiter=delimiter,
+                split=_split(rule, seed, fractions, trains=False),
+                split_column=split_column,
+                group=group,
+                counted=not no_vocabulary,
+                bad_rows=par.bad_rows(on_bad_row, max_bad),
+                workers=workers_of(processes),
+                progress=True,
+            )
+            done.append(schema)
+            return
         columns = TableColumns(
-            label=label,
+            label=label or "",
             categorical=_names(categorical),
             numeric=_names(numeric),
             multivalent=_names(multivalent),
@@ -396,13 +444,13 @@ def table(
 
 
 def _files(
-    raw: list[Path], by_split: dict[str, list[Path] | None]
+    raw: list[Path], by_split: dict[str, list[Path] | None], trains: bool
 ) -> list[Path] | dict[str, list[Path]]:
     """The files to divide, or those of each split."""
     divided = {split: files for split, files in by_split.items() if files}
     if divided and raw:
         raise DataError("files are given by --raw and by split; use one of the two ways")
-    if divided and "train" not in divided:
+    if divided and trains and "train" not in divided:
         raise DataError("--val or --test is given without --train; name the training files too")
     return divided or raw
 
@@ -483,7 +531,7 @@ def synthetic(
         done.append(schema)
 
 
-def _split(rule: str, seed: int | None, fractions: str | None) -> Split:
+def _split(rule: str, seed: int | None, fractions: str | None, trains: bool = True) -> Split:
     from seo_rec.data.split import Split
 
     if rule == "temporal" and seed is not None:
@@ -497,7 +545,7 @@ def _split(rule: str, seed: int | None, fractions: str | None) -> Split:
                 f"--fractions is {fractions!r}; allowed: three numbers, as in 0.8,0.1,0.1"
             ) from error
         shares = train, val, test
-    return Split(rule, 42 if seed is None else seed, shares)
+    return Split(rule, 42 if seed is None else seed, shares, trains)
 
 
 def _shares(option: str, text: str) -> tuple[float, ...]:

@@ -36,7 +36,8 @@ REPLAY_OPTIONS = FromSettings(
         if o.name == "epochs"
         else o
         for o in par.TRAIN_OPTIONS.options
-        if o.name != "patience"
+        if o.name
+        not in ("patience", "keep_by")  # they read validation rows, of which there are none
     ),
 )
 
@@ -63,13 +64,7 @@ def replay(
     budget_of: par.BudgetOf = None,
     dim: par.Dim = 16,
     precision: par.Precision = "float32",
-    method: Annotated[
-        str,
-        typer.Option(
-            help="A method by name in place of --policy: monolithic, separate, ...",
-            rich_help_panel=SEARCH,
-        ),
-    ] = "",
+    method: par.MethodInPlaceOfPolicy = "",
     set_: par.Set = None,
     exact_below: par.ExactBelow = 0,
     same_hash: par.SameHash = None,

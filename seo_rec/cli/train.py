@@ -63,13 +63,7 @@ def train(
     budget_of: par.BudgetOf = None,
     dim: par.Dim = 16,
     precision: par.Precision = "float32",
-    method: Annotated[
-        str,
-        typer.Option(
-            help="A method by name in place of --policy: monolithic, separate, ...",
-            rich_help_panel=SEARCH,
-        ),
-    ] = "",
+    method: par.MethodInPlaceOfPolicy = "",
     set_: par.Set = None,
     exact_below: par.ExactBelow = 0,
     same_hash: par.SameHash = None,

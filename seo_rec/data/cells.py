@@ -126,7 +126,7 @@ def _used_roles(columns: TableColumns) -> dict[str, tuple[str, Value, str, str]]
     }
     found = {role: (name, *ROLES[role]) for role, name in names.items() if name is not None}
     if columns.task == REGRESSION:
-        found["label"] = columns.label, target_of, "a label that is not a number", TARGET_FIX
+        found["label"] = columns.label, target_of, "a label that is not a finite number", TARGET_FIX
     if columns.rule is not None:
         why = f"no value for the label {columns.rule}"
         found["label"] = columns.rule.column, columns.rule.of, why, columns.rule.fix

@@ -150,8 +150,10 @@ class TableColumns:
 
     @property
     def measured(self) -> dict[str, NumericPlan]:
-        """The plans, if one of them needs to know the training rows; nothing otherwise."""
-        return {} if all(plan.is_fixed for plan in self.plans.values()) else self.plans
+        """The plans, if one needs to know the training rows or they differ; nothing otherwise."""
+        plans = self.plans.values()
+        alike = len({plan.transform for plan in plans}) <= 1
+        return {} if alike and all(plan.is_fixed for plan in plans) else self.plans
 
     @property
     def options(self) -> dict[str, Any]:

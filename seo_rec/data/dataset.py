@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from seo_rec.data.integrity import Verifier
 from seo_rec.data.shards import large_columns, large_numbers, read_shards
-from seo_rec.data.vocabulary import read_vocabulary
+from seo_rec.data.tokens import OUT_OF_VOCABULARY
+from seo_rec.data.vocabulary import read_kept, read_vocabulary
 from seo_rec.places import place
 from seo_rec.schema import (
     BINARY,
@@ -186,6 +187,25 @@ class DataSet:
     def vocabulary(self, feature: str) -> Ids:
         """The training ids of ``feature``, ascending, int64 (V,)."""
         return self.counts(feature)[0]
+
+    def kept(self, feature: str) -> Ids | None:
+        """The ids of ``feature`` that keep their identity, ascending, int64 (V,).
+
+        Returns:
+            None if the vocabulary of the column was not pruned, so that all ids keep theirs.
+
+        Raises:
+            DataError: The data set has no vocabulary of that column, or a file is damaged.
+        """
+        pruning = self.schema.options.get("vocabulary") or {}
+        if pruning.get("min_count", 1) <= 1 and feature not in pruning.get("sizes", {}):
+            return None
+        self._verifier.vocabulary(feature)
+        kept = read_kept(self.path, feature)
+        if kept is not None:
+            return kept
+        ids = self.vocabulary(feature)
+        return np.ascontiguousarray(ids[ids != OUT_OF_VOCABULARY])
 
     def vocabularies(self, features: Sequence[str] | None = None) -> Mapping[str, Ids]:
         """The training ids of these features, or of all, by name."""

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from seo_rec.data.vocabulary import VOCABULARY_FOLDER
+from seo_rec.data.vocabulary import KEPT_FOLDER, VOCABULARY_FOLDER
 from seo_rec.files import checksum
 from seo_rec.schema import SCHEMA_FILE, SPLITS, DataError, Schema
 
@@ -25,7 +25,7 @@ FIX = "restore the file or run `seo-rec prepare` again"
 
 def file_checksums(folder: Path) -> dict[str, Any]:
     """The entries of ``files`` for the shards and vocabularies in ``folder``, by relative path."""
-    places = [*SPLITS, VOCABULARY_FOLDER]
+    places = [*SPLITS, VOCABULARY_FOLDER, KEPT_FOLDER]
     paths = (path for place in places for path in sorted((folder / place).glob("*.parquet")))
     return {path.relative_to(folder).as_posix(): checksum(path) for path in paths}
 
@@ -65,14 +65,15 @@ class Verifier:
                 self.file(f"{split}/{shard}")
 
     def vocabulary(self, column: str) -> None:
-        """Verify the vocabulary of a column; one that does not exist is left to its reader.
+        """Verify vocabulary and kept ids of a column; a missing file is left to its reader.
 
         Raises:
             DataError: The file is damaged or not listed.
         """
-        name = f"{VOCABULARY_FOLDER}/{column}.parquet"
-        if self._files and (self._folder / name).is_file():
-            self.file(name)
+        for folder in (VOCABULARY_FOLDER, KEPT_FOLDER):
+            name = f"{folder}/{column}.parquet"
+            if self._files and (self._folder / name).is_file():
+                self.file(name)
 
     def file(self, name: str) -> None:
         """Verify one file by its path below the folder.

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from seo_rec.data.split import splitmix64
-from seo_rec.schema import DataError
+from seo_rec.data.spread import Spread
+from seo_rec.schema import DataError, Schema
 
 Numbers = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
@@ -119,6 +120,23 @@ class NumericRule:
             raise DataError(f"{where}: {error}") from error
 
 
+def rules_of(schema: Schema) -> dict[str, NumericRule]:
+    """The rules of a data set by raw numeric column; empty if one fixed rule holds for all.
+
+    Raises:
+        DataError: The rules cannot be read.
+    """
+    if schema.options.get("numeric_rule") != BY_COLUMN:
+        return {}
+    entries = schema.options.get("numeric_columns")
+    if not isinstance(entries, dict):
+        raise DataError("numeric_columns of the prepared data is no object; prepare them again")
+    return {
+        name: NumericRule.from_json(entry, f"numeric_columns of {name!r}")
+        for name, entry in entries.items()
+    }
+
+
 @dataclass(frozen=True)
 class NumericPlan:
     """Which rule a column gets once its training rows are known.
@@ -153,15 +171,13 @@ class NumericPlan:
 class Fit:
     """Measures a column of training rows, block by block, in bounded memory.
 
-    Mean and deviation are merged as in Chan, Golub and LeVeque (1979). Quantiles are exact up to
-    :data:`SAMPLED` values; beyond, they are those of rows chosen by a hash of their number.
+    Quantiles are exact up to :data:`SAMPLED` values; beyond, they are the quantiles of rows chosen
+    by a hash of their number.
     """
 
     plan: NumericPlan
-    count: int = 0
     missing: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
+    spread: Spread = field(default_factory=Spread)
     _kept: list[tuple[Numbers, npt.NDArray[np.uint64]]] = field(default_factory=list)
     _limit: int = 2**64 - 1
 
@@ -171,15 +187,7 @@ class Fit:
         if self.plan.transform == "quantiles":
             self._keep(numbers)
         self.missing += len(numbers) - len(known)
-        if not len(known):
-            return
-        mean = float(known.mean())
-        total = self.count + len(known)
-        gap = mean - self.mean
-        self.squares += float(np.square(known - mean).sum())
-        self.squares += gap * gap * self.count * len(known) / total
-        self.mean += gap * len(known) / total
-        self.count = total
+        self.spread.add(known)
 
     def rule(self) -> NumericRule:
         """The rule that these rows give."""
@@ -189,11 +197,11 @@ class Fit:
         indicator = plan.missing == "indicator" and self.missing > 0
         if plan.transform != "standard":
             return NumericRule(plan.transform, indicator=indicator)
-        scale = _rounded(math.sqrt(self.squares / self.count)) if self.count else 0.0
-        return NumericRule("standard", _rounded(self.mean), scale or 1.0, indicator=indicator)
+        mean, scale = _rounded(self.spread.mean), _rounded(self.spread.std)
+        return NumericRule("standard", mean, scale or 1.0, indicator=indicator)
 
     def _keep(self, numbers: Numbers) -> None:
-        first = np.uint64(self.count + self.missing)
+        first = np.uint64(self.spread.count + self.missing)
         places = splitmix64(first + np.arange(len(numbers), dtype=np.uint64))
         chosen = ~np.isnan(numbers) & (places <= np.uint64(self._limit))
         self._kept.append((numbers[chosen], places[chosen]))

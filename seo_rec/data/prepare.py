@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from seo_rec.data.finishing import Finish
@@ -41,9 +40,10 @@ from seo_rec.data.shards import ShardWriter, large_columns, large_numbers, read_
 from seo_rec.data.sketch import DistinctSketch
 from seo_rec.data.source import Assign, Source
 from seo_rec.data.split import Split
+from seo_rec.data.spread import Spread
 from seo_rec.data.time_order import in_order
 from seo_rec.data.tokens import MISSING, TOKEN_RULE, Ids
-from seo_rec.data.vocabulary import IdCounter, Pruning, write_vocabulary
+from seo_rec.data.vocabulary import IdCounter, Pruning, write_kept, write_vocabulary
 from seo_rec.files import new_folder
 from seo_rec.schema import BINARY, REGRESSION, SPLITS, Column, DataError, Schema, write_schema
 
@@ -132,7 +132,8 @@ class _Tally:
             name: kind() for name in source.embedded
         }
         self.sizes: dict[str, tuple[int, int]] = {}
-        self.fits = {name: Fit(plan) for name, plan in source.numeric.items()}
+        measured = source.numeric if source.figures is None else {}
+        self.fits = {name: Fit(plan) for name, plan in measured.items()}
         self.weights = dict.fromkeys(SPLITS, 0.0)
         self.targets = {name: Spread() for name in SPLITS}
         self._label, self._kind, self._weight = source.label, source.label_kind, source.weight
@@ -153,43 +154,21 @@ class _Tally:
 
     def finish(self, source: Source, kept: Mapping[str, Ids]) -> Finish:
         """What is left to do with the rows, now that those of training are known."""
-        mean = self.weights["train"] / self.num_rows["train"]
+        if source.figures is not None:
+            rules, mean = source.figures.rules, source.figures.mean_weight
+        else:
+            rules = {name: fit.rule() for name, fit in self.fits.items()}
+            mean = self.weights["train"] / self.num_rows["train"]
         if source.weight and not mean > 0:
             raise DataError(f"all weights of the train split are 0 (column {source.weight!r})")
         return Finish(
             source.columns,
             kept,
-            {name: fit.rule() for name, fit in self.fits.items()},
+            rules,
             str(source.options.get("missing", "token")),
             source.weight,
             mean if source.weight else 1.0,
         )
-
-
-class Spread:
-    """Mean and standard deviation of numbers that come in parts (Chan, Golub and LeVeque)."""
-
-    def __init__(self) -> None:
-        self.count, self.mean, self.squares = 0, 0.0, 0.0
-        self.least, self.most = np.inf, -np.inf
-
-    def add(self, numbers: npt.NDArray[np.float64]) -> None:
-        """Count these numbers in, at least one."""
-        mean, count = float(numbers.mean()), numbers.size
-        total, apart = self.count + count, mean - self.mean
-        self.squares += float(((numbers - mean) ** 2).sum())
-        self.squares += apart**2 * self.count * count / total
-        self.mean += apart * count / total
-        self.count = total
-        self.least = min(self.least, float(numbers.min()))
-        self.most = max(self.most, float(numbers.max()))
-
-    @property
-    def std(self) -> float:
-        """The standard deviation (of the population); 0 of no numbers, and of equal ones."""
-        if not self.least < self.most:  # a mean is rounded, so the sum of squares may not be 0
-            return 0.0
-        return float(np.sqrt(self.squares / self.count))
 
 
 def _first_pass(
@@ -263,8 +242,9 @@ def _finish(
 def require_training_rows(
     source: Source, split: Split, num_rows: Mapping[str, int], intake: Intake
 ) -> None:
-    """DataError unless the train split has rows."""
-    if num_rows["train"] == 0:
+    """DataError unless the train split has rows; with the figures of earlier data, any split."""
+    needed = num_rows["train"] if source.figures is None else sum(num_rows.values())
+    if needed == 0:
         raise DataError(
             f"{source.dataset}: no rows in the train split of {sum(num_rows.values())} rows "
             f"({intake.num_bad} skipped as bad); give more rows or other fractions than "
@@ -281,6 +261,8 @@ def _write_vocabularies(
         kept = _write_vocabulary(name, tally.counters.pop(name), pruning, tally, folder)
         if kept is not None:
             kept_ids[name] = kept
+            if pruning.earlier is not None:
+                write_kept(folder, name, kept)
     return kept_ids
 
 
@@ -327,7 +309,9 @@ def schema_of(
             columns.append(Column(name, kind))
         else:
             distinct, lookups = counted.sizes[name]
-            columns.append(Column(name, kind, distinct, lookups / counted.num_rows["train"]))
+            columns.append(
+                Column(name, kind, distinct, lookups / max(1, counted.num_rows["train"]))
+            )
     rules = {name: rule.to_json() for name, rule in last.rules.items()}
     return Schema(
         dataset=source.dataset,
@@ -347,6 +331,7 @@ def schema_of(
         options={
             **source.options,
             **source.findings(),
+            **({"like": source.figures.fingerprint} if source.figures else {}),
             **({"numeric_rule": BY_COLUMN, "numeric_columns": rules} if rules else {}),
             **({"mean_weight": last.mean_weight} if source.weight else {}),
             **({"negative_rate": source.negative_rate} if source.negative_rate < 1 else {}),

@@ -14,7 +14,7 @@ from pathlib import Path
 from seo_rec.places import RemotePath, place
 from seo_rec.schema import LISTED_FILE, SCHEMA_FILE, SPLITS
 
-_FOLDERS = (*SPLITS, "vocabulary")
+_FOLDERS = (*SPLITS, "vocabulary", "kept")
 
 
 @contextmanager

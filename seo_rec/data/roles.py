@@ -51,8 +51,16 @@ class LabelRule:
     value: float | str
 
     def __str__(self) -> str:
-        value = f"{self.value:g}" if isinstance(self.value, float) else repr(self.value)
-        return f"{self.column} {self.sign} {value}"
+        return f"{self.column} {self.sign} {self._written}"
+
+    @property
+    def _written(self) -> str:
+        """The value as :func:`label_rule` reads it again."""
+        if isinstance(self.value, float):
+            short = f"{self.value:g}"
+            return short if float(short) == self.value else repr(self.value)
+        quoted = repr(self.value)
+        return quoted if quoted[1:-1] == self.value else f"'{self.value}'"
 
     def of(self, cell: str) -> float | None:
         """1.0 or 0.0; None for a cell that cannot be compared, such as an empty one."""

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from seo_rec.data.numeric import NumericPlan
+from seo_rec.data.numeric import NumericPlan, NumericRule
 from seo_rec.data.rawfile import Intake
 from seo_rec.data.roles import GROUP, PLACE
 from seo_rec.data.split import Split, uniform
@@ -26,6 +26,21 @@ ARROW_TYPES: Mapping[str, Any] = {
 }
 
 _NEGATIVES = 0x6E656761  # makes another seed than the one of the split
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What earlier data measured, and later data are prepared with.
+
+    Args:
+        rules: What becomes of the numbers of each numeric column, if the rules are by column.
+        mean_weight: The mean by which weights are divided.
+        fingerprint: The fingerprint of the earlier data.
+    """
+
+    rules: Mapping[str, NumericRule]
+    mean_weight: float
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -51,6 +66,7 @@ class Source:
         negative_rate: each negative training row is kept with this probability.
         placed: what says the split of each row, which ``read`` yields as :data:`PLACE`; None if
             the split rule does.
+        figures: The figures of earlier data, which take the place of measuring training rows.
     """
 
     dataset: str
@@ -68,6 +84,7 @@ class Source:
     negative_rate: float = 1.0
     label_kind: str = BINARY
     placed: Mapping[str, Any] | None = None
+    figures: Figures | None = None
 
     @property
     def categorical(self) -> tuple[str, ...]:
@@ -97,6 +114,7 @@ class Source:
         """Why several processes cannot prepare it; None if they can."""
         reasons = {
             "its format is read as a whole": self.quoted is None,
+            "earlier data say which figures and ids are used (--like)": self.figures is not None,
             "numbers are transformed by the training rows (--numeric-transform none does not)": (
                 bool(self.numeric)
             ),

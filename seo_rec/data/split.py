@@ -27,11 +27,13 @@ class Split:
     Args:
         fractions: train, val and test, summing to 1; None means 0.8, 0.1, 0.1 for random and
             6/7, 1/14, 1/14 for temporal.
+        trains: Whether training rows are needed, so that train must have a share.
     """
 
     rule: str = "random"
     seed: int = 42
     fractions: tuple[float, float, float] | None = None
+    trains: bool = True
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -44,7 +46,7 @@ class Split:
                 f"split fractions are {shares}; allowed: three numbers >= 0 that sum to 1, for "
                 "train, val and test, as in 0.8,0.1,0.1"
             )
-        if shares[0] == 0:
+        if shares[0] == 0 and self.trains:
             raise DataError(f"split fractions are {shares}; the train split must not be empty")
 
     @property

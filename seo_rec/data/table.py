@@ -29,7 +29,7 @@ from seo_rec.data.rawfile import (
 )
 from seo_rec.data.roles import PLACE
 from seo_rec.data.sample import cells_delimiter, read_sample
-from seo_rec.data.source import Source, column_kinds
+from seo_rec.data.source import Figures, Source, column_kinds
 from seo_rec.data.split import Split
 from seo_rec.data.tokens import is_text
 from seo_rec.data.vocabulary import Pruning
@@ -142,6 +142,7 @@ def table_source(
     delimiter: str | None = None,
     inferred: Inferred | None = None,
     negative_rate: float = 1.0,
+    figures: Figures | None = None,
 ) -> Source:
     """The encoded rows of a table's files; see :func:`prepare_table`."""
     by_split = _by_split(raw)
@@ -163,6 +164,7 @@ def table_source(
         negative_rate=negative_rate,
         placed=_placed(by_split, columns),
         quoted=partial(cells_delimiter, delimiter=delimiter),
+        figures=figures,
     )
 
 

@@ -20,6 +20,7 @@ from seo_rec.schema import DataError
 Counts = npt.NDArray[Any]  # uint32 or int64
 
 VOCABULARY_FOLDER = "vocabulary"
+KEPT_FOLDER = "kept"
 _PIECE = 1 << 19  # ids merged at a time
 
 # Unified Embedding (Coleman et al., NeurIPS 2023), tables 3 and 4 of appendix B: per-field
@@ -50,13 +51,15 @@ class Pruning:
     smaller id) and the K-th place is the out-of-vocabulary id. A ``preset`` names a table of
     sizes; ``sizes`` gives them by column, and wins over the preset. If ids are not ``counted``,
     none can be pruned, there are no vocabulary files, and the numbers of distinct ids are
-    estimated by :class:`seo_rec.data.sketch.DistinctSketch`.
+    estimated by :class:`seo_rec.data.sketch.DistinctSketch`. With ``earlier`` nothing is decided by
+    counts: it holds, by pruned column, the ids that stayed in earlier data, and these stay.
     """
 
     min_count: int = 1
     preset: str | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
     counted: bool = True
+    earlier: Mapping[str, Ids] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.min_count < 1:
@@ -93,6 +96,8 @@ class Pruning:
 
     def kept(self, name: str, ids: Ids, counts: Ids) -> Ids | None:
         """The ids of column ``name`` that stay, sorted; None if all ids stay for ever."""
+        if self.earlier is not None:
+            return self.earlier.get(name)
         size = self.all_sizes.get(name)
         if size is None and self.min_count == 1:
             return None
@@ -224,6 +229,40 @@ def write_vocabulary(data: Path, column: str, ids: Ids, counts: Ids) -> Path:
     path = folder / f"{column}.parquet"
     pq.write_table(table, path, compression="zstd", use_dictionary=False, write_page_checksum=True)
     return path
+
+
+def write_kept(data: Path, column: str, ids: Ids) -> Path:
+    """Write ``DATA/kept/<column>.parquet``, the ids that stay, ascending; return its path."""
+    folder = data / KEPT_FOLDER
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{column}.parquet"
+    table = pa.table({"id": pa.array(ids, pa.int64())})
+    pq.write_table(table, path, compression="zstd", use_dictionary=False, write_page_checksum=True)
+    return path
+
+
+def read_kept(data: Path | str, column: str) -> Ids | None:
+    """The ids of a pruned column that stay because earlier data kept them, ascending, int64 (V,).
+
+    Returns:
+        None if the data set has no such file, since its own training rows decided.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    path = place(data) / KEPT_FOLDER / f"{column}.parquet"
+    if not path.is_file():
+        return None
+    try:
+        with open_parquet(path) as file:
+            ids = _whole_numbers(file.read()["id"], "id")
+        if len(ids) and (ids[0] < 0 or not bool((ids[1:] > ids[:-1]).all())):
+            raise ValueError("the ids are not 0 or more, ascending and distinct")
+    except (pa.ArrowException, KeyError, OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: not a file of kept ids ({error}); run `seo-rec prepare` again"
+        ) from error
+    return ids
 
 
 def read_vocabulary(

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from seo_rec.data.avazu import HEADER as AVAZU_HEADER
 from seo_rec.data.criteo import INTEGERS, TOKENS
 from seo_rec.data.dataset import DataSet
-from seo_rec.data.numeric import BY_COLUMN, INDICATOR, NumericRule
-from seo_rec.data.tokens import OUT_OF_VOCABULARY, Ids
+from seo_rec.data.numeric import BY_COLUMN, INDICATOR, NumericRule, rules_of
 from seo_rec.schema import Column as SchemaColumn
 from seo_rec.schema import DataError, Schema
 from seo_rec.serve.layout import EXAMPLES
@@ -47,7 +44,7 @@ def preparation_of(data: DataSet, columns: Sequence[str]) -> Preparation:
     """
     schema = data.schema
     read = set(columns)
-    indicators = {name + INDICATOR for name, rule in _rules(schema).items() if rule.indicator}
+    indicators = {name + INDICATOR for name, rule in rules_of(schema).items() if rule.indicator}
     found = [_numeric(schema, c) for c in schema.numeric if c.name not in indicators]
     found += [_embedded(data, c) for c in schema.features if c.name in read]
     dataset = schema.dataset
@@ -57,22 +54,9 @@ def preparation_of(data: DataSet, columns: Sequence[str]) -> Preparation:
     )
 
 
-def _rules(schema: Schema) -> dict[str, NumericRule]:
-    """The rules by raw numeric column, where each has its own."""
-    if schema.options.get("numeric_rule") != BY_COLUMN:
-        return {}
-    entries = schema.options.get("numeric_columns")
-    if not isinstance(entries, dict):
-        raise DataError("numeric_columns of the prepared data is no object; prepare them again")
-    return {
-        name: NumericRule.from_json(entry, f"numeric_columns of {name!r}")
-        for name, entry in entries.items()
-    }
-
-
 def _numeric(schema: Schema, column: SchemaColumn) -> Column:
     rule = schema.options.get("numeric_rule", _PLAIN)
-    if rule == BY_COLUMN and column.name in (rules := _rules(schema)):
+    if rule == BY_COLUMN and column.name in (rules := rules_of(schema)):
         numbers = rules[column.name]
         return Column(column.name, "numeric", numbers.rule, numbers=numbers)
     if rule == _LOG:
@@ -87,9 +71,9 @@ def _numeric(schema: Schema, column: SchemaColumn) -> Column:
 def _embedded(data: DataSet, column: SchemaColumn) -> Column:
     options = data.schema.options
     missing = str(options.get("missing", "token"))
-    if (numbers := _rules(data.schema).get(column.name)) is not None:
+    if (numbers := rules_of(data.schema).get(column.name)) is not None:
         return Column(column.name, "categorical", "quantiles", missing, numbers=numbers)
-    kept = _kept(data, column.name)
+    kept = data.kept(column.name)
     if column.kind == "multivalent":
         separator = str(options.get("separator", "|"))
         return Column(column.name, "multivalent", separator=separator, kept=kept)
@@ -104,16 +88,6 @@ def _embedded(data: DataSet, column: SchemaColumn) -> Column:
             )
         rule = "bucket"
     return Column(column.name, "categorical", rule, missing, kept=kept)
-
-
-def _kept(data: DataSet, name: str) -> Ids | None:
-    """The ids that keep their identity, where the vocabulary of the column was pruned."""
-    pruning = data.schema.options.get("vocabulary") or {}
-    active = pruning.get("min_count", 1) > 1 or name in pruning.get("sizes", {})
-    if not active:
-        return None
-    ids = data.vocabulary(name)
-    return np.ascontiguousarray(ids[ids != OUT_OF_VOCABULARY])
 
 
 def example_cells(preparation: Preparation) -> dict[str, list[str | None]]:

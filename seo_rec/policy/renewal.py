@@ -12,7 +12,9 @@ from seo_rec.policy.entries import Feature, Ids, Lookup
 from seo_rec.policy.policy import Policy
 
 Weights = npt.NDArray[np.float64]
-Counted = Mapping[str, tuple[Ids, Weights]]  # by feature: ascending ids, and their decayed counts
+DecayedCounts = Mapping[
+    str, tuple[Ids, Weights]
+]  # by feature: ascending ids, and their decayed counts
 
 KEPT_BESIDE = 1024  # ids outside a vocabulary that are counted on, besides as many as it has
 
@@ -94,7 +96,7 @@ def _places(lookup: Lookup) -> list[tuple[str, str]]:
     return [("table", lookup.table), *codes]
 
 
-def renewed(policy: Policy, counted: Counted) -> tuple[Policy, dict[str, Turnover]]:
+def renewed(policy: Policy, counted: DecayedCounts) -> tuple[Policy, dict[str, Turnover]]:
     """The policy with the most frequent ids in its vocabularies, as many in each as there were.
 
     The ids of a vocabulary of V ids are the V with the largest decayed counts; where counts are

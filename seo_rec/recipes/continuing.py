@@ -20,7 +20,7 @@ from seo_rec.files import write_bytes
 from seo_rec.policy import Ids, Policy
 from seo_rec.policy.columns import ColumnChange, adapted
 from seo_rec.policy.renewal import (
-    Counted,
+    DecayedCounts,
     Turnover,
     added_counts,
     bounded,
@@ -28,9 +28,10 @@ from seo_rec.policy.renewal import (
     renewable_features,
     renewed,
 )
+from seo_rec.recipes.evaluation import require_kind_of_label
 from seo_rec.runs import RunError
 from seo_rec.runs.layout import COUNTS_FILE, RUN_FILE
-from seo_rec.schema import DataError
+from seo_rec.schema import DataError, other_rules
 from seo_rec.train.earlier import Carried, Earlier, open_earlier
 
 DECAY = 0.9  # of the count of an id from one day to the next
@@ -53,7 +54,7 @@ class Continued:
 
     earlier: Earlier
     policy: Policy
-    counts: Counted
+    counts: DecayedCounts
     columns: ColumnChange = ColumnChange()
     turnovers: Mapping[str, Turnover] | None = None
     fixed: tuple[str, ...] = ()
@@ -82,12 +83,14 @@ def continued(
         renew: Whether vocabularies are renewed; otherwise new ids stay unknown.
 
     Raises:
-        RunError: The folder is not a finished training, or the data were prepared by other rules.
+        RunError: The folder is not a finished training, or the data were prepared by other rules or
+            have another kind of label.
         ValueError: ``decay`` is not in 0 to 1, or a record is damaged.
     """
     if not 0 <= decay <= 1:
         raise ValueError(f"decay {decay}; allowed: 0 to 1")
     earlier = open_earlier(run)
+    require_kind_of_label(run, earlier.training.model.regression is not None, data)
     require_same_rules(earlier, data)
     before = {c.name for c in data.schema.numeric}
     new_numeric = tuple(sorted(before - set(earlier.numeric)))
@@ -116,12 +119,11 @@ def continued(
 def require_same_rules(earlier: Earlier, data: DataSet) -> None:
     """RunError unless the data were prepared by the rules of the run's data."""
     old, new = dict(earlier.preparation), data.schema.preparation
-    for rule in sorted({*old, *new}):
-        if old.get(rule) != new.get(rule):
-            raise RunError(
-                f"{data.path}: prepared with {rule} {new.get(rule)!r:.80}, and the data of "
-                f"{earlier.run} with {old.get(rule)!r:.80}; prepare the new data by the same rules"
-            )
+    if said := other_rules({**dict.fromkeys(new), **old}, new):
+        raise RunError(
+            f"{data.path}: prepared by other rules than the data of {earlier.run} ({said}); "
+            "prepare the new data by the same rules"
+        )
 
 
 # ---- counts of ids ---------------------------------------------------------------------------
@@ -152,7 +154,7 @@ def feature_counts(data: DataSet, policy: Policy) -> dict[str, tuple[Ids, Any]]:
     return {n: found[n] for n in names if n in found}
 
 
-def first_counts(data: DataSet, policy: Policy) -> Counted:
+def first_counts(data: DataSet, policy: Policy) -> DecayedCounts:
     """The counts that a run keeps of the data that it starts with."""
     found = feature_counts(data, policy)
     return {
@@ -161,7 +163,7 @@ def first_counts(data: DataSet, policy: Policy) -> Counted:
     }
 
 
-def counts_of_run(run: Path, policy: Policy) -> Counted:
+def counts_of_run(run: Path, policy: Policy) -> DecayedCounts:
     """The decayed counts that a run kept.
 
     A run of an earlier release kept none; its data are counted if they are still there, and
@@ -183,7 +185,7 @@ def counts_of_run(run: Path, policy: Policy) -> Counted:
     return {n: _once(policy.vocabularies[n]) for n in names}
 
 
-def write_counts(path: Path, counts: Counted) -> None:
+def write_counts(path: Path, counts: DecayedCounts) -> None:
     """Write decayed counts, whole or not at all."""
     arrays: dict[str, Any] = {"names": np.array(list(counts), dtype=np.str_)}
     for i, (ids, amounts) in enumerate(counts.values()):
@@ -193,7 +195,7 @@ def write_counts(path: Path, counts: Counted) -> None:
     write_bytes(path, content.getvalue())
 
 
-def read_counts(path: Path) -> Counted:
+def read_counts(path: Path) -> DecayedCounts:
     """What :func:`write_counts` wrote.
 
     Raises:
@@ -222,13 +224,13 @@ def _once(ids: Ids) -> tuple[Ids, Any]:
     return ids, np.ones(len(ids))
 
 
-def _with_day(told: Counted, data: DataSet, policy: Policy, decay: float) -> Counted:
+def _with_day(told: DecayedCounts, data: DataSet, policy: Policy, decay: float) -> DecayedCounts:
     nothing = np.zeros(0, np.int64), np.zeros(0)
     day = feature_counts(data, policy)
     return {n: added_counts(told.get(n, nothing), counts, decay) for n, counts in day.items()}
 
 
-def _known(data: DataSet, old: Policy, new: Policy, counts: Counted) -> dict[str, Ids]:
+def _known(data: DataSet, old: Policy, new: Policy, counts: DecayedCounts) -> dict[str, Ids]:
     """By feature of both policies, the ids whose rows may move, the most frequent last."""
     known = {}
     before = {f.name for f in old.features}

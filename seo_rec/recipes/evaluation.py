@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -193,7 +193,7 @@ def stream_of(run: Path, data: DataSet, split: str) -> Stream:
     """
     optional = {"numeric": list, "preparation": dict, "model": dict}
     asked = read_object(run / RUN_FILE, {"num_dense": int}, optional)
-    _require_kind_of_label(run, asked.get("model", {}), data)
+    require_kind_of_label(run, bool(asked.get("model", {}).get("regression")), data)
     wanted, names = asked["num_dense"], [c.name for c in data.schema.numeric]
     if wanted != data.num_numeric:
         raise RunError(
@@ -208,13 +208,19 @@ def stream_of(run: Path, data: DataSet, split: str) -> Stream:
     return eval_stream(data, split, Policy.load(run / POLICY_FILE).columns)
 
 
-def _require_kind_of_label(run: Path, model: Mapping[str, Any], data: DataSet) -> None:
-    """RunError if a model of clicks meets a label to predict, or the other way round."""
-    trained_on = REGRESSION if model.get("regression") else BINARY
+def require_kind_of_label(run: Path, is_regression: bool, data: DataSet) -> None:
+    """RunError if a model of clicks meets a label to predict, or the other way round.
+
+    Args:
+        run: The training run of the model.
+        is_regression: Whether it was trained on a regression label.
+        data: The data that it is to score or to be trained on.
+    """
+    trained_on = REGRESSION if is_regression else BINARY
     if trained_on != data.schema.label_kind:
         raise RunError(
             f"{run} was trained on a {trained_on} label and the label of {data.path} is a "
-            f"{data.schema.label_kind} one; evaluate it on data of its kind of label"
+            f"{data.schema.label_kind} one; give data of its kind of label"
         )
 
 

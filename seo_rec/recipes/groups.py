@@ -54,10 +54,17 @@ class Grouping:
         """Refuse names before a model is scored.
 
         Raises:
-            DataError: A name is not a feature, or a feature of lists is named for GAUC.
+            DataError: A name is not a feature, a feature of lists is named for GAUC, the label is
+                not 0 or 1, or the rows have weights.
         """
         if self:
             data.require_binary("quality by group")
+        if self and data.schema.weight is not None:
+            raise DataError(
+                f"quality by group counts every row alike, and the rows of {data.path} have "
+                f"weights (column {data.schema.weight!r}); leave --group, --by and --by-frequency "
+                "out, or prepare the data without --weight"
+            )
         kinds = {c.name: c.kind for c in data.schema.features}
         for option, names in self._by_option().items():
             if unknown := [name for name in names if name not in kinds]:

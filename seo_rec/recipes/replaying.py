@@ -32,7 +32,14 @@ from seo_rec.recipes.continuing import (
     write_counts,
 )
 from seo_rec.recipes.evaluation import load_trained, stream_of
-from seo_rec.recipes.training import Scores, asked_for, record_of, served_model
+from seo_rec.recipes.training import (
+    Scores,
+    asked_for,
+    own_budget,
+    record_of,
+    served_model,
+    stored_policy,
+)
 from seo_rec.runs import Run, RunError, claim_run
 from seo_rec.runs.layout import (
     BEST_FOLDER,
@@ -47,8 +54,16 @@ from seo_rec.runs.layout import (
 )
 from seo_rec.schema import SCHEMA_FILE, SPLITS, DataError, Schema
 from seo_rec.settings import Training
-from seo_rec.train import Start, check_policy_fits, evaluate, fit_policy, require_memory
-from seo_rec.train.loop import NOT_EVALUATED
+from seo_rec.train import (
+    Start,
+    check_policy_fits,
+    check_start,
+    check_storage,
+    fit_policy,
+    require_memory,
+)
+from seo_rec.train.earlier import open_earlier
+from seo_rec.train.loop import NOT_EVALUATED, score
 from seo_rec.train.ranks import ranks
 
 KEPT_DAYS = 2  # whose weights are kept by default
@@ -134,7 +149,8 @@ def replay(
 ) -> Replayed:
     """Score each day with the model of the days before it, then train on it.
 
-    All rows of a day are scored, of whatever split; its training rows are trained on for
+    All rows of a day are scored, of whatever split, and weighted as
+    :func:`seo_rec.train.loop.score` says; its training rows are trained on for
     ``training.fit.epochs`` epochs, without validation. Vocabularies are renewed with every day.
 
     Args:
@@ -150,7 +166,8 @@ def replay(
         said: Called with each finished day.
 
     Raises:
-        DataError: A day has other columns than the first, or no training rows.
+        DataError: A day has other columns than the first, or no training rows; or the label is not
+            0 or 1.
         RunError: ``out`` holds another run; or a finished day was of other data.
         ValueError: A setting is not allowed.
     """
@@ -160,6 +177,12 @@ def replay(
         raise ValueError(f"keep {keep}; allowed: 2 or more days, which a resume needs, or 0 (all)")
     opened = [open_data(path) for path in days]
     _require_alike([d.schema for d in opened], days)
+    for data in opened:
+        data.require_binary("a replay")
+    if earlier is not None:
+        check_start(training, Start(earlier=open_earlier(earlier)))
+    elif policy is not None:
+        check_storage(policy, training)
     start = {
         "method": method,
         "policy": None if policy is None else policy.to_json(),
@@ -276,10 +299,10 @@ class _Day:
         model = load_trained(before)
         serve_stored_(model.embedding, model.embedding.policy)
         model.to(here.device)
-        parts = [evaluate(model, stream_of(before, self.data, s))[1:] for s in splits]
-        logits, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
+        parts = [score(model, stream_of(before, self.data, s)) for s in splits]
+        logits, labels, weights = (np.concatenate(column) for column in zip(*parts, strict=True))
         unknown = unknown_shares(self.data, Policy.load(before / POLICY_FILE))
-        metrics = binary_metrics(logits, labels)
+        metrics = binary_metrics(logits, labels, weights)
         return _scored(self.name, rows, metrics, unknown, time.perf_counter() - started)
 
     def _train(self, policy: Policy, method: str, following: Continued | None, scored: Day) -> Run:
@@ -287,7 +310,7 @@ class _Day:
         data, training, out = self.data, self.training, self.folder
         start = Start(earlier=following.earlier if following else None)
         check_policy_fits(data, policy)
-        require_memory(policy, training.fit, ranks())
+        require_memory(stored_policy(policy, training.model), training.fit, ranks())
         claim_run(out, asked_for(data, policy, training, method, start), True)
         policy.save(out / POLICY_FILE)
         counts = following.counts if following else first_counts(data, policy)
@@ -302,9 +325,9 @@ class _Day:
         )
         trained = replace(trained, result=replace(trained.result, val=figures))
         scores = Scores(figures, figures, as_served=True)
-        size = policy.num_params
+        budget = own_budget(policy)
         return record_of(
-            data, policy, training, trained, scores, method=method, budget=size, search=None
+            data, policy, training, trained, scores, method=method, budget=budget, search=None
         )
 
 

@@ -62,6 +62,7 @@ from seo_rec.train import (
     store_,
     weights_digest,
 )
+from seo_rec.train.earlier import Earlier
 
 log = logging.getLogger(__name__)
 progress = logging.getLogger("seo_rec.progress")
@@ -144,9 +145,10 @@ def train(
         RunError: ``out`` holds another run, or this one and ``resume`` is False.
         TooLargeError: The tables do not fit into memory.
     """
-    start, training = start or Start(), for_label(training, data)
+    start = start or Start()
     if following is not None:
         start = replace(start, earlier=following.earlier)
+    training = for_label(training, data, start.earlier)
     check_start(training, start)
     check_storage(policy, training)
     here, asked = ranks(), asked_for(data, policy, training, method, start)
@@ -168,7 +170,7 @@ def train(
 
     if finished := here.on_first(begin):
         return finished
-    stored = _stored(policy, training.model).num_params
+    stored = stored_policy(policy, training.model).num_params
     if here.first and stored > LARGEST_DENSE:
         chosen = settled(training.fit, stored).table_update
         progress.info("tables of %s parameters: %s", f"{stored:,}", chosen)
@@ -178,7 +180,7 @@ def train(
     model = served_model(trained, out, policy, data.num_numeric, training.model)
     scores = _scores(model, data, policy, trained)
     if budget == OWN_BUDGET:
-        budget = _own_budget(policy)
+        budget = own_budget(policy)
     run = record_of(
         data, policy, training, trained, scores, method=method, budget=budget, search=search
     )
@@ -199,7 +201,7 @@ def _check_before(data: DataSet, policy: Policy, training: Training) -> None:
     data.verify("train", "val", "test", rank=here.rank, world_size=here.world_size)
     data.check_validation(warn=here.first)
     check_policy_fits(data, policy)
-    require_memory(_stored(policy, training.model), training.fit, here)
+    require_memory(stored_policy(policy, training.model), training.fit, here)
     if here.world_size > 1 and here.first and (note := precision_note(policy, False)):
         log.warning("note: %s", note)
 
@@ -269,7 +271,7 @@ def _scores(model: nn.Module, data: DataSet, policy: Policy, trained: Trained) -
     return Scores(val, test, as_served)
 
 
-def _own_budget(policy: Policy) -> int | Allowance:
+def own_budget(policy: Policy) -> int | Allowance:
     """The budget that a policy was made for, or else the floats that it holds."""
     made_for = policy.budget
     if made_for is not None and made_for.params is None and made_for.num_bytes is not None:
@@ -291,7 +293,7 @@ def record_of(
     val, test = scores.val, scores.test
     asked = None if budget is None else allowance_of(budget)
     result, cost = trained.result, search or SearchCost()
-    stored = _stored(policy, training.model).num_params
+    stored = stored_policy(policy, training.model).num_params
     return Run(
         data=data.schema.dataset,
         data_fingerprint=data.fingerprint,
@@ -343,16 +345,32 @@ def _measured(
     }
 
 
-def for_label(training: Training, data: DataSet) -> Training:
+def for_label(training: Training, data: DataSet, earlier: Earlier | None = None) -> Training:
     """The training with the loss and the scale of the data's label.
+
+    A model that goes on from an earlier run keeps the scale of that run, since its backbone
+    predicts on it.
+
+    Args:
+        training: The training that is asked for.
+        data: The data set.
+        earlier: The run to go on from, if there is one.
 
     Raises:
         DataError: All training rows have one label.
-        ValueError: A weight of positive rows for a label that is not 0 or 1.
+        ValueError: A weight of positive rows, or the log loss as the measure of the best epoch, for
+            a label that is not 0 or 1.
     """
     schema = data.schema
     if schema.label_kind != REGRESSION:
         return training
+    if training.fit.keep_by != "auc":
+        raise ValueError(
+            f"keep_by {training.fit.keep_by} with a regression label, of which the epoch with the "
+            "best validation R2 is kept; leave --keep-by out"
+        )
+    if earlier is not None and (known := earlier.training.model.regression) is not None:
+        return replace(training, model=replace(training.model, regression=known))
     mean, std = schema.label_rate.get("train"), schema.label_std.get("train")
     if mean is None or not std:
         raise DataError(
@@ -363,7 +381,7 @@ def for_label(training: Training, data: DataSet) -> Training:
     return replace(training, model=replace(training.model, regression=scale))
 
 
-def _stored(policy: Policy, model: ModelSettings) -> Policy:
+def stored_policy(policy: Policy, model: ModelSettings) -> Policy:
     """The policy with the widths that are trained."""
     return policy if model.mlet is None else inner_policy(policy, model.mlet)
 
@@ -379,8 +397,8 @@ def worse_than_label_rate(val: Metrics | RegressionMetrics) -> str | None:
             return None
         return (
             f"the validation R2 {val.r2:.5g} is worse than the 0 of a model that gives every row "
-            "the mean label; lower --lr, or scale the numeric columns (seo-rec prepare table "
-            "--numeric-transform log)"
+            "the mean label; lower --lr, or scale numeric columns that are not scaled yet (seo-rec "
+            "prepare table --numeric-transform standard or log)"
         )
     if not val.normalized_entropy > 1:
         return None
@@ -388,7 +406,7 @@ def worse_than_label_rate(val: Metrics | RegressionMetrics) -> str | None:
     return (
         f"the validation log loss {val.log_loss:.5g} is worse than the {entropy:.5g} of a model "
         "that gives every row the label rate; if it was still falling, train longer (--epochs), "
-        "else lower --lr, or scale the numeric columns (seo-rec prepare table "
+        "else lower --lr, or scale numeric columns that are not scaled yet (seo-rec prepare table "
         "--numeric-transform standard or log)"
     )
 

@@ -263,7 +263,7 @@ def print_frontier(folder: Path) -> None:
     console.print(
         Text(
             f"test {quality}: mean ± standard error over seeds; * no other mean is at least as "
-            f"good with as many {found[0].unit} or fewer"
+            f"good with as many {found[0].unit} or fewer (a budget counts in full)"
         )
     )
     for name, method, why in reading.read_infeasible(folder):

@@ -521,6 +521,22 @@ def evaluate(
     Raises:
         FloatingPointError: a logit is not finite.
     """
+    z, y, w = score(model, stream)
+    return metrics_of(stream.schema.label_kind, z, y, w), z, y
+
+
+def score(
+    model: nn.Module, stream: Stream
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Logits, labels and weights of the rows that are left in ``stream``, in stream order.
+
+    A row weighs what the data say, or 1. Where each negative row was kept with probability w, a
+    negative row weighs 1/w times as much: it stands for the rows that were dropped, so that
+    weighted metrics are estimates for all rows.
+
+    Raises:
+        FloatingPointError: a logit is not finite.
+    """
     model.eval()
     here = ranks_of(model)
     scored: list[tuple[np.ndarray[Any, Any], ...]] = []
@@ -547,7 +563,9 @@ def evaluate(
         raise FloatingPointError(
             f"{int((~np.isfinite(z)).sum())} of {z.size} logits are not finite; {LOWER}"
         )
-    return metrics_of(stream.schema.label_kind, z, y, w), z, y
+    if stream.offset:
+        w = np.where(y == 0, w * np.float32(np.exp(stream.offset)), w)
+    return z, y, w
 
 
 @contextmanager
