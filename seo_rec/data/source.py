@@ -97,7 +97,7 @@ class Source:
         """Why several processes cannot prepare it; None if they can."""
         reasons = {
             "its format is read as a whole": self.quoted is None,
-            "numbers are transformed by the training rows (--numeric-transform none does not)": (
+            "numbers are scaled by the training rows (--numeric-transform log or none does not)": (
                 bool(self.numeric)
             ),
             "weights are divided by their mean": self.weight is not None,
