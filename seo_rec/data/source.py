@@ -115,7 +115,7 @@ class Source:
         reasons = {
             "its format is read as a whole": self.quoted is None,
             "earlier data say which figures and ids are used (--like)": self.figures is not None,
-            "numbers are transformed by the training rows (--numeric-transform none does not)": (
+            "numbers are scaled by the training rows (--numeric-transform log or none does not)": (
                 bool(self.numeric)
             ),
             "weights are divided by their mean": self.weight is not None,
