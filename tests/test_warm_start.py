@@ -84,12 +84,19 @@ def hashed(days: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
 BAG = "embedding.ebc.embedding_bags.user.weight"
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "lazy_adam", "adagrad", "rowwise_adagrad", "sgd"])
+@pytest.mark.parametrize(
+    ("optimizer", "storage"),
+    [
+        *((name, "float32") for name in ("adam", "lazy_adam", "adagrad", "rowwise_adagrad", "sgd")),
+        ("auto", "bfloat16"),
+        ("sgd", "float16"),
+    ],
+)
 def test_rows_state_and_means_of_ids_that_stay_move_bit_for_bit(
-    optimizer: str, days: list[Path], tmp_path: Path
+    optimizer: str, storage: str, days: list[Path], tmp_path: Path
 ) -> None:
     policy = recipes.method_policy("collisionless", open_data(days[0]), 0, 4)
-    trained(days[0], policy, tmp_path / "run", row_optimizer=optimizer)
+    trained(days[0], policy, tmp_path / "run", row_optimizer=optimizer, storage=storage)
     before = saved_tensors(tmp_path / "run" / "checkpoints")
     made = recipes.continued(tmp_path / "run", open_data(days[1]))
     after = first_checkpoint(tmp_path / "run", days[1], tmp_path / "next")

@@ -100,10 +100,10 @@ class _WarmStart:
 
     def __init__(self, data: DataSet, policy: Policy, training: Training, earlier: Earlier) -> None:
         self.earlier, self.policy, self.fit = earlier, policy, training.fit
-        self.model: RecModel = build_model(
-            policy, data.num_numeric, training.model, training.fit.seed
-        )
         fit = training.fit
+        self.model: RecModel = build_model(
+            policy, data.num_numeric, training.model, fit.seed, storage=fit.storage
+        )
         self.optimizers = make_optimizers(
             self.model, fit.row_optimizer, fit.row_lr, fit.dense_lr, fit.row_l2, fit.l2_on
         )
