@@ -347,7 +347,8 @@ def _judged(found: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
         )
     if verdict != "search":
         reasons.append(
-            f"the worth of the columns did not move clearly more than by chance ({moved_worth:.1%}, "
-            f"and {chance:.1%} between two halves of OLD), so a new search would gain little"
+            "the worth of the columns did not move clearly more than by chance "
+            f"({moved_worth:.1%}, and {chance:.1%} between two halves of OLD), so a new search "
+            "would gain little"
         )
     return verdict, tuple(reasons)
