@@ -314,7 +314,9 @@ def test_lost_checkpoints_leave_the_best_weights(
 
 def test_misfits_are_refused(by_id: Path, days: list[Path], tmp_path: Path) -> None:
     log = prepare_day(tmp_path / "log", 1, transform="log")
-    with pytest.raises(RunError, match=r"other rules than .* \(numeric_rule: .*sign\(x\)"):
+    with pytest.raises(
+        RunError, match=r"prepared by other rules than .* \(numeric_rule: .*sign\(x\)"
+    ):
         recipes.continued(by_id, open_data(log))
     with pytest.raises(RunError, match="not a finished training run"):
         recipes.continued(tmp_path, open_data(days[1]))
