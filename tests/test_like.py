@@ -156,6 +156,9 @@ def test_the_kept_ids_stay_kept_from_day_to_day(days: Path, tmp_path: Path) -> N
     (out / "kept" / "u.parquet").write_bytes(b"damaged")
     with pytest.raises(DataError, match=r"kept/u.parquet: damaged"):
         open_data(out).kept("u")
+    (out / "kept" / "u.parquet").unlink()
+    with pytest.raises(DataError, match=r"kept/u.parquet: cannot be read"):
+        open_data(out).kept("u")
 
 
 def test_eval_and_predict_agree_on_the_new_day(

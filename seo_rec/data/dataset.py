@@ -19,7 +19,7 @@ import numpy.typing as npt
 from seo_rec.data.integrity import Verifier
 from seo_rec.data.shards import large_columns, large_numbers, read_shards
 from seo_rec.data.tokens import OUT_OF_VOCABULARY
-from seo_rec.data.vocabulary import read_kept, read_vocabulary
+from seo_rec.data.vocabulary import KEPT_FOLDER, read_kept, read_vocabulary
 from seo_rec.places import place
 from seo_rec.schema import (
     BINARY,
@@ -200,9 +200,10 @@ class DataSet:
         pruning = self.schema.options.get("vocabulary") or {}
         if pruning.get("min_count", 1) <= 1 and feature not in pruning.get("sizes", {}):
             return None
-        self._verifier.vocabulary(feature)
-        kept = read_kept(self.path, feature)
-        if kept is not None:
+        name = f"{KEPT_FOLDER}/{feature}.parquet"
+        if name in self.schema.files:
+            self._verifier.file(name)
+        if (kept := read_kept(self.path, feature)) is not None:
             return kept
         ids = self.vocabulary(feature)
         return np.ascontiguousarray(ids[ids != OUT_OF_VOCABULARY])

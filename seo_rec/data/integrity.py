@@ -65,15 +65,14 @@ class Verifier:
                 self.file(f"{split}/{shard}")
 
     def vocabulary(self, column: str) -> None:
-        """Verify vocabulary and kept ids of a column; a missing file is left to its reader.
+        """Verify the vocabulary of a column; one that does not exist is left to its reader.
 
         Raises:
             DataError: The file is damaged or not listed.
         """
-        for folder in (VOCABULARY_FOLDER, KEPT_FOLDER):
-            name = f"{folder}/{column}.parquet"
-            if self._files and (self._folder / name).is_file():
-                self.file(name)
+        name = f"{VOCABULARY_FOLDER}/{column}.parquet"
+        if self._files and (self._folder / name).is_file():
+            self.file(name)
 
     def file(self, name: str) -> None:
         """Verify one file by its path below the folder.
