@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from seo_rec import recipes
+from seo_rec.analysis.drift import drift
 from seo_rec.data.dataset import open_data
 from seo_rec.data.like import LikeTable, prepare_like
 from seo_rec.data.parallel import Workers
@@ -262,6 +263,8 @@ def test_splits_are_free(days: Path, tmp_path: Path) -> None:
     schema = prepare_like({"test": [days / "1.parquet"]}, tmp_path / "out", rules)
     assert schema.num_rows == {"train": 0, "val": 0, "test": ROWS}
     assert schema.split["rule"] == "files"
+    with pytest.raises(DataError, match="split train has no rows"):
+        drift(open_data(days / "first"), open_data(tmp_path / "out"))
     with pytest.raises(DataError, match="no rows in the train split"):
         prepare_table(days / "1.parquet", tmp_path / "none", columns=COLUMNS, split=ALL_TEST)
     with pytest.raises(DataError, match=r"\(--like\)"):

@@ -94,8 +94,10 @@ def drift(old: DataSet, new: DataSet, policy: Policy | None = None, rows: int = 
         rows: Rows of each data set whose labels are looked at.
 
     Raises:
-        DataError: The data sets have no column of ids in common, or other rules.
+        DataError: The data sets have no column of ids in common, other rules, or no training rows.
     """
+    for data in (old, new):
+        data.require_rows("train")
     if old.schema.preparation != new.schema.preparation:
         raise DataError(
             f"{old.path} and {new.path} were prepared by different rules, so that their ids cannot "
