@@ -144,7 +144,7 @@ def test_a_parquet_label_that_is_no_number_is_named(tmp_path: Path, label: Any) 
     raw = tmp_path / "raw.parquet"
     pq.write_table(pa.table({"price": [1.5, label, 2.5], "user": ["a", "b", "c"]}), raw)
     columns = TableColumns("price", ("user",), task="regression")
-    with pytest.raises(DataError, match=r"row 2, .*a label that is not a number"):
+    with pytest.raises(DataError, match=r"row 2, .*a label that is not a finite number"):
         prepare_table(raw, tmp_path / "data", columns=columns)
 
 
