@@ -222,8 +222,8 @@ class RemotePath:
         except Exception as error:  # of any class: each store's library has its own
             why = _one_line(error) or type(error).__name__
             raise RemoteError(
-                f"{self}: cannot {what} it ({why:.200}); check the connection and give the command "
-                "again"
+                f"{self}: cannot {what} it ({why:.200}); check the connection and your "
+                "credentials, and give the command again"
             ) from error
 
 

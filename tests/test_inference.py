@@ -189,6 +189,7 @@ def test_inspect_prints_and_writes_nothing(tmp_path: Path, seo_rec: Callable[...
         (["--test", "b.csv"], "--val or --test is given without --train"),
         (["--train", "b.csv", "--raw", "a.csv"], "use one of the two ways"),
         (["--split-column", "fold", "--seed", "3"], "leave out --split"),
+        (["--buckets", "8"], "--buckets with these numbers would be ignored"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(

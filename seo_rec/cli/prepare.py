@@ -369,7 +369,9 @@ def table(
         if like is not None:
             use = "tables that are prepared without --like"
             refuse_ignored(context, DECIDED, "--like", use)
-        elif label is None:
+        elif "quantiles" not in numeric_transform:
+            refuse_ignored(context, ["buckets"], "these numbers", "--numeric-transform quantiles")
+        if like is None and label is None:
             raise DataError("no label is named; give --label COLUMN, or --like DATA")
         if out is None and not inspect:
             raise DataError("no folder to make is given; give --out, or --inspect to write nothing")

@@ -85,7 +85,8 @@ class DataSet:
         if said := other_rules(rules, self.schema.preparation):
             raise DataError(
                 f"{trained} was trained on values that were prepared by other rules than "
-                f"{self.path} ({said}); prepare the data with the same options"
+                f"{self.path} ({said}); prepare the data with the same "
+                "options, or a table with `seo-rec prepare table --like` the data of the training"
             )
 
     def verify(self, *splits: str, rank: int = 0, world_size: int = 1) -> None:

@@ -24,6 +24,7 @@ from seo_rec.data.source import Source, column_kinds
 from seo_rec.data.split import Split
 from seo_rec.data.tokens import bags_of_ids, categorical_ids
 from seo_rec.data.vocabulary import Pruning
+from seo_rec.places import place
 from seo_rec.schema import DataError, Schema
 
 # rule -> (ratings left out, ratings above which a row is positive); half stars exist
@@ -104,7 +105,7 @@ def prepare_release(
     Raises:
         DataError: The folder holds no release, a file is missing or a row is bad.
     """
-    raw = Path(raw)
+    raw = place(raw)
     if rating_rule not in RATING_RULES:
         raise DataError(f"rating rule is {rating_rule!r}; allowed: {', '.join(RATING_RULES)}")
     if (raw / "ratings.dat").is_file() and (raw / "users.dat").is_file():

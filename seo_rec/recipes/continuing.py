@@ -122,7 +122,8 @@ def require_same_rules(earlier: Earlier, data: DataSet) -> None:
     if said := other_rules({**dict.fromkeys(new), **old}, new):
         raise RunError(
             f"{data.path}: prepared by other rules than the data of {earlier.run} ({said}); "
-            "prepare the new data by the same rules"
+            "prepare the new data by the same rules (`seo-rec prepare table --like` the earlier "
+            "data)"
         )
 
 
