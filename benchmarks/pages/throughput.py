@@ -48,6 +48,11 @@ def latest(lines: Sequence[Line]) -> list[list[Line]]:
     return [runs[key] for key in sorted(runs, key=str)]
 
 
+def by_date(runs: Sequence[list[Line]]) -> list[list[Line]]:
+    """The runs in the order in which they were measured."""
+    return sorted(runs, key=lambda run: str(run[0]["environment"]["date"]))
+
+
 def read_lines() -> list[Line]:
     """The record."""
     return read(path_of("throughput"))

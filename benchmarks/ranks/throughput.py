@@ -42,7 +42,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from benchmarks.pages.throughput import plot, section
+from benchmarks.pages.throughput import by_date, latest, plot, section
 from benchmarks.ranks.trainees import FED_ROWS, HASHED, THEIRS, TORCHREC, Recipe, Trainee
 from benchmarks.ranks.turns import cpu_of, in_turns, line_of, ratio_line, slowest
 from benchmarks.ranks.workload import (
@@ -53,7 +53,7 @@ from benchmarks.ranks.workload import (
     zipf_batches,
     zipf_schema,
 )
-from benchmarks.record import Line, append, path_of, stamp
+from benchmarks.record import Line, path_of, read, replace_all, stamp
 from benchmarks.speed.rounds import spread
 from seo_rec.data.dataset import open_data
 from seo_rec.files import write_bytes
@@ -240,7 +240,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--warmup", type=int, default=2, help="repeats that do not count")
     parser.add_argument("--threads", type=int, default=1, help="of each rank")
-    parser.add_argument("--record", action="store_true", help=f"append to {RECORD.name}")
+    parser.add_argument(
+        "--record", action="store_true", help=f"write to {RECORD.name}; the last run counts"
+    )
     parser.add_argument("--out", type=Path, help="folder for throughput.jsonl and throughput.png")
     args = parser.parse_args(arguments)
     if args.row_optimizer == "auto":
@@ -359,8 +361,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for folder in ([RECORD.parent] if args.record else []) + (
                 [args.out] if args.out else []
             ):
-                for line in lines:
-                    append(folder / RECORD.name, line)
+                path = folder / RECORD.name
+                replace_all(path, itertools.chain(*by_date(latest([*read(path), *lines]))))
             if args.out:
                 write_bytes(args.out / "throughput.png", plot(lines))
             for text in missed(lines):
