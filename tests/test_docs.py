@@ -94,6 +94,7 @@ LATER = (
     "storage.md",
     "stack.md",
     "size.md",
+    "at-bytes.md",
     "prepared-format.md",
 )  # half of 52,400 words were there before
 

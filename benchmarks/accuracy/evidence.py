@@ -13,7 +13,9 @@ whenever a seed is done. Several processes may run parts, seeds or methods of on
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -184,16 +186,19 @@ def family_of(method: str) -> str:
     return find(method.removesuffix(SUFFIX)).family
 
 
-def compare(
-    part: Part, data: tuple[DataSet, ...], methods: tuple[str, ...], seed: int, folder: Path
+def compare_feasible(
+    comparison: Callable[[tuple[str, ...]], recipes.Comparison],
+    methods: tuple[str, ...],
+    folder: Path,
+    title: str,
 ) -> None:
-    """Run methods of one family; those without a policy are named, and the others go on."""
+    """Run the comparison of methods; those without a policy are named, and the others go on."""
     while methods:
         try:
-            recipes.compare(part.comparison(data, methods, seed), folder)
+            recipes.compare(comparison(methods), folder)
             return
         except recipes.InfeasibleError as error:
-            print(f"{part.name}, seed {seed}: {error}", flush=True)
+            print(f"{title}: {error}", flush=True)
             methods = tuple(m for m in methods if m not in error.reasons)
 
 
@@ -212,7 +217,8 @@ def run(study: str, data: list[Path], out: Path, some: Some, record: bool) -> No
             for _, method in runs:
                 families.setdefault(family_of(method), []).append(method)
             for methods in families.values():
-                compare(part, opened, tuple(methods), seed, folder)
+                of = partial(part.comparison, opened, seed=seed)
+                compare_feasible(of, tuple(methods), folder, f"{part.name}, seed {seed}")
             if record:
                 write_lines(study, part, folder, command)
         if (folder / RESULTS_FILE).exists():

@@ -19,6 +19,7 @@ from benchmarks.accuracy import churn as churn_runs
 from benchmarks.accuracy import unified as unified_runs
 from benchmarks.pages import (
     analysis,
+    at_bytes,
     backbones,
     churn,
     combined,
@@ -127,6 +128,7 @@ PAGES = {
         lambda: {"churn": churn.region(_churn_lines())},
         (("churn.png", lambda: churn.plot(_churn_lines())),),
     ),
+    "at-bytes": Page(MEASURED / "at-bytes.md", at_bytes.regions),
     "serving": Page(MEASURED / "serving.md", serving.regions),
     "speed": Page(MEASURED / "speed.md", speed.regions),
     "size": Page(MEASURED / "size.md", speed.size_regions),

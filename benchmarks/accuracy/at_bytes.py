@@ -1,0 +1,170 @@
+"""What does the default search answer at equal bytes, ids included, and what do plain rivals?
+
+    python -m benchmarks.accuracy.at_bytes criteo --data data/criteo-50 ... data/criteo-54
+
+A study is a data set, its budgets in bytes to serve, and how models are trained, which was chosen
+on validation rows of other splits. Every prepared split is one seed. Each method is trained once
+per split, budget and precision; the search ``seo`` is the default of ``seo-rec search``. Runs go to
+``--out`` and are found again there, unfinished ones too. ``--record`` adds the lines that the
+record does not have yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.accuracy.evidence import compare_feasible
+from benchmarks.command import make_parser, set_up
+from benchmarks.record import Line, Records, outcome, path_of, recorded_fit
+from seo_rec import recipes
+from seo_rec.data.dataset import DataSet, open_data
+from seo_rec.policy import Policy
+from seo_rec.policy.allowance import read_bytes
+from seo_rec.runs import Run, read_runs
+from seo_rec.runs.layout import POLICY_FILE, RESULTS_FILE, training_folder
+from seo_rec.search import find
+from seo_rec.settings import FitSettings, Training
+
+RECORD = path_of("at-bytes")
+IDENTITY = ("study", "data_fingerprint", "bytes", "precision", "method", "fit")
+DEFAULT = "seo"
+PLAIN = ("separate", "monolithic", "multi-size", "multi-size-4", "multi-size-8", "mixed-dimension",
+         "no-search")  # fmt: skip
+METHODS = (*PLAIN, "frequent", DEFAULT)
+PRECISIONS = ("float32", "int8")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A data set, its budgets in bytes, and how all models of it are trained."""
+
+    budgets: tuple[int, ...]
+    fit: FitSettings
+
+
+STUDIES = {
+    "movielens": Study((192_000, 384_000, 768_000), FitSettings(row_l2=16e-4)),
+    "criteo": Study(
+        (128_000, 320_000, 1_280_000),
+        FitSettings(batch_size=512, row_lr=1e-3, dense_lr=1e-3, row_l2=3e-3),
+    ),
+    "retrosheet": Study((64_000, 256_000, 1_024_000), FitSettings(row_l2=1e-3)),
+    "flights": Study((64_000, 256_000, 1_024_000), FitSettings(row_l2=1e-3)),
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """The methods at one budget and precision, on one split, which is a seed."""
+
+    study: str
+    data: DataSet
+    seed: int
+    num_bytes: int
+    precision: str
+    methods: tuple[str, ...]
+    fit: FitSettings
+
+    @property
+    def folder(self) -> str:
+        """Of its comparison."""
+        return f"{self.study}-{self.num_bytes}-{self.precision}-{self.data.fingerprint[:8]}"
+
+    def comparison(self, methods: tuple[str, ...]) -> recipes.Comparison:
+        """Some of its methods."""
+        return recipes.Comparison(
+            data=(self.data,),
+            methods=methods,
+            params=0,
+            num_bytes=self.num_bytes,
+            precision=self.precision,
+            seeds=1,
+            first_seed=self.seed,
+            training=Training(fit=self.fit),
+        )
+
+    def asked(self, method: str) -> Line:
+        """What a line is of."""
+        return {
+            "study": self.study,
+            "data_fingerprint": self.data.fingerprint,
+            "bytes": self.num_bytes,
+            "precision": self.precision,
+            "method": method,
+            "fit": recorded_fit(self.fit),
+        }
+
+    def line(self, run: Run, folder: Path) -> Line:
+        """The line of a training, and what its search decided."""
+        policy = Policy.load(training_folder(folder, run.method, run.seed) / POLICY_FILE)
+        return {
+            **outcome(run),
+            **self.asked(run.method),
+            "split": self.seed,
+            "search_seconds": run.search_seconds,
+            "winner": (policy.decision or {}).get("winner", run.method),
+        }
+
+
+def parts(
+    study: str, data: list[DataSet], budgets: list[int], precisions: list[str], names: list[str]
+) -> Iterator[Part]:
+    """Split by split, so that every budget has its first split early."""
+    asked = STUDIES[study]
+    for seed, opened in enumerate(data):
+        for num_bytes in budgets or asked.budgets:
+            for precision in precisions:
+                yield Part(study, opened, seed, num_bytes, precision, tuple(names), asked.fit)
+
+
+def run(part: Part, records: Records, out: Path) -> None:
+    """Train what the record lacks of a part, and add its lines."""
+    missing = tuple(m for m in part.methods if records.find(part.asked(m)) is None)
+    if not missing:
+        return
+    folder = out / part.folder
+    families = dict.fromkeys(find(m).family for m in missing)
+    for family in families:
+        methods = tuple(m for m in missing if find(m).family == family)
+        compare_feasible(part.comparison, methods, folder, part.folder)
+    if (folder / RESULTS_FILE).exists():
+        for done in read_runs(folder / RESULTS_FILE):
+            if done.method in missing:
+                records.add(part.line(done, folder))
+
+
+def report(part: Part, records: Records) -> None:
+    """Print validation figures; test rows are read by the page, once all splits are there."""
+    for method in part.methods:
+        if line := records.find(part.asked(method)):
+            print(
+                f"{part.folder} {method:16s} {line['num_bytes']:>10,d} bytes  validation AUC "
+                f"{line['val_auc']:.5f}  {line['winner']}",
+                flush=True,
+            )
+
+
+def main() -> None:
+    parser = make_parser(__doc__, RECORD, "runs/at-bytes")
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="prepared splits")
+    parser.add_argument("--bytes", nargs="*", default=[], help="some budgets only, as 320k")
+    parser.add_argument("--precision", nargs="*", default=list(PRECISIONS), choices=PRECISIONS)
+    parser.add_argument("--methods", nargs="*", default=list(METHODS), help="some only")
+    args = parser.parse_args()
+    set_up(args.threads)
+    records = Records(RECORD, IDENTITY, writes=args.record)
+    data = [open_data(path) for path in args.data]
+    try:
+        budgets = [read_bytes(text) for text in args.bytes]
+        for part in parts(args.study, data, budgets, args.precision, args.methods):
+            run(part, records, args.out)
+            report(part, records)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

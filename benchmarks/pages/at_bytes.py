@@ -1,0 +1,119 @@
+"""The default search beside plain rivals at equal bytes, as the benchmarks recorded them.
+
+The strongest rival is chosen by its mean validation AUC. Test rows say how far the search is ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.accuracy import boosted
+from benchmarks.accuracy.at_bytes import DEFAULT, PLAIN, RECORD, STUDIES
+from benchmarks.pages.cells import Runs, mean, minus, with_deviation
+from benchmarks.pages.markdown import Column, entry, table
+from benchmarks.record import Line, read
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method in one precision at one budget: lines by split."""
+
+    num_bytes: int
+    method: str
+    precision: str
+    runs: Runs
+
+
+def regions(
+    lines: Sequence[Line] | None = None, trees: Sequence[Line] | None = None
+) -> dict[str, list[str]]:
+    """The regions of the page: one for the studies, one for boosted trees.
+
+    Args:
+        lines: Default: the record.
+        trees: Default: the record of boosted trees.
+    """
+    lines = read(RECORD) if lines is None else lines
+    trees = read(boosted.RECORD) if trees is None else trees
+    studies = [s for s in STUDIES if any(x["study"] == s for x in lines)]
+    shown: list[str] = []
+    for study in studies:
+        shown += _study(study, [x for x in lines if x["study"] == study])
+    command = "python -m benchmarks.accuracy"
+    return {
+        "at-bytes": shown or [f"`{command}.at_bytes`: not run.", ""],
+        "boosted": _boosted(trees) or [f"`{command}.boosted`: not run.", ""],
+    }
+
+
+def strongest(rows: Sequence[Row], methods: Sequence[str], precision: str) -> Row | None:
+    """Of some methods in a precision, the one with the best mean validation AUC."""
+    found = [r for r in rows if r.method in methods and r.precision == precision]
+    return max(found, key=lambda r: mean(r.runs, "val_auc"), default=None)
+
+
+def rows_of(lines: Sequence[Line]) -> list[Row]:
+    """Lines of one study grouped, budgets ascending."""
+    groups: dict[tuple[int, str, str], dict[int, Line]] = {}
+    for line in lines:
+        key = (line["bytes"], line["method"], line["precision"])
+        groups.setdefault(key, {})[line["split"]] = line
+    found = [Row(*key, runs) for key, runs in groups.items()]
+    return sorted(found, key=lambda r: r.num_bytes)
+
+
+def _study(study: str, lines: Sequence[Line]) -> list[str]:
+    out: list[str] = []
+    rows = rows_of(lines)
+    for num_bytes in dict.fromkeys(r.num_bytes for r in rows):
+        here = [r for r in rows if r.num_bytes == num_bytes]
+        columns = [
+            Column("method", lambda r: r.method),
+            Column("rows", lambda r: r.precision),
+            Column("splits", lambda r: len(r.runs), "d"),
+            Column("bytes", lambda r: round(mean(r.runs, "num_bytes")), ",d"),
+            Column("validation AUC", lambda r: with_deviation(r.runs, "val_auc")),
+            Column("test AUC", lambda r: with_deviation(r.runs, "test_auc")),
+            Column("seconds", lambda r: mean(r.runs, _seconds), ".0f"),
+        ]
+        out += [f"**{study}, {num_bytes:,} bytes**", "", *table(columns, here), *_ahead(here)]
+    return out
+
+
+def _seconds(line: Line) -> float:
+    """Of a training, the search before it included."""
+    return float(line["seconds"] + line["search_seconds"])
+
+
+def _ahead(rows: Sequence[Row]) -> list[str]:
+    """How far the default search is ahead of the strongest plain method, in each precision."""
+    out = []
+    precisions = dict.fromkeys(r.precision for r in rows)
+    for ours in (r for r in rows if r.method == DEFAULT):
+        for precision in precisions:
+            rival = strongest(rows, PLAIN, precision)
+            gain = minus(ours.runs, rival.runs) if rival else None
+            if rival and gain:
+                out.append(
+                    f"The search in {ours.precision} minus {rival.method} in {precision}, the "
+                    f"plain method with the best validation AUC: test AUC {gain}."
+                )
+    return [*out, ""] if out else []
+
+
+def _boosted(lines: Sequence[Line]) -> list[str]:
+    groups: dict[tuple[str, str], dict[int, Line]] = {}
+    for line in lines:
+        groups.setdefault((line["study"], line["library"]), {})[line["split"]] = line
+    rows = [{"study": s, "library": name, "runs": runs} for (s, name), runs in groups.items()]
+    columns = [
+        entry("study"),
+        entry("library"),
+        Column("splits", lambda r: len(r["runs"]), "d"),
+        Column("bytes", lambda r: round(mean(r["runs"], "num_bytes")), ",d"),
+        Column("test AUC", lambda r: with_deviation(r["runs"], "test_auc")),
+        Column("log loss", lambda r: with_deviation(r["runs"], "test_logloss")),
+        Column("seconds", lambda r: mean(r["runs"], "seconds"), ".0f"),
+    ]
+    return table(columns, rows) if rows else []

@@ -1,0 +1,89 @@
+"""The study at equal bytes: what is trained, what a line holds, how the page chooses rivals."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.accuracy import at_bytes, boosted
+from benchmarks.pages import at_bytes as page
+from benchmarks.record import read
+from seo_rec.data.dataset import open_data
+from seo_rec.data.synthetic import synthetic
+from seo_rec.settings import FitSettings
+
+
+def test_a_study_is_resumed_and_its_lines_say_the_bytes(
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(at_bytes, "RECORD", tmp_path / "at-bytes.jsonl")
+    study = at_bytes.Study((2_000,), FitSettings(epochs=1, batch_size=200))
+    monkeypatch.setitem(at_bytes.STUDIES, "criteo", study)
+    arguments = ["at_bytes", "criteo", "--data", str(tiny), "--out", str(tmp_path / "runs")]
+    arguments += ["--record", "--precision", "int8", "--methods", "multi-size", "frequent"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    at_bytes.main()
+    lines = read(at_bytes.RECORD)
+    assert [(x["method"], x["winner"]) for x in lines] == [
+        ("multi-size", "multi-size"),
+        ("frequent", "frequent"),
+    ]
+    assert all(1_800 <= x["num_bytes"] <= x["bytes"] == 2_000 for x in lines)
+    assert all(x["split"] == 0 and x["precision"] == "int8" for x in lines)
+    at_bytes.main()
+    assert read(at_bytes.RECORD) == lines
+    shown = capsys.readouterr().out
+    assert shown.count("validation AUC") == 4 and "test" not in shown.replace(str(tmp_path), "")
+
+
+def line(method: str, split: int, val: float, test: float, precision: str = "int8") -> Any:
+    return {
+        "study": "criteo",
+        "bytes": 320_000,
+        "method": method,
+        "precision": precision,
+        "split": split,
+        "num_bytes": 319_000,
+        "val_auc": val,
+        "test_auc": test,
+        "seconds": 10.0,
+        "search_seconds": 30.0 if method == "seo" else 0.0,
+    }
+
+
+def test_the_rival_is_chosen_on_validation_rows() -> None:
+    """Method separate has the best test AUC, but another has the best validation AUC."""
+    lines = [line("seo", s, 0.75, 0.755 + 0.001 * s) for s in (0, 1)]
+    lines += [line("multi-size", s, 0.74, 0.750) for s in (0, 1)]
+    lines += [line("separate", s, 0.73, 0.790) for s in (0, 1)]
+    lines += [line("frequent", s, 0.76, 0.790) for s in (0, 1)]  # no plain method
+    text = "\n".join(page.regions(lines, [])["at-bytes"])
+    assert "The search in int8 minus multi-size in int8" in text
+    assert "test AUC +0.00550 ± 0.00050" in text
+    assert "| seo | int8 | 2 | 319,000 |" in text and "| 40 |" in text
+    assert page.regions([], [])["boosted"] == [
+        "`python -m benchmarks.accuracy.boosted`: not run.",
+        "",
+    ]
+
+
+def test_ranks_of_ids_are_by_count(tmp_path: Path) -> None:
+    """The most frequent id of the training rows is 0; unknown and rare ids are missing."""
+    synthetic(tmp_path / "data", rows=3_000, seed=0)
+    data = open_data(tmp_path / "data")
+    ids, numbers, labels = boosted.rows_of(data, "train")
+    ranks = boosted.ranks_of(data, ids, categories=3)
+    assert ids.shape == ranks.shape and len(labels) == len(numbers) == len(ids)
+    for i in range(ids.shape[1]):
+        known, counts = np.unique(ids[:, i], return_counts=True)
+        expected = known[np.argsort(-counts, kind="stable")][:3]
+        for rank, value in enumerate(expected):
+            assert set(ids[ranks[:, i] == rank, i]) == {value}
+        assert set(ranks[~np.isin(ids[:, i], expected), i]) <= {-1}
