@@ -60,7 +60,7 @@ class Slots:
 
 
 @dataclass(frozen=True)
-class Counted:
+class CountedCollisions:
     """The collisions of one method's policy."""
 
     method: str
@@ -70,7 +70,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class OverSizes:
-    """Test AUC over parameters on one data set: a chart, or in words why there is none."""
+    """Test AUC over size on one data set: a chart, or in words why there is none."""
 
     dataset: str
     methods: tuple[str, ...]
@@ -93,7 +93,7 @@ class Section:
     heatmaps: tuple[tuple[int, tuple[Heatmap, ...]], ...]
     slots: tuple[Slots, ...]
     slot_notes: tuple[str, ...]
-    counted: tuple[Counted, ...]
+    counted: tuple[CountedCollisions, ...]
     collision_notes: tuple[str, ...]
 
 
@@ -151,6 +151,7 @@ def render(records: Records, given: Sequence[str]) -> str:
         origins=_origins(records),
         f=formats,
         decided=decided,
+        size=" and ".join(dict.fromkeys(group.unit for group in groups)),
         isnan=math.isnan,
     )
 
@@ -161,7 +162,7 @@ def _over_sizes(dataset: str, same: Sequence[Group], mark: Mapping[str, charts.M
     sizes = [p.held for p in found]
     if max(sizes) > min(sizes) * (1 + SAME_BUDGET):
         return OverSizes(dataset, methods, frontier.svg(found, mark), "")
-    held = f"{max(sizes):,.0f} parameters"
+    held = f"{max(sizes):,.0f} {same[0].unit}"
     who = "its one method holds" if len(methods) == 1 else "its methods all hold"
     why = f"{who} {held}, so there is no size to draw over; seo-rec frontier trains at several"
     return OverSizes(dataset, methods, "", why)
@@ -397,7 +398,7 @@ def _slots(title: str, policy: Policy) -> Slots:
 # ---- collisions --------------------------------------------------------------------------
 
 
-def _collisions(found: Group) -> tuple[tuple[Counted, ...], tuple[str, ...]]:
+def _collisions(found: Group) -> tuple[tuple[CountedCollisions, ...], tuple[str, ...]]:
     """Of the first seed of every method whose policy and data set are still there."""
     counted, notes = [], []
     opened: dict[Path, DataSet] = {}
@@ -412,7 +413,7 @@ def _collisions(found: Group) -> tuple[tuple[Counted, ...], tuple[str, ...]]:
             if crosses := [f.name for f in run.policy.features if f.is_cross]:
                 raise DataError(f"the ids of crosses are not counted ({', '.join(crosses[:3])})")
             known = {f.name: opened[run.data].vocabulary(f.columns[0]) for f in run.policy.features}
-            counted.append(Counted(row.method, run.seed, collisions(run.policy, known)))
+            counted.append(CountedCollisions(row.method, run.seed, collisions(run.policy, known)))
         except (DataError, ValueError, OSError) as error:
             notes.append(f"{row.method}: {error}")
     return tuple(counted), tuple(notes)
