@@ -117,9 +117,10 @@ def train(
             following=following,
         )
     quality, loss = QUALITY_NAMES[run.task], LOSS_NAMES[run.task]
+    epochs = f"{run.epochs} epoch{'s' * (run.epochs != 1)}"
     typer.echo(
         f"{out}: {size(wanted.policy)}, validation {quality} {run.val_quality:.5f}, test {quality} "
-        f"{run.test_quality:.5f}, {loss} {run.test_loss:.5f}, {run.epochs} {'epoch' if run.epochs == 1 else 'epochs'} of "
+        f"{run.test_quality:.5f}, {loss} {run.test_loss:.5f}, {epochs} of "
         f"{run.seconds_per_epoch:.1f} s; tables by {run.table_update}"
     )
     say_still_improving([run], training.fit)
