@@ -617,6 +617,7 @@ def test_settings_out_of_range(wrong: dict[str, Any], says: str) -> None:
         (replace(SETTINGS, params=50, address="id"), FIT, PolicyError, "smallest feasible budget"),
         (replace(SETTINGS, total_dims=3), FIT, PolicyError, "total_dims 3; allowed: 7"),
         (SETTINGS, replace(FIT, row_optimizer="adagrad"), ValueError, "allowed: adam, sgd"),
+        (SETTINGS, replace(FIT, dense_optimizer="adagrad"), ValueError, "dense_optimizer is"),
         (SETTINGS, replace(FIT, warmup_steps=3), ValueError, "warmup_steps is 3"),
         (SETTINGS, replace(FIT, schedule="cosine"), ValueError, "schedule is 'cosine'"),
         (replace(SETTINGS, alpha=9.0), FIT, PolicyError, "alpha 9.0 is too strong"),
@@ -638,7 +639,11 @@ GOLDEN_CASES = {
     "train": (replace(GROWS, gate_split="train"), SMALL, SHORT),
     "best": (replace(OVERFITS[0], gates_of="best"), SMALL, OVERFITS[1]),
     "dlrm": (replace(GROWS, adapt="per-feature"), replace(SMALL, backbone="dlrm"), SHORT),
-    "sgd": (GROWS, SMALL, replace(SHORT, row_optimizer="sgd", row_lr=1.0)),
+    "sgd": (
+        GROWS,
+        SMALL,
+        replace(SHORT, row_optimizer="sgd", row_lr=1.0, dense_optimizer="sgd", dense_lr=0.1),
+    ),
     "dropout": (GROWS, replace(SMALL, dropout=0.2), SHORT),
     "patience": (
         replace(SETTINGS, gate_lr=0.02),

@@ -60,7 +60,7 @@ from seo_rec.train import (
     train_stream,
 )
 from seo_rec.train.loop import AfterStep
-from seo_rec.train.optimizers import ROW_OPTIMIZERS
+from seo_rec.train.optimizers import DENSE_OPTIMIZERS, ROW_OPTIMIZERS
 from seo_rec.train.replicas import average_gradients, place_of, rows_of_all, summed
 from seo_rec.train.state import State, optimizer_state
 
@@ -118,8 +118,11 @@ def adapt_of(backbone: str) -> str:
     return "per-feature" if traits_of(backbone).pairs_features else "joint"
 
 
-def check_rates(fit: FitSettings) -> None:
-    """ValueError if learning rates change by step: parameters are added on the way."""
+def check_fit(fit: FitSettings) -> None:
+    """ValueError for what new parameters cannot join: rates by step, state made in advance."""
+    for name in ("row_optimizer", "dense_optimizer"):
+        value = getattr(settled(fit, 0), name)
+        require(value in ("adam", "sgd"), name, value, "adam, sgd with dimgrow")
     require(fit.warmup_steps == 0, "warmup_steps", fit.warmup_steps, "0 with dimgrow")
     require(fit.schedule == "constant", "schedule", fit.schedule, "constant with dimgrow")
 
@@ -367,21 +370,15 @@ class Growth:
 
 
 def make_optimizers(model: GrowingModel, fit: FitSettings) -> dict[str, torch.optim.Optimizer]:
-    """``rows`` for the columns, ``dense`` for backbone and adaptation layer, ``gate`` for theta.
-
-    Raises:
-        ValueError: the row optimizer keeps state that a new column cannot join.
-    """
-    allowed = ("adam", "sgd")
+    """``rows`` for the columns, ``dense`` for backbone and adaptation layer, ``gate`` for theta."""
     fit = settled(fit, 0)
-    require(fit.row_optimizer in allowed, "row_optimizer", fit.row_optimizer, ", ".join(allowed))
     make = ROW_OPTIMIZERS[fit.row_optimizer]
     columns = [d for own in model.columns for d in own]  # type: ignore[attr-defined]
     dense = [*model.backbone.parameters(), *(d.adapt_H for d in columns)]
     gate = torch.optim.Adam([d.theta for d in columns], lr=model.settings.gate_lr)
     return {
         "rows": make([d.values_V for d in columns], fit.row_lr, fit.row_l2),
-        "dense": torch.optim.Adam(dense, lr=fit.dense_lr, fused=True),
+        "dense": DENSE_OPTIMIZERS[fit.dense_optimizer](dense, fit.dense_lr),
         "gate": gate,
     }
 
@@ -527,7 +524,7 @@ class DimGrowStep(AfterStep):
 
 def _start(data: DataSet, settings: DimGrowSettings, training: Training) -> Growth:
     """The model with one column of each feature, and its optimizers."""
-    check_rates(training.fit)
+    check_fit(training.fit)
     check_adapt(settings.adapt, training.model.backbone)
     space = open_space(data, settings, training.fit.seed)
     space.require_columns(settings.amount)

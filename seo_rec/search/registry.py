@@ -26,7 +26,7 @@ from seo_rec.methods.frequent import FrequentSettings, frequent
 from seo_rec.policy import Allowance, allowance_of
 from seo_rec.search.autodim import AutoDimSettings, autodim
 from seo_rec.search.changes import with_changes
-from seo_rec.search.dimgrow import DimGrowSettings, adapt_of, check_adapt, check_rates, dimgrow
+from seo_rec.search.dimgrow import DimGrowSettings, adapt_of, check_adapt, check_fit, dimgrow
 from seo_rec.search.found import Found
 from seo_rec.search.mixed_dimension import MixedDimensionSettings, mixed_dimension
 from seo_rec.search.no_search import NoSearchSettings, no_search
@@ -212,7 +212,7 @@ def _seo_at(budget: Allowance, dim: int, training: Training, in_comparison: bool
 
 def _check_dimgrow(data: DataSet, settings: DimGrowSettings, training: Training) -> None:
     check_adapt(settings.adapt, training.model.backbone)
-    check_rates(training.fit)
+    check_fit(training.fit)
     _require_equal_rows(training)
     require_dense(training.fit, "dimgrow")
 
