@@ -201,6 +201,22 @@ def growing(
     return model, Growth(model, settings, make_optimizers(model, FIT))
 
 
+def test_sgd_moves_dense_layers_and_the_adaptation_of_new_columns(tiny_data: DataSet) -> None:
+    model, growth = growing(tiny_data)
+    fit = replace(FIT, dense_optimizer="sgd", dense_lr=0.1)
+    growth.optimizers = make_optimizers(model, fit)
+    growth._grow(0)
+    moved = [*model.backbone.parameters(), *(d.adapt_H for d in model.in_use())]
+    before = [p.detach().clone() for p in moved]
+    loss, _ = model(next(iter(tiny_data.stream("train", batch_size=300))))
+    loss.backward()
+    growth.optimizers["dense"].step()
+    assert len(growth.optimizers["dense"].param_groups[0]["params"]) == len(moved)
+    for p, old in zip(moved, before, strict=True):
+        assert p.grad is not None
+        assert torch.equal(p.detach(), torch.add(old, p.grad, alpha=-0.1))
+
+
 def set_gate(model: GrowingModel, feature: int, column: int, gate: float) -> None:
     with torch.no_grad():
         theta = math.log(gate / (1 - gate)) / model.settings.tau
@@ -639,11 +655,7 @@ GOLDEN_CASES = {
     "train": (replace(GROWS, gate_split="train"), SMALL, SHORT),
     "best": (replace(OVERFITS[0], gates_of="best"), SMALL, OVERFITS[1]),
     "dlrm": (replace(GROWS, adapt="per-feature"), replace(SMALL, backbone="dlrm"), SHORT),
-    "sgd": (
-        GROWS,
-        SMALL,
-        replace(SHORT, row_optimizer="sgd", row_lr=1.0, dense_optimizer="sgd", dense_lr=0.1),
-    ),
+    "sgd": (GROWS, SMALL, replace(SHORT, row_optimizer="sgd", row_lr=1.0)),
     "dropout": (GROWS, replace(SMALL, dropout=0.2), SHORT),
     "patience": (
         replace(SETTINGS, gate_lr=0.02),

@@ -95,6 +95,7 @@ LATER = (
     "stack.md",
     "size.md",
     "prepared-format.md",
+    "papers.md",
 )  # half of 52,400 words were there before
 
 
