@@ -8,7 +8,7 @@ A name is one of :data:`SEARCHES`, or one of the methods without a search
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -240,6 +240,19 @@ def _require_room(name: str, shared: bool) -> Check:
     return check
 
 
+def _require_first_columns(data: DataSet, settings: DimGrowSettings, training: Training) -> None:
+    """TooLargeError if one column of every feature, with which growth begins, does not fit.
+
+    PolicyError if that is above the budget. The search keeps no running mean of the weights.
+    """
+    space = open_space(data, settings, training.fit.seed)
+    space.require_columns(settings.amount)
+    first = space.policy([1] * len(space.names))
+    fit = replace(training.fit, average=0.0)
+    lever = "fewer rows: --params, or --set address=hash with hash_rows"
+    require_memory(first, fit, ranks(), search="dimgrow", shared=False, lever=lever)
+
+
 def _seo(name: str, fixed: Mapping[str, Any]) -> Method:
     return Method(
         name=name,
@@ -290,6 +303,7 @@ SEARCHES: dict[str, Method] = {
             decide=dimgrow,
             values_at=_dimgrow_at,
             check=_check_dimgrow,
+            require_feasible=_require_first_columns,
             sharded=True,
             ignores=("average", "keep_by"),
         ),
