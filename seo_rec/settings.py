@@ -32,8 +32,10 @@ BACKBONE_NAMES = (
 # what `seo-rec compare` and the demonstration compare
 COMPARED_METHODS = ("separate", "monolithic", "multi-size", "seo-exact", "seo-rr", "seo")
 ROW_OPTIMIZER_NAMES = ("auto", "adam", "lazy_adam", "adagrad", "rowwise_adagrad", "sgd")
+DENSE_OPTIMIZER_NAMES = ("adam", "sgd", "adagrad")
 ADAGRAD_RATE = 10.0  # times Adam's learning rate, where auto takes row-wise Adagrad
-LATER = ("storage", "schedule", "clip_norm", "keep_by")  # settings that the first runs lack
+# settings that the first runs lack
+LATER = ("storage", "schedule", "clip_norm", "keep_by", "dense_optimizer")
 SCHEDULES = ("constant", "cosine")
 L2_ON_NAMES = ("auto", "all", "read", "frequency")
 STORAGES = ("float32", "float16", "bfloat16")  # of tables while they are trained
@@ -260,6 +262,7 @@ class FitSettings:
         patience: Epochs without a better one that end the training.
         batch_size: Rows in a batch, over all processes.
         row_optimizer: Optimizer of tables: auto, adam, lazy_adam, adagrad, rowwise_adagrad, sgd.
+        dense_optimizer: Optimizer of the dense layers: adam, sgd, adagrad.
         row_lr: Learning rate of the tables; auto takes ten times as much for row-wise Adagrad.
         dense_lr: Learning rate of the dense layers.
         row_l2: Weight of half the squared norm of the tables; tune it first.
@@ -281,6 +284,7 @@ class FitSettings:
     patience: int = 2
     batch_size: int = 2048
     row_optimizer: str = "auto"
+    dense_optimizer: str = "adam"
     row_lr: float = 2e-3
     dense_lr: float = 2e-3
     row_l2: float = 0.0
@@ -310,6 +314,11 @@ class FitSettings:
             raise ValueError(
                 f"row_optimizer is {self.row_optimizer!r}; "
                 f"allowed: {', '.join(ROW_OPTIMIZER_NAMES)}"
+            )
+        if self.dense_optimizer not in DENSE_OPTIMIZER_NAMES:
+            raise ValueError(
+                f"dense_optimizer is {self.dense_optimizer!r}; "
+                f"allowed: {', '.join(DENSE_OPTIMIZER_NAMES)}"
             )
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule is {self.schedule!r}; allowed: {', '.join(SCHEDULES)}")

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from real_data import real_data
 from seo_rec import analysis, methods
 from seo_rec.analysis.inner_products import SIGMAS
-from seo_rec.analysis.orthogonality import SingleLayer
+from seo_rec.analysis.orthogonality import SingleLayer, single_layer
 from seo_rec.data.dataset import DataSet
 from seo_rec.embed.remap import hash_rows
 from seo_rec.policy.addresses import lookup_rows
@@ -294,6 +295,104 @@ def test_the_plot_holds_every_size(tiny: Path, tmp_path: Path, seo_rec: Callable
 
 
 # ---- real vocabularies -------------------------------------------------------------------
+
+
+# ---- the parts of a gradient -------------------------------------------------------------------
+
+
+def test_the_parts_are_the_equations_of_two_features() -> None:
+    """Equations 3 to 5 with the counts of all pairs, as sums over pairs of ids.
+
+    The paper's loss sums over rows of data; ids u, w of feature a and v of feature b.
+    """
+    rng = np.random.default_rng(0)
+    count = rng.integers(0, 5, (2, 4, 3))  # y, u, v
+    rows = {"a": np.array([0, 1, 0, 2]), "b": np.array([1, 0, 3])}
+    theta = {"a": rng.normal(size=2), "b": rng.normal(size=2)}
+    table = rng.normal(size=(4, 2))
+    z = (table[rows["a"]] @ theta["a"])[:, None] + table[rows["b"]] @ theta["b"]
+    residual = count.sum(0) / (1 + np.exp(-z)) - count[1]  # of all rows with (u, v)
+    sums = {"a": residual.sum(1), "b": residual.sum(0)}
+    parts = analysis.gradient_parts(sums, rows, theta, 4)
+    for u in range(4):
+        true = theta["a"] * sum(residual[u, v] for v in range(3))
+        intra = theta["a"] * sum(
+            residual[w, v] for w in range(4) for v in range(3)
+            if w != u and rows["a"][w] == rows["a"][u]
+        )  # fmt: skip
+        inter = theta["b"] * sum(
+            residual[w, v] for v in range(3) for w in range(4) if rows["b"][v] == rows["a"][u]
+        )
+        along = theta["a"] * (inter @ theta["a"]) / (theta["a"] @ theta["a"])
+        for found, expected in zip(
+            (parts.true_KD, parts.intra_KD, parts.inter_KD, parts.along_KD),
+            (true, intra, inter, along),
+            strict=True,
+        ):
+            np.testing.assert_allclose(found[u], expected, rtol=1e-12, atol=1e-14)
+    assert np.abs(parts.intra_KD[[0, 2]]).min() > 0 and not parts.intra_KD[[1, 3]].any()
+    assert not parts.inter_KD[3].any()  # nothing else reads row 2
+
+
+def test_rows_of_their_own_and_orthogonal_weights_leave_the_true_part() -> None:
+    rng = np.random.default_rng(1)
+    sums = {"a": rng.normal(size=2), "b": rng.normal(size=2)}
+    theta = {"a": np.array([2.0, 0.0]), "b": np.array([0.0, 0.5])}
+    apart = analysis.gradient_parts(sums, {"a": np.arange(2), "b": np.arange(2, 4)}, theta, 4)
+    assert apart.true_KD.any() and not apart.intra_KD.any() and not apart.inter_KD.any()
+    shared = analysis.gradient_parts(sums, {"a": np.arange(2), "b": np.arange(2)}, theta, 2)
+    assert shared.inter_KD.any(1).all() and not shared.along_KD.any()
+
+
+def test_the_parts_add_up_to_the_gradient_of_the_model(tiny_data: DataSet) -> None:
+    """Against autograd in float64, with bags, over all training rows and a table of 12 rows."""
+    names = [c.name for c in tiny_data.schema.features]
+    policy = methods.monolithic(tiny_data.schema, 12 * 4, 4, seed=0)
+    model = single_layer(policy, 0).double()
+    with torch.no_grad():
+        model.backbone.theta_TD.add_(torch.randn(len(names), 4).double())
+        next(model.embedding.ebc.parameters()).mul_(100)  # far from logits of 0
+    known = analysis.vocabularies_of(tiny_data, tiny_data.schema)
+    rows = {f.name: lookup_rows(policy, f, f.lookups[0], known[f.name][0]) for f in policy.features}
+    batches = tiny_data.stream("train", batch_size=300)
+    parts = analysis.parts_of(model, batches, known, rows, 12)
+    (whole,) = tiny_data.stream("train", batch_size=10_000)
+    logits_B, labels_B = model(whole)[1], whole.labels_B.double()
+    functional.binary_cross_entropy_with_logits(logits_B, labels_B).backward()
+    (table,) = model.embedding.ebc.parameters()
+    expected = table.grad.numpy()[np.concatenate([rows[name] for name in known])]
+    found = parts.true_KD + parts.intra_KD + parts.inter_KD
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    assert min(np.abs(p).max() for p in vars(parts).values()) > 1e-3
+
+
+def test_training_turns_what_other_features_give_away_from_a_feature(tiny_data: DataSet) -> None:
+    """All weights start in one direction, where the whole inter-feature part is along them."""
+    fit = FitSettings(epochs=6, batch_size=100, row_lr=0.05, dense_lr=0.05, average=0.0)
+    found = list(analysis.gradients(tiny_data, (10, 1000), 8, 1, (), fit))
+    assert [(g.rows, g.when) for g in found] == [
+        (10, "start"), (10, "end"), (1000, "start"), (1000, "end"),
+    ]  # fmt: skip
+    few, few_after, many, _ = found
+    assert few.inter_along == pytest.approx(few.inter, rel=1e-6)
+    assert few_after.inter_along < 0.8 * few_after.inter
+    assert few.intra / few.true > 3 * many.intra / many.true
+    assert few.inter / few.true > 3 * many.inter / many.true
+
+
+def test_the_gradients_command_writes_parts_and_a_plot(
+    tiny: Path, tmp_path: Path, seo_rec: Callable[..., Any]
+) -> None:
+    asked = ("analyze", "gradients", tiny, "--out", tmp_path / "g", "--rows", "10,100")
+    done = seo_rec(*asked, "--dim", 4, "--epochs", 1, "--batch-size", 200)
+    assert done.code == 0, done.err
+    figures = json.loads((tmp_path / "g/gradients.json").read_text())
+    assert [m["when"] for m in figures["models"]] == ["start", "end"] * 2
+    assert all(m["true"] > 0 for m in figures["models"])
+    assert (tmp_path / "g/gradients.png").read_bytes().startswith(b"\x89PNG")
+    assert "inter along / true" in done.out
+    bad = seo_rec("analyze", "gradients", tiny, "--out", tmp_path / "p", "--rows", "0")
+    assert bad.code == 2 and "allowed: 1 or more each" in bad.err
 
 
 def test_real_vocabularies_are_within_confidence() -> None:

@@ -250,6 +250,7 @@ def test_every_training_option_arrives(seo_rec: Command, tiny: Path, tmp_path: P
         "--l2": ("0.001", "fit", "row_l2", 0.001),
         "--warmup-steps": ("3", "fit", "warmup_steps", 3),
         "--schedule": ("cosine", "fit", "schedule", "cosine"),
+        "--dense-optimizer": ("sgd", "fit", "dense_optimizer", "sgd"),
         "--clip-norm": ("2.5", "fit", "clip_norm", 2.5),
         "--positive-weight": ("3", "model", "positive_weight", 3.0),
         "--checkpoint-every": ("2", "fit", "checkpoint_every", 2),

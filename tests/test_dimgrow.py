@@ -36,6 +36,7 @@ from seo_rec.search.dimgrow import (
     found_weights,
     gated,
     make_optimizers,
+    mean_reads,
     penalty,
     shuffle_columns,
 )
@@ -198,7 +199,25 @@ def growing(
     for i in range(len(names)):
         model.allocate(i)
     model.used = [[0] for _ in names]
+    batches = data.stream("train", batch_size=300)
+    model.reads = mean_reads(model.remap, model.space.rows, batches)
     return model, Growth(model, settings, make_optimizers(model, FIT))
+
+
+def test_sgd_moves_dense_layers_and_the_adaptation_of_new_columns(tiny_data: DataSet) -> None:
+    model, growth = growing(tiny_data)
+    fit = replace(FIT, dense_optimizer="sgd", dense_lr=0.1)
+    growth.optimizers = make_optimizers(model, fit)
+    growth._grow(0)
+    moved = [*model.backbone.parameters(), *(d.adapt_H for d in model.in_use())]
+    before = [p.detach().clone() for p in moved]
+    loss, _ = model(next(iter(tiny_data.stream("train", batch_size=300))))
+    loss.backward()
+    growth.optimizers["dense"].step()
+    assert len(growth.optimizers["dense"].param_groups[0]["params"]) == len(moved)
+    for p, old in zip(moved, before, strict=True):
+        assert p.grad is not None
+        assert torch.equal(p.detach(), torch.add(old, p.grad, alpha=-0.1))
 
 
 def set_gate(model: GrowingModel, feature: int, column: int, gate: float) -> None:
@@ -332,11 +351,34 @@ def test_what_is_drawn_is_apart_from_other_draws(tiny_data: DataSet) -> None:
     assert other(batch)[0] == losses[1]
 
 
-def test_evaluation_does_not_shuffle(tiny_data: DataSet) -> None:
-    model, _ = growing(tiny_data)
+def test_evaluation_scores_a_row_alike_beside_any_others(tiny_data: DataSet) -> None:
+    """Rows that are sorted, by user say, score as shuffled ones do."""
+    model, growth = growing(tiny_data)
+    train_once(model, growth, tiny_data)
     model.eval()
-    batch = next(iter(tiny_data.stream("train", batch_size=64)))
-    assert torch.equal(model(batch)[1], model(batch)[1])
+    whole, *_ = tiny_data.stream("val", batch_size=64)
+    scores_B = model(whole)[1]
+    assert torch.equal(scores_B, model(whole)[1])
+    few = [model(batch)[1] for batch in tiny_data.stream("val", batch_size=8)]
+    torch.testing.assert_close(torch.cat(few)[:64], scores_B, rtol=1e-5, atol=1e-7)
+
+
+def test_evaluation_takes_the_mean_of_the_training_rows(tiny_data: DataSet) -> None:
+    """The columns of all training rows, read as in training; the next evaluation has new means."""
+    model, growth = growing(tiny_data)
+    growth.start([2] * 7, [[1, 0], *[[0]] * 6])
+    rows_RD = torch.cat([model.embed(b.sparse) for b in tiny_data.stream("train", batch_size=97)])
+    model.eval()
+    batch = next(iter(tiny_data.stream("val", batch_size=64)))
+    x_BD, means_1D = model.embed(batch.sparse), rows_RD.mean(0, keepdim=True)
+    torch.testing.assert_close(model.other_rows(x_BD, batch), means_1D, rtol=1e-4, atol=1e-8)
+    model.train()
+    with torch.no_grad():
+        model.dimension(0, 1).values_V.mul_(3.0)
+    model.eval()
+    assert float(model.other_rows(x_BD, batch)[0, 0]) == pytest.approx(
+        3 * float(means_1D[0, 0]), rel=1e-4
+    )
 
 
 def test_the_loss_penalises_columns_by_their_place_in_training_only(tiny_data: DataSet) -> None:
@@ -617,6 +659,7 @@ def test_settings_out_of_range(wrong: dict[str, Any], says: str) -> None:
         (replace(SETTINGS, params=50, address="id"), FIT, PolicyError, "smallest feasible budget"),
         (replace(SETTINGS, total_dims=3), FIT, PolicyError, "total_dims 3; allowed: 7"),
         (SETTINGS, replace(FIT, row_optimizer="adagrad"), ValueError, "allowed: adam, sgd"),
+        (SETTINGS, replace(FIT, dense_optimizer="adagrad"), ValueError, "dense_optimizer is"),
         (SETTINGS, replace(FIT, warmup_steps=3), ValueError, "warmup_steps is 3"),
         (SETTINGS, replace(FIT, schedule="cosine"), ValueError, "schedule is 'cosine'"),
         (replace(SETTINGS, alpha=9.0), FIT, PolicyError, "alpha 9.0 is too strong"),

@@ -96,6 +96,7 @@ LATER = (
     "size.md",
     "at-bytes.md",
     "prepared-format.md",
+    "papers.md",
 )  # half of 52,400 words were there before
 
 

@@ -24,9 +24,10 @@ from seo_rec.search.changes import whole_values, with_changes
 from seo_rec.search.registry import SEARCHES, find
 from seo_rec.search.run_off import RunOff
 from seo_rec.search.seo import SeoSearch
+from seo_rec.search.space import open_space
 from seo_rec.settings import BACKBONE_NAMES
 from seo_rec.train import FitSettings, Training
-from seo_rec.train.memory import TooLargeError
+from seo_rec.train.memory import TooLargeError, training_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 PARAMS, DIM = 4000, 16
@@ -494,4 +495,24 @@ def test_a_search_whose_tables_cannot_fit_is_refused_before_a_folder_is_made(
         recipes.search(name, tiny_data, tmp_path / "search", settings, training)
     assert not (tmp_path / "search").exists()
     monkeypatch.setattr("seo_rec.train.memory.available_bytes", lambda device: 2**40)
+    entry.require_feasible(tiny_data, settings, training)
+
+
+def test_dimgrow_is_refused_where_the_first_columns_cannot_fit(
+    tiny_data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One column of every feature, with what Adam keeps of it.
+
+    A byte less is refused, a running mean is not counted, and full width need not fit.
+    """
+    entry, training = find("dimgrow"), Training(fit=FitSettings(average=0.9))
+    settings = entry.settings_at(1600, 16, training, {})
+    space = open_space(tiny_data, settings, 0)
+    needed = training_bytes(space.policy([1] * len(space.names)), FitSettings(average=0.0))
+    room = "seo_rec.train.memory.available_bytes"
+    monkeypatch.setattr(room, lambda device: needed - 1)
+    with pytest.raises(TooLargeError, match=r"of dimgrow take .*\(fewer rows: --params, or --set"):
+        recipes.search("dimgrow", tiny_data, tmp_path / "search", settings, training)
+    assert not (tmp_path / "search").exists()
+    monkeypatch.setattr(room, lambda device: needed)
     entry.require_feasible(tiny_data, settings, training)

@@ -35,6 +35,7 @@ from seo_rec.runs import claim
 from seo_rec.search.run_off import RunOff, contest
 from seo_rec.search.seo import SeoSearch
 from seo_rec.search.seo import search as attention
+from seo_rec.settings import DENSE_OPTIMIZER_NAMES
 from seo_rec.train import CheckpointError, FitSettings, Training, checkpoint
 
 CLOCKS = {"seconds", "seconds_per_epoch", "epoch_seconds", "search_seconds", "examples_per_s"}
@@ -357,6 +358,8 @@ def test_optimizers_and_averages_resume(
     storage: str,
 ) -> None:
     l2 = {"row_l2": 0.01, "l2_on": "frequency"} if optimizer == "lazy_adam" else {}
+    dense = optimizer if optimizer in DENSE_OPTIMIZER_NAMES else "adam"
+    l2 |= {"dense_optimizer": dense}
     rates = {"row_optimizer": optimizer, "warmup_steps": 3, "row_lr": 0.05, **l2}
     steps = {"schedule": "cosine", "clip_norm": 0.1}
     weighted = replace(SMALL, positive_weight=3.0)

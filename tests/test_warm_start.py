@@ -20,7 +20,7 @@ from seo_rec.policy import Policy
 from seo_rec.recipes.continuing import read_counts
 from seo_rec.runs import Run, RunError
 from seo_rec.serve.delta import apply_delta
-from seo_rec.settings import FitSettings, Training
+from seo_rec.settings import DENSE_OPTIMIZER_NAMES, FitSettings, Training
 from seo_rec.train import warm_start
 from seo_rec.train.checkpoint import Checkpoints, load_tensors
 from tests.days import prepare_day
@@ -96,7 +96,9 @@ def test_rows_state_and_means_of_ids_that_stay_move_bit_for_bit(
     optimizer: str, storage: str, days: list[Path], tmp_path: Path
 ) -> None:
     policy = recipes.method_policy("collisionless", open_data(days[0]), 0, 4)
-    trained(days[0], policy, tmp_path / "run", row_optimizer=optimizer, storage=storage)
+    dense = optimizer if optimizer in DENSE_OPTIMIZER_NAMES else "adam"
+    asked = {"row_optimizer": optimizer, "dense_optimizer": dense, "storage": storage}
+    trained(days[0], policy, tmp_path / "run", **asked)
     before = saved_tensors(tmp_path / "run" / "checkpoints")
     made = recipes.continued(tmp_path / "run", open_data(days[1]))
     after = first_checkpoint(tmp_path / "run", days[1], tmp_path / "next")
@@ -129,6 +131,23 @@ def test_without_changes_nothing_changes(hashed: Path, days: list[Path], tmp_pat
     after = first_checkpoint(hashed, days[1], tmp_path / "next")
     for name, tensor in after.items():
         assert torch.equal(tensor, before[name]), name
+
+
+def test_another_optimizer_of_dense_layers_starts_anew(
+    hashed: Path, days: list[Path], tmp_path: Path
+) -> None:
+    """Adam's moments are not Adagrad's sums, which start at zero; weights go on as they were."""
+    before = saved_tensors(hashed / "checkpoints")
+    after = first_checkpoint(hashed, days[1], tmp_path / "next", dense_optimizer="adagrad")
+    of_dense = {n for n in after if n.startswith("optimizer.backbone.")}
+    sums = {n for n in of_dense if n.endswith(".sum")}
+    assert sums and not any(after[n].any() for n in sums)
+    assert of_dense == sums | {n.removesuffix("sum") + "step" for n in sums}
+    for name in (n for n in after if n.startswith("model.")):
+        assert torch.equal(after[name], before[name]), name
+    next_day(hashed, days[1], tmp_path / "sgd", dense_optimizer="sgd")
+    kept = saved_tensors(tmp_path / "sgd" / "checkpoints")
+    assert not [n for n in kept if n.startswith("optimizer.backbone.")]
 
 
 def test_a_continued_training_is_the_same_training(days: list[Path], tmp_path: Path) -> None:

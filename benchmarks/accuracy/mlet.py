@@ -13,7 +13,7 @@ backbones and widths share them; AutoInt has one layer of attention. ``auc`` tra
 these, 132 runs; it refuses to start before ``tune`` is recorded. Each model is the one of its best
 validation epoch; test rows are read once. Settings differ from the paper's: Adam, batch 4,096, up
 to 20 epochs, L2 on the rows (of W1 with MLET), no mean of weights. The paper trains one epoch with
-SGD or Adagrad.
+SGD or Adagrad; ``benchmarks.accuracy.mlet_regime`` does that.
 
 Runs go to ``--out`` and are found again there; what ``--record`` wrote is not run again.
 """

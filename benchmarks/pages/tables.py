@@ -28,6 +28,7 @@ from benchmarks.pages import (
     gpu,
     kernels,
     mlet,
+    mlet_regime,
     optembed,
     readme,
     results,
@@ -119,6 +120,7 @@ PAGES = {
         (("frontier.png", lambda: unified.frontier(read(unified_runs.RECORD))),),
     ),
     "searches": Page(MEASURED / "searches.md", _searches),
+    "papers": Page(MEASURED / "papers.md", lambda: {"mlet regime": mlet_regime.region()}),
     "backbones": Page(MEASURED / "backbones.md", lambda: {"backbones": backbones.region()}),
     "analysis": Page(
         MEASURED / "analysis.md", analysis.regions, (("orthogonality.png", analysis.plot),)

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from seo_rec.analysis.gradients import (
+    GradientSizes,
+    figure_of_gradients,
+    gradient_parts,
+    gradients,
+    parts_of,
+    residual_sums,
+)
 from seo_rec.analysis.inner_products import (
     Encoding,
     Measured,
@@ -23,6 +31,7 @@ from seo_rec.analysis.orthogonality import (
     orthogonality,
 )
 from seo_rec.analysis.tables import (
+    print_gradients,
     print_inner_products,
     print_orthogonality,
     print_shared_rows,
@@ -32,6 +41,7 @@ from seo_rec.analysis.vocabularies import only, vocabularies_of
 
 __all__ = [
     "Encoding",
+    "GradientSizes",
     "Measured",
     "Orthogonality",
     "OrthogonalitySettings",
@@ -40,15 +50,21 @@ __all__ = [
     "compare_encodings",
     "encodings",
     "figure",
+    "figure_of_gradients",
+    "gradient_parts",
+    "gradients",
     "growth",
     "inner_products",
     "one_of_each",
     "only",
     "orthogonality",
     "part_of_each",
+    "parts_of",
+    "print_gradients",
     "print_inner_products",
     "print_orthogonality",
     "print_shared_rows",
+    "residual_sums",
     "shared_rows",
     "summary",
     "variance",

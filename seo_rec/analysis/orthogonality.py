@@ -144,17 +144,8 @@ def orthogonality(
     vocabularies = vocabularies_of(data, schema)
     for i in range(settings.seeds):
         seed = fit_settings.seed + i
-        streams = {
-            split: data.stream(
-                split,
-                batch_size=fit_settings.batch_size if split == "train" else EVAL_BATCH,
-                shuffle=split == "train",
-                seed=seed,
-                columns=names,
-            )
-            for split in ("train", "val")
-        }
         of_seed = replace(fit_settings, seed=seed)
+        streams = streams_of(data, names, of_seed)
         for rows, tables in product(settings.rows, settings.tables):
             params = rows * settings.dim
             if tables == "unified":
@@ -168,6 +159,29 @@ def orthogonality(
             yield _train(policy, tables, rows, vocabularies, streams, of_seed)
 
 
+def streams_of(data: DataSet, columns: Sequence[str], settings: FitSettings) -> dict[str, Stream]:
+    """Training rows in the order of the seed, and validation rows, with these features alone."""
+    return {
+        split: data.stream(
+            split,
+            batch_size=settings.batch_size if split == "train" else EVAL_BATCH,
+            shuffle=split == "train",
+            seed=settings.seed,
+            columns=columns,
+        )
+        for split in ("train", "val")
+    }
+
+
+def single_layer(policy: Policy, seed: int) -> RecModel:
+    """A :class:`SingleLayer` over the tables of a policy, with the initial weights of a seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        embedding = PolicyEmbedding(policy)
+    layer = SingleLayer(len(policy.features), policy.widths[0], seed + 1_000_003)
+    return RecModel(embedding, layer)
+
+
 def _train(
     policy: Policy,
     tables: str,
@@ -176,11 +190,9 @@ def _train(
     streams: dict[str, Stream],
     settings: FitSettings,
 ) -> Orthogonality:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        embedding = PolicyEmbedding(policy)
-    layer = SingleLayer(len(policy.features), policy.widths[0], settings.seed + 1_000_003)
-    model = RecModel(embedding, layer)
+    model = single_layer(policy, settings.seed)
+    embedding, layer = model.embedding, model.backbone
+    assert isinstance(layer, SingleLayer)
     optimizers = optimizers_of(model, settings)
     title = f"{tables}, {rows:,} rows"
     result = fit(model, streams["train"], streams["val"], optimizers, settings, title=title)

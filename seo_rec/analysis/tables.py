@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seo_rec import methods
+from seo_rec.analysis.gradients import GradientSizes
 from seo_rec.analysis.inner_products import SIGMAS, Measured
 from seo_rec.analysis.orthogonality import Orthogonality, growth
 from seo_rec.analysis.vocabularies import only, vocabularies_of
@@ -121,6 +122,32 @@ def print_orthogonality(found: Sequence[Orthogonality]) -> None:
         ],
         "angles between the weights of two features; all start at 0°. The mean squared norm of a "
         f"shared row grows as (ids per row)^{formats.number(unified, 2)}",
+    )
+
+
+def print_gradients(found: Sequence[GradientSizes]) -> None:
+    """One line per model and time: the parts of a gradient relative to the true one."""
+
+    def over_true(size: float, g: GradientSizes) -> str:
+        return formats.number(size / g.true, 3) if g.true else "n/a"
+
+    _print(
+        ("rows", "seed", "when", "ids per row", "true"),
+        ("intra / true", "inter / true", "inter along / true", "validation AUC"),
+        [
+            (
+                formats.count(g.rows),
+                str(g.seed),
+                g.when,
+                f"{g.ids_per_row:.3g}",
+                f"{g.true:.3g}",
+                *(over_true(size, g) for size in (g.intra, g.inter, g.inter_along)),
+                formats.number(g.val_auc, 5),
+            )
+            for g in found
+        ],
+        "root mean squares over ids of the parts of a shared row's gradient; the feature sees only "
+        "the part of inter that is along its own weights",
     )
 
 

@@ -1,4 +1,4 @@
-"""``seo-rec analyze``: collisions | orthogonality | frequency."""
+"""``seo-rec analyze``: collisions | orthogonality | gradients | frequency."""
 
 from __future__ import annotations
 
@@ -132,6 +132,40 @@ def orthogonality(
     write_bytes(out / "orthogonality.png", as_png(analysis.figure(found)))
     analysis.print_orthogonality(found)
     typer.echo(f"plot: {out / 'orthogonality.png'}")
+
+
+@app.command()
+@takes_settings(fit=FIT)
+def gradients(
+    data: par.Data,
+    out: Annotated[Path, typer.Option(help="Folder for gradients.json and .png.")],
+    rows: Rows = "300,1000,3000,10000,30000",
+    dim: Annotated[int, typer.Option(help="Width of an embedding, floats.")] = 32,
+    features: Features = "",
+    seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 1,
+    *,
+    fit: FitSettings,
+    threads: par.Threads = 0,
+) -> None:
+    """Gradients of shared rows in three parts: the id itself, its feature, other features.
+
+    Equations 2 to 5 of "Unified Embedding", before and after training. A file that exists is
+    replaced.
+    """
+    load_stack(threads)
+    from seo_rec import analysis
+    from seo_rec.data.dataset import open_data
+    from seo_rec.files import finite, write_bytes, write_json
+    from seo_rec.report.charts import as_png
+    from seo_rec.runs import command_line
+
+    opened, names = open_data(data), _names(features)
+    found = list(analysis.gradients(opened, _numbers(rows), dim, seeds, names, fit))
+    figures = {"command": command_line(), "fit": fit.as_json(), "models": [*map(asdict, found)]}
+    write_json(out / "gradients.json", finite(figures))
+    write_bytes(out / "gradients.png", as_png(analysis.figure_of_gradients(found)))
+    analysis.print_gradients(found)
+    typer.echo(f"plot: {out / 'gradients.png'}")
 
 
 @app.command()

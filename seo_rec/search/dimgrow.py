@@ -12,7 +12,8 @@ chosen; :class:`DimGrowSettings` has the settings:
   which need not be the last. When the feature grows again, an idle column is used before a new
   one is made; its gate starts at 0.5 again, or it would fall out at once.
 * The k of the decaying penalty ``|g| / (k + 1)`` counts the columns in use from 1.
-* In evaluation the shuffled part of a column is its mean over the batch.
+* In evaluation the mean of a column over the training rows takes the place of its shuffled part.
+  The rows of a batch never mix, so sorted rows (some hundred users in a batch) score as any others.
 * "After convergence": the search ends after ``epochs``, or after ``patience`` epochs in which
   neither the validation AUC rose nor the number of gates above 0.5 of any feature changed. The
   gates are those of the end; ``gates_of="best"`` takes those of the epoch after which the search's
@@ -26,7 +27,7 @@ chosen; :class:`DimGrowSettings` has the settings:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -60,7 +61,7 @@ from seo_rec.train import (
     train_stream,
 )
 from seo_rec.train.loop import AfterStep
-from seo_rec.train.optimizers import ROW_OPTIMIZERS
+from seo_rec.train.optimizers import DENSE_OPTIMIZERS, ROW_OPTIMIZERS
 from seo_rec.train.replicas import average_gradients, place_of, rows_of_all, summed
 from seo_rec.train.state import State, optimizer_state
 
@@ -118,8 +119,11 @@ def adapt_of(backbone: str) -> str:
     return "per-feature" if traits_of(backbone).pairs_features else "joint"
 
 
-def check_rates(fit: FitSettings) -> None:
-    """ValueError if learning rates change by step: parameters are added on the way."""
+def check_fit(fit: FitSettings) -> None:
+    """ValueError for what new parameters cannot join: rates by step, state made in advance."""
+    for name in ("row_optimizer", "dense_optimizer"):
+        value = getattr(settled(fit, 0), name)
+        require(value in ("adam", "sgd"), name, value, "adam, sgd with dimgrow")
     require(fit.warmup_steps == 0, "warmup_steps", fit.warmup_steps, "0 with dimgrow")
     require(fit.schedule == "constant", "schedule", fit.schedule, "constant with dimgrow")
 
@@ -154,6 +158,31 @@ def penalty(g_D: torch.Tensor, places_D: torch.Tensor) -> torch.Tensor:
     return (g_D.abs() / (places_D + 1)).sum()
 
 
+@torch.no_grad()
+def mean_reads(remap: Remap, rows: Sequence[int], batches: Iterable[Batch]) -> list[torch.Tensor]:
+    """How often a row of data reads each row of a table, on average: float64 (V,) by feature.
+
+    The mean of a column over the rows of data is the product of its values with these numbers.
+
+    Args:
+        remap: From ids to rows of tables.
+        rows: V of every feature.
+        batches: The rows of data, or this process's share of them; padding reads nothing.
+    """
+    here, total = ranks(), 0
+    counts = [torch.zeros(n, dtype=torch.float64, device=here.device) for n in rows]
+    for batch in batches:
+        total += batch.num_rows
+        lookups = remap(batch.to(here.device).sparse)
+        ids, weights, ends = lookups.values(), lookups.weights_or_none(), lookups.offset_per_key()
+        for i, n in enumerate(rows):
+            span = slice(ends[i], ends[i + 1])
+            part = None if weights is None else weights[span].double()
+            counts[i] += torch.bincount(ids[span], part, minlength=n)
+    of_all = summed(torch.tensor(float(total), dtype=torch.float64, device=here.device), here)
+    return [summed(count, here) / of_all for count in counts]
+
+
 # ---- the model that grows ----------------------------------------------------------------
 
 
@@ -179,6 +208,9 @@ class GrowingModel(nn.Module):
     Args:
         space: rows of every feature.
         settings, model_settings: of the search and of its backbone.
+
+    Attributes:
+        reads: what :func:`mean_reads` gives for the training rows; evaluation needs them.
     """
 
     def __init__(
@@ -190,6 +222,8 @@ class GrowingModel(nn.Module):
         self.remap = Remap(space.policy([1] * len(space.names)))
         self.columns = nn.ModuleList(nn.ModuleList() for _ in space.names)
         self.used: list[list[int]] = [[] for _ in space.names]
+        self.reads: list[torch.Tensor] = []
+        self.means_1D: torch.Tensor | None = None  # of the columns, while they are evaluated
         parts = len(space.names) if settings.adapt == "per-feature" else 1
         self.backbone = build_backbone(
             model_settings.backbone,
@@ -272,17 +306,37 @@ class GrowingModel(nn.Module):
         parts = zip(x_BD.split(self.dims, dim=1), adapt_DH.split(self.dims), strict=True)
         return torch.cat([x @ w for x, w in parts], dim=1)
 
-    def other_rows(self, x_BD: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """What takes the place of a column as its gate closes: shuffled values, or their mean.
+    def train(self, mode: bool = True) -> GrowingModel:
+        """Train or evaluate; every evaluation works the means of the columns out anew."""
+        self.means_1D = None
+        super().train(mode)
+        return self
 
-        Of the rows of all processes, without padding.
+    @torch.no_grad()
+    def means(self) -> torch.Tensor:
+        """The mean of every column in use over the training rows, (1, D)."""
+        assert self.reads, "evaluation needs the reads of the training rows"
+        columns = [
+            (reads_V, self.dimension(i, k).values_V)
+            for i, (reads_V, own) in enumerate(zip(self.reads, self.used, strict=True))
+            for k in own
+        ]
+        return torch.stack([r @ v.double() for r, v in columns]).to(columns[0][1].dtype)[None]
+
+    def other_rows(self, x_BD: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """What takes the place of a column as its gate closes, without a gradient.
+
+        In training the values of other rows, of all processes and without padding; in evaluation
+        the mean of the training rows.
         """
+        if not self.training:
+            if self.means_1D is None:
+                self.means_1D = self.means()
+            return self.means_1D
         here = ranks()
         if here.world_size == 1:
-            return shuffle_columns(x_BD) if self.training else x_BD.mean(0, keepdim=True)
+            return shuffle_columns(x_BD)
         place = place_of(batch, here)
-        if not self.training:
-            return summed(x_BD[: place.rows].sum(0, keepdim=True), here) / place.total
         with self.drawing():
             shuffled_RD = shuffle_columns(rows_of_all(x_BD, place, here))
         padding = len(x_BD) - place.rows
@@ -367,21 +421,15 @@ class Growth:
 
 
 def make_optimizers(model: GrowingModel, fit: FitSettings) -> dict[str, torch.optim.Optimizer]:
-    """``rows`` for the columns, ``dense`` for backbone and adaptation layer, ``gate`` for theta.
-
-    Raises:
-        ValueError: the row optimizer keeps state that a new column cannot join.
-    """
-    allowed = ("adam", "sgd")
+    """``rows`` for the columns, ``dense`` for backbone and adaptation layer, ``gate`` for theta."""
     fit = settled(fit, 0)
-    require(fit.row_optimizer in allowed, "row_optimizer", fit.row_optimizer, ", ".join(allowed))
     make = ROW_OPTIMIZERS[fit.row_optimizer]
     columns = [d for own in model.columns for d in own]  # type: ignore[attr-defined]
     dense = [*model.backbone.parameters(), *(d.adapt_H for d in columns)]
     gate = torch.optim.Adam([d.theta for d in columns], lr=model.settings.gate_lr)
     return {
         "rows": make([d.values_V for d in columns], fit.row_lr, fit.row_l2),
-        "dense": torch.optim.Adam(dense, lr=fit.dense_lr, fused=True),
+        "dense": DENSE_OPTIMIZERS[fit.dense_optimizer](dense, fit.dense_lr),
         "gate": gate,
     }
 
@@ -527,7 +575,7 @@ class DimGrowStep(AfterStep):
 
 def _start(data: DataSet, settings: DimGrowSettings, training: Training) -> Growth:
     """The model with one column of each feature, and its optimizers."""
-    check_rates(training.fit)
+    check_fit(training.fit)
     check_adapt(settings.adapt, training.model.backbone)
     space = open_space(data, settings, training.fit.seed)
     space.require_columns(settings.amount)
@@ -536,6 +584,7 @@ def _start(data: DataSet, settings: DimGrowSettings, training: Training) -> Grow
         raise PolicyError(f"total_dims {settings.total_dims}; allowed: {F}, one per feature")
     torch.manual_seed(training.fit.seed)
     model = GrowingModel(space, settings, training.model).to(ranks().device)
+    model.reads = mean_reads(model.remap, space.rows, train_stream(data, training.fit))
     for i in range(F):
         model.allocate(i)
     model.used = [[0] for _ in range(F)]

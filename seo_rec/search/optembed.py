@@ -66,7 +66,7 @@ from seo_rec.search.space import (
 from seo_rec.settings import settled
 from seo_rec.train import FitSettings, Training, eval_stream, fit, ranks, train_stream
 from seo_rec.train.loop import AfterStep
-from seo_rec.train.optimizers import ROW_OPTIMIZERS
+from seo_rec.train.optimizers import DENSE_OPTIMIZERS, ROW_OPTIMIZERS
 from seo_rec.train.replicas import SharedDraws, place_of
 from seo_rec.train.state import State
 
@@ -327,7 +327,7 @@ def make_optimizers(model: Supernet, f: FitSettings) -> dict[str, torch.optim.Op
     make = ROW_OPTIMIZERS[f.row_optimizer]
     optimizers: dict[str, torch.optim.Optimizer] = {
         "rows": make(model.tables, f.row_lr, f.row_l2),
-        "dense": torch.optim.Adam(model.backbone.parameters(), lr=f.dense_lr, fused=True),
+        "dense": DENSE_OPTIMIZERS[f.dense_optimizer](model.backbone.parameters(), f.dense_lr),
     }
     if model.settings.prunes:
         lr = model.settings.threshold_lr

@@ -8,7 +8,7 @@ A name is one of :data:`SEARCHES`, or one of the methods without a search
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,7 +26,7 @@ from seo_rec.methods.frequent import FrequentSettings, frequent
 from seo_rec.policy import Allowance, allowance_of
 from seo_rec.search.autodim import AutoDimSettings, autodim
 from seo_rec.search.changes import with_changes
-from seo_rec.search.dimgrow import DimGrowSettings, adapt_of, check_adapt, check_rates, dimgrow
+from seo_rec.search.dimgrow import DimGrowSettings, adapt_of, check_adapt, check_fit, dimgrow
 from seo_rec.search.found import Found
 from seo_rec.search.mixed_dimension import MixedDimensionSettings, mixed_dimension
 from seo_rec.search.no_search import NoSearchSettings, no_search
@@ -212,7 +212,7 @@ def _seo_at(budget: Allowance, dim: int, training: Training, in_comparison: bool
 
 def _check_dimgrow(data: DataSet, settings: DimGrowSettings, training: Training) -> None:
     check_adapt(settings.adapt, training.model.backbone)
-    check_rates(training.fit)
+    check_fit(training.fit)
     _require_equal_rows(training)
     require_dense(training.fit, "dimgrow")
 
@@ -238,6 +238,19 @@ def _require_room(name: str, shared: bool) -> Check:
         require_memory(whole, training.fit, ranks(), search=name, shared=shared)
 
     return check
+
+
+def _require_first_columns(data: DataSet, settings: DimGrowSettings, training: Training) -> None:
+    """TooLargeError if one column of every feature, with which growth begins, does not fit.
+
+    PolicyError if that is above the budget. The search keeps no running mean of the weights.
+    """
+    space = open_space(data, settings, training.fit.seed)
+    space.require_columns(settings.amount)
+    first = space.policy([1] * len(space.names))
+    fit = replace(training.fit, average=0.0)
+    lever = "fewer rows: --params, or --set address=hash with hash_rows"
+    require_memory(first, fit, ranks(), search="dimgrow", shared=False, lever=lever)
 
 
 def _seo(name: str, fixed: Mapping[str, Any]) -> Method:
@@ -290,6 +303,7 @@ SEARCHES: dict[str, Method] = {
             decide=dimgrow,
             values_at=_dimgrow_at,
             check=_check_dimgrow,
+            require_feasible=_require_first_columns,
             sharded=True,
             ignores=("average", "keep_by"),
         ),

@@ -16,7 +16,12 @@ from seo_rec.train.distributed import distribute
 from seo_rec.train.loop import FitResult, Preempted, evaluate, fit
 from seo_rec.train.lost_ranks import LostRankError, loss_behind, loss_said, lost
 from seo_rec.train.memory import TooLargeError, require_memory
-from seo_rec.train.optimizers import ROW_OPTIMIZERS, inner_model, make_optimizers
+from seo_rec.train.optimizers import (
+    ROW_OPTIMIZERS,
+    inner_model,
+    make_optimizers,
+    optimizers_of,
+)
 from seo_rec.train.policy_fit import (
     Start,
     Trained,
@@ -24,7 +29,6 @@ from seo_rec.train.policy_fit import (
     check_start,
     check_storage,
     fit_policy,
-    optimizers_of,
     store_,
 )
 from seo_rec.train.ranks import (

@@ -60,7 +60,13 @@ def training_bytes(policy: Policy, settings: FitSettings) -> int:
 
 
 def require_memory(
-    policy: Policy, settings: FitSettings, ranks: Ranks, *, search: str = "", shared: bool = True
+    policy: Policy,
+    settings: FitSettings,
+    ranks: Ranks,
+    *,
+    search: str = "",
+    shared: bool = True,
+    lever: str = "a smaller --dim",
 ) -> None:
     """Refuse tables that cannot fit, before any memory is taken for them.
 
@@ -69,6 +75,7 @@ def require_memory(
         settings: The training.
         ranks: The processes that share the tables; those of one machine share its memory.
         search: The search that trains these tables, for its message; empty for a policy.
+        lever: What makes the tables of the search smaller.
         shared: Whether the processes divide the tables; else each has all, and dense gradients.
 
     Raises:
@@ -82,7 +89,7 @@ def require_memory(
     floats = policy.num_params * room // needed
     helps = [f"a policy of at most {floats:,} parameters (`seo-rec apply --params`)"]
     if search:
-        helps = [f"a search among tables of at most {floats:,} parameters (a smaller --dim)"]
+        helps = [f"a search among tables of at most {floats:,} parameters ({lever})"]
     chosen = settled(settings, policy.num_params)
     by_rows = chosen.row_optimizer == "rowwise_adagrad" and not chosen.has_dense_gradients
     if shared and not by_rows:

@@ -39,6 +39,11 @@ ROW_OPTIMIZERS: dict[str, _Make] = {
     "rowwise_adagrad": lambda p, lr, l2: RowWiseAdagrad(p, lr=lr, weight_decay=l2, eps=ADAGRAD_EPS),
     "sgd": lambda p, lr, l2: torch.optim.SGD(p, lr=lr, weight_decay=l2),
 }  # on dense gradients; lazy_adam's are of arrays and factors, whose every float is read
+DENSE_OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], float], Optimizer]] = {
+    "adam": lambda p, lr: torch.optim.Adam(p, lr=lr, fused=True),
+    "sgd": lambda p, lr: torch.optim.SGD(p, lr=lr),
+    "adagrad": lambda p, lr: torch.optim.Adagrad(p, lr=lr, eps=ADAGRAD_EPS),
+}
 FUSED: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
     "adagrad": (torch.optim.Adagrad, {"eps": ADAGRAD_EPS}),
     "rowwise_adagrad": (RowWiseAdagrad, {"eps": ADAGRAD_EPS}),
@@ -53,8 +58,9 @@ def make_optimizers(
     dense_lr: float,
     row_l2: float = 0.0,
     l2_on: str = "auto",
+    dense_optimizer: str = "adam",
 ) -> dict[str, Optimizer]:
-    """Optimizers by what they update: ``rows`` the tables, ``dense`` the rest, by Adam.
+    """Optimizers by what they update: ``rows`` the tables, ``dense`` the rest.
 
     ``row_l2`` adds ``row_l2 / 2 * |T|^2`` of every whole table T to the loss, through its gradient;
     with another ``l2_on`` than ``all`` only the rows of a batch count. Tables are updated row by
@@ -69,7 +75,7 @@ def make_optimizers(
     Args:
         model: A :class:`RecModel`, or what :func:`distribute` made of one with these settings.
         row_optimizer, row_lr, row_l2, l2_on: Of the tables; see :func:`settled`.
-        dense_lr: Of the dense layers.
+        dense_lr, dense_optimizer: Of the dense layers, which have no L2 and no momentum.
 
     Raises:
         ValueError: A setting is not allowed.
@@ -82,6 +88,7 @@ def make_optimizers(
             dense_lr=dense_lr,
             row_l2=row_l2,
             l2_on=l2_on,
+            dense_optimizer=dense_optimizer,
             storage=embedding.storage,
         ),
         embedding.stored.num_params,
@@ -110,10 +117,22 @@ def make_optimizers(
     if embedding.factors is not None:
         optimizers["factors"] = make(embedding.factors.parameters(), row_lr, 0.0)
     maps = [] if embedding.project is None else list(embedding.project.parameters())
-    optimizers["dense"] = torch.optim.Adam(
-        [*inner_model(model).backbone.parameters(), *maps], lr=dense_lr, fused=True
-    )
+    dense = [*inner_model(model).backbone.parameters(), *maps]
+    optimizers["dense"] = DENSE_OPTIMIZERS[chosen.dense_optimizer](dense, dense_lr)
     return optimizers
+
+
+def optimizers_of(model: nn.Module, settings: FitSettings) -> dict[str, Optimizer]:
+    """The optimizers of tables and of dense layers that ``settings`` ask for."""
+    return make_optimizers(
+        model,
+        settings.row_optimizer,
+        settings.row_lr,
+        settings.dense_lr,
+        settings.row_l2,
+        settings.l2_on,
+        settings.dense_optimizer,
+    )
 
 
 def sparse_sources(embedding: PolicyEmbedding, settings: FitSettings) -> list[SparseTables]:

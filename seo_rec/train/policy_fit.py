@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from seo_rec.data.dataset import DataSet
@@ -15,11 +14,11 @@ from seo_rec.model import build_model
 from seo_rec.plan import rates_of
 from seo_rec.policy import Policy, stored_types
 from seo_rec.runs import RunError
-from seo_rec.settings import FitSettings, Training
+from seo_rec.settings import Training
 from seo_rec.train.earlier import Carried, Earlier
 from seo_rec.train.loop import FitResult, fit
 from seo_rec.train.memory import memory_said, require_memory
-from seo_rec.train.optimizers import inner_model, make_optimizers
+from seo_rec.train.optimizers import inner_model, optimizers_of
 from seo_rec.train.ranks import ranks
 from seo_rec.train.sharding import shard
 from seo_rec.train.streams import eval_stream, train_stream
@@ -133,18 +132,6 @@ def store_(model: nn.Module, policy: Policy) -> bool:
         return False
     serve_stored_(inner_model(model).embedding, policy)
     return True
-
-
-def optimizers_of(model: nn.Module, settings: FitSettings) -> dict[str, torch.optim.Optimizer]:
-    """The optimizers of tables and of dense layers that ``settings`` ask for."""
-    return make_optimizers(
-        model,
-        settings.row_optimizer,
-        settings.row_lr,
-        settings.dense_lr,
-        settings.row_l2,
-        settings.l2_on,
-    )
 
 
 def check_policy_fits(data: DataSet, policy: Policy) -> None:

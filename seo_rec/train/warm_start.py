@@ -32,7 +32,7 @@ from seo_rec.train.checkpoint import (
 from seo_rec.train.columns import ParameterMove, backbone_moves
 from seo_rec.train.earlier import Carried, Earlier, columns_of
 from seo_rec.train.loop import Progress, first_values
-from seo_rec.train.optimizers import make_optimizers
+from seo_rec.train.optimizers import optimizers_of
 from seo_rec.train.ranks import ranks
 from seo_rec.train.state import State, make_room, optimizer_state, weights_of
 from seo_rec.train.streams import train_stream
@@ -104,9 +104,7 @@ class _WarmStart:
         self.model: RecModel = build_model(
             policy, data.num_numeric, training.model, fit.seed, storage=fit.storage
         )
-        self.optimizers = make_optimizers(
-            self.model, fit.row_optimizer, fit.row_lr, fit.dense_lr, fit.row_l2, fit.l2_on
-        )
+        self.optimizers = optimizers_of(self.model, fit)
         saved = None if earlier.state is None else open_checkpoint(earlier.state)
         self.state = None if saved is None else _Tensors(saved)
         self.best = self.state if earlier.is_last_best else _Tensors(open_checkpoint(earlier.best))

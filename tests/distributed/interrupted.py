@@ -15,13 +15,14 @@ from distributed.sharded import MODEL, Trained, plan, policy_of
 from seo_rec.data.dataset import DataSet
 from seo_rec.data.stream import Stream
 from seo_rec.model import build_model
+from seo_rec.settings import DENSE_OPTIMIZER_NAMES
 from seo_rec.train import (
     FitResult,
     FitSettings,
     Preempted,
     distribute,
     fit,
-    make_optimizers,
+    optimizers_of,
     ranks,
 )
 from seo_rec.train.loop import AfterStep
@@ -38,6 +39,7 @@ def settings(optimizer: str = "adam", **other: Any) -> FitSettings:
         "max_steps": 12,
         "batch_size": 120,
         "row_optimizer": optimizer,
+        "dense_optimizer": optimizer if optimizer in DENSE_OPTIMIZER_NAMES else "adam",
         "row_lr": 2e-3 if optimizer == "adam" else 0.02,  # Adam's steps are of this size
         "dense_lr": 2e-3,
         "average": 0.9,
@@ -75,9 +77,7 @@ def build(data: DataSet, wanted: FitSettings, kind: str) -> tuple[Any, dict[str,
             row_lr=wanted.row_lr,
             row_l2=wanted.row_l2,
         )
-    return model, make_optimizers(
-        model, wanted.row_optimizer, wanted.row_lr, wanted.dense_lr, wanted.row_l2
-    )
+    return model, optimizers_of(model, wanted)
 
 
 def share(data: DataSet, split: str, batch_size: int, shuffle: bool = False) -> Stream:

@@ -202,6 +202,7 @@ def _train(data: DataSet, policy: Policy, settings: FitSettings, kind: str, out:
         settings.dense_lr,
         settings.row_l2,
         settings.l2_on,
+        settings.dense_optimizer,
     )
     share = {"rank": here.rank, "world_size": here.world_size}
     streams = [

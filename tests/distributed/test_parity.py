@@ -22,6 +22,7 @@ from distributed.sharded import (
 )
 from seo_rec.data.dataset import DataSet
 from seo_rec.plan import PlanError, plan_policy, read_topology
+from seo_rec.settings import DENSE_OPTIMIZER_NAMES
 from seo_rec.train import FitSettings
 from seo_rec.train.distributed import kernels
 
@@ -36,6 +37,7 @@ def settings(optimizer: str, **other: object) -> FitSettings:
         "max_steps": STEPS,
         "batch_size": 120,
         "row_optimizer": optimizer,
+        "dense_optimizer": optimizer if optimizer in DENSE_OPTIMIZER_NAMES else "adam",
         "row_lr": 2e-3 if optimizer == "adam" else 0.02,  # Adam's steps are of this size
         "dense_lr": 2e-3,
         "average": 0.0,

@@ -1,0 +1,89 @@
+"""Benchmarks of the papers' own regimes: what they run, that they resume, what their pages say."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.accuracy import mlet_regime
+from benchmarks.pages import mlet_regime as mlet_regime_page
+from benchmarks.record import read
+from seo_rec import recipes
+
+Line = dict[str, Any]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def run(module: Any, *arguments: Any) -> None:
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+        module.main()
+
+    return run
+
+
+# ---- MLET --------------------------------------------------------------------------------------
+
+
+def mlet_line(cell: mlet_regime.Cell, val: float, test: float) -> Line:
+    line = {**mlet_regime.what_of(cell, "f"), "data": "d", "val_auc": val, "test_auc": test}
+    return json.loads(json.dumps(line))  # type: ignore[no-any-return]
+
+
+def test_the_regime_moves_all_weights_by_one_optimizer() -> None:
+    for backbone, (name, lr) in {"dcn": ("adagrad", 0.02), "dlrm": ("sgd", 0.2)}.items():
+        fit = mlet_regime.Cell(backbone, 4, 64, 8, 0).fit
+        assert (fit.row_optimizer, fit.dense_optimizer) == (name, name)
+        assert (fit.dense_lr, fit.row_lr, fit.epochs, fit.row_l2) == (lr, 8 * lr, 1, 0)
+
+
+def test_the_step_size_explains_its_part_of_the_gain() -> None:
+    """Factor 2 has the best validation AUC of one layer; its test AUC has 0.03 of MLET's 0.04."""
+    plan = mlet_regime.Plan(("dcn",), (4, 8), 16, (1.0, 2.0, 4.0), (0, 1))
+    val = {0: {1: 0.5, 2: 0.7, 4: 0.6}, 16: {1: 0.7, 2: 0.6, 4: 0.8}}
+    test = {0: {1: 0.50, 2: 0.53, 4: 0.59}, 16: {1: 0.54, 2: 0.50, 4: 0.55}}
+    lines = [
+        mlet_line(c, val[c.k][int(c.factor)], test[c.k][int(c.factor)] + 0.1 * c.seed)
+        for c in plan.cells()
+        if (c.d, c.seed, c.k, c.factor) != (8, 1, 16, 4)  # leaves width 8 with one seed
+    ]
+    lines = [{**lines[0], "test_auc": 0.9}, *lines]  # the last line of a cell counts
+    page = "\n".join(mlet_regime_page.region(lines, plan))
+    assert "d, fingerprint `f`: 23 of 24 planned runs are recorded." in page
+    assert "`dcn`, test AUC, d = 4: seeds 0, 1; d = 8: seed 0:" in page
+    assert (
+        "| 4 | 0.55000 | 0.59000; +0.04000 ± 0.00000 (p n/a) | ×2: 0.58000; +0.03000 ± 0.00000 "
+        "(p n/a) | 75 % | ×4: 0.60000; +0.05000 ± 0.00000 (p n/a) |" in page
+    )
+    assert "| 8 | one layer | 0.50000 | 0.53000 | 0.59000 |" in page
+    assert "planned runs" not in "".join(mlet_regime_page.region([], plan))
+
+
+def test_mlets_regime_runs_once(
+    tiny: Path,
+    tmp_path: Path,
+    command: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A study that was stopped goes on, and what is recorded is not trained again."""
+    monkeypatch.setattr(mlet_regime, "RECORD", tmp_path / "mlet.jsonl")
+    monkeypatch.setattr(mlet_regime, "BATCH", 200)
+    small = ("--data", tiny, "--record", "--out", tmp_path / "runs", "--only", "dcn", "--widths", 2)
+    small = (*small, "--inner", 3, "--factors", 1, "--seeds", 0, 1)
+    command(mlet_regime, *small, "--limit", 1)
+    assert [x["cell"]["k"] for x in read(mlet_regime.RECORD)] == [0]
+    command(mlet_regime, *small)
+    lines = read(mlet_regime.RECORD)
+    assert [x["cell"]["k"] for x in lines] == [0, 3]
+    assert lines[0]["fit"]["dense_optimizer"] == "adagrad" and lines[0]["epochs"] == 1
+    monkeypatch.setattr(recipes, "train", None)
+    command(mlet_regime, *small)
+    plan = replace(mlet_regime.Plan(), backbones=("dcn",), widths=(2,), inner=3, factors=(1.0,))
+    page = "\n".join(mlet_regime_page.region(lines, replace(plan, seeds=(0,))))
+    assert "2 of 2 planned runs" in page and "`dcn`, test AUC, d = 2: seed 0:" in page
