@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +69,11 @@ def counts(of: Schema) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         rank = np.random.default_rng(i).permutation(len(ids)) + 1
         found[name] = ids, (1_000 // rank + 1).astype(np.int64)
     return found
+
+
+def by_last_digit(ids: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    """Clusters for ``frequent``: ids of one last decimal digit, modulo the number of clusters."""
+    return {name: of % 10 % count for name, of in ids.items()}
 
 
 # ---- methods -----------------------------------------------------------------------------
@@ -157,6 +162,13 @@ METHODS = {
     ),
     "frequent-bands": Method(
         lambda s, p, seed: methods.frequent(s, counts(s), p, 3, tail="bands", seed=seed),
+        exact=False,
+        seeded=False,
+    ),
+    "frequent-clusters": Method(
+        lambda s, p, seed: methods.frequent(
+            s, counts(s), p, 3, tail="label-rate", cluster=by_last_digit, seed=seed
+        ),
         exact=False,
         seeded=False,
     ),

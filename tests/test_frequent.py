@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import laws
-from cases import SCHEMAS, counts
+from cases import SCHEMAS, by_last_digit, counts
 from seo_rec import methods
 from seo_rec.data.dataset import DataSet
 from seo_rec.methods.frequent import FrequentSettings, frequent
@@ -26,6 +26,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "per-feature": {"chosen": "per-feature"},
     "hash": {"tail": "hash", "tail_share": 0.2},
     "bands": {"tail": "bands", "bands": 3, "tail_share": 0.2},
+    "clusters": {"tail": "label-rate", "bands": 3, "tail_share": 0.2, "cluster": by_last_digit},
     "hot": {"hot_dim": 6, "hot_share": 0.2},
     "hot-bands": {"hot_dim": 3, "tail": "bands", "chosen": "per-feature"},
 }
@@ -163,7 +164,7 @@ def test_hot_ids_have_further_columns() -> None:
     "changes, message",
     [
         ({"chosen": "best"}, "chosen is 'best'; allowed: global, per-feature"),
-        ({"tail": "none"}, "tail is 'none'; allowed: row, hash, bands"),
+        ({"tail": "none"}, "tail is 'none'; allowed: row, hash, bands, label-rate, co-occurrence"),
         ({"dim": 0}, "dim is 0; allowed: 1 or more"),
         ({"hot_dim": -1}, "hot_dim is -1; allowed: 0 or more"),
         ({"tail": "hash", "tail_share": 1.0}, r"tail_share is 1.0; allowed: between 0 and 1"),

@@ -8,7 +8,7 @@ A name is one of :data:`SEARCHES`, or one of the methods without a search
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ from seo_rec.methods import (
     PlainSettings,
     find_method,
 )
-from seo_rec.methods.frequent import FrequentSettings, frequent
+from seo_rec.methods.frequent import CLUSTERED, FrequentSettings, frequent
 from seo_rec.policy import Allowance, allowance_of
 from seo_rec.search.autodim import AutoDimSettings, autodim
 from seo_rec.search.changes import with_changes
@@ -31,6 +31,7 @@ from seo_rec.search.found import Found
 from seo_rec.search.mixed_dimension import MixedDimensionSettings, mixed_dimension
 from seo_rec.search.no_search import NoSearchSettings, no_search
 from seo_rec.search.optembed import OptEmbedSettings, check_weights, optembed
+from seo_rec.search.row_means import cluster_by
 from seo_rec.search.seo import SeoSearch, check_seo, require_space, seo
 from seo_rec.search.space import open_space, require
 from seo_rec.search.sseds import SsedsSettings, sseds
@@ -272,9 +273,18 @@ def _frequent(
 ) -> Found:
     counts = {c.name: data.counts(c.name) for c in data.schema.features}
     values = {k: v for k, v in vars(settings).items() if k not in BUDGET_FIELDS}
-    seed = training.fit.seed
-    policy = frequent(data.schema, counts, settings.allowance, **values, seed=seed)
+    seed, cluster = training.fit.seed, None
+    if settings.tail in CLUSTERED:
+        cluster = cluster_by(settings.tail, data, seed)
+    policy = frequent(data.schema, counts, settings.allowance, **values, cluster=cluster, seed=seed)
     return Found(policy, None, 0.0, 0, {})
+
+
+def _require_frequent(data: DataSet, settings: FrequentSettings, training: Training) -> None:
+    """PolicyError if the budget is too small; bands need as much room as clusters."""
+    if settings.tail in CLUSTERED:
+        settings = replace(settings, tail="bands")
+    _frequent(data, settings, training)
 
 
 SEARCHES: dict[str, Method] = {
@@ -331,7 +341,7 @@ SEARCHES: dict[str, Method] = {
             values_at=_plain_at,
             trains=False,
             searches=False,
-            require_feasible=_frequent,
+            require_feasible=_require_frequent,
         ),
     )
 }
