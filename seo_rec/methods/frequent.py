@@ -149,7 +149,7 @@ def frequent(
     takes 12, for itself and for its code. With ``label-rate`` and ``co-occurrence`` they share one
     row per cluster (:mod:`seo_rec.search.row_means`) in place of bands. With ``hot_dim`` the
     first of the K have so many further columns; all others share one row of these, and every id
-    that is kept takes a code.
+    that is kept takes a code. Where all ids are kept, what is left gives these columns to more.
 
     Args:
         schema: The data set.
@@ -242,6 +242,8 @@ def _parts(schema: Schema, counts: Counts, s: FrequentSettings) -> dict[str, Par
         middle = (low + high + 1) // 2
         low, high = (middle, high) if takes(middle) <= allowance.amount else (low, middle - 1)
     hot = int(s.hot_share * low) if s.hot_dim else 0
+    if s.hot_dim and low == V:  # all ids are kept: the rest of the budget makes more of them wider
+        hot = min(V, hot + (allowance.amount - takes(V)) // allowance.row(s.hot_dim))
     found = {}
     for f, c in enumerate(schema.features):
         ids, count = counts[c.name]
