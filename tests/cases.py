@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +69,22 @@ def counts(of: Schema) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         rank = np.random.default_rng(i).permutation(len(ids)) + 1
         found[name] = ids, (1_000 // rank + 1).astype(np.int64)
     return found
+
+
+def batches(of: Schema, number: int = 12, rows: int = 40) -> list[dict[str, np.ndarray]]:
+    """The ids of every feature in some batches, drawn in proportion to their counts."""
+    found: list[dict[str, np.ndarray]] = [{} for _ in range(number)]
+    for i, (name, (ids, count)) in enumerate(counts(of).items()):
+        rng = np.random.default_rng([i, number])
+        for batch_ids in found:
+            p = count / count.sum() if len(ids) else None
+            batch_ids[name] = rng.choice(ids, rows if len(ids) else 0, p=p)
+    return found
+
+
+def by_last_digit(ids: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    """Clusters for ``frequent``: ids of one last decimal digit, modulo the number of clusters."""
+    return {name: of % 10 % count for name, of in ids.items()}
 
 
 # ---- methods -----------------------------------------------------------------------------
@@ -160,9 +176,30 @@ METHODS = {
         exact=False,
         seeded=False,
     ),
+    "frequent-clusters": Method(
+        lambda s, p, seed: methods.frequent(
+            s, counts(s), p, 3, tail="label-rate", cluster=by_last_digit, seed=seed
+        ),
+        exact=False,
+        seeded=False,
+    ),
     "frequent-hot": Method(
         lambda s, p, seed: methods.frequent(
             s, counts(s), p, 4, hot_dim=3, chosen="per-feature", seed=seed
+        ),
+        exact=False,
+        seeded=False,
+    ),
+    "managed-collision": Method(
+        lambda s, p, seed: methods.managed_collision(
+            s, counts(s), p, 4, batches(s), interval=3, seed=seed
+        ),
+        exact=False,
+        seeded=False,
+    ),
+    "managed-collision-hash": Method(
+        lambda s, p, seed: methods.managed_collision(
+            s, counts(s), p, 4, batches(s), evict="lfu", tail_share=0.3, seed=seed
         ),
         exact=False,
         seeded=False,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import laws
-from cases import SCHEMAS, counts
-from seo_rec import methods
+from cases import SCHEMAS, by_last_digit, counts
+from seo_rec import methods, recipes
 from seo_rec.data.dataset import DataSet
 from seo_rec.methods.frequent import FrequentSettings, frequent
 from seo_rec.policy import Allowance, Policy, PolicyError
@@ -26,6 +27,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "per-feature": {"chosen": "per-feature"},
     "hash": {"tail": "hash", "tail_share": 0.2},
     "bands": {"tail": "bands", "bands": 3, "tail_share": 0.2},
+    "clusters": {"tail": "label-rate", "bands": 3, "tail_share": 0.2, "cluster": by_last_digit},
     "hot": {"hot_dim": 6, "hot_share": 0.2},
     "hot-bands": {"hot_dim": 3, "tail": "bands", "chosen": "per-feature"},
 }
@@ -163,7 +165,7 @@ def test_hot_ids_have_further_columns() -> None:
     "changes, message",
     [
         ({"chosen": "best"}, "chosen is 'best'; allowed: global, per-feature"),
-        ({"tail": "none"}, "tail is 'none'; allowed: row, hash, bands"),
+        ({"tail": "none"}, "tail is 'none'; allowed: row, hash, bands, label-rate, co-occurrence"),
         ({"dim": 0}, "dim is 0; allowed: 1 or more"),
         ({"hot_dim": -1}, "hot_dim is -1; allowed: 0 or more"),
         ({"tail": "hash", "tail_share": 1.0}, r"tail_share is 1.0; allowed: between 0 and 1"),
@@ -187,6 +189,34 @@ def test_the_run_off_has_it_among_its_plain_candidates(tiny_data: DataSet) -> No
     assert [c.name for c in without] == [n for n in names if "frequent" not in n]
     for c in plain_candidates(tiny_data, shape, RunOff()):
         assert not c.searched and 2_400 - 36 < c.policy.num_bytes <= 2_400
+
+
+@pytest.mark.parametrize("dim, narrow, hot", [(16, 8, 8), (7, 4, 3), (2, 1, 1)])
+def test_two_level_divides_the_width(dim: int, narrow: int, hot: int, tiny_data: DataSet) -> None:
+    """It is ``frequent`` with further columns for the most frequent ids, also per feature."""
+    budget, known = Allowance(4_000, "bytes"), tiny_data.schema.features
+    of = {c.name: tiny_data.counts(c.name) for c in known}
+    for chosen in ("global", "per-feature"):
+        changes = {"chosen": chosen, "hot_share": 0.3}
+        found = recipes.method_policy("two-level", tiny_data, budget, dim, changes=changes)
+        wanted = frequent(tiny_data.schema, of, budget, narrow, hot_dim=hot, **changes)
+        assert replace(found, budget=None, decision=None) == wanted
+        assert set(found.widths) == {dim}
+
+
+def test_what_all_ids_leave_makes_more_of_them_wider() -> None:
+    """A row of 4 floats and a code for each of 464 ids and 3 features, 6 more floats for some."""
+    for amount in (2_907, 3_507, 5_000, 5_137, 9_999):
+        policy = made("hot", amount)
+        hot = sum(policy.table(f"{f.name}:hot").num_rows - 1 for f in policy.features)
+        assert sum(map(len, policy.vocabularies.values())) == 464
+        assert hot == min(464, (amount - 467 * 4 - 3 * 6 - 467) // 6) > 0.2 * 464
+        assert amount - policy.num_params < 6 or hot == 464
+
+
+def test_two_level_needs_two_columns(tiny_data: DataSet) -> None:
+    with pytest.raises(ValueError, match="dim of two-level is 1; allowed: 2 or more"):
+        recipes.method_policy("two-level", tiny_data, 4_000, 1)
 
 
 def test_the_command(seo_rec: Callable[..., Any], tiny: Any, tmp_path: Any) -> None:

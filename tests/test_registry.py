@@ -234,7 +234,7 @@ def test_a_budget_that_cannot_be_kept_is_known_beforehand(
         method.require_feasible(tiny_data, short, TRAINING)
 
 
-OF_WIDTHS = {n: m for n, m in SEARCHES.items() if m.family not in ("seo", "frequent")}
+OF_WIDTHS = [n for n, m in SEARCHES.items() if hasattr(m.settings, "max_dim")]
 
 
 @pytest.mark.parametrize("name", OF_WIDTHS)

@@ -7,6 +7,7 @@ are stored), never exceeds it, and wastes less than one row of its narrowest tab
 from __future__ import annotations
 
 from seo_rec.methods.frequent import frequent
+from seo_rec.methods.managed_collision import managed_collision
 from seo_rec.methods.mlet import SUFFIX, Mlet, inner_policy, two_layer_tables
 from seo_rec.methods.origin import lookup_seed, provenance
 from seo_rec.methods.published import (
@@ -47,6 +48,7 @@ __all__ = [
     "hashing_trick",
     "inner_policy",
     "lookup_seed",
+    "managed_collision",
     "monolithic",
     "multi_size",
     "pq",

@@ -5,8 +5,8 @@ Letters: F features, K ids that have a row of their own, over all features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +28,13 @@ from seo_rec.policy.allowance import allowance_from, without_unset
 from seo_rec.schema import Schema
 
 CHOSEN = ("global", "per-feature")
-TAILS = ("row", "hash", "bands")
+CLUSTERED = ("label-rate", "co-occurrence")  # tails that read the training rows
+GROUPED = ("bands", *CLUSTERED)
+TAILS = ("row", "hash", *GROUPED)
 
 Counts = Mapping[str, tuple[Ids, Ids]]  # training ids, ascending, and how often each occurs
 Ints = npt.NDArray[np.int64]
+Cluster = Callable[[Mapping[str, Ids], int], Mapping[str, Ints]]
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,10 @@ class FrequentSettings:
         precision: The type in which rows are stored.
         dim: Width of a row, in floats.
         chosen: Ids have a row by count over all features (global), or features share by reads.
-        tail: What other ids of a feature read: one row, hashed rows, or a row per band of count.
-        tail_share: Share of the budget for hashed rows, or for the ids that have a band.
-        bands: Rows of a feature for bands; each band has about as many reads.
+        tail: What other ids of a feature read: one row, hashed rows, a row per band of count, or a
+            row per cluster by label rate or by co-occurrence.
+        tail_share: Share of the budget for hashed rows, or for the ids in a band or a cluster.
+        bands: Rows of a feature for bands or clusters; each band has about as many reads.
         hot_dim: Further columns that the most frequent of the ids with a row have; 0: none.
         hot_share: Share of the ids with a row that have these columns.
     """
@@ -79,7 +83,7 @@ class FrequentSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: between 0 and 1")
         for name, reads in (
             ("tail_share", self.tail != "row"),
-            ("bands", self.tail == "bands"),
+            ("bands", self.grouped),
             ("hot_share", bool(self.hot_dim)),
         ):
             if not reads and getattr(self, name) != getattr(FrequentSettings, name):
@@ -93,6 +97,11 @@ class FrequentSettings:
         """The budget and the precision."""
         return allowance_from(self.params, self.num_bytes, self.precision)
 
+    @property
+    def grouped(self) -> bool:
+        """Whether the most frequent ids without a row share the row of a band or a cluster."""
+        return self.tail in GROUPED
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -101,8 +110,8 @@ class Parts:
     Args:
         kept: Ids with a row of their own, ascending.
         hot: Which of them have further columns, bool.
-        banded: Ids that share the row of a band, ascending.
-        band: The band of each of these, from 0.
+        banded: Ids that share the row of a band or a cluster, ascending.
+        band: The band or the cluster of each of these, from 0.
         unknown_rows: Rows that all other ids share by hash.
     """
 
@@ -125,6 +134,7 @@ def frequent(
     bands: int = 4,
     hot_dim: int = 0,
     hot_share: float = 0.1,
+    cluster: Cluster | None = None,
     seed: int = 0,
 ) -> Policy:
     """``x_f = T_f[1 + i]`` for the i-th id of feature f that is kept, ``T_f[0]`` for all others.
@@ -136,8 +146,10 @@ def frequent(
 
     Other ids share one row of their feature (``row``) or several by hash (``hash``). With
     ``bands`` the most frequent of them share one row per band of count; in bytes each such id
-    takes 12, for itself and for its code. With ``hot_dim`` the first of the K have so many further
-    columns; all others share one row of these, and every id that is kept takes a code.
+    takes 12, for itself and for its code. With ``label-rate`` and ``co-occurrence`` they share one
+    row per cluster (:mod:`seo_rec.search.row_means`) in place of bands. With ``hot_dim`` the
+    first of the K have so many further columns; all others share one row of these, and every id
+    that is kept takes a code. Where all ids are kept, what is left gives these columns to more.
 
     Args:
         schema: The data set.
@@ -145,6 +157,8 @@ def frequent(
         params: Budget in floats, or an allowance in bytes with the type of rows.
         dim: Width of a row.
         chosen, tail, tail_share, bands, hot_dim, hot_share: See :class:`FrequentSettings`.
+        cluster: Called once with the ids of every feature and the number of clusters, where the
+            tail has clusters. It gives the cluster of each of these ids, from 0, int64.
         seed: Salt of the hash functions.
 
     Returns:
@@ -153,7 +167,7 @@ def frequent(
     Raises:
         PolicyError: The budget has no room for the shared rows of every feature; the message ends
             with the smallest one.
-        ValueError: A setting is not allowed.
+        ValueError: A setting is not allowed, or ``cluster`` is missing where ids are clustered.
     """
     allowance = allowance_of(params)
     s = FrequentSettings(
@@ -167,6 +181,8 @@ def frequent(
         hot_share=hot_share,
     )
     parts = _parts(schema, counts, s)
+    if s.tail in CLUSTERED:
+        parts = _clustered(parts, s, cluster)
     tables: list[Table] = []
     codes: dict[str, Codes] = {}
     features = [
@@ -207,14 +223,14 @@ def _parts(schema: Schema, counts: Counts, s: FrequentSettings) -> dict[str, Par
     V, allowance = len(feature), s.allowance
     unknown = _unknown_rows(schema, s)
     banded = 0
-    if s.tail == "bands":
+    if s.grouped:
         of_id = allowance.ids(1) + allowance.codes(1)
         banded = int(s.tail_share * allowance.amount) // of_id
 
     def takes(kept: int) -> int:
         return _takes(len(unknown), sum(unknown), kept, min(banded, V - kept), s)
 
-    if takes(0) > allowance.amount and s.tail == "bands":
+    if takes(0) > allowance.amount and s.grouped:
         banded = 0
     if takes(0) > allowance.amount:
         raise PolicyError(
@@ -226,6 +242,8 @@ def _parts(schema: Schema, counts: Counts, s: FrequentSettings) -> dict[str, Par
         middle = (low + high + 1) // 2
         low, high = (middle, high) if takes(middle) <= allowance.amount else (low, middle - 1)
     hot = int(s.hot_share * low) if s.hot_dim else 0
+    if s.hot_dim and low == V:  # all ids are kept: the rest of the budget makes more of them wider
+        hot = min(V, hot + (allowance.amount - takes(V)) // allowance.row(s.hot_dim))
     found = {}
     for f, c in enumerate(schema.features):
         ids, count = counts[c.name]
@@ -253,9 +271,9 @@ def _unknown_rows(schema: Schema, s: FrequentSettings) -> list[int]:
 def _takes(features: int, unknown: int, kept: int, banded: int, s: FrequentSettings) -> int:
     """Floats or bytes of everything that is stored, for so many ids that are kept and banded."""
     allowance, known = s.allowance, kept + banded
-    rows = unknown + kept + (s.bands * features if s.tail == "bands" else 0)
+    rows = unknown + kept + (s.bands * features if s.grouped else 0)
     total = rows * allowance.row(s.dim) + allowance.ids(known)
-    if s.tail == "bands":
+    if s.grouped:
         total += allowance.codes(known + features)
     if s.hot_dim:
         total += (int(s.hot_share * kept) + features) * allowance.row(s.hot_dim)
@@ -272,6 +290,19 @@ def _bands(count: Ints, bands: int) -> Ints:
     return found
 
 
+def _clustered(
+    parts: Mapping[str, Parts], s: FrequentSettings, cluster: Cluster | None
+) -> dict[str, Parts]:
+    """The parts with the cluster of every banded id in place of its band."""
+    if cluster is None:
+        raise ValueError(
+            f"tail {s.tail!r} puts ids into clusters by their training rows; give `cluster`, as "
+            "seo_rec.search.row_means makes it, or another tail"
+        )
+    found = cluster({name: p.banded for name, p in parts.items()}, s.bands)
+    return {name: replace(p, band=found[name]) for name, p in parts.items()}
+
+
 def _feature(
     name: str,
     parts: Parts,
@@ -284,7 +315,7 @@ def _feature(
     kept, u = len(parts.kept), parts.unknown_rows
     known = np.concatenate([parts.kept, parts.banded])
     by_id = np.argsort(known)
-    bands = s.bands if s.tail == "bands" else 0
+    bands = s.bands if s.grouped else 0
     tables.append(Table(name, u + kept + bands, s.dim))
     if bands:
         rows = np.concatenate([np.arange(1, kept + 1), kept + 1 + parts.band])

@@ -22,9 +22,17 @@ from seo_rec.methods import (
     PlainSettings,
     find_method,
 )
-from seo_rec.methods.frequent import FrequentSettings, frequent
+from seo_rec.methods.frequent import FrequentSettings
+from seo_rec.methods.managed_collision import ManagedCollisionSettings, managed_collision
 from seo_rec.policy import Allowance, allowance_of
 from seo_rec.search.autodim import AutoDimSettings, autodim
+from seo_rec.search.by_counts import (
+    FromBatches,
+    frequent_ids,
+    from_batches,
+    require_budget,
+    require_frequent,
+)
 from seo_rec.search.changes import with_changes
 from seo_rec.search.dimgrow import DimGrowSettings, adapt_of, check_adapt, check_fit, dimgrow
 from seo_rec.search.found import Found
@@ -68,7 +76,6 @@ class ValuesAt(Protocol):
     ) -> dict[str, Any]: ...
 
 
-BUDGET_FIELDS = ("params", "num_bytes", "precision")  # of settings
 Check = Callable[[DataSet, Any, Training], object]
 
 
@@ -280,14 +287,38 @@ def _untrained(name: str, settings: type[Any], decide: Decide, room: int) -> Met
     )
 
 
-def _frequent(
-    data: DataSet, settings: FrequentSettings, training: Training, out: Path | None = None
-) -> Found:
-    counts = {c.name: data.counts(c.name) for c in data.schema.features}
-    values = {k: v for k, v in vars(settings).items() if k not in BUDGET_FIELDS}
-    seed = training.fit.seed
-    policy = frequent(data.schema, counts, settings.allowance, **values, seed=seed)
-    return Found(policy, None, 0.0, 0, {})
+def _by_count(name: str, values_at: ValuesAt) -> Method:
+    return Method(
+        name=name,
+        family="frequent",
+        settings=FrequentSettings,
+        decide=frequent_ids,
+        values_at=values_at,
+        trains=False,
+        searches=False,
+        require_feasible=require_frequent,
+    )
+
+
+def _two_level_at(
+    budget: Allowance, dim: int, training: Training, in_comparison: bool
+) -> dict[str, Any]:
+    """Half of the columns for every id with a row, the other half for the most frequent ones."""
+    require(dim > 1, "dim of two-level", dim, "2 or more")
+    return {**budget.to_json(), "dim": dim - dim // 2, "hot_dim": dim // 2}
+
+
+def _of_stream(name: str, settings: type[Any], make: FromBatches) -> Method:
+    return Method(
+        name=name,
+        family=name,
+        settings=settings,
+        decide=partial(from_batches, make),
+        values_at=_plain_at,
+        trains=False,
+        searches=False,
+        require_feasible=partial(require_budget, make),
+    )
 
 
 SEARCHES: dict[str, Method] = {
@@ -337,16 +368,9 @@ SEARCHES: dict[str, Method] = {
         ),
         _untrained("mixed-dimension", MixedDimensionSettings, mixed_dimension, 2),
         _untrained("no-search", NoSearchSettings, no_search, 1),
-        Method(
-            name="frequent",
-            family="frequent",
-            settings=FrequentSettings,
-            decide=_frequent,
-            values_at=_plain_at,
-            trains=False,
-            searches=False,
-            require_feasible=_frequent,
-        ),
+        _by_count("frequent", _plain_at),
+        _by_count("two-level", _two_level_at),
+        _of_stream("managed-collision", ManagedCollisionSettings, managed_collision),
     )
 }
 ALLOWED = ", ".join((*METHOD_NAMES, *SEARCHES, MULTIPLEXED_NAMES))

@@ -1,0 +1,72 @@
+"""Methods that need the training rows, and train nothing: by counts of ids, and by their stream."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from seo_rec.data.dataset import DataSet
+from seo_rec.methods.frequent import CLUSTERED, Counts, FrequentSettings, frequent
+from seo_rec.policy import Policy
+from seo_rec.search.found import Found
+from seo_rec.search.id_batches import id_batches
+from seo_rec.search.row_means import cluster_by
+from seo_rec.train import Training
+
+BUDGET_FIELDS = ("params", "num_bytes", "precision")  # of settings
+
+
+# Reads the ids of the training rows once, batch after batch; its arguments are (schema, counts,
+# budget, dim, batches), the fields of its settings by name, and the seed.
+FromBatches = Callable[..., Policy]
+
+
+def counts_of(data: DataSet) -> Counts:
+    """The training ids of every feature, ascending, and how often each occurs."""
+    return {c.name: data.counts(c.name) for c in data.schema.features}
+
+
+def frequent_ids(
+    data: DataSet, settings: FrequentSettings, training: Training, out: Path | None = None
+) -> Found:
+    """The policy of :func:`seo_rec.methods.frequent` for a data set."""
+    started, seed, cluster = time.perf_counter(), training.fit.seed, None
+    values = {k: v for k, v in vars(settings).items() if k not in BUDGET_FIELDS}
+    if settings.tail in CLUSTERED:
+        cluster = cluster_by(settings.tail, data, seed)
+    policy = frequent(
+        data.schema, counts_of(data), settings.allowance, **values, cluster=cluster, seed=seed
+    )
+    return Found(policy, None, time.perf_counter() - started, 0, {})
+
+
+def require_frequent(data: DataSet, settings: FrequentSettings, training: Training) -> None:
+    """PolicyError if the budget is too small; bands need as much room as clusters."""
+    if settings.tail in CLUSTERED:
+        settings = replace(settings, tail="bands")
+    frequent_ids(data, settings, training)
+
+
+def from_batches(
+    make: FromBatches, data: DataSet, settings: Any, training: Training, out: Path | None = None
+) -> Found:
+    """The policy of a method that reads the batches of a training in their order."""
+    started = time.perf_counter()
+    policy = _made(make, data, settings, training, id_batches(data, training.fit))
+    return Found(policy, None, time.perf_counter() - started, 0, {})
+
+
+def require_budget(make: FromBatches, data: DataSet, settings: Any, training: Training) -> None:
+    """PolicyError if the budget is too small, before any row is read."""
+    _made(make, data, settings, training, ())
+
+
+def _made(
+    make: FromBatches, data: DataSet, settings: Any, training: Training, batches: Iterable[Any]
+) -> Policy:
+    values = {k: v for k, v in vars(settings).items() if k not in (*BUDGET_FIELDS, "dim")}
+    counts, seed = counts_of(data), training.fit.seed
+    return make(data.schema, counts, settings.allowance, settings.dim, batches, **values, seed=seed)
