@@ -99,7 +99,8 @@ def keeps_the_bytes(policy: Policy, precision: str) -> None:
     assert stored_types(policy) == [precision]
     assert policy.budget is not None and policy.budget.num_bytes == BYTES
     widest = max((t.dim for t in policy.tables), default=1)
-    with_id = 8 if policy.provenance.get("method") == "frequent" else 0
+    of_ids = policy.provenance.get("method") in ("frequent", "magnitude", "pep")
+    with_id = 8 if of_ids else 0
     assert policy.num_bytes <= BYTES
     by_id = all(k.address == "id" for f in policy.features for k in f.lookups)
     full = policy.dropped or (by_id and set(policy.widths) == {DIM})
