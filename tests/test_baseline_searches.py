@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 import torch
 
+import laws
 from seo_rec import recipes, search
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.data.stream import Stream
 from seo_rec.data.synthetic import synthetic
 from seo_rec.model import ModelSettings, build_model
-from seo_rec.policy import Policy, PolicyError
+from seo_rec.policy import Allowance, Policy, PolicyError
 from seo_rec.runs import RunError
 from seo_rec.schema import Column, Schema
 from seo_rec.search.autodim import AutoDimSettings, WidthChoice, choice_step
@@ -34,6 +35,8 @@ from seo_rec.train import FitSettings, Start, Training, evaluate, loop, make_opt
 
 SMALL = ModelSettings(hidden=(8,), init_scale=0.1)
 FIT = FitSettings(epochs=2, batch_size=200, row_lr=0.05, dense_lr=0.05)
+ONE = replace(FIT, epochs=1)
+SLOW = pytest.mark.slow
 
 # every search of widths, with settings small enough for the tiny_data data set
 SEARCHES: dict[str, dict[str, Any]] = {
@@ -44,12 +47,19 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "mixed-dimension": {"max_dim": 8},
     "no-search": {"max_dim": 8},
 }
+# and every search that gives all features one width, and decides about rows
+OF_ROWS: dict[str, dict[str, Any]] = {
+    "cce": {"params": 900, "dim": 8, "clusterings": 1},
+    "magnitude": {"params": 900, "dim": 8},
+    "pep": {"params": 900, "dim": 8, "blocks": 2},
+}
 every_search = pytest.mark.parametrize("name", SEARCHES)
+of_widths_or_rows = pytest.mark.parametrize("name", [*SEARCHES, *OF_ROWS])
 
 
 def run(name: str, data: DataSet, fit: FitSettings = FIT, **given: Any) -> search.Found:
     method = search.find(name)
-    settings = method.settings(**{**SEARCHES[name], **given})
+    settings = method.settings(**{**(SEARCHES | OF_ROWS)[name], **given})
     return method.decide(data, settings, Training(SMALL, fit))
 
 
@@ -64,11 +74,12 @@ def space_of(*rows: int) -> Space:
 
 
 def test_every_search_is_under_these_laws() -> None:
-    all_searches = {m.name for m in search.SEARCHES.values() if m.searches}  # of widths, and SEO
-    assert set(SEARCHES) == {n for n in all_searches if search.SEARCHES[n].family != "seo"}
+    all_searches = {m.name for m in search.SEARCHES.values() if m.searches}  # and SEO
+    others = {n for n in all_searches if search.SEARCHES[n].family != "seo"}
+    assert {*SEARCHES, *OF_ROWS} == others
 
 
-@every_search
+@of_widths_or_rows
 def test_every_feature_is_served_or_named(tiny_data: DataSet, name: str) -> None:
     policy = run(name, tiny_data).policy
     names = [c.name for c in tiny_data.schema.features]
@@ -77,7 +88,7 @@ def test_every_feature_is_served_or_named(tiny_data: DataSet, name: str) -> None
     assert Policy.from_json(json.loads(json.dumps(policy.to_json()))) == policy
 
 
-@every_search
+@of_widths_or_rows
 def test_the_same_seed_finds_the_same(tiny_data: DataSet, name: str) -> None:
     first, second = run(name, tiny_data, params=900), run(name, tiny_data, params=900)
     assert first.policy == second.policy and first.record == second.record
@@ -153,12 +164,40 @@ def test_a_budget_that_is_too_small_says_which_is_not(tiny_data: DataSet, name: 
     assert run(name, tiny_data, params=needed, address="id").policy.num_params <= needed
 
 
-@pytest.mark.parametrize("name", ["autodim", pytest.param("sseds", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", OF_ROWS)
+@pytest.mark.parametrize("unit, precision", [("parameters", "float32"), ("bytes", "int8")])
+def test_rows_fill_the_budget(tiny_data: DataSet, name: str, unit: str, precision: str) -> None:
+    """Less than the next row, its id and its codes is left; nothing fits below the smallest one."""
+
+    def found(amount: int) -> Policy:
+        allowance = Allowance(amount, unit, precision)
+        settings = search.find(name).settings(
+            **{**OF_ROWS[name], "params": 0, **allowance.to_json()}
+        )
+        return search.find(name).decide(tiny_data, settings, Training(SMALL, ONE)).policy
+
+    with pytest.raises(PolicyError, match=r"the smallest feasible budget is \d+$") as caught:
+        found(1)
+    least = int(str(caught.value).split()[-1])
+    for amount in (least, 2_000):
+        policy = found(amount)
+        taken = policy.num_bytes if unit == "bytes" else policy.num_params
+        dim = max(t.dim for t in policy.tables)
+        row = laws.bytes_of_a_row(dim, precision) + 8 + 4 * 2 if unit == "bytes" else dim + 2
+        assert 0 <= amount - taken < row
+    with pytest.raises(PolicyError, match=f"smallest feasible budget is {least}"):
+        found(least - 1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["autodim", "cce", *(pytest.param(n, marks=SLOW) for n in ("sseds", "magnitude", "pep"))],
+)
 def test_what_is_resumed_is_what_was_not_interrupted(
     tiny_data: DataSet, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind, function = search.find(name).settings, search.find(name).decide
-    settings = kind(**SEARCHES[name])
+    settings = kind(**(SEARCHES | OF_ROWS)[name])
     fit = replace(FIT, epochs=3, checkpoint_every=2)
     whole = function(tiny_data, settings, Training(SMALL, fit), tmp_path / "whole")
     evaluations: list[int] = []

@@ -99,9 +99,17 @@ def keeps_the_bytes(policy: Policy, precision: str) -> None:
     assert stored_types(policy) == [precision]
     assert policy.budget is not None and policy.budget.num_bytes == BYTES
     widest = max((t.dim for t in policy.tables), default=1)
-    by_count = ("frequent", "managed-collision", "cafe", "seo-divide")
-    with_id = 8 if policy.provenance.get("method") in by_count else 0
-    with_id += 8 * bool(policy.codes)  # two levels: the codes of an id, and its second row
+    by_id_methods = (
+        "frequent",
+        "managed-collision",
+        "cafe",
+        "seo-divide",
+        "magnitude",
+        "pep",
+    )
+    with_id = 8 if policy.provenance.get("method") in by_id_methods else 0
+    if with_id and policy.codes:  # two levels: the codes of an id, and its second row
+        with_id += 8
     assert policy.num_bytes <= BYTES
     by_id = all(k.address == "id" for f in policy.features for k in f.lookups)
     full = policy.dropped or (by_id and set(policy.widths) == {DIM})

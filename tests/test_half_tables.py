@@ -239,7 +239,9 @@ def test_what_has_dense_gradients_is_refused_before_any_work(
     assert not out.exists()
 
 
-@pytest.mark.parametrize("name", ["seo", "dimgrow", "optembed", "autodim", "sseds"])
+@pytest.mark.parametrize(
+    "name", ["seo", "dimgrow", "optembed", "autodim", "sseds", "cce", "magnitude", "pep"]
+)
 def test_searches_refuse_tables_of_16_bits(tiny_data: DataSet, name: str) -> None:
     entry, training = find(name), Training(SMALL, FitSettings(storage="bfloat16"))
     settings = entry.settings_at(1600, 16, training, {})

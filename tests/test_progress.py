@@ -90,6 +90,7 @@ def test_durations_read_well(seconds: float, text: str) -> None:
         ("dimgrow", {}, "dimgrow"),
         ("sseds", {}, "sseds"),
         ("autodim", {}, "autodim"),
+        ("cce", {}, "cce"),
         ("optembed", {"generations": 2}, "optembed"),
         ("seo-exact", {}, "attention over chunks of 8"),
     ],

@@ -516,7 +516,7 @@ def test_another_optimizer_takes_the_gradients_back(tiny_data: DataSet) -> None:
         make_optimizers(made, "adam", 0.1, 0.1)
 
 
-@pytest.mark.parametrize("search", ["dimgrow", "optembed"])
+@pytest.mark.parametrize("search", ["dimgrow", "optembed", "pep"])
 @pytest.mark.parametrize("asked", [{"row_optimizer": "lazy_adam"}, {"l2_on": "read"}])
 def test_searches_on_dense_gradients_refuse_rows_of_the_batch(
     tiny_data: DataSet, tmp_path: Path, search: str, asked: dict[str, str]

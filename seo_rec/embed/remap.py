@@ -193,6 +193,18 @@ class Remap(nn.Module):
             self.register_buffer(f"codes_{i}", codes, persistent=False)
         self._ones = torch.empty(0, dtype=torch.int32)
 
+    @torch.no_grad()
+    def readdress(self, policy: Policy) -> None:
+        """Take over seeds and codes from now on.
+
+        Args:
+            policy: It differs from the present one in the seeds of lookups and in codes alone.
+        """
+        self.lookups = [k for _, _, k in row_lookups(policy)]
+        self.seeds_K.copy_(torch.tensor([k.seed for k in self.lookups], dtype=torch.int64))
+        for i, name in enumerate(self.code_names):
+            self.get_buffer(f"codes_{i}").copy_(torch.from_numpy(policy.codes[name].copy()))
+
     def forward(self, features: KeyedJaggedTensor, same_bags: bool = False) -> KeyedJaggedTensor:
         """``KJT[features] -> KJT[lookups]``.
 

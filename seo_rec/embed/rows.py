@@ -243,6 +243,18 @@ class PolicyEmbedding(nn.Module):
         self.sparse = SparseTables(self._tables(), table_of, parts=parts)
         return self.sparse
 
+    def readdress(self, policy: Policy) -> None:
+        """Read rows as ``policy`` says from now on, which a search changes while it trains.
+
+        For an unsharded embedding without MLET whose tables are not read by hash alone.
+
+        Args:
+            policy: It differs from the present one in the seeds of lookups and in codes alone.
+        """
+        assert self.chunks is None and self.factors is None
+        self.policy = self.stored = policy
+        self.remap.readdress(policy)
+
     @torch.no_grad()
     def collapsed(self) -> PolicyEmbedding:
         """The same outputs from tables of one layer; for an unsharded embedding."""

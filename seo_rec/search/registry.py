@@ -33,12 +33,16 @@ from seo_rec.search.by_counts import (
     require_budget,
     require_frequent,
 )
+from seo_rec.search.cce import cce, check_cce, require_division
+from seo_rec.search.cce_tables import CceSettings
 from seo_rec.search.changes import with_changes
 from seo_rec.search.dimgrow import DimGrowSettings, adapt_of, check_adapt, check_fit, dimgrow
 from seo_rec.search.found import Found
+from seo_rec.search.magnitude import MagnitudeSettings, magnitude, require_magnitude
 from seo_rec.search.mixed_dimension import MixedDimensionSettings, mixed_dimension
 from seo_rec.search.no_search import NoSearchSettings, no_search
 from seo_rec.search.optembed import OptEmbedSettings, check_weights, optembed
+from seo_rec.search.pep import PepSettings, check_pep, pep, require_pep
 from seo_rec.search.seo import SeoSearch, check_seo, require_space, seo
 from seo_rec.search.space import open_space, require
 from seo_rec.search.sseds import SsedsSettings, sseds
@@ -236,6 +240,17 @@ def _require_equal_rows(training: Training) -> None:
     require(weight == 1, "positive_weight", weight, "1 with this search")
 
 
+def _with_one_layer(check: Check) -> Check:
+    """The check, after MLET is refused: these searches change or read tables of one layer."""
+
+    def checked(data: DataSet, settings: Any, training: Training) -> None:
+        mlet = training.model.mlet
+        require(mlet is None, "mlet", mlet, "None in this search; train its policy with MLET")
+        check(data, settings, training)
+
+    return checked
+
+
 def _require_room(name: str, shared: bool) -> Check:
     """TooLargeError if the tables of full width, which a search trains, do not fit into memory."""
 
@@ -365,6 +380,34 @@ SEARCHES: dict[str, Method] = {
             values_at=_space_at,
             require_feasible=_require_room("sseds", shared=True),
             sharded=True,
+        ),
+        Method(
+            name="cce",
+            family="cce",
+            settings=CceSettings,
+            decide=cce,
+            values_at=_plain_at,
+            check=_with_one_layer(check_cce),
+            require_feasible=require_division,
+            ignores=("average", "keep_by"),
+        ),
+        Method(
+            name="magnitude",
+            family="magnitude",
+            settings=MagnitudeSettings,
+            decide=magnitude,
+            values_at=_plain_at,
+            check=_with_one_layer(_no_check),
+            require_feasible=require_magnitude,
+        ),
+        Method(
+            name="pep",
+            family="pep",
+            settings=PepSettings,
+            decide=pep,
+            values_at=_plain_at,
+            check=_with_one_layer(check_pep),
+            require_feasible=require_pep,
         ),
         _untrained("mixed-dimension", MixedDimensionSettings, mixed_dimension, 2),
         _untrained("no-search", NoSearchSettings, no_search, 1),
