@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from seo_rec.data.crosses import reading_columns
 from seo_rec.data.dataset import DataSet
 from seo_rec.documents import as_record
 from seo_rec.environment import stamp
@@ -81,9 +82,19 @@ def search(
         rows, epochs = data.schema.num_rows["train"], training.fit.epochs
         say(f"{method}: searching on {rows:,} training rows, at most {epochs} epochs a training")
     found = entry.decide(data, settings, training, work or out / WORK_FOLDER)
-    found = replace(found, policy=signed(found.policy, entry, settings, found))
+    found = _on_columns(replace(found, policy=signed(found.policy, entry, settings, found)), data)
     here.on_first(lambda: _write(out, data, entry, found))
     return found
+
+
+def _on_columns(found: Found, data: DataSet) -> Found:
+    """What was found on data with crosses, as policies that read the columns of the data."""
+    return replace(
+        found,
+        policy=reading_columns(found.policy, data),
+        candidates={n: reading_columns(p, data) for n, p in found.candidates.items()},
+        searched=None if found.searched is None else reading_columns(found.searched, data),
+    )
 
 
 def _asked(method: str, data: DataSet, settings: Any, training: Training) -> dict[str, Any]:
