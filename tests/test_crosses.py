@@ -216,6 +216,10 @@ def test_the_command_trains_crosses(seo_rec, tiny, tmp_path) -> None:
     again = ["--config", tmp_path / "run" / "settings.json", "--out", tmp_path / "again"]
     done = seo_rec("train", tiny, *again)
     assert Policy.load(tmp_path / "again" / "policy.json") == policy
+    done = seo_rec("train", tiny, "--out", tmp_path / "n", "--method", "frequent", *common[:-1], 1)
+    proposed = Policy.load(tmp_path / "n" / "policy.json")
+    assert done.code == 0 and sum(f.is_cross for f in proposed.features) <= 1
+    assert "of 15 pairs" in done.err
     policy.save(tmp_path / "policy.json")
     done = seo_rec(
         "train", tiny, "--out", tmp_path / "c", "--policy", tmp_path / "policy.json", *common[-2:]

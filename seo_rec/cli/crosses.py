@@ -9,16 +9,18 @@ if TYPE_CHECKING:
     from seo_rec.data.dataset import DataSet
 
 
-def crossed(data: DataSet, text: str) -> CrossedData:
+def crossed(data: DataSet, text: str, seed: int) -> CrossedData:
     """The data set with the crosses that ``--crosses`` asks for.
+
+    Args:
+        data: The data set.
+        text: The value of the option.
+        seed: Of the run, for the rows by which pairs are ranked.
 
     Raises:
         DataError: The text asks for nothing that the data have.
     """
-    from seo_rec.data.crosses import read_crosses, with_crosses
-    from seo_rec.schema import DataError
+    from seo_rec.data.crosses import with_crosses
+    from seo_rec.search.proposals import crosses_of
 
-    asked = read_crosses(text, data.schema)
-    if isinstance(asked, int | str):
-        raise DataError(f"--crosses {text}; allowed: names, as a*b,c*d")
-    return with_crosses(data, asked)
+    return with_crosses(data, crosses_of(data, text, seed))

@@ -222,7 +222,7 @@ def _of_method(context: typer.Context, data: DataSet, method: str, seed: int) ->
     else:
         refuse_ignored(context, OF_BUDGET, f"--method {method}", "methods that have a budget")
     if given["crosses"]:
-        data = crossed(data, given["crosses"])
+        data = crossed(data, given["crosses"], seed)
     policy = recipes.method_policy(method, data, at, dim, seed=seed, changes=changes)
     asked_for = recipes.OWN_BUDGET if entry.budgeted else None
     return Wanted(policy, method, asked_for, {"set": texts, **resolved(at)})
