@@ -110,6 +110,14 @@ SameHash = Annotated[
         rich_help_panel=SEARCH,
     ),
 ]
+Crosses = Annotated[
+    str,
+    typer.Option(
+        metavar="N|all|a*b,...",
+        help="Pairs of columns as further features: the N best, all, or by name.",
+        rich_help_panel=SEARCH,
+    ),
+]
 Seed = Annotated[
     int,
     typer.Option(help="Seed of weights, order of rows and hash functions.", rich_help_panel=RUN),

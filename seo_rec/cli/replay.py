@@ -68,6 +68,7 @@ def replay(
     set_: par.Set = None,
     exact_below: par.ExactBelow = 0,
     same_hash: par.SameHash = None,
+    crosses: par.Crosses = "",
     *,
     model: ModelSettings,
     mlet: Mlet | None,

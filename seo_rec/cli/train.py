@@ -13,6 +13,7 @@ from seo_rec.cli import parameters as par
 from seo_rec.cli.assignments import assigned
 from seo_rec.cli.budget import Wish, budget, resolved, size
 from seo_rec.cli.config import set_texts
+from seo_rec.cli.crosses import crossed
 from seo_rec.cli.following import fit_values, following_run, training_from
 from seo_rec.cli.options import (
     RUN,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from seo_rec.recipes import Continued
 
 OF_BUDGET = ("params", "bytes_", "budget_of", "exact_below", "same_hash")
-OF_METHOD = (*OF_BUDGET, "dim", "precision", "set_")
+OF_METHOD = (*OF_BUDGET, "dim", "precision", "set_", "crosses")
 OF_EARLIER = ("carry", "count_decay")
 OF_POLICY = ("plan", "weights")  # options that are for one policy
 
@@ -67,6 +68,7 @@ def train(
     set_: par.Set = None,
     exact_below: par.ExactBelow = 0,
     same_hash: par.SameHash = None,
+    crosses: par.Crosses = "",
     *,
     model: ModelSettings,
     mlet: Mlet | None,
@@ -220,6 +222,8 @@ def _of_method(context: typer.Context, data: DataSet, method: str, seed: int) ->
         at = budget(context, data, dim, wish, whole_rows=False)
     else:
         refuse_ignored(context, OF_BUDGET, f"--method {method}", "methods that have a budget")
+    if given["crosses"]:
+        data = crossed(data, given["crosses"], seed)
     policy = recipes.method_policy(method, data, at, dim, seed=seed, changes=changes)
     asked_for = recipes.OWN_BUDGET if entry.budgeted else None
     return Wanted(policy, method, asked_for, {"set": texts, **resolved(at)})

@@ -126,6 +126,7 @@ class Stream:
         self.schema: Schema = data.schema
         self.split = split
         self.features = _chosen_features(self.schema, columns, str(data.path / SCHEMA_FILE))
+        self._columns = self.features  # that are decoded
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.shuffle, self.seed = shuffle, seed
         self.window = _default_window(self.schema) if window is None else window
@@ -379,16 +380,22 @@ class Stream:
         rows = self._decoded.get(number)
         if rows is None:
             schema = self.schema
-            rows = decode(
-                self._groups[number],
-                self.features,
-                self._numeric,
-                schema.label,
-                schema.weight,
-                schema.label_kind,
+            rows = self._made(
+                decode(
+                    self._groups[number],
+                    self._columns,
+                    self._numeric,
+                    schema.label,
+                    schema.weight,
+                    schema.label_kind,
+                )
             )
             if self.cached:
                 self._decoded[number] = rows
+        return rows
+
+    def _made(self, rows: Rows) -> Rows:
+        """The features of batches, made of the decoded columns; here they are the same."""
         return rows
 
     def _decoded_bytes(self) -> int:

@@ -6,15 +6,18 @@ modules to the bit, which a test checks for every kind of lookup. Letters: V ids
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
-from seo_rec.policy.entries import Feature, Ids, Lookup
+from seo_rec.policy.entries import MISSING_ID, Feature, Ids, Lookup
 from seo_rec.policy.policy import Policy
 
 FIRST_FACTOR = -0x00AE502812AA7333
 SECOND_FACTOR = -0x3B314601E57A13AD
 LOW_32 = 0xFFFFFFFF
+LOW_62 = 2**62 - 1
 LOW_63 = 2**63 - 1
 CROSS_START = 0x1E3779B97F4A7C15  # from the golden ratio; far from small ids, as mix(0) = 0
 
@@ -28,6 +31,24 @@ def mix(x_V: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     x_V = (x_V ^ (x_V >> 33)) * np.int64(FIRST_FACTOR)
     x_V = (x_V ^ (x_V >> 29)) * np.int64(SECOND_FACTOR)
     return x_V ^ (x_V >> 32)
+
+
+def cross_ids(parts: Sequence[Ids]) -> Ids:
+    """One id for each combination of ids, one of each part; the order of the parts matters.
+
+    ``docs/policy-format.md`` has the definition.
+
+    Args:
+        parts: int64 ids in [0, 2^63), one array (V,) for each column of the cross.
+
+    Returns:
+        int64 (V,): :data:`seo_rec.policy.MISSING_ID` where a part is it, else in [2^62, 2^63).
+    """
+    h = np.full_like(parts[0], CROSS_START + len(parts))
+    for ids in parts:
+        h = mix(h ^ ids) & LOW_63
+    missing = np.logical_or.reduce([ids == MISSING_ID for ids in parts])
+    return np.where(missing, MISSING_ID, (h & LOW_62) | 2**62)
 
 
 def hash_rows(ids_V: Ids, seed: int, num_rows: int) -> npt.NDArray[np.int64]:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from seo_rec.apply import default_budget
+from seo_rec.data.crosses import reading_columns
 from seo_rec.data.dataset import DataSet
 from seo_rec.environment import stamp
 from seo_rec.files import write_json
@@ -83,7 +84,7 @@ def method_policy(
 
     Args:
         method: A name of :mod:`seo_rec.search.registry`.
-        data: The data set.
+        data: The data set, which may have crosses (:func:`seo_rec.data.crosses.with_crosses`).
         params: The budget in floats, or an allowance, which may be in bytes and has a precision; a
             method whose size follows from the data reads the precision alone.
         dim: Width of a feature's embedding.
@@ -104,7 +105,7 @@ def method_policy(
     settings = entry.settings_at(params, dim, training, changes, in_comparison=True)
     entry.checked(data, settings, training)
     found = entry.decide(data, settings, training)
-    return signed(found.policy, entry, settings, found)
+    return reading_columns(signed(found.policy, entry, settings, found), data)
 
 
 def train(

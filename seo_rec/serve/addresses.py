@@ -1,4 +1,4 @@
-"""Crosses and blocks of ``docs/policy-format.md`` in plain NumPy; hashes are with the policy.
+"""Bags of crosses, and blocks, in plain NumPy; hashes and ids of crosses are with the policy.
 
 Letters: B rows, V ids.
 """
@@ -10,20 +10,9 @@ from functools import reduce
 
 import numpy as np
 
-from seo_rec.policy import MAX_CROSS_IDS, MISSING_ID, Feature, Lookup
-from seo_rec.policy.addresses import CROSS_START, LOW_63, block_seeds, hash_rows, mix
+from seo_rec.policy import MAX_CROSS_IDS, Feature, Lookup
+from seo_rec.policy.addresses import block_seeds, cross_ids, hash_rows
 from seo_rec.serve.bags import Bags, Ids, RowError
-
-_LOW_62 = 2**62 - 1
-
-
-def cross_ids(parts: Sequence[Ids]) -> Ids:
-    """One id for each combination of ids, one of each part; the order of the parts matters."""
-    h = np.full_like(parts[0], CROSS_START + len(parts))
-    for ids in parts:
-        h = mix(h ^ ids) & LOW_63
-    missing = np.logical_or.reduce([ids == MISSING_ID for ids in parts])
-    return np.where(missing, MISSING_ID, (h & _LOW_62) | 2**62)
 
 
 def block_places(lookup: Lookup, size: int, ids: Ids) -> Ids:

@@ -1,0 +1,26 @@
+"""``--crosses``: combinations of columns as further features."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from seo_rec.data.crosses import CrossedData
+    from seo_rec.data.dataset import DataSet
+
+
+def crossed(data: DataSet, text: str, seed: int) -> CrossedData:
+    """The data set with the crosses that ``--crosses`` asks for.
+
+    Args:
+        data: The data set.
+        text: The value of the option.
+        seed: Of the run, for the rows by which pairs are ranked.
+
+    Raises:
+        DataError: The text asks for nothing that the data have.
+    """
+    from seo_rec.data.crosses import with_crosses
+    from seo_rec.search.proposals import crosses_of
+
+    return with_crosses(data, crosses_of(data, text, seed))
