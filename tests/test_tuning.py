@@ -334,3 +334,89 @@ def test_two_processes_share_the_trials(tiny: Path, tmp_path: Path, whole: Path)
     trained = [line for _, err in said for line in err.splitlines() if line.startswith("trial ")]
     assert len(trained) == 6
     assert "best of 6 trials" in "".join(out for out, _ in said)
+
+
+# ---- reports, and comparisons of tuned methods ---------------------------------------------
+
+
+def test_the_report_tells_how_the_tuning_went(command: Path, tmp_path: Path) -> None:
+    from seo_rec.report import build
+
+    build([command], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    record = outcome(command)
+    best = record["trials"][record["best"]]
+    assert page.count('id="tuning"') == 1
+    assert f"The settings as given reach validation AUC {record['trials'][0]['score']:.5f}" in page
+    assert f"the best {best['score']:.5f}" in page
+    assert f"read once at the end: {record['test_quality']:.5f}" in page
+    build([command], tmp_path / "again.html")
+    assert (tmp_path / "again.html").read_text() == page
+
+
+def test_a_damaged_record_is_named(command: Path, tmp_path: Path) -> None:
+    from seo_rec.runs.tunings import read_tuning
+
+    document = json.loads((command / "tune.json").read_text())
+    for change in ({"best": 17}, {"trials": [{}]}, {"importance": {"lr": "much"}}):
+        (tmp_path / "tune.json").write_text(json.dumps({**document, **change}))
+        with pytest.raises(ValueError, match=r"tune\.json: not the record of a tuning"):
+            read_tuning(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def compared(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from seo_rec.cli.main import app
+
+    out = tmp_path_factory.mktemp("compared") / "out"
+    words = ["compare", str(tiny), "--out", str(out), "--methods", "monolithic,seo-rr+mlet"]
+    words += ["--tuned", "--trials", "4", "--seeds", "2", "--params", "1600", "--dim", "8"]
+    words += ["--set", "seo.chunk_dim=4", "--set", "seo.search_dim=8", "--mlet-dim", "12"]
+    words += ["--hidden", "8", "--epochs", "1", "--batch-size", "64", "--threads", "1"]
+    app(words, standalone_mode=False)
+    return out
+
+
+def test_every_method_has_the_same_number_of_trials(compared: Path) -> None:
+    tunings = {p.name: outcome(p) for p in (compared / "tunings").iterdir()}
+    counts = {name: len(t["trials"]) for name, t in tunings.items()}
+    assert counts == {"monolithic-seed0": 4, "before-searches-seed0": 2, "seo-rr+mlet-seed0": 2}
+    assert all(t["test_quality"] is None for t in tunings.values())
+    for method in ("monolithic", "seo-rr+mlet"):
+        tuned = tunings[f"{method}-seed0"]
+        best = tuned["trials"][tuned["best"]]["values"]
+        for seed in (0, 1):
+            folder = compared / "runs" / f"{method}-seed{seed}"
+            run = json.loads((folder / "run.json").read_text())
+            assert run["fit"]["row_lr"] == best["lr"] and run["fit"]["row_l2"] == best["l2"]
+            assert ("mlet" in run["model"]) == ("mlet" in method)
+    before = tunings["before-searches-seed0"]
+    searched = json.loads((compared / "searches" / "seo-rr-seed1" / "run.json").read_text())
+    values = before["trials"][before["best"]]["values"]
+    assert searched["fit"]["row_lr"] == values["lr"] and searched["fit"]["seed"] == 1
+    first = tunings["seo-rr+mlet-seed0"]["trials"][0]["values"]
+    assert first["lr"] == values["lr"]
+
+
+def test_tuned_methods_stand_in_one_table_that_says_so(compared: Path, tmp_path: Path) -> None:
+    from seo_rec.report import build
+    from seo_rec.report.comparison import group
+    from seo_rec.runs import reading
+
+    (found,) = group(reading.read([compared]))
+    assert {row.method for row in found.rows} == {"monolithic", "seo-rr+mlet"}
+    assert found.tuned.startswith("Every method was tuned first, with 4 trials each")
+    build([compared], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert (
+        page.count("tuned first, with 4 trials each") == 1
+        and page.count("<summary>every trial") == 3
+    )
+
+
+def test_trials_without_tuned_are_refused(tiny: Path, tmp_path: Path) -> None:
+    from seo_rec.cli.main import app
+
+    words = ["compare", str(tiny), "--out", str(tmp_path / "x"), "--trials", "7", "--params", "800"]
+    with pytest.raises(ValueError, match="--trials with a comparison that is not tuned"):
+        app(words, standalone_mode=False)

@@ -284,7 +284,7 @@ MLET_OPTIONS = FromSettings(
 EPOCHS = Option("epochs")
 PATIENCE = Option("patience")
 BATCH_SIZE = Option("batch_size")
-LR = Option("lr", ("row_lr", "dense_lr"), help="Learning rate of the tables and the dense layers")
+LR = Option("lr", ("row_lr", "dense_lr"), help="Learning rate of tables and dense layers")
 DENSE_LR = Option(
     "dense_lr", default=0.0, help="Learning rate of the dense layers; 0: as --lr", unset=0.0
 )
