@@ -309,6 +309,52 @@ def train(
     return _app("train", command, machine, _Processes(j, max_restarts, rdzv_port, rdzv_timeout))
 
 
+def tune(
+    *script_args: str,
+    data: str,
+    method: str,
+    out: str,
+    trials: int = 20,
+    j: str = "1x1",
+    max_restarts: int = 0,
+    rdzv_port: int = 29500,
+    rdzv_timeout: int = 600,
+    cpu: int = 0,
+    gpu: int = 0,
+    memMB: int = MEMORY_MB,
+    h: Optional[str] = None,
+    env: Optional[Dict[str, str]] = None,
+    mounts: Optional[List[str]] = None,
+    max_retries: int = 0,
+    image: str = "",
+) -> specs.AppDef:
+    """Tunes how a method is trained; the processes share the trials, and go on with what is in out.
+
+    Args:
+        script_args: further options of `seo-rec tune`
+        data: prepared data set
+        method: a method by name, such as multi-size
+        out: folder of the tuning
+        trials: trainings in all
+        j: {nnodes}x{nproc_per_node}; data and out are on storage that all nodes share
+        max_restarts: how often the processes are started again, and go on
+        rdzv_port: port of node 0 at which several nodes meet
+        rdzv_timeout: seconds that a node waits for the others
+        cpu: processors of each node (0: two); threads are shared out accordingly
+        gpu: GPUs of each node
+        memMB: memory of each node in MB
+        h: a named resource; takes the place of cpu, gpu and memMB
+        env: further environment variables, e.g. A=1,B=2
+        mounts: for containers, e.g. type=bind,src=/data,dst=/data,readonly
+        max_retries: how often the scheduler starts the job again
+        image: container image in which `python` has seo_rec; default: this interpreter
+    """
+    machine = _Machine(cpu, gpu, memMB, h, env, mounts, max_retries, image)
+    options = _options({"method": method, "out": out, "trials": trials})
+    command = ["seo_rec", "tune", data, *options, "--resume", *script_args]
+    return _app("tune", command, machine, _Processes(j, max_restarts, rdzv_port, rdzv_timeout))
+
+
 def compare(
     *script_args: str,
     data: str,

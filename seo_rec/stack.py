@@ -48,7 +48,7 @@ GUARDED = ("torchrec", "fbgemm_gpu")
 # Modules that the extra `train` brings; scoring a package needs none of them.
 TRAINING = (
     "torch", "torchrec", "fbgemm_gpu", "torchx", "scipy", "sklearn", "matplotlib", "jinja2",
-    "tensorboard", "tqdm",
+    "tensorboard", "tqdm", "optuna",
 )  # fmt: skip
 INSTALL = "pip install 'seo-rec[train]'"
 

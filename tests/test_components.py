@@ -45,6 +45,10 @@ CASES = {
         ["--data", "D", "--policy", "p.json", "--out", "R"],
         "train D --policy p.json --out R --seed 0 --resume",
     ),
+    "tune": (
+        ["--data", "D", "--method", "separate", "--out", "R"],
+        "tune D --method separate --out R --trials 20 --resume",
+    ),
     "compare": (["--data", "D", "--out", "R"], "compare D --out R"),
     "plan": (
         ["--policy", "p.json", "--topology", "8xH100-80GB", "--out", "plan.json"],
@@ -53,8 +57,10 @@ CASES = {
     "evaluate": (["--run", "R", "--data", "D"], "eval R D --split test"),
     "benchmark": (["--", "--repeats", "3"], "--repeats 3"),
 }
-COMPONENTS = ["prepare", "search", "applier", "train", "compare", "plan", "evaluate", "benchmark"]
-DISTRIBUTED = ["prepare", "search", "applier", "train", "compare", "evaluate", "benchmark"]
+COMPONENTS = [
+    "prepare", "search", "applier", "train", "tune", "compare", "plan", "evaluate", "benchmark",
+]  # fmt: skip
+DISTRIBUTED = [c for c in COMPONENTS if c != "plan"]
 MACHINE = ["cpu", "gpu", "memMB", "h", "env", "mounts", "max_retries", "image"]
 
 

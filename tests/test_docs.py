@@ -89,6 +89,7 @@ LATER = (
     "package-format.md",
     "evaluation.md",
     "training.md",
+    "tuning.md",
     "uvm.md",
     "large-data.md",
     "storage.md",

@@ -39,12 +39,16 @@ class Contestants:
         exact_below: Features with at most so many training ids keep a row for each; 0: none.
         seeds: Number of seeds; every method is trained with each.
         first_seed: The first seed.
+        tuned: Tune every method first on validation rows, with equally many trials.
+        trials: With --tuned: the trials of each method.
     """
 
     methods: tuple[str, ...] = COMPARED_METHODS
     exact_below: int = 0
     seeds: int = 5
     first_seed: int = 0
+    tuned: bool = False
+    trials: int = 20
 
 
 CONTESTANTS = FromSettings(
@@ -55,6 +59,8 @@ CONTESTANTS = FromSettings(
         Option("exact_below"),
         Option("seeds", panel=RUN),
         Option("first_seed", panel=RUN),
+        Option("tuned", panel=RUN),
+        Option("trials", panel=RUN),
     ),
 )
 
@@ -135,6 +141,9 @@ def comparison_of(context: typer.Context, asked: Asked, at: Allowance) -> Compar
     from seo_rec.search import settings_by_family
 
     names = asked.contestants.methods
+    if not asked.contestants.tuned:
+        has_trials = [p.name for p in context.command.params if p.name == "trials"]
+        refuse_ignored(context, has_trials, "a comparison that is not tuned", "--tuned")
     if not any(name.endswith(SUFFIX) for name in names):
         beside = f"--methods {','.join(names)}"
         refuse_ignored(context, ["mlet_dim", "mlet_std"], beside, f"a method ending in {SUFFIX}")
@@ -152,4 +161,5 @@ def comparison_of(context: typer.Context, asked: Asked, at: Allowance) -> Compar
         mlet=asked.mlet,
         exact_below=asked.contestants.exact_below,
         same_hash=par.groups(asked.same_hash, "--same-hash"),
+        trials=asked.contestants.trials if asked.contestants.tuned else 0,
     )

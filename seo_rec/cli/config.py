@@ -1,4 +1,4 @@
-"""``--config FILE``: start from the options of another run; and what a run writes for that."""
+"""``--config FILE``: start from the options of another run, or from the best ones of a tuning."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from seo_rec.cli.assignments import merged
-from seo_rec.runs.command_settings import CommandSettings, read_command_settings
+from seo_rec.runs.command_settings import TUNED, CommandSettings, read_command_settings
 
 # parameters that do not decide what a run does
 NOT_KEPT = frozenset({"out", "config", "resume", "settings", "scheduler", "submit", "help"})
@@ -25,7 +25,7 @@ def start_from(context: typer.Context, value: Path | None) -> Path | None:
     if value is None:
         return None
     read, here = read_command_settings(value), command_name(context)
-    if read.command != here:
+    if read.command not in (here, TUNED):
         raise ValueError(
             f"--config {value} has the settings of `seo-rec {read.command}`; allowed: settings of "
             f"`seo-rec {here}`"

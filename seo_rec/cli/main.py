@@ -1,7 +1,7 @@
 """The command ``seo-rec``, put together from its commands; how it starts and how it fails.
 
-prepare | search | apply | plan | train | replay | eval | export | predict | serve | apply-delta
-compare | frontier | analyze | drift | report | demo | doctor
+prepare | search | apply | plan | train | tune | replay | eval | export | predict | serve
+apply-delta | compare | frontier | analyze | drift | report | demo | doctor
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from seo_rec.cli.running import EXIT_TERMINATED, STOPS, stopped
 from seo_rec.cli.search import search
 from seo_rec.cli.serve import serve
 from seo_rec.cli.train import train
+from seo_rec.cli.tune import tune
 from seo_rec.files import one_line, said
 from seo_rec.process import leave, quiet_libraries, run_and_leave, sigterm_raises, world_size
 from seo_rec.runs.claim import RunError
@@ -67,7 +68,8 @@ app = typer.Typer(
 PLAIN_MISTAKES = (ValueError, FloatingPointError, RunError)
 # the commands that the processes of one launch run together
 LAUNCHED = ("search", "train", "eval", "compare", "frontier", "demo", "job-search", "job-applier")
-BY_FILES = "prepare"  # its processes meet on the file system alone, and need no process group
+# their processes meet on the file system alone, and need no process group
+BY_FILES = ("prepare", "tune")
 
 
 @app.callback()
@@ -79,11 +81,11 @@ def _main(
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     logging.getLogger("seo_rec.progress").setLevel(logging.INFO)
     quiet_libraries()
-    world = 1 if context.invoked_subcommand == BY_FILES else world_size()
+    world = 1 if context.invoked_subcommand in BY_FILES else world_size()
     if world > 1 and context.invoked_subcommand not in LAUNCHED:
         raise ValueError(
             f"{world} processes were started and {context.invoked_subcommand} runs in one; "
-            f"allowed in several: {', '.join((*LAUNCHED, BY_FILES))}"
+            f"allowed in several: {', '.join((*LAUNCHED, *BY_FILES))}"
         )
     if world > 1:
         from seo_rec.train import agree  # imports torch, which a launch has done by now
@@ -96,6 +98,7 @@ app.command(cls=PanelCommand)(search)
 app.command(cls=PanelCommand)(apply)
 app.command(cls=PanelCommand)(plan)
 app.command(cls=PanelCommand)(train)
+app.command(cls=PanelCommand)(tune)
 app.command(cls=PanelCommand)(replay)
 app.command(name="eval", cls=PanelCommand)(evaluate)
 app.command(cls=PanelCommand)(export)
@@ -116,7 +119,7 @@ app.command(hidden=True, context_settings=FURTHER_OPTIONS)(job_applier)
 def main() -> None:
     """Run the command line, in one process or as one of a launch."""
     words = (word for word in sys.argv[1:] if not word.startswith("-"))
-    if _told(world_size) == 1 or next(words, "") == BY_FILES:
+    if _told(world_size) == 1 or next(words, "") in BY_FILES:
         with sigterm_raises():  # several processes are stopped together, by their launcher
             _told(_run)
     else:

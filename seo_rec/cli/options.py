@@ -57,6 +57,7 @@ class Option:
         help: A sentence in place of the first field's.
         default: A value in place of the first field's default.
         panel: A panel in place of the one that the other options have.
+        unset: A value that leaves the fields to an option before it.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Option:
     help: str = ""
     default: Any = FIELDS_OWN
     panel: str = ""
+    unset: Any = None
 
     @property
     def sets(self) -> tuple[str, ...]:
@@ -114,6 +116,8 @@ class FromSettings:
         """The settings object of the values that typer has read."""
         found = {}
         for option in self.options:
+            if option.unset is not None and values[option.name] == option.unset:
+                continue
             for name in option.sets:
                 field = fields_of(self.settings)[name]
                 written = f"--{option.name.replace('_', '-')}"

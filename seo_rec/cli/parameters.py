@@ -292,7 +292,10 @@ MLET_OPTIONS = FromSettings(
 EPOCHS = Option("epochs")
 PATIENCE = Option("patience")
 BATCH_SIZE = Option("batch_size")
-LR = Option("lr", ("row_lr", "dense_lr"), help="Learning rate of the tables and the dense layers")
+LR = Option("lr", ("row_lr", "dense_lr"), help="Learning rate of tables and dense layers")
+DENSE_LR = Option(
+    "dense_lr", default=0.0, help="Learning rate of the dense layers; 0: as --lr", unset=0.0
+)
 OPTIMIZER = Option("optimizer", ("row_optimizer",))
 DENSE_OPTIMIZER = Option("dense_optimizer")
 AVERAGE = Option("average")
@@ -305,7 +308,10 @@ SCHEDULE = Option("schedule")
 CLIP_NORM = Option("clip_norm")
 CHECKPOINT_EVERY = Option("checkpoint_every")
 SEED = Option("seed", panel=RUN)
-FIT = (EPOCHS, PATIENCE, KEEP_BY, BATCH_SIZE, LR, OPTIMIZER, DENSE_OPTIMIZER, AVERAGE, L2, L2_ON)
+FIT = (
+    *(EPOCHS, PATIENCE, KEEP_BY, BATCH_SIZE, LR, DENSE_LR),
+    *(OPTIMIZER, DENSE_OPTIMIZER, AVERAGE, L2, L2_ON),
+)
 STEPS = (WARMUP, SCHEDULE, CLIP_NORM)
 
 TRAIN_OPTIONS = FromSettings(FitSettings, TRAINING, (*FIT, STORAGE, *STEPS, CHECKPOINT_EVERY, SEED))

@@ -32,7 +32,7 @@ from seo_rec.settings import FitSettings, ModelSettings, Training
 
 if TYPE_CHECKING:
     from seo_rec.data.dataset import DataSet
-    from seo_rec.policy import Policy
+    from seo_rec.policy import Allowance, Policy
     from seo_rec.recipes import Continued
 
 OF_BUDGET = ("params", "bytes_", "budget_of", "exact_below", "same_hash")
@@ -204,6 +204,43 @@ def _of_file(context: typer.Context, path: Path, replaces_method: bool) -> Wante
 
 def _of_method(context: typer.Context, data: DataSet, method: str, seed: int) -> Wanted:
     """The policy of a method without training, at the budget of the options."""
+    return plain_method(context, data, method).wanted(context.params["dim"], seed)
+
+
+@dataclass(frozen=True)
+class PlainMethod:
+    """A method without training, as the options ask for it; its width and seed are free.
+
+    Args:
+        data: The data set.
+        name: Of the method.
+        at: The budget, and the precision.
+        changes: Other values of the settings of the method.
+        budget: As :func:`seo_rec.recipes.train` takes it.
+        resolved: See :class:`Wanted`.
+    """
+
+    data: DataSet
+    name: str
+    at: Allowance
+    changes: Mapping[str, Any]
+    budget: int | None
+    resolved: Mapping[str, Any]
+
+    def policy(self, dim: int, seed: int) -> Policy:
+        """The policy; PolicyError or ValueError where there is none of this width."""
+        from seo_rec import recipes
+
+        changes = self.changes
+        return recipes.method_policy(self.name, self.data, self.at, dim, seed=seed, changes=changes)
+
+    def wanted(self, dim: int, seed: int) -> Wanted:
+        """What a command trains."""
+        return Wanted(self.policy(dim, seed), self.name, self.budget, self.resolved)
+
+
+def plain_method(context: typer.Context, data: DataSet, method: str) -> PlainMethod:
+    """The method that the options name, at their budget."""
     from seo_rec import recipes
     from seo_rec.policy import Allowance
     from seo_rec.search import find
@@ -222,8 +259,7 @@ def _of_method(context: typer.Context, data: DataSet, method: str, seed: int) ->
         at = budget(context, data, dim, wish, whole_rows=False)
     else:
         refuse_ignored(context, OF_BUDGET, f"--method {method}", "methods that have a budget")
-    if given["crosses"]:
-        data = crossed(data, given["crosses"], seed)
-    policy = recipes.method_policy(method, data, at, dim, seed=seed, changes=changes)
+    if given.get("crosses"):  # an option of train, not of tune
+        data = crossed(data, given["crosses"], given["seed"])
     asked_for = recipes.OWN_BUDGET if entry.budgeted else None
-    return Wanted(policy, method, asked_for, {"set": texts, **resolved(at)})
+    return PlainMethod(data, method, at, changes, asked_for, {"set": texts, **resolved(at)})

@@ -27,6 +27,7 @@ from seo_rec.recipes.evaluation import evaluate_served
 from seo_rec.recipes.groups import Grouping
 from seo_rec.recipes.searching import search, signed
 from seo_rec.recipes.training import train
+from seo_rec.recipes.tuned_comparison import check_trials, tuned
 from seo_rec.runs import Run, RunError, SearchCost, claim_run, read_runs
 from seo_rec.runs.groups import GroupReport
 from seo_rec.runs.layout import (
@@ -74,6 +75,7 @@ class Comparison:
         same_hash: Groups of features that hash alike, in every method without a search.
         num_bytes: The budget in bytes to serve, ids included, in place of params.
         precision: The type in which every method stores its rows, and is scored.
+        trials: Trainings by which each method is tuned on validation rows; 0: none is tuned.
     """
 
     data: tuple[DataSet, ...]
@@ -89,6 +91,7 @@ class Comparison:
     same_hash: tuple[tuple[str, ...], ...] = ()
     num_bytes: int = 0
     precision: str = "float32"
+    trials: int = 0
 
     @property
     def allowance(self) -> Allowance:
@@ -135,6 +138,7 @@ def check_comparison(comparison: Comparison) -> None:
         raise ValueError(
             f"methods {', '.join(with_mlet)} without settings of MLET; give --mlet-dim"
         )
+    check_trials(c)
     _check_settings(c)
     check_methods(c)
 
@@ -224,6 +228,8 @@ def asked_of(comparison: Comparison) -> dict[str, Any]:
         "model": c.training.model.as_json(),
         "fit": {k: v for k, v in c.training.fit.as_json().items() if k != "seed"},
     }
+    if c.trials:
+        asked["trials"] = c.trials
     if c.exact_below or c.same_hash:
         asked |= {"exact_below": c.exact_below, "same_hash": c.same_hash}
     return asked
@@ -348,14 +354,19 @@ def _claim_methods(path: Path, asked: Mapping[str, Any]) -> None:
 def _compare_one(comparison: Comparison, name: str, seed: int, out: Path) -> Run:
     method, data = comparison.method_of(name), comparison.data_of(seed)
     training = comparison.training.with_seed(seed)
+    if name != method.name:
+        training = replace(training, model=replace(training.model, mlet=comparison.mlet))
     try:
-        policy, cost = _policy(comparison, method, seed, out)
+        deciding = comparison
+        if comparison.trials:
+            deciding, training = tuned(
+                comparison, name, seed, out, lambda c, m, s: _policy(c, m, s, out)[0]
+            )
+        policy, cost = _policy(deciding, method, seed, out)
     except PolicyError as error:
         both = [m for m in comparison.methods if m.removesuffix(SUFFIX) == method.name]
         raise InfeasibleError(dict.fromkeys(both, str(error))) from error
     asked = comparison.allowance if comparison.num_bytes else comparison.params
-    if name != method.name:
-        training = replace(training, model=replace(training.model, mlet=comparison.mlet))
     return train(
         data,
         policy,

@@ -154,7 +154,7 @@ def train(
     check_storage(policy, training)
     here, asked = ranks(), asked_for(data, policy, training, method, start)
     agree({**asked, "params": policy.num_params}, out=out, plan=start.plan)
-    _check_before(data, policy, training)
+    check_before(data, policy, training)
 
     def begin() -> Run | None:
         if start.plan is not None:
@@ -195,7 +195,7 @@ def train(
     return here.on_first(finish)  # every process reports what rank 0 measured and wrote
 
 
-def _check_before(data: DataSet, policy: Policy, training: Training) -> None:
+def check_before(data: DataSet, policy: Policy, training: Training) -> None:
     """Refuse, before a folder is opened, what cannot be trained; warn of what misleads."""
     here = ranks()
     data.require_rows("train", "val", "test")

@@ -21,6 +21,11 @@ Place = tuple[str, str]  # the fingerprint of a data set, and the unit of budget
 Key = tuple[Place, int, str]  # of a comparison: its place, its budget, and its settings
 SAME_BUDGET = 0.01  # budgets this close, relatively, are one budget: methods waste part of a row
 NAN = float("nan")
+# settings that tuning chooses for every method of a comparison
+TUNED_FIELDS = {
+    "fit": ("row_l2", "l2_on", "row_lr", "dense_lr", "batch_size"),
+    "model": ("dropout",),
+}
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,17 @@ class Group:
     reference: Row | None
     searches: tuple[SearchRun, ...]
     unit: str = FLOATS
+
+    @property
+    def tuned(self) -> str:
+        """A sentence about the tuning of the methods, or the empty text."""
+        trials = self.rows[0].runs[0].trials if self.rows else 0
+        if not trials:
+            return ""
+        return (
+            f"Every method was tuned first, with {trials} trials each on validation rows: L2, "
+            "rates, dropout and batch, and the width where the method decides by rule."
+        )
 
     @property
     def quality(self) -> str:
@@ -222,6 +238,11 @@ def _setup(run: TrainingRun | SearchRun) -> str:
     """Settings of the model and its training, without the seed and MLET's."""
     settings = {k: dict(v) for k, v in run.settings.items() if k in ("model", "fit")}
     settings.get("fit", {}).pop("seed", None)
+    if run.trials:  # every method has its own best values of what was tuned
+        for part, names in TUNED_FIELDS.items():
+            for name in names:
+                settings.get(part, {}).pop(name, None)
+        settings["tuning"] = {"trials": run.trials}
     for name in ("mlet", "regression"):  # a scale is part of the data
         settings.get("model", {}).pop(name, None)
     return json.dumps(settings, sort_keys=True)

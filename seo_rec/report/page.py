@@ -21,6 +21,7 @@ from seo_rec.report import charts, formats, frontier
 from seo_rec.report.collisions import Collisions, collisions
 from seo_rec.report.comparison import SAME_BUDGET, Group, group, winner_of
 from seo_rec.report.groups import Groups, groups_of
+from seo_rec.report.tunings import shown_tuning
 from seo_rec.runs import reading
 from seo_rec.runs.command_settings import repeat_command
 from seo_rec.runs.decision import decided
@@ -148,6 +149,7 @@ def render(records: Records, given: Sequence[str]) -> str:
         sections=sections,
         over_sizes=over_sizes,
         mark=mark,
+        tunings=[shown_tuning(t) for t in records.tunings],
         origins=_origins(records),
         f=formats,
         decided=decided,

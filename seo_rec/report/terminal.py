@@ -45,7 +45,7 @@ def print_comparison(runs: Sequence[Path]) -> None:
             console.print(Text(f"{found.title}: searches only, no trained method to compare"))
             continue
         console.print(_table(found, plain=not console.is_terminal))
-        console.print(Text(f"{_differences(found)}\n"))
+        console.print(Text(f"{' '.join(filter(None, (_differences(found), found.tuned)))}\n"))
         for table in terminal_tables(found):
             console.print(table, "")
     for note in records.notes:

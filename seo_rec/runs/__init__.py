@@ -12,6 +12,8 @@ reads one. What they agree on is defined here and nowhere else::
                  searches/<method>-seed<k>/: a SEARCH each          work/
     FRONTIER/    run.json (kind frontier)  settings.json  frontier.json  frontier.png
                  infeasible.json  params-<N>/ and unbudgeted/: a COMPARISON each
+    TUNING/      run.json (kind tune)      settings.json  journal.log  tune.json  tuned.json
+                 policy.json  trials/<number>/: a TRAINING each; the best one is finished
 
     REPLAY/      run.json (kind replay)    settings.json  replay.json  scores/<day>.json
                  days/<day>/: a TRAINING each

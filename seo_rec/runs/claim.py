@@ -25,6 +25,7 @@ OPTIONAL = frozenset(
         "precision",
         "budget_bytes",
         "crosses",
+        "trials",
     }
 )
 

@@ -20,13 +20,15 @@ from typing import Any
 from seo_rec.files import write_json
 from seo_rec.runs.layout import SETTINGS_FILE
 
+TUNED = "tuned"  # in place of a command: options that a tuning found, for every command
+
 
 @dataclass(frozen=True)
 class CommandSettings:
     """A command and its options.
 
     Args:
-        command: Its name, such as ``search`` or ``analyze collisions``.
+        command: Its name, such as ``search`` or ``analyze collisions``, or :data:`TUNED`.
         options: Values that JSON can hold, by the name of the option.
     """
 

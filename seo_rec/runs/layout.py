@@ -38,6 +38,14 @@ RUNS_FOLDER = "runs"
 SEARCHES_FOLDER = "searches"
 METHODS_FILE = "methods.json"  # how every family of methods is set up
 
+# of a tuning
+JOURNAL_FILE = "journal.log"  # of Optuna: the trials, one JSON object in a line
+TUNE_FILE = "tune.json"
+TUNED_FILE = "tuned.json"  # the best settings, for --config
+TRIALS_FOLDER = "trials"
+OWNERS_FOLDER = "owners"  # locks of the processes that train trials
+TUNINGS_FOLDER = "tunings"  # of a comparison whose methods are tuned
+
 # of a frontier
 INFEASIBLE_FILE = "infeasible.json"
 UNBUDGETED_FOLDER = "unbudgeted"
@@ -63,6 +71,11 @@ def work_folder(comparison: Path, family: str, seed: int) -> Path:
 def budget_folder(frontier: Path, budget: int, unit: str = "params") -> Path:
     """Where a frontier compares the methods at one budget, in ``params`` or in ``bytes``."""
     return frontier / f"{unit}-{budget}"
+
+
+def trial_folder(tuning: Path, number: int) -> Path:
+    """Where a tuning trains a trial."""
+    return tuning / TRIALS_FOLDER / str(number)
 
 
 def day_folder(replay: Path, day: str) -> Path:

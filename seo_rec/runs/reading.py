@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from seo_rec.runs.layout import (
     SETTINGS_FILE,
     training_folder,
 )
+from seo_rec.runs.tunings import TuningRun, best_folder, tunings_in
 from seo_rec.schema import BINARY, REGRESSION
 
 ALLOWED = (
@@ -64,7 +65,8 @@ class TrainingRun:
     empty where the folder lacks them. ``task`` says what the label is. Of a ``regression`` the
     fields ``val_auc`` and ``test_auc`` hold R2 and ``test_logloss`` the mean squared error, so that
     more is better of the two first and less of the last whatever the label; reports name them by
-    :data:`seo_rec.schema.QUALITY_NAMES` and :data:`seo_rec.schema.LOSS_NAMES`.
+    :data:`seo_rec.schema.QUALITY_NAMES` and :data:`seo_rec.schema.LOSS_NAMES`. ``trials`` is how
+    many trainings tuned each method of its comparison; 0: none was tuned.
     """
 
     given: Path
@@ -95,6 +97,7 @@ class TrainingRun:
     groups: GroupReport | None = None
     unit: str = FLOATS
     task: str = BINARY
+    trials: int = 0
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,7 @@ class SearchRun:
     policies: Mapping[str, Policy] = field(default_factory=dict)
     repeat: Path | None = None
     unit: str = FLOATS
+    trials: int = 0
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,7 @@ class Records:
     trainings: tuple[TrainingRun, ...]
     searches: tuple[SearchRun, ...]
     notes: tuple[str, ...]
+    tunings: tuple[TuningRun, ...] = ()
 
 
 def read(runs: Sequence[Path]) -> Records:
@@ -171,7 +176,9 @@ def read(runs: Sequence[Path]) -> Records:
     trainings: dict[Path, TrainingRun] = {}
     searches: dict[Path, SearchRun] = {}
     notes: list[str] = []
+    tunings: list[TuningRun] = []
     for given in map(Path, runs):
+        tunings += tunings_in(given)
         for run in _read_one(given, notes):
             if isinstance(run, TrainingRun):
                 trainings.setdefault(run.folder.resolve(), run)
@@ -184,7 +191,9 @@ def read(runs: Sequence[Path]) -> Records:
             f"{', '.join(map(str, runs))}: no finished run here ({'; '.join(notes) or 'empty'})"
             + (goes_on if resumable else "")
         )
-    return Records(tuple(trainings.values()), tuple(searches.values()), tuple(notes))
+    return Records(
+        tuple(trainings.values()), tuple(searches.values()), tuple(notes), tuple(tunings)
+    )
 
 
 def _read_one(given: Path, notes: list[str]) -> Iterator[TrainingRun | SearchRun]:
@@ -203,11 +212,17 @@ def _read_one(given: Path, notes: list[str]) -> Iterator[TrainingRun | SearchRun
             return
         if kind == "train":
             run = _read_training(given, given, notes)
+        elif kind == "tune":
+            best = best_folder(given)
+            run = _read_training(given, best, notes) if best else None
+            if best is None:
+                notes.append(f"{given}: the tuning {UNFINISHED}")
         elif kind == "search":
             run = _read_search(given, given, notes)
         else:
             raise ReportError(
-                f"{given / RUN_FILE}: a run of kind {kind!r}; allowed: train, search, frontier"
+                f"{given / RUN_FILE}: a run of kind {kind!r}; allowed: train, tune, search, "
+                "frontier"
             )
         if run:
             yield run
@@ -257,6 +272,15 @@ def _read_comparison(
     given: Path, comparison: Path, notes: list[str]
 ) -> Iterator[TrainingRun | SearchRun]:
     """Finished runs of a comparison: lines of results.jsonl, and folders that have none yet."""
+    asked = _document(comparison / RUN_FILE) if _is_run(comparison) else {}
+    trials = _whole({"trials": 0, **asked}, "trials", comparison / RUN_FILE)
+    for run in _runs_of_comparison(given, comparison, notes):
+        yield replace(run, trials=trials)
+
+
+def _runs_of_comparison(
+    given: Path, comparison: Path, notes: list[str]
+) -> Iterator[TrainingRun | SearchRun]:
     seen: set[Path] = set()
     lines = comparison / RESULTS_FILE
     results: dict[Path, Mapping[str, Any]] = {}

@@ -15,6 +15,7 @@ from seo_rec.runs.layout import (
     RESULTS_FILE,
     RUN_FILE,
     SCORES_FOLDER,
+    TRIALS_FOLDER,
     WORK_FOLDER,
 )
 
@@ -31,6 +32,10 @@ def kept(out: Path) -> str:
         done = _lines(out / RESULTS_FILE) + sum(map(_lines, out.glob(f"*/{RESULTS_FILE}")))
         what = f"{done} finished {'training is' if done == 1 else 'trainings are'}"
         return f"{what} kept in {out}; the same command goes on"
+    if kind == "tune":
+        begun = sum(1 for _ in out.glob(f"{TRIALS_FOLDER}/*/{RUN_FILE}"))
+        what = f"{begun} {'trial is' if begun == 1 else 'trials are'}"
+        return f"{what} kept in {out}; {SAME_COMMAND}"
     if kind == "replay":
         done = sum(1 for _ in out.glob(f"{DAYS_FOLDER}/*/{RESULT_FILE}"))
         what = f"{done} finished {'day is' if done == 1 else 'days are'}"

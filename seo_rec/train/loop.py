@@ -280,7 +280,7 @@ class _Fit:
                 )
             if not self.after_step.keeps_best:
                 self.kept_val = metrics
-            score = self._score(metrics)
+            score = score_of(metrics, self.settings.keep_by)
             if self.val is None or score > state.best_auc or state.best_epoch < 0:
                 state.best_auc, state.best_epoch = score, state.epoch
                 state.best_step = state.step
@@ -400,12 +400,6 @@ class _Fit:
             self._spent(),
         )
 
-    def _score(self, metrics: Metrics | RegressionMetrics) -> float:
-        """What the best epoch has most of: AUC or R2, or minus the log loss."""
-        if self.settings.keep_by == "logloss" and isinstance(metrics, Metrics):
-            return -metrics.log_loss
-        return metrics.quality
-
     @property
     def _metrics_kind(self) -> type[Metrics | RegressionMetrics]:
         return RegressionMetrics if self.regression else Metrics
@@ -505,6 +499,18 @@ class _Fit:
                 f"SIGTERM at step {self.state.step}; a checkpoint was written, --resume goes on"
             )
         raise Preempted(f"SIGTERM at step {self.state.step}; nothing of this training was saved")
+
+
+def score_of(metrics: Metrics | RegressionMetrics, keep_by: str) -> float:
+    """What the best epoch has most of: AUC or R2, or minus the log loss.
+
+    Args:
+        metrics: On validation rows.
+        keep_by: Of the settings; ``logloss`` is for labels of 0 and 1.
+    """
+    if keep_by == "logloss" and isinstance(metrics, Metrics):
+        return -metrics.log_loss
+    return float(metrics.quality)
 
 
 def evaluate(

@@ -16,7 +16,7 @@ from seo_rec.policy import Policy, stored_types
 from seo_rec.runs import RunError
 from seo_rec.settings import Training
 from seo_rec.train.earlier import Carried, Earlier
-from seo_rec.train.loop import FitResult, fit
+from seo_rec.train.loop import AfterStep, FitResult, fit
 from seo_rec.train.memory import memory_said, require_memory
 from seo_rec.train.optimizers import inner_model, optimizers_of
 from seo_rec.train.ranks import ranks
@@ -62,6 +62,7 @@ def fit_policy(
     title: str = "train",
     start: Start | None = None,
     validate: bool = True,
+    after_step: AfterStep | None = None,
 ) -> Trained:
     """Train the model of ``policy`` on ``data``; the returned model has its best weights.
 
@@ -76,6 +77,7 @@ def fit_policy(
         start: A plan and initial weights, without MLET (:func:`check_start`); or an earlier run,
             which needs ``out``.
         validate: Whether validation rows decide which epoch was the best; without, it is the last.
+        after_step: Called after each step and each epoch; None: nothing is.
 
     Raises:
         CheckpointError: The earlier run's state is damaged.
@@ -108,7 +110,9 @@ def fit_policy(
             load_weights(whole, start.weights)
         model = shard(whole, settings, start.plan, rates_of(data.schema))
         optimizers = optimizers_of(model, settings)
-        result = fit(model, train, val, optimizers, settings, out=out, title=title)
+        result = fit(
+            model, train, val, optimizers, settings, out=out, after_step=after_step, title=title
+        )
     return Trained(model, result, carried)
 
 
