@@ -9,8 +9,10 @@ p99 are of all calls of all rounds, after as many calls that are not counted. Me
 after the last call, and Python and its libraries are part of it.
 
     onnxruntime         the package's graph; hashing is inside, and so is making the graph's inputs
-    ..., hashed before  the same graph without the hash, given a matrix of row numbers
-    ..., int8           the package's graph with tables of int8
+    ..., in a matrix    the same graph alone, given a matrix of ids
+    ..., hashed before  the same without the hash, given a matrix of row numbers
+    ..., int8           the package's graph with tables of int8, which become floats at loading
+    ..., row by row     the same as tables too large for that are read
     numpy               the reference scorer, from ids too
     AOTI, C++           ``model.pt2`` in ``serving_aoti.cpp``; hashing is inside
     AOTI, C++, int8     the same with tables of int8
@@ -34,6 +36,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -42,7 +45,7 @@ from benchmarks.command import make_parser, set_up
 from benchmarks.pages import serving as page
 from benchmarks.record import Line, append, path_of
 from benchmarks.speed.serving_ways import BATCHES, WAYS
-from seo_rec.export import FORMATS, package_parts
+from seo_rec.export import FORMATS, dequantized, package_parts
 from seo_rec.export.aoti import aoti_bytes
 from seo_rec.export.onnx_graph import onnx_bytes
 from seo_rec.export.twin import Twin
@@ -98,6 +101,11 @@ def write_packages(policy: Policy, folder: Path) -> None:
         write_package(folder / precision, parts)
         if precision == "float32":
             write_without_hash(model, parts, folder)
+    with mock.patch.object(dequantized, "FLOAT_BYTES", 0):
+        model = build_model(policy, 0, ModelSettings(hidden=HIDDEN, init_scale=0.1), 0).eval()
+        parts = package_parts(model, preparation, "int8", about, ("onnx",))
+        (folder / "row by row").mkdir()
+        write_package(folder / "row by row", parts)
 
 
 def write_without_hash(model: RecModel, parts: Parts, folder: Path) -> None:

@@ -28,8 +28,10 @@ from seo_rec.serve.predictor import Predictor
 BATCHES = {1: 2_000, 64: 500, 512: 200}  # rows of a call: calls that are timed
 WAYS = [
     "onnxruntime",
+    "onnxruntime, ids in a matrix",
     "onnxruntime, hashed before",
     "onnxruntime, int8",
+    "onnxruntime, int8, row by row",
     "numpy",
     "AOTI, C++",
     "AOTI, C++, hashed before",
@@ -48,23 +50,32 @@ def ids_of(package: Package, rows: int) -> Ids:
     return np.random.default_rng(1).integers(0, 1 << 40, (rows, len(package.policy.columns)))
 
 
-def rows_given(packages: Path) -> Callable[[int], Call]:
-    """The graph that takes row numbers, run as :class:`OnnxScorer` runs the one that takes ids."""
+def matrix_given(packages: Path, way: str) -> Callable[[int], Call]:
+    """A graph alone, given a matrix of ids or of row numbers."""
     from seo_rec.serve.fast import open_session
 
-    session = open_session(packages / "hashed" / ONNX_FILE, 1)
+    before = "hashed" in way
+    session = open_session(packages / ("hashed" if before else "float32") / ONNX_FILE, 1)
     package = read_package(packages / "float32")
-    rows_BK = hashed(package, ids_of(package, max(BATCHES)))
+    ids = ids_of(package, max(BATCHES))
+    matrix = hashed(package, ids) if before else ids
 
     def call(rows: int) -> Call:
-        batch = rows_BK[:rows]
+        batch = matrix[:rows]
         return lambda: session.run(["logits"], {"ids": batch})[0]
 
     return call
 
 
+def folder_of(way: str) -> str:
+    """The package of a way that hashes."""
+    if "row by row" in way:
+        return "row by row"
+    return "int8" if "int8" in way else "float32"
+
+
 def ours(packages: Path, way: str) -> Callable[[int], Call]:
-    folder = packages / ("int8" if "int8" in way else "float32")
+    folder = packages / folder_of(way)
     predictor = Predictor.load(folder, way.partition(",")[0], 1)
     names = predictor.package.policy.columns
     ids = ids_of(predictor.package, max(BATCHES))
@@ -113,7 +124,7 @@ def theirs(packages: Path, way: str) -> Callable[[int], Call]:
 
 def compiled(packages: Path, program: Path, way: str) -> dict[str, Any]:
     """What the program in C++ says."""
-    package = read_package(packages / ("int8" if "int8" in way else "float32"))
+    package = read_package(packages / folder_of(way))
     folder, ids = package.path, ids_of(package, max(BATCHES))
     if "hashed" in way:
         folder, ids = packages / "hashed", hashed(package, ids)
@@ -128,8 +139,8 @@ def compiled(packages: Path, program: Path, way: str) -> dict[str, Any]:
 
 def way_of(packages: Path, way: str) -> Callable[[int], Call]:
     """What makes the call of a way in Python, by the number of rows."""
-    if way == "onnxruntime, hashed before":
-        return rows_given(packages)
+    if way in ("onnxruntime, hashed before", "onnxruntime, ids in a matrix"):
+        return matrix_given(packages, way)
     if way.startswith(("onnxruntime", "numpy")):
         return ours(packages, way)
     return theirs(packages, way)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from seo_rec.embed.remap import hashed_rows
-from seo_rec.export.hashes import folded, hash_rows
+from seo_rec.export.hashes import folded, hash_rows, hash_seeds
 from seo_rec.export.stored import Stored
 from seo_rec.policy import Feature, Lookup, Policy
 from seo_rec.policy.addresses import block_seeds
@@ -39,13 +39,16 @@ class Addresses(nn.Module):
         self.order = [i for i, _, _ in hashed] + [i for i, _, _ in self.others]
         self.width, self.num_hashed = len(self.order), len(hashed)
         self.base_of = {i: len(hashed) + j for j, (i, _, _) in enumerate(bases)}
-        self.slot_of = [slots[f.name] for _, f, _ in hashed + bases]
+        slot_of = [slots[f.name] for _, f, _ in hashed + bases]
+        self.slot_of, self.each = _runs(slot_of)
         tables = [policy.table(k.table).num_rows for _, _, k in hashed + bases]
         into = [hashed_rows(k, n) for (_, _, k), n in zip(hashed + bases, tables, strict=True)]
         self.register_buffer("slots", torch.tensor(self.slot_of, dtype=torch.int64))
-        seeds = [k.seed for _, _, k in hashed + bases]
-        self.register_buffer("seeds", folded(torch.tensor(seeds, dtype=torch.int64)))
-        self.register_buffer("into", torch.tensor(into, dtype=torch.int64))
+        shape = (-1,) if self.each == 1 else (len(self.slot_of), self.each)
+        seeds = hash_seeds([k.seed for _, _, k in hashed + bases])
+        self.register_buffer("seeds", seeds.view(shape))
+        self.same_size = into[0] if len(set(into)) == 1 else None
+        self.register_buffer("into", torch.tensor(into, dtype=torch.int64).view(shape))
         names = list(dict.fromkeys(f.name for _, f, k in self.others if k.uses_index))
         self.index = Index(policy, names, [slots[n] for n in names], stored) if names else None
         starts, start = {}, 0
@@ -65,7 +68,7 @@ class Addresses(nn.Module):
             chosen = folded(ids_RC)
             if self.slot_of != list(range(ids_RC.shape[1])):
                 chosen = chosen.index_select(1, self.get_buffer("slots"))
-            hashes = hash_rows(chosen, self.get_buffer("seeds"), self.get_buffer("into"))
+            hashes = self._hashes(chosen)
             parts.append(hashes[:, : self.num_hashed] if self.base_of else hashes)
         if not self.others:
             return parts[0]
@@ -76,6 +79,13 @@ class Addresses(nn.Module):
         else:
             parts += [self._rows(i, f, k, index, hashes)[:, None] for i, f, k in self.others]
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+    def _hashes(self, ids_RC: torch.Tensor) -> torch.Tensor:
+        """int64 (R, K), of ids of which each belongs to ``each`` lookups in a row."""
+        into = self.get_buffer("into") if self.same_size is None else self.same_size
+        if self.each == 1:
+            return hash_rows(ids_RC, self.get_buffer("seeds"), into)
+        return hash_rows(ids_RC[..., None], self.get_buffer("seeds"), into).flatten(1)
 
     @staticmethod
     def _plain(k: Lookup) -> bool:
@@ -108,6 +118,15 @@ class Addresses(nn.Module):
             return base
         assert hashes is not None
         return torch.where(base > 0, base + (k.unknown_rows - 1), hashes[:, self.base_of[i]])
+
+
+def _runs(slots: Sequence[int]) -> tuple[list[int], int]:
+    """Numbers that all stand the same number of times in a row: each one once, and how often."""
+    for size in range(len(slots), 1, -1):
+        first = list(slots[::size])
+        if [x for x in first for _ in range(size)] == list(slots):
+            return first, size
+    return list(slots), 1
 
 
 def _hashes_besides(k: Lookup) -> bool:
@@ -186,7 +205,7 @@ class Blocks(nn.Module):
             self.arrays.append((f"array.{numbers[k.table]}", array.dtype))
             seeds = block_seeds(k)
             floats = torch.arange(k.width)
-            self.register_buffer(f"seeds_{i}", folded(torch.tensor(seeds, dtype=torch.int64)))
+            self.register_buffer(f"seeds_{i}", hash_seeds(seeds))
             self.register_buffer(f"block_{i}", floats // k.block)
             self.register_buffer(f"within_{i}", floats % k.block)
             setattr(self, f"into_{i}", array.size - k.block + 1)

@@ -13,6 +13,8 @@ from seo_rec.policy import MISSING_ID
 from seo_rec.policy.addresses import CROSS_START, FIRST_FACTOR, LOW_32, LOW_63, SECOND_FACTOR
 
 _LOW_62 = 2**62 - 1
+_LOW_35 = 2**35 - 1  # what a shift by 29 leaves; a graph of ONNX does without it
+_SIGN = -(2**63)
 
 
 def folded(x: torch.Tensor) -> torch.Tensor:
@@ -30,17 +32,26 @@ def full_mix(x: torch.Tensor) -> torch.Tensor:
     return x ^ (x >> 32)
 
 
+def hash_seeds(seeds: Sequence[int]) -> torch.Tensor:
+    """Seeds as :func:`hash_rows` takes them: int64, folded, with the sign bit changed."""
+    return folded(torch.tensor(list(seeds), dtype=torch.int64)) ^ _SIGN
+
+
 def hash_rows(ids: torch.Tensor, seeds: torch.Tensor, num_rows: torch.Tensor | int) -> torch.Tensor:
     """``((mix(id ^ seed) mod 2^32) * num_rows) >> 32``, int64 in [0, num_rows).
 
-    The last shift of the mix does not repeat the sign bit, which the low 32 bits never see.
+    The mix shifts ``w = (id ^ seed) * FIRST_FACTOR`` by 29 and repeats its sign bit, which takes
+    three steps on unsigned numbers. With the sign bit of the seed changed, ``u`` is ``w`` with its
+    sign bit changed, because the factor is odd. The repeated sign then becomes a sum with a
+    constant: ``w ^ (w >> 29) = u ^ ((u >>> 29) + 2^63 - 2^34)``, where ``>>>`` puts in zeros.
 
     Args:
-        ids, seeds: int64, :func:`folded`.
+        ids: int64, :func:`folded`.
+        seeds: Of :func:`hash_seeds`.
         num_rows: From 1 to 2^31.
     """
-    x = (ids ^ seeds) * FIRST_FACTOR
-    x = (x ^ (x >> 29)) * SECOND_FACTOR
+    u = (ids ^ seeds) * FIRST_FACTOR
+    x = (u ^ ((not_negative(u, 29) & _LOW_35) + (2**63 - 2**34))) * SECOND_FACTOR
     return not_negative(((x ^ not_negative(x, 32)) & LOW_32) * num_rows, 32)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from seo_rec.export import dequantized
 from seo_rec.export.program import quietly
 from seo_rec.export.twin import Twin, example_inputs
 from seo_rec.export.unsigned import use_unsigned
@@ -47,6 +48,7 @@ def onnx_bytes(twin: Twin, files: Mapping[str, bytes]) -> bytes:
             file, start, size, value.dtype, shape=value.const_value.shape, name=name
         )
     use_unsigned(model)
+    dequantized.write_out_rows(model, dequantized.FLOAT_BYTES)
     _require_plain(model)
     _without_traces(model)
     proto = ir.serde.serialize_model(model)
@@ -87,6 +89,7 @@ def exported(twin: Twin) -> Any:
             "without it by --format none"
         ) from error
     example, shapes = example_inputs(twin.signature)
+    twin.rows.as_placeholders = True
     with quietly():
         return torch.onnx.export(
             twin,

@@ -16,6 +16,8 @@ from seo_rec.export.hashes import not_negative
 from seo_rec.policy.dtypes import BITS
 from seo_rec.serve.package import Array
 
+PLACEHOLDER = "seo_rec::StoredRows"  # inputs: rows, bytes, the same as float16
+
 
 @dataclass(frozen=True)
 class Group:
@@ -53,12 +55,15 @@ class Stored(nn.Module):
         with np.errstate(invalid="ignore"):
             pairs = np.stack([high, one_more - high], axis=1)
         self.register_buffer("halves", torch.from_numpy(pairs))
+        self.as_placeholders = False  # of rows of int8 and int4, for a graph of ONNX
 
     def tensor(self, name: str) -> torch.Tensor:
         return self.get_buffer(self.keys[name])
 
     def read(self, rows: torch.Tensor, group: Group) -> torch.Tensor:
         """float32 (R, K, D) of the rows (R, K)."""
+        if self.as_placeholders and group.tensor in self.paired:
+            return self._placeholder(rows, group)
         found = nn.functional.embedding(rows, self.tensor(group.tensor))
         if group.dtype == "float32":
             return found
@@ -75,6 +80,18 @@ class Stored(nn.Module):
         else:
             scale, offset = self._scale_and_offset(found)
         return offset + scale * numbers.float()
+
+    def _placeholder(self, rows: torch.Tensor, group: Group) -> torch.Tensor:
+        """A node for :mod:`seo_rec.export.dequantized` to write out; it computes nothing."""
+        inputs = rows, self.tensor(group.tensor), self.get_buffer(self.paired[group.tensor])
+        return torch.onnx.ops.symbolic(
+            PLACEHOLDER,
+            inputs,
+            {"dim": group.dim, "bits": BITS[group.dtype]},
+            dtype=torch.float32,
+            shape=(*rows.shape, group.dim),
+            version=1,
+        )
 
     def _scale_and_offset(self, stored: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """float32 (..., 1) each, of the last four bytes."""

@@ -30,12 +30,15 @@ def use_unsigned(model: Any) -> None:
             _undo(node, made)
         elif any(_unsigned_of(node.inputs[i]) is not None for i in _numbers(node)):
             _move_behind(node, graph, made)
+    for node in list(graph):
+        if node.op_type == "BitwiseAnd":
+            _leave_out(node)
     RemoveUnusedNodesPass()(model)
 
 
 def _numbers(node: Any) -> range:
     """Which inputs of a step are numbers that it treats alike in both types."""
-    if node.op_type == "Gather":
+    if node.op_type in ("Gather", "Reshape", "Unsqueeze"):
         return range(1)
     return range(len(node.inputs) if node.op_type in _ALIKE else 0)
 
@@ -85,6 +88,23 @@ def _move_behind(node: Any, graph: Any, made: dict[Any, Any]) -> None:
     back = _cast(step.outputs[0], ir.DataType.INT64, f"{result.name}_signed")
     graph.insert_before(node, [step, back])
     ir.convenience.replace_all_uses_with(result, back.outputs[0])
+
+
+def _leave_out(node: Any) -> None:
+    """Take out a mask of the bits that a shift has left, which changes nothing."""
+    import onnx_ir as ir
+
+    value, mask = node.inputs
+    shift = value.producer()
+    if shift is None or shift.op_type != "BitShift" or value.dtype != ir.DataType.UINT64:
+        return
+    by = ir.convenience.get_const_tensor(shift.inputs[1])
+    bits = ir.convenience.get_const_tensor(mask)
+    if by is None or bits is None or shift.attributes["direction"].as_string() != "RIGHT":
+        return
+    left = (1 << 64 - int(by.numpy())) - 1
+    if int(bits.numpy()) & left == left:
+        ir.convenience.replace_all_uses_with(node.outputs[0], value)
 
 
 def _as_unsigned(value: Any, node: Any, graph: Any, made: dict[Any, Any]) -> Any:

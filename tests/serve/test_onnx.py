@@ -8,11 +8,12 @@ from itertools import cycle, repeat
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from served import ABOUT, LINEAR, as_inputs, preparation_for, trained
 
 from cases import BACKBONES, BAGS, BUILDABLE, POLICIES, batch
-from seo_rec.export import package_parts
+from seo_rec.export import dequantized, package_parts
 from seo_rec.serve import PackageError, Predictor, read_package
 from seo_rec.serve.fast import OnnxScorer
 from seo_rec.serve.layout import BACKBONE_WEIGHTS_FILE, EMBEDDINGS_FILE, ONNX_FILE
@@ -63,6 +64,50 @@ def test_every_policy(name, kind, precision, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("kind", ["categorical", "multivalent"])
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_row_by_row(name, kind, precision, tmp_path, monkeypatch):
+    monkeypatch.setattr(dequantized, "FLOAT_BYTES", 0)
+    graph_of(tmp_path, POLICIES[name], kind, precision)
+    equals_numpy(tmp_path, POLICIES[name], kind)
+
+
+def steps_at_a_score(folder):
+    """How often each operator runs when rows are scored, after what is computed at loading."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    onnxruntime.InferenceSession(str(folder / ONNX_FILE), options)
+    loaded = onnx.load(folder / "optimized.onnx", load_external_data=False)
+    return Counter(node.op_type for node in loaded.graph.node)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_small_tables_become_floats_at_loading_and_large_ones_stay(
+    precision, tmp_path, monkeypatch
+):
+    """The limit counts float32; either way the graph is small and equals NumPy's scores."""
+    policy = BUILDABLE["multi-size-2"]
+    floats = sum(t.num_rows * t.dim * 4 for t in policy.tables)
+    found = {}
+    for limit in (floats, floats - 1):
+        folder = tmp_path / str(limit)
+        folder.mkdir()
+        monkeypatch.setattr(dequantized, "FLOAT_BYTES", limit)
+        model = graph_of(folder, policy, "categorical", precision)
+        assert [(x.domain, x.version) for x in model.opset_import] == [("", 20)]
+        assert len(model.SerializeToString()) < 10_000
+        equals_numpy(folder, policy, "categorical")
+        found[limit] = steps_at_a_score(folder)
+    (tmp_path / "float32").mkdir()
+    graph_of(tmp_path / "float32", policy, "categorical")
+    assert found[floats] == steps_at_a_score(tmp_path / "float32")
+    assert found[floats - 1]["DequantizeLinear"] == 1
+    assert not found[floats - 1]["Mul"] > found[floats]["Mul"] + 1  # none has a factor for each row
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone(name, tmp_path):
     policy = POLICIES["mixed-dims"]
@@ -71,12 +116,13 @@ def test_every_backbone(name, tmp_path):
 
 
 def test_the_graph_is_small_and_plain(tmp_path):
-    """Standard operators only, the hash in sixteen, and no table a second time."""
+    """Standard operators only, few of them, and no table a second time."""
     policy = BUILDABLE["multi-size-2"]
     model = graph_of(tmp_path, policy, "categorical")
     assert [(x.domain, x.version) for x in model.opset_import] == [("", 20)]
     count = Counter(node.op_type for node in model.graph.node)
     assert sum(count.values()) <= 23, count
+    assert count["BitwiseAnd"] == 1  # of the low 32 bits; what a shift has left needs no mask
     assert count["Cast"] == 2  # ids are made unsigned once, and the rows signed again
     assert not set(count) & {"Loop", "If", "Scan", "Where"}
     assert len(model.SerializeToString()) < 8_000
