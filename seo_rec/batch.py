@@ -6,6 +6,7 @@ K lookups, D one feature's width, E sum of widths. A tensor's name ends in its s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,6 +29,7 @@ class Batch(Pipelineable):
         weights_B: float32 (B,), 0 or more, by which the losses of rows are multiplied; None: 1.
         offset: is added to logits before the loss: -ln(w) for rows whose negatives are a sample,
             each kept with probability w.
+        labels_BT: float32 (B, T) in {0, 1}, where there are T labels; the first is ``labels_B``.
     """
 
     dense_BN: torch.Tensor
@@ -37,6 +39,7 @@ class Batch(Pipelineable):
     mean_rows: float = -1.0
     weights_B: torch.Tensor | None = None
     offset: float = 0.0
+    labels_BT: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.num_rows < 0:
@@ -77,6 +80,27 @@ class Batch(Pipelineable):
         )
         return total / self.mean_rows
 
+    def multi_task_loss(
+        self, logits_BT: torch.Tensor, factors_T: Sequence[float], positive_weight: float = 1.0
+    ) -> torch.Tensor:
+        """``sum_t f_t loss_t``, with the loss of each label as :meth:`loss` has it.
+
+        Args:
+            logits_BT: float32 (B, T).
+            factors_T: The factor f of the loss of each label.
+            positive_weight: Of the class of label 1, of every label.
+
+        Returns:
+            float32, without shape.
+        """
+        assert self.labels_BT is not None
+        pairs = zip(logits_BT.T, self.labels_BT.T.contiguous(), strict=True)
+        losses = [
+            replace(self, labels_B=labels_B, labels_BT=None).loss(logits_B, positive_weight)
+            for logits_B, labels_B in pairs
+        ]
+        return torch.stack([f * x for f, x in zip(factors_T, losses, strict=True)]).sum()
+
     def squared_error(self, outputs_B: torch.Tensor) -> torch.Tensor:
         """``sum_i w_i (z_i - y_i)^2 / mean_rows`` over the rows that are data.
 
@@ -97,7 +121,7 @@ class Batch(Pipelineable):
         missing = rows - int(self.labels_B.numel())
         if missing <= 0:
             return self
-        keys, weights_B = self.sparse.keys(), self.weights_B
+        keys, weights_B, labels_BT = self.sparse.keys(), self.weights_B, self.labels_BT
         lengths_FB = self.sparse.lengths().view(len(keys), -1)
         sparse = KeyedJaggedTensor(
             keys=keys,
@@ -112,6 +136,7 @@ class Batch(Pipelineable):
             sparse=sparse,
             labels_B=functional.pad(self.labels_B, (0, missing)),
             weights_B=None if weights_B is None else functional.pad(weights_B, (0, missing)),
+            labels_BT=None if labels_BT is None else functional.pad(labels_BT, (0, 0, 0, missing)),
         )
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
@@ -125,14 +150,20 @@ class Batch(Pipelineable):
                 if self.weights_B is None
                 else self.weights_B.to(device, non_blocking=non_blocking)
             ),
+            labels_BT=(
+                None
+                if self.labels_BT is None
+                else self.labels_BT.to(device, non_blocking=non_blocking)
+            ),
         )
 
     def record_stream(self, stream: torch.Stream) -> None:
         self.dense_BN.record_stream(stream)
         self.sparse.record_stream(stream)
         self.labels_B.record_stream(stream)
-        if self.weights_B is not None:
-            self.weights_B.record_stream(stream)
+        for more in (self.weights_B, self.labels_BT):
+            if more is not None:
+                more.record_stream(stream)
 
     def pin_memory(self) -> Batch:
         return replace(
@@ -141,4 +172,5 @@ class Batch(Pipelineable):
             sparse=self.sparse.pin_memory(),
             labels_B=self.labels_B.pin_memory(),
             weights_B=None if self.weights_B is None else self.weights_B.pin_memory(),
+            labels_BT=None if self.labels_BT is None else self.labels_BT.pin_memory(),
         )

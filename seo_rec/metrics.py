@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from seo_rec.multi_task import MultiTask
 from seo_rec.schema import REGRESSION
 
 # sklearn takes most of a second to import, which nothing before the first evaluation needs, so the
@@ -27,6 +29,13 @@ class Metrics:
     def quality(self) -> float:
         """What trainings stop by and are compared by; more is better."""
         return self.auc
+
+
+@dataclass(frozen=True)
+class LabelsMetrics(Metrics):
+    """The metrics of the label that decides; ``by_label`` has those of every label by its name."""
+
+    by_label: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,24 @@ def metrics_of(
     if label_kind == REGRESSION:
         return regression_metrics(outputs, labels, weights)
     return binary_metrics(outputs, labels, weights)
+
+
+def labels_metrics(
+    logits: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.floating],
+    weights: npt.NDArray[np.floating] | None,
+    tasks: MultiTask,
+) -> LabelsMetrics:
+    """The metrics of each of several labels (:func:`binary_metrics`).
+
+    Args:
+        logits, labels: shape (rows, T).
+        weights: shape (rows,), 0 or more; None weighs all rows alike.
+        tasks: The names of the labels, and which one decides.
+    """
+    found = [binary_metrics(logits[:, t], labels[:, t], weights) for t in range(labels.shape[1])]
+    by_label = {name: asdict(m) for name, m in zip(tasks.labels, found, strict=True)}
+    return LabelsMetrics(**asdict(found[tasks.number_kept]), by_label=by_label)
 
 
 def binary_metrics(

@@ -8,6 +8,7 @@ from torch import nn
 from seo_rec.backbones import build_backbone
 from seo_rec.batch import Batch
 from seo_rec.embed import Gate, PolicyEmbedding
+from seo_rec.multi_task import MultiTask
 from seo_rec.policy import Policy
 from seo_rec.settings import ModelSettings, Regression
 
@@ -22,7 +23,9 @@ class RecModel(nn.Module):
 
     The loss is the sum over the batch's own rows divided by ``batch.mean_rows``: its mean over
     the processes is the mean over all rows of the global batch, however they are shared out.
-    In the sum, rows with label 1 count ``positive_weight`` times.
+    In the sum, rows with label 1 count ``positive_weight`` times. With several labels the logits
+    are ``logits_BT``, and the loss is the weighted sum over labels
+    (:meth:`Batch.multi_task_loss`).
     """
 
     def __init__(
@@ -31,23 +34,29 @@ class RecModel(nn.Module):
         backbone: nn.Module,
         positive_weight: float = 1.0,
         regression: bool = False,
+        multi_task: MultiTask | None = None,
     ) -> None:
         super().__init__()
         self.embedding = embedding
         self.backbone = backbone
         self.positive_weight = positive_weight
         self.regression = regression
+        self.multi_task = multi_task
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         logits_B = self.backbone(batch.dense_BN, self.embedding(batch.sparse))
         if self.regression:
             return batch.squared_error(logits_B), logits_B
+        if self.multi_task is not None:
+            factors_T = self.multi_task.factors
+            return batch.multi_task_loss(logits_B, factors_T, self.positive_weight), logits_B
         return batch.loss(logits_B, self.positive_weight), logits_B
 
     def collapsed(self) -> RecModel:
         """The model with tables of one layer (:class:`Mlet`); the backbone is the same module."""
         embedding = self.embedding.collapsed()
-        return RecModel(embedding, self.backbone, self.positive_weight, self.regression)
+        positive = self.positive_weight
+        return RecModel(embedding, self.backbone, positive, self.regression, self.multi_task)
 
 
 class Rescaled(nn.Module):
@@ -110,8 +119,10 @@ def build_model(
             settings.hidden,
             settings.dropout,
             settings.interaction,
+            settings.multi_task,
         )
     if settings.regression:
         backbone = Rescaled(backbone, settings.regression)
     regression = settings.regression is not None
-    return RecModel(embedding, backbone, settings.positive_weight, regression)
+    positive, tasks = settings.positive_weight, settings.multi_task
+    return RecModel(embedding, backbone, positive, regression, tasks)

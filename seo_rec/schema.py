@@ -12,8 +12,8 @@ content (``sha256``): of the document without that key, as compact JSON with sor
 
 In the parquet shards a categorical column is ``int64`` (null = missing, an empty bag), a
 multivalent column is ``list<int64>``, a numeric column is ``float32`` without nulls and the
-label is ``float32``: in {0, 1}, or any finite number where ``label_kind`` is ``regression``. A
-column of weights is ``float32``, a column of times ``float64``.
+label is ``float32``: in {0, 1}, or any finite number where ``label_kind`` is ``regression``; so are
+more labels of 0 and 1. A column of weights is ``float32``, a column of times ``float64``.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ class Schema:
     where there are any: the time of a row (float64: a number, or seconds from 1970-01-01) and its
     weight (float32, 0 or more, 1 on average over the training rows). ``label_rate`` is the mean
     label of each split. ``label_kind`` and ``label_std``, the standard deviation of the label in
-    each split, stand in the document of a ``regression`` label alone.
+    each split, stand in the document of a ``regression`` label alone. ``more_labels`` names further
+    labels of 0 and 1, for a model of several labels, and ``more_label_rates`` has the mean of each
+    in each split; both stand in the document of such data alone.
     """
 
     dataset: str
@@ -101,11 +103,15 @@ class Schema:
     weight: str | None = None
     label_kind: str = BINARY
     label_std: Mapping[str, float] = field(default_factory=dict)
+    more_labels: tuple[str, ...] = ()
+    more_label_rates: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.label_kind not in LABEL_KINDS:
             raise DataError(f"label_kind is {self.label_kind!r}; allowed: {', '.join(LABEL_KINDS)}")
-        names = [c.name for c in self.columns] + [self.label, *self.more]
+        if self.more_labels and self.label_kind != BINARY:
+            raise DataError(f"several labels are {self.label_kind}; allowed: {BINARY}")
+        names = [c.name for c in self.columns] + [*self.labels, *self.more]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise DataError(f"column names must be unique; seen more than once: {twice}")
@@ -114,6 +120,16 @@ class Schema:
     def more(self) -> tuple[str, ...]:
         """The columns of the shards that are neither read by a model nor the label."""
         return tuple(name for name in (self.weight, self.time) if name is not None)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The columns of labels; one, unless the data are for a model of several labels."""
+        return (self.label, *self.more_labels)
+
+    @property
+    def label_rates(self) -> dict[str, Mapping[str, float]]:
+        """The mean of each label in each split, by the name of the label."""
+        return {self.label: self.label_rate, **self.more_label_rates}
 
     @property
     def features(self) -> tuple[Column, ...]:
@@ -156,7 +172,8 @@ class Schema:
     def to_json(self) -> dict[str, Any]:
         """The document of ``schema.json``, without its own SHA-256."""
         document = {"version": SCHEMA_VERSION, **json.loads(json.dumps(asdict(self)))}
-        for name in ("files", "time", "weight"):  # data sets without them keep their fingerprint
+        optional = ("files", "time", "weight", "more_labels", "more_label_rates")
+        for name in optional:  # data sets without them keep their fingerprint
             if not document[name]:
                 del document[name]
         if self.label_kind == BINARY:
@@ -198,6 +215,7 @@ class Schema:
         except (TypeError, DataError) as error:
             raise DataError(f"{where}: bad column entry: {error}") from error
         doc["sources"] = tuple(doc.get("sources", ()))
+        doc["more_labels"] = tuple(doc.get("more_labels", ()))
         return cls(**doc)
 
 
@@ -248,9 +266,10 @@ def _check_values(doc: Mapping[str, Any], where: str) -> None:
     for name in ("time", "weight"):
         good = doc.get(name) is None or (isinstance(doc[name], str) and doc[name] != "")
         need(good, name, "the name of a column", doc.get(name))
-    for name in ("num_rows", "label_rate", "label_std", "split", "options", "versions", "files"):
+    objects = ("num_rows", "label_rate", "label_std", "split", "options", "versions", "files")
+    for name in (*objects, "more_label_rates"):
         of_kind(name, dict, "an object")
-    for name in ("columns", "sources"):
+    for name in ("columns", "sources", "more_labels"):
         of_kind(name, list, "a list")
     for source in doc.get("sources", ()):
         need(isinstance(source, dict), "an entry of sources", "an object", source)
@@ -261,7 +280,19 @@ def _check_values(doc: Mapping[str, Any], where: str) -> None:
             good = type(rate) in (int, float) and math.isfinite(rate)
             need(good, f"label_rate of {split!r}", "a number", rate)
         else:
-            need(_is_number(rate) and rate <= 1, f"label_rate of {split!r}", "0 to 1", rate)
+            need(_is_share(rate), f"label_rate of {split!r}", "0 to 1", rate)
+    more = doc.get("more_labels", [])
+    for name in more:
+        need(
+            isinstance(name, str) and name != "", "one of more_labels", "the name of a column", name
+        )
+    rates = doc.get("more_label_rates", {})
+    need(
+        sorted(rates) == sorted(more), "more_label_rates", "one entry for each label", sorted(rates)
+    )
+    for name, by_split in rates.items():
+        good = isinstance(by_split, dict) and all(_is_share(r) for r in by_split.values())
+        need(good, f"more_label_rates of {name!r:.60}", "0 to 1 by split", by_split)
     for split, std in doc.get("label_std", {}).items():
         need(_is_number(std), f"label_std of {split!r}", "a number, 0 or more", std)
     for column in doc["columns"]:
@@ -286,6 +317,10 @@ def _is_whole(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and value >= 0
+
+
+def _is_share(value: Any) -> bool:
+    return _is_number(value) and value <= 1
 
 
 def read_schema(data: Path | str) -> Schema:

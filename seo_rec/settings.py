@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from seo_rec.methods import Mlet
+from seo_rec.multi_task import MultiTask
 
 INIT_SCALE = 0.01
 LARGEST_SEED = 2**63 - 1
@@ -189,6 +190,7 @@ class ModelSettings:
         mlet: How the tables are trained as two layers; None trains them as one layer.
         positive_weight: Factor of the loss of rows with label 1.
         regression: The scale of a label that is any number; None for a label of 0 and 1.
+        multi_task: What several labels share and count; None for one label.
     """
 
     backbone: str = "mlp"
@@ -199,6 +201,7 @@ class ModelSettings:
     mlet: Mlet | None = None
     positive_weight: float = 1.0
     regression: Regression | None = None
+    multi_task: MultiTask | None = None
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONE_NAMES:
@@ -222,10 +225,18 @@ class ModelSettings:
                 f"positive_weight {self.positive_weight} with a regression label, which has no "
                 "positive rows; allowed: 1"
             )
+        tasks = self.multi_task
+        if tasks and (tasks.shared or tasks.sharing == "mmoe") and self.backbone != "mlp":
+            raise ValueError(
+                f"layers shared by labels, with backbone {self.backbone}, whose towers read the "
+                "embeddings themselves; allowed: backbone mlp, or sharing bottom without layers"
+            )
 
     def as_json(self) -> dict[str, Any]:
         """What ``run.json`` holds, without what is None and a ``positive_weight`` of 1."""
         values = {k: v for k, v in asdict(self).items() if v is not None}
+        if self.multi_task is not None:
+            values["multi_task"] = self.multi_task.as_json()
         if self.positive_weight == 1.0:
             del values["positive_weight"]
         return values
@@ -241,6 +252,8 @@ class ModelSettings:
             given["mlet"] = Mlet(**read["mlet"])
         if read.get("regression") is not None:
             given["regression"] = Regression(**read["regression"])
+        if read.get("multi_task") is not None:
+            given["multi_task"] = MultiTask.from_json(read["multi_task"])
         return cls(**given)
 
 

@@ -7,6 +7,7 @@ of the backbone's own (:mod:`seo_rec.settings`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -19,10 +20,12 @@ from seo_rec.backbones.dlrm import DLRM
 from seo_rec.backbones.fnn import FNN
 from seo_rec.backbones.ipnn import IPNN
 from seo_rec.backbones.mlp import MLP
+from seo_rec.backbones.multi_task import MMoE, SharedBottom, Towers
 from seo_rec.backbones.nfm import NFM
 from seo_rec.backbones.traits import Traits
 from seo_rec.backbones.wide_deep import WideDeep
 from seo_rec.backbones.xdeepfm import XDeepFM
+from seo_rec.multi_task import MultiTask
 from seo_rec.settings import (
     INTERACTIONS,
     AutoIntSettings,
@@ -90,11 +93,23 @@ def build_backbone(
     hidden: Sequence[int],
     dropout: float,
     interaction: Interaction | None = None,
+    multi_task: MultiTask | None = None,
 ) -> torch.nn.Module:
-    """The backbone called ``name``, with the settings of its interaction or their defaults."""
-    if interaction is None:
-        return BACKBONES[name](num_dense, dims, hidden, dropout)
-    return BACKBONES[name](num_dense, dims, hidden, dropout, interaction)
+    """The backbone called ``name``, with the settings of its interaction or their defaults.
+
+    For several labels it gives logits_BT, and is made of towers: a backbone of this name for each
+    label, or layers above those that the labels share.
+    """
+    own = () if interaction is None else (interaction,)
+    make = partial(BACKBONES[name], num_dense, dims, hidden, dropout, *own)
+    if multi_task is None:
+        return make()
+    labels, shared = len(multi_task.labels), multi_task.shared
+    if multi_task.sharing == "mmoe":
+        return MMoE(num_dense, dims, hidden, dropout, shared, multi_task.experts, labels)
+    if shared:
+        return SharedBottom(num_dense, dims, hidden, dropout, shared, labels)
+    return Towers(make, labels)
 
 
 def traits_of(backbone: str) -> Traits:

@@ -96,8 +96,21 @@ def value_of(text: str, kind: Any, where: str) -> Any:
     plain = kinds[0]
     if _is_tuple(plain):
         parts = [part.strip() for part in text.split(",") if part.strip()]
-        return tuple(_scalar(part, get_args(plain)[0], text, where, kind) for part in parts)
+        inner = get_args(plain)[0]
+        if _is_tuple(inner):
+            return tuple(_pair(part, inner, text, where, kind) for part in parts)
+        return tuple(_scalar(part, inner, text, where, kind) for part in parts)
     return _scalar(text, plain, text, where, kind)
+
+
+def _pair(text: str, plain: Any, whole: str, where: str, kind: Any) -> tuple[Any, Any]:
+    """``a=1`` as the pair of both."""
+    name, sign, value = (part.strip() for part in text.rpartition("="))
+    if not sign or not name:
+        raise ValueError(f"{where}={whole}; allowed: {type_name(kind)}")
+    of_name, of_value = get_args(plain)
+    first = _scalar(name, of_name, whole, where, kind)
+    return first, _scalar(value, of_value, whole, where, kind)
 
 
 def _scalar(text: str, plain: Any, whole: str, where: str, kind: Any) -> Any:
@@ -119,6 +132,8 @@ def text_of(value: Any) -> str:
         return NONE
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple) and isinstance(value[0], tuple):
+        return ",".join(f"{text_of(a)}={text_of(b)}" for a, b in value)
     if isinstance(value, tuple):
         return ",".join(text_of(part) for part in value)
     if isinstance(value, float):
@@ -134,7 +149,10 @@ def type_name(kind: Any) -> str:
     if dataclasses.is_dataclass(plain):
         return NONE
     if _is_tuple(plain):
-        of_parts = {int: "whole numbers", str: "words"}[get_args(plain)[0]]
+        inner = get_args(plain)[0]
+        if _is_tuple(inner):
+            return "names with numbers, as a=1,b=2"
+        of_parts = {int: "whole numbers", str: "words"}[inner]
         return f"{of_parts} separated by commas"
     return names[plain] + (f", or {NONE}" if type(None) in kinds else "")
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from seo_rec.recipes import Continued
 
 OF_MODEL = tuple(o.name for o in (*par.MODEL_OPTIONS.options, *par.MLET_OPTIONS.options))
+OF_LABELS = tuple(o.name for o in par.MULTI_TASK_OPTIONS.options)  # of train alone
 
 
 def training_from(
@@ -37,7 +38,8 @@ def training_from(
     from seo_rec.train.earlier import open_earlier
 
     earlier = open_earlier(run).training
-    if found := given(context, OF_MODEL):
+    named = [name for name in (*OF_MODEL, *OF_LABELS) if name in context.params]
+    if found := given(context, named):
         raise ValueError(
             f"{', '.join(found)} with --from would be ignored, since the model of {run} is "
             "continued; leave it out"

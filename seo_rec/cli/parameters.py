@@ -11,6 +11,7 @@ from seo_rec.cli.config import start_from
 from seo_rec.cli.fields import fields_of, type_name, value_of
 from seo_rec.cli.options import BUDGET, DATA, MODEL, RUN, SEARCH, TRAINING, FromSettings, Option
 from seo_rec.methods import Mlet
+from seo_rec.multi_task import MultiTask
 from seo_rec.schema import DataError
 from seo_rec.settings import (
     BACKBONE_NAMES,
@@ -287,6 +288,35 @@ MLET_OPTIONS = FromSettings(
     MODEL,
     (Option("mlet_dim", ("dim",), default=0), Option("mlet_std", ("std",))),
     _mlet,
+)
+
+
+def _multi_task(values: dict[str, Any]) -> MultiTask | None:
+    made = MultiTask(**values)
+    return None if made == MultiTask() else made
+
+
+MULTI_TASK_OPTIONS = FromSettings(
+    MultiTask,
+    MODEL,
+    (
+        Option(
+            "label_weights",
+            ("weights",),
+            help="Of several labels: factors of their losses, as click=1,buy=5 (else 1)",
+            panel=TRAINING,
+        ),
+        Option("sharing", help="What several labels share above the embeddings: bottom, or mmoe"),
+        Option("shared", help="Widths of the layers that labels share, or of an expert of mmoe"),
+        Option("experts"),
+        Option(
+            "keep_label",
+            ("kept",),
+            help="Of several labels the one that says which epoch is best; by default the first",
+            panel=TRAINING,
+        ),
+    ),
+    _multi_task,
 )
 
 EPOCHS = Option("epochs")

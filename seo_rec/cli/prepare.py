@@ -251,10 +251,10 @@ DECIDED = (
 def table(
     context: typer.Context,
     label: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             help="Column of 0 and 1, true and false, or yes and no; or 'rating >= 4'. Needed "
-            "unless --like is given."
+            "unless --like is given. Repeated for a model of several labels."
         ),
     ] = None,
     raw: Annotated[
@@ -371,7 +371,7 @@ def table(
             refuse_ignored(context, DECIDED, "--like", use)
         elif "quantiles" not in numeric_transform:
             refuse_ignored(context, ["buckets"], "these numbers", "--numeric-transform quantiles")
-        if like is None and label is None:
+        if like is None and not label:
             raise DataError("no label is named; give --label COLUMN, or --like DATA")
         if out is None and not inspect:
             raise DataError("no folder to make is given; give --out, or --inspect to write nothing")
@@ -404,7 +404,8 @@ def table(
             done.append(schema)
             return
         columns = TableColumns(
-            label=label or "",
+            label=(label or [""])[0],
+            more_labels=tuple((label or [])[1:]),
             categorical=_names(categorical),
             numeric=_names(numeric),
             multivalent=_names(multivalent),
@@ -640,6 +641,9 @@ def _show(schema: Schema, out: Path, seconds: float) -> None:
         mean = schema.label_rate[split]
         binary = schema.label_kind == "binary"
         label = f"label rate {mean:.5f}" if binary else f"mean label {mean:.6g}"
+        if schema.more_labels:
+            rates = [f"{name} {rate[split]:.5f}" for name, rate in schema.label_rates.items()]
+            label = f"label rates {', '.join(rates)}"
         typer.echo(f"  {split:5} {num:>12,} rows, {label}")
     vocabulary = sum(column.vocab_size or 0 for column in schema.features)
     typer.echo(

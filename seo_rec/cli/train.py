@@ -14,7 +14,7 @@ from seo_rec.cli.assignments import assigned
 from seo_rec.cli.budget import Wish, budget, resolved, size
 from seo_rec.cli.config import set_texts
 from seo_rec.cli.crosses import crossed
-from seo_rec.cli.following import fit_values, following_run, training_from
+from seo_rec.cli.following import OF_LABELS, fit_values, following_run, training_from
 from seo_rec.cli.options import (
     RUN,
     SEARCH,
@@ -27,6 +27,7 @@ from seo_rec.cli.options import (
 )
 from seo_rec.cli.running import run_folder, say_still_improving
 from seo_rec.methods import Mlet
+from seo_rec.multi_task import MultiTask
 from seo_rec.schema import LOSS_NAMES, QUALITY_NAMES
 from seo_rec.settings import FitSettings, ModelSettings, Training
 
@@ -41,7 +42,12 @@ OF_EARLIER = ("carry", "count_decay")
 OF_POLICY = ("plan", "weights")  # options that are for one policy
 
 
-@takes_settings(model=par.MODEL_OPTIONS, mlet=par.MLET_OPTIONS, fit=par.TRAIN_OPTIONS)
+@takes_settings(
+    model=par.MODEL_OPTIONS,
+    mlet=par.MLET_OPTIONS,
+    multi_task=par.MULTI_TASK_OPTIONS,
+    fit=par.TRAIN_OPTIONS,
+)
 def train(
     context: typer.Context,
     data: par.Data,
@@ -72,6 +78,7 @@ def train(
     *,
     model: ModelSettings,
     mlet: Mlet | None,
+    multi_task: MultiTask | None,
     fit: FitSettings,
     plan: Annotated[
         Path | None,
@@ -91,7 +98,8 @@ def train(
     from seo_rec.train import Start
 
     opened, idle = open_data(data), _idle(context, policy, method, from_)
-    training, following = Training(replace(model, mlet=mlet), fit), None
+    training = Training(replace(model, mlet=mlet, multi_task=multi_task), fit)
+    following = None
     if from_ is not None:
         training = training_from(context, from_)
     else:
@@ -102,7 +110,9 @@ def train(
     if wanted is None:
         assert following is not None
         wanted = _of_run(context, following)
-    kept = {**wanted.resolved, **(fit_values(training.fit) if following else {})}
+    kept = {**wanted.resolved}
+    if following:
+        kept |= {**fit_values(training.fit), **dict.fromkeys(OF_LABELS)}
     if idle:  # the plan and the weights of --config are for the policy that is not trained
         kept |= {idle: None, **{n: None for n in OF_POLICY if not is_typed(context, n)}}
     start = Start(*(None if name in kept else context.params[name] for name in OF_POLICY))
@@ -125,6 +135,11 @@ def train(
         f"{run.test_quality:.5f}, {loss} {run.test_loss:.5f}, {epochs} of "
         f"{run.seconds_per_epoch:.1f} s; tables by {run.table_update}"
     )
+    for name, found in (run.labels or {}).items():
+        typer.echo(
+            f"label {name}: validation AUC {found['val_auc']:.5f}, test AUC "
+            f"{found['test_auc']:.5f}, log loss {found['test_logloss']:.5f}"
+        )
     say_still_improving([run], training.fit)
 
 

@@ -130,7 +130,17 @@ def _used_roles(columns: TableColumns) -> dict[str, tuple[str, Value, str, str]]
     if columns.rule is not None:
         why = f"no value for the label {columns.rule}"
         found["label"] = columns.rule.column, columns.rule.of, why, columns.rule.fix
+    for name, rule in columns.more_rules.items():
+        found[label_role(name)] = (name, *ROLES["label"])
+        if rule is not None:
+            why = f"no value for the label {rule}"
+            found[label_role(name)] = name, rule.of, why, rule.fix
     return found
+
+
+def label_role(name: str) -> str:
+    """The role of a further label, by the column that it is read from."""
+    return f"label {name!r}"
 
 
 def _roles(table: Any, columns: TableColumns) -> dict[str, Floats]:
@@ -171,6 +181,8 @@ def _encoded(
     for name in columns.multivalent:
         done[name] = bags_of_ids(table[name], name, columns.separator)
     done[columns.label_column] = pa.array(roles["label"].astype(np.float32))
+    for name in columns.more_rules:
+        done[name] = pa.array(roles[label_role(name)].astype(np.float32))
     if columns.weight is not None:
         done[columns.weight] = pa.array(roles["weight"].astype(np.float32))
     if columns.time is not None:

@@ -50,6 +50,7 @@ class TableColumns:
         group: Column whose values stay together in one split.
         task: ``binary`` or ``regression``, which says what the label is: with ``regression`` any
             numbers.
+        more_labels: Further labels, as ``label`` is given, for a model of several labels.
         kinds: Kinds by column, which win over inferred ones: ``categorical``, ``numeric``,
             ``multivalent`` or ``drop``.
     """
@@ -69,10 +70,16 @@ class TableColumns:
     group: str | None = None
     kinds: Mapping[str, str] = field(default_factory=dict)
     task: str = BINARY
+    more_labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.task not in LABEL_KINDS:
             raise DataError(f"task is {self.task!r}; allowed: {', '.join(LABEL_KINDS)}")
+        if self.task == REGRESSION and self.more_labels:
+            raise DataError(
+                f"--task regression with the labels {', '.join(self.label_columns)}; several "
+                "labels are 0 or 1; give one --label, or leave out --task"
+            )
         if self.task == REGRESSION and self.rule is not None:
             raise DataError(
                 f"--label {self.label!r} is a rule, which gives 0 or 1, and --task is regression; "
@@ -89,9 +96,9 @@ class TableColumns:
         if not (self.is_open or self.categorical or self.multivalent or self._buckets):
             raise DataError("no categorical or multivalent column is named; name one at least")
         features = (*self.numeric, *self.categorical, *self.multivalent)
-        single = [self.label_column, *features, *self._beside]
+        single = [*self.label_columns, *features, *self._beside]
         twice = sorted({name for name in single if single.count(name) > 1})
-        if twice or self.group in (self.label_column, *self._beside):
+        if twice or self.group in (*self.label_columns, *self._beside):
             raise DataError(
                 f"columns {twice or [self.group]} are named more than once; give each one role"
             )
@@ -114,6 +121,18 @@ class TableColumns:
         """The column that the label is read from, whose name it keeps."""
         return self.label if self.rule is None else self.rule.column
 
+    @cached_property
+    def more_rules(self) -> dict[str, LabelRule | None]:
+        """By the column of each further label its rule; None for a plain column."""
+        rules = [(text, label_rule(text)) for text in self.more_labels]
+        return {text if rule is None else rule.column: rule for text, rule in rules}
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The columns of all labels, in order; a name stands twice if two labels read it."""
+        rules = [(text, label_rule(text)) for text in self.more_labels]
+        return (self.label_column, *(t if r is None else r.column for t, r in rules))
+
     @property
     def _beside(self) -> tuple[str, ...]:
         return tuple(n for n in (self.weight, self.time, self.split_column) if n is not None)
@@ -127,7 +146,7 @@ class TableColumns:
         """Every column that is read, once."""
         features = (*self.numeric, *self.categorical, *self.multivalent)
         group = () if self.group is None else (self.group,)
-        return tuple(dict.fromkeys((self.label_column, *features, *self._beside, *group)))
+        return tuple(dict.fromkeys((*self.label_columns, *features, *self._beside, *group)))
 
     @cached_property
     def plans(self) -> dict[str, NumericPlan]:
@@ -164,6 +183,9 @@ class TableColumns:
             found["numeric_rule"] = FIXED_RULES.get(transforms.pop(), FIXED_RULES["none"])
         if self.rule is not None:
             found["label_rule"] = str(self.rule)
+        more = {name: str(rule) for name, rule in self.more_rules.items() if rule is not None}
+        if more:
+            found["more_label_rules"] = more
         return found
 
     def inferred(self, decisions: Sequence[Decision]) -> TableColumns:

@@ -123,7 +123,7 @@ class DataSet:
             )
 
     def require_binary(self, what: str) -> None:
-        """DataError unless the label is 0 or 1.
+        """DataError unless there is one label, of 0 and 1.
 
         Args:
             what: What needs it, as the message begins.
@@ -134,12 +134,19 @@ class DataSet:
                 f"{self.schema.label_kind} label; allowed there: train and compare with methods "
                 "that need no search, eval, report, export"
             )
+        if self.schema.more_labels:
+            raise DataError(
+                f"{what} needs one label, and {self.path} has the labels "
+                f"{', '.join(self.schema.labels)}; allowed with several: train and compare with "
+                "methods that need no search, eval, report, export; else prepare one --label"
+            )
 
-    def check_validation(self, warn: bool = True) -> None:
+    def check_validation(self, warn: bool = True, kept: str | None = None) -> None:
         """Look at the labels that models are stopped and chosen by, before hours are spent.
 
         Args:
             warn: Whether to log a warning where they are too few to tell models apart.
+            kept: Of several labels, the one that models are stopped by; None is the first.
 
         Raises:
             DataError: The validation split has rows of one label only.
@@ -153,11 +160,13 @@ class DataSet:
                     "(--fractions)"
                 )
             return
-        rows = self.schema.num_rows["val"]
-        if "val" not in self.schema.label_rate:
+        rows, rates = self.schema.num_rows["val"], self.schema.label_rates
+        rate = rates[self.schema.label if kept is None else kept]
+        if "val" not in rate:
             raise DataError(f"{self.path}: {SCHEMA_FILE} has no label_rate of the split 'val'")
-        positive = round(self.schema.label_rate["val"] * rows)
+        positive = round(rate["val"] * rows)
         fewer, label = min((positive, "positive"), (rows - positive, "negative"))
+        label += f" {kept!r}" if kept is not None else ""
         found = f"{self.path}: the validation split has {fewer} {label} rows of {rows}"
         fix = "prepare the data with a larger share of validation rows (--fractions)"
         if not fewer:

@@ -130,6 +130,7 @@ def _columns(data: DataSet, rules: Mapping[str, NumericRule]) -> TableColumns:
         kind: tuple(c.name for c in schema.features if c.kind == kind and c.name not in rules)
         for kind in ("categorical", "multivalent")
     }
+    more_rules = options.get("more_label_rules", {})
     return TableColumns(
         label=str(options.get("label_rule", schema.label)),
         categorical=kinds["categorical"],
@@ -141,6 +142,7 @@ def _columns(data: DataSet, rules: Mapping[str, NumericRule]) -> TableColumns:
         time=schema.time,
         weight=schema.weight,
         task=schema.label_kind,
+        more_labels=tuple(str(more_rules.get(name, name)) for name in schema.more_labels),
         numeric_missing=None if rules else "zero",
     )
 

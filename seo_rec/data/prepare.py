@@ -93,7 +93,9 @@ def prepare(
             for name in SPLITS:
                 (splits / name).rename(folder / name)
         shutil.rmtree(work, ignore_errors=True)
-        counted = Counted(tally.num_rows, tally.positives, tally.sizes, tally.targets)
+        counted = Counted(
+            tally.num_rows, tally.positives, tally.sizes, tally.targets, tally.more_positives
+        )
         schema = schema_of(source, assign, pruning, intake, counted, last)
         schema = replace(schema, files=file_checksums(folder))
         finish(folder, schema)
@@ -113,12 +115,14 @@ class Counted:
     """What was counted: rows and positive labels by split; distinct ids and all ids by column.
 
     ``targets`` has mean and deviation of the labels by split, where they may be any numbers.
+    ``more_positives`` has the positive labels by split of each further label.
     """
 
     num_rows: Mapping[str, int]
     positives: Mapping[str, int]
     sizes: Mapping[str, tuple[int, int]]
     targets: Mapping[str, Spread] = field(default_factory=dict)
+    more_positives: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 class _Tally:
@@ -127,6 +131,7 @@ class _Tally:
     def __init__(self, source: Source, pruning: Pruning) -> None:
         self.num_rows = dict.fromkeys(SPLITS, 0)
         self.positives = dict.fromkeys(SPLITS, 0)
+        self.more_positives = {name: dict.fromkeys(SPLITS, 0) for name in source.more_labels}
         kind = IdCounter if pruning.counted else DistinctSketch
         self.counters: dict[str, IdCounter | DistinctSketch] = {
             name: kind() for name in source.embedded
@@ -144,6 +149,8 @@ class _Tally:
             self.targets[split].add(table[self._label].to_numpy().astype(np.float64))
         else:
             self.positives[split] += positives(table[self._label])
+        for name, counts in self.more_positives.items():
+            counts[split] += positives(table[name])
         if self._weight:
             self.weights[split] += float(table[self._weight].to_numpy().sum(dtype=np.float64))
         if split == "train":
@@ -318,10 +325,7 @@ def schema_of(
         columns=tuple(columns),
         label=source.label,
         num_rows=counted.num_rows,
-        label_rate={
-            name: counted.positives[name] / rows if rows else 0.0
-            for name, rows in counted.num_rows.items()
-        }
+        label_rate=_rates(counted.positives, counted.num_rows)
         if source.label_kind == BINARY
         else {name: spread.mean for name, spread in counted.targets.items()},
         split=assign.to_json(),
@@ -349,7 +353,17 @@ def schema_of(
         label_std={}
         if source.label_kind == BINARY
         else {name: spread.std for name, spread in counted.targets.items()},
+        more_labels=source.more_labels,
+        more_label_rates={
+            name: _rates(positive, counted.num_rows)
+            for name, positive in counted.more_positives.items()
+        },
     )
+
+
+def _rates(positive: Mapping[str, int], num_rows: Mapping[str, int]) -> dict[str, float]:
+    """The share of positive labels by split, 0 where there are no rows."""
+    return {name: positive[name] / rows if rows else 0.0 for name, rows in num_rows.items()}
 
 
 def versions() -> dict[str, str]:

@@ -48,16 +48,22 @@ class Rows:
     ids_FB: Ints | None = None
     lengths_FB: npt.NDArray[np.int32] | None = None
     weights_B: Floats | None = None
+    labels_BT: Floats | None = None  # of data with several labels, the one of labels_B first
 
     @classmethod
-    def none(cls, num_features: int, num_dense: int, weighted: bool = False) -> Rows:
+    def none(
+        cls, num_features: int, num_dense: int, weighted: bool = False, num_labels: int = 1
+    ) -> Rows:
         """No rows at all, of so many columns."""
         bag = Bags(np.zeros(0, np.int64), None)
         zero = np.zeros((0, num_dense), np.float32)
         ids_FB = np.zeros((num_features, 0), np.int64)
         empty = np.zeros(0, np.float32)
         weights_B = empty if weighted else None
-        return cls([bag] * num_features, zero, empty, ids_FB, weights_B=weights_B)
+        labels_BT = np.zeros((0, num_labels), np.float32) if num_labels > 1 else None
+        return cls(
+            [bag] * num_features, zero, empty, ids_FB, weights_B=weights_B, labels_BT=labels_BT
+        )
 
     @property
     def num_rows(self) -> int:
@@ -73,6 +79,7 @@ class Rows:
             None if self.ids_FB is None else self.ids_FB[:, start:],
             None if self.lengths_FB is None else self.lengths_FB[:, start:],
             None if self.weights_B is None else self.weights_B[start:],
+            None if self.labels_BT is None else self.labels_BT[start:],
         )
 
 
@@ -102,7 +109,9 @@ def gather(parts: Sequence[Rows], index: Ints) -> Rows:
     labels_B = np.take(np.concatenate([p.labels_B for p in parts]), index)
     weights = [p.weights_B for p in parts if p.weights_B is not None]
     weights_B = np.take(np.concatenate(weights), index) if weights else None
-    return Rows(out, dense_BN, labels_B, ids_FB, lengths_FB, weights_B)
+    several = [p.labels_BT for p in parts if p.labels_BT is not None]
+    labels_BT = np.take(np.concatenate(several), index, axis=0) if several else None
+    return Rows(out, dense_BN, labels_B, ids_FB, lengths_FB, weights_B, labels_BT)
 
 
 def _gather_bags(bags: Sequence[Bags], index: Ints, picked: npt.NDArray[np.int32]) -> Bags:
@@ -172,7 +181,7 @@ def find_row_groups(data: Path, schema: Schema, split: str) -> list[RowGroup]:
 
 def _check_columns(path: Path, shard: Any, schema: Schema) -> None:
     """DataError unless the shard has exactly the schema's columns, with their types."""
-    wanted = {c.name: c.kind for c in schema.columns} | {schema.label: "label"}
+    wanted = {c.name: c.kind for c in schema.columns} | dict.fromkeys(schema.labels, "label")
     wanted |= {schema.weight: "weight"} if schema.weight else {}
     wanted |= {schema.time: "time"} if schema.time else {}
     missing = [n for n in wanted if n not in shard.names]
@@ -207,11 +216,13 @@ def decode(
     label: str,
     weight: str | None = None,
     label_kind: str = BINARY,
+    more_labels: Sequence[str] = (),
 ) -> Rows:
     """Decode the named columns of one row group; DataError names the file."""
     try:
         with open_parquet(group.path, group.footer) as file:
-            names = [*features, *numeric, label, *([] if weight is None else [weight])]
+            beside = [] if weight is None else [weight]
+            names = [*features, *numeric, label, *more_labels, *beside]
             table = file.read_row_group(group.number, columns=names, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(group.path, error, group.number) from error
@@ -225,6 +236,10 @@ def decode(
         if bag.values.min(initial=0) < 0:
             raise _unfit(group, name, f"has the id {bag.values.min()}; allowed: 0 or more")
     labels_B = _plain(table.column(label), label, group)
+    more = [_plain(table.column(name), name, group) for name in more_labels]
+    for name, values in zip(more_labels, more, strict=True):
+        if not bool(((values == 0) | (values == 1)).all()):
+            raise _unfit(group, name, "has labels other than 0 and 1")
     if label_kind != BINARY:
         if not np.isfinite(labels_B).all():
             raise _unfit(group, label, "has NaN or infinite labels; allowed: finite numbers")
@@ -233,7 +248,8 @@ def decode(
     weights_B = None if weight is None else _plain(table.column(weight), weight, group)
     if weights_B is not None and not (np.isfinite(weights_B) & (weights_B >= 0)).all():
         raise _unfit(group, str(weight), "has weights that are negative or no numbers")
-    return Rows(bags, dense_BN, labels_B, weights_B=weights_B)
+    labels_BT = np.stack([labels_B, *more], axis=1) if more else None
+    return Rows(bags, dense_BN, labels_B, weights_B=weights_B, labels_BT=labels_BT)
 
 
 def _unfit(group: RowGroup, name: str, what: str) -> DataError:

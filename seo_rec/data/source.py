@@ -63,6 +63,7 @@ class Source:
         quoted: the delimiter of a text file with a header and quoted cells, or None for a file
             without both. A source that has this can be read in pieces by several processes.
         label_kind: ``binary`` or ``regression``, which says what the label is.
+        more_labels: the columns of further labels, of 0 and 1.
         negative_rate: each negative training row is kept with this probability.
         placed: what says the split of each row, which ``read`` yields as :data:`PLACE`; None if
             the split rule does.
@@ -83,6 +84,7 @@ class Source:
     group: str | None = None
     negative_rate: float = 1.0
     label_kind: str = BINARY
+    more_labels: tuple[str, ...] = ()
     placed: Mapping[str, Any] | None = None
     figures: Figures | None = None
 
@@ -124,6 +126,7 @@ class Source:
             "a column or files decide where rows go": self.placed is not None,
             "negatives are sampled": self.negative_rate < 1,
             "labels may be any numbers": self.label_kind != BINARY,
+            "it has several labels": bool(self.more_labels),
         }
         return next((reason for reason, holds in reasons.items() if holds), None)
 
@@ -139,7 +142,7 @@ class Source:
         return pa.schema([*((name, ARROW_TYPES[kind]) for name, kind in columns), *self._others()])
 
     def _others(self) -> list[tuple[str, Any]]:
-        fields = [(self.label, pa.float32())]
+        fields = [(name, pa.float32()) for name in (self.label, *self.more_labels)]
         fields += [(self.weight, pa.float32())] if self.weight else []
         return fields + ([(self.time, pa.float64())] if self.time else [])
 

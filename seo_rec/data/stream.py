@@ -281,6 +281,7 @@ class Stream:
         keys = list(self.features)
         dense_BN, labels_B = torch.from_numpy(rows.dense_BN), torch.from_numpy(rows.labels_B)
         weights_B = None if rows.weights_B is None else torch.from_numpy(rows.weights_B)
+        labels_BT = None if rows.labels_BT is None else torch.from_numpy(rows.labels_BT)
         ids_FB = None if rows.ids_FB is None else torch.from_numpy(rows.ids_FB)
         values = [torch.from_numpy(bags.values) for bags in rows.bags]
         bounds = list(accumulate(sizes, initial=0))
@@ -314,6 +315,7 @@ class Stream:
                 labels_B[start:stop],
                 weights_B=None if weights_B is None else weights_B[start:stop],
                 offset=self.offset,
+                labels_BT=None if labels_BT is None else labels_BT[start:stop],
             )
 
     def _one_each(self, size: int) -> torch.Tensor:
@@ -336,7 +338,8 @@ class Stream:
         if self.shuffle:
             order = _permutation(len(self._groups), self.seed, epoch)
         weighted = self.schema.weight is not None
-        carry = Rows.none(len(self.features), len(self._numeric), weighted)
+        labels = len(self.schema.labels)
+        carry = Rows.none(len(self.features), len(self._numeric), weighted, labels)
         above = 0
         for number, at in enumerate(range(0, len(order), self.window)):
             members = order[at : at + self.window]
@@ -388,6 +391,7 @@ class Stream:
                     schema.label,
                     schema.weight,
                     schema.label_kind,
+                    schema.more_labels,
                 )
             )
             if self.cached:
@@ -400,7 +404,9 @@ class Stream:
 
     def _decoded_bytes(self) -> int:
         """Size of the columns read, decoded: ids 8 bytes, lengths, dense and labels 4."""
-        total = self.num_rows * 4 * (len(self._numeric) + 1 + (self.schema.weight is not None))
+        labels = len(self.schema.labels)
+        labels += labels if labels > 1 else 0  # the first one is kept by itself, too
+        total = self.num_rows * 4 * (len(self._numeric) + labels + (self.schema.weight is not None))
         for column in self.schema.features:
             if column.name not in self.features:
                 continue

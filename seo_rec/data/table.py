@@ -75,7 +75,7 @@ def infer_table(raw: Raw, columns: TableColumns, *, delimiter: str | None = None
     if not is_parquet(paths[0]):
         _require_delimiter(columns, sample.names, cells_delimiter(paths[0], delimiter), paths[0])
     columns.require_in(sample.names, paths[0])
-    apart = [columns.label_column, columns.weight, columns.time, columns.split_column]
+    apart = [*columns.label_columns, columns.weight, columns.time, columns.split_column]
     leave_out = [name for name in apart if name is not None]
     decisions = infer(sample, leave_out, columns.kinds, columns.separator)
     return Inferred(columns.inferred(decisions), decisions, sample.rows, sample.whole)
@@ -123,6 +123,11 @@ def prepare_table(
             f"--keep-negatives {negative_rate:g} with --task {columns.task}, whose labels are not "
             "negative or positive; leave out one of the two"
         )
+    if negative_rate < 1 and columns.more_labels:
+        raise DataError(
+            f"--keep-negatives {negative_rate:g} with the labels "
+            f"{', '.join(columns.label_columns)}, of which a row may have both kinds; leave it out"
+        )
     if columns.is_open and inferred is None:
         inferred = infer_table(raw, columns, delimiter=delimiter)
     return prepare_by(
@@ -154,6 +159,7 @@ def table_source(
         columns=column_kinds(columns.categorical, columns.multivalent, columns.numeric),
         label=columns.label_column,
         label_kind=columns.task,
+        more_labels=columns.label_columns[1:],
         paths=paths,
         read=_Reader(by_split, paths, columns, delimiter, inferred).read,
         options={**columns.options, **_inference(inferred)},

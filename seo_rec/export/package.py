@@ -128,11 +128,13 @@ def run_parts(run: Path, precision: str | None, data: Path | None, formats: Sequ
     opened = training_data(asked, data)
     backbone = ModelSettings.from_json(asked["model"]).backbone
     task = {"task": REGRESSION} if model.regression else {}
+    several = model.multi_task
+    labels = {} if several is None else {"labels": list(several.labels)}
     about = {
         "data": described(opened.schema),
         "metrics": _metrics(run),
         "versions": {name: _version(name) for name in _VERSIONS},
-        "model": {"backbone": backbone, "method": asked["method"], **task},
+        "model": {"backbone": backbone, "method": asked["method"], **task, **labels},
     }
     preparation = preparation_of(opened, model.embedding.policy.columns)
     return package_parts(model, preparation, precision, about, formats)
@@ -211,7 +213,7 @@ def package_parts(
 
 @torch.no_grad()
 def model_scores(model: RecModel, preparation: Preparation, inputs: Inputs) -> Floats:
-    """The scores that the model itself gives prepared rows, float32 (B,)."""
+    """The scores that the model itself gives prepared rows, float32 (B,) or (B, T)."""
     model.eval()
     names = [c.name for c in preparation.embedded]
     bags = [inputs.columns[name] for name in names]

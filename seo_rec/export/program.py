@@ -240,6 +240,11 @@ def _reshaped(writer: _Writer, node: Any) -> None:
     writer.one(node, "reshape", node.args[:1], {"shape": shape})
 
 
+def _softmax(writer: _Writer, node: Any) -> None:
+    x, axis = node.args[:2]
+    writer.one(node, "softmax", [x], {"axis": _axis(node, axis)})
+
+
 def _attention(writer: _Writer, node: Any) -> None:
     if len(node.args) > 3 or set(node.kwargs) - {"scale"} or node.kwargs.get("scale") is None:
         raise UnknownOperationError(f"{node.target} with a mask, dropout or no scale")
@@ -252,6 +257,8 @@ _TRANSLATED: dict[str, Callable[[_Writer, Any], None]] = {
     "aten.relu.default": _plain("relu"),
     "aten.tanh.default": _plain("tanh"),
     "aten.sigmoid.default": _plain("sigmoid"),
+    "aten._softmax.default": _softmax,
+    "aten.softmax.int": _softmax,
     "aten.square.default": _plain("square"),
     "aten.add.Tensor": _sum("add"),
     "aten.sub.Tensor": _sum("subtract"),

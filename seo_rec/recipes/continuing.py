@@ -28,7 +28,7 @@ from seo_rec.policy.renewal import (
     renewable_features,
     renewed,
 )
-from seo_rec.recipes.evaluation import require_kind_of_label
+from seo_rec.recipes.evaluation import require_kind_of_label, require_labels
 from seo_rec.runs import RunError
 from seo_rec.runs.layout import COUNTS_FILE, RUN_FILE
 from seo_rec.schema import DataError, other_rules
@@ -91,6 +91,8 @@ def continued(
         raise ValueError(f"decay {decay}; allowed: 0 to 1")
     earlier = open_earlier(run)
     require_kind_of_label(run, earlier.training.model.regression is not None, data)
+    tasks = earlier.training.model.multi_task
+    require_labels(run, () if tasks is None else tasks.labels, data)
     require_same_rules(earlier, data)
     before = {c.name for c in data.schema.numeric}
     new_numeric = tuple(sorted(before - set(earlier.numeric)))

@@ -193,7 +193,9 @@ def stream_of(run: Path, data: DataSet, split: str) -> Stream:
     """
     optional = {"numeric": list, "preparation": dict, "model": dict}
     asked = read_object(run / RUN_FILE, {"num_dense": int}, optional)
-    require_kind_of_label(run, bool(asked.get("model", {}).get("regression")), data)
+    model = asked.get("model", {})
+    require_kind_of_label(run, bool(model.get("regression")), data)
+    require_labels(run, (model.get("multi_task") or {}).get("labels", ()), data)
     wanted, names = asked["num_dense"], [c.name for c in data.schema.numeric]
     if wanted != data.num_numeric:
         raise RunError(
@@ -222,6 +224,24 @@ def require_kind_of_label(run: Path, is_regression: bool, data: DataSet) -> None
             f"{run} was trained on a {trained_on} label and the label of {data.path} is a "
             f"{data.schema.label_kind} one; give data of its kind of label"
         )
+
+
+def require_labels(run: Path, labels: Sequence[str], data: DataSet) -> None:
+    """RunError unless data have the labels of a model of several labels, or one for the others.
+
+    Args:
+        run: The training run of the model.
+        labels: Its labels in their order; none of a model of one label.
+        data: The data that it is to score or to be trained on.
+    """
+    found = data.schema.labels
+    if tuple(labels) == found or (not labels and len(found) == 1):
+        return
+    was = f"the labels {', '.join(labels)}" if labels else "one label"
+    raise RunError(
+        f"{run} was trained on {was}, and {data.path} has {', '.join(found)}; give data with the "
+        "same labels in the same order"
+    )
 
 
 def frequency(

@@ -16,8 +16,9 @@ from seo_rec.data.dataset import DataSet
 from seo_rec.environment import stamp
 from seo_rec.files import write_json
 from seo_rec.methods import inner_policy
-from seo_rec.metrics import Metrics, RegressionMetrics
+from seo_rec.metrics import LabelsMetrics, Metrics, RegressionMetrics
 from seo_rec.model import ModelSettings
+from seo_rec.multi_task import MultiTask
 from seo_rec.policy import Allowance, Policy, allowance_of
 from seo_rec.policy.allowance import BYTES
 from seo_rec.recipes.continuing import Continued, carried_lines, first_counts, write_counts
@@ -200,7 +201,8 @@ def check_before(data: DataSet, policy: Policy, training: Training) -> None:
     here = ranks()
     data.require_rows("train", "val", "test")
     data.verify("train", "val", "test", rank=here.rank, world_size=here.world_size)
-    data.check_validation(warn=here.first)
+    tasks = training.model.multi_task
+    data.check_validation(warn=here.first, kept=None if tasks is None else tasks.kept)
     check_policy_fits(data, policy)
     require_memory(stored_policy(policy, training.model), training.fit, here)
     if here.world_size > 1 and here.first and (note := precision_note(policy, False)):
@@ -337,12 +339,31 @@ def _measured(
         }
     assert isinstance(val, Metrics) and isinstance(test, Metrics)
     return {
+        **_by_label(val, test),
         "val_auc": val.auc,
         "val_logloss": val.log_loss,
         "test_auc": test.auc,
         "test_logloss": test.log_loss,
         "test_normalized_entropy": test.normalized_entropy,
         "test_calibration": test.calibration,
+    }
+
+
+def _by_label(val: Metrics, test: Metrics) -> dict[str, Any]:
+    """The field of :class:`Run` with the metrics of each of several labels."""
+    if not isinstance(val, LabelsMetrics) or not isinstance(test, LabelsMetrics):
+        return {}
+    names = {"auc": "auc", "log_loss": "logloss", "calibration": "calibration"}
+    return {
+        "labels": {
+            label: {
+                f"{split}_{names[key]}": value
+                for split, found in (("val", val), ("test", test))
+                for key, value in found.by_label[label].items()
+                if key in names
+            }
+            for label in val.by_label
+        }
     }
 
 
@@ -360,9 +381,18 @@ def for_label(training: Training, data: DataSet, earlier: Earlier | None = None)
     Raises:
         DataError: All training rows have one label.
         ValueError: A weight of positive rows, or the log loss as the measure of the best epoch, for
-            a label that is not 0 or 1.
+            a label that is not 0 or 1; settings of several labels for data of one, or of labels
+            that the data lack.
     """
-    schema = data.schema
+    schema, tasks = data.schema, training.model.multi_task
+    if schema.more_labels:
+        tasks = (tasks or MultiTask()).of(schema.labels)
+        return replace(training, model=replace(training.model, multi_task=tasks))
+    if tasks is not None:
+        raise ValueError(
+            f"settings of several labels (--label-weights, --sharing, --shared, --experts, "
+            f"--keep-label), and {data.path} has the label {schema.label!r} alone; leave them out"
+        )
     if schema.label_kind != REGRESSION:
         return training
     if training.fit.keep_by != "auc":

@@ -57,6 +57,9 @@ class Run:
     ``task`` says what the label is, ``binary`` or ``regression``. The metrics of the other task are
     not measured, and the file leaves them out: AUC, log loss, normalized entropy and calibration of
     a regression, and mean squared error, mean absolute error and R2 of a binary label.
+
+    Of a model of several labels the metrics are those of the label that decides, and ``labels`` has
+    AUC, log loss and calibration of every label by its name; the file of other models lacks it.
     """
 
     data: str
@@ -92,6 +95,7 @@ class Run:
     test_mse: float | None = None
     test_mae: float | None = None
     test_r2: float | None = None
+    labels: Mapping[str, Any] | None = None
 
     @property
     def val_quality(self) -> float:
@@ -114,6 +118,8 @@ class Run:
         values = {k: v for k, v in asdict(self).items() if k not in left_out}
         if self.task == BINARY:
             del values["task"]
+        if self.labels is None:
+            del values["labels"]
         document: dict[str, Any] = finite(values)
         return document
 

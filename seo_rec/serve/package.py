@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,9 +88,29 @@ class Package:
         return bool(self.manifest["model"].get("task") == REGRESSION)
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of a model of several, one score each; empty for a model of one label."""
+        return labels_of(self.manifest)
+
+    @property
     def version(self) -> str:
         """The first 12 digits of :attr:`digest`; the manifest has the checksums of all files."""
         return self.digest[:12]
+
+
+def labels_of(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """The labels that a manifest names, in the order of the scores; empty where it names none.
+
+    Raises:
+        PackageError: They are not two names or more, each another one.
+    """
+    found = manifest["model"].get("labels")
+    if found is None:
+        return ()
+    good = isinstance(found, list) and all(isinstance(n, str) and n for n in found)
+    if not good or len(found) < 2 or len(set(found)) < len(found):
+        raise PackageError(f"labels of the manifest are {found!r:.80}; allowed: two names or more")
+    return tuple(found)
 
 
 def read_package(folder: Path | str) -> Package:
@@ -238,7 +258,9 @@ def _parsed(folder: Path, manifest: dict[str, Any], digest: str) -> Package:
         )
     if set(weights) & {DENSE, EMBEDDINGS}:
         raise PackageError(f"{layout.BACKBONE_WEIGHTS_FILE}: a weight has the name of an input")
-    golden = _golden(read_tensors(folder / layout.GOLDEN_FILE), preparation, examples)
+    golden = _golden(
+        read_tensors(folder / layout.GOLDEN_FILE), preparation, examples, labels_of(manifest)
+    )
     return Package(
         folder, manifest, digest, policy, preparation, program, embeddings, weights, golden
     )
@@ -316,14 +338,18 @@ def _require_ascending(ids: Array, where: str) -> None:
         raise PackageError(f"{where}: ids are not ascending, or negative")
 
 
-def _golden(tensors: Mapping[str, Array], preparation: Preparation, examples: Any) -> Golden:
+def _golden(
+    tensors: Mapping[str, Array], preparation: Preparation, examples: Any, labels: Sequence[str]
+) -> Golden:
     where = layout.GOLDEN_FILE
     names = [f"{kind}.{i}" for i in range(len(preparation.embedded)) for kind in ("ids", "lengths")]
     if set(tensors) != {"dense", "scores", *names}:
         raise PackageError(f"{where}: holds {sorted(tensors)}; needed are dense, scores, {names}")
     scores, dense = tensors["scores"], tensors["dense"]
-    if not fits(scores, "f4", None) or len(scores) < layout.EXAMPLES:
-        raise PackageError(f"{where}: scores must be float32, {layout.EXAMPLES} or more")
+    more = (len(labels),) if labels else ()
+    if not fits(scores, "f4", None, *more) or len(scores) < layout.EXAMPLES:
+        each = f" of each of {len(labels)} labels" if labels else ""
+        raise PackageError(f"{where}: scores must be float32, {layout.EXAMPLES} or more{each}")
     if not (np.isfinite(scores).all() and np.isfinite(dense).all()):
         raise PackageError(f"{where}: holds numbers that are not finite")
     if not fits(dense, "f4", len(scores), preparation.num_dense):

@@ -92,8 +92,8 @@ def predict_files(
     Args:
         predictor: A loaded package.
         paths: CSV or TSV files (plain or compressed), or Parquet files.
-        out: The file to write: ``score`` float32, after the columns of ``keep``. It appears when
-            it is whole.
+        out: The file to write: ``score`` float32, or ``score_<label>`` for each of several labels,
+            after the columns of ``keep``. It appears when it is whole.
         keep: Columns that are copied.
         delimiter: Between the cells of text files; None takes the one of the package.
         bad_rows: Whether a bad row ends it, or is left out and counted.
@@ -110,6 +110,7 @@ def predict_files(
     if delimiter is not None and all(map(is_parquet, files)):
         raise DataError("a delimiter is given, but all files are Parquet; leave it out")
     intake = Intake(bad_rows)
+    _require_free(keep, predictor)
     reader = _Reader(predictor.preparation, predictor.package.policy, tuple(keep), intake)
     blocks = reader.blocks(files, delimiter)
     return _scored(predictor, blocks, out, intake, progress)
@@ -141,6 +142,7 @@ def predict_split(
     """
     if split not in SPLITS:
         raise DataError(f"split {split!r}; allowed: {', '.join(SPLITS)}")
+    _require_free(keep, predictor)
     preparation, opened = predictor.preparation, open_data(data)
     opened.require_rules(preparation.rules, "the model of the package")
     require_new_file(out)  # before every shard is read once
@@ -167,18 +169,41 @@ def _scored(
         try:
             for block in ahead:
                 try:
-                    scores = pa.array(predictor.score(block.inputs))
+                    scores = predictor.score(block.inputs)
                 except RowError as error:
                     raise error.moved(rows) from error
-                write(pa.table({**block.kept, SCORE: scores}))
+                columns = score_columns(scores, predictor.package.labels)
+                write(pa.table({**block.kept, **columns}))
                 rows += block.num_rows
                 if progress is not None:
                     progress(intake.bytes_read, rows)
         finally:
             ahead.close()
         if not rows:
-            write(pa.table({SCORE: pa.array([], pa.float32())}))
+            names = score_names(predictor.package.labels)
+            write(pa.table({name: pa.array([], pa.float32()) for name in names}))
     return Predicted(rows, intake.num_bad, intake.examples)
+
+
+def score_names(labels: Sequence[str]) -> list[str]:
+    """The names of the columns of scores."""
+    return [f"{SCORE}_{label}" for label in labels] or [SCORE]
+
+
+def score_columns(scores: Any, labels: Sequence[str]) -> dict[str, Any]:
+    """Scores, float32 (B,) or (B, T), as Arrow columns by name."""
+    parts = scores.T if labels else [scores]
+    return {n: pa.array(part) for n, part in zip(score_names(labels), parts, strict=True)}
+
+
+def _require_free(keep: Sequence[str], predictor: Predictor) -> None:
+    """DataError if a column is kept twice, or has the name of a column of scores."""
+    names = score_names(predictor.package.labels)
+    if set(names) & set(keep) or len(set(keep)) < len(keep):
+        raise DataError(
+            f"--keep {','.join(keep)}; allowed: each column once, and not "
+            f"{' or '.join(map(repr, names))}"
+        )
 
 
 @contextmanager
@@ -207,10 +232,6 @@ class _Reader:
     def __init__(
         self, preparation: Preparation, policy: Policy, keep: tuple[str, ...], intake: Intake
     ) -> None:
-        if SCORE in keep or len(set(keep)) < len(keep):
-            raise DataError(
-                f"--keep {','.join(keep)}; allowed: each column once, and not {SCORE!r}"
-            )
         self.preparation, self.keep, self.intake = preparation, keep, intake
         lists = {c.name for c in preparation.embedded if c.kind == "multivalent"}
         self.crosses = [f for f in policy.features if f.is_cross and set(f.columns) & lists]

@@ -32,7 +32,7 @@ class Scorer(Protocol):
     """What gives logits; several threads may use it at once."""
 
     def logits(self, inputs: Inputs) -> Floats:
-        """float32 (B,)."""
+        """float32 (B,), or (B, T) of T labels."""
         ...
 
 
@@ -87,6 +87,9 @@ class Predictor:
     def __call__(self, rows: Any, weights: Mapping[str, Any] | None = None) -> Floats:
         """The scores of raw rows, float32 (B,), in their order.
 
+        A package of several labels gives float32 (B, T), a column for each of
+        :attr:`Package.labels`.
+
         Args:
             rows: A dict of lists, an Arrow table or record batch, or a pandas or polars frame,
                 with the raw columns; others are not read.
@@ -100,8 +103,9 @@ class Predictor:
         return self.score(self.preparation.encode(as_table(rows), weights))
 
     def score(self, inputs: Inputs) -> Floats:
-        """The scores of rows that are prepared already, float32 (B,)."""
-        found = np.empty(len(inputs), np.float32)
+        """The scores of rows that are prepared already, float32 (B,), or (B, T) of T labels."""
+        labels = self.package.labels
+        found = np.empty((len(inputs), *([len(labels)] if labels else [])), np.float32)
         for start in range(0, len(inputs), ROWS):
             piece = inputs if len(inputs) <= ROWS else inputs.slice(start, start + ROWS)
             try:
@@ -111,10 +115,15 @@ class Predictor:
             except ValueError as error:
                 at = f"rows {start} to {start + len(piece) - 1}"
                 raise DataError(f"{at} cannot be scored: {error}") from error
+            if logits.shape != (len(piece), *found.shape[1:]):
+                raise DataError(
+                    f"the package gives logits of shape {logits.shape}; its manifest names "
+                    f"{len(labels) or 1} labels; export it again"
+                )
             predicted = self.package.is_regression
             found[start : start + ROWS] = logits if predicted else scores_of(logits)
         if np.isnan(found).any():
-            row = int(np.argmax(np.isnan(found)))
+            row = int(np.argwhere(np.isnan(found))[0][0])
             fix = "give smaller numbers, as the model was trained on"
             raise RowError(row, "score", "nan", "the score is not a number", fix)
         return found

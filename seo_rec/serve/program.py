@@ -41,6 +41,13 @@ def _sigmoid(inputs: Sequence[Array]) -> Array:
     return np.where(x >= 0, 1 / (1 + e), e / (1 + e)).astype(x.dtype, copy=False)
 
 
+def _softmax(inputs: Sequence[Array], axis: int) -> Array:
+    x = inputs[0]
+    e = np.exp(x - x.max(axis=axis, keepdims=True))
+    found: Array = e / e.sum(axis=axis, keepdims=True)
+    return found
+
+
 def _part(inputs: Sequence[Array], axis: int, start: int, size: int) -> Array:
     x = inputs[0]
     if not 0 <= start < start + size <= x.shape[axis]:
@@ -67,6 +74,7 @@ OPERATIONS: Mapping[str, tuple[int, int, Mapping[str, str], Callable[..., Array]
     "relu": (1, 1, {}, lambda x: np.maximum(x[0], 0)),
     "tanh": (1, 1, {}, lambda x: np.tanh(x[0])),
     "sigmoid": (1, 1, {}, _sigmoid),
+    "softmax": (1, 1, {"axis": _INT}, _softmax),
     "sum": (1, 1, {"axis": _INT}, lambda x, axis: x[0].sum(axis=axis)),
     "concatenate": (1, _MANY, {"axis": _INT}, lambda x, axis: np.concatenate(x, axis=axis)),
     "stack": (1, _MANY, {"axis": _INT}, lambda x, axis: np.stack(x, axis=axis)),
@@ -95,7 +103,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Program:
-    """``(dense_BN, embeddings_BE, weights) -> logits_B``.
+    """``(dense_BN, embeddings_BE, weights) -> logits_B``, or ``logits_BT`` of several labels.
 
     Args:
         num_dense: N, number of dense columns.
@@ -113,7 +121,7 @@ class Program:
     def run(
         self, dense_BN: Array, embeddings_BE: Array, weights: Mapping[str, Array]
     ) -> npt.NDArray[np.float32]:
-        """The logits, float32 (B,).
+        """The logits, float32 (B,), or (B, T) of a model of T labels.
 
         Raises:
             ValueError: A step does not fit the shapes of its inputs.
@@ -132,8 +140,10 @@ class Program:
                 if last[name] == i and name != self.output:
                     values.pop(name, None)
         logits = values[self.output]
-        if logits.shape != (len(dense_BN),):
-            raise ValueError(f"the backbone gives numbers of shape {logits.shape}, not one per row")
+        if logits.shape[:1] != (len(dense_BN),) or logits.ndim > 2:
+            raise ValueError(
+                f"the backbone gives numbers of shape {logits.shape}, not one per row and label"
+            )
         return logits.astype(np.float32, copy=False)
 
     def to_json(self) -> dict[str, Any]:

@@ -29,8 +29,13 @@ def triton_config(package: Package) -> str:
         package: With its graph.
 
     Raises:
-        PackageError: The package holds no graph.
+        PackageError: The package holds no graph, or scores several labels.
     """
+    if package.labels:
+        raise PackageError(
+            f"the package scores the labels {', '.join(package.labels)}, and --format triton "
+            "writes models of one label; serve it by seo-rec serve, or by its graph (--format onnx)"
+        )
     if ONNX_FILE not in package.files:
         raise PackageError(f"{package.path}: holds no {ONNX_FILE}; export it with --format triton")
     signature = signature_of(package.policy, package.preparation)

@@ -51,6 +51,7 @@ VALUE_TYPES: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
     list[float]: "a list of numbers",
+    Mapping[str, Mapping[str, float]]: "numbers by name, by the name of a label",
 }
 NAME = re.compile(r"step-(\d{9,})")
 
@@ -365,6 +366,9 @@ def _is(hint: Any, value: Any) -> bool:
     """Whether a value read from JSON is of a type of ``VALUE_TYPES``; true and false are none."""
     if hint == list[float]:
         return isinstance(value, list) and all(_is(float, v) for v in value)
+    if hint == Mapping[str, Mapping[str, float]]:
+        parts = value.values() if isinstance(value, dict) else [None]
+        return all(isinstance(p, dict) and all(_is(float, v) for v in p.values()) for p in parts)
     return type(value) is int or (hint is float and type(value) is float)
 
 

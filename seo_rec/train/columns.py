@@ -166,5 +166,6 @@ def _shapes(settings: ModelSettings, columns: Columns) -> dict[str, tuple[int, .
             settings.hidden,
             settings.dropout,
             settings.interaction,
+            settings.multi_task,
         )
     return {name: tuple(p.shape) for name, p in backbone.named_parameters()}

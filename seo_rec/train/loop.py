@@ -21,7 +21,14 @@ from tqdm import tqdm
 
 from seo_rec.data.stream import Stream
 from seo_rec.files import finite, write_text
-from seo_rec.metrics import Metrics, RegressionMetrics, metrics_of
+from seo_rec.metrics import (
+    LabelsMetrics,
+    Metrics,
+    RegressionMetrics,
+    labels_metrics,
+    metrics_of,
+)
+from seo_rec.multi_task import MultiTask
 from seo_rec.runs.layout import BEST_FOLDER, BOARD_FOLDER, CHECKPOINTS_FOLDER, METRICS_FILE
 from seo_rec.schema import QUALITY_NAMES, REGRESSION
 from seo_rec.settings import FitSettings
@@ -241,6 +248,8 @@ class _Fit:
         self.earlier_steps = 0  # of the run that this one goes on from
         self.regression = train.schema.label_kind == REGRESSION
         _require_loss_of(model, self.regression)
+        self.multi_task = multi_task_of(model)
+        _require_labels(self.multi_task, train)
         self.quality = QUALITY_NAMES[train.schema.label_kind]
         self.lines = EpochLines(title, settings.epochs, self.ranks.first, self.quality)
         self.started = time.perf_counter()
@@ -402,7 +411,9 @@ class _Fit:
 
     @property
     def _metrics_kind(self) -> type[Metrics | RegressionMetrics]:
-        return RegressionMetrics if self.regression else Metrics
+        if self.regression:
+            return RegressionMetrics
+        return Metrics if self.multi_task is None else LabelsMetrics
 
     def _spent(self) -> float:
         return time.perf_counter() - self.started
@@ -524,10 +535,16 @@ def evaluate(
     With several processes each scores its share, and every one gets all logits and labels: the
     metrics are those of the merged scores, exact and equal on all ranks.
 
+    Of a model of several labels the metrics are :class:`LabelsMetrics`, and the logits and labels
+    are those of the label that decides.
+
     Raises:
         FloatingPointError: a logit is not finite.
     """
     z, y, w = score(model, stream)
+    if (tasks := multi_task_of(model)) is not None:
+        kept = tasks.number_kept
+        return labels_metrics(z, y, w, tasks), z[:, kept], y[:, kept]
     return metrics_of(stream.schema.label_kind, z, y, w), z, y
 
 
@@ -536,7 +553,8 @@ def score(
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Logits, labels and weights of the rows that are left in ``stream``, in stream order.
 
-    A row weighs what the data say, or 1. Where each negative row was kept with probability w, a
+    Logits and labels are of shape (rows,), or (rows, T) of a model of T labels. A row weighs what
+    the data say, or 1. Where each negative row was kept with probability w, a
     negative row weighs 1/w times as much: it stands for the rows that were dropped, so that
     weighted metrics are estimates for all rows.
 
@@ -559,12 +577,14 @@ def score(
     ):
         for batch in ready(stream, here):
             logits_B = model(batch.to(here.device))[1][: batch.num_rows]
-            others = (batch.labels_B, batch.row_weights)
+            labels = batch.labels_BT if logits_B.dim() == 2 else batch.labels_B
+            assert labels is not None
+            others = (labels, batch.row_weights)
             scored.append((logits_B.cpu().numpy(), *(x[: batch.num_rows].numpy() for x in others)))
             bar.update(batch.num_rows * here.world_size)
     in_order = [part for step in zip(*here.gather(scored), strict=True) for part in step]
-    empty = np.zeros(0, np.float32)
-    z, y, w = (np.concatenate([empty, *(part[i] for part in in_order)]) for i in range(3))
+    empty = (np.zeros(0, np.float32),) * 3
+    z, y, w = (np.concatenate([part[i] for part in in_order or [empty]]) for i in range(3))
     if not np.isfinite(z).all():
         raise FloatingPointError(
             f"{int((~np.isfinite(z)).sum())} of {z.size} logits are not finite; {LOWER}"
@@ -592,12 +612,34 @@ def stop_signal() -> Iterator[threading.Event]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _require_loss_of(model: nn.Module, regression: bool) -> None:
-    """ValueError unless the model has the loss of the label: a search may have one of its own."""
+def multi_task_of(model: nn.Module) -> MultiTask | None:
+    """What the labels of a model share and count; None for a model of one label."""
+    found: MultiTask | None = getattr(_inner(model), "multi_task", None)
+    return found
+
+
+def _inner(model: nn.Module) -> Any:
+    """The model itself, without what shares it out over processes."""
     inner: Any = model
     while isinstance(getattr(inner, "module", None), nn.Module):
         inner = inner.module
-    if bool(getattr(inner, "regression", False)) is not regression:
+    return inner
+
+
+def _require_labels(tasks: MultiTask | None, stream: Stream) -> None:
+    """ValueError unless the model has a tower for each label of the data, in their order."""
+    has = stream.schema.labels if tasks is None else tasks.labels
+    if (tasks is None and len(has) > 1) or tuple(has) != stream.schema.labels:
+        built = "one label" if tasks is None else f"the labels {', '.join(has)}"
+        raise ValueError(
+            f"a model of {built}, and data with the labels {', '.join(stream.schema.labels)}; "
+            "train a model that was built for the labels of the data"
+        )
+
+
+def _require_loss_of(model: nn.Module, regression: bool) -> None:
+    """ValueError unless the model has the loss of the label: a search may have one of its own."""
+    if bool(getattr(_inner(model), "regression", False)) is not regression:
         kinds = ("binary", "regression") if regression else ("regression", "binary")
         raise ValueError(
             f"a model of a {kinds[0]} label and data of a {kinds[1]} label; train a model that was "

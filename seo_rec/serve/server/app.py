@@ -79,12 +79,13 @@ def build_app(
 async def _scored(service: Service, request: Request) -> Response:
     kind = _media_type(request.headers.get("content-type", JSON))
     body = await _body(service, request)
-    scores, version = await service.score(kind, body)
+    scores, package = await service.score(kind, body)
     answer = kind
     accepted = _media_type(request.headers.get("accept", ""))
     if accepted in (JSON, ARROW):
         answer = accepted
-    return Response(write_scores(answer, scores, version), media_type=answer)
+    content = write_scores(answer, scores, package.version, package.labels)
+    return Response(content, media_type=answer)
 
 
 def _media_type(header: str) -> str:

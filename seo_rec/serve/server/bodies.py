@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from seo_rec.files import first_line
 from seo_rec.policy.strict_json import no_constant, no_duplicate_keys
 from seo_rec.schema import DataError
 from seo_rec.serve.bags import Floats
+from seo_rec.serve.predict import score_columns
 from seo_rec.serve.predictor import as_table
 from seo_rec.serve.preparation import Preparation
 from seo_rec.serve.server.arrow_messages import is_compressed
@@ -236,19 +237,23 @@ def _longest(array: Any, separator: str | None) -> int:
     return int(longest)
 
 
-def write_scores(kind: str, scores: Floats, package: str) -> bytes:
+def write_scores(kind: str, scores: Floats, package: str, labels: Sequence[str] = ()) -> bytes:
     """The body of an answer of this media type: the scores in the order of the rows.
 
     Args:
         kind: :data:`JSON` or :data:`ARROW`.
-        scores: float32 (B,).
+        scores: float32 (B,), or (B, T) of T labels.
         package: The version of the package that gave them.
+        labels: The labels of a package of several.
     """
     if kind == JSON:
-        return json.dumps({"scores": scores.tolist(), "package": package}).encode()
-    schema = pa.schema([("score", pa.float32())], metadata={"package": package})
+        named = {"labels": list(labels)} if labels else {}
+        return json.dumps({"scores": scores.tolist(), **named, "package": package}).encode()
+    columns = score_columns(scores, labels)
+    fields = [(name, pa.float32()) for name in columns]
+    schema = pa.schema(fields, metadata={"package": package})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as writer:
-        writer.write_batch(pa.record_batch([pa.array(scores)], schema=schema))
+        writer.write_batch(pa.record_batch(list(columns.values()), schema=schema))
     found: bytes = sink.getvalue().to_pybytes()
     return found

@@ -12,6 +12,7 @@ import pyarrow as pa
 from seo_rec.schema import DataError
 from seo_rec.serve.bags import Floats, Inputs
 from seo_rec.serve.layout import PackageError
+from seo_rec.serve.package import Package
 from seo_rec.serve.predictor import Predictor
 from seo_rec.serve.server.batching import Batcher
 from seo_rec.serve.server.bodies import RequestError, read_body
@@ -63,8 +64,8 @@ class Service:
             self._in_flight -= 1
             self.metrics.in_flight.set(self._in_flight)
 
-    async def score(self, kind: str, body: bytes) -> tuple[Floats, str]:
-        """The scores of the rows of a body, float32 (B,), and the version of the package.
+    async def score(self, kind: str, body: bytes) -> tuple[Floats, Package]:
+        """The scores of the rows of a body, float32 (B,) or (B, T), and the package they are of.
 
         Args:
             kind: The media type.
@@ -83,7 +84,7 @@ class Service:
         except DataError as error:
             raise RequestError(422, str(error)) from error
         self.metrics.rows.inc(len(scores))
-        return scores, predictor.package.version
+        return scores, predictor.package
 
     def _prepared(self, predictor: Predictor, kind: str, body: bytes) -> Inputs:
         preparation = predictor.preparation
