@@ -50,7 +50,7 @@ STUDIES = {
         (128_000, 320_000, 1_280_000),
         FitSettings(batch_size=512, row_lr=1e-3, dense_lr=1e-3, row_l2=3e-3),
     ),
-    "retrosheet": Study((64_000, 256_000, 1_024_000), FitSettings(row_l2=1e-3)),
+    "retrosheet": Study((32_000, 96_000, 288_000), FitSettings(row_l2=1e-3)),
     "flights": Study((64_000, 256_000, 1_024_000), FitSettings(row_l2=1e-3)),
 }
 
