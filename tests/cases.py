@@ -204,6 +204,11 @@ METHODS = {
         exact=False,
         seeded=False,
     ),
+    "cafe": Method(
+        lambda s, p, seed: methods.cafe(s, counts(s), p, 4, batches(s), interval=3, seed=seed),
+        exact=False,
+        seeded=False,
+    ),
     "seo-exact": Method(lambda s, p, seed: apply.exact(searched(s, seed), p)),
     "seo-rr": Method(lambda s, p, seed: apply.round_robin(searched(s, seed), p)),
 }

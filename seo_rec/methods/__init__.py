@@ -6,6 +6,7 @@ are stored), never exceeds it, and wastes less than one row of its narrowest tab
 
 from __future__ import annotations
 
+from seo_rec.methods.cafe import cafe
 from seo_rec.methods.frequent import frequent
 from seo_rec.methods.managed_collision import managed_collision
 from seo_rec.methods.mlet import SUFFIX, Mlet, inner_policy, two_layer_tables
@@ -40,6 +41,7 @@ __all__ = [
     "NamedMethod",
     "PlainSettings",
     "Sharing",
+    "cafe",
     "collisionless",
     "find_method",
     "frequent",

@@ -185,7 +185,7 @@ def managed_collision(
     )
     names = [c.name for c in schema.features]
     known = [len(counts[n][0]) for n in names]
-    unknown = shared_rows(known, allowance, dim, tail_share)
+    unknown = shared_rows(known, allowance, dim, int(tail_share * allowance.amount))
     rest = allowance.amount - sum(unknown) * allowance.row(dim)
     sizes = level(known, rest // (allowance.row(dim) + allowance.ids(1)))
     maps = {n: CollisionMap(size, evict, decay) for n, size in zip(names, sizes, strict=True)}
@@ -237,12 +237,16 @@ def rows_by_id(
     return Policy(tuple(tables), tuple(features), (), dict(kept), origin)
 
 
-def shared_rows(
-    known: Sequence[int], allowance: Allowance, dim: int, tail_share: float
-) -> list[int]:
-    """Rows of every feature for ids without one: a share of the budget in proportion to the ids.
+def shared_rows(known: Sequence[int], allowance: Allowance, dim: int, room: int) -> list[int]:
+    """Rows of every feature for ids without one: they fill the room in proportion to the ids.
 
     Every feature has one at least, and no more than it has training ids.
+
+    Args:
+        known: Training ids of every feature.
+        allowance: The budget of the whole policy.
+        dim: Width of a row.
+        room: Floats or bytes of these rows together.
 
     Raises:
         PolicyError: The budget is below one row of every feature.
@@ -253,7 +257,6 @@ def shared_rows(
             f"a budget of {allowance} is too small for the shared rows of {F} features; the "
             f"smallest feasible budget is {F * cost}"
         )
-    room = int(tail_share * allowance.amount)
     if room < F * cost:
         return [1] * F
     most = [max(1, n) for n in known]
