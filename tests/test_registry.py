@@ -138,7 +138,8 @@ def test_what_is_known_of_each() -> None:
     """What callers branch on, in place of names."""
     assert {n for n in EVERY if not find(n).budgeted} == {"collisionless"}
     trained = {n for n in EVERY if find(n).trains}
-    assert trained == {"seo", "seo-exact", "seo-rr", "dimgrow", "optembed", "autodim", "sseds"}
+    of_seo = {"seo", "seo-exact", "seo-rr", "seo-divide"}
+    assert trained == of_seo | {"dimgrow", "optembed", "autodim", "sseds"}
     assert {n for n in EVERY if find(n).sharded} == trained
     assert not any(find(n).searches for n in PLAIN)
     assert {find(n).family for n in trained if n.startswith("seo")} == {"seo"}

@@ -29,6 +29,7 @@ from seo_rec.methods.registry import (
 )
 from seo_rec.methods.rows import collisionless, monolithic, multi_size, separate
 from seo_rec.methods.sharing import MULTIPLEXED, PER_FEATURE, Sharing
+from seo_rec.methods.water_filling import water_filled
 
 __all__ = [
     "METHOD_FAMILIES",
@@ -59,4 +60,5 @@ __all__ = [
     "robe",
     "separate",
     "two_layer_tables",
+    "water_filled",
 ]

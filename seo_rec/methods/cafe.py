@@ -193,4 +193,4 @@ def cafe(
     if allowance.in_bytes:
         del told["params"]
     origin = provenance(schema, "cafe", **told)
-    return allowance.typed(rows_by_id(kept, unknown, dim, seed, origin))
+    return allowance.typed(rows_by_id(kept, unknown, [dim] * len(names), seed, origin))

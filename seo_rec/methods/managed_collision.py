@@ -203,7 +203,7 @@ def managed_collision(
         del told["params"]
     origin = provenance(schema, "managed-collision", **told)
     kept = {n: m.ids for n, m in maps.items()}
-    return allowance.typed(rows_by_id(kept, unknown, dim, seed, origin))
+    return allowance.typed(rows_by_id(kept, unknown, [dim] * len(names), seed, origin))
 
 
 def _choose(
@@ -216,7 +216,7 @@ def _choose(
 def rows_by_id(
     kept: Mapping[str, Ids],
     unknown: Sequence[int],
-    dim: int,
+    dims: Sequence[int],
     seed: int,
     origin: Mapping[str, object],
 ) -> Policy:
@@ -225,12 +225,12 @@ def rows_by_id(
     Args:
         kept: Ids with a row of their own, ascending, by feature.
         unknown: Rows of every feature that all other ids share by hash, 1 or more.
-        dim: Width of a row.
+        dims: Width of the rows of every feature.
         seed: Salt of the hash functions.
         origin: The provenance.
     """
     tables, features = [], []
-    for (name, ids), u in zip(kept.items(), unknown, strict=True):
+    for (name, ids), u, dim in zip(kept.items(), unknown, dims, strict=True):
         tables.append(Table(name, u + len(ids), dim))
         salt = lookup_seed(seed, name, 0) if u > 1 else 0
         features.append(Feature(name, (Lookup(name, "id", salt, unknown_rows=u),)))

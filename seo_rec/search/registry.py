@@ -309,12 +309,14 @@ def _of_stream(name: str, settings: type[Any], make: FromBatches) -> Method:
     )
 
 
+DIVIDES = {"run_off": None, "apply": "divide", "total_chunks": None, "min_chunks": 1}
 SEARCHES: dict[str, Method] = {
     method.name: method
     for method in (
         _seo("seo", {}),
         _seo("seo-exact", {"run_off": None, "apply": "exact"}),
         _seo("seo-rr", {"run_off": None, "apply": "round-robin"}),
+        _seo("seo-divide", DIVIDES),
         Method(
             name="dimgrow",
             family="dimgrow",
