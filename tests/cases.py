@@ -204,6 +204,18 @@ METHODS = {
         exact=False,
         seeded=False,
     ),
+    "cafe": Method(
+        lambda s, p, seed: methods.cafe(s, counts(s), p, 4, batches(s), interval=3, seed=seed),
+        exact=False,
+        seeded=False,
+    ),
+    "water-filling": Method(
+        lambda s, p, seed: methods.water_filled(
+            s, counts(s), p, (1, 2, 4), {c.name: 1 + i for i, c in enumerate(s.features)}, seed=seed
+        ),
+        exact=False,
+        seeded=False,
+    ),
     "seo-exact": Method(lambda s, p, seed: apply.exact(searched(s, seed), p)),
     "seo-rr": Method(lambda s, p, seed: apply.round_robin(searched(s, seed), p)),
 }

@@ -139,7 +139,8 @@ def test_what_is_known_of_each() -> None:
     """What callers branch on, in place of names."""
     assert {n for n in EVERY if not find(n).budgeted} == {"collisionless"}
     trained = {n for n in EVERY if find(n).trains}
-    in_many = {"seo", "seo-exact", "seo-rr", "dimgrow", "optembed", "autodim", "sseds"}
+    of_seo = {"seo", "seo-exact", "seo-rr", "seo-divide"}
+    in_many = of_seo | {"dimgrow", "optembed", "autodim", "sseds"}
     assert trained == in_many | {"cce", "magnitude", "pep"}
     assert {n for n in EVERY if find(n).sharded} == in_many
     assert not any(find(n).searches for n in PLAIN)

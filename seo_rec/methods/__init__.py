@@ -6,6 +6,7 @@ are stored), never exceeds it, and wastes less than one row of its narrowest tab
 
 from __future__ import annotations
 
+from seo_rec.methods.cafe import cafe
 from seo_rec.methods.frequent import frequent
 from seo_rec.methods.managed_collision import managed_collision
 from seo_rec.methods.mlet import SUFFIX, Mlet, inner_policy, two_layer_tables
@@ -28,6 +29,7 @@ from seo_rec.methods.registry import (
 )
 from seo_rec.methods.rows import collisionless, monolithic, multi_size, separate
 from seo_rec.methods.sharing import MULTIPLEXED, PER_FEATURE, Sharing
+from seo_rec.methods.water_filling import water_filled
 
 __all__ = [
     "METHOD_FAMILIES",
@@ -40,6 +42,7 @@ __all__ = [
     "NamedMethod",
     "PlainSettings",
     "Sharing",
+    "cafe",
     "collisionless",
     "find_method",
     "frequent",
@@ -57,4 +60,5 @@ __all__ = [
     "robe",
     "separate",
     "two_layer_tables",
+    "water_filled",
 ]

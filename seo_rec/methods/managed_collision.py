@@ -185,7 +185,7 @@ def managed_collision(
     )
     names = [c.name for c in schema.features]
     known = [len(counts[n][0]) for n in names]
-    unknown = shared_rows(known, allowance, dim, tail_share)
+    unknown = shared_rows(known, allowance, dim, int(tail_share * allowance.amount))
     rest = allowance.amount - sum(unknown) * allowance.row(dim)
     sizes = level(known, rest // (allowance.row(dim) + allowance.ids(1)))
     maps = {n: CollisionMap(size, evict, decay) for n, size in zip(names, sizes, strict=True)}
@@ -203,7 +203,7 @@ def managed_collision(
         del told["params"]
     origin = provenance(schema, "managed-collision", **told)
     kept = {n: m.ids for n, m in maps.items()}
-    return allowance.typed(rows_by_id(kept, unknown, dim, seed, origin))
+    return allowance.typed(rows_by_id(kept, unknown, [dim] * len(names), seed, origin))
 
 
 def _choose(
@@ -216,7 +216,7 @@ def _choose(
 def rows_by_id(
     kept: Mapping[str, Ids],
     unknown: Sequence[int],
-    dim: int,
+    dims: Sequence[int],
     seed: int,
     origin: Mapping[str, object],
 ) -> Policy:
@@ -225,24 +225,28 @@ def rows_by_id(
     Args:
         kept: Ids with a row of their own, ascending, by feature.
         unknown: Rows of every feature that all other ids share by hash, 1 or more.
-        dim: Width of a row.
+        dims: Width of the rows of every feature.
         seed: Salt of the hash functions.
         origin: The provenance.
     """
     tables, features = [], []
-    for (name, ids), u in zip(kept.items(), unknown, strict=True):
+    for (name, ids), u, dim in zip(kept.items(), unknown, dims, strict=True):
         tables.append(Table(name, u + len(ids), dim))
         salt = lookup_seed(seed, name, 0) if u > 1 else 0
         features.append(Feature(name, (Lookup(name, "id", salt, unknown_rows=u),)))
     return Policy(tuple(tables), tuple(features), (), dict(kept), origin)
 
 
-def shared_rows(
-    known: Sequence[int], allowance: Allowance, dim: int, tail_share: float
-) -> list[int]:
-    """Rows of every feature for ids without one: a share of the budget in proportion to the ids.
+def shared_rows(known: Sequence[int], allowance: Allowance, dim: int, room: int) -> list[int]:
+    """Rows of every feature for ids without one: they fill the room in proportion to the ids.
 
     Every feature has one at least, and no more than it has training ids.
+
+    Args:
+        known: Training ids of every feature.
+        allowance: The budget of the whole policy.
+        dim: Width of a row.
+        room: Floats or bytes of these rows together.
 
     Raises:
         PolicyError: The budget is below one row of every feature.
@@ -253,7 +257,6 @@ def shared_rows(
             f"a budget of {allowance} is too small for the shared rows of {F} features; the "
             f"smallest feasible budget is {F * cost}"
         )
-    room = int(tail_share * allowance.amount)
     if room < F * cost:
         return [1] * F
     most = [max(1, n) for n in known]

@@ -22,6 +22,7 @@ from seo_rec.methods import (
     PlainSettings,
     find_method,
 )
+from seo_rec.methods.cafe import CafeSettings, cafe
 from seo_rec.methods.frequent import FrequentSettings
 from seo_rec.methods.managed_collision import ManagedCollisionSettings, managed_collision
 from seo_rec.policy import Allowance, allowance_of
@@ -336,12 +337,14 @@ def _of_stream(name: str, settings: type[Any], make: FromBatches) -> Method:
     )
 
 
+DIVIDES = {"run_off": None, "apply": "divide", "total_chunks": None, "min_chunks": 1}
 SEARCHES: dict[str, Method] = {
     method.name: method
     for method in (
         _seo("seo", {}),
         _seo("seo-exact", {"run_off": None, "apply": "exact"}),
         _seo("seo-rr", {"run_off": None, "apply": "round-robin"}),
+        _seo("seo-divide", DIVIDES),
         Method(
             name="dimgrow",
             family="dimgrow",
@@ -414,6 +417,7 @@ SEARCHES: dict[str, Method] = {
         _by_count("frequent", _plain_at),
         _by_count("two-level", _two_level_at),
         _of_stream("managed-collision", ManagedCollisionSettings, managed_collision),
+        _of_stream("cafe", CafeSettings, cafe),
     )
 }
 ALLOWED = ", ".join((*METHOD_NAMES, *SEARCHES, MULTIPLEXED_NAMES))

@@ -25,6 +25,7 @@ class RunOff:
         trivial_lookups: Lookups per feature of the further plain candidates.
         by_id: Whether policies are candidates that store ids: a row for every one, and frequent.
         frequent: Whether rows for the most frequent ids are candidates, dim and chunk_dim wide.
+        divide: Whether a division of rows and width by each attention is a candidate (seo-divide).
     """
 
     epochs: int = 20
@@ -33,6 +34,7 @@ class RunOff:
     trivial_lookups: tuple[int, ...] = (1, 2, 4, 8)
     by_id: bool = True
     frequent: bool = True
+    divide: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.standard_errors < 0:
@@ -47,5 +49,6 @@ class RunOff:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values, and the rule by which a winner is found."""
-        return {**asdict(self), "rule": RULE}
+        """JSON values, and the rule by which a winner is found; ``divide`` only where it is set."""
+        values = {k: v for k, v in asdict(self).items() if k != "divide" or v}
+        return {**values, "rule": RULE}

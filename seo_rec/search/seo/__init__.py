@@ -33,6 +33,7 @@ from seo_rec.search.seo.attention import (
     make_gate,
     search_space,
 )
+from seo_rec.search.seo.division import divided
 from seo_rec.search.seo.search import (
     Searched,
     check_seo,
@@ -50,6 +51,7 @@ __all__ = [
     "SeoSettings",
     "by_id",
     "check_seo",
+    "divided",
     "gate_optimizers",
     "logit_step",
     "make_gate",

@@ -32,6 +32,7 @@ from seo_rec.search.seo.attention import (
     search_space,
     temperature_at,
 )
+from seo_rec.search.seo.division import divided
 from seo_rec.search.seo.selection import by_id, check_total, select
 from seo_rec.search.seo.settings import SeoSearch, SeoSettings
 from seo_rec.search.space import fits_by_id
@@ -201,8 +202,12 @@ def seo(data: DataSet, settings: SeoSearch, training: Training, out: Path | None
 
 def _search_alone(data: DataSet, settings: SeoSearch, training: Training, out: Path) -> Found:
     searched = search_attention(data, settings.attention, training, out / ATTENTIONS_FOLDER)
+    if settings.apply == "divide":
+        policy = divided(data, searched.alpha, settings, training.fit.seed)
+    else:
+        policy = paper_policy(searched, settings, settings.apply)
     return Found(
-        policy=paper_policy(searched, settings, settings.apply),
+        policy=policy,
         val_auc=searched.val_auc,
         seconds=searched.seconds,
         peak_bytes=settings.search_bytes,
@@ -246,6 +251,9 @@ def _candidates(
         if by_rows and fits_by_id(schema, settings.allowance):
             policy = by_id(data, found.alpha, of_width, seed)
             candidates.append(Candidate(f"seo-{width}-by-id", policy, True, {"chunk_dim": width}))
+        if settings.run_off.divide:
+            policy, origin = divided(data, found.alpha, of_width, seed), {"chunk_dim": width}
+            candidates.append(Candidate(f"seo-{width}-divide", policy, True, origin))
     return candidates, searches
 
 
@@ -308,3 +316,6 @@ def require_space(data: DataSet, settings: SeoSearch, training: Training) -> Non
         require_memory(space, training.fit, ranks(), search="seo")
     if settings.run_off is not None:
         by_chunks(data.schema, _shape(settings, seed), settings.run_off.trivial_lookups)
+    if settings.apply == "divide" or (settings.run_off and settings.run_off.divide):
+        F = len(data.schema.features)
+        divided(data, torch.full((F, 1), 1 / F), settings, seed)

@@ -10,7 +10,7 @@ from seo_rec.policy import Allowance
 from seo_rec.policy.allowance import allowance_from, without_unset
 from seo_rec.search.run_off import RunOff
 
-APPLY = ("none", "exact", "round-robin")
+APPLY = ("none", "exact", "round-robin", "divide")
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,8 @@ class SeoSearch(SeoSettings):
 
     Args:
         run_off: The run-off between candidates; none takes the chunks of highest attention.
-        apply: Without a run-off the strategy for the budget: exact, round-robin or none.
+        apply: Without a run-off the strategy for the budget: exact, round-robin, divide (rows of
+            frequent ids and widths, by attention), or none.
     """
 
     run_off: RunOff | None = field(default_factory=RunOff)
@@ -145,6 +146,14 @@ class SeoSearch(SeoSettings):
                 f"total_chunks {self.total_chunks} with a run-off, which has its own; allowed: "
                 "run_off=none"
             )
+
+        if self.apply == "divide":
+            for name in ("total_chunks", "min_chunks"):
+                if getattr(self, name) != getattr(SeoSettings, name):
+                    raise ValueError(
+                        f"{name} {getattr(self, name)} with apply 'divide', which chooses no "
+                        f"chunks; allowed: {getattr(SeoSettings, name)}"
+                    )
 
     @property
     def attention(self) -> SeoSettings:

@@ -1,0 +1,38 @@
+"""From an attention to rows and widths: a table per feature, for its most frequent ids."""
+
+from __future__ import annotations
+
+import torch
+
+from seo_rec.data.dataset import DataSet
+from seo_rec.methods import water_filled
+from seo_rec.policy import Policy
+from seo_rec.search.by_counts import counts_of
+from seo_rec.search.seo.settings import SeoSettings
+
+
+def divided(data: DataSet, alpha: torch.Tensor, settings: SeoSettings, seed: int = 0) -> Policy:
+    """The attention divides the budget: :func:`seo_rec.methods.water_filled`.
+
+    A read of feature f is worth ``F sum_i alpha_{f,i}``, which is 1 on average over the features.
+    A feature is ``dim``, ``dim / 2`` or ``dim / 4`` wide.
+
+    Args:
+        data: The data set.
+        alpha: Attention, (F, C), summing to one.
+        settings: The budget and ``dim``.
+        seed: Is recorded.
+
+    Raises:
+        PolicyError: The budget has no room for the shared row of every feature.
+    """
+    features, worth = data.schema.features, (alpha.sum(1) * alpha.shape[0]).tolist()
+    return water_filled(
+        data.schema,
+        counts_of(data),
+        settings.allowance,
+        [max(1, settings.dim // part) for part in (1, 2, 4)],
+        {c.name: w for c, w in zip(features, worth, strict=True)},
+        method="seo-divide",
+        seed=seed,
+    )
