@@ -27,6 +27,7 @@ from seo_rec.methods.registry import (
 )
 from seo_rec.methods.rows import collisionless, monolithic, multi_size, separate
 from seo_rec.methods.sharing import MULTIPLEXED, PER_FEATURE, Sharing
+from seo_rec.methods.tensor import tensor
 
 __all__ = [
     "METHOD_FAMILIES",
@@ -54,5 +55,6 @@ __all__ = [
     "qr",
     "robe",
     "separate",
+    "tensor",
     "two_layer_tables",
 ]
