@@ -161,6 +161,12 @@ METHODS = {
     "multiplexed-qr": Method(
         lambda s, p, seed: methods.qr(s, p, 8, sharing=methods.MULTIPLEXED, seed=seed)
     ),
+    "tensor": Method(lambda s, p, seed: methods.tensor(s, p, 8, rank=4, seed=seed)),
+    "multiplexed-tensor-2": Method(
+        lambda s, p, seed: methods.tensor(
+            s, p, 8, components=2, sharing=methods.MULTIPLEXED, seed=seed
+        )
+    ),
     "frequent": Method(
         lambda s, p, seed: methods.frequent(s, counts(s), p, 8, seed=seed),
         exact=False,

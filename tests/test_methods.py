@@ -302,6 +302,7 @@ PUBLISHED = {
     "robe": methods.robe,
     "pq": methods.pq,
     "qr": methods.qr,
+    "tensor": methods.tensor,
 }
 
 

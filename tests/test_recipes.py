@@ -522,6 +522,7 @@ def test_methods_by_name(tiny_data: DataSet) -> None:
         assert set(policy.widths) == {16}
     published = {"hashing-trick": 1, "hash-embedding": 2, "hash-embedding-3": 3, "hashednet": 1}
     published |= {"robe-4": 1, "pq": 2, "pq-3": 3, "qr": 2, "qr-3": 3, "hash-embedding-2-p0.2": 2}
+    published |= {"tensor": 3, "tensor-2": 2}
     for name, k in published.items():
         for whole in (name, f"multiplexed-{name}"):
             policy = recipes.method_policy(whole, tiny_data, 4000, 16)

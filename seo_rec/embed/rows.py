@@ -102,7 +102,9 @@ def initial_ranges(policy: Policy, init_scale: float) -> dict[str, tuple[float, 
     for f in policy.features:
         if f.combine == "mul":
             for k in f.lookups:
-                wide = math.sqrt(3.0) * (init_scale / math.sqrt(3.0)) ** (1 / len(f.lookups))
+                # the map of a projection starts with a third of the variance that keeps lengths
+                product = init_scale * (1 if f.project is None else math.sqrt(3.0))
+                wide = math.sqrt(3.0) * (product / math.sqrt(3.0)) ** (1 / len(f.lookups))
                 ranges[k.table] = (-wide, wide) if len(f.lookups) > 1 else ranges[k.table]
     for f in policy.features:
         if f.weights is not None:

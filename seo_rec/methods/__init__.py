@@ -29,6 +29,7 @@ from seo_rec.methods.registry import (
 )
 from seo_rec.methods.rows import collisionless, monolithic, multi_size, separate
 from seo_rec.methods.sharing import MULTIPLEXED, PER_FEATURE, Sharing
+from seo_rec.methods.tensor import tensor
 from seo_rec.methods.water_filling import water_filled
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "qr",
     "robe",
     "separate",
+    "tensor",
     "two_layer_tables",
     "water_filled",
 ]

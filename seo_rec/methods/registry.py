@@ -23,6 +23,7 @@ from seo_rec.methods.published import (
 )
 from seo_rec.methods.rows import collisionless, multi_size
 from seo_rec.methods.sharing import MULTIPLEXED, PER_FEATURE, Sharing
+from seo_rec.methods.tensor import tensor
 from seo_rec.policy import Allowance, Policy
 from seo_rec.policy.allowance import allowance_from
 from seo_rec.schema import Schema
@@ -110,6 +111,7 @@ FAMILIES: dict[str, MethodFamily] = {
     "robe": MethodFamily(robe, number="block", label="Z", has_multiplexed_form=True),
     "pq": MethodFamily(pq, number="lookups", has_multiplexed_form=True),
     "qr": MethodFamily(qr, number="components", has_multiplexed_form=True, needs_ids=True),
+    "tensor": MethodFamily(tensor, number="components", has_multiplexed_form=True),
 }
 _IMPORTANCE = "hash-embedding"  # the family whose names may end in a share of importance weights
 _NAME = re.compile(

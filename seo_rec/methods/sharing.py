@@ -144,6 +144,7 @@ class Division:
         weights: Sequence[float],
         least: Sequence[int] | None = None,
         ids: int = 0,
+        besides: int = 0,
     ) -> list[int]:
         """Rows of tables of widths ``dims`` that fill what the exact tables leave of the budget.
 
@@ -154,6 +155,7 @@ class Division:
                 tables is the same in floats and in bytes.
             least: Rows that each table has at least, in place of one.
             ids: Ids that the policy stores besides the ids of the exact features.
+            besides: Floats (or bytes) of the budget that are taken by what is no table.
 
         Raises:
             PolicyError: The budget is too small; the message ends with the smallest one.
@@ -161,7 +163,7 @@ class Division:
         allowance = allowance_of(budget)
         costs = [allowance.row(d) for d in dims]
         shares = [Fraction(w) * c / d for w, c, d in zip(weights, costs, dims, strict=True)]
-        return self._split(allowance, costs, shares, least, allowance.ids(ids))
+        return self._split(allowance, costs, shares, least, allowance.ids(ids) + besides)
 
     def floats(
         self, budget: int | Allowance, weights: Sequence[float], least: Sequence[int]

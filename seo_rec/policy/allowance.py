@@ -62,6 +62,10 @@ class Allowance:
         """What so many codes take."""
         return CODE_BYTES * count if self.in_bytes else count
 
+    def projection(self, numbers: int) -> int:
+        """What so many numbers of projections take, which are float32."""
+        return FLOAT_BYTES["float32"] * numbers if self.in_bytes else numbers
+
     def flat(self) -> tuple[int, int, int]:
         """Of a flat array: the cost of its smallest part, the floats of that, and a fixed cost."""
         if not self.in_bytes:
