@@ -69,6 +69,7 @@ def search(
         ),
     ] = "seo",
     set_: par.Set = None,
+    crosses: par.Crosses = "",
     settings: Annotated[
         bool,
         typer.Option(
@@ -94,7 +95,7 @@ def search(
 
     entry, texts = find(method), set_texts(context, set_)
     values = assigned(entry.settings, texts, method)
-    if not entry.trains:
+    if not entry.trains and not crosses:
         searches = "searches that train a model"
         refuse_ignored(context, TRAINING_OPTIONS, f"--method {method}", searches)
     searches = "searches that read it"
@@ -104,7 +105,9 @@ def search(
     at = budget(context, opened, dim, wish, whole_rows=entry.whole_rows)
     chosen = entry.settings_at(at, dim, training, values)
     with run_folder(context, out, **resolved(at), set=texts):
-        found = recipes.search(method, opened, out, chosen, training, resume=resume)
+        found = recipes.search(
+            method, opened, out, chosen, training, resume=resume, crosses=crosses
+        )
     say_searched(out, found.policy)
 
 

@@ -236,9 +236,9 @@ class CrossedData(DataSet):
             features=columns,
         )
 
-    def with_first(self, number: int) -> CrossedData:
-        """The same data set with the first of its crosses alone."""
-        return CrossedData(self.whole, self.crosses[:number], self._crossed)
+    def only(self, crosses: Sequence[Cross]) -> CrossedData:
+        """The same data set with some of its crosses alone."""
+        return CrossedData(self.whole, crosses, {c.name: self._crossed[c.name] for c in crosses})
 
 
 def with_crosses(data: DataSet, crosses: Sequence[Cross]) -> CrossedData:

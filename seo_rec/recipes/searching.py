@@ -14,6 +14,7 @@ from seo_rec.environment import stamp
 from seo_rec.files import read_json, write_json
 from seo_rec.policy import Allowance, Policy
 from seo_rec.policy.allowance import without_unset
+from seo_rec.recipes.crossing import decide_with_crosses, require_budget
 from seo_rec.runs import SearchRecord, claim_run, command_line
 from seo_rec.runs.layout import (
     CANDIDATES_FOLDER,
@@ -37,6 +38,7 @@ def search(
     *,
     resume: bool = False,
     work: Path | None = None,
+    crosses: str = "",
 ) -> Found:
     """Search a policy with ``method`` and write it to ``out/policy.json``.
 
@@ -53,6 +55,8 @@ def search(
         resume: Whether ``out`` may hold this search already.
         work: Folder for checkpoints; ``out/work`` if it is None. Searches of one family that are
             given the same folder share what they have in common.
+        crosses: Combinations of columns that may become features, if they earn their rows
+            (:func:`seo_rec.recipes.crossing.decide_with_crosses`); empty for none.
 
     Raises:
         DisagreementError: The processes of this launch ask for different things.
@@ -61,28 +65,35 @@ def search(
         ValueError: An unknown method, or settings that do not go together.
     """
     entry, asked = find(method), _asked(method, data, settings, training)
+    if crosses:
+        require_budget(entry)
+        asked |= {"crosses": crosses}
     agree(asked, out=out)
     entry.checked(data, settings, training)
     entry.require_feasible(data, settings, training)
-    here = ranks()
-    if entry.trains:
+    here, trains = ranks(), entry.trains or bool(crosses)
+    if trains:
         data.require_binary(f"search {method}")
         data.require_rows("train", "val", "test")
         data.check_validation(warn=here.first)
 
     def begin() -> bool:
         claim_run(out, asked, resume)
-        if entry.trains:
+        if trains:
             data.check_numbers()
         return (out / SEARCH_FILE).exists()
 
     if here.on_first(begin):
         return read_search(out)
-    if entry.trains:
+    if trains:
         rows, epochs = data.schema.num_rows["train"], training.fit.epochs
         say(f"{method}: searching on {rows:,} training rows, at most {epochs} epochs a training")
-    found = entry.decide(data, settings, training, work or out / WORK_FOLDER)
-    found = _on_columns(replace(found, policy=signed(found.policy, entry, settings, found)), data)
+    folder, wide = work or out / WORK_FOLDER, data
+    if crosses:
+        wide, found = decide_with_crosses(entry, data, settings, training, crosses, folder)
+    else:
+        found = entry.decide(data, settings, training, folder)
+    found = _on_columns(replace(found, policy=signed(found.policy, entry, settings, found)), wide)
     here.on_first(lambda: _write(out, data, entry, found))
     return found
 

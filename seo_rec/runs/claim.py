@@ -16,7 +16,16 @@ from seo_rec.runs.layout import RUN_FILE
 
 # what run.json has only where it was asked for
 OPTIONAL = frozenset(
-    {"weights", "exact_below", "same_hash", "earlier", "num_bytes", "precision", "budget_bytes"}
+    {
+        "weights",
+        "exact_below",
+        "same_hash",
+        "earlier",
+        "num_bytes",
+        "precision",
+        "budget_bytes",
+        "crosses",
+    }
 )
 
 
