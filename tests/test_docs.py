@@ -83,6 +83,7 @@ LATER = (
     "days.md",
     "budgets.md",
     "clustered.md",
+    "crosses.md",
     "gpu.md",
     "tables.md",
     "serving.md",

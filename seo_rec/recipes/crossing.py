@@ -11,8 +11,8 @@ from seo_rec.data.dataset import DataSet
 from seo_rec.policy import Policy
 from seo_rec.search import Found, Method, find
 from seo_rec.search.crossing import Chosen, choose_crosses
-from seo_rec.search.proposals import propose, proposed_line
 from seo_rec.search.progress import say
+from seo_rec.search.proposals import propose, proposed_line
 from seo_rec.train import Training
 
 PLAIN = "multi-size-2"  # decides while crosses are chosen, where the method itself trains
@@ -79,11 +79,11 @@ def _plain_policy(entry: Method, wide: CrossedData, settings: Any, training: Tra
 
 
 def _recorded(found: Found, chosen: Chosen) -> Found:
-    told = {k: chosen.record[k] for k in ("gain", "standard_error") if k in chosen.record}
-    crosses = {"taken": chosen.record["taken"], **told}
+    keys = ("taken", "gain", "standard_error")
+    told = {k: chosen.record[k] for k in keys if k in chosen.record}
     return replace(
         found,
         seconds=found.seconds + chosen.seconds,
         record={**found.record, "crosses": chosen.record},
-        decision={**found.decision, "crosses": crosses},
+        decision={**found.decision, "crosses": told},
     )

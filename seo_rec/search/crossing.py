@@ -2,8 +2,8 @@
 
 The budget stays the same however many crosses there are: a further feature takes rows from the
 others. Policies with none, one, two, four, eight, ... of the proposed crosses are trained shortly;
-the best of them is trained at length against the policy without crosses, and keeps the crosses
-that it loses by being without.
+the best two are trained at length against the policy without crosses, and the winner keeps the
+crosses that it is worse without.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from seo_rec.search.run_off import Candidate, RunOff, run_off
 from seo_rec.search.run_off.contest import Contest
 from seo_rec.train import Training
 
+FINALISTS = 2  # numbers of crosses that are trained for all epochs
 SHORT = 4  # the first trainings have so many times fewer epochs
 MOST_WITHOUT = 12  # crosses of which each is left out in turn
 NONE = "no-crosses"
@@ -59,11 +60,12 @@ def choose_crosses(
     """Decide on validation rows which of the proposed crosses become features.
 
     1. The first 0, 1, 2, 4, ... and all proposed crosses are trained for a quarter of the epochs.
-    2. The number with the best validation AUC, and no crosses, are trained for all epochs. The
-       crosses are taken if they win by two standard errors, also on the mean with a second seed
+    2. The two numbers with the best validation AUC, and no crosses, are trained for all epochs.
+       Crosses are taken if they win by two standard errors, also on the mean with a second seed
        (:func:`seo_rec.search.run_off.run_off`).
-    3. Each cross that was taken is left out in turn, for a quarter of the epochs. Crosses without
-       which the AUC is no lower are left out together, if that is no worse for all epochs.
+    3. Each cross that was taken is left out in turn, for a quarter of the epochs. Crosses that are
+       worth less than a standard error are left out together, unless the AUC is lower by a
+       standard error then, for all epochs.
 
     Args:
         data: The data set without crosses.
@@ -86,8 +88,8 @@ def choose_crosses(
     short = choice.short(rungs)
     aucs = {name: float(short.scores[name]["val_auc"]) for name in rungs}
     record["short"] = {str(len(rungs[name])): auc for name, auc in aucs.items()}
-    best = max((n for n in rungs if rungs[n]), key=lambda n: aucs[n])
-    taken = choice.at_length(rungs, best, record)
+    ranked = sorted((n for n in rungs if rungs[n]), key=lambda n: -aucs[n])
+    taken = choice.at_length(rungs, ranked[:FINALISTS], record)
     if taken:
         taken = choice.pruned(taken, record)
     record["taken"] = [c.name for c in taken]
@@ -165,19 +167,20 @@ class _Choice:
         return contest
 
     def at_length(
-        self, rungs: dict[str, tuple[Cross, ...]], best: str, record: dict[str, Any]
+        self, rungs: dict[str, tuple[Cross, ...]], best: Sequence[str], record: dict[str, Any]
     ) -> tuple[Cross, ...]:
-        """The best crosses if they beat no crosses, else none."""
-        candidates = [self.candidate(n, rungs[n]) for n in (NONE, best)]
+        """The best crosses that beat no crosses, or none."""
+        candidates = [self.candidate(n, rungs[n]) for n in (NONE, *best)]
         where = self.folder / "long"
         outcome = run_off(self.wide, candidates, self.long, self.training, where)
         self.contests["long"] = Contest(self.wide, candidates, self.long, self.training, where)
-        score = outcome.scores[best]
-        record |= {"gain": score["gain"], "standard_error": score["standard_error"]}
-        return rungs[outcome.winner.name]
+        taken = outcome.winner.name
+        first = taken if taken != NONE else max(best, key=lambda n: outcome.scores[n]["gain"])
+        record |= {k: outcome.scores[first][k] for k in ("gain", "standard_error")}
+        return rungs[taken]
 
     def pruned(self, taken: tuple[Cross, ...], record: dict[str, Any]) -> tuple[Cross, ...]:
-        """The crosses that are worth something; ``record`` gets what each is worth."""
+        """The crosses that are worth their rows; ``record`` gets what each is worth."""
         if len(taken) > MOST_WITHOUT:
             say(f"crosses: {len(taken)} are too many to leave out each of them in turn")
             return taken
@@ -188,19 +191,25 @@ class _Choice:
             names[cross] = f"{whole}-without-{taken.index(cross) + 1}" if left else NONE
             wanted[names[cross]] = left
         contest = self.short(wanted)
-        without = {}
+        gains = {c: contest.gain(whole, name, twice=False) for c, name in names.items()}
+        without: dict[str, Any] = {}
         for cross, name in names.items():
-            worth, error = contest.gain(whole, name, twice=False)
+            worth, error = gains[cross]
             without[cross.name] = {
                 "val_auc": float(contest.scores[name]["val_auc"]),
                 "worth": worth,
                 "standard_error": None if np.isnan(error) else error,
             }
         record["without"] = without
-        kept = tuple(c for c in taken if without[c.name]["worth"] > 0)
+        kept = tuple(c for c in taken if gains[c][0] > gains[c][1])
         if not kept or len(kept) == len(taken):
             return taken
         pair = {whole: taken, f"{whole}-pruned": kept}
-        gain, _ = self._contest("long", pair, self.long).gain(*reversed(pair), twice=False)
-        record["pruned"] = {"crosses": [c.name for c in kept], "gain": gain}
-        return kept if gain >= 0 else taken
+        gain, error = self._contest("long", pair, self.long).gain(*reversed(pair), twice=False)
+        known = None if np.isnan(error) else error
+        record["pruned"] = {
+            "crosses": [c.name for c in kept],
+            "gain": gain,
+            "standard_error": known,
+        }
+        return kept if gain >= -(known or 0.0) else taken

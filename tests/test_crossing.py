@@ -1,0 +1,188 @@
+"""The search over crosses: what earns its rows is taken, and what says nothing is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from seo_rec import recipes
+from seo_rec.data.crosses import Cross, CrossedData
+from seo_rec.data.dataset import DataSet, open_data
+from seo_rec.methods.frequent import FrequentSettings
+from seo_rec.model import ModelSettings
+from seo_rec.policy import Policy
+from seo_rec.runs import RunError
+from seo_rec.search import Found, crossing, find
+from seo_rec.search.crossing import NONE, choose_crosses, chosen_line
+from seo_rec.search.run_off.contest import Contest
+from seo_rec.train import FitSettings, Training
+
+NAMES = "abcdef"
+TRAINING = Training(ModelSettings(hidden=(8,)), FitSettings(epochs=8, batch_size=250, row_lr=0.02))
+SIZE = 100 * 4  # floats: less than a row for every id and pair of ids
+AB, AC, CD = Cross(("a", "b")), Cross(("a", "c")), Cross(("c", "d"))
+
+
+@pytest.fixture(scope="module")
+def planted(seo_rec, tmp_path_factory) -> DataSet:
+    """The label follows every pair of ids of a and b in its own way, and of c and d alike."""
+    folder: Path = tmp_path_factory.mktemp("planted")
+    rng = np.random.default_rng(0)
+    n = 6_000
+    columns = {c: rng.integers(0, k, n) for c, k in zip(NAMES, (6, 6, 5, 5, 40, 8), strict=True)}
+    effect = [rng.choice([-1.5, 1.5], shape) for shape in ((6, 6), (5, 5))]
+    logits = effect[0][columns["a"], columns["b"]] + effect[1][columns["c"], columns["d"]]
+    label = (rng.random(n) < 1 / (1 + np.exp(-logits))).astype(np.int64)
+    table = pa.table({**columns, "label": label})
+    pyarrow.csv.write_csv(table, folder / "rows.csv")
+    arguments = ("--raw", folder / "rows.csv", "--label", "label", "--categorical", ",".join(NAMES))
+    out = ("--fractions", "0.5,0.4,0.1", "--out", folder / "data")
+    done = seo_rec("prepare", "table", *arguments, *out)
+    assert done.code == 0, done.err
+    return open_data(folder / "data")
+
+
+def decide(wide: CrossedData) -> Policy:
+    entry = find("frequent")
+    return entry.decide(wide, FrequentSettings(params=SIZE, dim=4), TRAINING).policy
+
+
+@pytest.fixture(scope="module")
+def found(planted: DataSet, tmp_path_factory) -> tuple[Path, Found]:
+    out = tmp_path_factory.mktemp("search") / "out"
+    settings = FrequentSettings(params=SIZE, dim=4)
+    result = recipes.search("frequent", planted, out, settings, TRAINING, crosses="all")
+    return out, result
+
+
+def test_crosses_that_are_worth_it_are_taken(planted: DataSet, found) -> None:
+    """Inside the same budget, and the report says what each is worth."""
+    out, result = found
+    policy = Policy.load(out / "policy.json")
+    assert policy == result.policy and policy.num_params <= SIZE
+    assert {f.columns for f in policy.features if f.is_cross} == {AB.columns, CD.columns}
+    told = json.loads((out / "search.json").read_text())["record"]["crosses"]
+    assert sorted(told["taken"]) == [AB.name, CD.name]
+    assert told["gain"] > 2 * told["standard_error"] > 0
+    assert set(told["without"]) == {AB.name, CD.name}
+    for worth in told["without"].values():
+        assert worth["worth"] > worth["standard_error"] > 0
+        whole = told["short"]["2"]
+        assert worth["val_auc"] == pytest.approx(whole - worth["worth"], abs=1e-9)
+    assert policy.decision["crosses"]["taken"] == told["taken"]
+    recipes.train(planted, policy, out / "run", TRAINING)
+
+
+def test_a_finished_search_is_taken_and_a_choice_goes_on_from_its_scores(
+    planted: DataSet, found, monkeypatch
+) -> None:
+    out, result = found
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("nothing is left to train")
+
+    monkeypatch.setattr("seo_rec.search.run_off.contest.fit_policy", fail)
+    settings = FrequentSettings(params=SIZE, dim=4)
+    again = recipes.search("frequent", planted, out, settings, TRAINING, resume=True, crosses="all")
+    assert again.policy == result.policy
+    (out / "search.json").unlink()  # as if it had been stopped at the end
+    again = recipes.search("frequent", planted, out, settings, TRAINING, resume=True, crosses="all")
+    assert again.policy == result.policy
+    assert again.record["crosses"] == result.record["crosses"]
+    with pytest.raises(RunError, match="differs in crosses"):
+        recipes.search("frequent", planted, out, settings, TRAINING, resume=True, crosses="3")
+
+
+def test_crosses_that_say_nothing_are_not_taken(planted: DataSet, tmp_path) -> None:
+    proposed = [Cross(("e", "f")), Cross(("f", "b")), Cross(("e", "c"))]
+    chosen = choose_crosses(planted, proposed, decide, TRAINING, tmp_path)
+    assert chosen.crosses == () and chosen.record["taken"] == []
+    assert set(chosen.record["short"]) == {"0", "1", "2", "3"}
+    assert "none of 3 earns its rows; the best of them gained" in chosen_line(chosen.record)
+
+
+@pytest.mark.parametrize(
+    "harm, taken, asked",
+    [
+        ({"e*f": 0.05}, ["a*b"], ["a*b"]),  # it is worth less than nothing
+        ({"e*f": -0.3}, ["e*f", "a*b"], None),  # it is worth something
+        ({"e*f": 0.05, "without": 2.0}, ["e*f", "a*b"], ["a*b"]),  # worse at length without it
+    ],
+)
+def test_crosses_without_worth_are_left_out(
+    harm, taken, asked, planted, tmp_path, monkeypatch
+) -> None:
+    """Scores are given: labels with noise, the less of it the better the crosses are."""
+
+    def score(contest: Contest, name: str, training: Training) -> tuple[dict[str, Any], Any]:
+        crosses = {f.name for f in contest.candidates[name].policy.features if "*" in f.name}
+        noise = (1.0 if "a*b" in crosses else 2.5) + sum(harm.get(c, 0.0) for c in crosses)
+        noise += harm.get("without", 0.0) * name.endswith("pruned")
+        rng = np.random.default_rng(training.fit.seed)
+        z = contest.labels + noise * rng.standard_normal(contest.labels.size)
+        found = {"val_auc": float(roc_auc_score(contest.labels, z)), "params": 1, "seconds": 0.0}
+        return found, z
+
+    monkeypatch.setattr(Contest, "_score", score)
+    proposed = [Cross(("e", "f")), AB]
+    chosen = choose_crosses(planted, proposed, decide, TRAINING, tmp_path)
+    told = chosen.record
+    assert told["taken"] == [c.name for c in chosen.crosses] == taken
+    assert told.get("pruned", {"crosses": None})["crosses"] == asked
+    assert set(told["without"]) == {"e*f", "a*b"}
+    whole = told["short"]["2"]
+    for worth in told["without"].values():
+        assert worth["worth"] == pytest.approx(whole - worth["val_auc"], abs=1e-9)
+    assert f"{len(taken)} of 2 taken, +0." in chosen_line(told)
+
+
+def test_a_budget_without_room_for_more_features(planted: DataSet, tmp_path, caplog) -> None:
+    """Six rows for the unknown ids of six columns: a seventh feature does not fit."""
+
+    def tight(wide: CrossedData) -> Policy:
+        settings = FrequentSettings(params=6 * 4, dim=4)
+        return find("frequent").decide(wide, settings, TRAINING).policy
+
+    chosen = choose_crosses(planted, [AB, AC], tight, TRAINING, tmp_path)
+    assert chosen.crosses == ()
+    assert not any(tmp_path.iterdir())  # nothing was trained
+
+
+def test_rungs_double(planted: DataSet, tmp_path) -> None:
+    from seo_rec.data.crosses import with_crosses
+
+    pairs = [Cross((a, b)) for i, a in enumerate("abcde") for b in "abcde"[:i]]
+    choice = crossing._Choice(with_crosses(planted, pairs[:9]), decide, TRAINING, tmp_path)
+    rungs = choice.rungs()
+    assert [len(c) for c in rungs.values()] == [0, 1, 2, 4, 8, 9]
+    assert list(rungs)[:2] == [NONE, "crosses-1"]
+    choice = crossing._Choice(with_crosses(planted, pairs[:1]), decide, TRAINING, tmp_path)
+    assert [len(c) for c in choice.rungs().values()] == [0, 1]
+
+
+def test_a_search_that_trains_has_the_crosses_too(seo_rec, planted, tmp_path, caplog) -> None:
+    """The command: crosses are chosen with plain policies, and then the search goes over them."""
+    arguments = ["search", planted.path, "--out", tmp_path / "s", "--method", "seo-exact"]
+    options = ["--params", SIZE, "--dim", 4, "--set", "chunk_dim=2", "--epochs", 2]
+    more = ["--lr", 0.02, "--batch-size", 250, "--hidden", "8", "--crosses", "a*b"]
+    done = seo_rec(*arguments, *options, "--set", "search_dim=8", *more)
+    assert done.code == 0, done.err
+    policy = Policy.load(tmp_path / "s" / "policy.json")
+    assert [f.columns for f in policy.features if f.is_cross] == [AB.columns]
+    assert "crosses: 1 of 1 taken" in caplog.text
+
+
+def test_a_method_without_a_budget_is_refused(seo_rec, planted, tmp_path) -> None:
+    done = seo_rec(
+        "search", planted.path, "--out", tmp_path / "s", "--method", "collisionless",
+        "--crosses", "2",
+    )  # fmt: skip
+    assert done.code == 2 and "whose size follows from the data" in done.err
+    assert not (tmp_path / "s").exists()
