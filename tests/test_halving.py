@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import json
 import sys
@@ -12,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seo_rec import methods, recipes
+from seo_rec import methods, recipes, report
 from seo_rec.data.dataset import DataSet
 from seo_rec.metrics import binary_metrics
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Policy
 from seo_rec.runs import reading
+from seo_rec.runs.halving import story
 from seo_rec.search.run_off import (
     PROPOSALS,
     Candidate,
@@ -186,6 +188,35 @@ def test_a_limited_search_keeps_to_it_and_tells_who_left(
     assert found.winner in last
     (read,) = reading.read([out]).searches
     assert {c.name for c in read.candidates} == set(real)
+    tells_the_story(read, tmp_path)
+    del record["run_off"][found.winner]["curve"]
+    damaged = {**json.loads((out / "search.json").read_text()), "record": record}
+    (out / "search.json").write_text(json.dumps(damaged))
+    with pytest.raises(reading.ReportError, match=r"search\.json: halving holds no rounds"):
+        reading.read([out])
+
+
+def tells_the_story(search: reading.SearchRun, folder: Path) -> None:
+    """In five lines at most, with the figures of the record, and in a picture."""
+    halving = search.halving
+    assert halving is not None
+    lines = story(halving, search.decision)
+    assert len(lines) == len(halving.stages) + 2 <= 5
+    shares = f"{halving.rows / halving.one_training:.1f} times the {halving.one_training:,} rows"
+    assert shares in lines[0] and "the limit was 4 times" in lines[0]
+    for number, stage in enumerate(halving.stages[:-1], 1):
+        auc = {c.name: c.curve[number - 1][1] for c in halving.courses if len(c.curve) >= number}
+        out = [c for c in halving.courses if c.left == number]
+        best = max(auc, key=lambda name: auc[name])
+        assert f"trained {len(auc)} of them on {stage.rows:,} rows; {best} was" in lines[number]
+        lower = [max(auc.values()) - auc[c.name] for c in out]
+        assert f"{len(out)} left" in lines[number]
+        assert f"{min(lower):.4f} to {max(lower):.4f} lower" in lines[number]
+    report.build([search.folder], folder / "page.html")
+    page = (folder / "page.html").read_text()
+    assert all(f"<li>{html.escape(line)}</li>" in page for line in lines)
+    picture = page[page.index("rows of the training (log") :]
+    assert "<svg" in page and all(c.name in page for c in halving.courses) and picture
 
 
 def test_proposals_have_the_budget_and_store_what_they_say(tiny_data: DataSet) -> None:

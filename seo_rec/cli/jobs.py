@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,7 +21,7 @@ ROOT = Path("runs/torchx")
 SYNTHETIC_ROWS = 30_000
 # Ten of sixteen columns are noise whose ids are as frequent as the others', and the budget has a
 # row for one id in fifteen: which columns share it decides how good the model is.
-SYNTHETIC_WORLD: Mapping[str, int] = {
+SYNTHETIC_WORLD: Mapping[str, Any] = {
     "strong_vocab": 60,
     "rank": 2,
     "weak": 2,
