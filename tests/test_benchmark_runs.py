@@ -201,7 +201,7 @@ def test_a_study_is_run_in_parts_and_recorded_once(
 ) -> None:
     """Lines say what a run took and chose; what does not fit is said, and the others go on."""
     space = SeoSettings(budget_rows=50, chunk_dim=4, search_dim=16)
-    run_off = RunOff(epochs=1, chunk_dims=(4,), trivial_lookups=(2,))
+    run_off = RunOff(epochs=1, chunk_dims=(4,), trivial_lookups=(2,), cost=0)
     methods = ("monolithic", "seo-rr", "seo", "no-search")
     part = evidence.Part("s", methods, space, FIT, run_off, 1, ("monolithic",))
     row = replace(space, budget_rows=1)
@@ -240,7 +240,7 @@ def test_a_row_of_table_1_is_trained_once(
         30,
         (1500,),
         SeoSettings(dim=30, chunk_dim=6, search_dim=60),
-        RunOff(epochs=1, chunk_dims=(6,), trivial_lookups=(2,)),
+        RunOff(epochs=1, chunk_dims=(6,), trivial_lookups=(2,), cost=0),
         FIT,
         2,
     )

@@ -28,7 +28,7 @@ def contest(tiny_data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         Candidate(name, methods.multi_size(tiny_data.schema, 800, 8, lookups=2, seed=seed))
         for seed, name in enumerate(("first", "second"))
     ]
-    made = Contest(tiny_data, candidates, RunOff(), TRAINING, tmp_path)
+    made = Contest(tiny_data, candidates, RunOff(cost=0), TRAINING, tmp_path)
     noise = {("first", 0): 2.0, ("second", 0): 0.5, ("first", 1): 3.0, ("second", 1): 2.5}
 
     def score(name: str, training: Training) -> tuple[dict[str, Any], np.ndarray]:
@@ -95,5 +95,5 @@ def test_one_table_wins_where_it_is_clearly_better(
         return {"val_auc": float(roc_auc_score(labels, z)), "params": 1600}, z
 
     monkeypatch.setattr(Contest, "_score", score)
-    outcome = run_off(tiny_data, candidates, RunOff(), TRAINING, tmp_path)
+    outcome = run_off(tiny_data, candidates, RunOff(cost=0), TRAINING, tmp_path)
     assert outcome.winner.name == "trivial-1x16" and outcome.decision["kind"] == "plain"

@@ -84,6 +84,7 @@ LATER = (
     "budgets.md",
     "clustered.md",
     "crosses.md",
+    "halving.md",
     "gpu.md",
     "tables.md",
     "serving.md",

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from seo_rec.cli.jobs import ROOT
+from seo_rec.cli.jobs import ROOT, _suited
 from seo_rec.cli.main import app
 
 SMALL = ["--rows", "4000"]
@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 def test_the_applier_uses_the_search_and_its_data(folder):
     asked = json.loads((folder / ROOT / "applier/run.json").read_text())
-    assert asked["data"] == str(folder / ROOT / "synthetic-4000")
+    assert asked["data"] == str(folder / ROOT / "planted-4000")
     assert json.loads((folder / ROOT / "applier/result.json").read_text())["embedding_params"] == (
         300 * 16
     )
@@ -44,6 +44,26 @@ def test_further_options_arrive(folder):
         json.loads((folder / ROOT / "search/run.json").read_text())["settings"]["budget_rows"]
         == 300
     )
+
+
+def test_options_that_suit_the_made_up_data_give_way():
+    """Each to the same option, the budget to any budget, and all of them to a file of settings."""
+    plain = ["--params", "4800", "--batch-size", "512", "--lr", "4e-3", "--l2", "3e-3"]
+    assert _suited([], search=True) == [*plain, "--epochs", "12"]
+    assert _suited(["--bytes", "9k", "--lr=1e-3"], search=True) == [
+        *("--batch-size", "512", "--l2", "3e-3", "--epochs", "12")
+    ]
+    assert _suited(["--epochs", "1"], search=False) == plain[2:]
+    assert _suited(["--config", "mine.json"], search=True) == []
+
+
+def test_the_applier_is_trained_as_the_search_was(folder):
+    searched, applied = (
+        json.loads((folder / ROOT / job / "run.json").read_text())["fit"]
+        for job in ("search", "applier")
+    )
+    names = ("row_lr", "dense_lr", "row_l2", "batch_size", "epochs")
+    assert [applied[n] for n in names] == [searched[n] for n in names] == [4e-3, 4e-3, 3e-3, 512, 1]
 
 
 def test_a_second_run_does_nothing(folder):

@@ -33,7 +33,7 @@ from seo_rec.train import FitSettings, Trained, Training, policy_fit
 SMALL = ModelSettings(hidden=(8,))
 FIT = FitSettings(epochs=2, batch_size=200, row_lr=0.02, dense_lr=0.02)
 SEO = SeoSearch(budget_rows=100, logit_lr=0.05, run_off=None)
-OFF = RunOff(epochs=1, chunk_dims=(8,), trivial_lookups=(2, 4))
+OFF = RunOff(epochs=1, chunk_dims=(8,), trivial_lookups=(2, 4), cost=0)
 NAMES_OF_CLICKS = {f.name for f in fields(Run)} - {"task", *REGRESSION_METRICS}
 AND = "trivial-mixed-dimension-and-2x8"
 
@@ -452,7 +452,7 @@ def test_a_run_off_never_hands_over_less_than_doing_nothing(
         rng = random.Random(seed)
         rounds = [["trivial-2", "trivial-4", "trivial-8"], ["seo-a", "seo-b", "seo-c"]]
         quality = {n: rng.uniform(0.5, 1.0) for names in rounds for n in names}
-        rules = RunOff(epochs=1, standard_errors=standard_errors)
+        rules = RunOff(epochs=1, standard_errors=standard_errors, cost=0)
         winner, scores, logits = scripted_run_off(
             monkeypatch, tiny_data, tmp_path / str(seed), quality, rules
         )

@@ -148,7 +148,7 @@ def test_results_are_read_back_line_by_line(
 
 # ---- what a search leaves ------------------------------------------------------------------
 
-OFF = RunOff(epochs=1, chunk_dims=(8,), trivial_lookups=(2, 4))
+OFF = RunOff(epochs=1, chunk_dims=(8,), trivial_lookups=(2, 4), cost=0)
 SEO = SeoSearch(budget_rows=100, logit_lr=0.05, run_off=OFF)
 
 

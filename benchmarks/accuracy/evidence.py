@@ -70,7 +70,7 @@ class Part:
     ) -> recipes.Comparison:
         """Methods of one family with one seed; SEO's have the settings of this part."""
         seo = _differences(self.settings)
-        if "seo" in methods and self.run_off != RunOff():
+        if "seo" in methods:
             seo["run_off"] = self.run_off
         return recipes.Comparison(
             data=data,
@@ -93,7 +93,7 @@ class Part:
 def movielens() -> list[Part]:
     """B_base 6,000: the main table, SEO's Table 2, and the readings of the paper beside it."""
     fit = FitSettings(row_l2=2e-4)
-    run_off = RunOff()
+    run_off = RunOff(cost=0)
     base = SeoSettings(budget_rows=6000)
     shared = replace(base, chunk_hashing="shared")
     parts = [Part("ml-1m", (*PLAIN, *APPLIERS, "seo"), base, fit, run_off, factored=RIVALS)]
@@ -107,7 +107,7 @@ def movielens() -> list[Part]:
     eightfold = replace(doubled, row_l2=16e-4)
     sixteenfold = replace(doubled, row_l2=32e-4, epochs=80)
     half = replace(base, budget_rows=3000)
-    shorter = RunOff(chunk_dims=(8,))
+    shorter = RunOff(chunk_dims=(8,), cost=0)
     return [
         *parts,
         Part("ml-1m-widths", WIDTHS, base, fit, run_off, 3, WIDTHS),
@@ -127,7 +127,7 @@ def movielens() -> list[Part]:
 def criteo() -> list[Part]:
     """The 137,139-row sample with all 39 columns embedded, at three budgets."""
     fit = FitSettings(batch_size=512, row_lr=1e-3, dense_lr=1e-3, row_l2=3e-3)
-    run_off = RunOff(epochs=6)
+    run_off = RunOff(epochs=6, cost=0)
     parts = []
     for rows in (2000, 20000, 5000):
         settings = SeoSettings(budget_rows=rows)
@@ -145,7 +145,7 @@ def criteo() -> list[Part]:
 def synthetic() -> list[Part]:
     """Planted structure: features of very different worth, at one budget."""
     fit = FitSettings(batch_size=512, row_lr=1e-3, dense_lr=1e-3, row_l2=3e-3, patience=4)
-    run_off = RunOff(epochs=6)
+    run_off = RunOff(epochs=6, cost=0)
     settings = SeoSettings(budget_rows=4000)
     return [Part("synthetic-64000", (*PLAIN, "seo"), settings, fit, run_off)]
 

@@ -103,7 +103,7 @@ STUDIES = {
         30,
         MOVIELENS_BUDGETS,
         SeoSettings(dim=30, chunk_dim=6, search_dim=60),
-        RunOff(epochs=8, chunk_dims=(6,), trivial_lookups=(3, 5, 10), frequent=False),
+        RunOff(epochs=8, chunk_dims=(6,), trivial_lookups=(3, 5, 10), frequent=False, cost=0),
         FitSettings(batch_size=4096, row_lr=4e-3, dense_lr=4e-3),
         2,
     ),
@@ -112,7 +112,7 @@ STUDIES = {
         12,
         CRITEO_BUDGETS,
         SeoSettings(dim=12, chunk_dim=4, search_dim=24),
-        RunOff(epochs=4, chunk_dims=(4,), trivial_lookups=(2, 3), frequent=False),
+        RunOff(epochs=4, chunk_dims=(4,), trivial_lookups=(2, 3), frequent=False, cost=0),
         FitSettings(epochs=8, batch_size=512, row_lr=1e-3, dense_lr=1e-3),
         0,
     ),
@@ -125,6 +125,7 @@ LATER = (  # settings that older lines lack, and the values that they had
     ("num_bytes", 0),
     ("precision", "float32"),
     ("frequent", False),
+    ("cost", 0),
     ("keep_by", "auc"),
 )
 IDENTITY = ("row", "method", "budget", "seed", "data_fingerprint", "settings")

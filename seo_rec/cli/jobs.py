@@ -7,8 +7,9 @@ success. Further options are passed on to ``seo-rec search`` and ``seo-rec train
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,7 +18,19 @@ from seo_rec.runs.layout import POLICY_FILE, RUN_FILE, SEARCH_FILE
 from seo_rec.schema import SCHEMA_FILE
 
 ROOT = Path("runs/torchx")
-SYNTHETIC_ROWS = 60_000
+SYNTHETIC_ROWS = 30_000
+# Ten of sixteen columns are noise whose ids are as frequent as the others', and the budget has a
+# row for one id in fifteen: which columns share it decides how good the model is.
+SYNTHETIC_WORLD: Mapping[str, Any] = {
+    "strong_vocab": 60,
+    "rank": 2,
+    "weak": 2,
+    "weak_vocab": 20,
+    "noise": 10,
+    "noise_vocab": 400,
+}
+BUDGET = {"--params": "4800"}
+TRAINING = {"--batch-size": "512", "--lr": "4e-3", "--l2": "3e-3", "--epochs": "12"}
 FURTHER_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 Data = Annotated[Path | None, typer.Option(help="Prepared data set; default: synthetic.")]
@@ -32,7 +45,8 @@ def job_search(
 ) -> None:
     """Search a policy, on synthetic data unless told otherwise; run again to resume."""
     source = str(data or _synthetic(rows))
-    _run(context, ["search", source, "--out", str(out), "--resume", *context.args])
+    more = [] if data else _suited(context.args, search=True)
+    _run(context, ["search", source, "--out", str(out), "--resume", *more, *context.args])
 
 
 def job_applier(
@@ -53,7 +67,8 @@ def job_applier(
     here = ranks()
     if not here.on_first((search / SEARCH_FILE).exists):
         source = str(data or _synthetic(rows))
-        _run(context, ["search", source, "--out", str(search), "--resume"])
+        more = [] if data else _suited([], search=True)
+        _run(context, ["search", source, "--out", str(search), "--resume", *more])
     searched = Policy.load(search / POLICY_FILE)
     if data is None:
         data = Path(read_object(search / RUN_FILE, {"data": str})["data"])
@@ -62,7 +77,25 @@ def job_applier(
     here.on_first(lambda: chosen.save(applied))
     typer.echo(f"applied policy: {applied}")
     command = ["train", str(data), "--policy", str(applied), "--out", str(out), "--resume"]
-    _run(context, [*command, *context.args])
+    is_made_up = data.resolve().parent == ROOT.resolve()
+    more = _suited(context.args, search=False) if is_made_up else []
+    _run(context, [*command, *more, *context.args])
+
+
+def _suited(given: Sequence[str], *, search: bool) -> list[str]:
+    """Options that suit the synthetic data set, where none of their kind is given.
+
+    Args:
+        given: The further options of the job. With ``--config`` among them nothing is added, and
+            with a budget of any kind no other budget.
+        search: Whether the command takes a budget.
+    """
+    names = {option.partition("=")[0] for option in given}
+    if "--config" in names:
+        return []
+    budget = {} if not search or names & {"--params", "--bytes", "--budget-of"} else BUDGET
+    options = {**budget, **TRAINING}
+    return [word for name in options if name not in names for word in (name, options[name])]
 
 
 def _synthetic(rows: int) -> Path:
@@ -70,12 +103,12 @@ def _synthetic(rows: int) -> Path:
     from seo_rec.data.synthetic import synthetic
     from seo_rec.train import ranks
 
-    data = ROOT / f"synthetic-{rows}"
+    data = ROOT / f"planted-{rows}"
 
     def make() -> None:
         if not (data / SCHEMA_FILE).exists():
             typer.echo(f"making the synthetic data set of {rows} rows in {data}")
-            synthetic(data, rows=rows)
+            synthetic(data, rows=rows, **SYNTHETIC_WORLD)
 
     ranks().on_first(make)
     return data

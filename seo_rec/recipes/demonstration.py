@@ -42,7 +42,7 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0) -> list[Run]:
         row_l2=3e-3,
         log_every=50,
     )
-    run_off = RunOff(epochs=1 if quick else 8, chunk_dims=(8,), trivial_lookups=(1, 2, 4))
+    run_off = RunOff(epochs=1 if quick else 8, chunk_dims=(8,), trivial_lookups=(1, 2, 4), cost=0)
     comparison = Comparison(
         data=(open_data(folder),),
         methods=COMPARED_METHODS,

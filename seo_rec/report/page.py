@@ -21,10 +21,12 @@ from seo_rec.report import charts, formats, frontier
 from seo_rec.report.collisions import Collisions, collisions
 from seo_rec.report.comparison import SAME_BUDGET, Group, group, winner_of
 from seo_rec.report.groups import Groups, groups_of
+from seo_rec.report.rounds import rounds_chart
 from seo_rec.report.tunings import shown_tuning
 from seo_rec.runs import reading
 from seo_rec.runs.command_settings import repeat_command
 from seo_rec.runs.decision import decided
+from seo_rec.runs.halving import story
 from seo_rec.runs.reading import Attention, Records, SearchRun, TrainingRun
 from seo_rec.schema import SPLITS, DataError
 
@@ -154,6 +156,8 @@ def render(records: Records, given: Sequence[str]) -> str:
         f=formats,
         decided=decided,
         size=" and ".join(dict.fromkeys(group.unit for group in groups)),
+        story=story,
+        rounds_chart=rounds_chart,
         isnan=math.isnan,
     )
 

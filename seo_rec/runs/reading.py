@@ -16,6 +16,7 @@ from seo_rec.files import read_json
 from seo_rec.policy import Policy, PolicyError
 from seo_rec.policy.allowance import BYTES, FLOATS
 from seo_rec.runs.groups import GroupReport
+from seo_rec.runs.halving import Halving, halving_of
 from seo_rec.runs.layout import (
     CANDIDATES_FOLDER,
     GROUPS_FILE,
@@ -152,6 +153,7 @@ class SearchRun:
     repeat: Path | None = None
     unit: str = FLOATS
     trials: int = 0
+    halving: Halving | None = None
 
 
 @dataclass(frozen=True)
@@ -464,7 +466,15 @@ def _read_search(given: Path, folder: Path, notes: list[str]) -> SearchRun | Non
         policy=_policy(folder / POLICY_FILE, notes),
         policies=policies,
         repeat=_repeat(folder),
+        halving=_halving(record, path),
     )
+
+
+def _halving(record: Mapping[str, Any], path: Path) -> Halving | None:
+    try:
+        return halving_of(record, path)
+    except ValueError as error:
+        raise ReportError(str(error)) from error
 
 
 def _is_of_an_earlier_release(result: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:

@@ -212,7 +212,7 @@ def test_many_runs_in_one_launch_leave_nothing_open(tiny_data: DataSet, tmp_path
 SMALL = ModelSettings(hidden=(8,))
 FIT = FitSettings(epochs=2, batch_size=200, row_lr=0.02, dense_lr=0.02, log_every=1)
 TRAINING = Training(SMALL, FIT)
-OFF = RunOff(epochs=1, chunk_dims=(8,), trivial_lookups=(2, 4))
+OFF = RunOff(epochs=1, chunk_dims=(8,), trivial_lookups=(2, 4), cost=0)
 SEO = SeoSearch(budget_rows=100, logit_lr=0.05, run_off=OFF)
 
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from seo_rec.search.run_off.candidates import Candidate
-from seo_rec.search.run_off.contest import Outcome, run_off
+from seo_rec.search.run_off.contest import Outcome, run_off, whole_length
 from seo_rec.search.run_off.plain import Shape, by_chunks, plain_candidates, side_by_side
+from seo_rec.search.run_off.proposals import PROPOSALS, Proposal, proposed
+from seo_rec.search.run_off.schedule import attention_epochs
 from seo_rec.search.run_off.settings import RULE, RunOff
 
 __all__ = [
+    "PROPOSALS",
     "RULE",
     "Candidate",
     "Outcome",
+    "Proposal",
     "RunOff",
     "Shape",
+    "attention_epochs",
     "by_chunks",
     "plain_candidates",
+    "proposed",
     "run_off",
     "side_by_side",
+    "whole_length",
 ]

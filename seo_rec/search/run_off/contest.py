@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,18 @@ from seo_rec.metrics import auc_gain
 from seo_rec.policy import Policy
 from seo_rec.search.progress import Progress
 from seo_rec.search.run_off.candidates import Candidate
+from seo_rec.search.run_off.halving import halve
+from seo_rec.search.run_off.schedule import Length
 from seo_rec.search.run_off.settings import RunOff
-from seo_rec.train import Training, eval_stream, evaluate, fit_policy, ranks, store_
+from seo_rec.train import (
+    Training,
+    eval_stream,
+    evaluate,
+    fit_policy,
+    ranks,
+    store_,
+    train_stream,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +49,16 @@ class Outcome:
         scores: AUC, size, cost and gain of every candidate, by its name; JSON values.
         decision: Who won against whom and by how much; JSON values.
         seconds: Time of all trainings, earlier sessions included.
+        rounds: What the rounds of successive halving came to; None if there were none. JSON values.
+        last: The candidates that were compared at the end.
     """
 
     winner: Candidate
     scores: dict[str, Score]
     decision: dict[str, Any]
     seconds: float
+    rounds: dict[str, Any] | None = None
+    last: tuple[str, ...] = ()
 
 
 class Contest:
@@ -67,31 +81,51 @@ class Contest:
         folder: Path,
     ) -> None:
         self.data, self.settings, self.folder = data, settings, folder
+        self.training = training
         self.candidates = {c.name: c for c in candidates}
-        fit = training.fit
-        short = replace(fit, epochs=min(settings.epochs, fit.epochs))
-        self.once = replace(training, fit=short)
-        self.again = self.once.with_seed(short.seed + SECOND_SEED)
+        self.set_length(settings.shortened(training))
         self.labels, self.weights = data.labels_and_weights("val")
         self.distinct = len({c.policy for c in candidates})
         self.scores: dict[str, Score] = {}
         ranks().on_first(lambda: folder.mkdir(parents=True, exist_ok=True))
 
+    def set_length(self, once: Training) -> None:
+        """From now on candidates are compared by trainings like ``once``."""
+        self.once, self.again = once, once.with_seed(once.fit.seed + SECOND_SEED)
+
+    def different(self) -> list[str]:
+        """Candidates that are not equal to an earlier one; the others are noted as equal."""
+        first_of: dict[Policy, str] = {}
+        for name, candidate in self.candidates.items():
+            same = first_of.setdefault(candidate.policy, name)
+            if same != name:
+                params = candidate.policy.num_params
+                self.scores[name] = {"same_as": same, "params": params}
+        return list(first_of.values())
+
+    def train(self, name: str) -> tuple[Score, bool]:
+        """Score a candidate; its score, and whether it was trained now and not kept from before."""
+        fresh = not self._is_scored(name, self.once)
+        score, _ = self._score(name, self.once)
+        self.scores.setdefault(name, {"origin": dict(self.candidates[name].origin)})
+        self.scores[name] |= score
+        return score, fresh
+
     def train_all(self) -> list[str]:
         """Score every candidate once; the names of those that are not equal to an earlier one."""
-        first_of: dict[Policy, str] = {}
+        names = self.different()
         progress = Progress("candidates", self.distinct)
-        for name, candidate in self.candidates.items():
-            if candidate.policy in first_of:
-                params = candidate.policy.num_params
-                self.scores[name] = {"same_as": first_of[candidate.policy], "params": params}
-                continue
-            first_of[candidate.policy] = name
-            fresh = not self._is_scored(name, self.once)
-            score, _ = self._score(name, self.once)
-            self.scores[name] = {**score, "origin": dict(candidate.origin)}
+        for name in names:
+            score, fresh = self.train(name)
             progress.done(f"{name}, validation AUC {score['val_auc']:.5f}", fresh)
-        return list(first_of.values())
+        return names
+
+    def compare(self, names: Iterable[str], incumbent: str) -> None:
+        """Note the gain of every candidate over ``incumbent``, by one training of each."""
+        for name in names:
+            gain, error = self.gain(name, incumbent, twice=False)
+            known = None if np.isnan(error) else error
+            self.scores[name] |= {"against": incumbent, "gain": gain, "standard_error": known}
 
     def gain(self, name: str, incumbent: str, *, twice: bool) -> tuple[float, float]:
         """Gain in validation AUC over ``incumbent`` and its standard error, over paired rows.
@@ -110,7 +144,8 @@ class Contest:
         return np.stack([self._score(name, training)[1] for training in trainings])
 
     def _files(self, name: str, training: Training) -> tuple[Path, Path]:
-        stem = f"{name}-seed{training.fit.seed}"
+        steps = training.fit.max_steps if self.settings.cost else 0
+        stem = f"{name}{f'-steps{steps}' if steps else ''}-seed{training.fit.seed}"
         return self.folder / f"{stem}.json", self.folder / f"{stem}.npy"
 
     def _is_scored(self, name: str, training: Training) -> bool:
@@ -133,6 +168,8 @@ class Contest:
                 "num_bytes": policy.num_bytes,
                 "seconds": seconds,
             }
+            if self.settings.cost:
+                found["steps"] = trained.result.steps
 
             def keep() -> None:
                 content = io.BytesIO()
@@ -145,11 +182,21 @@ class Contest:
 
     def seconds(self) -> float:
         """Time of all trainings whose scores are kept."""
+        return float(sum(score["seconds"] for score in self._kept()))
+
+    def rows(self) -> int:
+        """Rows that all trainings read whose scores are kept, where those say their steps."""
+        length = self.length()
+        return sum(length.rows(score.get("steps", 0)) for score in self._kept())
+
+    def _kept(self) -> list[Score]:
         return ranks().on_first(
-            lambda: sum(
-                float(_read_score(path)["seconds"]) for path in sorted(self.folder.glob("*.json"))
-            )
+            lambda: [_read_score(p) for p in sorted(self.folder.glob("*.json"))]
         )
+
+    def length(self) -> Length:
+        """The length of one whole training."""
+        return whole_length(self.data, self.settings.shortened(self.training))
 
     def first_to_beat(self, names: Sequence[str]) -> str:
         """The first candidate, or one of both kinds with a better mean AUC of two trainings."""
@@ -164,10 +211,7 @@ class Contest:
     def best_of(self, rivals: Sequence[str], incumbent: str) -> str:
         """The rival that beats ``incumbent`` clearly, also on two trainings; else the incumbent."""
         limit = self.settings.standard_errors
-        for name in rivals:
-            gain, error = self.gain(name, incumbent, twice=False)
-            known = None if np.isnan(error) else error
-            self.scores[name] |= {"against": incumbent, "gain": gain, "standard_error": known}
+        self.compare(rivals, incumbent)
         if any(self.scores[name]["standard_error"] is None for name in rivals):
             self._say_undecided(incumbent)
             return incumbent
@@ -193,19 +237,30 @@ class Contest:
             )
 
 
+def whole_length(data: DataSet, training: Training) -> Length:
+    """The length of one training, for all processes together."""
+    fit, stream = training.fit, train_stream(data, training.fit)
+    rows = data.schema.num_rows["train"]
+    return Length(fit.epochs, len(stream), rows, fit.batch_size, fit.max_steps)
+
+
 def run_off(
     data: DataSet,
     candidates: Sequence[Candidate],
     settings: RunOff,
     training: Training,
     folder: Path,
+    spent: int = 0,
 ) -> Outcome:
     """Train every candidate, score it on validation rows, and name the winner.
 
-    Equal policies are trained once. The first to beat wins unless another plain candidate, and
-    then a searched one, beats the winner so far by ``standard_errors`` of the paired difference,
-    and does so still on the mean of two trainings when both are trained once more with another
-    seed.
+    Equal policies are trained once. With ``settings.cost`` candidates are trained in rounds of
+    successive halving (:func:`seo_rec.search.run_off.halving.halve`), and what follows holds for
+    the candidates of the last one; without, every candidate is trained in full.
+
+    The first to beat wins unless another plain candidate, and then a searched one, beats the winner
+    so far by ``standard_errors`` of the paired difference, and does so still on the mean of two
+    trainings when both are trained once more with another seed.
 
     Args:
         data: The data set.
@@ -213,20 +268,28 @@ def run_off(
         settings: Length of the trainings, and how clearly a candidate must win.
         training: How the candidates are trained.
         folder: Where scores are kept; an interrupted run-off goes on from them.
+        spent: Rows that the search has trained on, which count towards ``settings.cost``.
     """
     contest = Contest(data, candidates, settings, training, folder)
-    names = contest.train_all()
+    if settings.cost:
+        names, record = halve(contest, spent)
+    else:
+        names, record = contest.train_all(), None
     searched = [n for n in names if contest.candidates[n].searched]
     plain = [n for n in names if not contest.candidates[n].searched]
     best_plain = contest.best_of(plain, contest.first_to_beat(plain))
     winner = contest.best_of(searched, best_plain)
     if ranks().first:
         log.info("the run-off chose %s", winner)
+    if record:
+        record["rows"] = contest.rows()
     return Outcome(
         contest.candidates[winner],
         contest.scores,
         _decision(contest, winner, best_plain, searched),
         contest.seconds(),
+        record,
+        tuple(names),
     )
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+from seo_rec.settings import Training
 
 RULE = 5  # of a run-off's candidates and winner; a change of it is another search
 
@@ -18,6 +21,10 @@ class RunOff:
     mean AUC of two trainings. One lookup of full width, the method ``monolithic``, is a candidate
     too, because Corollary 1 of SEO compares with it.
 
+    With a ``cost`` the candidates are trained in rounds of successive halving
+    (:mod:`seo_rec.search.run_off.halving`), and there are more of them
+    (:data:`seo_rec.search.run_off.proposals.PROPOSALS`).
+
     Args:
         epochs: Each candidate is trained for at most so many epochs.
         standard_errors: A candidate replaces another if its AUC is higher by so many errors.
@@ -26,6 +33,7 @@ class RunOff:
         by_id: Whether policies are candidates that store ids: a row for every one, and frequent.
         frequent: Whether rows for the most frequent ids are candidates, dim and chunk_dim wide.
         divide: Whether a division of rows and width by each attention is a candidate (seo-divide).
+        cost: The search trains on at most so many times the rows of a training; 0: no limit.
     """
 
     epochs: int = 20
@@ -35,12 +43,18 @@ class RunOff:
     by_id: bool = True
     frequent: bool = True
     divide: bool = False
+    cost: float = 4.0
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.standard_errors < 0:
             raise ValueError(
                 f"run-off of epochs {self.epochs} and standard_errors {self.standard_errors}; "
                 "allowed: epochs 1 or more, standard_errors 0 or more"
+            )
+        if self.cost != 0 and not 1 <= self.cost < math.inf:
+            raise ValueError(
+                f"run-off of cost {self.cost}; allowed: 0 (every candidate is trained in full), or "
+                "1 or more times the rows of one training"
             )
         if any(n < 1 for n in (*self.chunk_dims, *self.trivial_lookups)):
             raise ValueError(
@@ -49,6 +63,18 @@ class RunOff:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values, and the rule by which a winner is found; ``divide`` only where it is set."""
-        values = {k: v for k, v in asdict(self).items() if k != "divide" or v}
-        return {**values, "rule": RULE}
+        """JSON values, and the rule by which a winner is found.
+
+        ``divide`` is there only where it is set, and ``cost`` only where there is a limit, as it
+        was recorded before they came.
+        """
+        values = {**asdict(self), "rule": RULE}
+        for name in ("divide", "cost"):
+            if not values[name]:
+                del values[name]
+        return values
+
+    def shortened(self, training: Training) -> Training:
+        """One whole training of a candidate, of at most ``epochs`` epochs."""
+        fit = training.fit
+        return replace(training, fit=replace(fit, epochs=min(self.epochs, fit.epochs)))

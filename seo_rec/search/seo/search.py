@@ -24,7 +24,16 @@ from seo_rec.runs import claim_run
 from seo_rec.runs.layout import ATTENTIONS_FOLDER, RESULT_FILE, SCORES_FOLDER
 from seo_rec.search.found import Found
 from seo_rec.search.progress import Progress
-from seo_rec.search.run_off import Candidate, Shape, by_chunks, plain_candidates, run_off
+from seo_rec.search.run_off import (
+    Candidate,
+    Shape,
+    attention_epochs,
+    by_chunks,
+    plain_candidates,
+    proposed,
+    run_off,
+    whole_length,
+)
 from seo_rec.search.seo.attention import (
     gate_optimizers,
     logit_step,
@@ -33,7 +42,7 @@ from seo_rec.search.seo.attention import (
     temperature_at,
 )
 from seo_rec.search.seo.division import divided
-from seo_rec.search.seo.selection import by_id, check_total, select
+from seo_rec.search.seo.selection import by_frequency, by_id, check_total, select
 from seo_rec.search.seo.settings import SeoSearch, SeoSettings
 from seo_rec.search.space import fits_by_id
 from seo_rec.train import (
@@ -179,10 +188,14 @@ def seo(data: DataSet, settings: SeoSearch, training: Training, out: Path | None
             return seo(data, settings, training, Path(scratch))
     if settings.run_off is None:
         return _search_alone(data, settings, training, out)
-    candidates, searches = _candidates(data, settings, training, out)
+    length = whole_length(data, settings.run_off.shortened(training))
+    attending = attention_training(settings, training)
+    candidates, searches = _candidates(data, settings, attending, out)
+    per_attention = replace(length, epochs=attending.fit.epochs).whole
     # another attention gives other candidates of the same names, which have scores of their own
     scores = out / SCORES_FOLDER / _key(_asked("run-off", data, settings.to_json(), training))
-    outcome = run_off(data, candidates, settings.run_off, training, scores)
+    spent = per_attention * len(searches)
+    outcome = run_off(data, candidates, settings.run_off, training, scores, spent)
     own = searches[settings.chunk_dim]
     policy = outcome.winner.policy
     return Found(
@@ -190,12 +203,14 @@ def seo(data: DataSet, settings: SeoSearch, training: Training, out: Path | None
         val_auc=outcome.scores[outcome.winner.name]["val_auc"],
         seconds=sum(s.seconds for s in searches.values()) + outcome.seconds,
         peak_bytes=settings.search_bytes,
-        record={"run_off": outcome.scores, "searches": _attentions_record(searches)},
+        record={
+            "run_off": outcome.scores,
+            "searches": _attentions_record(searches),
+            **({"halving": outcome.rounds} if outcome.rounds else {}),
+        },
         winner=outcome.winner.name,
         decision=outcome.decision,
-        candidates={
-            c.name: c.policy for c in candidates if "same_as" not in outcome.scores[c.name]
-        },
+        candidates={c.name: c.policy for c in candidates if c.name in outcome.last},
         searched=paper_policy(own, settings, "exact"),
     )
 
@@ -231,7 +246,11 @@ def _candidates(
     """The policies of the run-off: plain ones, and those selected from searches of each width."""
     assert settings.run_off is not None
     schema, seed, by_rows = data.schema, training.fit.seed, settings.run_off.by_id
-    candidates = plain_candidates(data, _shape(settings, seed), settings.run_off)
+    limited, shape = settings.run_off.cost > 0, _shape(settings, seed)
+    candidates = plain_candidates(data, shape, settings.run_off)
+    if limited:
+        often = settings.run_off.frequent
+        candidates += proposed(data, shape, by_id=by_rows, frequent=often)
     searches: dict[int, Searched] = {}
     widths = chunk_widths(settings)
     progress = Progress("attentions", len(widths))
@@ -248,6 +267,10 @@ def _candidates(
                 origin = {"chunk_dim": width, "min_chunks": least, "apply": name}
                 label = f"seo-{width}-min{least}-{name}"
                 candidates.append(Candidate(label, policy, True, origin))
+            if limited and by_rows and settings.run_off.frequent and chosen.dropped:
+                label, origin = f"seo-{width}-frequent", {"chunk_dim": width, "min_chunks": least}
+                policy = by_frequency(data, chosen, settings, seed)
+                candidates.append(Candidate(label, policy, True, origin))
         if by_rows and fits_by_id(schema, settings.allowance):
             policy = by_id(data, found.alpha, of_width, seed)
             candidates.append(Candidate(f"seo-{width}-by-id", policy, True, {"chunk_dim": width}))
@@ -259,6 +282,16 @@ def _candidates(
 
 def _shape(settings: SeoSettings, seed: int) -> Shape:
     return Shape(settings.allowance, settings.dim, settings.chunk_dim, settings.search_dim, seed)
+
+
+def attention_training(settings: SeoSearch, training: Training) -> Training:
+    """How the attentions are trained: shorter, where the whole search has a limit."""
+    off, fit = settings.run_off, training.fit
+    if off is None or not off.cost:
+        return training
+    whole = off.shortened(training).fit.epochs
+    epochs = attention_epochs(whole, len(chunk_widths(settings)), off.cost)
+    return replace(training, fit=replace(fit, epochs=epochs))
 
 
 def _attentions_record(searches: Mapping[int, Searched]) -> dict[str, Any]:
@@ -290,7 +323,7 @@ def check_seo(data: DataSet, settings: SeoSearch, training: Training) -> None:
         PolicyError: So many chunks cannot be chosen.
         ValueError: The logits would never be trained.
     """
-    epochs = training.fit.epochs
+    epochs = attention_training(settings, training).fit.epochs
     if settings.search_split == "held-out" and settings.warmup_epochs >= epochs:
         raise ValueError(
             f"warmup_epochs {settings.warmup_epochs} of {epochs} epochs: the logits would never be "

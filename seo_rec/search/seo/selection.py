@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 import torch
 
 from seo_rec.data.dataset import DataSet
+from seo_rec.methods import frequent
 from seo_rec.policy import Policy, PolicyError
 from seo_rec.search.seo.settings import SeoSettings
 from seo_rec.search.space import SpaceSettings, open_space
@@ -60,6 +61,26 @@ def select(space: Policy, alpha: torch.Tensor, total: int, min_chunks: int = 0) 
         dropped=space.dropped + tuple(f.name for f in space.features if f.name not in served),
         provenance={**space.provenance, "total_chunks": total, "min_chunks": min_chunks},
     )
+
+
+def by_frequency(data: DataSet, chosen: Policy, settings: SeoSettings, seed: int = 0) -> Policy:
+    """Rows for the most frequent ids of the features that the attention keeps.
+
+    Args:
+        data: the data set.
+        chosen: what :func:`select` made of the attention; the features that it drops have no rows.
+        settings: budget, precision and width.
+        seed: salt of the hash functions.
+
+    Raises:
+        PolicyError: the budget has no room for a row of each feature that is kept.
+    """
+    schema, kept = data.schema, {f.name for f in chosen.features}
+    columns = tuple(c for c in schema.columns if c.name in kept)
+    counts = {c.name: data.counts(c.name) for c in columns}
+    part = replace(schema, columns=columns)
+    policy = frequent(part, counts, settings.allowance, settings.dim, seed=seed)
+    return replace(policy, dropped=chosen.dropped)
 
 
 def by_id(data: DataSet, alpha: torch.Tensor, settings: SeoSettings, seed: int = 0) -> Policy:

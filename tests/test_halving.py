@@ -1,0 +1,236 @@
+"""Successive halving: what a schedule costs, who stays, and that the answer is as without it."""
+
+from __future__ import annotations
+
+import html
+import itertools
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from seo_rec import methods, recipes, report
+from seo_rec.data.dataset import DataSet
+from seo_rec.metrics import binary_metrics
+from seo_rec.model import ModelSettings
+from seo_rec.policy import Policy
+from seo_rec.runs import reading
+from seo_rec.runs.halving import story
+from seo_rec.search.run_off import (
+    PROPOSALS,
+    Candidate,
+    RunOff,
+    Shape,
+    attention_epochs,
+    plain_candidates,
+    proposed,
+    run_off,
+    whole_length,
+)
+from seo_rec.search.run_off.halving import survivors
+from seo_rec.search.run_off.schedule import Length, rounds
+from seo_rec.search.seo import SeoSearch
+from seo_rec.train import FitSettings, Trained, Training
+
+TRAINING = Training(ModelSettings(hidden=(8,)), FitSettings(epochs=4, batch_size=50))
+SEARCH = SeoSearch(budget_rows=400, logit_lr=0.05)
+
+
+def rows_one_by_one(length: Length, steps: int) -> int:
+    """Rows that so many steps read, by walking through the batches of every epoch."""
+    batches = [length.batch_size] * (length.steps_per_epoch - 1)
+    batches.append(length.rows_per_epoch - sum(batches))
+    return sum(itertools.islice(itertools.cycle(batches), steps))
+
+
+@pytest.mark.parametrize("N, batch", [(1000, 50), (1001, 50), (49, 50), (803_000, 2048)])
+@pytest.mark.parametrize("epochs", [1, 3, 20])
+def test_the_rows_of_steps_are_counted_exactly(N: int, batch: int, epochs: int) -> None:
+    length = Length(epochs, -(-N // batch), N, batch)
+    assert length.whole == epochs * N == rows_one_by_one(length, length.steps)
+    some = {1, 2, length.steps_per_epoch, length.steps_per_epoch + 1, length.steps - 1}
+    for steps in (s for s in some if 0 < s <= length.steps):
+        rows = rows_one_by_one(length, steps)
+        assert length.rows(steps) == rows
+        assert length.steps_within(rows) == steps
+        assert length.steps_within(rows - 1) == max(1, steps - 1)
+    assert Length(epochs, -(-N // batch), N, batch, max_steps=1).steps == 1
+
+
+@pytest.mark.parametrize("cost", [2.0, 4.0, 8.0])
+@pytest.mark.parametrize("epochs, widths", [(4, 1), (8, 2), (20, 2), (20, 3), (7, 5)])
+@pytest.mark.parametrize("candidates", [1, 2, 3, 4, 9, 10, 31, 64])
+def test_a_search_reads_at_most_its_limit(
+    candidates: int, epochs: int, widths: int, cost: float
+) -> None:
+    """All rounds, two trainings of each finalist, and the attentions, training by training.
+
+    The limit holds as long as a candidate can have more than its one step.
+    """
+    for N, batch in ((20_001, 256), (803_000, 2048), (4_000, 512)):
+        length = Length(epochs, -(-N // batch), N, batch)
+        spent = widths * attention_epochs(epochs, widths, cost) * N
+        schedule = rounds(candidates, length, cost, spent)
+        trainings = [s.steps for s in schedule for _ in range(s.candidates * s.trainings)]
+        read = spent + sum(rows_one_by_one(length, steps) for steps in trainings)
+        if min(trainings) > 1:
+            assert read <= cost * epochs * N
+        assert schedule[0].candidates == candidates and schedule[-1].trainings == 2
+        sizes = [s.candidates for s in schedule]
+        assert sizes == sorted(set(sizes), reverse=True)  # every round is smaller
+        steps = [s.steps for s in schedule]
+        assert steps == sorted(steps) and steps[-1] <= length.steps
+        if N > 10_000 and epochs >= 8 and widths <= 2 and cost >= 4:
+            assert min(steps) > 1
+            assert read >= 0.5 * min(cost, 2 * candidates) * epochs * N  # and is spent
+
+
+def test_who_stays() -> None:
+    auc = {"first": 0.1, "b": 0.9, "c": 0.8, "s": 0.2, "d": 0.7, "t": 0.3, "e": 0.7}
+    assert survivors(auc, {"s", "t"}, 3) == ["first", "b", "t"]
+    assert survivors(auc, {"s", "t"}, 5) == ["first", "b", "c", "d", "t"]  # ties: the earlier one
+    assert survivors(auc, set(), 3) == ["first", "b", "c"]
+    assert survivors(dict(reversed(auc.items())), {"s", "t"}, 3) == ["e", "t", "b"]
+
+
+def scripted(
+    monkeypatch: pytest.MonkeyPatch, data: DataSet, quality: dict[str, float], halfway: float
+) -> list[tuple[str, int]]:
+    """Made-up trainings, noted by name and steps; a candidate reaches its quality gradually."""
+    contest = sys.modules["seo_rec.search.run_off.contest"]
+    labels, trained = data.labels("val"), list[tuple[str, int]]()
+    rows_noise = np.random.default_rng(0).normal(size=labels.size)
+    monkeypatch.setattr(contest, "eval_stream", lambda *_: None)
+
+    def fit_policy(data: DataSet, policy: Policy, training: Training, title: str) -> Trained:
+        name, fit = title.removesuffix(", second seed"), training.fit
+        steps = fit.max_steps or fit.epochs * -(-data.schema.num_rows["train"] // fit.batch_size)
+        trained.append((name, steps))
+        return Trained((name, steps, fit.seed), SimpleNamespace(seconds=1.0, steps=steps))
+
+    def evaluate(model: tuple[str, int, int], stream: Any) -> tuple[Any, Any, Any]:
+        name, steps, seed = model
+        noise = np.random.default_rng([*map(ord, name), seed]).normal(size=labels.size)
+        z = quality[name] * steps / (steps + halfway) * labels + 0.05 * noise + rows_noise
+        return binary_metrics(z, labels), z, labels
+
+    monkeypatch.setattr(contest, "fit_policy", fit_policy)
+    monkeypatch.setattr(contest, "evaluate", evaluate)
+    return trained
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3))])
+def test_the_winner_is_as_good_as_without_a_limit(
+    monkeypatch: pytest.MonkeyPatch, tiny_data: DataSet, tmp_path: Path, seed: int
+) -> None:
+    """Within 0.0005 of validation AUC after a whole training, at a fraction of the rows."""
+    rng = np.random.default_rng(seed)
+    names = [f"trivial-{i}" for i in range(12)] + [f"seo-{i}" for i in range(8)]
+    quality = dict(zip(names, rng.uniform(0.5, 1.0, len(names)), strict=True))
+    candidates = [
+        Candidate(n, methods.monolithic(tiny_data.schema, 16 * (i + 1), 16), n.startswith("seo"))
+        for i, n in enumerate(names)
+    ]
+    trained = scripted(monkeypatch, tiny_data, quality, halfway=5.0)
+    training = Training(TRAINING.model, FitSettings(epochs=8, batch_size=20))
+    length = whole_length(tiny_data, training)
+    found, read = {}, {}
+    for cost in (0.0, 4.0):
+        trained.clear()
+        outcome = run_off(
+            tiny_data, candidates, RunOff(cost=cost), training, tmp_path / f"scores-{cost}"
+        )
+        found[cost] = outcome
+        read[cost] = sum(length.rows(steps) for _, steps in trained)
+    whole = {n: s["val_auc"] for n, s in found[0.0].scores.items()}
+    winners = [found[cost].winner.name for cost in (0.0, 4.0)]
+    assert whole[winners[1]] >= whole[winners[0]] - 0.0005
+    assert read[4.0] <= 4 * length.whole < 20 * length.whole <= read[0.0]
+    assert found[4.0].rounds is not None and found[4.0].rounds["rows"] == read[4.0]
+    assert winners[1] in found[4.0].last and len(found[4.0].last) == 3
+
+
+def test_a_limited_search_keeps_to_it_and_tells_who_left(
+    tiny_data: DataSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Counted from the steps of all trainings that it keeps."""
+    caplog.set_level("INFO", "seo_rec.progress")
+    out = tmp_path / "out"
+    found = recipes.search("seo", tiny_data, out, SEARCH, TRAINING)
+    record = json.loads((out / "search.json").read_text())["record"]
+    halving, scores = record["halving"], record["run_off"]
+    length = whole_length(tiny_data, TRAINING)
+    kept = [json.loads(p.read_text())["steps"] for p in (out / "work").rglob("*-seed*.json")]
+    attentions = list((out / "work/attentions").glob("*/metrics.jsonl"))
+    epochs = [json.loads(x) for p in attentions for x in p.read_text().splitlines()]
+    steps = sum(1 for x in epochs if x["event"] == "epoch") * length.steps_per_epoch
+    assert halving["rows"] == sum(map(length.rows, kept))
+    assert length.rows(steps) <= halving["elsewhere"]
+    assert halving["elsewhere"] + halving["rows"] <= 4 * length.whole
+    assert halving["one_training"] == length.whole == 4 * tiny_data.schema.num_rows["train"]
+    real = {n: s for n, s in scores.items() if "same_as" not in s}
+    assert len(real) == halving["rounds"][0]["candidates"] >= 15
+    for number, stage in enumerate(halving["rounds"], 1):
+        here = [n for n, s in real.items() if s.get("round", 99) >= number]
+        assert len(here) == stage["candidates"]
+        assert all(len(real[n]["curve"]) >= number for n in here)
+    said = caplog.text
+    for name, score in real.items():
+        assert score["val_auc"] == score["curve"][-1][1]
+        assert (score.get("behind", 0) >= 0) and (name in said)
+    assert "out after round 1: " in said and " left" in said
+    last = {n for n, s in real.items() if "round" not in s}
+    assert {p.stem for p in (out / "candidates").glob("*.json")} == last
+    assert found.winner in last
+    (read,) = reading.read([out]).searches
+    assert {c.name for c in read.candidates} == set(real)
+    tells_the_story(read, tmp_path)
+    del record["run_off"][found.winner]["curve"]
+    damaged = {**json.loads((out / "search.json").read_text()), "record": record}
+    (out / "search.json").write_text(json.dumps(damaged))
+    with pytest.raises(reading.ReportError, match=r"search\.json: halving holds no rounds"):
+        reading.read([out])
+
+
+def tells_the_story(search: reading.SearchRun, folder: Path) -> None:
+    """In five lines at most, with the figures of the record, and in a picture."""
+    halving = search.halving
+    assert halving is not None
+    lines = story(halving, search.decision)
+    assert len(lines) == len(halving.stages) + 2 <= 5
+    shares = f"{halving.rows / halving.one_training:.1f} times the {halving.one_training:,} rows"
+    assert shares in lines[0] and "the limit was 4 times" in lines[0]
+    for number, stage in enumerate(halving.stages[:-1], 1):
+        auc = {c.name: c.curve[number - 1][1] for c in halving.courses if len(c.curve) >= number}
+        out = [c for c in halving.courses if c.left == number]
+        best = max(auc, key=lambda name: auc[name])
+        assert f"trained {len(auc)} of them on {stage.rows:,} rows; {best} was" in lines[number]
+        lower = [max(auc.values()) - auc[c.name] for c in out]
+        assert f"{len(out)} left" in lines[number]
+        assert f"{min(lower):.4f} to {max(lower):.4f} lower" in lines[number]
+    report.build([search.folder], folder / "page.html")
+    page = (folder / "page.html").read_text()
+    assert all(f"<li>{html.escape(line)}</li>" in page for line in lines)
+    picture = page[page.index("rows of the training (log") :]
+    assert "<svg" in page and all(c.name in page for c in halving.courses) and picture
+
+
+def test_proposals_have_the_budget_and_store_what_they_say(tiny_data: DataSet) -> None:
+    shape = Shape(6400, 16, 8, 32, 0)
+    found = {c.name: c.policy for c in proposed(tiny_data, shape, by_id=True, frequent=True)}
+    assert set(found) == {f"trivial-{p.name}" for p in PROPOSALS}
+    for proposal in PROPOSALS:
+        policy = found[f"trivial-{proposal.name}"]
+        assert policy.num_params <= 6400
+        assert bool(policy.vocabularies) == proposal.stores_ids
+    hashed = proposed(tiny_data, shape, by_id=False, frequent=True)
+    assert hashed and not any(c.policy.vocabularies for c in hashed)
+    without = {c.name for c in proposed(tiny_data, shape, by_id=True, frequent=False)}
+    assert not any("frequent" in name for name in without)
+    plain = {c.name for c in plain_candidates(tiny_data, shape, RunOff())}
+    assert not plain & set(found)
+    assert proposed(tiny_data, Shape(16, 16, 8, 32, 0), by_id=True, frequent=True) == []
