@@ -71,6 +71,28 @@ def test_a_given_value_stands(tiny: Path, tmp_path: Path) -> None:
     assert (fit["batch_size"], fit["row_l2"]) == (100, 0.0)
 
 
+@pytest.mark.parametrize("methods", ["monolithic", "monolithic,optembed"])
+def test_searches_without_figures_keep_the_numbers(
+    tiny: Path, tmp_path: Path, methods: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a comparison all methods are trained alike."""
+    from seo_rec import recipes
+    from seo_rec.cli.main import app
+
+    asked: list[FitSettings] = []
+
+    def compare(comparison: recipes.Comparison, out: Path) -> None:
+        asked.append(comparison.training.fit)
+        raise KeyError
+
+    monkeypatch.setattr(recipes, "compare", compare)
+    command = ["compare", str(tiny), "--out", str(tmp_path / "c"), "--methods", methods]
+    with pytest.raises(KeyError):
+        app([*command, *COMMAND], standalone_mode=False)
+    kept = (asked[0].batch_size, asked[0].row_l2)
+    assert kept == ((2048, 0.0) if "optembed" in methods else (256, 1e-3))
+
+
 @pytest.mark.parametrize("option", ["--batch-size", "--l2"])
 def test_what_is_neither_a_number_nor_auto_is_refused(
     tiny: Path, tmp_path: Path, option: str

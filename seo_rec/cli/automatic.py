@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,14 @@ from seo_rec.settings import FitSettings
 if TYPE_CHECKING:
     from seo_rec.data.dataset import DataSet
     from seo_rec.policy import Allowance
+    from seo_rec.search import Method
 
 AUTO = "auto"
 
 
-def automatic(context: typer.Context, fit: FitSettings, data: DataSet, floats: int) -> FitSettings:
+def automatic(
+    context: typer.Context, fit: FitSettings, data: DataSet, floats: int, methods: Sequence[Method]
+) -> FitSettings:
     """The settings with every ``auto`` of the command decided; a message on stderr says how.
 
     Args:
@@ -26,7 +29,11 @@ def automatic(context: typer.Context, fit: FitSettings, data: DataSet, floats: i
         fit: Its settings.
         data: The data set, or the first of several.
         floats: Of the tables that are trained.
+        methods: What decides the policies. Where one of them is a search with which the rules were
+            not measured, the numbers of :class:`FitSettings` stay.
     """
+    if not all(method.automatic for method in methods):
+        return fit
     from seo_rec.train import ranks
     from seo_rec.train.automatic import batch_for, l2_for
 

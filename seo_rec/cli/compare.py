@@ -98,11 +98,13 @@ def compare(
     load_stack(threads)
     from seo_rec import recipes
     from seo_rec.data.dataset import open_data
+    from seo_rec.search import find
 
     texts, opened = set_texts(context, set_), tuple(map(open_data, data))
     wish = Wish(params, bytes_, budget_of, precision)
     at = budget(context, opened[0], dim, wish, whole_rows=True)
-    fit = automatic(context, fit, opened[0], floats_of(at, dim))
+    named = [find(name.removesuffix(SUFFIX)) for name in contestants.methods]
+    fit = automatic(context, fit, opened[0], floats_of(at, dim), named)
     asked = Asked(opened, contestants, dim, texts, same_hash, Training(model, fit), mlet)
     comparison = comparison_of(context, asked, at)
     grouping = recipes.Grouping(tuple(group or ()), tuple(by or ()), tuple(by_frequency or ()))

@@ -125,6 +125,7 @@ def frontier(
     load_stack(threads)
     from seo_rec import recipes
     from seo_rec.data.dataset import open_data
+    from seo_rec.search import find
 
     if submit and not scheduler:
         raise ValueError("--submit needs --scheduler NAME, the scheduler of TorchX to submit to")
@@ -136,7 +137,8 @@ def frontier(
     else:
         wanted, unit = recipes.read_budgets(budgets, opened[0], dim), FLOATS
     at = Allowance(wanted[0], unit, precision)
-    fit = automatic(context, fit, opened[0], floats_of(at, dim))
+    named = [find(name.removesuffix(SUFFIX)) for name in contestants.methods]
+    fit = automatic(context, fit, opened[0], floats_of(at, dim), named)
     asked = Asked(opened, contestants, dim, texts, same_hash, Training(model, fit), mlet)
     comparison = comparison_of(context, asked, at)
     with run_folder(context, out, **settled_options(fit), set=texts):

@@ -104,7 +104,7 @@ def search(
     wish = Wish(params, bytes_, budget_of, precision)
     at = budget(context, opened, dim, wish, whole_rows=entry.whole_rows)
     if entry.trains:
-        fit = automatic(context, fit, opened, floats_of(at, dim))
+        fit = automatic(context, fit, opened, floats_of(at, dim), [entry])
     training, kept = Training(model, fit), settled_options(fit) if entry.trains else {}
     chosen = entry.settings_at(at, dim, training, values)
     with run_folder(context, out, **resolved(at), **kept, set=texts):

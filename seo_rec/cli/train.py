@@ -98,7 +98,7 @@ def train(
     wanted = _wanted(context, opened, idle, training.fit.seed)
     if from_ is None:
         assert wanted is not None
-        fit = automatic(context, fit, opened, wanted.policy.num_params)
+        fit = automatic(context, fit, opened, wanted.policy.num_params, ())
         training = replace(training, fit=fit)
     if from_ is not None:
         following = following_run(context, opened, None if wanted is None else wanted.policy)

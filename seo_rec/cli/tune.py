@@ -92,7 +92,7 @@ def tune(
 
     opened = open_data(data)
     policies, method_name, budget, kept = _subject(context, opened, fit.seed)
-    fit = automatic(context, fit, opened, policies(dim).num_params)
+    fit = automatic(context, fit, opened, policies(dim).num_params, ())
     kept, training = {**kept, **settled_options(fit)}, Training(replace(model, mlet=mlet), fit)
     names = tuple(name.strip() for name in (tune_ or ALL).split(",") if name.strip())
     if policy is not None:

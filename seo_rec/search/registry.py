@@ -97,6 +97,8 @@ class Method:
             budget, TooLargeError if the tables of the search do not fit into memory.
         whole_rows: Whether its budget is a whole number of rows of the width ``dim``.
         ignores: Fields of the fit settings that deciding does not read although it trains.
+        automatic: Whether the batch and the L2 may follow the data: not for searches whose result
+            depends on either, with which the rules were not measured.
         fixed: Settings that cannot be changed, and their values: the name of the method decides
             them, or it does not read them.
     """
@@ -114,6 +116,7 @@ class Method:
     require_feasible: Check = _no_check
     whole_rows: bool = False
     ignores: tuple[str, ...] = ()
+    automatic: bool = True
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
     def settings_at(
@@ -292,6 +295,7 @@ SEARCHES: dict[str, Method] = {
             check=_check_dimgrow,
             sharded=True,
             ignores=("average", "keep_by"),
+            automatic=False,
         ),
         Method(
             name="optembed",
@@ -302,6 +306,7 @@ SEARCHES: dict[str, Method] = {
             check=_check_optembed,
             require_feasible=_require_room("optembed", shared=False),
             sharded=True,
+            automatic=False,
         ),
         Method(
             name="autodim",
@@ -311,6 +316,7 @@ SEARCHES: dict[str, Method] = {
             values_at=_space_at,
             require_feasible=_require_room("autodim", shared=True),
             sharded=True,
+            automatic=False,
         ),
         Method(
             name="sseds",
@@ -320,6 +326,7 @@ SEARCHES: dict[str, Method] = {
             values_at=_space_at,
             require_feasible=_require_room("sseds", shared=True),
             sharded=True,
+            automatic=False,
         ),
         _untrained("mixed-dimension", MixedDimensionSettings, mixed_dimension, 2),
         _untrained("no-search", NoSearchSettings, no_search, 1),
