@@ -77,6 +77,7 @@ def test_search_apply_train(chain: Path) -> None:
 def test_nothing_but_the_result_in_a_pipe(chain: Path, tiny: Path, tmp_path: Path) -> None:
     """No progress bar and no library's notice where nobody watches; the result on one line."""
     command = ["train", tiny, "--policy", chain / "a.json", "--out", tmp_path / "t", *QUICK]
+    command += ["--l2", "0"]  # no setting is left to be decided and said
     done = subprocess.run(
         [sys.executable, "-m", "seo_rec", *map(str, command)],
         capture_output=True,
@@ -391,6 +392,7 @@ def test_every_setting_of_methods_in_a_comparison_arrives(
     attention = {**SEO_SETTINGS, "total_chunks": None}  # a run-off has its own
     words = [*as_set(attention, "seo."), *as_set(run_off, "seo.run_off.")]
     words += ["--set", "dimgrow.alpha=0.5", "--methods", "seo,dimgrow", "--backbone", "dlrm"]
+    words += ["--batch-size", "2048", "--l2", "0"]
     done = seo_rec("compare", tiny, "--out", tmp_path / "c", "--params", 800, "--dim", 8, *words)
     assert done.code == 0 and done.err == ""
     (asked,) = compared

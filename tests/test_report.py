@@ -753,7 +753,7 @@ def break_attention(folder):
     "damage, message",
     [
         (break_json, r"run\.json:2: not valid JSON"),
-        (break_kind, r"kind 'dance'; allowed: train, search"),
+        (break_kind, r"kind 'dance'; allowed: train, tune, search"),
         (break_key, r"results\.jsonl: no 'test_auc' here"),
         (break_attention, r"searches\['2'\] is no attention"),
     ],

@@ -9,6 +9,7 @@ import typer
 
 from seo_rec.cli import parameters as par
 from seo_rec.cli.assignments import assigned_by_family
+from seo_rec.cli.automatic import automatic, floats_of, settled_options
 from seo_rec.cli.budget import Wish, budget, resolved
 from seo_rec.cli.config import set_texts
 from seo_rec.cli.options import (
@@ -97,16 +98,19 @@ def compare(
     load_stack(threads)
     from seo_rec import recipes
     from seo_rec.data.dataset import open_data
+    from seo_rec.search import find
 
     texts, opened = set_texts(context, set_), tuple(map(open_data, data))
     wish = Wish(params, bytes_, budget_of, precision)
     at = budget(context, opened[0], dim, wish, whole_rows=True)
+    named = [find(name.removesuffix(SUFFIX)) for name in contestants.methods]
+    fit = automatic(context, fit, opened[0], floats_of(at, dim), named)
     asked = Asked(opened, contestants, dim, texts, same_hash, Training(model, fit), mlet)
     comparison = comparison_of(context, asked, at)
     grouping = recipes.Grouping(tuple(group or ()), tuple(by or ()), tuple(by_frequency or ()))
     for one in opened:
         grouping.check(one)
-    with run_folder(context, out, **resolved(at), set=texts):
+    with run_folder(context, out, **resolved(at), **settled_options(fit), set=texts):
         runs = recipes.compare(comparison, out)
         if grouping:
             recipes.measure_groups(comparison, out, grouping)

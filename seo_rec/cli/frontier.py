@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seo_rec.cli import parameters as par
+from seo_rec.cli.automatic import automatic, floats_of, settled_options
 from seo_rec.cli.compare import CONTESTANTS, Asked, Contestants, comparison_of
 from seo_rec.cli.config import set_texts
 from seo_rec.cli.options import (
@@ -124,6 +125,7 @@ def frontier(
     load_stack(threads)
     from seo_rec import recipes
     from seo_rec.data.dataset import open_data
+    from seo_rec.search import find
 
     if submit and not scheduler:
         raise ValueError("--submit needs --scheduler NAME, the scheduler of TorchX to submit to")
@@ -134,9 +136,12 @@ def frontier(
         wanted, unit = recipes.read_byte_budgets(bytes_), BYTES
     else:
         wanted, unit = recipes.read_budgets(budgets, opened[0], dim), FLOATS
+    at = Allowance(wanted[0], unit, precision)
+    named = [find(name.removesuffix(SUFFIX)) for name in contestants.methods]
+    fit = automatic(context, fit, opened[0], floats_of(at, dim), named)
     asked = Asked(opened, contestants, dim, texts, same_hash, Training(model, fit), mlet)
-    comparison = comparison_of(context, asked, Allowance(wanted[0], unit, precision))
-    with run_folder(context, out, set=texts):
+    comparison = comparison_of(context, asked, at)
+    with run_folder(context, out, **settled_options(fit), set=texts):
         if scheduler:
             _jobs(context, comparison, wanted)
             return

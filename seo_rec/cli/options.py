@@ -58,6 +58,7 @@ class Option:
         default: A value in place of the first field's default.
         panel: A panel in place of the one that the other options have.
         unset: A value that leaves the fields to an option before it.
+        word: A word in place of a value, and the default; the command says what it stands for.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Option:
     default: Any = FIELDS_OWN
     panel: str = ""
     unset: Any = None
+    word: str = ""
 
     @property
     def sets(self) -> tuple[str, ...]:
@@ -95,7 +97,8 @@ class FromSettings:
     def _parameter(self, option: Option) -> inspect.Parameter:
         field = fields_of(self.settings)[option.sets[0]]
         default = field.default if option.default is FIELDS_OWN else option.default
-        kind = _typed_as(field)
+        kind = str if option.word else _typed_as(field)
+        default = option.word or default
         written = f"--{option.name.replace('_', '-')}"
         declared = typer.Option(
             written,
@@ -116,12 +119,16 @@ class FromSettings:
         """The settings object of the values that typer has read."""
         found = {}
         for option in self.options:
-            if option.unset is not None and values[option.name] == option.unset:
+            value = values[option.name]
+            if (option.unset is not None and value == option.unset) or value == (option.word or ()):
                 continue
             for name in option.sets:
                 field = fields_of(self.settings)[name]
                 written = f"--{option.name.replace('_', '-')}"
-                found[name] = _of_field(values[option.name], field, written)
+                if option.word:
+                    found[name] = _of_text(value, field, written, option.word)
+                else:
+                    found[name] = _of_field(value, field, written)
         return (self.build or _call(self.settings))(found)
 
 
@@ -144,6 +151,14 @@ def _of_field(value: Any, field: Field, written: str) -> Any:
     if _typed_as(field) is field.kind or any(map(is_dataclass, alternatives(field.kind))):
         return value
     return value_of(value, field.kind, written)
+
+
+def _of_text(value: Any, field: Field, written: str, word: str) -> Any:
+    """The value of a field whose option also takes a word."""
+    try:
+        return value_of(str(value), field.kind, written)
+    except ValueError as error:
+        raise ValueError(f"{error}, or {word}") from None
 
 
 def takes_settings(**groups: FromSettings) -> Callable[[Callable[..., None]], Callable[..., None]]:

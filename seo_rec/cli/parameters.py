@@ -321,7 +321,7 @@ MULTI_TASK_OPTIONS = FromSettings(
 
 EPOCHS = Option("epochs")
 PATIENCE = Option("patience")
-BATCH_SIZE = Option("batch_size")
+BATCH_SIZE = Option("batch_size", word="auto")
 LR = Option("lr", ("row_lr", "dense_lr"), help="Learning rate of tables and dense layers")
 DENSE_LR = Option(
     "dense_lr", default=0.0, help="Learning rate of the dense layers; 0: as --lr", unset=0.0
@@ -330,7 +330,7 @@ OPTIMIZER = Option("optimizer", ("row_optimizer",))
 DENSE_OPTIMIZER = Option("dense_optimizer")
 AVERAGE = Option("average")
 KEEP_BY = Option("keep_by")
-L2 = Option("l2", ("row_l2",))
+L2 = Option("l2", ("row_l2",), word="auto")
 L2_ON = Option("l2_on")
 STORAGE = Option("storage")
 WARMUP = Option("warmup_steps")

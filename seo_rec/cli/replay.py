@@ -34,7 +34,7 @@ REPLAY_OPTIONS = FromSettings(
     tuple(
         replace(o, default=1, help="Passes over the training rows of a day")
         if o.name == "epochs"
-        else o
+        else replace(o, word="")  # one batch and one L2 for days of any size
         for o in par.TRAIN_OPTIONS.options
         if o.name
         not in ("patience", "keep_by")  # they read validation rows, of which there are none

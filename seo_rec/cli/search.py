@@ -9,6 +9,7 @@ import typer
 
 from seo_rec.cli import parameters as par
 from seo_rec.cli.assignments import assigned, print_settings
+from seo_rec.cli.automatic import automatic, floats_of, settled_options
 from seo_rec.cli.budget import Wish, budget, resolved, size
 from seo_rec.cli.config import set_texts
 from seo_rec.cli.options import SEARCH, load_stack, refuse_ignored, takes_settings
@@ -100,11 +101,14 @@ def search(
         refuse_ignored(context, TRAINING_OPTIONS, f"--method {method}", searches)
     searches = "searches that read it"
     refuse_ignored(context, entry.ignores, f"--method {method}", searches)
-    opened, training = open_data(data), Training(model, fit)
+    opened = open_data(data)
     wish = Wish(params, bytes_, budget_of, precision)
     at = budget(context, opened, dim, wish, whole_rows=entry.whole_rows)
+    if entry.trains:
+        fit = automatic(context, fit, opened, floats_of(at, dim), [entry])
+    training, kept = Training(model, fit), settled_options(fit) if entry.trains else {}
     chosen = entry.settings_at(at, dim, training, values)
-    with run_folder(context, out, **resolved(at), set=texts):
+    with run_folder(context, out, **resolved(at), **kept, set=texts):
         found = recipes.search(
             method, opened, out, chosen, training, resume=resume, crosses=crosses
         )

@@ -11,6 +11,7 @@ import typer
 
 from seo_rec.cli import parameters as par
 from seo_rec.cli.assignments import assigned
+from seo_rec.cli.automatic import automatic, settled_options
 from seo_rec.cli.budget import Wish, budget, resolved, size
 from seo_rec.cli.config import set_texts
 from seo_rec.cli.crosses import crossed
@@ -105,14 +106,18 @@ def train(
     else:
         refuse_ignored(context, OF_EARLIER, "a training from scratch", "--from")
     wanted = _wanted(context, opened, idle, training.fit.seed)
+    if from_ is None:
+        assert wanted is not None
+        fit = automatic(context, fit, opened, wanted.policy.num_params, ())
+        training = replace(training, fit=fit)
     if from_ is not None:
         following = following_run(context, opened, None if wanted is None else wanted.policy)
     if wanted is None:
         assert following is not None
         wanted = _of_run(context, following)
-    kept = {**wanted.resolved}
+    kept = {**wanted.resolved, **(fit_values(training.fit) if following else settled_options(fit))}
     if following:
-        kept |= {**fit_values(training.fit), **dict.fromkeys(OF_LABELS)}
+        kept |= dict.fromkeys(OF_LABELS)
     if idle:  # the plan and the weights of --config are for the policy that is not trained
         kept |= {idle: None, **{n: None for n in OF_POLICY if not is_typed(context, n)}}
     start = Start(*(None if name in kept else context.params[name] for name in OF_POLICY))

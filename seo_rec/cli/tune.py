@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seo_rec.cli import parameters as par
+from seo_rec.cli.automatic import automatic, settled_options
 from seo_rec.cli.budget import size
 from seo_rec.cli.config import command_options
 from seo_rec.cli.options import RUN, SEARCH, load_stack, takes_settings
@@ -89,8 +90,10 @@ def tune(
     from seo_rec.data.dataset import open_data
     from seo_rec.recipes import tuning
 
-    opened, training = open_data(data), Training(replace(model, mlet=mlet), fit)
+    opened = open_data(data)
     policies, method_name, budget, kept = _subject(context, opened, fit.seed)
+    fit = automatic(context, fit, opened, policies(dim).num_params, ())
+    kept, training = {**kept, **settled_options(fit)}, Training(replace(model, mlet=mlet), fit)
     names = tuple(name.strip() for name in (tune_ or ALL).split(",") if name.strip())
     if policy is not None:
         names = tuple(name for name in names if name != "dim" or tune_)

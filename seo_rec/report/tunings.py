@@ -109,7 +109,7 @@ def _history(ax: Axes, tuning: TuningRun) -> None:
         trials = [t for t in tuning.trials if t.state == state]
         levels = [sign * _level(t) for t in trials]
         ax.plot([t.number for t in trials], levels, marker, color=COLOURS[0], markersize=5)
-    numbers, best = [], []
+    numbers, best = list[int](), list[float]()
     for t in tuning.trials:
         if t.state == DONE and not math.isnan(t.score):
             numbers.append(t.number)

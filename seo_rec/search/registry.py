@@ -109,6 +109,8 @@ class Method:
             budget, TooLargeError if the tables of the search do not fit into memory.
         whole_rows: Whether its budget is a whole number of rows of the width ``dim``.
         ignores: Fields of the fit settings that deciding does not read although it trains.
+        automatic: Whether the batch and the L2 may follow the data: not for searches whose result
+            depends on either, with which the rules were not measured.
         fixed: Settings that cannot be changed, and their values: the name of the method decides
             them, or it does not read them.
     """
@@ -126,6 +128,7 @@ class Method:
     require_feasible: Check = _no_check
     whole_rows: bool = False
     ignores: tuple[str, ...] = ()
+    automatic: bool = True
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
     def settings_at(
@@ -355,6 +358,7 @@ SEARCHES: dict[str, Method] = {
             require_feasible=_require_first_columns,
             sharded=True,
             ignores=("average", "keep_by"),
+            automatic=False,
         ),
         Method(
             name="optembed",
@@ -365,6 +369,7 @@ SEARCHES: dict[str, Method] = {
             check=_check_optembed,
             require_feasible=_require_room("optembed", shared=False),
             sharded=True,
+            automatic=False,
         ),
         Method(
             name="autodim",
@@ -374,6 +379,7 @@ SEARCHES: dict[str, Method] = {
             values_at=_space_at,
             require_feasible=_require_room("autodim", shared=True),
             sharded=True,
+            automatic=False,
         ),
         Method(
             name="sseds",
@@ -383,6 +389,7 @@ SEARCHES: dict[str, Method] = {
             values_at=_space_at,
             require_feasible=_require_room("sseds", shared=True),
             sharded=True,
+            automatic=False,
         ),
         Method(
             name="cce",
