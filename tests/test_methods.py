@@ -14,6 +14,7 @@ import laws
 from cases import METHODS, SCHEMAS, vocabularies
 from seo_rec import embed, methods
 from seo_rec.embed.remap import addressed_rows
+from seo_rec.methods import PlainSettings, find_method
 from seo_rec.methods.published import digits, smallest_digits
 from seo_rec.policy import DTYPES, Feature, Lookup, Policy, PolicyError, Table, split_rows
 
@@ -105,6 +106,32 @@ def test_multi_size_with_a_number_for_each_feature():
     for one, all_of_them in zip(policy.features, whole.features, strict=True):
         seeds = [k.seed for k in all_of_them.lookups]
         assert [k.seed for k in one.lookups] == seeds[: len(one.lookups)]
+
+
+@pytest.mark.parametrize("name, dim", [("multi-size-2", 4), ("multi-size", 4)])
+def test_named_multi_size_takes_numbers_for_some_features(name: str, dim: int) -> None:
+    """Tables stay as wide as without them, and the feature that is not named keeps its lookups."""
+    settings = PlainSettings(params=800, dim=dim, chunk_dim=2, lookups=("user:4", "hour:1"))
+    found = find_method(name).policy(SCHEMAS["three"], settings, {}, 3)
+    reads = {"user": 4, "item": 2, "hour": 1}
+    assert found == methods.multi_size(SCHEMAS["three"], 800, 8, lookups=reads, seed=3)
+
+
+@pytest.mark.parametrize(
+    "name, lookups, says",
+    [
+        ("pq-2", ("user:4",), "lookups with method pq-2; allowed: with multi-size"),
+        ("multi-size", ("nobody:4",), "lookups 'nobody:4'; allowed: FEATURE:NUMBER"),
+        ("multi-size", ("user:0",), "with a number of 1 or more"),
+        ("multi-size", ("user",), "a feature of user, item, hour"),
+        ("multi-size", ("user:4", "user:2"), "each feature once"),
+        ("multi-size-3", ("user:4",), "dim 8; allowed: a multiple of the 3 lookups"),
+    ],
+)
+def test_numbers_of_lookups_that_do_not_fit(name: str, lookups: tuple[str, ...], says: str) -> None:
+    settings = PlainSettings(params=800, dim=8, chunk_dim=2, lookups=lookups)
+    with pytest.raises(ValueError, match=says):
+        find_method(name).policy(SCHEMAS["three"], settings, {}, 3)
 
 
 @schemas

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.accuracy import mlet_regime
+from benchmarks.accuracy import mlet_regime, unified
 from benchmarks.pages import mlet_regime as mlet_regime_page
 from benchmarks.record import read
 from seo_rec import recipes
+from seo_rec.methods import find_method
+from seo_rec.policy import PolicyError
 
 Line = dict[str, Any]
 
@@ -26,6 +28,38 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         module.main()
 
     return run
+
+
+# ---- Unified Embedding -------------------------------------------------------------------------
+
+
+def test_the_grid_of_unified_embedding_is_the_papers() -> None:
+    """Appendix B of the paper, at the width of MovieLens-1M; blocks of 30 / 2, 4, 8, 16 floats."""
+    grid = unified.paper_grid(30)
+    ends = {"ROBE-Z": ("15", "8", "4", "2"), "PQ": ("2", "3", "4", "8", "16")}
+    shares = [f"{k}-p{p}" for k in (2, 3) for p in (0.05, 0.1, 0.2)]
+    assert grid["Multiplex HashEmb"] == tuple(f"multiplexed-hash-embedding-{x}" for x in shares)
+    assert grid["ROBE-Z Embedding"] == tuple(f"robe-{z}" for z in ends["ROBE-Z"])
+    assert grid["PQ Embedding"] == tuple(f"pq-{k}" for k in ends["PQ"])
+    assert grid["QR Embedding"] == ("qr-2", "qr-3", "qr-4")
+    assert grid["Hashing Trick"] == ("hashing-trick",)
+    assert list(grid) == list(unified.ROWS)
+    for methods in grid.values():
+        assert all(m == "seo" or find_method(m) is not None for m in methods), methods
+    assert unified.paper_grid(12)["PQ Embedding"] == ("pq-2", "pq-3", "pq-4", "pq-8")
+
+
+def test_a_grid_point_that_no_budget_holds_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    class Runs:
+        def line(self, row: str, method: str, params: int, seed: int) -> Line:
+            if method == "pq-2":
+                raise PolicyError("too small")
+            return {"val_auc": {"pq-3": 0.7, "pq-4": 0.6}[method]}
+
+    runs: Any = Runs()
+    assert unified.chosen(runs, "PQ", ("pq-2", "pq-3", "pq-4"), 10) == "pq-3"
+    assert "pq-2" in capsys.readouterr().out
+    assert unified.chosen(runs, "PQ", ("pq-2", "pq-2"), 10) is None
 
 
 # ---- MLET --------------------------------------------------------------------------------------

@@ -326,6 +326,7 @@ def test_who_trains_has_a_validation_auc(tiny_data: DataSet, tmp_path: Path, nam
         ("seo-rr", {"apply": "exact"}, None, "apply 'exact' of seo-rr; allowed: 'round-robin'"),
         ("seo-rr", {"apply": "none", "run_off": RunOff()}, None, "of seo-rr; allowed: None"),
         ("multi-size-2", {"chunk_dim": 4}, None, "chunk_dim 4 of multi-size-2; allowed: 8"),
+        ("separate", {"lookups": ("a:2",)}, None, r"lookups \('a:2',\) of separate; allowed: \(\)"),
         ("separate", {"chunk_dim": 4}, None, "chunk_dim 4 of separate; allowed: 8"),
     ],
 )

@@ -16,6 +16,11 @@ With Criteo data the columns are 39, the width is 12, the budgets are those of
 sample of it. Per feature, rows go by the number of ids (as in the paper), and the sample has many
 features of few ids, which at these budgets are left with one row each.
 
+With ``--grid`` the rows try the paper's own grid (appendix B): k = 2 or 3 lookups and a share p of
+0.05, 0.1 or 0.2 for hash embeddings, 2, 4, 8 or 16 blocks for ROBE, k = 2, 3, 4, 8 or 16 for PQ and
+multi-size, 2, 3 or 4 components for QR; a grid point that a budget cannot hold is named and left
+out. On MovieLens-1M that is at most 26 runs more at each budget.
+
 Runs are kept in ``--out`` and found again there, also unfinished ones; ``--record`` appends the new
 lines to ``benchmarks/results/unified.jsonl``, and ``python -m benchmarks.pages.tables methods``
 writes them to docs/measured/methods.md.
@@ -37,7 +42,7 @@ from seo_rec import recipes
 from seo_rec.backbones import DCNv2Settings
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.model import ModelSettings
-from seo_rec.policy import Policy
+from seo_rec.policy import Policy, PolicyError
 from seo_rec.runs import describe
 from seo_rec.runs.layout import SEARCH_FILE
 from seo_rec.search.run_off import RULE, RunOff
@@ -138,6 +143,27 @@ CRITEO_ROWS = {
 }
 
 
+def paper_grid(dim: int) -> dict[str, tuple[str, ...]]:
+    """The rows of :data:`ROWS` with the settings of the paper's grid, for embeddings of a width.
+
+    ROBE with n blocks has Z = ceil(dim / n); numbers above the width are left out.
+    """
+    ks = [k for k in (2, 3, 4, 8, 16) if k <= dim]
+    grid = {
+        "hash-embedding": [f"{k}-p{p}" for k in (2, 3) for p in (0.05, 0.1, 0.2)],
+        "robe": [str(z) for z in dict.fromkeys(-(-dim // n) for n in (2, 4, 8, 16) if n <= dim)],
+        "pq": [str(k) for k in ks],
+        "qr": ["2", "3", "4"],
+        "multi-size": [str(k) for k in ks if dim % k == 0],
+    }
+    found = {}
+    for row, methods in ROWS.items():
+        family = methods[0].rstrip("0123456789").rstrip("-")
+        tried = grid.get(family.removeprefix("multiplexed-"))
+        found[row] = methods if tried is None else tuple(f"{family}-{x}" for x in tried)
+    return found
+
+
 def policy_of(
     method: str, data: DataSet, study: Study, params: int, fit: FitSettings, out: Path
 ) -> Policy:
@@ -202,16 +228,29 @@ def _seconds(search: Path) -> float | None:
     return float(json.loads(search.read_text())["seconds"]) if search.exists() else None
 
 
-def chosen(runs: Runs, row: str, methods: tuple[str, ...], params: int) -> str:
-    """The setting with the best validation AUC of seed 0."""
+def chosen(runs: Runs, row: str, methods: tuple[str, ...], params: int) -> str | None:
+    """The setting with the best validation AUC of seed 0; None if none fits the budget."""
     if len(methods) == 1:
         return methods[0]
-    return max(methods, key=lambda m: runs.line(row, m, params, 0)["val_auc"])
+    found: dict[str, float] = {}
+    for method in methods:
+        try:
+            found[method] = runs.line(row, method, params, 0)["val_auc"]
+        except PolicyError as error:
+            print(f"{params:7} {method:30} left out: {error}", flush=True)
+    return max(found, key=found.__getitem__, default=None)
+
+
+def rows_of(study: Study, grid: bool) -> dict[str, tuple[str, ...]]:
+    """The rows of a study, with the settings that seed 0 tries."""
+    if grid:
+        return paper_grid(study.dim)
+    return {**ROWS, **(CRITEO_ROWS if study.name == "criteo" else {})}
 
 
 def cells(study: Study, options: argparse.Namespace) -> Iterator[tuple[int, str, int]]:
     """Seed, row and budget of every cell; all cells of a seed come before all cells of the next."""
-    rows = {**ROWS, **(CRITEO_ROWS if study.name == "criteo" else {})}
+    rows = rows_of(study, options.grid)
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for row in options.rows or rows:
             for params in options.budgets or study.budgets:
@@ -223,6 +262,7 @@ def main() -> None:
     parser = make_parser(__doc__, RECORD, out="runs/unified")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="prepared data sets")
     parser.add_argument("--rows", nargs="*", metavar="ROW", help=f"some of {', '.join(ROWS)}")
+    parser.add_argument("--grid", action="store_true", help="the settings of the paper's grid")
     parser.add_argument("--budgets", type=int, nargs="*", help="floats; default: the study's")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--first-seed", type=int, default=0, help="0 first: it chooses the setting")
@@ -230,10 +270,11 @@ def main() -> None:
     set_up(options.threads)
     data = [open_data(path) for path in options.data]
     study = STUDIES[data[0].schema.dataset]
-    rows = {**ROWS, **(CRITEO_ROWS if study.name == "criteo" else {})}
+    rows = rows_of(study, options.grid)
     runs = Runs(data, study, options.out, RECORD if options.record else None)
     for seed, row, params in cells(study, options):
-        runs.line(row, chosen(runs, row, rows[row], params), params, seed)
+        if (method := chosen(runs, row, rows[row], params)) is not None:
+            runs.line(row, method, params, seed)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ class PlainSettings:
         chunk_dim: Width of a table, floats, where the name of multi-size has no number.
         exact_below: Features with at most so many training ids keep a row per id; 0 for none.
         same_hash: Groups of features, by name, that take one set of hash functions.
+        lookups: Rows that features read with multi-size, as user:4,hour:1; others dim / chunk_dim.
     """
 
     params: int = 0
@@ -50,6 +51,7 @@ class PlainSettings:
     chunk_dim: int = 8
     exact_below: int = 0
     same_hash: tuple[tuple[str, ...], ...] = ()
+    lookups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.dim < 1:
@@ -189,17 +191,51 @@ class NamedMethod:
                     f"chunk_dim {settings.chunk_dim}; allowed: a divisor of dim {settings.dim}"
                 )
             make = partial(make, lookups=settings.dim // settings.chunk_dim)
+        dim = settings.dim
+        if settings.lookups:
+            make, dim = self._with_lookups(schema, settings, make)
         sharing = replace(
             self.sharing, exact_below=settings.exact_below, same_hash=settings.same_hash
         )
         return make(
             schema,
             settings.allowance,
-            settings.dim,
+            dim,
             sharing=sharing,
             vocabularies=vocabularies,
             seed=seed,
         )
+
+    def _with_lookups(
+        self, schema: Schema, settings: PlainSettings, make: Callable[..., Policy]
+    ) -> tuple[Callable[..., Policy], int]:
+        """Multi-size with the numbers of ``settings.lookups``, and the width of the widest feature.
+
+        A table is as wide as without them.
+        """
+        if self.family != "multi-size":
+            raise ValueError(f"lookups with method {self.name}; allowed: with multi-size")
+        assert isinstance(make, partial)  # by the number in the name, or by chunk_dim
+        usual = make.keywords["lookups"]
+        if settings.dim % usual:
+            raise ValueError(f"dim {settings.dim}; allowed: a multiple of the {usual} lookups")
+        names = [c.name for c in schema.features]
+        reads = {**dict.fromkeys(names, usual), **_lookups_of(settings.lookups, names)}
+        return partial(make, lookups=reads), settings.dim // usual * max(reads.values())
+
+
+def _lookups_of(texts: tuple[str, ...], names: list[str]) -> dict[str, int]:
+    """``("user:4", "hour:1")`` as numbers by feature."""
+    found: dict[str, int] = {}
+    for text in texts:
+        name, _, number = text.rpartition(":")
+        if name not in names or name in found or not re.fullmatch("[1-9][0-9]{0,3}", number):
+            raise ValueError(
+                f"lookups {text!r}; allowed: FEATURE:NUMBER, each feature once, with a number of "
+                f"1 or more and a feature of {', '.join(names)}"
+            )
+        found[name] = int(number)
+    return found
 
 
 def find_method(name: str) -> NamedMethod | None:

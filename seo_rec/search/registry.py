@@ -445,6 +445,12 @@ def _decide_plain(
     return Found(policy, None, 0.0, 0, {})
 
 
+def _fixed(plain: NamedMethod) -> dict[str, Any]:
+    """The settings that a method without a search does not read."""
+    chunk_dim = {} if plain.reads_chunk_dim else {"chunk_dim": PlainSettings.chunk_dim}
+    return chunk_dim if plain.family == "multi-size" else {**chunk_dim, "lookups": ()}
+
+
 def find(name: str) -> Method:
     """The way to decide that is called ``name``.
 
@@ -467,7 +473,7 @@ def find(name: str) -> Method:
         searches=False,
         budgeted=plain.budgeted,
         require_feasible=decide,
-        fixed={} if plain.reads_chunk_dim else {"chunk_dim": PlainSettings.chunk_dim},
+        fixed=_fixed(plain),
     )
 
 
