@@ -55,6 +55,13 @@ typedef struct {
     int64_t step;             /* number of this step, from 1 */
 } Update;
 
+/* Floats that are read again from here on, not kept in a register each beside their vector. */
+#if defined(__GNUC__)
+#define IN_MEMORY(floats) __asm__ volatile("" : : "r"(floats) : "memory")
+#else
+#define IN_MEMORY(floats) (void)(floats)
+#endif
+
 INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* 0 if all reads and writes stay inside, -1 for bad offsets, k + 1 for a bad lookup k. */
@@ -336,19 +343,31 @@ INLINE void move_to(Place *place, const Reads *p, int64_t row) {
     }
 }
 
+/* The gradient of the vector that a read is part of. */
+INLINE const float *gradient_of(const Reads *p, const float *grad, const int32_t *bags,
+                                int64_t read) {
+    const uint32_t bag = (uint32_t)(bags ? bags[read] : read), B = (uint32_t)p->num_bags;
+    const int64_t k = bag / B, b = bag % B;
+    return grad + b * p->row_floats + p->columns[k];
+}
+
+/* Update the row whose reads are keys[begin .. end - 1], of all the thread's reads up to last. */
 INLINE void one_row(const Reads *p, const Update *u, const float *grad, const uint64_t *keys,
-                    int64_t begin, int64_t end, int shift, const int32_t *bags,
+                    int64_t begin, int64_t end, int64_t last, int shift, const int32_t *bags,
                     const Table *table, int64_t row, Row its, int type, int64_t dim) {
     const uint64_t mask = ((uint64_t)1 << shift) - 1;
     float *restrict g = its.g;
     memset(g, 0, (size_t)dim * sizeof(float));
     for (int64_t i = begin; i < end; i++) {
         const int64_t read = (int64_t)(keys[i] & mask);
-        const uint32_t bag = (uint32_t)(bags ? bags[read] : read), B = (uint32_t)p->num_bags;
-        const int64_t k = bag / B, b = bag % B;
-        add_scaled(g, grad + b * p->row_floats + p->columns[k],
-                p->id_weights ? p->id_weights[read] : 1.0f, dim);
+        if (i + AHEAD < last) {
+            const int64_t later = (int64_t)(keys[i + AHEAD] & mask);
+            __builtin_prefetch(gradient_of(p, grad, bags, later));
+        }
+        add_scaled(g, gradient_of(p, grad, bags, read), p->id_weights ? p->id_weights[read] : 1.0f,
+                   dim);
     }
+    IN_MEMORY(g);
     update_row(u, table, row, its, end - begin, type, dim);
 }
 
@@ -356,6 +375,7 @@ CLONES static void update_range(const Reads *p, const Update *u, const float *gr
                                 const uint64_t *keys, const int64_t *starts, int64_t from,
                                 int64_t to, int shift, const int32_t *bags, Row its) {
     Place place = {0, 0, p->tables[0].rows}, ahead = place;
+    const int64_t last = from < to ? starts[to] : 0;
     for (int64_t n = from; n < to; n++) {
         if (n + AHEAD < to) {
             const int64_t next = (int64_t)(keys[starts[n + AHEAD]] >> shift);
@@ -368,13 +388,13 @@ CLONES static void update_range(const Reads *p, const Update *u, const float *gr
         const int64_t dim = table->dim, at = row - place.first, from_read = starts[n];
         const int64_t end_read = starts[n + 1];
         if (table->type == FLOAT32) {
-            BY_WIDTH(dim, one_row(p, u, grad, keys, from_read, end_read, shift, bags, table, at, its,
-                                  FLOAT32, W))
+            BY_WIDTH(dim, one_row(p, u, grad, keys, from_read, end_read, last, shift, bags, table,
+                                  at, its, FLOAT32, W))
         } else if (table->type == BFLOAT16) {
-            BY_WIDTH_OF_HALVES(dim, one_row(p, u, grad, keys, from_read, end_read, shift, bags,
+            BY_WIDTH_OF_HALVES(dim, one_row(p, u, grad, keys, from_read, end_read, last, shift, bags,
                                             table, at, its, BFLOAT16, W))
         } else {
-            BY_WIDTH_OF_HALVES(dim, one_row(p, u, grad, keys, from_read, end_read, shift, bags,
+            BY_WIDTH_OF_HALVES(dim, one_row(p, u, grad, keys, from_read, end_read, last, shift, bags,
                                             table, at, its, FLOAT16, W))
         }
     }
