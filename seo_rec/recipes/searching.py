@@ -30,7 +30,7 @@ from seo_rec.train import Training, agree, ranks, read_weights, save_weights
 def search(
     method: str,
     data: DataSet,
-    out: Path,
+    out: Path | str,
     settings: Any,
     training: Training,
     *,
@@ -59,6 +59,7 @@ def search(
         RunError: ``out`` holds another run, or this one and ``resume`` is False.
         ValueError: An unknown method, or settings that do not go together.
     """
+    out = Path(out)
     entry, asked = find(method), _asked(method, data, settings, training)
     agree(asked, out=out)
     entry.checked(data, settings, training)
