@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import gc
+import io
 import logging
 import os
 import signal
@@ -13,6 +15,24 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
+
+PLAIN = "seo_rec_plain"  # the name of an error handler of encodings
+SPELLED = {"−": "-", "–": "-", "—": "-", "±": "+-", "×": "x", "…": "...", "≤": "<=", "≥": ">="}
+
+
+def spell_plainly() -> None:
+    """Signs that the terminal's encoding lacks are printed as others, such as ± as +-, or as ?."""
+
+    def spelled(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        text = error.object[error.start : error.end]
+        return "".join(SPELLED.get(sign, "?") for sign in text), error.end
+
+    codecs.register_error(PLAIN, spelled)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=PLAIN)
 
 
 @contextmanager

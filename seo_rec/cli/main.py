@@ -38,7 +38,14 @@ from seo_rec.cli.serve import serve
 from seo_rec.cli.train import train
 from seo_rec.cli.tune import tune
 from seo_rec.files import one_line, said
-from seo_rec.process import leave, quiet_libraries, run_and_leave, sigterm_raises, world_size
+from seo_rec.process import (
+    leave,
+    quiet_libraries,
+    run_and_leave,
+    sigterm_raises,
+    spell_plainly,
+    world_size,
+)
 from seo_rec.runs.claim import RunError
 from seo_rec.stack import StackError, without_training
 
@@ -118,6 +125,7 @@ app.command(hidden=True, context_settings=FURTHER_OPTIONS)(job_applier)
 
 def main() -> None:
     """Run the command line, in one process or as one of a launch."""
+    spell_plainly()
     words = (word for word in sys.argv[1:] if not word.startswith("-"))
     if _told(world_size) == 1 or next(words, "") in BY_FILES:
         with sigterm_raises():  # several processes are stopped together, by their launcher

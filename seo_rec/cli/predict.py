@@ -51,12 +51,13 @@ def predict(
     engine: par.Engine = "auto",
 ) -> None:
     """Score the rows of raw files, in order, without torch."""
+    from seo_rec.data.columns import split_names
     from seo_rec.data.progress import ProgressBar
     from seo_rec.serve import Predictor
     from seo_rec.serve.predict import predict_files, predict_split
 
     paths = [*raw, *(more or [])]
-    names = tuple(name.strip() for name in keep.split(",")) if keep else ()
+    names = split_names(keep)
     is_prepared = _is_prepared(context, paths)
     rule = par.bad_rows(on_bad_row, max_bad)
     require_new_file(out)

@@ -573,7 +573,9 @@ def _pruning(
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",")) if text else ()
+    from seo_rec.data.columns import split_names
+
+    return split_names(text)
 
 
 @app.command("import")

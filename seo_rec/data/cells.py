@@ -25,7 +25,8 @@ from seo_rec.data.roles import (
     values_of,
 )
 from seo_rec.data.times import times
-from seo_rec.data.tokens import bags_of_ids, categorical_ids, is_text
+from seo_rec.data.tokens import bags_of_ids, categorical_ids, is_text, not_whole
+from seo_rec.data.values import as_text, one_form
 from seo_rec.schema import REGRESSION
 
 Floats = npt.NDArray[np.float64]
@@ -100,6 +101,10 @@ def good_cells(table: Any, columns: TableColumns, reject: Callable[[int, Fault],
         if pa.types.is_floating(table.schema.field(name).type):
             number = _floats(table[name])
             broken = ~np.isnan(number) & ((number != np.floor(number)) | (np.abs(number) >= 2**53))
+            faults.append((name, broken, "not a whole number", _WHOLE_FIX))
+        elif columns.by_value and pa.types.is_decimal(table.schema.field(name).type):
+            texts = one_form(as_text(table[name].combine_chunks()))
+            broken = not_whole(texts).to_numpy(zero_copy_only=False)
             faults.append((name, broken, "not a whole number", _WHOLE_FIX))
     bad = np.zeros(table.num_rows, bool)
     for fault in faults:
@@ -177,9 +182,9 @@ def _encoded(
         else:
             done[name] = pa.array(NumericRule(columns.plans[name].transform).values(number))
     for name in columns.categorical:
-        done[name] = categorical_ids(table[name], name, columns.missing)
+        done[name] = categorical_ids(table[name], name, columns.missing, columns.by_value)
     for name in columns.multivalent:
-        done[name] = bags_of_ids(table[name], name, columns.separator)
+        done[name] = bags_of_ids(table[name], name, columns.separator, columns.by_value)
     done[columns.label_column] = pa.array(roles["label"].astype(np.float32))
     for name in columns.more_rules:
         done[name] = pa.array(roles[label_role(name)].astype(np.float32))
@@ -190,7 +195,8 @@ def _encoded(
     if columns.split_column is not None:
         done[PLACE] = pa.array(roles["split"].astype(np.int8))
     if columns.group is not None:
-        done[GROUP] = categorical_ids(table[columns.group], columns.group, "token")
+        group = table[columns.group]
+        done[GROUP] = categorical_ids(group, columns.group, "token", columns.by_value)
     return pa.table(done)
 
 

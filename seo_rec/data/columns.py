@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,6 +13,7 @@ from seo_rec.data.inference import Decision
 from seo_rec.data.numeric import BUCKETS, INDICATOR, NumericPlan
 from seo_rec.data.roles import LabelRule, label_rule
 from seo_rec.data.source import require_missing_rule
+from seo_rec.data.tokens import VALUE_RULE
 from seo_rec.schema import BINARY, LABEL_KINDS, REGRESSION, DataError
 
 LONGEST_NAME = 255 - len(".parquet")  # bytes of a file's name on the usual file systems
@@ -51,6 +53,8 @@ class TableColumns:
         task: ``binary`` or ``regression``, which says what the label is: with ``regression`` any
             numbers.
         more_labels: Further labels, as ``label`` is given, for a model of several labels.
+        token_rule: How values become ids, of :data:`seo_rec.data.tokens.TOKEN_RULES`; tables of
+            earlier releases have the first one.
         kinds: Kinds by column, which win over inferred ones: ``categorical``, ``numeric``,
             ``multivalent`` or ``drop``.
     """
@@ -71,6 +75,7 @@ class TableColumns:
     kinds: Mapping[str, str] = field(default_factory=dict)
     task: str = BINARY
     more_labels: tuple[str, ...] = ()
+    token_rule: str = VALUE_RULE
 
     def __post_init__(self) -> None:
         if self.task not in LABEL_KINDS:
@@ -105,6 +110,11 @@ class TableColumns:
         for name in self.used:
             _require_file_name(name)
         _ = self.plans
+
+    @property
+    def by_value(self) -> bool:
+        """Whether a value has one id in whatever form a file stores it."""
+        return self.token_rule == VALUE_RULE
 
     @property
     def is_open(self) -> bool:
@@ -151,7 +161,7 @@ class TableColumns:
     @cached_property
     def plans(self) -> dict[str, NumericPlan]:
         """How the numbers of each numeric column are transformed."""
-        first, *others = self.numeric_transform.split(",")
+        first, *others = split_names(self.numeric_transform) or ("",)
         single = dict(_pair(text) for text in others)
         if "=" in first:
             single[_pair(first)[0]], first = _pair(first)[1], "standard"
@@ -221,6 +231,22 @@ class TableColumns:
         twice = sorted({name for name in self.used if list(names).count(name) > 1})
         if twice:
             raise DataError(f"{path}: duplicate column names {twice}; rename one of each")
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """The names in a text, between commas; a name with a comma is quoted, as in ``"a,b",c``.
+
+    Raises:
+        DataError: A quote is not closed.
+    """
+    try:
+        (names,) = csv.reader([text], skipinitialspace=True, strict=True) if text else ([],)
+    except csv.Error as error:
+        raise DataError(
+            f"names {text!r}: {error}; allowed: names between commas, one that holds a comma or "
+            "begins with a quote in double quotes, as in '\"a,b\",c'"
+        ) from error
+    return tuple(name.strip() for name in names)
 
 
 def _plan(transform: str, missing: str | None, buckets: int) -> NumericPlan:

@@ -20,7 +20,7 @@ from seo_rec.data.rawfile import BadRows
 from seo_rec.data.source import Figures
 from seo_rec.data.split import Split
 from seo_rec.data.table import table_source
-from seo_rec.data.tokens import TOKEN_RULE
+from seo_rec.data.tokens import TOKEN_RULES
 from seo_rec.data.vocabulary import Pruning
 from seo_rec.schema import DataError, Schema
 
@@ -58,7 +58,7 @@ class LikeTable:
                 "follows tables of its own only; prepare the new rows by the same command and "
                 "options as these"
             )
-        if schema.options.get("token_rule") != TOKEN_RULE:
+        if schema.options.get("token_rule") not in TOKEN_RULES:
             raise DataError(
                 f"{data.path} has ids by another rule than this release gives; prepare it again"
             )
@@ -142,6 +142,7 @@ def _columns(data: DataSet, rules: Mapping[str, NumericRule]) -> TableColumns:
         time=schema.time,
         weight=schema.weight,
         task=schema.label_kind,
+        token_rule=str(options["token_rule"]),
         more_labels=tuple(str(more_rules.get(name, name)) for name in schema.more_labels),
         numeric_missing=None if rules else "zero",
     )

@@ -42,7 +42,7 @@ from seo_rec.data.source import Assign, Source
 from seo_rec.data.split import Split
 from seo_rec.data.spread import Spread
 from seo_rec.data.time_order import in_order
-from seo_rec.data.tokens import MISSING, TOKEN_RULE, Ids
+from seo_rec.data.tokens import MISSING, Ids
 from seo_rec.data.vocabulary import IdCounter, Pruning, write_kept, write_vocabulary
 from seo_rec.files import new_folder
 from seo_rec.schema import BINARY, REGRESSION, SPLITS, Column, DataError, Schema, write_schema
@@ -339,7 +339,7 @@ def schema_of(
             **({"numeric_rule": BY_COLUMN, "numeric_columns": rules} if rules else {}),
             **({"mean_weight": last.mean_weight} if source.weight else {}),
             **({"negative_rate": source.negative_rate} if source.negative_rate < 1 else {}),
-            "token_rule": TOKEN_RULE,
+            "token_rule": source.token_rule,
             "missing_id": MISSING,
             "vocabulary": pruning.to_json(),
             "bad_rows": {

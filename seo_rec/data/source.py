@@ -16,7 +16,7 @@ from seo_rec.data.numeric import NumericPlan, NumericRule
 from seo_rec.data.rawfile import Intake
 from seo_rec.data.roles import GROUP, PLACE
 from seo_rec.data.split import Split, uniform
-from seo_rec.data.tokens import MISSING_RULES
+from seo_rec.data.tokens import MISSING_RULES, TOKEN_RULE
 from seo_rec.schema import BINARY, DataError
 
 ARROW_TYPES: Mapping[str, Any] = {
@@ -67,6 +67,7 @@ class Source:
         negative_rate: each negative training row is kept with this probability.
         placed: what says the split of each row, which ``read`` yields as :data:`PLACE`; None if
             the split rule does.
+        token_rule: how values become ids, of :data:`seo_rec.data.tokens.TOKEN_RULES`.
         figures: The figures of earlier data, which take the place of measuring training rows.
     """
 
@@ -87,6 +88,7 @@ class Source:
     more_labels: tuple[str, ...] = ()
     placed: Mapping[str, Any] | None = None
     figures: Figures | None = None
+    token_rule: str = TOKEN_RULE
 
     @property
     def categorical(self) -> tuple[str, ...]:

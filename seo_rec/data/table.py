@@ -171,6 +171,7 @@ def table_source(
         placed=_placed(by_split, columns),
         quoted=partial(cells_delimiter, delimiter=delimiter),
         figures=figures,
+        token_rule=columns.token_rule,
     )
 
 

@@ -11,6 +11,9 @@ below 2^62 are free for :data:`MISSING` and :data:`OUT_OF_VOCABULARY`. Negative 
 hashed by their decimal text. FNV-1a is used because it is five lines in any language, so a
 server can reproduce it; with 33 million distinct tokens in a column the expected number of
 colliding pairs is about 1e-4.
+
+Tables of users come in files of many kinds, which store one value in several forms. Their ids are
+given by value: :mod:`seo_rec.data.values` brings each value into one form first.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from seo_rec.data.values import as_text, one_form
 from seo_rec.schema import DataError
 
 Ids = npt.NDArray[np.int64]
@@ -30,6 +34,8 @@ HASH_BIT = 1 << 62
 MISSING = HASH_BIT - 1
 OUT_OF_VOCABULARY = HASH_BIT - 2
 TOKEN_RULE = "canonical decimal below 10^18: its value; else 2^62 + FNV-1a-64(bytes) mod 2^62"
+VALUE_RULE = f"whole numbers, truth and times in one form; then {TOKEN_RULE}"
+TOKEN_RULES = (TOKEN_RULE, VALUE_RULE)
 
 MISSING_RULES = ("token", "empty")
 
@@ -110,11 +116,12 @@ def integer_ids(values: Ids) -> Ids:
     return ids
 
 
-def categorical_ids(column: Any, name: str, missing: str) -> Any:
+def categorical_ids(column: Any, name: str, missing: str, by_value: bool = False) -> Any:
     """One id per row of ``column`` (any Arrow array of text, integers, booleans or floats).
 
     Args:
         missing: ``token`` gives a null the id :data:`MISSING`; ``empty`` leaves it null.
+        by_value: Whether the rule is :data:`VALUE_RULE`.
 
     Returns:
         Arrow int64 array of the same length.
@@ -125,15 +132,17 @@ def categorical_ids(column: Any, name: str, missing: str) -> Any:
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(array, pa.ChunkedArray):  # pyarrow keeps several chunks of huge text apart
         array = pa.concat_arrays(array.chunks)
-    ids, null = _plain_ids(array, name)
+    ids, null = _plain_ids(array, name, by_value)
     if missing == "empty":
         return pa.array(ids, mask=null)
     ids[null] = MISSING
     return pa.array(ids)
 
 
-def bags_of_ids(column: Any, name: str, separator: str | None) -> Any:
+def bags_of_ids(column: Any, name: str, separator: str | None, by_value: bool = False) -> Any:
     """Bags of ids: lists as they are, text split at ``separator``; null and "" are empty bags.
+
+    ``by_value`` says whether the rule is :data:`VALUE_RULE`.
 
     Returns:
         Arrow list<int64> array without nulls, of the same length as ``column``.
@@ -143,7 +152,7 @@ def bags_of_ids(column: Any, name: str, separator: str | None) -> Any:
         # Split each distinct text once, then copy the bags to the rows.
         if len(array.dictionary) == 0:
             return _bags(np.zeros(len(array) + 1, np.int64), np.zeros(0, np.int64))
-        bags = bags_of_ids(array.dictionary, name, separator).take(array.indices)
+        bags = bags_of_ids(array.dictionary, name, separator, by_value).take(array.indices)
         return _bags(_offsets(bags), bags.flatten().to_numpy())
     if is_text(array.type):
         if separator is None:
@@ -156,17 +165,17 @@ def bags_of_ids(column: Any, name: str, separator: str | None) -> Any:
             f"multivalent column {name!r} has type {array.type}; allowed: lists, or text that "
             "is split at a separator; make it a list column or declare it categorical"
         )
-    return _bags(*_flat_bags(array, name))
+    return _bags(*_flat_bags(array, name, by_value))
 
 
 def _bags(offsets: npt.NDArray[np.int64], values: Ids) -> Any:
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, pa.int64()))
 
 
-def _flat_bags(lists: Any, name: str) -> tuple[npt.NDArray[np.int64], Ids]:
+def _flat_bags(lists: Any, name: str, by_value: bool) -> tuple[npt.NDArray[np.int64], Ids]:
     """Offsets and ids of a list array, without null or empty elements."""
     offsets = _offsets(lists)
-    ids, drop = _plain_ids(lists.flatten(), name)
+    ids, drop = _plain_ids(lists.flatten(), name, by_value)
     if drop.any():
         kept_before = np.concatenate([[0], np.cumsum(~drop)])
         offsets, ids = kept_before[offsets], ids[~drop]
@@ -177,6 +186,11 @@ def _offsets(lists: Any) -> npt.NDArray[np.int64]:
     """Where each bag starts in ``lists.flatten()``; a null list is an empty bag."""
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+
+def not_whole(texts: Any) -> Any:
+    """Which of the texts of decimals, in one form, are no whole numbers; a null is none of them."""
+    return pc.fill_null(pc.match_substring(texts, "."), False)
 
 
 def is_text(type_: Any) -> bool:
@@ -192,24 +206,27 @@ def is_text(type_: Any) -> bool:
     )
 
 
-def _plain_ids(array: Any, name: str) -> tuple[Ids, npt.NDArray[np.bool_]]:
+def _plain_ids(array: Any, name: str, by_value: bool) -> tuple[Ids, npt.NDArray[np.bool_]]:
     """Ids (undefined where missing, and fresh memory) and where the array is missing."""
     if pa.types.is_null(array.type):
         return np.zeros(len(array), np.int64), np.ones(len(array), bool)
     if is_text(array.type):
         array = array.dictionary_encode()
     if pa.types.is_dictionary(array.type):
-        values, absent = _plain_ids_of_values(array.dictionary, name)
+        values, absent = _plain_ids_of_values(array.dictionary, name, by_value)
         index = pc.fill_null(array.indices, len(values)).to_numpy(zero_copy_only=False)
         return np.append(values, 0)[index], np.append(absent, True)[index]
-    return _plain_ids_of_values(array, name)
+    return _plain_ids_of_values(array, name, by_value)
 
 
-def _plain_ids_of_values(array: Any, name: str) -> tuple[Ids, npt.NDArray[np.bool_]]:
+def _plain_ids_of_values(
+    array: Any, name: str, by_value: bool
+) -> tuple[Ids, npt.NDArray[np.bool_]]:
     null = array.is_null().to_numpy(zero_copy_only=False)
     type_ = array.type
     if is_text(type_):
-        text = pc.fill_null(array.cast(pa.large_binary()), b"")
+        array = array.cast(pa.large_binary())
+        text = pc.fill_null(one_form(array) if by_value else array, b"")
         return hash_tokens(text), null | (pc.binary_length(text).to_numpy() == 0)
     if pa.types.is_floating(type_):
         values = pc.fill_null(array.cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False)
@@ -224,11 +241,19 @@ def _plain_ids_of_values(array: Any, name: str) -> tuple[Ids, npt.NDArray[np.boo
         return integer_ids(values.astype(np.int64)).copy(), null
     if pa.types.is_boolean(type_) or pa.types.is_integer(type_):
         if pa.types.is_uint64(type_) and (pc.max(array).as_py() or 0) >= 2**63:
-            return _plain_ids_of_values(array.cast(pa.string()), name)
+            return _plain_ids_of_values(array.cast(pa.string()), name, by_value)
         values = pc.fill_null(array.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
         return integer_ids(values).copy(), null
     if pa.types.is_date(type_) or pa.types.is_timestamp(type_) or pa.types.is_decimal(type_):
-        return _plain_ids_of_values(array.cast(pa.string()), name)
+        if not by_value:
+            return _plain_ids_of_values(array.cast(pa.string()), name, by_value)
+        text = one_form(as_text(array))
+        if pa.types.is_decimal(type_) and (broken := text.filter(not_whole(text))):
+            raise DataError(
+                f"categorical column {name!r} holds the number {broken[0]}; allowed: text and "
+                "whole numbers; declare it numeric, or cast it to text first"
+            )
+        return _plain_ids_of_values(text, name, by_value)
     raise DataError(
         f"categorical column {name!r} has type {type_}; allowed: text, integers, booleans, whole "
         "floats, dates and decimals; declare a list as multivalent, or cast the column to text"

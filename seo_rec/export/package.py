@@ -25,6 +25,7 @@ from seo_rec.export.program import program_of
 from seo_rec.export.twin import Twin
 from seo_rec.files import new_folder, require_new_file
 from seo_rec.model import ModelSettings, RecModel
+from seo_rec.places import place
 from seo_rec.policy import with_precision
 from seo_rec.recipes.evaluation import load_trained
 from seo_rec.runs import Run, RunError
@@ -67,13 +68,13 @@ class Export:
 
 
 def export_run(
-    run: Path,
-    out: Path,
+    run: Path | str,
+    out: Path | str,
     precision: str | None = None,
-    data: Path | None = None,
+    data: Path | str | None = None,
     formats: Sequence[str] = USUAL_FORMATS,
     *,
-    since: Path | None = None,
+    since: Path | str | None = None,
     tar: bool = False,
 ) -> Export:
     """Write the package of a finished training run, and load it once to see that it works.
@@ -95,6 +96,8 @@ def export_run(
         RunError: The folder is not a finished training run.
         ValueError: A record of the run is damaged, or the type cannot hold the numbers of a table.
     """
+    run, out = place(run), Path(out)
+    data, since = (None if path is None else place(path) for path in (data, since))
     with ExitStack() as stack:
         base = None if since is None else stack.enter_context(unpacked(since, ALL_FILES))
         if base is not None:

@@ -9,6 +9,7 @@ from seo_rec.data.avazu import HEADER as AVAZU_HEADER
 from seo_rec.data.criteo import INTEGERS, TOKENS
 from seo_rec.data.dataset import DataSet
 from seo_rec.data.numeric import BY_COLUMN, INDICATOR, NumericRule, rules_of
+from seo_rec.data.tokens import VALUE_RULE
 from seo_rec.schema import Column as SchemaColumn
 from seo_rec.schema import DataError, Schema
 from seo_rec.serve.layout import EXAMPLES
@@ -27,6 +28,7 @@ _PLAIN = "as it is; missing: 0"
 _BUCKET = "bucket: floor(ln(x)^2) for x > 2, else x"
 
 _TOKENS = ("7", None, "", "abc", "048067", "-5", "größe", "1000000000000000000")
+_VALUES = ("7.0", None, "", "True", "048067", "-5.00", "größe", "2024-01-02T00:00:00")
 _NUMBERS = ("0", None, "1.5", "-3", "1000", "0.001", "-0.5", "12")
 _WHOLE = ("0", None, "1", "-3", "1000", "3", "2", "12")
 _HOURS = tuple(f"141021{hour:02d}" for hour in range(EXAMPLES))
@@ -74,10 +76,10 @@ def _embedded(data: DataSet, column: SchemaColumn) -> Column:
     if (numbers := rules_of(data.schema).get(column.name)) is not None:
         return Column(column.name, "categorical", "quantiles", missing, numbers=numbers)
     kept = data.kept(column.name)
+    rule = "value" if options.get("token_rule") == VALUE_RULE else "token"
     if column.kind == "multivalent":
         separator = str(options.get("separator", "|"))
-        return Column(column.name, "multivalent", separator=separator, kept=kept)
-    rule = "token"
+        return Column(column.name, "multivalent", rule, separator=separator, kept=kept)
     if data.schema.dataset == "avazu" and column.name == "hour":
         rule = "hour_of_day"
     if options.get("embed_numeric") and column.name in INTEGERS:
@@ -104,8 +106,9 @@ def _cells(column: Column) -> list[str | None]:
         return list(_WHOLE)
     if column.kind == "multivalent":
         s = column.separator
-        return ["7", None, "", s.join(("abc", "7")), s.join(("1", "", "2")), s, "größe", "048067"]
-    return list(_TOKENS)
+        one = "1.0" if column.rule == "value" else "1"
+        return ["7", None, "", s.join(("abc", "7")), s.join((one, "", "2")), s, "größe", "048067"]
+    return list(_VALUES if column.rule == "value" else _TOKENS)
 
 
 def described(schema: Schema) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from seo_rec.serve.triton import PACKAGE_FOLDER, write_config
 
 
 def export_triton(
-    run: Path, out: Path, precision: str | None = None, data: Path | None = None
+    run: Path | str, out: Path | str, precision: str | None = None, data: Path | str | None = None
 ) -> Export:
     """Write the folder of a model; the folder that it is in is the repository.
 
@@ -27,6 +27,7 @@ def export_triton(
         RunError: The folder is not a finished training run.
         ValueError: The type cannot hold the numbers of a table.
     """
+    out = Path(out)
     with new_folder(out) as folder:
         done = export_run(run, folder / PACKAGE_FOLDER, precision, data, ("onnx",))
         write_config(folder)

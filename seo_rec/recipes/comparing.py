@@ -248,7 +248,7 @@ def whole(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def compare(comparison: Comparison, out: Path) -> list[Run]:
+def compare(comparison: Comparison, out: Path | str) -> list[Run]:
     """Train and test all runs that ``out/results.jsonl`` lacks, and return all its lines.
 
     Resumable: called again with the same ``out`` it goes on where it stopped; more methods and
@@ -260,6 +260,7 @@ def compare(comparison: Comparison, out: Path) -> list[Run]:
         RunError: ``out`` holds a comparison with other data or settings.
         ValueError: An unknown method, or one with the suffix of MLET without settings of it.
     """
+    out = Path(out)
     agree(whole(comparison), out=out)
     check_comparison(comparison)
     return run_comparison(comparison, out)
@@ -293,7 +294,7 @@ def run_comparison(comparison: Comparison, out: Path) -> list[Run]:
     return runs
 
 
-def measure_groups(comparison: Comparison, out: Path, grouping: Grouping) -> None:
+def measure_groups(comparison: Comparison, out: Path | str, grouping: Grouping) -> None:
     """Measure quality by group for all trainings of a finished comparison, and keep it for reports.
 
     A training that has the groups already is not scored again.
@@ -302,6 +303,7 @@ def measure_groups(comparison: Comparison, out: Path, grouping: Grouping) -> Non
         DataError: A column of the grouping is no feature of the data.
         RunError: A training is not in ``out``.
     """
+    out = Path(out)
     c, here = comparison, ranks()
     for seed in range(c.first_seed, c.first_seed + c.seeds):
         data = c.data_of(seed)

@@ -17,6 +17,7 @@ from seo_rec.data.vocabulary import VOCABULARY_FOLDER, IdCounter
 from seo_rec.documents import read_object
 from seo_rec.embed.cross import Columns
 from seo_rec.files import write_bytes
+from seo_rec.places import place
 from seo_rec.policy import Ids, Policy
 from seo_rec.policy.columns import ColumnChange, adapted
 from seo_rec.policy.renewal import (
@@ -63,7 +64,7 @@ class Continued:
 
 
 def continued(
-    run: Path,
+    run: Path | str,
     data: DataSet,
     *,
     policy: Policy | None = None,
@@ -87,6 +88,7 @@ def continued(
             have another kind of label.
         ValueError: ``decay`` is not in 0 to 1, or a record is damaged.
     """
+    run = place(run)
     if not 0 <= decay <= 1:
         raise ValueError(f"decay {decay}; allowed: 0 to 1")
     earlier = open_earlier(run)

@@ -14,7 +14,7 @@ from seo_rec.settings import COMPARED_METHODS
 from seo_rec.train import FitSettings, Training, agree, ranks
 
 
-def demo(out: Path, *, quick: bool = False, seed: int = 0) -> list[Run]:
+def demo(out: Path | str, *, quick: bool = False, seed: int = 0) -> list[Run]:
     """Prepare synthetic data, search, train the answer and its rivals at one budget.
 
     The data have features of very different worth, so that how they share the budget matters.
@@ -25,6 +25,7 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0) -> list[Run]:
         quick: Small data and short trainings: only shows that everything works.
         seed: The first seed of the comparison.
     """
+    out = Path(out)
     agree({"kind": "demo", "quick": quick, "seed": seed}, out=out)
     folder = out / f"data-seed{seed}"
 

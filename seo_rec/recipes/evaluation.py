@@ -18,6 +18,7 @@ from seo_rec.embed.quantize import serve_stored_
 from seo_rec.files import one_line
 from seo_rec.metrics import Metrics, RegressionMetrics
 from seo_rec.model import ModelSettings, RecModel, build_model
+from seo_rec.places import place
 from seo_rec.policy import Policy, with_precision
 from seo_rec.recipes.groups import Grouping, quality_by_group
 from seo_rec.runs import RunError, types_of
@@ -43,7 +44,7 @@ log = logging.getLogger(__name__)
 NO_GROUPS = Grouping()
 
 
-def load_trained(run: Path) -> RecModel:
+def load_trained(run: Path | str) -> RecModel:
     """The model of a finished training run, whole, with its best weights.
 
     However many processes wrote it, one reads it.
@@ -52,6 +53,7 @@ def load_trained(run: Path) -> RecModel:
         CheckpointError: The weights are damaged.
         RunError: The folder is not a finished training run, or its ``run.json`` is damaged.
     """
+    run = place(run)
     if not (run / RESULT_FILE).exists() or not Checkpoints(run / BEST_FOLDER).steps():
         raise RunError(f"{run}: not a finished training run; `seo-rec train --resume` finishes it")
     asked = read_object(run / RUN_FILE, {"model": dict, "num_dense": int})
@@ -108,7 +110,7 @@ class Served:
 
 
 def evaluate_served(
-    run: Path,
+    run: Path | str,
     data: DataSet,
     split: str,
     precision: str | None = None,
@@ -135,6 +137,7 @@ def evaluate_served(
         RunError: The folder is not a finished training run, or ``data`` has other numeric columns.
         ValueError: There is no such type, or it cannot hold the numbers of a table.
     """
+    run = place(run)
     _agree_on_evaluation(run, data, split, precision, grouping)
     grouping.check(data)
     model = load_trained(run)
@@ -245,7 +248,7 @@ def require_labels(run: Path, labels: Sequence[str], data: DataSet) -> None:
 
 
 def frequency(
-    data: DataSet, runs: Sequence[Path], split: str = "test", share: float = 0.1
+    data: DataSet, runs: Sequence[Path | str], split: str = "test", share: float = 0.1
 ) -> dict[Path, FrequencyQuality]:
     """PR-AUC of finished training runs on the samples of the most and the least frequent ids.
 
@@ -259,11 +262,12 @@ def frequency(
         RunError: A folder is not a finished training run, or ``data`` has other numeric columns.
         ValueError: The share is out of its range.
     """
+    places = [place(run) for run in runs]
     from seo_rec.report.frequency import frequency_quality, frequency_sets  # plots load slowly
 
     data.require_binary("PR-AUC by frequency")
-    models = {run: load_trained(run) for run in runs}
-    streams = {run: stream_of(run, data, split) for run in runs}
+    models = {run: load_trained(run) for run in places}
+    streams = {run: stream_of(run, data, split) for run in places}
     sets = frequency_sets(data, split, share)
     qualities = {}
     for run, model in models.items():

@@ -123,7 +123,7 @@ def parts(comparison: Comparison, budgets: Sequence[int], out: Path) -> dict[Pat
     return found
 
 
-def frontier(comparison: Comparison, budgets: Sequence[int], out: Path) -> list[Run]:
+def frontier(comparison: Comparison, budgets: Sequence[int], out: Path | str) -> list[Run]:
     """Compare methods at every budget, one after the other; plot what there is after each.
 
     Args:
@@ -141,6 +141,7 @@ def frontier(comparison: Comparison, budgets: Sequence[int], out: Path) -> list[
         RunError: ``out`` holds a frontier with other data or settings, or no method fits.
         ValueError: an unknown method or a budget that is no multiple of the width.
     """
+    out = Path(out)
     agree({**whole(comparison), "kind": "frontier", "budgets": list(budgets)}, out=out)
     wanted = parts(comparison, budgets, out)
     if not wanted:

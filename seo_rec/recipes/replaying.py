@@ -111,12 +111,13 @@ class Replayed:
         return values
 
 
-def day_folders(data: Path) -> list[Path]:
+def day_folders(data: Path | str) -> list[Path]:
     """The prepared days in a folder, in the order of their names; numbers count as numbers.
 
     Raises:
         DataError: The folder holds no prepared days.
     """
+    data = Path(data)
     if (data / SCHEMA_FILE).exists():
         raise DataError(
             f"{data}: one prepared data set; a replay reads a folder of prepared days, such as "
@@ -134,13 +135,13 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def replay(
-    days: Sequence[Path],
-    out: Path,
+    days: Sequence[Path | str],
+    out: Path | str,
     training: Training,
     *,
     policy: Policy | None = None,
     method: str = "policy",
-    earlier: Path | None = None,
+    earlier: Path | str | None = None,
     decay: float = DECAY,
     renew: bool = True,
     keep: int = KEPT_DAYS,
@@ -171,12 +172,14 @@ def replay(
         RunError: ``out`` holds another run; or a finished day was of other data.
         ValueError: A setting is not allowed.
     """
+    folders, out = [Path(day) for day in days], Path(out)
+    earlier = None if earlier is None else Path(earlier)
     if (policy is None) == (earlier is None):
         raise ValueError("a replay starts from a policy or from an earlier run; give one of them")
     if keep == 1 or keep < 0:
         raise ValueError(f"keep {keep}; allowed: 2 or more days, which a resume needs, or 0 (all)")
-    opened = [open_data(path) for path in days]
-    _require_alike([d.schema for d in opened], days)
+    opened = [open_data(path) for path in folders]
+    _require_alike([d.schema for d in opened], folders)
     for data in opened:
         data.require_binary("a replay")
     if earlier is not None:
@@ -190,11 +193,11 @@ def replay(
         "count_decay": decay,
         "renew": renew,
     }
-    claim_run(out, _asked(opened[0], days[0].parent, training) | start, resume)
+    claim_run(out, _asked(opened[0], folders[0].parent, training) | start, resume)
     (out / SCORES_FOLDER).mkdir(exist_ok=True)
     done: list[Day] = []
     before = earlier
-    for number, (path, data) in enumerate(zip(days, opened, strict=True)):
+    for number, (path, data) in enumerate(zip(folders, opened, strict=True)):
         day = _Day(path.name, data, out, training, (decay, renew))
         result = day.run(before, policy if number == 0 else None, method)
         if said is not None:
@@ -203,7 +206,7 @@ def replay(
         before = day.folder
         write_json(out / REPLAY_FILE, _replayed(done, day.folder).to_json())
         if keep and number >= keep:
-            _drop_weights(day_folder(out, days[number - keep].name))
+            _drop_weights(day_folder(out, folders[number - keep].name))
     assert before is not None
     return _replayed(done, before)
 
@@ -219,13 +222,14 @@ def _asked(first: DataSet, folder: Path, training: Training) -> dict[str, Any]:
     }
 
 
-def read_replay(out: Path) -> Replayed:
+def read_replay(out: Path | str) -> Replayed:
     """The finished days of a replay.
 
     Raises:
         ValueError: ``replay.json`` is damaged.
         OSError: There is none.
     """
+    out = Path(out)
     path = out / REPLAY_FILE
     document = read_object(path, {"days": list, "last": str})
     days = tuple(_day_of(values, path) for values in document["days"])

@@ -32,7 +32,7 @@ from seo_rec.train import Training, agree, ranks, read_weights, save_weights
 def search(
     method: str,
     data: DataSet,
-    out: Path,
+    out: Path | str,
     settings: Any,
     training: Training,
     *,
@@ -64,6 +64,7 @@ def search(
         RunError: ``out`` holds another run, or this one and ``resume`` is False.
         ValueError: An unknown method, or settings that do not go together.
     """
+    out = Path(out)
     entry, asked = find(method), _asked(method, data, settings, training)
     if crosses:
         require_budget(entry)

@@ -112,7 +112,7 @@ def method_policy(
 def train(
     data: DataSet,
     policy: Policy,
-    out: Path,
+    out: Path | str,
     training: Training,
     *,
     method: str = "policy",
@@ -147,6 +147,7 @@ def train(
         RunError: ``out`` holds another run, or this one and ``resume`` is False.
         TooLargeError: The tables do not fit into memory.
     """
+    out = Path(out)
     start = start or Start()
     if following is not None:
         start = replace(start, earlier=following.earlier)

@@ -28,7 +28,7 @@ FORMAT = "seo-rec-preparation"
 VERSION = 1
 LARGEST = float(np.finfo(np.float32).max)
 NUMERIC_RULES = ("none", "log", "standard", "shifted_log")
-ID_RULES = ("token", "bucket", "hour_of_day", "quantiles")
+ID_RULES = ("token", "value", "bucket", "hour_of_day", "quantiles")
 _NUMBER_KEYS: Mapping[str, set[str]] = {
     "shifted_log": {"shift"},
     "standard": {"mean", "scale"},
@@ -46,7 +46,8 @@ class Column:
         name: As in the raw rows.
         kind: ``numeric``, ``categorical`` or ``multivalent``.
         rule: Of a numeric column ``none``, ``log``, ``standard`` (see ``numbers``) or
-            ``shifted_log`` (ln(max(x + shift, 1))); of the others ``token``, and of a categorical
+            ``shifted_log`` (ln(max(x + shift, 1))); of the others ``token`` or ``value``, which
+            brings whole numbers, truth and times into one form first, and of a categorical
             one also ``bucket`` (floor(ln(x)^2) above 2, else x), ``hour_of_day`` (YYMMDDHH mod 100)
             or ``quantiles`` (see ``numbers``).
         missing: Of a categorical column: ``token`` or ``empty``.
@@ -290,9 +291,9 @@ def encode_column(column: Any, rule: Column, weights: Any = None) -> Bags:
 
 
 def _singles(column: Any, rule: Column, weights: Any) -> Bags:
-    if rule.rule == "token":
+    if rule.rule in ("token", "value"):
         _require_whole(column, rule)
-        array = categorical_ids(column, rule.name, rule.missing)
+        array = categorical_ids(column, rule.name, rule.missing, rule.rule == "value")
         null = array.is_null().to_numpy(zero_copy_only=False) if array.null_count else None
         ids = (array.fill_null(0) if array.null_count else array).to_numpy()
     else:
@@ -364,7 +365,7 @@ def _lists(column: Any, rule: Column, weights: Any) -> Bags:
         )
     if pa.types.is_null(column.type):  # nothing but missing cells
         column = column.cast(pa.list_(pa.string()))
-    lists = bags_of_ids(column, rule.name, rule.separator)
+    lists = bags_of_ids(column, rule.name, rule.separator, rule.rule == "value")
     lengths = np.diff(lists.offsets.to_numpy()).astype(np.int64)
     ids = lists.values.to_numpy()
     if weights is None:
@@ -463,7 +464,7 @@ def _column(entry: Any, tensors: Mapping[str, Ids], at: str) -> Column:
         "categorical": {"kept", "missing"} | numbers,
         "multivalent": {"kept", "separator"},
     }
-    rules = {"numeric": NUMERIC_RULES, "categorical": ID_RULES, "multivalent": ("token",)}
+    rules = {"numeric": NUMERIC_RULES, "categorical": ID_RULES, "multivalent": ("token", "value")}
     if kind not in keys:
         raise ValueError(f"{at}.kind: {kind!r}; allowed: {', '.join(keys)}")
     if rule not in rules[kind]:
