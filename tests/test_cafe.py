@@ -15,6 +15,7 @@ from seo_rec.methods.cafe import CafeSettings, HotSketch, cafe
 from seo_rec.methods.origin import lookup_seed
 from seo_rec.policy import Allowance, PolicyError
 from seo_rec.policy.addresses import lookup_rows
+from seo_rec.search.id_batches import id_batches
 from seo_rec.search.registry import find
 from seo_rec.train import FitSettings, Training
 from spec import reference_hash
@@ -156,13 +157,11 @@ def test_settings_that_are_refused(changes: dict[str, Any], message: str) -> Non
         CafeSettings(**changes)
 
 
-def test_the_stream_is_the_first_epoch_of_the_training(tiny_data: DataSet) -> None:
+def test_the_method_reads_the_stream_of_a_training(tiny_data: DataSet) -> None:
     training = Training(fit=FitSettings(batch_size=100, seed=5))
-    stream = tiny_data.stream("train", batch_size=100, shuffle=True, seed=5)
-    names = [c.name for c in tiny_data.schema.features]
-    read = [{n: b.sparse[n].values().numpy() for n in names} for b in stream]
     budget, method = Allowance(4_000, "bytes"), find("cafe")
-    settings = method.settings_at(budget, 4, training, {"interval": 2})
-    known = {n: tiny_data.counts(n) for n in names}
-    wanted = cafe(tiny_data.schema, known, budget, 4, read, interval=2, seed=5)
+    settings = method.settings_at(budget, 4, training, {"decay": 0.5})
+    known = {c.name: tiny_data.counts(c.name) for c in tiny_data.schema.features}
+    read = list(id_batches(tiny_data, 5))
+    wanted = cafe(tiny_data.schema, known, budget, 4, read, decay=0.5, seed=5)
     assert method.decide(tiny_data, settings, training).policy == wanted

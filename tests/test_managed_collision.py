@@ -26,10 +26,11 @@ from seo_rec.methods.managed_collision import (
     level,
     managed_collision,
 )
-from seo_rec.policy import Allowance, Policy, PolicyError
+from seo_rec.policy import Allowance, PolicyError
 from seo_rec.policy.addresses import lookup_rows
+from seo_rec.search.id_batches import id_batches
 from seo_rec.search.registry import find
-from seo_rec.train import FitSettings, Training
+from seo_rec.train import FitSettings, Training, train_stream
 
 OF = SCHEMAS["three"]
 POLICIES: dict[str, tuple[Callable[[], MCHEvictionPolicy], dict[str, Any]]] = {
@@ -167,21 +168,23 @@ def test_settings_that_are_refused(changes: dict[str, Any], message: str) -> Non
         ManagedCollisionSettings(**changes)
 
 
-def test_the_stream_is_the_first_epoch_of_the_training(tiny_data: DataSet) -> None:
-    """The batches of the settings in their shuffled order decide, and no rows of other splits."""
-    training = Training(fit=FitSettings(batch_size=100, seed=5))
-    stream = tiny_data.stream("train", batch_size=100, shuffle=True, seed=5)
-    read = [{n: b.sparse[n].values().numpy() for n in b.sparse.keys()} for b in stream]
-    method = find("managed-collision")
-    settings = method.settings_at(Allowance(4_000, "bytes"), 4, training, {"interval": 2})
-    found: Policy = method.decide(tiny_data, settings, training).policy
+def test_the_stream_is_the_first_epoch_of_a_training(tiny_data: DataSet) -> None:
+    """The training rows in the order of the seed, whatever the batches of a training are."""
+    stream = train_stream(tiny_data, FitSettings(batch_size=100, seed=5))
+    names = [c.name for c in tiny_data.schema.features]
+    wanted = [{n: b.sparse[n].values().numpy() for n in names} for b in stream]
+    for mine, theirs in zip(id_batches(tiny_data, 5, 100), wanted, strict=True):
+        assert all(np.array_equal(mine[n], theirs[n]) for n in names)
+    other = next(iter(id_batches(tiny_data, 6, 100)))
+    assert any(not np.array_equal(other[n], wanted[0][n]) for n in names)
+
+
+def test_the_method_reads_it(tiny_data: DataSet) -> None:
+    budget, method = Allowance(4_000, "bytes"), find("managed-collision")
     known = {c.name: tiny_data.counts(c.name) for c in tiny_data.schema.features}
-    wanted = managed_collision(
-        tiny_data.schema, known, Allowance(4_000, "bytes"), 4, read, interval=2, seed=5
-    )
-    assert found == wanted
-    other = method.decide(tiny_data, settings, training.with_seed(6)).policy
-    assert other.vocabularies.keys() == wanted.vocabularies.keys()
-    assert any(
-        ids.tolist() != wanted.vocabularies[n].tolist() for n, ids in other.vocabularies.items()
-    )
+    read = list(id_batches(tiny_data, 5))
+    wanted = managed_collision(tiny_data.schema, known, budget, 4, read, evict="lfu", seed=5)
+    for batch_size in (100, 2048):
+        training = Training(fit=FitSettings(batch_size=batch_size, seed=5))
+        settings = method.settings_at(budget, 4, training, {"evict": "lfu"})
+        assert method.decide(tiny_data, settings, training).policy == wanted

@@ -55,7 +55,7 @@ def from_batches(
 ) -> Found:
     """The policy of a method that reads the batches of a training in their order."""
     started = time.perf_counter()
-    policy = _made(make, data, settings, training, id_batches(data, training.fit))
+    policy = _made(make, data, settings, training, id_batches(data, training.fit.seed))
     return Found(policy, None, time.perf_counter() - started, 0, {})
 
 

@@ -6,18 +6,20 @@ from collections.abc import Iterator
 
 from seo_rec.data.dataset import DataSet
 from seo_rec.policy import Ids
-from seo_rec.settings import FitSettings
+
+BATCH_ROWS = 2048  # whatever the batches of a training are, so that a method gives one policy
 
 
-def id_batches(data: DataSet, settings: FitSettings) -> Iterator[dict[str, Ids]]:
-    """The ids of every feature in the batches of the first epoch of a training, in their order.
+def id_batches(data: DataSet, seed: int, rows: int = BATCH_ROWS) -> Iterator[dict[str, Ids]]:
+    """The ids of every feature in the rows of the first epoch of a training, in their order.
 
     Every process reads all rows, so that all of them decide alike.
 
     Args:
         data: The data set.
-        settings: The batch size, over all processes, and the seed of the order.
+        seed: Of the order of the training.
+        rows: Rows of a batch; the last one may have fewer.
     """
-    stream = data.stream("train", batch_size=settings.batch_size, shuffle=True, seed=settings.seed)
-    for batch in stream:
-        yield {name: batch.sparse[name].values().numpy() for name in batch.sparse.keys()}
+    names = [c.name for c in data.schema.features]
+    for batch in data.stream("train", batch_size=rows, shuffle=True, seed=seed):
+        yield {name: batch.sparse[name].values().numpy() for name in names}

@@ -340,6 +340,7 @@ def _of_stream(name: str, settings: type[Any], make: FromBatches) -> Method:
     )
 
 
+# of SEO's settings, which the division by attention decides or does not read
 DIVIDES = {"run_off": None, "apply": "divide", "total_chunks": None, "min_chunks": 1}
 SEARCHES: dict[str, Method] = {
     method.name: method
