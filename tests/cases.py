@@ -15,6 +15,8 @@ from seo_rec.model import ModelSettings
 from seo_rec.policy import Array, Feature, Lookup, Policy, Table
 from seo_rec.schema import Column, Schema
 from seo_rec.search import seo
+from seo_rec.search.cce_tables import CceSettings, divide
+from seo_rec.search.pruned import PrunedSettings, best_cells, pruned_policy
 from spec import cross_id
 
 
@@ -109,6 +111,20 @@ def searched(of: Schema, seed: int, hashing: str = "independent") -> Policy:
     F, C = len(space.features), settings.num_chunks
     alpha = torch.rand(F, C, generator=torch.Generator().manual_seed(seed + 1))
     return seo.select(space, alpha, settings.chosen(F), min_chunks=1)
+
+
+def clustered(of: Schema, params: int) -> Policy:
+    """What CCE starts from: random codes and hashed rows, in sum."""
+    division = divide(of, counts(of), CceSettings(params=params, dim=4), seed=0)
+    return division.policy({n: p.first_codes() for n, p in division.pairs.items()}, 0)
+
+
+def halves_pruned(of: Schema, params: int) -> Policy:
+    """Rows of which some ids have only one half."""
+    ids, settings = vocabularies(of), PrunedSettings(params=params, dim=4, blocks=2)
+    draw = np.random.default_rng(0)
+    scores = [draw.random((len(own), 2)).astype(np.float32) for own in ids.values()]
+    return pruned_policy(of, ids, best_cells(scores, settings), settings, {})
 
 
 # One name for each way to compute: test_methods.py says which methods have equal policies.
@@ -434,6 +450,8 @@ BUILDABLE = {
     **{name: m.make(SCHEMAS["three"], 5_003, 0) for name, m in METHODS.items()},
     "names": methods.separate(SCHEMAS["names"], 400, 4),
     "search-space": searched(SCHEMAS["three"], 5, "shared"),
+    "cce": clustered(SCHEMAS["three"], 1_500),
+    "pruned": halves_pruned(SCHEMAS["three"], 1_500),
 }
 
 # ---- batches -------------------------------------------------------------------------------

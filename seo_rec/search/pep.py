@@ -64,7 +64,7 @@ class PepSettings(PrunedSettings):
 
     Args:
         per: Whether there is one threshold, one per feature, or one per column of every feature.
-        start: The thresholds s before training; numbers are shrunk by ``1 / (1 + exp(-s))``.
+        start: The thresholds s before training; numbers are shrunk by sigmoid(s).
         threshold_lr: Learning rate (Adam) of the thresholds.
     """
 
