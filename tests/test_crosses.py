@@ -159,6 +159,20 @@ def test_searches_find_policies_of_columns_and_crosses(tiny_data, tmp_path) -> N
     recipes.train(tiny_data, found.policy, tmp_path / "run", TRAINING)
 
 
+def test_crosses_count_for_the_cache(tiny_data: DataSet, monkeypatch) -> None:
+    """Decoded rows are kept if ids and lengths of columns and crosses are within the limit."""
+    sizes = []
+    for crosses in ((), CROSSES):
+        low, high = 0, 1 << 20
+        while low < high:  # the least limit with which rows are kept
+            middle = (low + high) // 2
+            monkeypatch.setattr("seo_rec.data.stream.CACHE_LIMIT_BYTES", middle)
+            kept = CrossedStream(tiny_data, crosses, batch_size=100).cached
+            low, high = (low, middle) if kept else (middle + 1, high)
+        sizes.append(low)
+    assert sizes[1] - sizes[0] == 2 * 12 * tiny_data.schema.num_rows["train"]
+
+
 def test_missing_parts(tmp_path: Path, tiny_data: DataSet) -> None:
     """An empty bag makes an empty bag, and the id of a missing value makes that id."""
     stream = CrossedStream(tiny_data, CROSSES, batch_size=2_000)

@@ -19,6 +19,7 @@ from seo_rec.methods.frequent import FrequentSettings
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Policy
 from seo_rec.runs import RunError
+from seo_rec.runs.decision import decided
 from seo_rec.search import Found, crossing, find
 from seo_rec.search.crossing import NONE, choose_crosses, chosen_line
 from seo_rec.search.run_off.contest import Contest
@@ -185,4 +186,24 @@ def test_a_method_without_a_budget_is_refused(seo_rec, planted, tmp_path) -> Non
         "--crosses", "2",
     )  # fmt: skip
     assert done.code == 2 and "whose size follows from the data" in done.err
-    assert not (tmp_path / "s").exists()
+    done = seo_rec("search", planted.path, "--out", tmp_path / "s", "--crosses", "a*x")
+    assert done.code == 2 and "'x' is no column of the data" in done.err
+    assert not (tmp_path / "s" / "run.json").exists()
+
+
+def test_the_decision_is_said_in_words() -> None:
+    decision = {"method": "frequent", "winner": "frequent", "kind": "plain", "searched": False}
+    taken = {"taken": ["a*b", "c*d"], "gain": 0.01234, "standard_error": 0.002}
+    assert decided({**decision, "crosses": taken}) == (
+        "the rule of frequent decided; of the proposed crosses it has a*b, c*d, which gained "
+        "0.0123 (standard error 0.0020) of validation AUC"
+    )
+    assert decided({**decision, "crosses": {"taken": []}}) == (
+        "the rule of frequent decided; no cross of columns earned its rows on validation rows"
+    )
+    both = {**decision, "kind": "attention", "searched": True, "against": "trivial-2x8"}
+    both |= {"gain": 0.002, "standard_error": 0.001, "crosses": {"taken": ["a*b"]}}
+    assert decided(both) == (
+        "attention won: the policy frequent was better than the plain policy 2x8 by 0.0020 "
+        "(standard error 0.0010) on validation rows; of the proposed crosses it has a*b"
+    )

@@ -139,8 +139,8 @@ class CrossedStream(Stream):
         wanted = every if features is None else features
         if unknown := sorted(set(wanted) - set(every)):
             raise DataError(f"Stream: columns has {unknown}; the features are {every}")
-        made = [c for c in crosses if c.name in wanted]
-        read = {*wanted, *(name for c in made for name in c.columns)}
+        self._crosses = {c.name: c.columns for c in crosses if c.name in wanted}
+        read = {*wanted, *(name for columns in self._crosses.values() for name in columns)}
         super().__init__(
             data,
             split,
@@ -153,7 +153,9 @@ class CrossedStream(Stream):
             columns=[name for name in names if name in read],
         )
         self.features = tuple(name for name in every if name in wanted)
-        self._crosses = {c.name: c.columns for c in made}
+
+    def _decoded_bytes(self) -> int:
+        return super()._decoded_bytes() + 12 * self.num_rows * len(self._crosses)
 
     def _made(self, rows: Rows) -> Rows:
         bags = dict(zip(self._columns, rows.bags, strict=True))

@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from seo_rec.data.crosses import CrossedData, read_crosses, with_crosses
+from seo_rec.data.crosses import Cross, CrossedData, read_crosses, with_crosses
 from seo_rec.data.dataset import DataSet
 from seo_rec.policy import Policy
 from seo_rec.search import Found, Method, find
 from seo_rec.search.crossing import Chosen, choose_crosses
 from seo_rec.search.progress import say
-from seo_rec.search.proposals import propose, proposed_line
+from seo_rec.search.proposals import propose, proposed_line, single_columns
 from seo_rec.train import Training
 
 PLAIN = "multi-size-2"  # decides while crosses are chosen, where the method itself trains
@@ -44,8 +44,7 @@ def decide_with_crosses(
         PolicyError: No policy fits the budget.
         ValueError: The method has no budget inside which crosses could be compared.
     """
-    require_budget(entry)
-    asked = read_crosses(crosses, data.schema)
+    asked = check_asked(entry, data, crosses)
     if not isinstance(asked, tuple):
         found = propose(data, asked if isinstance(asked, int) else None, training.fit.seed)
         say(proposed_line(data, found))
@@ -60,13 +59,25 @@ def decide_with_crosses(
     return wide, _recorded(decided, chosen)
 
 
-def require_budget(entry: Method) -> None:
-    """ValueError for a method whose size follows from the data."""
+def check_asked(entry: Method, data: DataSet, crosses: str) -> tuple[Cross, ...] | int | str:
+    """Refuse, before a folder is opened, crosses that cannot be searched.
+
+    Returns:
+        See :func:`seo_rec.data.crosses.read_crosses`.
+
+    Raises:
+        DataError: The crosses do not fit the data.
+        ValueError: The size of the method follows from the data.
+    """
     if not entry.budgeted:
         raise ValueError(
             f"--crosses with the method {entry.name}, whose size follows from the data; allowed "
             "in a search: methods that have a budget; name crosses of `seo-rec train` instead"
         )
+    asked = read_crosses(crosses, data.schema)
+    if not isinstance(asked, tuple):
+        single_columns(data)
+    return asked
 
 
 def _plain_policy(entry: Method, wide: CrossedData, settings: Any, training: Training) -> Policy:

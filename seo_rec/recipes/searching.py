@@ -14,7 +14,7 @@ from seo_rec.environment import stamp
 from seo_rec.files import read_json, write_json
 from seo_rec.policy import Allowance, Policy
 from seo_rec.policy.allowance import without_unset
-from seo_rec.recipes.crossing import decide_with_crosses, require_budget
+from seo_rec.recipes.crossing import check_asked, decide_with_crosses
 from seo_rec.runs import SearchRecord, claim_run, command_line
 from seo_rec.runs.layout import (
     CANDIDATES_FOLDER,
@@ -67,7 +67,7 @@ def search(
     out = Path(out)
     entry, asked = find(method), _asked(method, data, settings, training)
     if crosses:
-        require_budget(entry)
+        check_asked(entry, data, crosses)
         asked |= {"crosses": crosses}
     agree(asked, out=out)
     entry.checked(data, settings, training)

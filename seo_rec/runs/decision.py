@@ -16,9 +16,26 @@ def decided(decision: Mapping[str, Any], out: Path | None = None) -> str:
         decision: Of a policy: ``method``; ``winner``, the name of the candidate; ``kind``, what
             decided, ``attention`` or ``plain``; ``searched``, False for a method without a search;
             ``gain``, the validation AUC of the winner minus the one of ``against`` (None: nothing
-            was compared); ``standard_error`` of the gain.
+            was compared); ``standard_error`` of the gain; ``crosses``, if there was a search over
+            crosses: which were ``taken``, and the ``gain`` over none with its ``standard_error``.
         out: The folder of the search, where the searched policy is kept; None leaves that out.
     """
+    crosses = decision.get("crosses")
+    if not isinstance(crosses, Mapping):
+        return _decided(decision, out)
+    method = str(decision["method"])
+    by_rule = decision.get("searched") is False or _is_by_rule(decision)
+    said = f"the rule of {method} decided" if by_rule else _decided(decision, out)
+    taken, gain = crosses.get("taken"), crosses.get("gain")
+    if not taken:
+        return f"{said}; no cross of columns earned its rows on validation rows"
+    named = ", ".join(map(str, taken))
+    worth = "" if gain is None else f", which gained {_measured(gain, crosses)} of validation AUC"
+    return f"{said}; of the proposed crosses it has {named}{worth}"
+
+
+def _decided(decision: Mapping[str, Any], out: Path | None) -> str:
+    """The decision without its crosses."""
     method, winner = str(decision["method"]), _plainly(decision.get("winner"))
     if decision.get("searched") is False or _is_by_rule(decision):
         return f"the rule of {method} decided from the columns; nothing was trained to decide"
