@@ -16,7 +16,8 @@ def decided(decision: Mapping[str, Any], out: Path | None = None) -> str:
         decision: Of a policy: ``method``; ``winner``, the name of the candidate; ``kind``, what
             decided, ``attention`` or ``plain``; ``searched``, False for a method without a search;
             ``gain``, the validation AUC of the winner minus the one of ``against`` (None: nothing
-            was compared); ``standard_error`` of the gain.
+            was compared); ``standard_error`` of the gain; ``plain_candidates``, how many plain
+            policies the winner of a search was chosen against.
         out: The folder of the search, where the searched policy is kept; None leaves that out.
     """
     method, winner = str(decision["method"]), _plainly(decision.get("winner"))
@@ -29,9 +30,11 @@ def decided(decision: Mapping[str, Any], out: Path | None = None) -> str:
     gain, against = decision.get("gain"), _plainly(decision.get("against"))
     if gain is None:
         return "attention decided; no run-off compared its policy with a plain one"
+    rivals = decision.get("plain_candidates")
+    chosen = f", chosen among {rivals} plain ones," if rivals else ""
     return (
-        f"attention won: the policy {winner} was better than the plain policy {against} by "
-        f"{_measured(gain, decision)} on validation rows"
+        f"attention won: the policy {winner} was better than the plain policy {against}{chosen} "
+        f"by {_measured(gain, decision)} on validation rows"
     )
 
 

@@ -300,7 +300,9 @@ def _decision(
     decision: dict[str, Any] = {"winner": winner, "kind": "attention", "against": best_plain}
     scores = contest.scores
     if winner in searched:
+        rivals = [n for n, c in contest.candidates.items() if not c.searched]
         decision |= {k: scores[winner][k] for k in ("gain", "standard_error")}
+        decision["plain_candidates"] = sum("same_as" not in scores[n] for n in rivals)
         return decision
     decision["kind"] = "plain"
     best = max(searched, key=lambda n: scores[n]["gain"], default=None)
