@@ -38,6 +38,12 @@ def decided(decision: Mapping[str, Any], out: Path | None = None) -> str:
     )
 
 
+def as_options(settings: Mapping[str, Any]) -> str:
+    """Fit settings that a search chose, as the options of ``seo-rec train`` that ask for them."""
+    names = {"row_l2": "--l2", "row_lr": "--lr"}
+    return " ".join(f"{option} {settings[name]:g}" for name, option in names.items())
+
+
 def _is_by_rule(decision: Mapping[str, Any]) -> bool:
     """Whether nothing was trained: a plain policy that was not compared with another."""
     return decision.get("kind") == "plain" and "against" not in decision

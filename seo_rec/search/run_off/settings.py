@@ -33,6 +33,7 @@ class RunOff:
         by_id: Whether policies are candidates that store ids: a row for every one, and frequent.
         frequent: Whether rows for the most frequent ids are candidates, dim and chunk_dim wide.
         cost: The search trains on at most so many times the rows of a training; 0: no limit.
+        tune: Whether L2 and learning rates are chosen first, for each family of policies.
     """
 
     epochs: int = 20
@@ -42,6 +43,7 @@ class RunOff:
     by_id: bool = True
     frequent: bool = True
     cost: float = 4.0
+    tune: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.standard_errors < 0:
@@ -54,6 +56,11 @@ class RunOff:
                 f"run-off of cost {self.cost}; allowed: 0 (every candidate is trained in full), or "
                 "1 or more times the rows of one training"
             )
+        if self.tune and not self.cost:
+            raise ValueError(
+                "run-off with tune and cost 0; allowed: tune with a cost of 1 or more, of which it "
+                "takes a share"
+            )
         if any(n < 1 for n in (*self.chunk_dims, *self.trivial_lookups)):
             raise ValueError(
                 f"run-off of chunk_dims {self.chunk_dims} and trivial_lookups "
@@ -64,7 +71,7 @@ class RunOff:
         """JSON values, and the rule by which a winner is found."""
         values = {**asdict(self), "rule": RULE}
         if not self.cost:  # as it was recorded before there was a limit
-            del values["cost"]
+            del values["cost"], values["tune"]
         return values
 
     def shortened(self, training: Training) -> Training:
