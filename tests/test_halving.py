@@ -19,6 +19,7 @@ from seo_rec.metrics import binary_metrics
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Policy
 from seo_rec.runs import reading
+from seo_rec.runs.decision import as_options
 from seo_rec.runs.halving import story
 from seo_rec.search.run_off import (
     PROPOSALS,
@@ -152,6 +153,64 @@ def test_the_winner_is_as_good_as_without_a_limit(
     assert read[4.0] <= 4 * length.whole < 20 * length.whole <= read[0.0]
     assert found[4.0].rounds is not None and found[4.0].rounds["rows"] == read[4.0]
     assert winners[1] in found[4.0].last and len(found[4.0].last) == 3
+
+
+def test_settings_are_chosen_for_each_family_within_the_limit(
+    monkeypatch: pytest.MonkeyPatch, tiny_data: DataSet, tmp_path: Path
+) -> None:
+    """Planted optima of two families are found, and their candidates are trained with them."""
+    contest = sys.modules["seo_rec.search.run_off.contest"]
+    shape = Shape(6400, 16, 8, 32, 0)
+    plain = plain_candidates(tiny_data, shape, RunOff(trivial_lookups=()))
+    candidates = [*plain, Candidate("seo-x", proposed_policy(tiny_data, shape), True)]
+    best = {"hashed": (1e-3, 2e-3), "by-id": (3e-3, 5e-3)}
+    labels, trained = tiny_data.labels("val"), list[tuple[str, FitSettings]]()
+    monkeypatch.setattr(contest, "eval_stream", lambda *_: None)
+
+    def fit_policy(data: DataSet, policy: Policy, training: Training, title: str) -> Trained:
+        fit = training.fit
+        family = "by-id" if policy.vocabularies else "hashed"
+        trained.append((family, fit))
+        l2, rate = best[family]
+        off = abs(np.log10((fit.row_l2 + 1e-5) / (l2 + 1e-5))) + abs(np.log10(fit.row_lr / rate))
+        model = (1.0 - 0.2 * off, fit.seed)
+        return Trained(model, SimpleNamespace(seconds=1.0, steps=fit.max_steps))
+
+    def evaluate(model: tuple[float, int], stream: Any) -> tuple[Any, Any, Any]:
+        z = model[0] * labels + np.random.default_rng(model[1]).normal(size=labels.size)
+        return binary_metrics(z, labels), z, labels
+
+    monkeypatch.setattr(contest, "fit_policy", fit_policy)
+    monkeypatch.setattr(contest, "evaluate", evaluate)
+    training = Training(TRAINING.model, FitSettings(epochs=20, batch_size=20))
+    length = whole_length(tiny_data, training)
+    rules = RunOff(cost=4.0, tune=True)
+    outcome = run_off(tiny_data, candidates, rules, training, tmp_path, spent=length.whole)
+    assert outcome.rounds is not None
+    chosen = outcome.rounds["tuned"]
+    assert {f: (c["row_l2"], c["row_lr"]) for f, c in chosen.items()} == best
+    assert all(c["dense_lr"] == c["row_lr"] for c in chosen.values())
+    family = "by-id" if outcome.winner.policy.vocabularies else "hashed"
+    assert outcome.decision["settings"] == chosen[family]
+    of_tuning = 2 * (4 * 2 + 2)  # four strengths, two rates, two of these longer; two families
+    assert len({(f.row_l2, f.row_lr) for _, f in trained[:of_tuning]}) == 8
+    rest = trained[of_tuning:]
+    assert rest and {(n, f.row_l2, f.row_lr) for n, f in rest} == {(n, *b) for n, b in best.items()}
+    read = sum(length.rows(fit.max_steps) for _, fit in trained)
+    assert read == outcome.rounds["rows"] + outcome.rounds["elsewhere"] - length.whole
+    assert read <= 3 * length.whole
+    assert "--l2" in as_options(outcome.decision["settings"])
+
+
+def proposed_policy(data: DataSet, shape: Shape) -> Policy:
+    return proposed(data, shape, by_id=True, frequent=True)[0].policy
+
+
+def test_tuning_without_a_limit_is_refused() -> None:
+    with pytest.raises(ValueError, match="tune and cost 0; allowed: tune with a cost of 1 or more"):
+        RunOff(cost=0, tune=True)
+    with pytest.raises(ValueError, match=r"cost 0\.5; allowed: 0"):
+        RunOff(cost=0.5)
 
 
 def test_a_limited_search_keeps_to_it_and_tells_who_left(

@@ -131,6 +131,7 @@ LATER = (  # settings that older lines lack, and the values that they had
     ("precision", "float32"),
     ("frequent", False),
     ("cost", 0),
+    ("tune", False),
     ("keep_by", "auc"),
 )
 IDENTITY = ("row", "method", "budget", "seed", "data_fingerprint", "settings")

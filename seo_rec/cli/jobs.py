@@ -30,7 +30,14 @@ SYNTHETIC_WORLD: Mapping[str, Any] = {
     "noise_vocab": 400,
 }
 BUDGET = {"--params": "4800"}
-TRAINING = {"--batch-size": "512", "--lr": "4e-3", "--l2": "3e-3", "--epochs": "12"}
+# Steps this small do not gain from a second thread, which makes them wait for each other.
+TRAINING = {
+    "--batch-size": "512",
+    "--lr": "4e-3",
+    "--l2": "3e-3",
+    "--epochs": "12",
+    "--threads": "1",
+}
 FURTHER_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 Data = Annotated[Path | None, typer.Option(help="Prepared data set; default: synthetic.")]

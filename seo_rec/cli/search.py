@@ -14,7 +14,7 @@ from seo_rec.cli.budget import Wish, budget, resolved, size
 from seo_rec.cli.config import set_texts
 from seo_rec.cli.options import SEARCH, load_stack, refuse_ignored, takes_settings
 from seo_rec.cli.running import run_folder
-from seo_rec.runs.decision import decided
+from seo_rec.runs.decision import as_options, decided
 from seo_rec.runs.layout import POLICY_FILE
 from seo_rec.settings import FitSettings, ModelSettings, Training
 
@@ -122,6 +122,8 @@ def say_searched(out: Path, policy: Policy) -> None:
 
     if policy.decision:
         typer.echo(decided(policy.decision, out))
+        if settings := policy.decision.get("settings"):
+            typer.echo(f"train it with the settings that the search chose: {as_options(settings)}")
     typer.echo(f"{out / POLICY_FILE}: {size(policy)}, {describe(policy)}")
     if policy.dropped:
         typer.echo(f"dropped features: {', '.join(policy.dropped)}")

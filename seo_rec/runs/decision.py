@@ -16,8 +16,10 @@ def decided(decision: Mapping[str, Any], out: Path | None = None) -> str:
         decision: Of a policy: ``method``; ``winner``, the name of the candidate; ``kind``, what
             decided, ``attention`` or ``plain``; ``searched``, False for a method without a search;
             ``gain``, the validation AUC of the winner minus the one of ``against`` (None: nothing
-            was compared); ``standard_error`` of the gain; ``crosses``, if there was a search over
-            crosses: which were ``taken``, and the ``gain`` over none with its ``standard_error``.
+            was compared); ``standard_error`` of the gain; ``plain_candidates``, how many plain
+            policies the winner of a search was chosen against; ``crosses``, if there was a search
+            over crosses: which were ``taken``, and the ``gain`` over none with its
+            ``standard_error``.
         out: The folder of the search, where the searched policy is kept; None leaves that out.
     """
     crosses = decision.get("crosses")
@@ -46,10 +48,18 @@ def _decided(decision: Mapping[str, Any], out: Path | None) -> str:
     gain, against = decision.get("gain"), _plainly(decision.get("against"))
     if gain is None:
         return "attention decided; no run-off compared its policy with a plain one"
+    rivals = decision.get("plain_candidates")
+    chosen = f", chosen among {rivals} plain ones," if rivals else ""
     return (
-        f"attention won: the policy {winner} was better than the plain policy {against} by "
-        f"{_measured(gain, decision)} on validation rows"
+        f"attention won: the policy {winner} was better than the plain policy {against}{chosen} "
+        f"by {_measured(gain, decision)} on validation rows"
     )
+
+
+def as_options(settings: Mapping[str, Any]) -> str:
+    """Fit settings that a search chose, as the options of ``seo-rec train`` that ask for them."""
+    names = {"row_l2": "--l2", "row_lr": "--lr"}
+    return " ".join(f"{option} {settings[name]:g}" for name, option in names.items())
 
 
 def _is_by_rule(decision: Mapping[str, Any]) -> bool:

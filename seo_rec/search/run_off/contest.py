@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from seo_rec.search.run_off.candidates import Candidate
 from seo_rec.search.run_off.halving import halve
 from seo_rec.search.run_off.schedule import Length
 from seo_rec.search.run_off.settings import RunOff
+from seo_rec.search.run_off.tuning import tune
 from seo_rec.train import (
     Training,
     eval_stream,
@@ -70,6 +71,7 @@ class Contest:
         settings: How the winner is found.
         training: Every candidate is trained so, for at most ``settings.epochs``.
         folder: Where scores are kept; a candidate that is scored there is not trained again.
+        changes: Fields of the fit settings that differ for a candidate, by its name.
     """
 
     def __init__(
@@ -79,7 +81,9 @@ class Contest:
         settings: RunOff,
         training: Training,
         folder: Path,
+        changes: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
+        self.changes = dict(changes or {})
         self.data, self.settings, self.folder = data, settings, folder
         self.training = training
         self.candidates = {c.name: c for c in candidates}
@@ -157,7 +161,9 @@ class Contest:
         if not self._is_scored(name, training):
             policy = self.candidates[name].policy
             title = f"{name}, second seed" if training is self.again else name
-            trained = fit_policy(self.data, policy, training, title=title)
+            changes: Mapping[str, Any] = self.changes.get(name, {})
+            own = replace(training, fit=replace(training.fit, **changes))
+            trained = fit_policy(self.data, policy, own, title=title)
             if training.model.mlet is None:
                 store_(trained.model, policy)  # what is compared is what would be served
             metrics, z, _ = evaluate(trained.model, eval_stream(self.data, "val", policy.columns))
@@ -193,6 +199,16 @@ class Contest:
         return ranks().on_first(
             lambda: [_read_score(p) for p in sorted(self.folder.glob("*.json"))]
         )
+
+    def beside(
+        self,
+        candidates: Sequence[Candidate],
+        folder: str,
+        changes: Mapping[str, Mapping[str, float]],
+    ) -> Contest:
+        """Other candidates, or trainings of other settings, in a folder of this contest."""
+        place = self.folder / folder
+        return Contest(self.data, candidates, self.settings, self.training, place, changes)
 
     def length(self) -> Length:
         """The length of one whole training."""
@@ -271,6 +287,10 @@ def run_off(
         spent: Rows that the search has trained on, which count towards ``settings.cost``.
     """
     contest = Contest(data, candidates, settings, training, folder)
+    tuned = tune(contest) if settings.tune else None
+    if tuned:
+        contest.changes = {c.name: tuned.of(c) for c in candidates}
+        spent += tuned.rows
     if settings.cost:
         names, record = halve(contest, spent)
     else:
@@ -283,10 +303,15 @@ def run_off(
         log.info("the run-off chose %s", winner)
     if record:
         record["rows"] = contest.rows()
+        if tuned:
+            record["tuned"] = {name: dict(values) for name, values in tuned.changes.items()}
+    decision = _decision(contest, winner, best_plain, searched)
+    if winner in contest.changes:
+        decision["settings"] = dict(contest.changes[winner])
     return Outcome(
         contest.candidates[winner],
         contest.scores,
-        _decision(contest, winner, best_plain, searched),
+        decision,
         contest.seconds(),
         record,
         tuple(names),
@@ -300,7 +325,9 @@ def _decision(
     decision: dict[str, Any] = {"winner": winner, "kind": "attention", "against": best_plain}
     scores = contest.scores
     if winner in searched:
+        rivals = [n for n, c in contest.candidates.items() if not c.searched]
         decision |= {k: scores[winner][k] for k in ("gain", "standard_error")}
+        decision["plain_candidates"] = sum("same_as" not in scores[n] for n in rivals)
         return decision
     decision["kind"] = "plain"
     best = max(searched, key=lambda n: scores[n]["gain"], default=None)

@@ -34,6 +34,7 @@ class RunOff:
         frequent: Whether rows for the most frequent ids are candidates, dim and chunk_dim wide.
         divide: Whether a division of rows and width by each attention is a candidate (seo-divide).
         cost: The search trains on at most so many times the rows of a training; 0: no limit.
+        tune: Whether L2 and learning rates are chosen first, for each family of policies.
     """
 
     epochs: int = 20
@@ -44,6 +45,7 @@ class RunOff:
     frequent: bool = True
     divide: bool = False
     cost: float = 4.0
+    tune: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.standard_errors < 0:
@@ -56,6 +58,11 @@ class RunOff:
                 f"run-off of cost {self.cost}; allowed: 0 (every candidate is trained in full), or "
                 "1 or more times the rows of one training"
             )
+        if self.tune and not self.cost:
+            raise ValueError(
+                "run-off with tune and cost 0; allowed: tune with a cost of 1 or more, of which it "
+                "takes a share"
+            )
         if any(n < 1 for n in (*self.chunk_dims, *self.trivial_lookups)):
             raise ValueError(
                 f"run-off of chunk_dims {self.chunk_dims} and trivial_lookups "
@@ -65,13 +72,14 @@ class RunOff:
     def to_json(self) -> dict[str, Any]:
         """JSON values, and the rule by which a winner is found.
 
-        ``divide`` is there only where it is set, and ``cost`` only where there is a limit, as it
-        was recorded before they came.
+        ``divide`` is there only where it is set, ``cost`` and ``tune`` only where there is a
+        limit, as it was recorded before they came.
         """
         values = {**asdict(self), "rule": RULE}
-        for name in ("divide", "cost"):
-            if not values[name]:
-                del values[name]
+        if not values["divide"]:
+            del values["divide"]
+        if not self.cost:
+            del values["cost"], values["tune"]
         return values
 
     def shortened(self, training: Training) -> Training:
