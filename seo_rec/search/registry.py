@@ -69,6 +69,8 @@ class ValuesAt(Protocol):
 
 
 BUDGET_FIELDS = ("params", "num_bytes", "precision")  # of settings
+# plain methods that stand for the policies of a search before they are known, the best one first
+STAND_INS = ("multi-size", "monolithic")
 Check = Callable[[DataSet, Any, Training], object]
 
 
