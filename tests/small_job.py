@@ -16,6 +16,7 @@ from seo_rec import recipes
 from seo_rec.data.dataset import open_data
 
 OPTIONS = ["--epochs", "4", "--patience", "4", "--batch-size", "32", "--checkpoint-every", "5"]
+OPTIONS += ["--l2", "0"]
 CLOCKS = {"seconds", "seconds_per_epoch", "search_seconds", "examples_per_s", "command"}
 CLOCKS |= {"environment"}
 

@@ -19,7 +19,7 @@ from seo_rec.settings import LARGEST_DENSE, FitSettings, ModelSettings, Training
 optuna = pytest.importorskip("optuna")
 
 from seo_rec.recipes import tuning as module  # noqa: E402
-from seo_rec.recipes.trials import Pruned, Trials, values_of  # noqa: E402
+from seo_rec.recipes.trials import Pruned, Trials, best_of, values_of  # noqa: E402
 from seo_rec.recipes.tuning import Tuning, tune  # noqa: E402
 from seo_rec.recipes.tuning_space import (  # noqa: E402
     TUNED_NAMES,
@@ -121,7 +121,7 @@ def test_what_a_process_left_behind_is_taken_up_with_its_values(tmp_path: Path) 
         two.tell(again, 0.7, {"seconds": 1.0})
     with one.next(2) as nothing:
         assert nothing is None
-    best = one.best()
+    best = best_of(one.all)
     assert best is not None and best.number == 1 and values_of(best) == lost.values
 
 

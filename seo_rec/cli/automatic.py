@@ -32,7 +32,7 @@ def automatic(
         methods: What decides the policies. Where one of them is a search with which the rules were
             not measured, the numbers of :class:`FitSettings` stay.
     """
-    if not all(method.automatic for method in methods):
+    if any(method.trains and not method.automatic for method in methods):
         return fit
     from seo_rec.train import ranks
     from seo_rec.train.automatic import batch_for, l2_for

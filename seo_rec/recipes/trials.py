@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,11 +194,6 @@ class Trials:
             trials = self.study.get_trials(deepcopy=False)
         return [t for t in trials if t.state != TrialState.WAITING]
 
-    def best(self) -> FrozenTrial | None:
-        """The completed trial with the best score; the first of equal ones."""
-        done = [t for t in self.all if t.state == TrialState.COMPLETE]
-        return max(done, key=lambda t: (t.value, -t.number), default=None)
-
     def importance(self) -> dict[str, float]:
         """What share of the variance of the score each name explains; empty if that is unknown.
 
@@ -257,6 +252,12 @@ def _draw(trial: Trial, name: str, distribution: BaseDistribution) -> Value:
     chosen: Any = trial.suggest_categorical(name, distribution.choices)
     value: Value = chosen
     return value
+
+
+def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """The completed trial with the best score; the first of equal ones."""
+    done = [t for t in trials if t.state == TrialState.COMPLETE]
+    return max(done, key=lambda t: (t.value or 0.0, -t.number), default=None)
 
 
 def values_of(trial: FrozenTrial) -> dict[str, Value]:

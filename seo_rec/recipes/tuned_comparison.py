@@ -1,7 +1,7 @@
 """A comparison in which every method is tuned with the same number of trainings.
 
 A method without a search spends all of its trials on its own policy, widths included. A method that
-searches spends half of them before: on the plain policy :data:`STAND_IN`, whose best settings its
+searches spends half of them before: on a plain policy of :data:`STAND_INS`, whose best settings its
 search is run with; and the other half on the policy that it finds. Trials read no test row.
 """
 
@@ -17,12 +17,12 @@ from seo_rec.policy import Policy
 from seo_rec.recipes.training import OWN_BUDGET
 from seo_rec.runs.layout import TUNINGS_FOLDER
 from seo_rec.search import Method, find
+from seo_rec.search.registry import STAND_INS
 from seo_rec.train import Training, ranks
 
 if TYPE_CHECKING:
     from seo_rec.recipes.comparing import Comparison
 
-STAND_IN = ("multi-size", "monolithic")  # the first that the budget and the width allow
 BEFORE_SEARCH = ("l2", "lr", "dense-lr", "dropout", "batch-size")  # what every search can use
 OF_POLICY = (*BEFORE_SEARCH, "l2-on")
 Decided = Callable[["Comparison", Method, int], Policy]
@@ -131,7 +131,7 @@ def _as_named(comparison: Comparison, name: str, training: Training) -> Training
 
 def _stand_in(comparison: Comparison, first: int, decided: Decided) -> Policy:
     """The plain policy that is trained before any search."""
-    *others, last = STAND_IN
+    *others, last = STAND_INS
     for name in others:
         try:
             return decided(comparison, find(name), first)

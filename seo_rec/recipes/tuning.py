@@ -26,7 +26,7 @@ from seo_rec.files import finite, write_json
 from seo_rec.metrics import Metrics
 from seo_rec.policy import Allowance, Policy, PolicyError
 from seo_rec.recipes.training import OWN_BUDGET, asked_for, check_before, for_label, train
-from seo_rec.recipes.trials import RESULT, WHY, Asked, Pruned, Trials, values_of
+from seo_rec.recipes.trials import RESULT, WHY, Asked, Pruned, Trials, best_of, values_of
 from seo_rec.recipes.tuning_space import (
     TUNED_NAMES,
     WIDTHS,
@@ -246,8 +246,9 @@ def _shown(value: Value) -> str:
 
 def _clean(trials: Trials, out: Path) -> None:
     """Remove the weights of finished trials that are not the best."""
-    best = trials.best()
-    for trial in trials.all:
+    every = trials.all  # one look, so that no better trial is told between two
+    best = best_of(every)
+    for trial in every:
         if trial.state == TrialState.RUNNING or (best and trial.number == best.number):
             continue
         for name in (CHECKPOINTS_FOLDER, BEST_FOLDER, BOARD_FOLDER):
@@ -259,7 +260,8 @@ def _clean(trials: Trials, out: Path) -> None:
 
 def _ended(tuning: Tuning, subject: Subject, trials: Trials, out: Path, test: bool) -> Tuned | None:
     """The best trial, when no other process still trains one."""
-    every, best = trials.all, trials.best()
+    every = trials.all
+    best = best_of(every)
     if any(t.state == TrialState.RUNNING for t in every):
         return None
     if best is None:

@@ -81,6 +81,8 @@ class ValuesAt(Protocol):
     ) -> dict[str, Any]: ...
 
 
+# plain methods that stand for the policies of a search before they are known, the best one first
+STAND_INS = ("multi-size", "monolithic")
 Check = Callable[[DataSet, Any, Training], object]
 
 
@@ -109,8 +111,8 @@ class Method:
             budget, TooLargeError if the tables of the search do not fit into memory.
         whole_rows: Whether its budget is a whole number of rows of the width ``dim``.
         ignores: Fields of the fit settings that deciding does not read although it trains.
-        automatic: Whether the batch and the L2 may follow the data: not for searches whose result
-            depends on either, with which the rules were not measured.
+        automatic: Whether the batch and the L2 of a search may follow the data, because that was
+            measured; methods without training have nothing that depends on them.
         fixed: Settings that cannot be changed, and their values: the name of the method decides
             them, or it does not read them.
     """
@@ -128,7 +130,7 @@ class Method:
     require_feasible: Check = _no_check
     whole_rows: bool = False
     ignores: tuple[str, ...] = ()
-    automatic: bool = True
+    automatic: bool = False
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
     def settings_at(
@@ -290,6 +292,7 @@ def _seo(name: str, fixed: Mapping[str, Any]) -> Method:
         check=check_seo,
         require_feasible=require_space,
         whole_rows=True,
+        automatic=True,
         fixed=fixed,
     )
 
@@ -359,7 +362,6 @@ SEARCHES: dict[str, Method] = {
             require_feasible=_require_first_columns,
             sharded=True,
             ignores=("average", "keep_by"),
-            automatic=False,
         ),
         Method(
             name="optembed",
@@ -370,7 +372,6 @@ SEARCHES: dict[str, Method] = {
             check=_check_optembed,
             require_feasible=_require_room("optembed", shared=False),
             sharded=True,
-            automatic=False,
         ),
         Method(
             name="autodim",
@@ -380,7 +381,6 @@ SEARCHES: dict[str, Method] = {
             values_at=_space_at,
             require_feasible=_require_room("autodim", shared=True),
             sharded=True,
-            automatic=False,
         ),
         Method(
             name="sseds",
@@ -390,7 +390,6 @@ SEARCHES: dict[str, Method] = {
             values_at=_space_at,
             require_feasible=_require_room("sseds", shared=True),
             sharded=True,
-            automatic=False,
         ),
         Method(
             name="cce",

@@ -193,7 +193,7 @@ def test_the_message_groups_ranks_and_counts_what_it_does_not_name() -> None:
 def test_the_command_line_says_it_once_and_ends_with_2(tiny_data: DataSet, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = ["train", str(tiny_data.path), "--method", "monolithic", "--params", "1600"]
-    command += ["--batch-size", "32", "--out", str(out), "--lr"]
+    command += ["--batch-size", "32", "--l2", "0", "--out", str(out), "--lr"]
     with typed([[*command, "0.001"], [*command, "0.002"]], tmp_path) as launch:
         assert launch.ended() == [2, 2]
     (line,) = set(launch.all_said())

@@ -15,6 +15,7 @@ import pytest
 from typed import free_port, typed
 
 TRAIN = ["--method", "monolithic", "--params", "1600", "--batch-size", "32", "--epochs", "1"]
+TRAIN += ["--l2", "0"]
 
 
 def command(data: Path, out: Path) -> list[str]:

@@ -17,7 +17,7 @@ from seo_rec.train import CheckpointError, LostRankError, loss_behind, loss_said
 from typed import Typed, typed
 
 OPTIONS = ["--method", "monolithic", "--params", "1600", "--batch-size", "30"]
-OPTIONS += ["--epochs", "500", "--patience", "500"]
+OPTIONS += ["--epochs", "500", "--patience", "500", "--l2", "0"]
 CLOSED = "[/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [::1]:1"
 
 
