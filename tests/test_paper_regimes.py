@@ -13,9 +13,11 @@ import pytest
 import torch
 
 from benchmarks.accuracy import mlet_regime, seo_grid, unified
+from benchmarks.pages import inference as inference_page
 from benchmarks.pages import mlet_regime as mlet_regime_page
 from benchmarks.pages import seo_grid as seo_grid_page
 from benchmarks.record import read
+from benchmarks.speed import inference
 from cases import SCHEMAS
 from seo_rec import recipes
 from seo_rec.methods import find_method
@@ -217,3 +219,54 @@ def test_mlets_regime_runs_once(
     plan = replace(mlet_regime.Plan(), backbones=("dcn",), widths=(2,), inner=3, factors=(1.0,))
     page = "\n".join(mlet_regime_page.region(lines, replace(plan, seeds=(0,))))
     assert "2 of 2 planned runs" in page and "`dcn`, test AUC, d = 2: seed 0:" in page
+
+
+# ---- OptEmbed ----------------------------------------------------------------------------------
+
+
+def test_times_are_compared_within_a_round() -> None:
+    """Every policy is called in every round, and the page has the original first."""
+    done: list[str] = []
+    calls = {n: {"model 1": lambda n=n: done.append(n)} for n in ("collisionless", "b", "a")}
+    times = inference.timed(calls, 2)
+    assert {n: len(ms["model 1"]) for n, ms in times.items()} == dict.fromkeys(calls, 2)
+    assert [done[i * inference.CALLS[1]] for i in range(6)] == [
+        "collisionless", "b", "a", "b", "a", "collisionless",
+    ]  # fmt: skip
+    found = {"params": 10, "ms": {"model 1": 2.0}, "over_original": {"model 1": 1.25}}
+    what = {"data": "d", "data_fingerprint": "f", "backbone": "mlp", "params": 10}
+    page = inference_page.region([{**what, "policies": {"a": found, "collisionless": found}}])
+    assert page[-4:] == [
+        "|---|---|---|",
+        "| collisionless | 10 | 2.000; 1.25 |",
+        "| a | 10 | 2.000; 1.25 |",
+        "",
+    ]
+    assert inference_page.region([]) == ["Nothing is recorded yet."]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["no-search", "optembed"])
+def test_policies_are_timed_beside_the_original(
+    method: str,
+    tiny: Path,
+    tmp_path: Path,
+    command: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The package is compared with the model before it is timed, for codes and projections too."""
+    monkeypatch.setattr(inference, "RECORD", tmp_path / "inference.jsonl")
+    monkeypatch.setattr(inference, "CALLS", {1: 2, 64: 2})
+    asked = ("--data", tiny, "--params", 2000, "--rounds", 2, "--out", tmp_path / "runs")
+    command(inference, *asked, "--methods", method, "multi-size-2", "--record")
+    (line,) = read(inference.RECORD)
+    assert set(line["policies"]) == {"collisionless", method, "multi-size-2"}
+    for name, found in line["policies"].items():
+        assert set(found["ms"]) == {"model 1", "package 1", "model 64", "package 64"}
+        assert min(found["ms"].values()) > 0
+        assert name == "collisionless" or found["params"] <= 2000
+    assert set(line["policies"]["collisionless"]["over_original"].values()) == {1.0}
+    assert "| policy | floats | model 1 row | package 1 row | model 64 rows |" in (
+        capsys.readouterr().out
+    )

@@ -25,6 +25,7 @@ from benchmarks.pages import (
     dimgrow,
     every_way,
     gpu,
+    inference,
     kernels,
     mlet,
     mlet_regime,
@@ -107,7 +108,11 @@ def _searches() -> dict[str, list[str]]:
 
 
 def _papers() -> dict[str, list[str]]:
-    return {"mlet regime": mlet_regime.region(), "seo grid": seo_grid.region()}
+    return {
+        "mlet regime": mlet_regime.region(),
+        "seo grid": seo_grid.region(),
+        "inference": inference.region(),
+    }
 
 
 def _churn_lines() -> list[dict[str, object]]:
