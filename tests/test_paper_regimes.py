@@ -10,13 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from benchmarks.accuracy import mlet_regime, unified
+from benchmarks.accuracy import mlet_regime, seo_grid, unified
+from benchmarks.pages import inference as inference_page
 from benchmarks.pages import mlet_regime as mlet_regime_page
+from benchmarks.pages import seo_grid as seo_grid_page
 from benchmarks.record import read
+from benchmarks.speed import inference
+from cases import SCHEMAS
 from seo_rec import recipes
 from seo_rec.methods import find_method
 from seo_rec.policy import PolicyError
+from seo_rec.search.seo import search_space, select
+from seo_rec.settings import FitSettings
 
 Line = dict[str, Any]
 
@@ -28,6 +35,97 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         module.main()
 
     return run
+
+
+# ---- SEO ---------------------------------------------------------------------------------------
+
+
+def test_the_grid_of_seo_is_that_of_appendix_d() -> None:
+    cells = list(seo_grid.PLANS["grid"].cells())
+    assert {c.rows for c in cells} == {1000, 6000, 14000}
+    assert {c.hidden for c in cells} == {(256, 128), (128, 64), (64, 32)}
+    assert len({c.seed for c in cells}) == 5 and len(cells) == len(set(cells)) == 5 * 9 * 14
+    assert all(c.at_budget and c.reading == "global" for c in cells)
+
+
+def test_appliers_store_the_budget_or_the_rows_of_their_search() -> None:
+    """Four chunk tables of 8 floats: 192,000 floats without adjustment, 96,000 with it."""
+    F = len(SCHEMAS["three"].features)
+    for adjusts, floats in ((False, 192_000), (True, 96_000)):
+        search = seo_grid.Cell(6000, (8,), 0, "search", adjusts=adjusts)
+        settings = search.settings("shared")
+        space = search_space(SCHEMAS["three"], settings, 0)
+        alpha = torch.rand(F, 4, generator=torch.Generator().manual_seed(1))
+        alpha[0] += 1.0  # the first feature takes all four
+        chosen = select(space, alpha, settings.chosen(F), 0)
+        for model in seo_grid.APPLIERS:
+            cell = replace(search, model=model)
+            at_budget = seo_grid.applied(cell, chosen)
+            searched = seo_grid.applied(replace(cell, at_budget=False), chosen)
+            assert (at_budget.num_params, searched.num_params) == (96_000, floats)
+            assert searched.features == at_budget.features and searched.budget is None
+
+
+def test_per_feature_takes_the_best_chunks_of_each() -> None:
+    settings = seo_grid.Cell(100, (8,), 0, "exact").settings("shared")
+    space = search_space(SCHEMAS["three"], settings, 0)
+    alpha = torch.tensor([[0.9, 0.8, 0.7, 0.6], [0.1, 0.4, 0.2, 0.3], [0.01, 0.0, 0.03, 0.02]])
+    total = settings.chosen(3)
+    chosen = select(space, alpha, total, total // 3)
+    names = [k.table for k in space.features[0].lookups]
+    read = [[names.index(k.table) for k in f.lookups] for f in chosen.features]
+    assert read == [[0, 1], [1, 3], [2, 3]]
+
+
+def seo_line(cell: seo_grid.Cell, test: float, floats: int) -> Line:
+    line = {**seo_grid.what_of(cell, "f", "shared"), "data": "d", "val_auc": test}
+    line |= {"test_auc": test, "embedding_params": floats}
+    return json.loads(json.dumps(line))  # type: ignore[no-any-return]
+
+
+def test_the_pages_of_seo_show_cells_and_stored_floats() -> None:
+    grid = seo_grid.Plan((6000,), ((256, 128),), (0, 1))
+    plans = {"grid": grid, "table2": replace(grid, readings=seo_grid.READINGS)}
+    aucs = {"separate": 0.80, "monolithic": 0.85, "search": 0.84, "exact": 0.86, "rr": 0.87}
+    cells = [c for p in plans.values() for c in p.cells()]
+    lines = [
+        seo_line(c, aucs[c.model] + 0.001 * c.seed + 0.01 * c.projects, 96_000 * (2 - c.adjusts))
+        for c in dict.fromkeys(cells)
+        if not (c.seed == 1 and c.reading == "per-feature")
+    ]
+    page = "\n".join(seo_grid_page.region(lines, plans))
+    assert "d, fingerprint `f`, `grid`: 28 of 28 planned trainings are recorded." in page
+    assert "`table2`: 36 of 44 planned trainings are recorded." in page
+    assert (
+        "| 6,000 | 256-128 | 0.80050 ± 0.00071 | 0.85050 ± 0.00071 | 0.87050 ± 0.00071 | 0.88050 "
+        "± 0.00071 | +0.03000 ± 0.00000 |" in page
+    )
+    assert "monolithic 0.85050, seeds 0, 1." in page
+    assert "0.86050; +0.01000 ± 0.00000; 192,000 | 0.86050; +0.01000 ± 0.00000; 96,000" in page
+    assert "| exact | per-feature | of the budget | 0.86000; +0.01000; 192,000 |" in page
+    assert "630 (`grid`) and 190 (`table2`) trainings" in seo_grid_page.region([])[0]
+
+
+def test_seos_grid_runs_once(
+    tiny: Path,
+    tmp_path: Path,
+    command: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Baselines, then a search and its appliers, of which each is trained once."""
+    monkeypatch.setattr(seo_grid, "RECORD", tmp_path / "seo.jsonl")
+    quick = lambda **given: FitSettings(**{**given, "epochs": 1, "batch_size": 200})  # noqa: E731
+    monkeypatch.setattr(seo_grid, "FitSettings", quick)
+    asked = ("table2", "--data", tiny, "--record", "--out", tmp_path / "runs", "--seeds", 0, 1)
+    asked = (*asked, "--budgets", 50, "--hidden", "8,4", "--limit")
+    command(seo_grid, *asked, 3)
+    command(seo_grid, *asked, 2)
+    lines = read(seo_grid.RECORD)
+    models = ["separate", "monolithic", "search", "exact", "exact"]
+    assert [x["cell"]["model"] for x in lines] == models
+    assert [x["cell"]["at_budget"] for x in lines[-2:]] == [True, False]
+    assert [x["embedding_params"] for x in lines[:2]] == [50 * 16] * 2
+    assert len(list((tmp_path / "runs/attentions").iterdir())) == 1
 
 
 # ---- Unified Embedding -------------------------------------------------------------------------
@@ -121,3 +219,54 @@ def test_mlets_regime_runs_once(
     plan = replace(mlet_regime.Plan(), backbones=("dcn",), widths=(2,), inner=3, factors=(1.0,))
     page = "\n".join(mlet_regime_page.region(lines, replace(plan, seeds=(0,))))
     assert "2 of 2 planned runs" in page and "`dcn`, test AUC, d = 2: seed 0:" in page
+
+
+# ---- OptEmbed ----------------------------------------------------------------------------------
+
+
+def test_times_are_compared_within_a_round() -> None:
+    """Every policy is called in every round, and the page has the original first."""
+    done: list[str] = []
+    calls = {n: {"model 1": lambda n=n: done.append(n)} for n in ("collisionless", "b", "a")}
+    times = inference.timed(calls, 2)
+    assert {n: len(ms["model 1"]) for n, ms in times.items()} == dict.fromkeys(calls, 2)
+    assert [done[i * inference.CALLS[1]] for i in range(6)] == [
+        "collisionless", "b", "a", "b", "a", "collisionless",
+    ]  # fmt: skip
+    found = {"params": 10, "ms": {"model 1": 2.0}, "over_original": {"model 1": 1.25}}
+    what = {"data": "d", "data_fingerprint": "f", "backbone": "mlp", "params": 10}
+    page = inference_page.region([{**what, "policies": {"a": found, "collisionless": found}}])
+    assert page[-4:] == [
+        "|---|---|---|",
+        "| collisionless | 10 | 2.000; 1.25 |",
+        "| a | 10 | 2.000; 1.25 |",
+        "",
+    ]
+    assert inference_page.region([]) == ["Nothing is recorded yet."]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["no-search", "optembed"])
+def test_policies_are_timed_beside_the_original(
+    method: str,
+    tiny: Path,
+    tmp_path: Path,
+    command: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The package is compared with the model before it is timed, for codes and projections too."""
+    monkeypatch.setattr(inference, "RECORD", tmp_path / "inference.jsonl")
+    monkeypatch.setattr(inference, "CALLS", {1: 2, 64: 2})
+    asked = ("--data", tiny, "--params", 2000, "--rounds", 2, "--out", tmp_path / "runs")
+    command(inference, *asked, "--methods", method, "multi-size-2", "--record")
+    (line,) = read(inference.RECORD)
+    assert set(line["policies"]) == {"collisionless", method, "multi-size-2"}
+    for name, found in line["policies"].items():
+        assert set(found["ms"]) == {"model 1", "package 1", "model 64", "package 64"}
+        assert min(found["ms"].values()) > 0
+        assert name == "collisionless" or found["params"] <= 2000
+    assert set(line["policies"]["collisionless"]["over_original"].values()) == {1.0}
+    assert "| policy | floats | model 1 row | package 1 row | model 64 rows |" in (
+        capsys.readouterr().out
+    )

@@ -26,6 +26,7 @@ from benchmarks.pages import (
     dimgrow,
     every_way,
     gpu,
+    inference,
     kernels,
     mlet,
     mlet_regime,
@@ -33,6 +34,7 @@ from benchmarks.pages import (
     readme,
     results,
     scaling,
+    seo_grid,
     serving,
     speed,
     throughput,
@@ -106,6 +108,14 @@ def _searches() -> dict[str, list[str]]:
     }
 
 
+def _papers() -> dict[str, list[str]]:
+    return {
+        "mlet regime": mlet_regime.region(),
+        "seo grid": seo_grid.region(),
+        "inference": inference.region(),
+    }
+
+
 def _churn_lines() -> list[dict[str, object]]:
     return churn.planned(read(churn_runs.RECORD))
 
@@ -120,7 +130,7 @@ PAGES = {
         (("frontier.png", lambda: unified.frontier(read(unified_runs.RECORD))),),
     ),
     "searches": Page(MEASURED / "searches.md", _searches),
-    "papers": Page(MEASURED / "papers.md", lambda: {"mlet regime": mlet_regime.region()}),
+    "papers": Page(MEASURED / "papers.md", _papers),
     "backbones": Page(MEASURED / "backbones.md", lambda: {"backbones": backbones.region()}),
     "analysis": Page(
         MEASURED / "analysis.md", analysis.regions, (("orthogonality.png", analysis.plot),)

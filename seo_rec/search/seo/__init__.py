@@ -10,7 +10,8 @@ option of :class:`SeoSettings`:
   a model without attention; ``"paper"`` takes the equation as it stands.
 * "The chunk indices with the highest attention": one ranking of all ``F C`` entries, cut at
   ``total_chunks`` (default ``F * dim / chunk_dim``, the width the monolithic model reads).
-  ``min_chunks`` of each feature's best chunks are taken first; 0 is the plain ranking.
+  ``min_chunks`` of each feature's best chunks are taken first; 0 is the plain ranking, and
+  ``dim / chunk_dim`` gives every feature its own best chunks alone (top-k for each feature).
 * "M is the target number of chunks of the final model": ``total_chunks``.
 * How a value finds its row in a chunk: ``chunk_hashing="shared"`` is one row number for all chunks
   of a value, as in a table that is cut column-wise (Theorem 1 holds to the bit);
