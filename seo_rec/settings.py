@@ -346,13 +346,13 @@ class FitSettings:
         self._check_storage()
         if self.row_optimizer == "adam" and self.l2_on in ("read", "frequency"):
             raise ValueError(
-                f"l2_on {self.l2_on} with row_optimizer adam, which moves every row in every step; "
-                "allowed: l2_on all, or another row_optimizer"
+                f"--l2-on {self.l2_on} with --optimizer adam, which moves every row in every step; "
+                "allowed: --l2-on all, or another --optimizer"
             )
         if self.row_optimizer == "lazy_adam" and self.l2_on == "all":
             raise ValueError(
-                "l2_on all with row_optimizer lazy_adam, which moves only the rows of the batch; "
-                "allowed: l2_on read or frequency, or row_optimizer adam"
+                "--l2-on all with --optimizer lazy_adam, which moves only the rows of the batch; "
+                "allowed: --l2-on read or frequency, or --optimizer adam"
             )
         for name in ("warmup_steps", "checkpoint_every", "max_steps", "seed"):
             if getattr(self, name) < 0:
@@ -372,15 +372,15 @@ class FitSettings:
         if self.storage not in STORAGES:
             raise ValueError(f"storage is {self.storage!r}; allowed: {', '.join(STORAGES)}")
         asked = {
-            "row_optimizer adam": self.row_optimizer == "adam",
-            "l2_on all": self.l2_on == "all",
+            "--optimizer adam": self.row_optimizer == "adam",
+            "--l2-on all": self.l2_on == "all",
         }
         dense = [name for name, is_asked in asked.items() if is_asked]
         if self.storage != "float32" and dense:
             raise ValueError(
-                f"storage {self.storage} with {dense[0]}, which moves every row in every step; "
-                "allowed: storage float32, or row_optimizer auto, lazy_adam, adagrad, "
-                "rowwise_adagrad or sgd with l2_on auto, read or frequency"
+                f"--storage {self.storage} with {dense[0]}, which moves every row in every step; "
+                "allowed: --storage float32, or --optimizer auto, lazy_adam, adagrad, "
+                "rowwise_adagrad or sgd with --l2-on auto, read or frequency"
             )
 
     @property
@@ -429,7 +429,7 @@ def require_float32(settings: FitSettings, search: str) -> None:
     """
     if settings.storage != "float32":
         raise ValueError(
-            f"storage {settings.storage} with the search {search}; allowed: storage float32 to "
+            f"--storage {settings.storage} with the search {search}; allowed: --storage float32 to "
             "search, and another one to train the policy that it finds"
         )
 

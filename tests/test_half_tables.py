@@ -29,7 +29,7 @@ from seo_rec.search import find
 from seo_rec.settings import LARGEST_DENSE, FitSettings, Training, settled
 from seo_rec.train import Checkpoints, SparseRows, Start, make_optimizers
 from seo_rec.train.distributed import kernels
-from seo_rec.train.memory import training_bytes
+from seo_rec.train.memory import training_bytes, warn_of_mean
 
 HALVES = ("float16", "bfloat16")
 SMALL = ModelSettings(hidden=(8,))
@@ -147,6 +147,18 @@ def test_training_in_16_bits_is_near_training_in_float32(tiny_data: DataSet) -> 
     assert moved > 0.05 and 0 < apart.mean() < 0.03 * moved
 
 
+def test_what_a_running_mean_takes_beside_16_bits_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    policy = Policy((Table("t", 50, 20),), (Feature("a", (Lookup("t"),)),))
+    for storage, average in (("float32", 0.9), ("bfloat16", 0.0)):
+        warn_of_mean(policy, FitSettings(storage=storage, average=average))
+    assert caplog.text == ""
+    warn_of_mean(policy, FitSettings(storage="bfloat16", average=0.9))
+    said = "4,000 bytes for the mean of the 1,000 parameters, where their weights take 2,000"
+    assert f"(--average 0.9), which is float32: {said}; --average 0 keeps no mean" in caplog.text
+
+
 # ---- several processes -------------------------------------------------------------------------
 
 
@@ -207,11 +219,11 @@ def test_auto_takes_an_optimizer_of_rows(storage: str) -> None:
         ({"storage": "int8"}, "storage is 'int8'; allowed: float32, float16, bfloat16"),
         (
             {"storage": "float16", "row_optimizer": "adam"},
-            "storage float16 with row_optimizer adam, .* or row_optimizer auto, lazy_adam",
+            "--storage float16 with --optimizer adam, .* or --optimizer auto, lazy_adam",
         ),
         (
             {"storage": "bfloat16", "l2_on": "all"},
-            "storage bfloat16 with l2_on all, .* l2_on auto, read or frequency",
+            "--storage bfloat16 with --l2-on all, .* --l2-on auto, read or frequency",
         ),
     ],
 )
@@ -245,7 +257,7 @@ def test_what_has_dense_gradients_is_refused_before_any_work(
 def test_searches_refuse_tables_of_16_bits(tiny_data: DataSet, name: str) -> None:
     entry, training = find(name), Training(SMALL, FitSettings(storage="bfloat16"))
     settings = entry.settings_at(1600, 16, training, {})
-    with pytest.raises(ValueError, match=f"storage bfloat16 with the search {name}; allowed"):
+    with pytest.raises(ValueError, match=f"--storage bfloat16 with the search {name}; allowed: --"):
         entry.checked(tiny_data, settings, training)
 
 

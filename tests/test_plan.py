@@ -296,6 +296,43 @@ def sizes_of(readers: dict[str, int], device: str, optimizer: str, l2: float) ->
     }
 
 
+@pytest.mark.parametrize("storage", ["float16", "bfloat16"])
+@pytest.mark.parametrize("optimizer, states", [("rowwise_adagrad", 0), ("adagrad", 4)])
+def test_weights_of_16_bits_take_two_bytes_and_their_states_four(storage, optimizer, states):
+    """Of TorchRec's own figures for float32 only the weights change."""
+    policy, topology = BUILDABLE["multi-size-2"], read_topology("2xcpu")
+    prices = [
+        Prices(policy, topology, 64, optimizer, None, storage=s) for s in ("float32", storage)
+    ]
+    for table in policy.tables:
+        wide, half = (p.price(table.name, "table_wise", table.num_rows, table.dim) for p in prices)
+        assert wide.memory - half.memory == 2 * table.num_rows * table.dim
+        assert wide.phases == half.phases
+    floats = sum(t.num_rows * t.dim for t in policy.tables)
+    assert prices[1].table_bytes(optimizer) == (2 + states) * floats
+
+
+def test_tables_of_16_bits_that_fit_only_so_are_never_copied_or_outside_a_device():
+    policy = Policy(
+        (Table("large", 1_000_000, 16), Table("small", 4, 16)),
+        (Feature("a", (Lookup("large"),)), Feature("b", (Lookup("small"),))),
+    )
+    memory = int(25e6 / (1 - RESERVED))
+    topology = replace(read_topology("2xH100-80GB"), memory_bytes=memory)
+    planned = {"batch_size": 16, "row_optimizer": "rowwise_adagrad", "default": False}
+    with pytest.raises(PlanError, match="short by"):
+        plan_policy(policy, topology, compute_kernels=["fused"], **planned)
+    found = plan_policy(policy, topology, storage="bfloat16", **planned)
+    assert {p.compute_kernel for p in found.placements} == {"fused"}
+    assert "data_parallel" not in {p.kind for p in found.placements}
+    assert "weights of bfloat16 take 2 bytes each, states 4" in found.notes
+    arrays = next(p for p in BUILDABLE.values() if p.arrays)
+    with pytest.raises(
+        PlanError, match=r"--storage bfloat16 with flat arrays, .* --storage float32"
+    ):
+        plan_policy(arrays, topology, storage="bfloat16", **planned)
+
+
 def test_planner_and_trainer_agree_on_dense_gradients():
     """Adam and L2 of all rows move every row; the other optimizers need no gradient of a table."""
     for optimizer, l2, dim in itertools.product(ROW_OPTIMIZERS, (0.0, 0.1), (8, 6)):

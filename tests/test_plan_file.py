@@ -273,6 +273,10 @@ def test_command_reads_rates(seo_rec, tmp_path, tiny):
         (["--topology", "2xcpu", "--batch", "0"], "batch 0; allowed: 1 to"),
         (["--topology", "2xcpu", "--nodes", "0"], "nodes 0; allowed: 1 to"),
         (["--topology", "2xcpu", "--row-optimizer", "lamb"], "row_optimizer is 'lamb'; allowed"),
+        (
+            ["--topology", "2xcpu", "--storage", "float16", "--row-optimizer", "adam"],
+            "--storage float16 with --optimizer adam",
+        ),
         (["--topology", "2xcpu", "--rates", "nowhere"], "nowhere: no schema.json here"),
     ],
 )

@@ -375,7 +375,7 @@ def test_what_auto_decides() -> None:
     dense = [key for key, chosen in decided.items() if chosen.has_dense_gradients]
     assert dense == [(small, "auto"), (small, "all"), (large, "all")]
     for optimizer, l2_on in (("adam", "read"), ("adam", "frequency"), ("lazy_adam", "all")):
-        with pytest.raises(ValueError, match=f"{l2_on} with row_optimizer {optimizer}"):
+        with pytest.raises(ValueError, match=f"--l2-on {l2_on} with --optimizer {optimizer}"):
             FitSettings(row_optimizer=optimizer, l2_on=l2_on)
 
 

@@ -54,6 +54,10 @@ def plan(
             rich_help_panel=RUN,
         ),
     ] = "auto",
+    storage: Annotated[
+        str,
+        typer.Option(help="Type of the tables, as `seo-rec train --storage`.", rich_help_panel=RUN),
+    ] = "float32",
     compute_kernels: Annotated[
         str,
         typer.Option(
@@ -82,13 +86,13 @@ def plan(
         from seo_rec.plan import plan_policy, rates_of, read_topology
 
     data = open_data(rates) if rates else None
+    fit = FitSettings(row_optimizer=row_optimizer, storage=storage)
     found = plan_policy(
         placed,
         read_topology(topology, nodes),
         batch_size=batch,
-        row_optimizer=settled(
-            FitSettings(row_optimizer=row_optimizer), placed.num_params
-        ).row_optimizer,
+        row_optimizer=settled(fit, placed.num_params).row_optimizer,
+        storage=storage,
         rates=rates_of(data.schema) if data else None,
         compute_kernels=[name.strip() for name in compute_kernels.split(",")],
         cache_load_factor=cache_load_factor,

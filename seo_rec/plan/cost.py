@@ -36,6 +36,7 @@ from seo_rec.plan.offload import Cache, Counts, bandwidth
 from seo_rec.plan.reads import popularities, reads_by_table
 from seo_rec.plan.topology import Topology
 from seo_rec.policy import Policy, Table
+from seo_rec.policy.dtypes import FLOAT_BYTES
 
 PHASES = ("input_dist", "lookup", "output_dist", "gradient_dist", "update")
 # Collectives of a step for every kind of sharding, by phase: lengths and ids, vectors, gradients.
@@ -107,6 +108,8 @@ class Prices:
         row_l2: weight decay of the tables; above 0, all have dense gradients.
         counts: how often each id of a column occurs, for the hit rates of caches; None, or None of
             a column: unknown, and rows are taken to be read evenly.
+        storage: type of the weights of tables, whose states and gradients are float32 in any case;
+            times are counted as for float32.
     """
 
     def __init__(
@@ -118,8 +121,10 @@ class Prices:
         rates: Mapping[str, float] | None,
         row_l2: float = 0.0,
         counts: Counts | None = None,
+        storage: str = "float32",
     ) -> None:
         self.topology = topology
+        self.saved = 4 - FLOAT_BYTES[storage]  # bytes of every float of a table
         self.batch_size = batch_size
         self.row_optimizer = row_optimizer
         self.row_l2 = row_l2
@@ -163,7 +168,9 @@ class Prices:
         """All tables whole, with states and gradients under another optimizer; no buffers."""
         states = {"adam": 2, "lazy_adam": 2, "adagrad": 1}.get(row_optimizer, 0)
         return sum(
-            4 * t.num_rows * t.dim * (1 + states + self._copies(_TABLE_WISE, row_optimizer))
+            t.num_rows
+            * t.dim
+            * (4 * (1 + states + self._copies(_TABLE_WISE, row_optimizer)) - self.saved)
             for t in self.tables.values()
         )
 
@@ -269,7 +276,7 @@ class Prices:
         copies = self._copies(kind, self.row_optimizer)
         if cache is not None:
             return int(storage.hbm) + state, int(storage.ddr)
-        return int(storage.hbm + storage.ddr) + copies * 4 * rows * columns, 0
+        return int(storage.hbm + storage.ddr) + (4 * copies - self.saved) * rows * columns, 0
 
     def _option(
         self, table: Table, kind: str, rows: int, columns: int, floor: float

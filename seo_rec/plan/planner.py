@@ -26,7 +26,9 @@ from seo_rec.plan.plan_file import Estimate, Plan
 from seo_rec.plan.shortage import flat_shortage, host_shortage
 from seo_rec.plan.topology import Topology
 from seo_rec.policy import Policy
+from seo_rec.policy.dtypes import FLOAT_BYTES
 from seo_rec.schema import Schema
+from seo_rec.settings import STORAGES
 
 BALANCED = 1.05  # an imbalance that is not worth another cut
 HARDLY_LONGER = 1.05  # a balanced plan may take so much longer than the shortest one
@@ -54,6 +56,7 @@ def plan_policy(
     compute_kernels: Sequence[str] = DEFAULT_KERNELS,
     cache_load_factor: float | None = None,
     counts: Counts | None = None,
+    storage: str = "float32",
 ) -> Plan:
     """Place every table of ``policy`` so that the step is short and every device can hold its part.
 
@@ -80,6 +83,8 @@ def plan_policy(
             with the shortest step.
         counts: how often each id of a column occurs, or None of a column where that is unknown;
             decides the hit rates of caches. Unknown ids are taken to be read evenly.
+        storage: type of the tables while they are trained: float32, or float16 or bfloat16, whose
+            tables are neither copied to every rank nor kept outside the devices.
 
     Raises:
         PlanError: an argument is out of range, or the tables or flat arrays do not fit.
@@ -91,17 +96,26 @@ def plan_policy(
     if not 1 <= batch_size <= MAX_BATCH:
         raise PlanError(f"batch {batch_size}; allowed: 1 to {MAX_BATCH} rows of one rank")
     kernels = check_kernels(compute_kernels, cache_load_factor)
-    prices = Prices(policy, topology, batch_size, row_optimizer, rates, row_l2, counts)
+    if storage not in STORAGES:
+        raise PlanError(f"storage {storage!r}; allowed: {', '.join(STORAGES)}")
+    if storage != "float32" and policy.arrays:
+        raise PlanError(
+            f"--storage {storage} with flat arrays, which are trained in float32; allowed: "
+            "--storage float32, or a policy of tables"
+        )
+    prices = Prices(policy, topology, batch_size, row_optimizer, rates, row_l2, counts, storage)
     usable = int(topology.memory_bytes * (1 - RESERVED))
     if prices.flat_bytes() >= usable:
         raise flat_shortage(prices, usable)
     task = Task(policy, prices, usable - prices.flat_bytes())
     caches = _caches(prices, kernels, cache_load_factor)
-    search = _Search(task, copyable, caches)
+    search = _Search(task, copyable and storage == "float32", caches)
     alone = topology.world_size == 1 or not policy.tables
     placements = Attempt(task, Choice()).alone() if alone else search.best()
     check_placements(policy, placements, topology.world_size)
     notes = [*search.notes(), *_notes_of_caches(placements, prices, counts)]
+    if prices.saved:
+        notes.append(f"weights of {storage} take {FLOAT_BYTES[storage]} bytes each, states 4")
     other = _default(task, default, notes)
     return Plan(
         topology=topology.name,
@@ -140,7 +154,7 @@ def _caches(prices: Prices, kernels: Sequence[str], load_factor: float | None) -
     """What may hold tables that do not fit, in the order of trying; empty where nothing may."""
     topology = prices.topology
     on_gpus = topology.device == "cuda" and topology.world_size > 1
-    if not on_gpus or prices.row_optimizer not in CACHEABLE or prices.row_l2:
+    if not on_gpus or prices.row_optimizer not in CACHEABLE or prices.row_l2 or prices.saved:
         return []
     loads = LOAD_FACTORS if load_factor is None else (load_factor,)
     return [

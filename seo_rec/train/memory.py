@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ from seo_rec.policy import Policy
 from seo_rec.policy.dtypes import FLOAT_BYTES
 from seo_rec.settings import FitSettings, settled
 from seo_rec.train.ranks import Ranks
+
+log = logging.getLogger(__name__)
 
 MEMORY = Path("/proc/meminfo")
 GROUPS = (  # limit and use of a container, in bytes
@@ -29,6 +32,20 @@ STATES = {
     "rowwise_adagrad": (0, 1),
     "sgd": (0, 0),
 }
+
+
+def warn_of_mean(policy: Policy, settings: FitSettings) -> None:
+    """Log what a running mean takes beside weights of 16 bits: twice their own memory."""
+    if settings.average and settings.storage != "float32":
+        log.warning(
+            "--storage %s beside a running mean (--average %g), which is float32: %s bytes for "
+            "the mean of the %s parameters, where their weights take %s; --average 0 keeps no mean",
+            settings.storage,
+            settings.average,
+            f"{4 * policy.num_params:,}",
+            f"{policy.num_params:,}",
+            f"{FLOAT_BYTES[settings.storage] * policy.num_params:,}",
+        )
 
 
 class TooLargeError(RuntimeError):

@@ -31,7 +31,7 @@ Optimizer = torch.optim.Optimizer
 _Make = Callable[[Iterable[nn.Parameter], float, float], Optimizer]
 
 ADAGRAD_EPS = 1e-8
-DENSE_NS = 3.0  # per float and step, of a row optimizer and the running mean on two cores
+DENSE_NS = 3.0  # per float and step; `python -m benchmarks.speed.dense` measures it
 ROW_OPTIMIZERS: dict[str, _Make] = {
     "adam": lambda p, lr, l2: torch.optim.Adam(p, lr=lr, weight_decay=l2, fused=True),
     "lazy_adam": lambda p, lr, l2: torch.optim.Adam(p, lr=lr, weight_decay=l2, fused=True),

@@ -93,6 +93,7 @@ def _placements(
             row_l2=settings.row_l2 if settings.l2_on == "all" else 0.0,
             copyable=settings.storage == "float32"
             and not (settings.row_l2 and settings.l2_on != "all"),
+            storage=settings.storage,
             default=False,
             compute_kernels=DEFAULT_KERNELS if fusable(*updates) else (FUSED,),
         )

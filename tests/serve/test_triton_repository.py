@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -20,6 +23,46 @@ from seo_rec.serve.triton import CONFIG_FILE, PACKAGE_FOLDER, triton_config, wri
 from seo_rec.serve.writing import write_package
 
 TYPES = {"tensor(float)": schema.TYPE_FP32, "tensor(int64)": schema.TYPE_INT64}
+
+
+def tritons_own():
+    """``ModelConfig`` as tritonclient ships it, without the rest of that package."""
+    found = importlib.util.find_spec("tritonclient")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip("tritonclient is not installed: pip install --no-deps tritonclient")
+    path = Path(found.submodule_search_locations[0]) / "grpc" / "model_config_pb2.py"
+    spec = importlib.util.spec_from_file_location("model_config_pb2", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.ModelConfig
+
+
+def equals(ours, theirs):
+    for field in ours.fields:
+        other = theirs.fields_by_name[field.name]
+        assert (field.number, field.type, field.is_repeated) == (
+            other.number,
+            other.type,
+            other.is_repeated,
+        ), (ours.name, field.name)
+        if field.message_type:
+            equals(field.message_type, other.message_type)
+        if field.enum_type:
+            known = {v.name: v.number for v in other.enum_type.values}
+            assert {v.name: v.number for v in field.enum_type.values}.items() <= known.items()
+
+
+def test_the_schema_is_a_part_of_tritons_own():
+    equals(schema.ModelConfig.DESCRIPTOR, tritons_own().DESCRIPTOR)
+
+
+@pytest.mark.parametrize("kind", ["categorical", "multivalent"])
+def test_tritons_own_schema_takes_the_configuration(kind, tmp_path, monkeypatch):
+    whole = tritons_own()
+    packaged(tmp_path / PACKAGE_FOLDER, preparation_for(POLICY, kind=kind), monkeypatch)
+    write_config(tmp_path)
+    config = text_format.Parse((tmp_path / CONFIG_FILE).read_text(), whole())
+    assert config.backend == "onnxruntime" and config.instance_group[0].count == 1
 
 
 def packaged(folder, preparation, monkeypatch, formats=("onnx",)):
