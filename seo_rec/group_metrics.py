@@ -2,6 +2,8 @@
 
 A group is a set of rows; a row may be in several (a film has several genres) or in none. Rows are
 paired with groups by two arrays of equal length, the numbers of the rows and of their groups.
+
+Rows may have weights, 0 or more. A whole weight then counts as so many equal rows.
 """
 
 from __future__ import annotations
@@ -57,7 +59,9 @@ class Members:
         return Members(rows, groups, (*kept, *rest))
 
 
-def group_aucs(logits: Floats, labels: Floats, groups: Ints, count: int) -> Floats:
+def group_aucs(
+    logits: Floats, labels: Floats, groups: Ints, count: int, weights: Floats | None = None
+) -> Floats:
     """The AUC within each group; NaN where a group lacks one of the labels.
 
     From the sum R of the ranks of its n1 positive rows among its n1 + n0 rows (tied rows share
@@ -66,10 +70,13 @@ def group_aucs(logits: Floats, labels: Floats, groups: Ints, count: int) -> Floa
     Args:
         logits, labels, groups: Shape (rows,).
         count: The number of groups.
+        weights: Shape (rows,), by which pairs of rows count (:func:`_weighted_aucs`); None: 1.
 
     Returns:
         float64 (count,).
     """
+    if weights is not None:
+        return _weighted_aucs(logits, labels, groups, count, weights)
     order = np.lexsort((logits, groups))
     z, g = logits[order], groups[order]
     y = labels[order].astype(np.float64)
@@ -86,10 +93,36 @@ def group_aucs(logits: Floats, labels: Floats, groups: Ints, count: int) -> Floa
     return np.divide(wins, pairs, out=np.full(count, np.nan), where=pairs > 0)
 
 
-def gauc(logits: Floats, labels: Floats, members: Members, column: str) -> GroupAuc:
+def _weighted_aucs(
+    logits: Floats, labels: Floats, groups: Ints, count: int, weights: Floats
+) -> Floats:
+    """``sum_ij w_i w_j ([z_i > z_j] + [z_i = z_j] / 2) / sum_ij w_i w_j`` within each group.
+
+    i runs over the positive rows of the group and j over its negative ones. Rows of equal logit
+    are taken together, after the weight of the negative rows below them.
+    """
+    order = np.lexsort((logits, groups))
+    z, g = logits[order], groups[order]
+    y, w = labels[order].astype(np.float64), weights[order].astype(np.float64)
+    new = np.ones(z.size, np.bool_)
+    new[1:] = (z[1:] != z[:-1]) | (g[1:] != g[:-1])
+    tie, of_tie = np.cumsum(new) - 1, g[new]
+    positive, negative = (np.bincount(tie, weights=w * part) for part in (y, 1 - y))
+    by_group = [np.bincount(of_tie, weights=part, minlength=count) for part in (positive, negative)]
+    before = np.cumsum(by_group[1]) - by_group[1]
+    below = np.cumsum(negative) - negative - before[of_tie]
+    wins = np.bincount(of_tie, weights=positive * (below + negative / 2), minlength=count)
+    pairs = by_group[0] * by_group[1]
+    return np.divide(wins, pairs, out=np.full(count, np.nan), where=pairs > 0)
+
+
+def gauc(
+    logits: Floats, labels: Floats, members: Members, column: str, weights: Floats | None = None
+) -> GroupAuc:
     """The mean AUC of the groups with both labels, each weighted by its number of rows.
 
-    ``GAUC = sum_g n_g AUC_g / sum_g n_g`` with n_g the rows (impressions) of group g. It was
+    ``GAUC = sum_g n_g AUC_g / sum_g n_g`` with n_g the rows (impressions) of group g, or the sum
+    of their weights. It was
     proposed by Zhu et al., Optimized Cost per Click in Taobao Display Advertising (KDD 2017), and
     is used by Zhou et al., Deep Interest Network for Click-Through Rate Prediction (KDD 2018).
 
@@ -97,16 +130,22 @@ def gauc(logits: Floats, labels: Floats, members: Members, column: str) -> Group
         logits, labels: Shape (rows,).
         members: The groups, each row in one at most.
         column: The name of the column that the groups are of.
+        weights: Of the rows, shape (rows,); None: 1.
     """
     count, sizes = len(members.names), members.sizes
-    aucs = group_aucs(logits[members.rows], labels[members.rows], members.groups, count)
+    w = None if weights is None else weights[members.rows].astype(np.float64)
+    aucs = group_aucs(logits[members.rows], labels[members.rows], members.groups, count, w)
     used = ~np.isnan(aucs)
     rows = int(sizes[used].sum())
-    mean = float((aucs[used] * sizes[used]).sum() / rows) if rows else float("nan")
+    shares = sizes if w is None else np.bincount(members.groups, weights=w, minlength=count)
+    total = shares[used].sum()
+    mean = float((aucs[used] * shares[used]).sum() / total) if rows else float("nan")
     return GroupAuc(column, mean, count, int(used.sum()), rows)
 
 
-def expected_calibration_error(scores: Floats, labels: Floats, bins: int = BINS) -> float:
+def expected_calibration_error(
+    scores: Floats, labels: Floats, bins: int = BINS, weights: Floats | None = None
+) -> float:
     """The mean distance of predicted and observed rates over bins of the score.
 
     ``ECE = sum_b n_b / n * |mean score of bin b - mean label of bin b|`` (Naeini et al., Obtaining
@@ -118,35 +157,58 @@ def expected_calibration_error(scores: Floats, labels: Floats, bins: int = BINS)
         scores: Predicted probabilities, shape (rows,), at least one.
         labels: Shape (rows,).
         bins: Number of bins.
+        weights: Of the rows, shape (rows,); None: 1. Bins then hold equal weight, and end at
+            scores that occur. NaN if all are 0.
     """
     p, y = scores.astype(np.float64), labels.astype(np.float64)
-    inner = np.quantile(p, np.arange(1, bins) / bins)
+    shares = np.arange(1, bins) / bins
+    if weights is None:
+        inner = np.quantile(p, shares)
+        w: Floats = np.ones(p.size)
+    else:
+        w = weights.astype(np.float64)
+        if not w.any():
+            return float("nan")
+        inner = np.quantile(p, shares, method="inverted_cdf", weights=w)
     bin_of = np.searchsorted(inner, p)
-    gaps = np.bincount(bin_of, weights=p, minlength=bins)
-    gaps -= np.bincount(bin_of, weights=y, minlength=bins)
-    return float(np.abs(gaps).sum() / p.size)
+    gaps = np.bincount(bin_of, weights=w * p, minlength=bins)
+    gaps -= np.bincount(bin_of, weights=w * y, minlength=bins)
+    return float(np.abs(gaps).sum() / w.sum())
 
 
-def group_qualities(logits: Floats, labels: Floats, members: Members) -> tuple[GroupQuality, ...]:
+def group_qualities(
+    logits: Floats, labels: Floats, members: Members, weights: Floats | None = None
+) -> tuple[GroupQuality, ...]:
     """Rows, label rate, AUC, log loss and calibration of each group, in the order of its names.
 
     Args:
         logits, labels: Shape (rows,).
         members: The groups, none of them empty.
+        weights: Of the rows, shape (rows,); None: 1. A group without weight has NaN.
     """
     z, y = logits[members.rows].astype(np.float64), labels[members.rows].astype(np.float64)
     g, count = members.groups, len(members.names)
     p = np.exp(-np.logaddexp(0.0, -z))
     sizes = members.sizes
-    losses = np.bincount(g, weights=np.logaddexp(0.0, z) - y * z, minlength=count) / sizes
-    positive = np.bincount(g, weights=y, minlength=count)
-    predicted = np.bincount(g, weights=p, minlength=count)
+    given: Floats | None = None
+    w: Floats = np.ones(z.size)
+    total: Floats = sizes.astype(np.float64)
+    if weights is not None:
+        w = given = weights[members.rows].astype(np.float64)
+        total = np.bincount(g, weights=w, minlength=count).astype(np.float64)
+    total = np.where(total > 0, total, np.nan)
+    losses = np.bincount(g, weights=w * (np.logaddexp(0.0, z) - y * z), minlength=count) / total
+    positive = np.bincount(g, weights=w * y, minlength=count)
+    predicted = np.bincount(g, weights=w * p, minlength=count)
     ratio = np.divide(predicted, positive, out=np.full(count, np.nan), where=positive > 0)
-    aucs = group_aucs(logits[members.rows], labels[members.rows], g, count)
+    aucs = group_aucs(logits[members.rows], labels[members.rows], g, count, given)
     order = np.argsort(g, kind="stable")
     parts = np.split(order, np.cumsum(sizes)[:-1])
-    errors = [expected_calibration_error(p[part], y[part]) for part in parts]
-    rates = positive / sizes
+    errors = [
+        expected_calibration_error(p[part], y[part], weights=None if given is None else given[part])
+        for part in parts
+    ]
+    rates = positive / total
     columns = zip(sizes, rates, aucs, losses, ratio, errors, strict=True)
     return tuple(
         GroupQuality(name, int(row[0]), *(float(v) for v in row[1:]))
@@ -154,10 +216,11 @@ def group_qualities(logits: Floats, labels: Floats, members: Members) -> tuple[G
     )
 
 
-def overall(logits: Floats, labels: Floats) -> GroupQuality:
+def overall(logits: Floats, labels: Floats, weights: Floats | None = None) -> GroupQuality:
     """Quality on all rows, at least one."""
     rows = np.arange(logits.size)
-    (found,) = group_qualities(logits, labels, Members(rows, np.zeros_like(rows), ("all",)))
+    members = Members(rows, np.zeros_like(rows), ("all",))
+    (found,) = group_qualities(logits, labels, members, weights)
     return replace(found, name="all")
 
 

@@ -81,17 +81,31 @@ def runs(days: dict[str, list[Path]], tmp_path_factory: pytest.TempPathFactory) 
 # ---- weights, and samples of the negatives ---------------------------------------------------
 
 
-def test_groups_of_weighted_rows_are_refused(
-    days: dict[str, list[Path]], runs: dict[str, Path], tmp_path: Path, seo_rec: Any
+def test_groups_of_weighted_rows_count_by_their_weights(
+    days: dict[str, list[Path]], runs: dict[str, Path], seo_rec: Any
 ) -> None:
     data = days["weighted"][0]
-    for command in (
-        ("eval", runs["weighted"], data, "--by", "item"),
-        ("compare", data, "--out", tmp_path / "c", "--params", 400, "--group", "user"),
-    ):
-        done = seo_rec(*command)
-        assert done.code == 2 and "have weights (column 'w')" in done.err, done.err
-    assert not (tmp_path / "c").exists()
+    done = seo_rec("eval", runs["weighted"], data, "--by", "item", "--group", "user")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    for name in ("auc", "log_loss", "calibration"):
+        assert found["groups"]["all"][name] == pytest.approx(found[name], rel=1e-6)
+    rows = open_data(data).stream("test", batch_size=10_000)
+    (batch,) = rows
+    _, z, y = evaluate(
+        load_trained(runs["weighted"]), stream_of(runs["weighted"], open_data(data), "test")
+    )
+    weights = batch.row_weights.numpy()
+    assert weights.std() > 0.1
+    users = batch.sparse["user"].values().numpy()
+    total = mean = 0.0
+    for user in np.unique(users):
+        of = (users == user) & (weights > 0)
+        if len(set(y[of].tolist())) == 2:
+            auc = sklearn_metrics.roc_auc_score(y[of], z[of], sample_weight=weights[of])
+            total, mean = total + weights[of].sum(), mean + weights[of].sum() * auc
+    (entry,) = found["groups"]["gauc"]
+    assert entry["gauc"] == pytest.approx(mean / total, rel=1e-6)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

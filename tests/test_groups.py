@@ -59,6 +59,58 @@ def auc_of(y: np.ndarray, z: np.ndarray) -> float:
 # ---- the metrics -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_weights_count_as_repeated_rows_and_as_a_library_has_them(seed: int) -> None:
+    z, y, g = simulated(300, 12, seed)
+    rng = np.random.default_rng(seed)
+    w = rng.integers(0, 4, 300)
+    w[g == 11] = 0  # a group without weight
+    rows, names = np.arange(300), tuple(map(str, range(12)))
+    g[:12] = np.arange(12)  # none is empty
+    found = group_qualities(z, y, Members(rows, g, names), w)
+    again = np.repeat(rows, w)
+    plain = Members(np.arange(again.size), g[again], names)
+    ones = np.ones(again.size)
+    for number, quality in enumerate(found):
+        of, rest = g == number, plain.groups == number
+        assert quality.rows == of.sum()
+        if not w[of].any():
+            assert math.isnan(quality.log_loss) and math.isnan(quality.auc)
+            continue
+        p = 1 / (1 + np.exp(-z[of].astype(np.float64)))
+        assert quality.label_rate == pytest.approx(np.average(y[of], weights=w[of]), abs=1e-12)
+        loss = sklearn_metrics.log_loss(y[of], p, sample_weight=w[of], labels=[0, 1])
+        assert quality.log_loss == pytest.approx(loss, rel=1e-9)
+        if len(set(y[of][w[of] > 0].tolist())) == 2:
+            auc = sklearn_metrics.roc_auc_score(y[of], z[of], sample_weight=w[of])
+            assert quality.auc == pytest.approx(auc, abs=1e-12)
+            assert quality.auc == pytest.approx(auc_of(y[again][rest], z[again][rest]), abs=1e-12)
+        else:
+            assert math.isnan(quality.auc)
+        error = expected_calibration_error(
+            1 / (1 + np.exp(-z[again][rest].astype(np.float64))), y[again][rest],
+            weights=ones[rest],
+        )  # fmt: skip
+        assert quality.calibration_error == pytest.approx(error, abs=1e-12)
+    mean = gauc(z, y, Members(rows, g, names), "user", w)
+    assert mean.gauc == pytest.approx(gauc(z[again], y[again], plain, "user").gauc, abs=1e-12)
+    total = overall(z, y, w)
+    assert total.auc == pytest.approx(overall(z[again], y[again]).auc, abs=1e-12)
+    heavy = group_qualities(z, y, Members(rows, g, names), 7.5 * w)
+    for a, b in zip(found, heavy, strict=True):
+        assert a.log_loss == pytest.approx(b.log_loss, rel=1e-12, nan_ok=True)
+        assert a.auc == pytest.approx(b.auc, abs=1e-12, nan_ok=True)
+
+
+def test_equal_weights_change_nothing() -> None:
+    z, y, g = simulated(400, 20, 1)
+    members = Members(np.arange(400), g, tuple(map(str, range(20))))
+    ones = np.ones(400, np.float32)
+    plain, weighted = group_aucs(z, y, g, 20), group_aucs(z, y, g, 20, ones)
+    np.testing.assert_allclose(weighted, plain, atol=1e-12)
+    assert gauc(z, y, members, "u", ones).gauc == pytest.approx(gauc(z, y, members, "u").gauc)
+
+
 def test_gauc_is_the_weighted_mean_of_a_library_s_auc() -> None:
     z, y, g = simulated(400, 40, 0)
     rows, total, used = 0, 0.0, 0

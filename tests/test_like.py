@@ -13,6 +13,7 @@ import pytest
 
 from seo_rec import recipes
 from seo_rec.analysis.drift import drift
+from seo_rec.data.avazu import HEADER as AVAZU
 from seo_rec.data.dataset import open_data
 from seo_rec.data.like import LikeTable, prepare_like
 from seo_rec.data.parallel import Workers
@@ -269,3 +270,72 @@ def test_splits_are_free(days: Path, tmp_path: Path) -> None:
         prepare_table(days / "1.parquet", tmp_path / "none", columns=COLUMNS, split=ALL_TEST)
     with pytest.raises(DataError, match=r"\(--like\)"):
         like(days, tmp_path / "two", workers=Workers(2))
+
+
+# ---- days of Criteo and Avazu ------------------------------------------------------------------
+
+
+def criteo_day(path: Path, number: int) -> Path:
+    """Lines of a day; half of the tokens are of this day alone."""
+    rng = np.random.default_rng([8, number])
+    lines = []
+    for _ in range(400):
+        tokens = [f"{rng.integers(0, 20) + 10 * number:08x}" for _ in range(26)]
+        integers = ["" if rng.random() < 0.1 else str(rng.integers(0, 50)) for _ in range(13)]
+        lines.append("\t".join([str(rng.integers(0, 2)), *integers, *tokens]))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def avazu_day(path: Path, number: int) -> Path:
+    rng = np.random.default_rng([9, number])
+    rows = [",".join(AVAZU)]
+    for i in range(400):
+        tokens = [f"{rng.integers(0, 20) + 10 * number:x}" for _ in AVAZU[3:]]
+        rows.append(",".join([str(i), str(rng.integers(0, 2)), f"141021{i % 24:02d}", *tokens]))
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    "source, write, more",
+    [
+        ("criteo", criteo_day, ("--embed-numeric", "--missing", "empty")),
+        ("avazu", avazu_day, ()),
+    ],
+)
+def test_a_later_day_of_logs_keeps_the_ids_of_the_first(
+    seo_rec: Any, tmp_path: Path, source: str, write: Any, more: tuple[str, ...]
+) -> None:
+    first, later = (write(tmp_path / f"raw{n}", n) for n in (0, 1))
+    prepare = ("prepare", source, "--raw")
+    done = seo_rec(*prepare, first, "--out", tmp_path / "0", "--min-count", "5", *more)
+    assert done.code == 0, done.err
+    like = ("--like", tmp_path / "0")
+    done = seo_rec(*prepare, later, "--out", tmp_path / "1", *like, "--fractions", "0,0,1")
+    assert done.code == 0, done.err
+    old, new = open_data(tmp_path / "0"), open_data(tmp_path / "1")
+    assert new.schema.num_rows == {"train": 0, "val": 0, "test": 400}
+    new.require_rules(old.schema.preparation, "the model")
+    assert new.schema.options["like"] == old.fingerprint
+    seo_rec(*prepare, later, "--out", tmp_path / "whole", *more, "--fractions", "0.8,0.1,0.1")
+    plain = {s: open_data(tmp_path / "whole").stream(s, batch_size=400) for s in SPLITS}
+    name = new.schema.features[-1].name
+    kept = old.kept(name)
+    assert kept is not None and 5 < len(kept) < 40
+    np.testing.assert_array_equal(new.kept(name), kept)
+    found = ids_of(new, "test", name)
+    every = np.concatenate([b.sparse[name].values().numpy() for s in plain.values() for b in s])
+    wanted = np.where(np.isin(every, kept), every, OUT_OF_VOCABULARY)
+    np.testing.assert_array_equal(np.sort(found), np.sort(wanted))
+    assert 0.2 < (found == OUT_OF_VOCABULARY).mean() < 0.8
+    done = seo_rec(*prepare, later, "--out", tmp_path / "x", *like, "--missing", "empty")
+    assert done.code == 2 and "--missing with --like would be ignored" in done.err
+    other = "avazu" if source == "criteo" else "criteo"
+    done = seo_rec("prepare", other, "--raw", later, "--out", tmp_path / "x", *like)
+    assert done.code == 2 and f"was made by `seo-rec prepare {source}`" in done.err
+
+
+def ids_of(data: Any, split: str, name: str) -> np.ndarray:
+    batches = data.stream(split, batch_size=400, columns=[name])
+    return np.concatenate([b.sparse[name].values().numpy() for b in batches])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import gzip
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from seo_rec.data import parallel, pieces, shards, started, tasks
+from seo_rec.data import numeric, parallel, pieces, shards, started, tasks
 from seo_rec.data.avazu import HEADER, avazu_source
 from seo_rec.data.criteo import criteo_source
 from seo_rec.data.dataset import open_data
@@ -101,6 +103,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "SHARD_ROWS", 64)
     monkeypatch.setattr(tasks, "SHARD_ROWS", 64)
     monkeypatch.setattr(tasks, "COUNT_ROWS", 40)
+    monkeypatch.setattr(numeric, "BLOCK_ROWS", 16)
     monkeypatch.setattr(parallel, "Started", Alone)
 
 
@@ -144,6 +147,72 @@ def test_the_files_of_many_processes_are_those_of_one(
     assert contents(one) == contents(two)
     assert len(list((two / "train").iterdir())) > 2
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    "transform, rules",
+    [
+        ("standard", {}),
+        ("standard", {"split": TEMPORAL, "pruning": Pruning(min_count=3)}),
+        ("standard,y2=log,x=none", {"pruning": Pruning(counted=False)}),
+        ("log", {"split": TEMPORAL}),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("small")
+def test_numbers_are_scaled_by_many_processes_as_by_one(
+    tmp_path: Path, transform: str, rules: dict[str, Any]
+) -> None:
+    """Also where training rows alone miss numbers, which adds a column."""
+    rng = np.random.default_rng(3)
+    rows = [
+        [i % 2, i % 40, f"t{i % 7}", "" if i % 11 == 3 else rng.normal(5, 3), rng.lognormal()]
+        for i in range(500)
+    ]
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["y", "u", "t", "x", "y2"], *rows])
+    columns = TableColumns(
+        "y", ("u", "t"), ("x", "y2"), numeric_transform=transform, numeric_missing="indicator"
+    )
+    one, two = both(tmp_path, partial(table_source, tmp_path / "a.csv", columns), **rules)
+    assert contents(one) == contents(two)
+    schema = read_schema(two)
+    assert "x is missing" in [c.name for c in schema.columns]
+    if transform == "standard":
+        values = [pq.read_table(p)["x"].to_numpy() for p in (two / "train").iterdir()]
+        assert np.concatenate(values).astype(float).mean() == pytest.approx(0, abs=1e-6)
+
+
+def test_tasks_measure_whole_blocks() -> None:
+    assert shards.SHARD_ROWS % numeric.BLOCK_ROWS == 0
+
+
+def test_figures_of_parts_are_those_of_the_whole_to_the_last_bit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before they are rounded, however rows are cut into tables and tasks."""
+    monkeypatch.setattr(numeric, "BLOCK_ROWS", 64)
+    x = np.random.default_rng(0).normal(1e6, 3.0, 1000)
+    x[::7] = np.nan
+    x[128:192] = np.nan
+    found = []
+    for size, part in ((1000, 1000), (7, 1000), (100, 128), (33, 640)):
+        whole = numeric.Fit(numeric.NumericPlan())
+        for start in range(0, 1000, part):
+            rows, one = x[start : start + part], numeric.Fit(numeric.NumericPlan())
+            for first in range(0, len(rows), size):
+                one.add(rows[first : first + size])
+            whole.merge(json.loads(json.dumps(one.measured())))
+        found.append((whole.missing, whole.blocks, whole.rule()))
+    assert all(other == found[0] for other in found)
+    assert len(found[0][1]) == 15 and found[0][2].mean == pytest.approx(np.nanmean(x), rel=1e-8)
+
+
+def test_quantiles_need_one_process(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "a.csv", table_rows(random.Random(1), 50))
+    columns = replace(COLUMNS, numeric_transform="quantiles")
+    with pytest.raises(DataError, match="one process, because quantiles are measured on all"):
+        both(tmp_path, partial(table_source, path, columns))
 
 
 @pytest.mark.usefixtures("small")

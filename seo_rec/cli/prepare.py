@@ -5,6 +5,7 @@ from __future__ import annotations
 import time as clock
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +27,7 @@ from seo_rec.process import world_size
 from seo_rec.schema import DataError, Schema
 
 if TYPE_CHECKING:
+    from seo_rec.data.like import LikeLogs
     from seo_rec.data.split import Split
     from seo_rec.data.vocabulary import Pruning
 
@@ -148,8 +150,19 @@ def movielens(
         done.append(schema)
 
 
+OF_LOGS = ("embed_numeric", "missing", "min_count", "vocabulary_preset", "vocabulary_size")
+Like = Annotated[
+    Path | None,
+    typer.Option(
+        help="Data of an earlier day, whose rules and kept ids are used, so that a model of it "
+        "knows the new rows."
+    ),
+]
+
+
 @app.command()
 def criteo(
+    context: typer.Context,
     raw: Annotated[
         Path,
         typer.Option(
@@ -172,6 +185,7 @@ def criteo(
     vocabulary_preset: Preset = None,
     vocabulary_size: Sizes = None,
     missing: Missing = "token",
+    like: Like = None,
     no_vocabulary: NoVocabulary = False,
     processes: Processes = 1,
     on_bad_row: par.OnBadRow = "error",
@@ -181,13 +195,16 @@ def criteo(
     from seo_rec.data.criteo import prepare_criteo
 
     with _reporting(out) as done:
+        own = _pruning(min_count, vocabulary_preset, vocabulary_size, not no_vocabulary)
+        rules = _like_logs(context, like, "criteo", no_vocabulary)
         schema = prepare_criteo(
             raw,
             out,
-            embed_numeric=embed_numeric,
-            missing=missing,
-            split=_split(split, seed, fractions),
-            pruning=_pruning(min_count, vocabulary_preset, vocabulary_size, not no_vocabulary),
+            embed_numeric=embed_numeric if rules is None else rules.embed_numeric,
+            missing=missing if rules is None else rules.missing,
+            split=_split(split, seed, fractions, trains=like is None),
+            pruning=own if rules is None else rules.pruning,
+            figures=None if rules is None else rules.figures,
             bad_rows=par.bad_rows(on_bad_row, max_bad),
             workers=workers_of(processes),
             progress=True,
@@ -197,6 +214,7 @@ def criteo(
 
 @app.command()
 def avazu(
+    context: typer.Context,
     raw: Annotated[Path, typer.Option(help="train.csv, plain or compressed.")],
     out: Out,
     split: SplitRule = "random",
@@ -212,6 +230,7 @@ def avazu(
     vocabulary_preset: Preset = None,
     vocabulary_size: Sizes = None,
     missing: Missing = "token",
+    like: Like = None,
     no_vocabulary: NoVocabulary = False,
     processes: Processes = 1,
     on_bad_row: par.OnBadRow = "error",
@@ -223,17 +242,37 @@ def avazu(
     with _reporting(out) as done:
         if fractions is None and split == "random":
             fractions = "0.81,0.09,0.1"
+        own = _pruning(min_count, vocabulary_preset, vocabulary_size, not no_vocabulary)
+        rules = _like_logs(context, like, "avazu", no_vocabulary)
         schema = prepare_avazu(
             raw,
             out,
-            missing=missing,
-            split=_split(split, seed, fractions),
-            pruning=_pruning(min_count, vocabulary_preset, vocabulary_size, not no_vocabulary),
+            missing=missing if rules is None else rules.missing,
+            split=_split(split, seed, fractions, trains=like is None),
+            pruning=own if rules is None else rules.pruning,
+            figures=None if rules is None else rules.figures,
             bad_rows=par.bad_rows(on_bad_row, max_bad),
             workers=workers_of(processes),
             progress=True,
         )
         done.append(schema)
+
+
+def _like_logs(
+    context: typer.Context, like: Path | None, dataset: str, no_vocabulary: bool
+) -> LikeLogs | None:
+    """The rules of the data of ``--like``; None without it."""
+    if like is None:
+        return None
+    from seo_rec.data.dataset import open_data
+    from seo_rec.data.like import LikeLogs
+
+    declared = {parameter.name for parameter in context.command.params}
+    decided = [name for name in OF_LOGS if name in declared]
+    refuse_ignored(context, decided, "--like", "data that are prepared without --like")
+    rules = LikeLogs.of(open_data(like), dataset)
+    counted = rules.pruning.counted and not no_vocabulary
+    return replace(rules, pruning=replace(rules.pruning, counted=counted))
 
 
 Files = Annotated[list[Path] | None, typer.Option(help="Files of this split, in place of --raw.")]

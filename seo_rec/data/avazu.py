@@ -14,7 +14,7 @@ import pyarrow as pa
 from seo_rec.data.delimited import BlockError, Field, Layout, labels, read_blocks, split_header
 from seo_rec.data.parallel import Workers, prepare_by
 from seo_rec.data.rawfile import BadRows, Intake, existing_file, text_blocks
-from seo_rec.data.source import Source, column_kinds, require_missing_rule
+from seo_rec.data.source import Figures, Source, column_kinds, require_missing_rule
 from seo_rec.data.split import Split
 from seo_rec.data.tokens import categorical_ids
 from seo_rec.data.vocabulary import Pruning
@@ -43,18 +43,20 @@ def prepare_avazu(
     bad_rows: BadRows = BadRows(),
     workers: Workers = Workers(),
     progress: bool = False,
+    figures: Figures | None = None,
 ) -> Schema:
     """Prepare ``train.csv`` (plain or gzip): ``id`` is dropped, ``hour`` is the hour of the day.
 
     Args:
         missing: an empty cell is a value of its own (``token``) or an empty bag (``empty``).
+        figures: of earlier data, whose rules these are (:class:`seo_rec.data.like.LikeLogs`).
 
     Raises:
         DataError: the file is missing or damaged, the header is not Avazu's, or a row is bad.
     """
     return prepare_by(
         workers,
-        partial(avazu_source, raw, missing=missing),
+        partial(avazu_source, raw, missing=missing, figures=figures),
         out,
         split=split,
         pruning=pruning,
@@ -63,7 +65,7 @@ def prepare_avazu(
     )
 
 
-def avazu_source(raw: Path | str, *, missing: str) -> Source:
+def avazu_source(raw: Path | str, *, missing: str, figures: Figures | None = None) -> Source:
     """The encoded rows of Avazu's file; see :func:`prepare_avazu`."""
     require_missing_rule(missing)
     path = existing_file(raw)
@@ -102,6 +104,7 @@ def avazu_source(raw: Path | str, *, missing: str) -> Source:
             "missing": missing,
         },
         quoted=lambda _: ",",
+        figures=figures,
     )
 
 

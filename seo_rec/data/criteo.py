@@ -18,7 +18,7 @@ import pyarrow as pa
 from seo_rec.data.delimited import Field, Layout, labels, numbers, read_blocks
 from seo_rec.data.parallel import Workers, prepare_by
 from seo_rec.data.rawfile import BadRows, Intake, existing_file, text_blocks
-from seo_rec.data.source import Source, column_kinds, require_missing_rule
+from seo_rec.data.source import Figures, Source, column_kinds, require_missing_rule
 from seo_rec.data.split import Split
 from seo_rec.data.tokens import MISSING, Ids, categorical_ids, integer_ids
 from seo_rec.data.vocabulary import Pruning
@@ -53,6 +53,7 @@ def prepare_criteo(
     bad_rows: BadRows = BadRows(),
     workers: Workers = Workers(),
     progress: bool = False,
+    figures: Figures | None = None,
 ) -> Schema:
     """Prepare ``train.txt`` (plain or gzip), or the folder that holds it or ``day_0``, ...
 
@@ -62,17 +63,22 @@ def prepare_criteo(
             :func:`log_transform`.
         missing: an empty token (and with ``embed_numeric`` an empty integer) is a value of its
             own (``token``) or an empty bag (``empty``). A missing numeric value is 0.
+        figures: of earlier data, whose rules these are (:class:`seo_rec.data.like.LikeLogs`).
 
     Raises:
         DataError: a file is missing or damaged, or a row is bad.
     """
-    source = partial(criteo_source, raw, embed_numeric=embed_numeric, missing=missing)
+    source = partial(
+        criteo_source, raw, embed_numeric=embed_numeric, missing=missing, figures=figures
+    )
     return prepare_by(
         workers, source, out, split=split, pruning=pruning, bad_rows=bad_rows, progress=progress
     )
 
 
-def criteo_source(raw: Path | str, *, embed_numeric: bool, missing: str) -> Source:
+def criteo_source(
+    raw: Path | str, *, embed_numeric: bool, missing: str, figures: Figures | None = None
+) -> Source:
     """The encoded rows of Criteo's files; see :func:`prepare_criteo`."""
     require_missing_rule(missing)
     paths = criteo_files(place(raw))
@@ -114,6 +120,7 @@ def criteo_source(raw: Path | str, *, embed_numeric: bool, missing: str) -> Sour
             "missing": missing,
         },
         quoted=lambda _: None,
+        figures=figures,
     )
 
 

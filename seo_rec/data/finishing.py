@@ -91,7 +91,7 @@ class Finish:
         for split in SPLITS:
             with ShardWriter(folder / split, schema) as writer:
                 for table in ahead(read_shards(splits / split)):
-                    done = self._finished(table, schema)
+                    done = self.finished(table, schema)
                     if split == "train":
                         for name, counter in self.counters.items():
                             counter.add(done[name].drop_null().to_numpy())
@@ -100,7 +100,8 @@ class Finish:
                     progress(rows, rows)
             shutil.rmtree(splits / split)
 
-    def _finished(self, table: Any, schema: Any) -> Any:
+    def finished(self, table: Any, schema: Any) -> Any:
+        """The finished rows of a table, in the Arrow schema of these."""
         done: dict[str, Any] = {}
         for name in table.column_names:
             column = table[name]
@@ -138,11 +139,3 @@ def pruned(column: Any, kept: Ids) -> Any:
     null = array.is_null().to_numpy(zero_copy_only=False)
     ids = prune(array.fill_null(0).to_numpy(), kept)
     return pa.array(ids, mask=null) if null.any() else pa.array(ids)
-
-
-def with_kept(table: Any, kept: Mapping[str, Ids]) -> Any:
-    """``table`` with the out-of-vocabulary id for ids that are not among the ``kept`` ones."""
-    for name, ids in kept.items():
-        place = table.schema.get_field_index(name)
-        table = table.set_column(place, table.schema.field(place), pruned(table[name], ids))
-    return table

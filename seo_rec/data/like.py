@@ -20,7 +20,7 @@ from seo_rec.data.rawfile import BadRows
 from seo_rec.data.source import Figures
 from seo_rec.data.split import Split
 from seo_rec.data.table import table_source
-from seo_rec.data.tokens import TOKEN_RULES
+from seo_rec.data.tokens import TOKEN_RULE, TOKEN_RULES
 from seo_rec.data.vocabulary import Pruning
 from seo_rec.schema import DataError, Schema
 
@@ -72,6 +72,48 @@ class LikeTable:
             _pruning(data, (*columns.categorical, *columns.multivalent)),
             schema.options.get("negative_rate", 1.0),
             Figures(rules, float(mean), data.fingerprint),
+        )
+
+
+@dataclass(frozen=True)
+class LikeLogs:
+    """How the rows of Criteo's or Avazu's files were prepared, for rows of later days.
+
+    Args:
+        missing: What becomes of a missing categorical value.
+        embed_numeric: Whether Criteo's integers are categories.
+        pruning: The ids that stay.
+        figures: The fingerprint of the earlier data; these sources measure nothing else.
+    """
+
+    missing: str
+    embed_numeric: bool
+    pruning: Pruning
+    figures: Figures
+
+    @classmethod
+    def of(cls, data: DataSet, dataset: str) -> LikeLogs:
+        """The rules of data that ``seo-rec prepare criteo`` or ``avazu`` has made.
+
+        Raises:
+            DataError: Another command has made the data, or a release with other rules; or a
+                vocabulary that is needed is missing or damaged.
+        """
+        schema = data.schema
+        if schema.dataset != dataset:
+            raise DataError(
+                f"{data.path} was made by `seo-rec prepare {schema.dataset}`, and `prepare "
+                f"{dataset}` follows data of its own only; name data of this source by --like"
+            )
+        if schema.options.get("token_rule") != TOKEN_RULE:
+            raise DataError(
+                f"{data.path} has ids by another rule than this release gives; prepare it again"
+            )
+        return cls(
+            str(schema.options.get("missing", "token")),
+            bool(schema.options.get("embed_numeric", False)),
+            _pruning(data, [column.name for column in schema.features]),
+            Figures({}, 1.0, data.fingerprint),
         )
 
 

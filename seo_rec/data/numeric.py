@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seo_rec.data.split import splitmix64
-from seo_rec.data.spread import Spread
+from seo_rec.data.spread import Block, Spread, block_of
 from seo_rec.schema import DataError, Schema
 
 Numbers = npt.NDArray[np.float64]
@@ -25,6 +25,7 @@ Ids = npt.NDArray[np.int64]
 TRANSFORMS = ("none", "log", "standard", "quantiles")
 MISSING_NUMBERS = ("indicator", "zero")
 BUCKETS = 32
+BLOCK_ROWS = 16_384  # training rows that are measured together
 SAMPLED = 200_000  # values of a column at most, of which quantiles are computed
 INDICATOR = " is missing"  # ends the name of the column that says so
 BY_COLUMN = "by column, in numeric_columns"  # numeric_rule of a schema that has the rules there
@@ -171,23 +172,51 @@ class NumericPlan:
 class Fit:
     """Measures a column of training rows, block by block, in bounded memory.
 
+    A block has :data:`BLOCK_ROWS` rows, however the rows come, and the last one fewer. Rows that
+    are measured apart, from a multiple of so many on, so give the same figures (:meth:`measured`,
+    :meth:`merge`), quantiles excepted.
+
     Quantiles are exact up to :data:`SAMPLED` values; beyond, they are the quantiles of rows chosen
     by a hash of their number.
     """
 
     plan: NumericPlan
     missing: int = 0
-    spread: Spread = field(default_factory=Spread)
+    blocks: list[Block] = field(default_factory=list)
+    rows: int = 0
+    _pending: list[Numbers] = field(default_factory=list)
     _kept: list[tuple[Numbers, npt.NDArray[np.uint64]]] = field(default_factory=list)
     _limit: int = 2**64 - 1
 
     def add(self, numbers: Numbers) -> None:
         """Measure more rows; NaN where a number is missing."""
-        known = numbers[~np.isnan(numbers)]
         if self.plan.transform == "quantiles":
             self._keep(numbers)
-        self.missing += len(numbers) - len(known)
-        self.spread.add(known)
+        self.missing += int(np.isnan(numbers).sum())
+        while len(numbers):
+            room = BLOCK_ROWS - self.rows % BLOCK_ROWS
+            self._pending.append(numbers[:room].copy())  # a slice would keep all rows in memory
+            self.rows += len(numbers[:room])
+            numbers = numbers[room:]
+            if self.rows % BLOCK_ROWS == 0:
+                self._measure()
+
+    def _measure(self) -> None:
+        """Measure the rows of the block that is pending, if there are any."""
+        rows = np.concatenate(self._pending) if self._pending else np.zeros(0)
+        self._pending = []
+        if len(known := rows[~np.isnan(rows)]):
+            self.blocks.append(block_of(known))
+
+    def measured(self) -> dict[str, Any]:
+        """JSON values of what was measured, for :meth:`merge`."""
+        self._measure()
+        return {"missing": self.missing, "blocks": [list(block) for block in self.blocks]}
+
+    def merge(self, measured: Mapping[str, Any]) -> None:
+        """Count in the rows behind those that have been measured."""
+        self.missing += measured["missing"]
+        self.blocks += [Block(*block) for block in measured["blocks"]]
 
     def rule(self) -> NumericRule:
         """The rule that these rows give."""
@@ -197,11 +226,15 @@ class Fit:
         indicator = plan.missing == "indicator" and self.missing > 0
         if plan.transform != "standard":
             return NumericRule(plan.transform, indicator=indicator)
-        mean, scale = _rounded(self.spread.mean), _rounded(self.spread.std)
+        self._measure()
+        spread = Spread()
+        for block in self.blocks:
+            spread.merge(block)
+        mean, scale = _rounded(spread.mean), _rounded(spread.std)
         return NumericRule("standard", mean, scale or 1.0, indicator=indicator)
 
     def _keep(self, numbers: Numbers) -> None:
-        first = np.uint64(self.spread.count + self.missing)
+        first = np.uint64(self.rows)
         places = splitmix64(first + np.arange(len(numbers), dtype=np.uint64))
         chosen = ~np.isnan(numbers) & (places <= np.uint64(self._limit))
         self._kept.append((numbers[chosen], places[chosen]))

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from seo_rec.data.finishing import Finish
 from seo_rec.data.prepare import (
     Counted,
     finish,
@@ -156,8 +155,8 @@ def _prepare(job: Job, group: Started | Ranks, bar: ProgressBar) -> Schema:
     }
     rows, positive, files = job.written()
     counted = Counted(rows, positive, sizes)
-    assign, last = Assign(job.source, job.split), Finish(job.source.columns, {}, {})
-    schema = schema_of(job.source, assign, job.pruning, intake, counted, last)
+    assign = Assign(job.source, job.split)
+    schema = schema_of(job.source, assign, job.pruning, intake, counted, job.finish)
     for column in range(len(job.embedded)):
         files |= job.record("merge", column)["files"]
     schema = replace(schema, files=files)

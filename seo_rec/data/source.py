@@ -119,8 +119,8 @@ class Source:
         reasons = {
             "its format is read as a whole": self.quoted is None,
             "earlier data say which figures and ids are used (--like)": self.figures is not None,
-            "numbers are scaled by the training rows (--numeric-transform log or none does not)": (
-                bool(self.numeric)
+            "quantiles are measured on all training rows (other --numeric-transform are not)": (
+                any(plan.transform == "quantiles" for plan in self.numeric.values())
             ),
             "weights are divided by their mean": self.weight is not None,
             "rows are put in order of time": self.time is not None,

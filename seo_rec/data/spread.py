@@ -1,9 +1,34 @@
-"""Mean and standard deviation of numbers that come block by block."""
+"""Mean and standard deviation of numbers that come block by block.
+
+Sums of floating-point numbers depend on how the numbers are divided. Where several processes
+measure the rows that one would, all cut them at the same places
+(:class:`seo_rec.data.numeric.Fit`), and the blocks are merged in the order of the rows, so that the
+figures are equal to the last bit.
+"""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
+
+
+class Block(NamedTuple):
+    """What is measured of some numbers: their number, mean, squared deviations, least and most."""
+
+    size: int
+    mean: float
+    squares: float
+    least: float
+    most: float
+
+
+def block_of(numbers: npt.NDArray[np.float64]) -> Block:
+    """The figures of one number or more."""
+    mean = float(numbers.mean())
+    squares = float(np.square(numbers - mean).sum())
+    return Block(numbers.size, mean, squares, float(numbers.min()), float(numbers.max()))
 
 
 class Spread:
@@ -19,16 +44,18 @@ class Spread:
 
     def add(self, numbers: npt.NDArray[np.float64]) -> None:
         """Count a block of numbers in; it may be empty."""
-        if not numbers.size:
-            return
-        mean, count = float(numbers.mean()), numbers.size
-        total, gap = self.count + count, mean - self.mean
-        self._squares += float(np.square(numbers - mean).sum())
-        self._squares += gap * gap * self.count * count / total
-        self.mean += gap * count / total
+        if numbers.size:
+            self.merge(block_of(numbers))
+
+    def merge(self, block: Block) -> None:
+        """Count a block in that has been measured."""
+        total, gap = self.count + block.size, block.mean - self.mean
+        self._squares += block.squares
+        self._squares += gap * gap * self.count * block.size / total
+        self.mean += gap * block.size / total
         self.count = total
-        self._least = min(self._least, float(numbers.min()))
-        self._most = max(self._most, float(numbers.max()))
+        self._least = min(self._least, block.least)
+        self._most = max(self._most, block.most)
 
     @property
     def std(self) -> float:

@@ -13,6 +13,7 @@ and these kinds of tasks, in this order:
     cut     a raw file into pieces
     hash    a raw file: its SHA-256
     read    a piece: parse and encode its rows
+    measure the numbers of some training rows, where a rule needs them
     count   the training ids of some pieces
     merge   the counts of one column, prune them, write the vocabulary
     write   one shard of a split
@@ -41,7 +42,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from seo_rec.data.finishing import with_kept
+from seo_rec.data.finishing import Finish
+from seo_rec.data.numeric import Fit
 from seo_rec.data.pieces import cut
 from seo_rec.data.prepare import flat_ids, positives, versions
 from seo_rec.data.rawfile import BadRows, Intake, Piece, Problem, file_sha256
@@ -144,6 +146,7 @@ class Job:
         asked = {
             "source": [self.source.dataset, self.source.columns, self.source.label],
             "options": self.source.options,
+            "numeric": {name: asdict(plan) for name, plan in self.source.numeric.items()},
             "files": [
                 [str(path.absolute()), stat.st_size, stat.st_mtime_ns]
                 for path, stat in zip(self.source.paths, stats, strict=True)
@@ -164,6 +167,8 @@ class Job:
         files = len(self.source.paths)
         yield tasks("cut", files)
         yield [*tasks("hash", files), *tasks("read", len(self.pieces))]
+        if self.source.numeric:
+            yield tasks("measure", len(self.training_shards))
         counts, writes = tasks("count", len(self.groups)), tasks("write", len(self.shards))
         merges = tasks("merge", len(self.embedded))
         if self.pruning.is_active:  # rows are written with the ids that stay
@@ -221,6 +226,22 @@ class Job:
             for number in range(max(1, -(-self.split_rows[name][-1] // SHARD_ROWS)))
         ]
 
+    @property
+    def training_shards(self) -> list[int]:
+        """The numbers of the shards of training rows, which are measured one by one."""
+        return [number for split, number in self.shards if split == "train"]
+
+    @cached_property
+    def finish(self) -> Finish:
+        """What becomes of the rows; needs all ``measure`` tasks, and ``merge`` if ids are cut."""
+        fits = {name: Fit(plan) for name, plan in self.source.numeric.items()}
+        for number in self.training_shards if fits else ():
+            found = self.record("measure", number)
+            for name, fit in fits.items():
+                fit.merge(found[name])
+        rules = {name: fit.rule() for name, fit in fits.items()}
+        return Finish(self.source.columns, self._kept, rules)
+
     @cached_property
     def _kept(self) -> dict[str, Ids]:
         found = {name: self.work / "kept" / f"{i}.npy" for i, name in enumerate(self.embedded)}
@@ -265,6 +286,13 @@ class Job:
         problems = [{**asdict(p), "path": None} for p in intake.problems]
         found = {"rows": rows, "lines": intake.lines_read, "problems": problems}
         return {**found, "stopped": stopped, "error": error}
+
+    def _measure(self, number: int) -> dict[str, Any]:
+        fits = {name: Fit(plan) for name, plan in self.source.numeric.items()}
+        for table in self._rows_of_shard("train", number, list(fits)):
+            for name, fit in fits.items():
+                fit.add(table[name].to_numpy())
+        return {name: fit.measured() for name, fit in fits.items()}
 
     def _count(self, number: int) -> dict[str, Any]:
         counters = {
@@ -311,26 +339,36 @@ class Job:
 
     def _write(self, number: int) -> dict[str, Any]:
         split, shard = self.shards[number]
-        before, positive = self.split_rows[split], 0
-        first = shard * SHARD_ROWS
-        last = min(first + SHARD_ROWS, before[-1])
+        rows = positive = 0
         scratch = self.work / f"shard-{number}-{os.getpid()}"
         shutil.rmtree(scratch, ignore_errors=True)
-        with ShardWriter(scratch, self.source.arrow_schema()) as writer:
-            for piece in range(max(0, bisect_right(before, first) - 1), len(self.pieces)):
-                if before[piece] >= last:
-                    break
-                start = max(0, first - before[piece])
-                for table in self._rows(piece, split, start, last - before[piece]):
-                    positive += positives(table[self.source.label])
-                    writer.write(with_kept(table, self._kept) if self._kept else table)
+        schema = self.source.final_schema(self.finish.final_columns)
+        with ShardWriter(scratch, schema) as writer:
+            for table in self._rows_of_shard(split, shard):
+                rows += table.num_rows
+                positive += positives(table[self.source.label])
+                changed = self.finish.is_needed
+                writer.write(self.finish.finished(table, schema) if changed else table)
         (written,) = scratch.iterdir()
         entry = checksum(written)
         name = f"{split}/part-{shard:05d}.parquet"
         _move(written, self.work / "data" / name)
         shutil.rmtree(scratch, ignore_errors=True)
-        counted = {"split": split, "rows": last - first, "positives": positive}
+        counted = {"split": split, "rows": rows, "positives": positive}
         return {**counted, "files": {name: entry}}
+
+    def _rows_of_shard(
+        self, split: str, shard: int, columns: Sequence[str] | None = None
+    ) -> Iterator[Any]:
+        """Tables of the rows of a shard, in their order."""
+        before = self.split_rows[split]
+        first = shard * SHARD_ROWS
+        last = min(first + SHARD_ROWS, before[-1])
+        for piece in range(max(0, bisect_right(before, first) - 1), len(self.pieces)):
+            if before[piece] >= last:
+                break
+            start = max(0, first - before[piece])
+            yield from self._rows(piece, split, start, last - before[piece], columns)
 
     def _rows(
         self, piece: int, split: str, start: int, stop: int, columns: Sequence[str] | None = None

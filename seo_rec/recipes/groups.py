@@ -54,17 +54,11 @@ class Grouping:
         """Refuse names before a model is scored.
 
         Raises:
-            DataError: A name is not a feature, a feature of lists is named for GAUC, the label is
-                not 0 or 1, or the rows have weights.
+            DataError: A name is not a feature, a feature of lists is named for GAUC, or there is
+                not one label of 0 and 1.
         """
         if self:
             data.require_binary("quality by group")
-        if self and data.schema.weight is not None:
-            raise DataError(
-                f"quality by group counts every row alike, and the rows of {data.path} have "
-                f"weights (column {data.schema.weight!r}); leave --group, --by and --by-frequency "
-                "out, or prepare the data without --weight"
-            )
         kinds = {c.name: c.kind for c in data.schema.features}
         for option, names in self._by_option().items():
             if unknown := [name for name in names if name not in kinds]:
@@ -137,6 +131,7 @@ def quality_by_group(
     """Quality of one model on a split, by the groups of ``grouping``.
 
     The columns are read in this process, whatever the number of processes that scored the rows.
+    Rows count by their weights, where the data have them.
 
     Args:
         data: The data set.
@@ -148,6 +143,7 @@ def quality_by_group(
         DataError: See :meth:`Grouping.check`.
     """
     grouping.check(data)
+    weights = None if data.schema.weight is None else data.labels_and_weights(split)[1]
     names = dict.fromkeys((*grouping.group, *grouping.by, *grouping.by_frequency))
     columns = {name: _Column(data, split, name) for name in names}
     tables = [(name, BY_ID, columns[name].ids) for name in grouping.by]
@@ -155,14 +151,16 @@ def quality_by_group(
     return GroupReport(
         data.fingerprint,
         split,
-        overall(logits, labels),
-        tuple(gauc(logits, labels, columns[name].ids, name) for name in grouping.group),
-        tuple(_table(logits, labels, *table) for table in tables),
+        overall(logits, labels, weights),
+        tuple(gauc(logits, labels, columns[name].ids, name, weights) for name in grouping.group),
+        tuple(_table(logits, labels, *table, weights) for table in tables),
     )
 
 
-def _table(logits: Floats, labels: Floats, name: str, kind: str, members: Members) -> GroupTable:
+def _table(
+    logits: Floats, labels: Floats, name: str, kind: str, members: Members, weights: Floats | None
+) -> GroupTable:
     count = len(members.names)
     if kind == BY_ID:
         members = members.largest(LISTED, OTHERS)
-    return GroupTable(name, kind, count, group_qualities(logits, labels, members))
+    return GroupTable(name, kind, count, group_qualities(logits, labels, members, weights))

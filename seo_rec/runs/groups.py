@@ -31,7 +31,7 @@ class GroupQuality:
 
     Args:
         name: The id that the rows share, or the band of frequency that their ids lie in.
-        rows: Number of rows.
+        rows: Number of rows. Where rows have weights, the other figures count by these.
         label_rate: Mean label.
         auc: NaN where all rows have one label.
         log_loss: Mean log loss in nats.
