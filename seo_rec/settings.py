@@ -271,8 +271,8 @@ class FitSettings:
     The running mean of the weights decays by ``min(average, (1 + t) / (10 + t))`` at step t.
 
     Args:
-        epochs: The largest number of passes over the training rows.
-        patience: Epochs without a better one that end the training.
+        epochs: The most passes over the training rows.
+        patience: Epochs without a better one that end training.
         batch_size: Rows in a batch, over all processes.
         row_optimizer: Optimizer of tables: auto, adam, lazy_adam, adagrad, rowwise_adagrad, sgd.
         dense_optimizer: Optimizer of the dense layers: adam, sgd, adagrad.

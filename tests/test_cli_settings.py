@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -596,6 +596,17 @@ def test_what_a_stop_keeps_is_read_from_the_folder(tmp_path: Path) -> None:
 
 STOPS = {"SIGTERM": (signal.SIGTERM, 143), "Ctrl-C": (signal.SIGINT, 130)}
 NOTHING_KEPT = "nothing of this command is kept; the same command starts again\n"
+
+
+@pytest.fixture(autouse=True)
+def handlers_of_python() -> Iterator[None]:
+    """TorchX, where an earlier test ran a job in this process, leaves handlers of its own."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def stop_by(name: str) -> Callable[..., Any]:

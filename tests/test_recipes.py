@@ -34,7 +34,7 @@ SMALL = ModelSettings(hidden=(8,))
 FIT = FitSettings(epochs=2, batch_size=200, row_lr=0.02, dense_lr=0.02)
 SEO = SeoSearch(budget_rows=100, logit_lr=0.05, run_off=None)
 OFF = RunOff(epochs=1, chunk_dims=(8,), trivial_lookups=(2, 4), cost=0)
-NAMES_OF_CLICKS = {f.name for f in fields(Run)} - {"task", *REGRESSION_METRICS}
+NAMES_OF_CLICKS = {f.name for f in fields(Run)} - {"task", "labels", *REGRESSION_METRICS}
 AND = "trivial-mixed-dimension-and-2x8"
 
 

@@ -362,7 +362,7 @@ def test_every_file_has_its_place_in_the_drawing(frontier_folder: Path) -> None:
     allowed = drawn() | {"params-1600"}
     allowed |= {f"{m}-seed0" for m in (*METHODS, "collisionless")}
     searched = {p.stem for p in frontier_folder.glob("params-1600/searches/seo-seed0/candidates/*")}
-    assert len(searched) >= 4
+    assert len(searched) >= 2  # those of the last round
     own = {layout.WORK_FOLDER, layout.CHECKPOINTS_FOLDER, layout.BEST_FOLDER, layout.BOARD_FOLDER}
     found = set()
     for path in frontier_folder.rglob("*"):
@@ -426,7 +426,7 @@ def test_what_is_read_for_a_report_is_what_was_written(frontier_folder: Path) ->
     assert {s.winner for s in found.searches} >= {"sseds"}
     (seo,) = (s for s in found.searches if s.candidates)
     assert seo.decision == seo.policy.decision and seo.budget == 1600
-    assert {c.name for c in seo.candidates} == set(seo.policies)
+    assert {c.name for c in seo.candidates} > set(seo.policies) >= {seo.winner}
 
 
 def test_a_policy_with_arrays_in_a_few_words() -> None:

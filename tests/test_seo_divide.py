@@ -23,7 +23,7 @@ from seo_rec.train import FitSettings, Training
 SHORT = Training(
     ModelSettings(hidden=(8,)), FitSettings(epochs=1, batch_size=200, row_lr=0.02, dense_lr=0.02)
 )
-OFF = RunOff(epochs=1, chunk_dims=(), trivial_lookups=(2,), by_id=False, divide=True)
+OFF = RunOff(epochs=1, chunk_dims=(), trivial_lookups=(2,), by_id=False, divide=True, cost=0)
 
 
 def settings(num_bytes: int = 3_000, dim: int = 16, **changes: Any) -> SeoSettings:

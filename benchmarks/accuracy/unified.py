@@ -130,6 +130,7 @@ LATER = (  # settings that older lines lack, and the values that they had
     ("num_bytes", 0),
     ("precision", "float32"),
     ("frequent", False),
+    ("divide", False),
     ("cost", 0),
     ("tune", False),
     ("keep_by", "auc"),

@@ -194,9 +194,11 @@ def given(context: typer.Context, names: Iterable[str]) -> list[str]:
     """The parameters among ``names`` that the user gave, written as options.
 
     A parameter is given by the command line, or by ``--config`` if its value is not the default.
+    Names of parameters that the command does not have are passed over.
     """
     declared = {parameter.name: parameter for parameter in context.command.params}
-    return [declared[name].opts[0] for name in sorted(names) if is_given(context, declared[name])]
+    here = sorted(name for name in names if name in declared)
+    return [declared[name].opts[0] for name in here if is_given(context, declared[name])]
 
 
 def is_typed(context: typer.Context, name: str) -> bool:

@@ -115,7 +115,7 @@ Crosses = Annotated[
     str,
     typer.Option(
         metavar="N|all|a*b,...",
-        help="Pairs of columns as further features: the N best, all, or by name.",
+        help="Pairs of columns as features: N best, all or named.",
         rich_help_panel=SEARCH,
     ),
 ]

@@ -13,9 +13,8 @@ from seo_rec.search import Found, Method, find
 from seo_rec.search.crossing import Chosen, choose_crosses
 from seo_rec.search.progress import say
 from seo_rec.search.proposals import propose, proposed_line, single_columns
+from seo_rec.search.registry import STAND_INS
 from seo_rec.train import Training
-
-PLAIN = "multi-size-2"  # decides while crosses are chosen, where the method itself trains
 
 
 def decide_with_crosses(
@@ -24,7 +23,7 @@ def decide_with_crosses(
     """Choose crosses on validation rows, and decide the policy of the columns and these crosses.
 
     While crosses are chosen the policies are the method's own, or, for a method that trains, those
-    of :data:`PLAIN` at the same budget.
+    of :data:`~seo_rec.search.registry.STAND_INS` at the same budget.
 
     Args:
         entry: The method.
@@ -82,11 +81,17 @@ def check_asked(entry: Method, data: DataSet, crosses: str) -> tuple[Cross, ...]
 
 def _plain_policy(entry: Method, wide: CrossedData, settings: Any, training: Training) -> Policy:
     """The policy of data with some crosses, from a method that does not train."""
-    if entry.trains:
-        dim = getattr(settings, "dim", None) or settings.max_dim
-        entry = find(PLAIN if dim % 2 == 0 else "monolithic")
-        settings = entry.settings_at(settings.allowance, dim, training)
-    return entry.decide(wide, settings, training).policy
+    if not entry.trains:
+        return entry.decide(wide, settings, training).policy
+    dim = getattr(settings, "dim", None) or settings.max_dim
+    *others, last = map(find, STAND_INS)
+    for plain in others:
+        try:
+            at = plain.settings_at(settings.allowance, dim, training)
+            return plain.decide(wide, at, training).policy
+        except ValueError:  # no policy of this width
+            continue
+    return last.decide(wide, last.settings_at(settings.allowance, dim, training), training).policy
 
 
 def _recorded(found: Found, chosen: Chosen) -> Found:

@@ -126,7 +126,7 @@ class _Choice:
     ) -> None:
         self.wide, self.policy_of, self.training = wide, policy_of, training
         self.folder = folder
-        self.long = RunOff(epochs=training.fit.epochs)
+        self.long = RunOff(epochs=training.fit.epochs, cost=0)
         self.quarter = replace(self.long, epochs=math.ceil(training.fit.epochs / SHORT))
         self.contests: dict[str, Contest] = {}
 

@@ -229,9 +229,9 @@ def _seo_at(budget: Allowance, dim: int, training: Training, in_comparison: bool
 
 def _check_dimgrow(data: DataSet, settings: DimGrowSettings, training: Training) -> None:
     check_adapt(settings.adapt, training.model.backbone)
-    check_fit(training.fit)
     _require_equal_rows(training)
     require_dense(training.fit, "dimgrow")
+    check_fit(training.fit)
 
 
 def _check_optembed(data: DataSet, settings: OptEmbedSettings, training: Training) -> None:

@@ -409,6 +409,6 @@ def test_one_process_evaluates_a_sharded_run(tiny_data: DataSet, tmp_path: Path)
         said = {k: v for k, v in answer.items() if k in result and k not in clocks}
         assert said == {k: v for k, v in result.items() if k not in clocks}
         assert {k for k in answer if k not in result} == {
-            k for k in answer if k == "task" or k.endswith(("_mse", "_mae", "_r2"))
+            k for k in answer if k in ("task", "labels") or k.endswith(("_mse", "_mae", "_r2"))
         }
     assert {p.name for p in (out / "best").rglob("*.distcp")} == {"__0_0.distcp", "__1_0.distcp"}
