@@ -354,7 +354,7 @@ def drawn() -> set[str]:
     """The names in the drawing that stands in front of the package."""
     text = runs.__doc__ or ""
     drawing = text[text.index("::") : text.index("``run.json`` says")]
-    return set(re.findall(r"[a-z]+\.(?:jsonl|json|npz|png)|[a-z]+(?=/)", drawing))
+    return set(re.findall(r"[a-z]+\.(?:jsonl|json|npz|png|log)|[a-z]+(?=/)", drawing))
 
 
 def test_every_file_has_its_place_in_the_drawing(frontier_folder: Path) -> None:

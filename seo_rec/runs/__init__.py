@@ -10,11 +10,12 @@ reads one. What they agree on is defined here and nowhere else::
     COMPARISON/  run.json (kind compare)   settings.json  results.jsonl  methods.json
                  runs/<method>-seed<k>/: a TRAINING each
                  searches/<method>-seed<k>/: a SEARCH each          work/
+                 tunings/<method>-seed<k>/: a TUNING each, of a tuned comparison
     FRONTIER/    run.json (kind frontier)  settings.json  frontier.json  frontier.png
                  infeasible.json  params-<N>/ and unbudgeted/: a COMPARISON each
     TUNING/      run.json (kind tune)      settings.json  journal.log  tune.json  tuned.json
-                 policy.json  trials/<number>/: a TRAINING each; the best one is finished
-
+                 policy.json  owners/
+                 trials/<number>/: a TRAINING each; the best one is finished
     REPLAY/      run.json (kind replay)    settings.json  replay.json  scores/<day>.json
                  days/<day>/: a TRAINING each
 
