@@ -125,8 +125,7 @@ class SeoSearch(SeoSettings):
 
     Args:
         run_off: The run-off between candidates; none takes the chunks of highest attention.
-        apply: Without a run-off the strategy for the budget: exact, round-robin, divide (rows of
-            frequent ids and widths, by attention), or none.
+        apply: Without a run-off the strategy for the budget: exact, round-robin, divide or none.
     """
 
     run_off: RunOff | None = field(default_factory=RunOff)
