@@ -47,7 +47,7 @@ class FrequentSettings:
         precision: The type in which rows are stored.
         dim: Width of a row, in floats.
         chosen: Ids have a row by count over all features (global), or features share by reads.
-        tail: What other ids of a feature read: row, hash, bands, rate or co-occurrence.
+        tail: What other ids read: row, hash, bands (by count), label-rate, co-occurrence.
         tail_share: Share of the budget for hashed rows, or for the ids in a band or a cluster.
         bands: Rows of a feature for bands or clusters; each band has about as many reads.
         hot_dim: Further columns that the most frequent of the ids with a row have; 0: none.

@@ -125,7 +125,7 @@ class SeoSearch(SeoSettings):
 
     Args:
         run_off: The run-off between candidates; none takes the chunks of highest attention.
-        apply: Without a run-off how the budget is used: exact, round-robin, divide or none.
+        apply: Without a run-off the strategy for the budget: exact, round-robin, divide or none.
     """
 
     run_off: RunOff | None = field(default_factory=RunOff)
