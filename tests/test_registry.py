@@ -320,6 +320,9 @@ def test_who_trains_has_a_validation_auc(tiny_data: DataSet, tmp_path: Path, nam
     [
         ("dimgrow", {"adapt": "joint"}, ModelSettings("autoint"), "adapt 'joint' with backbone"),
         ("optembed", {"weights": "trained"}, ModelSettings("dcn-v2"), "weights 'trained' with"),
+        ("cce", {}, ModelSettings(mlet=Mlet(32)), "mlet is Mlet.* allowed: None in this search"),
+        ("magnitude", {}, ModelSettings(mlet=Mlet(32)), "mlet is Mlet.* allowed: None in this"),
+        ("cce", {"clusterings": 30}, None, "clusterings is 30; allowed: 1 to 20, one after every"),
         ("seo", {"search_split": "held-out", "warmup_epochs": 99}, None, "warmup_epochs 99 of"),
         ("seo-exact", {"total_chunks": 999}, None, "total_chunks 999: with 7 features"),
         ("seo-exact", {"apply": "none"}, None, "apply 'none' of seo-exact; allowed: 'exact'"),

@@ -53,6 +53,10 @@ class Combine(nn.Module):
             [(k.address == "blocks", policy.lookup_width(k)) for k in f.all_lookups]
             for f in policy.features
         ]
+        self.widths = {
+            kind: [width for reads in self.reads for of_blocks, width in reads if of_blocks == kind]
+            for kind in (False, True)
+        }
 
     def forward(
         self,
@@ -73,14 +77,18 @@ class Combine(nn.Module):
         bags = {name: features[name] for name in self.per_id}
         split = bool(bags) and one_id_bags(torch.stack([b.lengths() for b in bags.values()]))
         joined = []
-        starts = {False: 0, True: 0}
+        # the gradient of a split is written once, that of a slice is as wide as its source
+        parts = {
+            of_blocks: source.split(self.widths[of_blocks], dim=1)
+            for of_blocks, source in ((False, rows_VE), (True, blocks_BE))
+            if source is not None
+        }
+        taken = {False: 0, True: 0}
         for f, reads in zip(self.features, self.reads, strict=True):
             vectors = []
-            for of_blocks, width in reads:
-                source = blocks_BE if of_blocks else rows_VE
-                assert source is not None
-                vectors.append(source[:, starts[of_blocks] : starts[of_blocks] + width])
-                starts[of_blocks] += width
+            for of_blocks, _ in reads:
+                vectors.append(parts[of_blocks][taken[of_blocks]])
+                taken[of_blocks] += 1
             if f.name in bags:
                 combined = _product(vectors) if f.weights is None else _weighted(vectors)
                 joined.append(_sum_bags(combined, bags[f.name], split))
