@@ -113,7 +113,7 @@ SameHash = Annotated[
 Crosses = Annotated[
     str,
     typer.Option(
-        metavar="N|all|a*b,...",
+        metavar="N|all|A*B",
         help="Pairs of columns as further features: the N best, all, or by name.",
         rich_help_panel=SEARCH,
     ),

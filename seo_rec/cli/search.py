@@ -64,7 +64,7 @@ def search(
         typer.Option(
             is_eager=True,
             callback=_known,
-            help="A search, such as seo or dimgrow; docs/searches.md has them all.",
+            help="A search; docs/searches.md has them all.",
             rich_help_panel=SEARCH,
         ),
     ] = "seo",
