@@ -114,8 +114,8 @@ SameHash = Annotated[
 Crosses = Annotated[
     str,
     typer.Option(
-        metavar="N|all|a*b,...",
-        help="Pairs of columns as features: N best, all or named.",
+        metavar="N|all|A*B",
+        help="Pairs of columns as further features: the N best, all, or by name.",
         rich_help_panel=SEARCH,
     ),
 ]
