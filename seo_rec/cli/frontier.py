@@ -157,8 +157,11 @@ def _jobs(context: typer.Context, comparison: Comparison, budgets: Sequence[int]
     """Print the lines of ``--scheduler``, and run them with ``--submit``."""
     from seo_rec import recipes
 
-    own = (*NOT_OF_COMPARE, *MLET, SET)
+    settled = settled_options(comparison.training.fit)  # each job would decide them by itself
+    own = (*NOT_OF_COMPARE, *MLET, SET, *settled)
     options = _typed(context, [p.name for p in context.command.params if p.name not in own])
+    for name, value in settled.items():
+        options += [f"--{name.replace('_', '-')}", str(value)]
     options_of = {SUFFIX: _typed(context, MLET)}
     for text in set_texts(context, context.params[SET]):
         options_of.setdefault(text.partition(".")[0], []).extend(["--set", text])
