@@ -23,6 +23,7 @@ from seo_rec.serve.delta import apply_delta
 from seo_rec.settings import DENSE_OPTIMIZER_NAMES, FitSettings, Training
 from seo_rec.train import warm_start
 from seo_rec.train.checkpoint import Checkpoints, load_tensors
+from seo_rec.train.warm_start import ADAM_STATE
 from tests.days import prepare_day
 
 MODEL = ModelSettings(hidden=(8,))
@@ -133,21 +134,28 @@ def test_without_changes_nothing_changes(hashed: Path, days: list[Path], tmp_pat
         assert torch.equal(tensor, before[name]), name
 
 
+OF_DENSE = "optimizer.backbone."
+
+
 def test_another_optimizer_of_dense_layers_starts_anew(
     hashed: Path, days: list[Path], tmp_path: Path
 ) -> None:
     """Adam's moments are not Adagrad's sums, which start at zero; weights go on as they were."""
     before = saved_tensors(hashed / "checkpoints")
     after = first_checkpoint(hashed, days[1], tmp_path / "next", dense_optimizer="adagrad")
-    of_dense = {n for n in after if n.startswith("optimizer.backbone.")}
+    of_dense = {n for n in after if n.startswith(OF_DENSE)}
     sums = {n for n in of_dense if n.endswith(".sum")}
     assert sums and not any(after[n].any() for n in sums)
     assert of_dense == sums | {n.removesuffix("sum") + "step" for n in sums}
     for name in (n for n in after if n.startswith("model.")):
         assert torch.equal(after[name], before[name]), name
-    next_day(hashed, days[1], tmp_path / "sgd", dense_optimizer="sgd")
-    kept = saved_tensors(tmp_path / "sgd" / "checkpoints")
-    assert not [n for n in kept if n.startswith("optimizer.backbone.")]
+    run = hashed
+    for name in ("sgd", "adagrad", "adam"):
+        next_day(run, days[1], tmp_path / name, dense_optimizer=name)
+        run = tmp_path / name
+        kept = {n.rpartition(".")[2] for n in saved_tensors(run / "checkpoints") if OF_DENSE in n}
+        states = {"sgd": set(), "adagrad": {"step", "sum"}, "adam": set(ADAM_STATE)}
+        assert kept == states[name], name
 
 
 def test_a_continued_training_is_the_same_training(days: list[Path], tmp_path: Path) -> None:

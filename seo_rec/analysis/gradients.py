@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from seo_rec import methods
 from seo_rec.analysis.orthogonality import SingleLayer, single_layer, streams_of
@@ -39,6 +40,7 @@ from seo_rec.train import FitSettings, fit, optimizers_of
 
 Sums = Mapping[str, npt.NDArray[np.float64]]
 PARTS = ("true", "intra", "inter", "inter_along")
+DASH = {"true": "-", "intra": "-", "inter": "-", "inter_along": "--"}
 SAID = {"true": "true", "intra": "intra-feature", "inter": "inter-feature",
         "inter_along": "inter-feature, along the weights"}  # fmt: skip
 
@@ -226,11 +228,16 @@ def figure_of_gradients(found: Sequence[GradientSizes]) -> Figure:
             for part in PARTS:
                 values = [np.mean([getattr(g, part) for g in lines if g.rows == n]) for n in sizes]
                 m = mark[part]
-                ax.plot(sizes, values, m.marker, linestyle=m.dash, color=m.colour, label=SAID[part])
+                ax.plot(
+                    sizes, values, m.marker, linestyle=DASH[part], color=m.colour, label=SAID[part]
+                )
             charts.size_axis(ax, set(sizes), label_width=0.2)
             ax.set_yscale("log")
+            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            ax.yaxis.set_minor_formatter(NullFormatter())
             ax.set_title(title)
             ax.set_xlabel("rows of the shared table (logarithmic)")
         axes[0].set_ylabel("norm of the part (root mean square)")
-        axes[1].legend(frameon=False)
+        lines, labels = axes[1].get_legend_handles_labels()
+        drawn.legend(lines, labels, loc="outside lower center", ncols=len(PARTS), frameon=False)
         return drawn

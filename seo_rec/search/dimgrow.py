@@ -12,6 +12,8 @@ chosen; :class:`DimGrowSettings` has the settings:
   which need not be the last. When the feature grows again, an idle column is used before a new
   one is made; its gate starts at 0.5 again, or it would fall out at once.
 * The k of the decaying penalty ``|g| / (k + 1)`` counts the columns in use from 1.
+* ``alpha`` weighs the sum over all gates. The authors' code weighs the mean over them; their
+  strength is about 1e-3 on MovieLens-1M and 1e-4 or less on Criteo.
 * In evaluation the mean of a column over the training rows takes the place of its shuffled part.
   The rows of a batch never mix, so sorted rows (some hundred users in a batch) score as any others.
 * "After convergence": the search ends after ``epochs``, or after ``patience`` epochs in which

@@ -240,19 +240,30 @@ class _WarmStart:
                     per_row = per_row and name in self.keys
                     shape = torch.Size((len(weight), 1)) if per_row else weight.shape
                 found[f"{name}.{key}"] = (shape, dtype)
-        return found
+        # Adam takes up a whole state or makes its own; Adagrad's count of steps alone is neither
+        whole = not self._is_adams(name) or len(found) == len(ADAM_STATE)
+        return found if whole else {}
 
     def _keeps(self, name: str, key: str) -> bool:
         """Whether the new run's optimizer of a parameter has a state of this name.
 
         torch's Adam makes its state at the first step, the other optimizers at once.
         """
+        if self._is_adams(name):
+            return key in ADAM_STATE
+        optimizer, parameter = self._optimizer_of(name)
+        return optimizer is not None and key in optimizer.state[parameter]
+
+    def _is_adams(self, name: str) -> bool:
+        return isinstance(self._optimizer_of(name)[0], torch.optim.Adam)
+
+    def _optimizer_of(self, name: str) -> tuple[torch.optim.Optimizer | None, torch.Tensor]:
+        """The optimizer that moves a parameter, and the parameter."""
         parameter = dict(self.model.named_parameters())[name]
         for optimizer in self.optimizers.values():
             if any(parameter is p for g in optimizer.param_groups for p in g["params"]):
-                is_adam = isinstance(optimizer, torch.optim.Adam)
-                return key in (ADAM_STATE if is_adam else optimizer.state[parameter])
-        return False
+                return optimizer, parameter
+        return None, parameter
 
     def _fill_mean(self) -> None:
         """Running means go on; where the earlier run kept none, they start at the weights."""
