@@ -89,8 +89,7 @@ def exported(twin: Twin) -> Any:
             "without it by --format none"
         ) from error
     example, shapes = example_inputs(twin.signature)
-    twin.rows.as_placeholders = True
-    with quietly():
+    with quietly(), twin.rows.placeholders():
         return torch.onnx.export(
             twin,
             example,

@@ -5,7 +5,8 @@ Letters: R rows or ids, K lookups, D a width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,7 +56,16 @@ class Stored(nn.Module):
         with np.errstate(invalid="ignore"):
             pairs = np.stack([high, one_more - high], axis=1)
         self.register_buffer("halves", torch.from_numpy(pairs))
-        self.as_placeholders = False  # of rows of int8 and int4, for a graph of ONNX
+        self.as_placeholders = False
+
+    @contextmanager
+    def placeholders(self) -> Iterator[None]:
+        """Within the block rows of int8 and int4 are nodes that the graph of ONNX writes out."""
+        self.as_placeholders = True
+        try:
+            yield
+        finally:
+            self.as_placeholders = False
 
     def tensor(self, name: str) -> torch.Tensor:
         return self.get_buffer(self.keys[name])

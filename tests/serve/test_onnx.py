@@ -10,14 +10,18 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from served import ABOUT, LINEAR, as_inputs, preparation_for, trained
 
 from cases import BACKBONES, BAGS, BUILDABLE, POLICIES, batch
 from seo_rec.export import dequantized, package_parts
+from seo_rec.export.onnx_graph import exported
+from seo_rec.export.twin import Twin, example_inputs
 from seo_rec.serve import PackageError, Predictor, read_package
 from seo_rec.serve.fast import OnnxScorer
 from seo_rec.serve.layout import BACKBONE_WEIGHTS_FILE, EMBEDDINGS_FILE, ONNX_FILE
 from seo_rec.serve.scorer import NumpyScorer
+from seo_rec.serve.signature import signature_of
 from seo_rec.serve.writing import write_package
 
 KINDS = {"categorical": "single", "optional": "optional", "multivalent": "bags"}
@@ -128,6 +132,18 @@ def test_the_graph_is_small_and_plain(tmp_path):
     assert len(model.SerializeToString()) < 8_000
     text = (tmp_path / ONNX_FILE).read_bytes()
     assert b".py" not in text and b"seo_rec" not in text  # nothing of where it was made
+
+
+def test_a_graph_leaves_the_twin_as_it_was():
+    """Machine code is made of the same twin afterwards."""
+    policy = POLICIES["sum"]
+    parts = package_parts(trained(policy, LINEAR), preparation_for(policy), "int8", ABOUT)
+    signature = signature_of(policy, parts.preparation)
+    twin = Twin(parts.policy, parts.embeddings, trained(policy, LINEAR).backbone, signature)
+    inputs, _ = example_inputs(signature)
+    before = twin(*inputs)
+    exported(twin)
+    assert torch.equal(twin(*inputs), before)
 
 
 def test_numbers_stay_in_the_files_of_the_package(clicks):
