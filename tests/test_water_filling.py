@@ -81,6 +81,29 @@ def test_it_is_close_to_the_best_of_all_divisions() -> None:
     assert min(shares) > 0.75 and np.mean(shares) > 0.97
 
 
+def test_ids_are_added_by_value_over_cost() -> None:
+    """At the widths that were chosen, the best first, as long as they fit."""
+    checked = 0
+    for p in problems(60):
+        dims, rows = water_fill(p)
+        if all(k == len(n) for k, n in zip(rows, p.counts, strict=True)):
+            continue
+        order = sorted(
+            (-(a * n_j * d / (d + 4)) / (4 * d + 8), f, j)
+            for f, (a, n, d) in enumerate(zip(p.worth, p.counts, dims, strict=True))
+            for j, n_j in enumerate(n.tolist())
+        )
+        room, wanted = p.allowance.amount - sum(4 * d for d in dims), [0, 0, 0]
+        for _, f, _ in order:
+            room -= 4 * dims[f] + 8
+            if room < 0:
+                break
+            wanted[f] += 1
+        assert rows == wanted
+        checked += len(set(dims)) > 1
+    assert checked > 5
+
+
 def test_a_price_gives_the_best_division_of_its_cost() -> None:
     """No other division of that cost or less has a larger value (weak duality)."""
     for p in problems(20):
