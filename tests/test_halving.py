@@ -6,7 +6,6 @@ import html
 import itertools
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,7 +33,7 @@ from seo_rec.search.run_off import (
     whole_length,
 )
 from seo_rec.search.run_off.halving import survivors
-from seo_rec.search.run_off.schedule import Length, brief, rounds
+from seo_rec.search.run_off.schedule import Length, rounds
 from seo_rec.search.seo import SeoSearch
 from seo_rec.train import FitSettings, Trained, Training
 
@@ -89,17 +88,6 @@ def test_a_search_reads_at_most_its_limit(
         if N > 10_000 and epochs >= 8 and widths <= 2 and cost >= 4:
             assert min(steps) > 1
             assert read >= 0.5 * min(cost, 2 * candidates) * epochs * N  # and is spent
-
-
-@pytest.mark.parametrize("steps", [1, 7, 50, 200])
-def test_a_short_training_moves_its_rows_by_larger_steps(steps: int) -> None:
-    """The rate times the square root of its steps is as in a whole training; only rows differ."""
-    fit, length = FitSettings(epochs=4, row_lr=3e-3), Length(4, 50, 1000, 20)
-    short = brief(fit, length, steps)
-    assert short.row_lr * steps**0.5 == pytest.approx(3e-3 * 200**0.5)
-    assert replace(short, row_lr=fit.row_lr, max_steps=0) == fit
-    assert short.max_steps == steps
-    assert steps < 200 or short.row_lr == fit.row_lr
 
 
 def test_who_stays() -> None:
@@ -182,7 +170,6 @@ def test_settings_are_chosen_for_each_family_within_the_limit(
     def fit_policy(data: DataSet, policy: Policy, training: Training, title: str) -> Trained:
         fit = training.fit
         family = "by-id" if policy.vocabularies else "hashed"
-        fit = replace(fit, row_lr=fit.row_lr / np.sqrt(20 * steps_per_epoch / fit.max_steps))
         trained.append((family, fit))
         l2, rate = best[family]
         off = abs(np.log10((fit.row_l2 + 1e-5) / (l2 + 1e-5))) + abs(np.log10(fit.row_lr / rate))
@@ -197,7 +184,6 @@ def test_settings_are_chosen_for_each_family_within_the_limit(
     monkeypatch.setattr(contest, "evaluate", evaluate)
     training = Training(TRAINING.model, FitSettings(epochs=20, batch_size=20))
     length = whole_length(tiny_data, training)
-    steps_per_epoch = length.steps_per_epoch
     rules = RunOff(cost=4.0, tune=True)
     outcome = run_off(tiny_data, candidates, rules, training, tmp_path, spent=length.whole)
     assert outcome.rounds is not None
@@ -207,11 +193,9 @@ def test_settings_are_chosen_for_each_family_within_the_limit(
     family = "by-id" if outcome.winner.policy.vocabularies else "hashed"
     assert outcome.decision["settings"] == chosen[family]
     of_tuning = 2 * (4 * 2 + 2)  # four strengths, two rates, two of these longer; two families
-    assert len({(f.row_l2, round(f.row_lr, 9)) for _, f in trained[:of_tuning]}) == 8
+    assert len({(f.row_l2, f.row_lr) for _, f in trained[:of_tuning]}) == 8
     rest = trained[of_tuning:]
-    assert rest and {(n, f.row_l2, round(f.row_lr, 9)) for n, f in rest} == {
-        (n, *b) for n, b in best.items()
-    }
+    assert rest and {(n, f.row_l2, f.row_lr) for n, f in rest} == {(n, *b) for n, b in best.items()}
     read = sum(length.rows(fit.max_steps) for _, fit in trained)
     assert read == outcome.rounds["rows"] + outcome.rounds["elsewhere"] - length.whole
     assert read <= 3 * length.whole

@@ -26,6 +26,7 @@ from seo_rec.search.seo import (
     Attention,
     SeoSearch,
     SeoSettings,
+    by_frequency,
     by_id,
     gate_optimizers,
     logit_step,
@@ -472,3 +473,28 @@ def test_the_attention_as_widths(tiny_data: DataSet) -> None:
             for other in rows:
                 if weight[one] > weight[other] and rows[one] <= rows[other]:
                     assert dims[one] >= dims[other]
+
+
+def test_rows_by_frequency_go_to_the_features_that_the_attention_prefers(
+    tiny_data: DataSet,
+) -> None:
+    """A feature below an even share is dropped; the others have the most frequent of their ids."""
+    settings = replace(SEO, budget_rows=25)
+    names = [c.name for c in tiny_data.schema.features]
+    for seed in range(4):
+        torch.manual_seed(seed)
+        alpha = torch.softmax(2 * torch.randn(len(names), 4).flatten(), 0).view(len(names), 4)
+        policy = by_frequency(tiny_data, alpha, settings, seed)
+        preferred = [n for n, a in zip(names, alpha.double(), strict=True) if a.sum() >= 1 / 7]
+        assert [f.name for f in policy.features] == preferred
+        assert set(policy.dropped) == set(names) - set(preferred)
+        assert {t.dim for t in policy.tables} == {settings.chunk_dim}
+        assert policy.num_params <= settings.params
+        kept, lost = [], []
+        for name in preferred:
+            ids, count = tiny_data.counts(name)
+            own = np.isin(ids, policy.vocabularies[name])
+            kept += count[own].tolist()
+            lost += count[~own].tolist()
+        assert not lost or min(kept) >= max(lost)
+        assert not lost or policy.num_params > settings.params - settings.chunk_dim

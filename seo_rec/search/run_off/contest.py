@@ -24,7 +24,6 @@ from seo_rec.search.run_off.schedule import Length
 from seo_rec.search.run_off.settings import RunOff
 from seo_rec.search.run_off.tuning import tune
 from seo_rec.train import (
-    FitSettings,
     Training,
     eval_stream,
     evaluate,
@@ -162,7 +161,8 @@ class Contest:
         if not self._is_scored(name, training):
             policy = self.candidates[name].policy
             title = f"{name}, second seed" if training is self.again else name
-            own = replace(training, fit=self._changed(name, training.fit))
+            changes: Mapping[str, Any] = self.changes.get(name, {})
+            own = replace(training, fit=replace(training.fit, **changes))
             trained = fit_policy(self.data, policy, own, title=title)
             if training.model.mlet is None:
                 store_(trained.model, policy)  # what is compared is what would be served
@@ -185,13 +185,6 @@ class Contest:
 
             here.on_first(keep)
         return here.on_first(lambda: (_read_score(score), _read_logits(saved)))
-
-    def _changed(self, name: str, fit: FitSettings) -> FitSettings:
-        """The fit settings of a candidate; a changed rate is the one of a whole training."""
-        changes: dict[str, Any] = dict(self.changes.get(name, {}))
-        if "row_lr" in changes:
-            changes["row_lr"] *= fit.row_lr / self.training.fit.row_lr
-        return replace(fit, **changes)
 
     def seconds(self) -> float:
         """Time of all trainings whose scores are kept."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from seo_rec.search.progress import say
-from seo_rec.search.run_off.schedule import Length, Round, brief, rounds, rows_of
+from seo_rec.search.run_off.schedule import Length, Round, rounds, rows_of
 from seo_rec.train.progress import duration
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def halve(contest: Contest, spent: int) -> tuple[list[str], dict[str, Any]]:
         f"training: {_told(schedule, length)}"
     )
     for number, stage in enumerate(schedule, 1):
-        contest.set_length(replace(whole, fit=brief(whole.fit, length, stage.steps)))
+        contest.set_length(replace(whole, fit=replace(whole.fit, max_steps=stage.steps)))
         for count, name in enumerate(names, 1):
             score, fresh = contest.train(name)
             rows = length.rows(score["steps"])

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-
-from seo_rec.settings import FitSettings
+from dataclasses import dataclass
 
 FINALISTS = 3
 NO_SCREENING = 2 * FINALISTS  # so many candidates, or fewer, all go to the last round
@@ -72,21 +70,6 @@ class Round:
     candidates: int
     steps: int
     trainings: int = 1
-
-
-def brief(fit: FitSettings, length: Length, steps: int) -> FitSettings:
-    """A training of a few steps: ``row_lr * sqrt(S / steps)``, for S steps of a whole training.
-
-    A row of a table moves by about ``row_lr`` in each step that reads it. At the rate of a whole
-    training the rows would stay near zero in a short one, the more so the narrower tables are and
-    the fewer ids share a row, and the ranking would say which policy starts faster.
-
-    Args:
-        fit: The settings of a whole training.
-        length: The length of a whole training.
-        steps: Steps of the short one, at most S.
-    """
-    return replace(fit, max_steps=steps, row_lr=fit.row_lr * math.sqrt(length.steps / steps))
 
 
 def attention_epochs(epochs: int, widths: int, cost: float) -> int:

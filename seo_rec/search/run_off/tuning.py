@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from seo_rec.runs.decision import as_options
 from seo_rec.search.progress import say
 from seo_rec.search.run_off.candidates import Candidate
-from seo_rec.search.run_off.schedule import Length, brief
+from seo_rec.search.run_off.schedule import Length
 from seo_rec.settings import FitSettings
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def tune(contest: Contest) -> Tuned:
 
 def _best(trials: Contest, names: Sequence[str], steps: int) -> list[str]:
     """Candidates trained for so many steps, the highest validation AUC first."""
-    whole = trials.settings.shortened(trials.training)
-    trials.set_length(replace(whole, fit=brief(whole.fit, trials.length(), steps)))
+    whole = trials.once
+    trials.set_length(replace(whole, fit=replace(whole.fit, max_steps=steps)))
     auc = {name: trials.train(name)[0]["val_auc"] for name in names}
     return sorted(auc, key=lambda name: -auc[name])

@@ -42,7 +42,7 @@ from seo_rec.search.seo.search import (
     search_attention,
     seo,
 )
-from seo_rec.search.seo.selection import by_id, select
+from seo_rec.search.seo.selection import by_frequency, by_id, select
 from seo_rec.search.seo.settings import SeoSearch, SeoSettings
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "Searched",
     "SeoSearch",
     "SeoSettings",
+    "by_frequency",
     "by_id",
     "check_seo",
     "divided",

@@ -267,10 +267,10 @@ def _candidates(
                 origin = {"chunk_dim": width, "min_chunks": least, "apply": name}
                 label = f"seo-{width}-min{least}-{name}"
                 candidates.append(Candidate(label, policy, True, origin))
-            if limited and by_rows and settings.run_off.frequent and chosen.dropped:
-                label, origin = f"seo-{width}-frequent", {"chunk_dim": width, "min_chunks": least}
-                policy = by_frequency(data, chosen, settings, seed)
-                candidates.append(Candidate(label, policy, True, origin))
+        if limited and by_rows and settings.run_off.frequent:
+            policy = by_frequency(data, found.alpha, of_width, seed)
+            origin = {"chunk_dim": width}
+            candidates.append(Candidate(f"seo-{width}-frequent", policy, True, origin))
         if by_rows and fits_by_id(schema, settings.allowance):
             policy = by_id(data, found.alpha, of_width, seed)
             candidates.append(Candidate(f"seo-{width}-by-id", policy, True, {"chunk_dim": width}))

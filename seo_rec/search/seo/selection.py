@@ -63,24 +63,31 @@ def select(space: Policy, alpha: torch.Tensor, total: int, min_chunks: int = 0) 
     )
 
 
-def by_frequency(data: DataSet, chosen: Policy, settings: SeoSettings, seed: int = 0) -> Policy:
-    """Rows for the most frequent ids of the features that the attention keeps.
+def by_frequency(
+    data: DataSet, alpha: torch.Tensor, settings: SeoSettings, seed: int = 0
+) -> Policy:
+    """Rows of a chunk's width for the most frequent ids of the features that the attention prefers.
+
+    Feature f is kept if ``sum_i alpha_{f,i} >= 1 / F``, an even share; the others are dropped.
 
     Args:
         data: the data set.
-        chosen: what :func:`select` made of the attention; the features that it drops have no rows.
-        settings: budget, precision and width.
+        alpha: attention, (F, C).
+        settings: budget, precision and width of a chunk.
         seed: salt of the hash functions.
 
     Raises:
         PolicyError: the budget has no room for a row of each feature that is kept.
     """
-    schema, kept = data.schema, {f.name for f in chosen.features}
+    schema, sums = data.schema, alpha.sum(1)
+    even = float(sums.mean())
+    kept = {c.name for c, s in zip(schema.features, sums.tolist(), strict=True) if s >= even}
     columns = tuple(c for c in schema.columns if c.name in kept)
     counts = {c.name: data.counts(c.name) for c in columns}
     part = replace(schema, columns=columns)
-    policy = frequent(part, counts, settings.allowance, settings.dim, seed=seed)
-    return replace(policy, dropped=chosen.dropped)
+    policy = frequent(part, counts, settings.allowance, settings.chunk_dim, seed=seed)
+    dropped = tuple(c.name for c in schema.features if c.name not in kept)
+    return replace(policy, dropped=dropped)
 
 
 def by_id(data: DataSet, alpha: torch.Tensor, settings: SeoSettings, seed: int = 0) -> Policy:
