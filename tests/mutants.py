@@ -452,7 +452,7 @@ _METRICS = (
     Mutant(
         "gauc-weights-all-groups-alike",
         "seo_rec/group_metrics.py",
-        "(aucs[used] * sizes[used]).sum() / rows",
+        "(aucs[used] * shares[used]).sum() / total",
         "aucs[used].mean()",
         ("tests/test_groups.py::test_gauc_is_the_weighted_mean_of_a_library_s_auc",),
     ),

@@ -406,7 +406,7 @@ def test_scores_and_version_are_of_one_package(tmp_path):
         body = json.dumps(columns()).encode()
         found = [await service.score(JSON, body) for _ in range(3)]
         task.cancel()
-        return found
+        return [(scores, package.version) for scores, package in found]
 
     answers = asyncio.run(ask())
     assert {package.version for _, package in answers} == set(wanted)
