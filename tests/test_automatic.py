@@ -29,18 +29,28 @@ def test_processes_share_a_batch_evenly(processes: int) -> None:
     assert batch % processes == 0 and 256 <= batch < 256 + processes
 
 
+@pytest.mark.parametrize(
+    ("rows", "l2"),
+    [(1, 3e-3), (166_000, 3e-3), (240_000, 2.1e-3), (10**6, 5e-4), (10**8, 5e-6)],
+)
+def test_l2_is_one_strength_of_a_prior(rows: int, l2: float) -> None:
+    """``rows`` times the L2 is 500 where the largest L2 does not come first, to two digits."""
+    found = l2_for(FitSettings(), rows, LARGEST_DENSE, binary=True)
+    assert found == pytest.approx(l2, rel=0.01)
+    assert found == 3e-3 or found * rows == pytest.approx(500, rel=0.05)
+
+
 def test_l2_is_for_what_was_measured() -> None:
     fit = FitSettings()
-    assert l2_for(fit, LARGEST_DENSE, binary=True) == 1e-3
-    assert l2_for(replace(fit, row_optimizer="adam"), 1_000, binary=True) == 1e-3
+    assert l2_for(replace(fit, row_optimizer="adam"), 1_000, 1_000, binary=True) == 3e-3
     for other in (
         replace(fit, l2_on="frequency"),
         replace(fit, row_optimizer="sgd"),
         replace(fit, storage="float16"),
     ):
-        assert l2_for(other, 1_000, binary=True) == 0
-    assert l2_for(fit, LARGEST_DENSE + 1, binary=True) == 0
-    assert l2_for(fit, 1_000, binary=False) == 0
+        assert l2_for(other, 1_000, 1_000, binary=True) == 0
+    assert l2_for(fit, 1_000, LARGEST_DENSE + 1, binary=True) == 0
+    assert l2_for(fit, 1_000, 1_000, binary=False) == 0
 
 
 def run_json(tiny: Path, out: Path, *words: str) -> dict[str, Any]:
@@ -56,11 +66,11 @@ def test_the_command_decides_says_and_keeps_what_it_decided(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fit = run_json(tiny, tmp_path / "auto")
-    assert (fit["batch_size"], fit["row_l2"]) == (256, 1e-3)
+    assert (fit["batch_size"], fit["row_l2"]) == (256, 3e-3)
     said = capsys.readouterr().err
-    assert "settings: batch size 256 for " in said and "L2 0.001 (--l2)" in said
+    assert "settings: batch size 256 for " in said and "L2 0.003 (--l2)" in said
     kept = json.loads((tmp_path / "auto" / "settings.json").read_text())["options"]
-    assert (kept["batch_size"], kept["l2"]) == (256, 1e-3)
+    assert (kept["batch_size"], kept["l2"]) == (256, 3e-3)
     again = ["--config", str(tmp_path / "auto" / "settings.json")]
     assert run_json(tiny, tmp_path / "again", *again) == fit
     assert "settings:" not in capsys.readouterr().err
@@ -90,7 +100,7 @@ def test_searches_without_figures_keep_the_numbers(
     with pytest.raises(KeyError):
         app([*command, *COMMAND], standalone_mode=False)
     kept = (asked[0].batch_size, asked[0].row_l2)
-    assert kept == ((2048, 0.0) if "optembed" in methods else (256, 1e-3))
+    assert kept == ((2048, 0.0) if "optembed" in methods else (256, 3e-3))
 
 
 @pytest.mark.parametrize("option", ["--batch-size", "--l2"])

@@ -427,7 +427,7 @@ def test_the_jobs_make_the_comparisons_of_the_frontier(
     assert done.code == 0, done.err
     lines = [shlex.split(line) for line in done.out.splitlines()]
     assert len(lines) == 3 and trained == []
-    assert all(words[words.index("--l2") + 1] == "0.001" for words in lines)
+    assert all(words[words.index("--l2") + 1] == "0.003" for words in lines)
     assert all(words[words.index("--batch-size") + 1] == "256" for words in lines)
     # a job that does not compare the method would refuse its settings
     assert ["--set" in words for words in lines] == [True, True, False]

@@ -42,7 +42,7 @@ def automatic(
         fit = replace(fit, batch_size=batch_for(rows, ranks().world_size))
         said.append(f"batch size {fit.batch_size} for {rows:,} training rows (--batch-size)")
     if context.params["l2"] == AUTO:
-        fit = replace(fit, row_l2=l2_for(fit, floats, data.schema.label_kind == BINARY))
+        fit = replace(fit, row_l2=l2_for(fit, rows, floats, data.schema.label_kind == BINARY))
         said.append(f"L2 {fit.row_l2:g} (--l2)")
     if said and ranks().first:
         typer.echo(f"settings: {', '.join(said)}", err=True)

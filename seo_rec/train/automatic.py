@@ -10,7 +10,7 @@ from seo_rec.settings import LARGEST_DENSE, FitSettings
 
 STEPS = 200  # of an epoch, at least
 LEAST_BATCH, MOST_BATCH = 256, 2048
-L2 = 1e-3
+L2_ROWS, MOST_L2 = 500, 3e-3
 
 
 def batch_for(rows: int, processes: int = 1) -> int:
@@ -28,17 +28,21 @@ def batch_for(rows: int, processes: int = 1) -> int:
     return -(-batch // processes) * processes
 
 
-def l2_for(fit: FitSettings, floats: int, binary: bool) -> float:
+def l2_for(fit: FitSettings, rows: int, floats: int, binary: bool) -> float:
     """The L2 of tables whose every row it can act on in every step, which is what was measured.
 
-    1e-3 for tables of up to :data:`~seo_rec.settings.LARGEST_DENSE` floats with the optimizers
-    ``auto`` and ``adam``, for labels of 0 and 1; elsewhere 0.
+    ``min(0.003, 500 / rows)`` for tables of up to :data:`~seo_rec.settings.LARGEST_DENSE` floats
+    with the optimizers ``auto`` and ``adam``, for labels of 0 and 1; elsewhere 0. The loss is a
+    mean over rows, so that this is one strength of the prior, whatever their number: the sum of
+    the losses of all rows has 250 times the squared norm of the tables beside it.
 
     Args:
         fit: Says the optimizer, the rows that L2 acts on, and the type of the tables.
+        rows: Training rows.
         floats: Of the tables.
         binary: Whether the label is 0 or 1.
     """
     usual = fit.row_optimizer in ("auto", "adam") and fit.l2_on in ("auto", "all")
     small = floats <= LARGEST_DENSE and fit.storage == "float32"
-    return L2 if usual and small and binary else 0.0
+    found = min(MOST_L2, L2_ROWS / max(1, rows))
+    return float(f"{found:.2g}") if usual and small and binary else 0.0
