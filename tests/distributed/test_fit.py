@@ -497,6 +497,7 @@ def test_a_plan_that_is_made_knows_the_run(
         "copyable": True,
         "default": False,
         "compute_kernels": ("fused",),
+        "storage": "float32",
     }
     assert len(set(options["rates"].values())) > 1
 
