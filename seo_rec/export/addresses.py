@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from seo_rec.embed.remap import hashed_rows
-from seo_rec.export.hashes import folded, hash_rows, hash_seeds
+from seo_rec.export.hashes import folded, hash_rows
 from seo_rec.export.stored import Stored
 from seo_rec.policy import Feature, Lookup, Policy
 from seo_rec.policy.addresses import block_seeds
@@ -45,8 +45,8 @@ class Addresses(nn.Module):
         into = [hashed_rows(k, n) for (_, _, k), n in zip(hashed + bases, tables, strict=True)]
         self.register_buffer("slots", torch.tensor(self.slot_of, dtype=torch.int64))
         shape = (-1,) if self.each == 1 else (len(self.slot_of), self.each)
-        seeds = hash_seeds([k.seed for _, _, k in hashed + bases])
-        self.register_buffer("seeds", seeds.view(shape))
+        seeds = [k.seed for _, _, k in hashed + bases]
+        self.register_buffer("seeds", folded(torch.tensor(seeds, dtype=torch.int64)).view(shape))
         self.same_size = into[0] if len(set(into)) == 1 else None
         self.register_buffer("into", torch.tensor(into, dtype=torch.int64).view(shape))
         names = list(dict.fromkeys(f.name for _, f, k in self.others if k.uses_index))
@@ -205,7 +205,7 @@ class Blocks(nn.Module):
             self.arrays.append((f"array.{numbers[k.table]}", array.dtype))
             seeds = block_seeds(k)
             floats = torch.arange(k.width)
-            self.register_buffer(f"seeds_{i}", hash_seeds(seeds))
+            self.register_buffer(f"seeds_{i}", folded(torch.tensor(seeds, dtype=torch.int64)))
             self.register_buffer(f"block_{i}", floats // k.block)
             self.register_buffer(f"within_{i}", floats % k.block)
             setattr(self, f"into_{i}", array.size - k.block + 1)

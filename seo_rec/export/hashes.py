@@ -5,7 +5,9 @@ Letters: R rows or ids, C columns, X crosses.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 
@@ -15,6 +17,7 @@ from seo_rec.policy.addresses import CROSS_START, FIRST_FACTOR, LOW_32, LOW_63, 
 _LOW_62 = 2**62 - 1
 _LOW_35 = 2**35 - 1  # what a shift by 29 leaves; a graph of ONNX does without it
 _SIGN = -(2**63)
+_UNSIGNED = ContextVar("unsigned shifts", default=False)
 
 
 def folded(x: torch.Tensor) -> torch.Tensor:
@@ -32,26 +35,39 @@ def full_mix(x: torch.Tensor) -> torch.Tensor:
     return x ^ (x >> 32)
 
 
-def hash_seeds(seeds: Sequence[int]) -> torch.Tensor:
-    """Seeds as :func:`hash_rows` takes them: int64, folded, with the sign bit changed."""
-    return folded(torch.tensor(list(seeds), dtype=torch.int64)) ^ _SIGN
+@contextmanager
+def unsigned_shifts() -> Iterator[None]:
+    """Within the block :func:`hash_rows` takes the form for graphs that shift unsigned numbers.
+
+    That form is for ONNX alone. It multiplies numbers whose sign a compiler of C++ can know, and
+    C++ leaves open what a product is that does not fit into 64 bits with a sign.
+    """
+    token = _UNSIGNED.set(True)
+    try:
+        yield
+    finally:
+        _UNSIGNED.reset(token)
 
 
 def hash_rows(ids: torch.Tensor, seeds: torch.Tensor, num_rows: torch.Tensor | int) -> torch.Tensor:
     """``((mix(id ^ seed) mod 2^32) * num_rows) >> 32``, int64 in [0, num_rows).
 
-    The mix shifts ``w = (id ^ seed) * FIRST_FACTOR`` by 29 and repeats its sign bit, which takes
-    three steps on unsigned numbers. With the sign bit of the seed changed, ``u`` is ``w`` with its
-    sign bit changed, because the factor is odd. The repeated sign then becomes a sum with a
-    constant: ``w ^ (w >> 29) = u ^ ((u >>> 29) + 2^63 - 2^34)``, where ``>>>`` puts in zeros.
+    The last shift of the mix does not repeat the sign bit, which the low 32 bits never see. The
+    first one shifts ``w = (id ^ seed) * FIRST_FACTOR`` by 29 and repeats the sign bit, which takes
+    three steps on unsigned numbers. Within :func:`unsigned_shifts` the sign bit of the seed is
+    changed, so that ``u`` is ``w`` with its sign bit changed, because the factor is odd, and
+    ``w ^ (w >> 29) = u ^ ((u >>> 29) + 2^63 - 2^34)``, where ``>>>`` puts in zeros.
 
     Args:
-        ids: int64, :func:`folded`.
-        seeds: Of :func:`hash_seeds`.
+        ids, seeds: int64, :func:`folded`.
         num_rows: From 1 to 2^31.
     """
-    u = (ids ^ seeds) * FIRST_FACTOR
-    x = (u ^ ((not_negative(u, 29) & _LOW_35) + (2**63 - 2**34))) * SECOND_FACTOR
+    if _UNSIGNED.get():
+        u = (ids ^ (seeds ^ _SIGN)) * FIRST_FACTOR
+        x = (u ^ ((not_negative(u, 29) & _LOW_35) + (2**63 - 2**34))) * SECOND_FACTOR
+    else:
+        w = (ids ^ seeds) * FIRST_FACTOR
+        x = (w ^ (w >> 29)) * SECOND_FACTOR
     return not_negative(((x ^ not_negative(x, 32)) & LOW_32) * num_rows, 32)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from seo_rec.export import dequantized
+from seo_rec.export.hashes import unsigned_shifts
 from seo_rec.export.program import quietly
 from seo_rec.export.twin import Twin, example_inputs
 from seo_rec.export.unsigned import use_unsigned
@@ -89,7 +90,7 @@ def exported(twin: Twin) -> Any:
             "without it by --format none"
         ) from error
     example, shapes = example_inputs(twin.signature)
-    with quietly(), twin.rows.placeholders():
+    with quietly(), twin.rows.placeholders(), unsigned_shifts():
         return torch.onnx.export(
             twin,
             example,
