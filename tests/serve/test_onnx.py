@@ -68,10 +68,12 @@ def test_every_policy(name, kind, precision, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["int8", "int4"])
-@pytest.mark.parametrize("kind", ["categorical", "multivalent"])
-@pytest.mark.parametrize("name", POLICIES)
-def test_every_policy_row_by_row(name, kind, precision, tmp_path, monkeypatch):
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("number, name", list(enumerate(POLICIES)))
+def test_every_policy_row_by_row(number, name, first, tmp_path, monkeypatch):
+    """Each policy with both kinds of columns and in both types, each pair of these in turn."""
+    kind = ("categorical", "multivalent")[first]
+    precision = ("int8", "int4")[(number + first) % 2]
     monkeypatch.setattr(dequantized, "FLOAT_BYTES", 0)
     graph_of(tmp_path, POLICIES[name], kind, precision)
     equals_numpy(tmp_path, POLICIES[name], kind)
