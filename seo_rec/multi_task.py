@@ -42,6 +42,11 @@ class MultiTask:
             raise ValueError(f"shared {self.shared}; allowed: widths of 1 or more")
         if self.experts < 1:
             raise ValueError(f"experts {self.experts}; allowed: 1 or more")
+        if self.experts != MultiTask.experts and self.sharing != "mmoe":
+            raise ValueError(
+                f"experts {self.experts} with sharing {self.sharing} would be ignored; allowed "
+                "with sharing mmoe (--sharing mmoe)"
+            )
         names = [name for name, _ in self.weights]
         if len(set(names)) < len(names):
             raise ValueError(f"label weights name {names}; allowed: each label once")

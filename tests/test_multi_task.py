@@ -308,6 +308,7 @@ def test_a_label_of_weight_0_changes_no_bit_of_the_other(both: DataSet, raw: Pat
         ({"sharing": "all"}, "sharing 'all'; allowed: bottom, mmoe"),
         ({"shared": (0,)}, "widths of 1 or more"),
         ({"experts": 0}, "experts 0; allowed: 1 or more"),
+        ({"experts": 3}, "experts 3 with sharing bottom would be ignored"),
         ({"weights": (("click", -1.0),)}, "the weight of label 'click' is -1.0"),
         ({"weights": (("click", 1.0), ("click", 2.0))}, "each label once"),
         ({"weights": (("buy", 1.0),)}, "label 'buy'; allowed: click, spent"),
