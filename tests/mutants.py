@@ -521,14 +521,14 @@ _SEARCH = (
     ),
     Mutant(
         "dimgrow-counts-places-from-0",
-        "seo_rec/search/dimgrow.py",
+        "seo_rec/search/dimgrow/model.py",
         "counted = [k + 1 for own in self.used",
         "counted = [k for own in self.used",
         ("tests/test_dimgrow.py::test_the_loss_penalises_columns_by_their_place_in_training_only",),
     ),
     Mutant(
         "dimgrow-answers-with-gates-above-0.4",
-        "seo_rec/search/dimgrow.py",
+        "seo_rec/search/dimgrow/schedule.py",
         "[sum(g > KEPT for g in own)",
         "[sum(g > KEPT - 0.1 for g in own)",
         ("tests/test_dimgrow.py::test_golden_figures",),
