@@ -542,7 +542,7 @@ _SEARCH = (
     ),
     Mutant(
         "optembed-keeps-rows-below-their-threshold",
-        "seo_rec/search/optembed.py",
+        "seo_rec/search/optembed/rows.py",
         "[np.concatenate([[True], margin > 0]) for margin in margins]",
         "[np.concatenate([[True], margin > -np.inf]) for margin in margins]",
         ("tests/test_optembed.py::test_the_vocabulary_is_that_of_the_kept_rows",),

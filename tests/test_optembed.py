@@ -3,7 +3,6 @@ policy that computes what the masked supernet does, budgets, variants, resuming,
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 from dataclasses import replace
@@ -25,17 +24,21 @@ from seo_rec.search.optembed import (
     Supernet,
     kept_rows,
     optembed,
+    policy_weights,
+    pruned_space,
+    require_backbone,
     score,
     search_supernet,
     sparsity,
     unit_step,
+    with_budget,
 )
+from seo_rec.search.optembed import search as searching
+from seo_rec.search.optembed import widths as evolving
 from seo_rec.search.slicing import EXACT, SLICED
 from seo_rec.search.space import open_space
 from seo_rec.train import FitSettings, Ranks, Start, Training, evaluate, loop
 from seo_rec.train.replicas import SharedDraws
-
-module = importlib.import_module("seo_rec.search.optembed")  # its function has the same name
 
 SMALL = ModelSettings(hidden=(8,), init_scale=0.1)
 FIT = FitSettings(epochs=2, batch_size=200, row_lr=0.02, dense_lr=0.02)
@@ -214,7 +217,7 @@ def searched_and_found(
         return held[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "search_supernet", keeping)
+        patch.setattr(searching, "search_supernet", keeping)
         found = optembed(data, settings, Training(model, fit))
     return held[0], found
 
@@ -251,10 +254,10 @@ def test_the_policy_looks_up_what_the_masked_supernet_does(
     model = replace(SMALL, backbone="dcn")
     searched = search_supernet(tiny_data, settings, Training(model, FIT))
     dims = searched.dims
-    left = module.pruned_space(searched.model.space, searched.kept).policy(dims)
+    left = pruned_space(searched.model.space, searched.kept).policy(dims)
     own = build_model(left, 1, model, 7).embedding
     state = searched.model.state_dict()
-    weights = module.policy_weights(searched.model, searched.kept, dims, model, state)
+    weights = policy_weights(searched.model, searched.kept, dims, model, state)
     own.load_state_dict(
         {n.removeprefix("embedding."): w for n, w in weights.items() if n.startswith("embedding.")}
     )
@@ -277,7 +280,7 @@ def test_features_without_rows_are_dropped(
         rows[1][1:] = rows[4][1:] = False
         return rows
 
-    monkeypatch.setattr(module, "kept_rows", without)
+    monkeypatch.setattr(searching, "kept_rows", without)
     for backbone in ("ipnn", "deepfm", "mlp", "wide-deep"):
         model = replace(SMALL, backbone=backbone)
         searched, found = searched_and_found(tiny_data, settings, model)
@@ -457,7 +460,7 @@ def test_a_budget_that_is_too_small_is_refused_before_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     least = least or sum(open_space(tiny_data, settings, 0).rows)
-    monkeypatch.delattr(module, "fit")
+    monkeypatch.delattr(searching, "fit")
     with pytest.raises(PolicyError, match=rf"\b{least}\b"):
         optembed(tiny_data, replace(settings, params=least - 1), Training(SMALL, FIT))
     monkeypatch.undo()
@@ -520,7 +523,7 @@ def test_a_target_of_the_sparsity_is_a_budget(
     assert by_share.record["sparsity"] >= target
     assert by_share.policy == by_floats.policy and by_share.val_auc == by_floats.val_auc
     assert by_share.policy.provenance["arguments"]["sparsity"] == target
-    assert module.with_budget(open_space(tiny_data, settings, 0), settings) is settings
+    assert with_budget(open_space(tiny_data, settings, 0), settings) is settings
     with pytest.raises(PolicyError, match="a budget of 1 parameters"):
         optembed(tiny_data, replace(settings, sparsity=1 - 1e-12), Training(SMALL, FIT))
 
@@ -585,7 +588,7 @@ def test_what_is_resumed_is_what_was_not_interrupted(
     if where == "training":
         monkeypatch.setattr(loop, "evaluate", stopping(evaluate))
     else:
-        monkeypatch.setattr(module, "score", stopping(score))
+        monkeypatch.setattr(evolving, "score", stopping(score))
     with pytest.raises(KeyboardInterrupt):
         optembed(tiny_data, settings, Training(SMALL, fit), tmp_path / "cut")
     again = optembed(tiny_data, settings, Training(SMALL, fit), tmp_path / "cut")
@@ -650,13 +653,13 @@ def test_too_few_features_for_the_backbone_are_named_in_the_search(
     )
     assert not space.schema.numeric
     model = replace(SMALL, backbone=backbone)
-    module.require_backbone([0, 3], space, searched, model)
+    require_backbone([0, 3], space, searched, model)
     says = rf"1 of 7 features .* backbone '{backbone}' .*no pair.*: alpha 0\.2 or threshold_lr"
     with pytest.raises(PolicyError, match=says):
-        module.require_backbone([3], space, searched, model)
-    module.require_backbone([3], space, searched, SMALL)
+        require_backbone([3], space, searched, model)
+    require_backbone([3], space, searched, SMALL)
     asked: list[Any] = []
-    monkeypatch.setattr(module, "require_backbone", lambda served, *_: asked.append(served))
+    monkeypatch.setattr(searching, "require_backbone", lambda served, *_: asked.append(served))
     optembed(tiny_data, searched, Training(model, FIT))
     assert len(asked) == 1
 
