@@ -5,7 +5,7 @@ from __future__ import annotations
 from seo_rec.report.frontier import print_frontier, write_frontier
 from seo_rec.report.page import build
 from seo_rec.report.terminal import print_comparison
-from seo_rec.runs.reading import ReportError
+from seo_rec.runs.run_files import ReportError
 
 __all__ = [
     "ReportError",

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from seo_rec.report.comparison import Group
-from seo_rec.runs.reading import Epoch
+from seo_rec.runs.finished import Epoch
 
 # Okabe and Ito's colours without yellow and black: told apart with every kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

@@ -14,7 +14,7 @@ import numpy as np
 from seo_rec.methods import SUFFIX
 from seo_rec.policy import Policy
 from seo_rec.policy.allowance import FLOATS
-from seo_rec.runs.reading import Records, SearchRun, TrainingRun
+from seo_rec.runs.finished import Records, SearchRun, TrainingRun
 from seo_rec.schema import BINARY, LOSS_NAMES, QUALITY_NAMES
 
 Place = tuple[str, str]  # the fingerprint of a data set, and the unit of budgets

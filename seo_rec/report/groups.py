@@ -17,8 +17,8 @@ from rich.text import Text
 from seo_rec.report import formats
 from seo_rec.report.charts import STYLE, Mark, as_svg
 from seo_rec.report.comparison import NAN, Difference, Group, Row, Spread, difference_of, spread
+from seo_rec.runs.finished import TrainingRun
 from seo_rec.runs.groups import BY_FREQUENCY, GroupAuc, GroupQuality
-from seo_rec.runs.reading import TrainingRun
 
 DRAWN = 20  # groups in a chart, or in the terminal
 DRAWN_ROWS = 100  # the AUC of fewer rows is mostly noise, and would set the scale
