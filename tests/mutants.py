@@ -587,7 +587,7 @@ _SERVE = (
     ),
     Mutant(
         "dropped-elements-keep-their-weights",
-        "seo_rec/serve/preparation.py",
+        "seo_rec/serve/cells.py",
         "return Bags(ids, lengths, flat[kept])",
         "return Bags(ids, lengths, flat[: len(ids)])",
         ("tests/serve/test_preparation.py::test_weights_follow_their_ids",),

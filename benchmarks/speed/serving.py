@@ -53,7 +53,8 @@ from seo_rec.files import write_bytes
 from seo_rec.model import ModelSettings, RecModel, build_model
 from seo_rec.policy import Feature, Lookup, Policy, Table
 from seo_rec.serve.layout import AOTI_FILE, BACKBONE_WEIGHTS_FILE, EMBEDDINGS_FILE, ONNX_FILE
-from seo_rec.serve.preparation import Column, Preparation
+from seo_rec.serve.preparation import Preparation
+from seo_rec.serve.preparation_rules import Column
 from seo_rec.serve.signature import signature_of
 from seo_rec.serve.writing import Parts, write_package
 

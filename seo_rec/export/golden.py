@@ -11,7 +11,8 @@ from seo_rec.policy import Policy
 from seo_rec.serve.bags import Bags, Ids, Inputs
 from seo_rec.serve.layout import EXAMPLES
 from seo_rec.serve.predictor import example_table
-from seo_rec.serve.preparation import Column, Preparation
+from seo_rec.serve.preparation import Preparation
+from seo_rec.serve.preparation_rules import Column
 
 ROWS = 64  # golden rows, the examples among them
 _LONGEST_BAG = 3

@@ -13,7 +13,8 @@ from seo_rec.data.tokens import VALUE_RULE
 from seo_rec.schema import Column as SchemaColumn
 from seo_rec.schema import DataError, Schema
 from seo_rec.serve.layout import EXAMPLES
-from seo_rec.serve.preparation import Column, Preparation, Text
+from seo_rec.serve.preparation import Preparation
+from seo_rec.serve.preparation_rules import Column, Text
 
 _CRITEO = ("label", *INTEGERS, *TOKENS)
 _TEXTS: Mapping[str, Text] = {

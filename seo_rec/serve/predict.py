@@ -40,8 +40,10 @@ from seo_rec.policy import Policy
 from seo_rec.schema import SPLITS, DataError
 from seo_rec.serve.addresses import feature_bags
 from seo_rec.serve.bags import Inputs, RowError
+from seo_rec.serve.cells import encode_column
 from seo_rec.serve.predictor import Predictor
-from seo_rec.serve.preparation import Column, Preparation, encode_column
+from seo_rec.serve.preparation import Preparation
+from seo_rec.serve.preparation_rules import Column
 
 SCORE = "score"  # the column of the scores
 AHEAD = 2  # blocks that are read while others are scored

@@ -19,7 +19,8 @@ from seo_rec.export import package_parts
 from seo_rec.model import ModelSettings, RecModel, build_model
 from seo_rec.policy import Policy
 from seo_rec.serve import bags as serving
-from seo_rec.serve.preparation import Column, Preparation
+from seo_rec.serve.preparation import Preparation
+from seo_rec.serve.preparation_rules import Column
 from seo_rec.serve.program import Program, Step
 from seo_rec.serve.writing import Parts, write_package
 

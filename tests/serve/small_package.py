@@ -13,7 +13,8 @@ from seo_rec.data.dataset import open_data
 from seo_rec.data.synthetic import synthetic
 from seo_rec.export import package_parts
 from seo_rec.model import ModelSettings
-from seo_rec.serve.preparation import Column, Preparation
+from seo_rec.serve.preparation import Preparation
+from seo_rec.serve.preparation_rules import Column
 from seo_rec.serve.writing import write_package
 from seo_rec.train import FitSettings, Training
 

@@ -25,7 +25,8 @@ from seo_rec.serve import Predictor
 from seo_rec.serve.archive import write_tar
 from seo_rec.serve.bags import RowError
 from seo_rec.serve.predict import predict_files, predict_split
-from seo_rec.serve.preparation import Column, Preparation
+from seo_rec.serve.preparation import Preparation
+from seo_rec.serve.preparation_rules import Column
 from seo_rec.serve.writing import write_package
 
 

@@ -26,7 +26,8 @@ from seo_rec.policy import Feature, Lookup, Policy, Table
 from seo_rec.schema import DataError
 from seo_rec.serve.bags import RowError
 from seo_rec.serve.predict import _Reader
-from seo_rec.serve.preparation import Column, Preparation
+from seo_rec.serve.preparation import Preparation
+from seo_rec.serve.preparation_rules import Column
 
 IN_ORDER = Split("temporal", 42, (0.8, 0.1, 0.1))  # so that the shards are in file order
 
