@@ -272,7 +272,7 @@ _FIT = (
     ),
     Mutant(
         "a-resume-skips-a-batch",
-        "seo_rec/train/loop.py",
+        "seo_rec/train/run_state.py",
         '"step": 0 if whole else done}',
         '"step": 0 if whole else min(done + 1, len(stream) - 1)}',
         ("tests/test_resume.py::test_training_killed_anywhere_ends_the_same",),
@@ -286,7 +286,7 @@ _FIT = (
     ),
     Mutant(
         "evaluation-with-dropout",
-        "seo_rec/train/loop.py",
+        "seo_rec/train/evaluation.py",
         "    model.eval()\n",
         "",
         ("tests/test_train.py::test_evaluation_drops_nothing_out",),

@@ -39,7 +39,7 @@ from seo_rec.serve.server.bodies import ARROW, JSON, write_scores
 from seo_rec.serve.triton import triton_config
 from seo_rec.settings import Training
 from seo_rec.train import FitSettings, fit, make_optimizers
-from seo_rec.train.loop import score
+from seo_rec.train.evaluation import score
 
 ROWS = 1500
 COLUMNS = TableColumns("click", ("user", "item"), ("age",), more_labels=("spent >= 3",))

@@ -24,7 +24,7 @@ from seo_rec.schema import SCHEMA_FILE, Column, Schema
 from seo_rec.search import seo
 from seo_rec.settings import FitSettings
 from seo_rec.train import fit, make_optimizers
-from seo_rec.train.loop import AfterStep
+from seo_rec.train.after_step import AfterStep
 
 MOVIELENS = {"user": 6040, "movie": 3637, "gender": 2, "age": 7, "occupation": 21, "zip": 3439}
 GROUP_ROWS = 16_384

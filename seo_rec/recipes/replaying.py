@@ -63,7 +63,7 @@ from seo_rec.train import (
     require_memory,
 )
 from seo_rec.train.earlier import open_earlier
-from seo_rec.train.loop import NOT_EVALUATED, score
+from seo_rec.train.evaluation import NOT_EVALUATED, score
 from seo_rec.train.ranks import ranks
 
 KEPT_DAYS = 2  # whose weights are kept by default

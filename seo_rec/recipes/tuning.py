@@ -46,7 +46,8 @@ from seo_rec.runs.layout import (
 )
 from seo_rec.search.progress import say
 from seo_rec.train import Start, TooLargeError, Training, check_storage, fit_policy, ranks
-from seo_rec.train.loop import AfterStep, score_of
+from seo_rec.train.after_step import AfterStep
+from seo_rec.train.evaluation import score_of
 
 log = logging.getLogger(__name__)
 

@@ -43,7 +43,7 @@ from seo_rec.search.clustering import Points, clustered
 from seo_rec.search.found import Found, table_bytes
 from seo_rec.search.space import require
 from seo_rec.train import Training, eval_stream, fit, optimizers_of, ranks, train_stream
-from seo_rec.train.loop import AfterStep
+from seo_rec.train.after_step import AfterStep
 from seo_rec.train.state import State
 
 

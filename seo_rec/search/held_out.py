@@ -12,7 +12,7 @@ from torch import nn
 from seo_rec.batch import Batch
 from seo_rec.data.dataset import DataSet
 from seo_rec.train import FitSettings, ranks, ready, train_stream
-from seo_rec.train.loop import AfterStep
+from seo_rec.train.after_step import AfterStep
 from seo_rec.train.replicas import SharedDraws
 from seo_rec.train.state import State
 

@@ -13,7 +13,8 @@ from seo_rec.train.checkpoint import (
     set_rng_states,
 )
 from seo_rec.train.distributed import distribute
-from seo_rec.train.loop import FitResult, Preempted, evaluate, fit
+from seo_rec.train.evaluation import evaluate
+from seo_rec.train.loop import fit
 from seo_rec.train.lost_ranks import LostRankError, loss_behind, loss_said, lost
 from seo_rec.train.memory import TooLargeError, require_memory
 from seo_rec.train.optimizers import (
@@ -40,9 +41,11 @@ from seo_rec.train.ranks import (
     ranks,
     said_by_first,
 )
+from seo_rec.train.run_state import FitResult
 from seo_rec.train.sharding import check_plan, shard, topology_here
 from seo_rec.train.sparse_rows import SparseRows
 from seo_rec.train.steps import ready
+from seo_rec.train.stopping import Preempted
 from seo_rec.train.streams import EVAL_BATCH, eval_stream, share_stream, train_stream
 from seo_rec.train.weights import read_weights, save_weights, weights_digest
 

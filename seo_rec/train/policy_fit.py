@@ -15,11 +15,13 @@ from seo_rec.plan import rates_of
 from seo_rec.policy import Policy, stored_types
 from seo_rec.runs import RunError
 from seo_rec.settings import Training
+from seo_rec.train.after_step import AfterStep
 from seo_rec.train.earlier import Carried, Earlier
-from seo_rec.train.loop import AfterStep, FitResult, fit
+from seo_rec.train.loop import fit
 from seo_rec.train.memory import memory_said, require_memory, warn_of_mean
 from seo_rec.train.optimizers import inner_model, optimizers_of
 from seo_rec.train.ranks import ranks
+from seo_rec.train.run_state import FitResult
 from seo_rec.train.sharding import shard
 from seo_rec.train.streams import eval_stream, train_stream
 from seo_rec.train.warm_start import continue_from

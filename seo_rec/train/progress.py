@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 log = logging.getLogger("seo_rec.progress")
 
@@ -69,3 +71,9 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def one_line(record: Mapping[str, Any]) -> str:
+    """The figures of an epoch's record, for the log."""
+    keys = ("train_loss", "val_auc", "val_log_loss", "val_r2", "val_mse", "examples_per_s")
+    return ", ".join(f"{k} {record[k]:.5g}" for k in keys if k in record)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -137,6 +139,14 @@ class _Forward(nn.Module):
         super().__init__()
         self.train(model.training)
         self.forward = forward
+
+
+@contextmanager
+def without_autograd_notice() -> Iterator[None]:
+    """torch says that FBGEMM's dense lookup may not be differentiable; the tests show it is."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fbgemm::dense_embedding", category=UserWarning)
+        yield
 
 
 def make_steps(

@@ -31,9 +31,9 @@ from seo_rec.train.checkpoint import (
 )
 from seo_rec.train.columns import ParameterMove, backbone_moves
 from seo_rec.train.earlier import Carried, Earlier, columns_of
-from seo_rec.train.loop import Progress, first_values
 from seo_rec.train.optimizers import optimizers_of
 from seo_rec.train.ranks import ranks
+from seo_rec.train.run_state import Progress, first_values
 from seo_rec.train.state import State, make_room, optimizer_state, weights_of
 from seo_rec.train.streams import train_stream
 

@@ -25,7 +25,7 @@ from seo_rec.train import (
     optimizers_of,
     ranks,
 )
-from seo_rec.train.loop import AfterStep
+from seo_rec.train.after_step import AfterStep
 from seo_rec.train.state import Sharded, State, weights_of
 from spawn import run_ranks
 

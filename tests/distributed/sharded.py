@@ -17,7 +17,7 @@ from seo_rec.model import ModelSettings, build_model
 from seo_rec.plan import Placement, Shard
 from seo_rec.policy import Array, Feature, Lookup, Policy, Table
 from seo_rec.train import FitSettings, distribute, fit, make_optimizers, ranks
-from seo_rec.train.loop import AfterStep
+from seo_rec.train.after_step import AfterStep
 from seo_rec.train.state import Sharded, weights_of
 from spawn import run_ranks
 

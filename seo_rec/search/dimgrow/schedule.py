@@ -15,7 +15,7 @@ from seo_rec.search.dimgrow.growth import Growth
 from seo_rec.search.dimgrow.weights import found_weights
 from seo_rec.search.held_out import HeldOut
 from seo_rec.train import ranks
-from seo_rec.train.loop import AfterStep
+from seo_rec.train.after_step import AfterStep
 from seo_rec.train.replicas import average_gradients
 from seo_rec.train.state import State, optimizer_state
 

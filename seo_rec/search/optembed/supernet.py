@@ -23,7 +23,7 @@ from seo_rec.search.optembed.settings import OptEmbedSettings
 from seo_rec.search.space import Space
 from seo_rec.settings import settled
 from seo_rec.train import FitSettings, ranks
-from seo_rec.train.loop import AfterStep
+from seo_rec.train.after_step import AfterStep
 from seo_rec.train.optimizers import DENSE_OPTIMIZERS, ROW_OPTIMIZERS
 from seo_rec.train.replicas import SharedDraws, place_of
 from seo_rec.train.state import State
