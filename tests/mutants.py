@@ -368,7 +368,7 @@ _CHECKPOINT = (
     ),
     Mutant(
         "checksums-are-not-compared",
-        "seo_rec/train/checkpoint.py",
+        "seo_rec/train/checkpoint_files.py",
         "and checksum(folder / name) != wanted:",
         "and not (folder / name).exists():",
         ("tests/test_train.py::test_a_damaged_file_is_named",),

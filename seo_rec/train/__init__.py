@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from seo_rec.settings import FitSettings, Training
 from seo_rec.train.agreement import DisagreementError, agree
-from seo_rec.train.checkpoint import (
-    CheckpointError,
-    Checkpoints,
-    load_tensors,
-    open_checkpoint,
-    rng_states,
-    set_rng_states,
-)
+from seo_rec.train.checkpoint import Checkpoints, load_tensors, open_checkpoint
 from seo_rec.train.distributed import distribute
 from seo_rec.train.evaluation import evaluate
 from seo_rec.train.loop import fit
@@ -32,6 +25,7 @@ from seo_rec.train.policy_fit import (
     fit_policy,
     store_,
 )
+from seo_rec.train.random_state import rng_states, set_rng_states
 from seo_rec.train.ranks import (
     LaunchError,
     OtherRankError,
@@ -42,6 +36,7 @@ from seo_rec.train.ranks import (
     said_by_first,
 )
 from seo_rec.train.run_state import FitResult
+from seo_rec.train.saved import CheckpointError
 from seo_rec.train.sharding import check_plan, shard, topology_here
 from seo_rec.train.sparse_rows import SparseRows
 from seo_rec.train.steps import ready

@@ -20,7 +20,8 @@ from seo_rec.runs.layout import (
     RUN_FILE,
 )
 from seo_rec.settings import FitSettings, Training
-from seo_rec.train.checkpoint import MARKER, Checkpoints
+from seo_rec.train.checkpoint import Checkpoints
+from seo_rec.train.checkpoint_files import MARKER
 from seo_rec.train.columns import Columns
 
 

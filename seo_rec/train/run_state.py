@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from seo_rec.data.stream import Stream
-from seo_rec.train.checkpoint import Saved
+from seo_rec.train.saved import Saved
 from seo_rec.train.state import State
 
 

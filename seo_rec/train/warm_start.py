@@ -22,18 +22,13 @@ from seo_rec.runs.layout import CHECKPOINTS_FOLDER
 from seo_rec.settings import Training
 from seo_rec.train.average import AT, WeightAverage
 from seo_rec.train.carrying import RowMove, row_moves
-from seo_rec.train.checkpoint import (
-    Checkpoints,
-    Saved,
-    claimed,
-    load_tensors,
-    open_checkpoint,
-)
+from seo_rec.train.checkpoint import Checkpoints, claimed, load_tensors, open_checkpoint
 from seo_rec.train.columns import ParameterMove, backbone_moves
 from seo_rec.train.earlier import Carried, Earlier, columns_of
 from seo_rec.train.optimizers import optimizers_of
 from seo_rec.train.ranks import ranks
 from seo_rec.train.run_state import Progress, first_values
+from seo_rec.train.saved import Saved
 from seo_rec.train.state import State, make_room, optimizer_state, weights_of
 from seo_rec.train.streams import train_stream
 
