@@ -7,8 +7,8 @@ A name is one of :data:`SEARCHES`, or one of the methods without a search
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,18 +37,27 @@ from seo_rec.search.by_counts import (
 from seo_rec.search.cce import cce, check_cce, require_division
 from seo_rec.search.cce_tables import CceSettings
 from seo_rec.search.changes import with_changes
-from seo_rec.search.dimgrow import DimGrowSettings, adapt_of, check_adapt, check_fit, dimgrow
+from seo_rec.search.checks import (
+    Check,
+    check_dimgrow,
+    check_optembed,
+    no_check,
+    require_first_columns,
+    require_room,
+    with_one_layer,
+)
+from seo_rec.search.dimgrow import DimGrowSettings, dimgrow
 from seo_rec.search.found import Found
 from seo_rec.search.magnitude import MagnitudeSettings, magnitude, require_magnitude
 from seo_rec.search.mixed_dimension import MixedDimensionSettings, mixed_dimension
 from seo_rec.search.no_search import NoSearchSettings, no_search
-from seo_rec.search.optembed import OptEmbedSettings, check_weights, optembed
+from seo_rec.search.optembed import OptEmbedSettings, optembed
 from seo_rec.search.pep import PepSettings, check_pep, pep, require_pep
 from seo_rec.search.seo import SeoSearch, check_seo, require_space, seo
-from seo_rec.search.space import open_space, require
 from seo_rec.search.sseds import SsedsSettings, sseds
-from seo_rec.settings import require_dense, require_float32
-from seo_rec.train import Training, ranks, require_memory
+from seo_rec.search.values_at import dimgrow_at, plain_at, seo_at, space_at, two_level_at
+from seo_rec.settings import require_float32
+from seo_rec.train import Training, ranks
 
 
 class Decide(Protocol):
@@ -83,11 +92,6 @@ class ValuesAt(Protocol):
 
 # plain methods that stand for the policies of a search before they are known, the best one first
 STAND_INS = ("multi-size", "monolithic")
-Check = Callable[[DataSet, Any, Training], object]
-
-
-def _no_check(data: DataSet, settings: Any, training: Training) -> None:
-    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +130,8 @@ class Method:
     budgeted: bool = True
     sharded: bool = False
     searches: bool = True
-    check: Check = _no_check
-    require_feasible: Check = _no_check
+    check: Check = no_check
+    require_feasible: Check = no_check
     whole_rows: bool = False
     ignores: tuple[str, ...] = ()
     automatic: bool = False
@@ -195,99 +199,13 @@ class Method:
         self.check(data, settings, training)
 
 
-def _plain_at(
-    budget: Allowance, dim: int, training: Training, in_comparison: bool
-) -> dict[str, Any]:
-    return {**budget.to_json(), "dim": dim}
-
-
-# ---- searches ------------------------------------------------------------------------------
-
-
-def _space_at(
-    budget: Allowance, dim: int, training: Training, in_comparison: bool, *, room: int = 2
-) -> dict[str, Any]:
-    """The budget and the widest table: ``room * dim`` floats in a comparison, else ``dim``."""
-    return {**budget.to_json(), "max_dim": room * dim if in_comparison else dim}
-
-
-def _dimgrow_at(
-    budget: Allowance, dim: int, training: Training, in_comparison: bool
-) -> dict[str, Any]:
-    adapt = adapt_of(training.model.backbone)
-    return {**_space_at(budget, dim, training, in_comparison), "adapt": adapt}
-
-
-def _seo_at(budget: Allowance, dim: int, training: Training, in_comparison: bool) -> dict[str, Any]:
-    rows, values = budget.amount // budget.row(dim), budget.to_json()
-    if not rows or (not budget.in_bytes and budget.amount % dim):
-        allowed = "a row of" if budget.in_bytes else "a multiple of"
-        raise ValueError(f"a budget of {budget}; allowed: {allowed} dim {dim}")
-    values.pop("params", None)  # budget_rows says it
-    return {**values, "budget_rows": rows, "dim": dim}
-
-
-def _check_dimgrow(data: DataSet, settings: DimGrowSettings, training: Training) -> None:
-    check_adapt(settings.adapt, training.model.backbone)
-    _require_equal_rows(training)
-    require_dense(training.fit, "dimgrow")
-    check_fit(training.fit)
-
-
-def _check_optembed(data: DataSet, settings: OptEmbedSettings, training: Training) -> None:
-    check_weights(settings, training.model)
-    _require_equal_rows(training)
-    require_dense(training.fit, "optembed")
-
-
-def _require_equal_rows(training: Training) -> None:
-    """Refuse a weight of positive rows, for a search that has a loss of its own."""
-    weight = training.model.positive_weight
-    require(weight == 1, "positive_weight", weight, "1 with this search")
-
-
-def _with_one_layer(check: Check) -> Check:
-    """The check, after MLET is refused: these searches change or read tables of one layer."""
-
-    def checked(data: DataSet, settings: Any, training: Training) -> None:
-        mlet = training.model.mlet
-        require(mlet is None, "mlet", mlet, "None in this search; train its policy with MLET")
-        check(data, settings, training)
-
-    return checked
-
-
-def _require_room(name: str, shared: bool) -> Check:
-    """TooLargeError if the tables of full width, which a search trains, do not fit into memory."""
-
-    def check(data: DataSet, settings: Any, training: Training) -> None:
-        space = open_space(data, settings, training.fit.seed)
-        whole = space.policy([settings.max_dim] * len(space.names))
-        require_memory(whole, training.fit, ranks(), search=name, shared=shared)
-
-    return check
-
-
-def _require_first_columns(data: DataSet, settings: DimGrowSettings, training: Training) -> None:
-    """TooLargeError if one column of every feature, with which growth begins, does not fit.
-
-    PolicyError if that is above the budget. The search keeps no running mean of the weights.
-    """
-    space = open_space(data, settings, training.fit.seed)
-    space.require_columns(settings.amount)
-    first = space.policy([1] * len(space.names))
-    fit = replace(training.fit, average=0.0)
-    lever = "fewer rows: --params, or --set address=hash with hash_rows"
-    require_memory(first, fit, ranks(), search="dimgrow", shared=False, lever=lever)
-
-
 def _seo(name: str, fixed: Mapping[str, Any]) -> Method:
     return Method(
         name=name,
         family="seo",
         settings=SeoSearch,
         decide=seo,
-        values_at=_seo_at,
+        values_at=seo_at,
         sharded=True,
         check=check_seo,
         require_feasible=require_space,
@@ -303,7 +221,7 @@ def _untrained(name: str, settings: type[Any], decide: Decide, room: int) -> Met
         family=name,
         settings=settings,
         decide=decide,
-        values_at=partial(_space_at, room=room),
+        values_at=partial(space_at, room=room),
         trains=False,
         require_feasible=decide,
     )
@@ -322,21 +240,13 @@ def _by_count(name: str, values_at: ValuesAt) -> Method:
     )
 
 
-def _two_level_at(
-    budget: Allowance, dim: int, training: Training, in_comparison: bool
-) -> dict[str, Any]:
-    """Half of the columns for every id with a row, the other half for the most frequent ones."""
-    require(dim > 1, "dim of two-level", dim, "2 or more")
-    return {**budget.to_json(), "dim": dim - dim // 2, "hot_dim": dim // 2}
-
-
 def _of_stream(name: str, settings: type[Any], make: FromBatches) -> Method:
     return Method(
         name=name,
         family=name,
         settings=settings,
         decide=partial(from_batches, make),
-        values_at=_plain_at,
+        values_at=plain_at,
         trains=False,
         searches=False,
         require_feasible=partial(require_budget, make),
@@ -345,6 +255,7 @@ def _of_stream(name: str, settings: type[Any], make: FromBatches) -> Method:
 
 # of SEO's settings, which the division by attention decides or does not read
 DIVIDES = {"run_off": None, "apply": "divide", "total_chunks": None, "min_chunks": 1}
+
 SEARCHES: dict[str, Method] = {
     method.name: method
     for method in (
@@ -357,9 +268,9 @@ SEARCHES: dict[str, Method] = {
             family="dimgrow",
             settings=DimGrowSettings,
             decide=dimgrow,
-            values_at=_dimgrow_at,
-            check=_check_dimgrow,
-            require_feasible=_require_first_columns,
+            values_at=dimgrow_at,
+            check=check_dimgrow,
+            require_feasible=require_first_columns,
             sharded=True,
             ignores=("average", "keep_by"),
         ),
@@ -368,9 +279,9 @@ SEARCHES: dict[str, Method] = {
             family="optembed",
             settings=OptEmbedSettings,
             decide=optembed,
-            values_at=_space_at,
-            check=_check_optembed,
-            require_feasible=_require_room("optembed", shared=False),
+            values_at=space_at,
+            check=check_optembed,
+            require_feasible=require_room("optembed", shared=False),
             sharded=True,
         ),
         Method(
@@ -378,8 +289,8 @@ SEARCHES: dict[str, Method] = {
             family="autodim",
             settings=AutoDimSettings,
             decide=autodim,
-            values_at=_space_at,
-            require_feasible=_require_room("autodim", shared=True),
+            values_at=space_at,
+            require_feasible=require_room("autodim", shared=True),
             sharded=True,
         ),
         Method(
@@ -387,8 +298,8 @@ SEARCHES: dict[str, Method] = {
             family="sseds",
             settings=SsedsSettings,
             decide=sseds,
-            values_at=_space_at,
-            require_feasible=_require_room("sseds", shared=True),
+            values_at=space_at,
+            require_feasible=require_room("sseds", shared=True),
             sharded=True,
         ),
         Method(
@@ -396,8 +307,8 @@ SEARCHES: dict[str, Method] = {
             family="cce",
             settings=CceSettings,
             decide=cce,
-            values_at=_plain_at,
-            check=_with_one_layer(check_cce),
+            values_at=plain_at,
+            check=with_one_layer(check_cce),
             require_feasible=require_division,
             ignores=("average", "keep_by"),
         ),
@@ -406,8 +317,8 @@ SEARCHES: dict[str, Method] = {
             family="magnitude",
             settings=MagnitudeSettings,
             decide=magnitude,
-            values_at=_plain_at,
-            check=_with_one_layer(_no_check),
+            values_at=plain_at,
+            check=with_one_layer(no_check),
             require_feasible=require_magnitude,
         ),
         Method(
@@ -415,22 +326,20 @@ SEARCHES: dict[str, Method] = {
             family="pep",
             settings=PepSettings,
             decide=pep,
-            values_at=_plain_at,
-            check=_with_one_layer(check_pep),
+            values_at=plain_at,
+            check=with_one_layer(check_pep),
             require_feasible=require_pep,
         ),
         _untrained("mixed-dimension", MixedDimensionSettings, mixed_dimension, 2),
         _untrained("no-search", NoSearchSettings, no_search, 1),
-        _by_count("frequent", _plain_at),
-        _by_count("two-level", _two_level_at),
+        _by_count("frequent", plain_at),
+        _by_count("two-level", two_level_at),
         _of_stream("managed-collision", ManagedCollisionSettings, managed_collision),
         _of_stream("cafe", CafeSettings, cafe),
     )
 }
+
 ALLOWED = ", ".join((*METHOD_NAMES, *SEARCHES, MULTIPLEXED_NAMES))
-
-
-# ---- methods without a search --------------------------------------------------------------
 
 
 def _decide_plain(
@@ -468,7 +377,7 @@ def find(name: str) -> Method:
         family=plain.family,
         settings=PlainSettings,
         decide=decide,
-        values_at=_plain_at,
+        values_at=plain_at,
         trains=False,
         searches=False,
         budgeted=plain.budgeted,
