@@ -1,7 +1,7 @@
 """How a model is built, trained and served, as a person states it; needs no torch.
 
-The settings of a search are beside the search. ``INTERACTIONS`` says which settings a backbone has
-of its own, beside its hidden layers and dropout.
+The settings of a search are beside the search, and what a backbone alone has is in
+:mod:`seo_rec.backbone_settings`.
 """
 
 from __future__ import annotations
@@ -11,25 +11,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from seo_rec.backbone_settings import BACKBONE_NAMES, INTERACTIONS, Interaction
 from seo_rec.methods import Mlet
 from seo_rec.multi_task import MultiTask
 
 INIT_SCALE = 0.01
 LARGEST_SEED = 2**63 - 1
-STRUCTURES = ("stacked", "parallel")  # of DCN-v2
-BACKBONE_NAMES = (
-    "mlp",
-    "dcn-v2",
-    "dcn",
-    "dlrm",
-    "wide-deep",
-    "deepfm",
-    "fnn",
-    "ipnn",
-    "xdeepfm",
-    "autoint",
-    "nfm",
-)
 # what `seo-rec compare` and the demonstration compare
 COMPARED_METHODS = ("separate", "monolithic", "multi-size", "seo-exact", "seo-rr", "seo")
 ROW_OPTIMIZER_NAMES = ("auto", "adam", "lazy_adam", "adagrad", "rowwise_adagrad", "sgd")
@@ -44,114 +31,6 @@ KEEP_BY_NAMES = ("auc", "logloss")
 # Floats of tables at which a step with dense Adam took 1.08 times as long as with row-wise Adagrad;
 # at 10,000,000 it took 2.1 times as long (benchmarks/speed/size.py, docs/measured/size.md).
 LARGEST_DENSE = 3_000_000
-
-
-# ---- the backbone ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class DCNv2Settings:
-    """Settings of DCN-v2. Unified Embedding uses 1 or 2 cross layers.
-
-    Args:
-        layers: Number of cross layers.
-        rank: Rank of the matrix of a cross layer; 0 takes a full matrix.
-        structure: The deep network reads the cross network (stacked) or stands beside it
-            (parallel).
-    """
-
-    layers: int = 2
-    rank: int = 0
-    structure: str = "stacked"
-
-    def __post_init__(self) -> None:
-        if self.layers < 1:
-            raise ValueError(f"layers {self.layers}; allowed: 1 or more")
-        if self.rank < 0:
-            raise ValueError(f"rank {self.rank}; allowed: 1 or more, or 0 for full rank")
-        if self.structure not in STRUCTURES:
-            raise ValueError(f"structure {self.structure!r}; allowed: {', '.join(STRUCTURES)}")
-
-
-@dataclass(frozen=True)
-class DCNSettings:
-    """Settings of DCN; the paper and OptEmbed use 6 layers on Criteo.
-
-    Args:
-        layers: Number of cross layers.
-    """
-
-    layers: int = 6
-
-    def __post_init__(self) -> None:
-        if self.layers < 1:
-            raise ValueError(f"layers {self.layers}; allowed: 1 or more")
-
-
-@dataclass(frozen=True)
-class DLRMSettings:
-    """Settings of DLRM; the default is the paper's on Criteo.
-
-    MLET's are (512, 256, 128) there and (256, 128) on Avazu.
-
-    Args:
-        bottom: Hidden widths of the network of the dense columns, before its last layer.
-    """
-
-    bottom: tuple[int, ...] = (512, 256, 64)
-
-    def __post_init__(self) -> None:
-        if any(units < 1 for units in self.bottom):
-            raise ValueError(f"bottom {self.bottom}; allowed: widths of 1 or more")
-
-
-@dataclass(frozen=True)
-class XDeepFMSettings:
-    """Settings of xDeepFM.
-
-    Args:
-        maps: Feature maps of each layer of the compressed interaction network (CIN).
-    """
-
-    maps: tuple[int, ...] = (100, 100)
-
-    def __post_init__(self) -> None:
-        if not self.maps or any(h < 1 for h in self.maps):
-            raise ValueError(f"maps {self.maps}; allowed: one or more, of 1 or more")
-
-
-@dataclass(frozen=True)
-class AutoIntSettings:
-    """Settings of AutoInt; the defaults are the paper's.
-
-    Args:
-        layers: Number of attention layers.
-        heads: Number of heads of each layer.
-        width: Width of a head.
-    """
-
-    layers: int = 3
-    heads: int = 2
-    width: int = 32
-
-    def __post_init__(self) -> None:
-        for name in ("layers", "heads", "width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)}; allowed: 1 or more")
-
-
-Interaction = AutoIntSettings | DCNSettings | DCNv2Settings | DLRMSettings | XDeepFMSettings
-
-INTERACTIONS: dict[str, type[Interaction]] = {
-    "dcn-v2": DCNv2Settings,
-    "dcn": DCNSettings,
-    "dlrm": DLRMSettings,
-    "xdeepfm": XDeepFMSettings,
-    "autoint": AutoIntSettings,
-}
-
-
-# ---- the model ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -259,9 +138,6 @@ class ModelSettings:
 
 def _tuples(read: Mapping[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in read.items()}
-
-
-# ---- the training ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

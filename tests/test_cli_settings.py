@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import typer
 
+from seo_rec.backbone_settings import INTERACTIONS
 from seo_rec.cli.assignments import assigned, merged
 from seo_rec.cli.compare import Contestants
 from seo_rec.cli.fields import fields_of, leaves, text_of, value_of
@@ -36,7 +37,7 @@ from seo_rec.runs.stops import kept
 from seo_rec.schema import Column, Schema, read_schema
 from seo_rec.search import SEARCHES
 from seo_rec.search.seo import search as attention
-from seo_rec.settings import INTERACTIONS, FitSettings, ModelSettings
+from seo_rec.settings import FitSettings, ModelSettings
 from seo_rec.train import FitResult
 
 Command = Callable[..., Any]

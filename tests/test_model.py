@@ -15,13 +15,14 @@ import torch
 import laws
 from cases import BACKBONES as CASES
 from cases import BAGS, BUILDABLE, METHODS, SCHEMAS, batch
+from seo_rec.backbone_settings import BACKBONE_NAMES
 from seo_rec.backbones import BACKBONES, traits_of
 from seo_rec.batch import Batch
 from seo_rec.data.dataset import DataSet
 from seo_rec.data.stream import Stream
 from seo_rec.methods import multi_size
 from seo_rec.model import ModelSettings, RecModel, build_model
-from seo_rec.settings import BACKBONE_NAMES, ROW_OPTIMIZER_NAMES
+from seo_rec.settings import ROW_OPTIMIZER_NAMES
 from seo_rec.train import ROW_OPTIMIZERS, evaluate
 
 GOLDEN = Path(__file__).parent / "golden" / "backbones.json"

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from seo_rec import methods, recipes
+from seo_rec.backbone_settings import BACKBONE_NAMES
 from seo_rec.data.dataset import DataSet
 from seo_rec.methods import METHOD_NAMES, MULTIPLEXED_NAMES, Mlet, PlainSettings
 from seo_rec.methods.registry import FAMILIES
@@ -25,7 +26,6 @@ from seo_rec.search.registry import SEARCHES, find
 from seo_rec.search.run_off import RunOff
 from seo_rec.search.seo import SeoSearch
 from seo_rec.search.space import open_space
-from seo_rec.settings import BACKBONE_NAMES
 from seo_rec.train import FitSettings, Training
 from seo_rec.train.memory import TooLargeError, training_bytes
 

@@ -33,11 +33,12 @@ from pathlib import Path
 from benchmarks.command import make_parser, set_up
 from benchmarks.record import Line, Records, outcome, path_of, recorded_fit
 from seo_rec import recipes
+from seo_rec.backbone_settings import Interaction
 from seo_rec.backbones import DCNSettings, DLRMSettings
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.methods import Mlet
 from seo_rec.model import ModelSettings
-from seo_rec.settings import FitSettings, Interaction, Training
+from seo_rec.settings import FitSettings, Training
 
 RECORD = path_of("mlet-regime")
 IDENTITY = ("data_fingerprint", "cell", "model", "fit")

@@ -12,6 +12,15 @@ from typing import Protocol
 
 import torch
 
+from seo_rec.backbone_settings import (
+    INTERACTIONS,
+    AutoIntSettings,
+    DCNSettings,
+    DCNv2Settings,
+    DLRMSettings,
+    Interaction,
+    XDeepFMSettings,
+)
 from seo_rec.backbones.autoint import AutoInt
 from seo_rec.backbones.dcn import DCN
 from seo_rec.backbones.dcn_v2 import DCNv2
@@ -26,15 +35,6 @@ from seo_rec.backbones.traits import Traits
 from seo_rec.backbones.wide_deep import WideDeep
 from seo_rec.backbones.xdeepfm import XDeepFM
 from seo_rec.multi_task import MultiTask
-from seo_rec.settings import (
-    INTERACTIONS,
-    AutoIntSettings,
-    DCNSettings,
-    DCNv2Settings,
-    DLRMSettings,
-    Interaction,
-    XDeepFMSettings,
-)
 
 __all__ = [
     "BACKBONES",

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from seo_rec.backbone_settings import DCNSettings
 from seo_rec.backbones.layers import CrossBesideDeep, Inputs
 from seo_rec.backbones.traits import Traits
-from seo_rec.settings import DCNSettings
 
 
 class VectorCross(nn.Module):

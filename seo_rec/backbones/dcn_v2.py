@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torchrec.modules.crossnet import CrossNet, LowRankCrossNet
 
+from seo_rec.backbone_settings import DCNv2Settings
 from seo_rec.backbones.layers import CrossBesideDeep, Inputs, logit_layers
 from seo_rec.backbones.traits import Traits
-from seo_rec.settings import DCNv2Settings
 
 
 class DCNv2(nn.Module):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from seo_rec.backbone_settings import DLRMSettings
 from seo_rec.backbones.layers import (
     FeatureVectors,
     Inputs,
@@ -15,7 +16,6 @@ from seo_rec.backbones.layers import (
     logit_layers,
 )
 from seo_rec.backbones.traits import Traits
-from seo_rec.settings import DLRMSettings
 
 
 class DLRM(nn.Module):

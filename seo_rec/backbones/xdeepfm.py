@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from seo_rec.backbone_settings import XDeepFMSettings
 from seo_rec.backbones.layers import FeatureVectors, Inputs, logit_layers
 from seo_rec.backbones.traits import Traits
-from seo_rec.settings import XDeepFMSettings
 
 
 class CIN(nn.Module):

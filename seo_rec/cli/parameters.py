@@ -7,19 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from seo_rec.backbone_settings import BACKBONE_NAMES, INTERACTIONS, Interaction
 from seo_rec.cli.config import start_from
 from seo_rec.cli.fields import fields_of, type_name, value_of
 from seo_rec.cli.options import BUDGET, DATA, MODEL, RUN, SEARCH, TRAINING, FromSettings, Option
 from seo_rec.methods import Mlet
 from seo_rec.multi_task import MultiTask
 from seo_rec.schema import DataError
-from seo_rec.settings import (
-    BACKBONE_NAMES,
-    INTERACTIONS,
-    FitSettings,
-    Interaction,
-    ModelSettings,
-)
+from seo_rec.settings import FitSettings, ModelSettings
 
 if TYPE_CHECKING:
     from seo_rec.data.rawfile import BadRows
