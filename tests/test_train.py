@@ -50,10 +50,10 @@ from seo_rec.train import (
     optimizers_of,
     steps,
 )
-from seo_rec.train.after_step import AfterStep
 from seo_rec.train.average import WeightAverage
+from seo_rec.train.checkpoint import Saved
 from seo_rec.train.checkpoint_index import read_index
-from seo_rec.train.saved import Saved
+from seo_rec.train.loop import AfterStep
 from seo_rec.train.state import State
 
 SMALL = ModelSettings(hidden=(8,))
