@@ -15,7 +15,7 @@ import torch
 import laws
 from seo_rec import apply, recipes
 from seo_rec.data.dataset import DataSet
-from seo_rec.embed.rows import table_key
+from seo_rec.embed.tables import table_key
 from seo_rec.export import export_run
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Allowance, Policy, PolicyError, stored_types, with_precision

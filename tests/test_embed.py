@@ -9,7 +9,7 @@ import laws
 from cases import BAGS, BUILDABLE, POLICIES, SCHEMAS, batch
 from seo_kernels import chunk_bag, native
 from seo_rec import embed, methods
-from seo_rec.embed.rows import table_key
+from seo_rec.embed.tables import table_key
 from seo_rec.policy import Feature, Lookup, Policy, Table
 from seo_rec.search.seo import SeoSettings, make_gate, search_space
 
@@ -169,7 +169,7 @@ class Switch:
 
     def __init__(self, monkeypatch):
         self.patch, self.passes = monkeypatch, 0
-        monkeypatch.setattr("seo_rec.embed.rows.chunk_bag", self.counted)
+        monkeypatch.setattr("seo_rec.embed.chunks.chunk_bag", self.counted)
         self.turn(on=False)
 
     def counted(self, *arguments):
@@ -241,9 +241,9 @@ def test_rows_filled_up_to_fours_change_neither_output_nor_gradients(dims, monke
     for bags in BAGS.values():
         features = batch(names, bags)
         wanted = outcome(module, features)
-        monkeypatch.setattr("seo_rec.embed.rows.IN_FOURS", ("cpu",))
+        monkeypatch.setattr("seo_rec.embed.batched.IN_FOURS", ("cpu",))
         found = outcome(module, features)
-        monkeypatch.setattr("seo_rec.embed.rows.IN_FOURS", ("cuda",))
+        monkeypatch.setattr("seo_rec.embed.batched.IN_FOURS", ("cuda",))
         for ours, theirs in zip(found, wanted, strict=True):
             assert torch.equal(ours, theirs)
         exact, filled = seen[-2:]

@@ -25,7 +25,7 @@ from torchrec.distributed.types import CacheParams
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from benchmarks.ranks.scaling import applier_policy, separate_policy
-from seo_rec.embed.rows import table_configs, table_key
+from seo_rec.embed.tables import table_configs, table_key
 from seo_rec.plan import (
     CACHEABLE,
     Placement,

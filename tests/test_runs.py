@@ -16,7 +16,7 @@ import torch
 
 from seo_rec import apply, recipes, runs
 from seo_rec.data.dataset import DataSet, open_data
-from seo_rec.embed.rows import table_key
+from seo_rec.embed.tables import table_key
 from seo_rec.methods import Mlet
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Array, Feature, Lookup, Policy, Table

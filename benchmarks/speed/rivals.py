@@ -22,7 +22,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from benchmarks.speed.rounds import LR
 from seo_rec.data.dataset import DataSet
 from seo_rec.embed.remap import Remap
-from seo_rec.embed.rows import table_configs
+from seo_rec.embed.tables import table_configs
 from seo_rec.policy import Policy
 from seo_rec.settings import INIT_SCALE
 

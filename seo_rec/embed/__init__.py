@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from seo_rec.embed.keyed import KeyedEmbedding
-from seo_rec.embed.rows import Gate, PolicyEmbedding, table_configs, table_key
+from seo_rec.embed.rows import Gate, PolicyEmbedding
+from seo_rec.embed.tables import table_configs, table_key
 from seo_rec.policy import Policy
 from seo_rec.settings import INIT_SCALE
 

@@ -11,7 +11,8 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from seo_rec.embed.combine import Project
-from seo_rec.embed.rows import PolicyEmbedding, table_key
+from seo_rec.embed.rows import PolicyEmbedding
+from seo_rec.embed.tables import table_key
 from seo_rec.policy import Policy
 from seo_rec.settings import INIT_SCALE
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy.typing as npt
 import torch
 
-from seo_rec.embed.rows import PolicyEmbedding, table_key
+from seo_rec.embed.rows import PolicyEmbedding
+from seo_rec.embed.tables import table_key
 from seo_rec.policy import Policy
 from seo_rec.policy.dtypes import dequantize_rows, quantize_rows
 

@@ -20,7 +20,7 @@ from torchrec.distributed.planner.types import ParameterConstraints, PlannerErro
 from torchrec.distributed.types import ParameterSharding, ShardingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from seo_rec.embed.rows import table_configs, table_key
+from seo_rec.embed.tables import table_configs, table_key
 from seo_rec.plan.cost import PHASES, ROW_OPTIMIZERS, Prices, torchrec_topology
 from seo_rec.plan.offload import Cache
 from seo_rec.plan.placement import CACHED, UVM_CACHING, Placement, Shard

@@ -15,7 +15,7 @@ import torch
 
 from seo_kernels.row_bag import share_left
 from seo_rec.data.dataset import DataSet
-from seo_rec.embed.rows import table_key
+from seo_rec.embed.tables import table_key
 from seo_rec.model import RecModel, build_model
 from seo_rec.policy import Policy
 from seo_rec.runs.layout import CHECKPOINTS_FOLDER
