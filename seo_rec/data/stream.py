@@ -29,6 +29,13 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from seo_rec.batch import Batch
 from seo_rec.data.read_ahead import ReadAhead
 from seo_rec.data.row_groups import Ints, Rows, decode, find_row_groups, gather
+from seo_rec.data.row_order import (
+    STATE_VERSION,
+    chosen_features,
+    default_window,
+    permutation,
+    require_same_order,
+)
 from seo_rec.schema import SCHEMA_FILE, DataError, Schema
 
 if TYPE_CHECKING:
@@ -36,15 +43,6 @@ if TYPE_CHECKING:
 
 CACHES = ("auto", "memory", "none")
 CACHE_LIMIT_BYTES = 1 << 30
-WINDOW_BYTES = 1 << 28
-ROW_GROUP_ROWS = 16_384
-STATE_VERSION = 1
-
-
-def _default_window(schema: Schema) -> int:
-    """Row groups of ``WINDOW_BYTES`` together, 1 to 64: a function of the columns alone."""
-    per_row = sum(8 * max(1.0, c.lookups_per_row) for c in schema.columns) + 4
-    return int(min(64, max(1, WINDOW_BYTES // (per_row * ROW_GROUP_ROWS))))
 
 
 class Stream:
@@ -125,11 +123,11 @@ class Stream:
 
         self.schema: Schema = data.schema
         self.split = split
-        self.features = _chosen_features(self.schema, columns, str(data.path / SCHEMA_FILE))
+        self.features = chosen_features(self.schema, columns, str(data.path / SCHEMA_FILE))
         self._columns = self.features  # that are decoded
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.shuffle, self.seed = shuffle, seed
-        self.window = _default_window(self.schema) if window is None else window
+        self.window = default_window(self.schema) if window is None else window
         self.read_ahead = read_ahead
 
         data.verify(split, rank=rank, world_size=world_size)
@@ -207,36 +205,12 @@ class Stream:
             DataError: the state is of another data set, split, order or global batch size.
         """
         mine = self.state_dict()
-        if set(state) != set(mine):
-            raise DataError(
-                f"Stream.load_state_dict: got keys {sorted(state)}, expected {sorted(mine)}; "
-                "pass what Stream.state_dict returned"
-            )
-        if other := sorted(name for name, value in state.items() if type(value) is not int):
-            raise DataError(
-                f"Stream.load_state_dict: {other[0]} is {state[other[0]]!r}; it must be a whole "
-                "number; pass what Stream.state_dict returned"
-            )
-        if state["version"] != STATE_VERSION:
-            raise DataError(
-                f"Stream.load_state_dict: state version {state['version']}; this release reads "
-                f"{STATE_VERSION}"
-            )
-        if state["fingerprint"] != mine["fingerprint"]:
-            raise DataError(
-                "Stream.load_state_dict: the state belongs to another data set or split (or the "
-                f"data was prepared anew); this one is split {self.split!r} of "
-                f"{self.schema.dataset!r} with {self.num_rows} rows in {len(self._groups)} row "
-                "groups; open the data the run was started with, or start a new run"
-            )
-        decisive = ("shuffle", "seed", "window") if self.shuffle else ("shuffle",)
-        for name in decisive:
-            if state[name] != mine[name]:
-                raise DataError(
-                    f"Stream.load_state_dict: the state has {name}={state[name]}, this stream "
-                    f"{name}={mine[name]}, so the batches would differ; open the stream with "
-                    f"{name}={state[name]}"
-                )
+        require_same_order(
+            state,
+            mine,
+            f"split {self.split!r} of {self.schema.dataset!r} with {self.num_rows} rows in "
+            f"{len(self._groups)} row groups",
+        )
         step, rest = divmod(state["step"] * state["global_batch"], mine["global_batch"])
         if rest:
             raise DataError(
@@ -336,7 +310,7 @@ class Stream:
         first, end = step * global_batch, min(self.num_rows, len(self) * global_batch)
         order = np.arange(len(self._groups))
         if self.shuffle:
-            order = _permutation(len(self._groups), self.seed, epoch)
+            order = permutation(len(self._groups), self.seed, epoch)
         weighted = self.schema.weight is not None
         labels = len(self.schema.labels)
         carry = Rows.none(len(self.features), len(self._numeric), weighted, labels)
@@ -348,7 +322,7 @@ class Stream:
             if not mine.size:
                 continue
             if self.shuffle:
-                mine = _permutation(above - below, self.seed, epoch, number)[mine]
+                mine = permutation(above - below, self.seed, epoch, number)[mine]
             parts = [carry, *(self._row_group(int(m)) for m in members)]
             kept = carry.num_rows
             rows = gather(parts, np.concatenate([np.arange(kept), mine + kept]))
@@ -423,32 +397,3 @@ class Stream:
         layout = [(g.path.name, g.number, g.num_rows) for g in self._groups]
         text = repr((self.schema.fingerprint, self.split, layout))
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-
-def _permutation(size: int, *key: int) -> Ints:
-    """A permutation of range(size) that depends on ``key`` alone.
-
-    Sorted raw PCG64 draws: numpy promises the same bits in every release for these, and not for
-    ``Generator.permutation``, so a run may be resumed after an upgrade.
-    """
-    draws = np.random.PCG64(np.random.SeedSequence([len(key), *key])).random_raw(size)
-    order = np.argsort(draws)  # several times faster than a stable sort, and equal without ties
-    ordered = draws[order]
-    if bool((ordered[1:] == ordered[:-1]).any()):
-        order = np.argsort(draws, kind="stable")
-    return order.astype(np.int64, copy=False)
-
-
-def _chosen_features(schema: Schema, columns: Sequence[str] | None, where: str) -> tuple[str, ...]:
-    names = tuple(c.name for c in schema.features)
-    if columns is None:
-        return names
-    if isinstance(columns, str):
-        raise DataError(f"Stream: columns is the string {columns!r}; pass a list of feature names")
-    unknown = [c for c in columns if c not in names]
-    if unknown or not columns:
-        raise DataError(
-            f"Stream: columns has {unknown or 'no feature'}; the features of {where} are "
-            f"{list(names)} (numeric columns are always read)"
-        )
-    return tuple(n for n in names if n in columns)
