@@ -30,7 +30,7 @@ from seo_rec.methods import Mlet, PlainSettings
 from seo_rec.methods.budget import LEAST_ROWS, proposed_budget, reason_of_proposal
 from seo_rec.metrics import Metrics
 from seo_rec.recipes import comparing
-from seo_rec.recipes.training import still_improving
+from seo_rec.recipes.outcome import still_improving
 from seo_rec.runs.command_settings import repeat_command
 from seo_rec.runs.decision import decided
 from seo_rec.runs.stops import kept

@@ -32,14 +32,8 @@ from seo_rec.recipes.continuing import (
     write_counts,
 )
 from seo_rec.recipes.evaluation import load_trained, stream_of
-from seo_rec.recipes.training import (
-    Scores,
-    asked_for,
-    own_budget,
-    record_of,
-    served_model,
-    stored_policy,
-)
+from seo_rec.recipes.outcome import Scores, record_of, stored_policy
+from seo_rec.recipes.training import asked_for, own_budget, served_model
 from seo_rec.runs import Run, RunError, claim_run
 from seo_rec.runs.layout import (
     BEST_FOLDER,
