@@ -66,7 +66,7 @@ _POLICY = (
         "seo_rec/policy/packing.py",
         "validate=True), most_bytes + 1)",
         "validate=True))",
-        ("tests/test_policy.py::test_a_zlib_bomb_is_refused_without_unpacking_it",),
+        ("tests/test_policy_files.py::test_a_zlib_bomb_is_refused_without_unpacking_it",),
     ),
     Mutant(
         "negative-codes-are-accepted",
@@ -261,7 +261,7 @@ _FIT = (
         "seo_rec/train/schedule.py",
         "return (t + 1) / (warmup + 1)",
         "return min(1.0, (t + 1) / max(1, warmup))",
-        ("tests/test_train.py::test_learning_rates_rise_linearly",),
+        ("tests/test_optimizers.py::test_learning_rates_rise_linearly",),
     ),
     Mutant(
         "a-resume-forgets-the-state-of-the-search",
@@ -350,35 +350,35 @@ _CHECKPOINT = (
         "seo_rec/train/checkpoint.py",
         "if m and (p / MARKER).exists())",
         "if m)",
-        ("tests/test_train.py::test_what_is_half_written_is_ignored_and_cleared_away",),
+        ("tests/test_checkpoints.py::test_what_is_half_written_is_ignored_and_cleared_away",),
     ),
     Mutant(
         "the-marker-is-not-removed-first",
         "seo_rec/train/checkpoint.py",
         "    (folder / MARKER).unlink(missing_ok=True)\n",
         "",
-        ("tests/test_train.py::test_a_removal_cut_short_leaves_no_checkpoint",),
+        ("tests/test_checkpoints.py::test_a_removal_cut_short_leaves_no_checkpoint",),
     ),
     Mutant(
         "a-checkpoint-is-written-in-its-final-place",
         "seo_rec/train/checkpoint.py",
         'part = self.folder / f".{final.name}.part"',
         "part = final",
-        ("tests/test_train.py::test_a_failed_write_leaves_the_one_before",),
+        ("tests/test_checkpoints.py::test_a_failed_write_leaves_the_one_before",),
     ),
     Mutant(
         "checksums-are-not-compared",
         "seo_rec/train/checkpoint_files.py",
         "and checksum(folder / name) != wanted:",
         "and not (folder / name).exists():",
-        ("tests/test_train.py::test_a_damaged_file_is_named",),
+        ("tests/test_damaged_checkpoints.py::test_a_damaged_file_is_named",),
     ),
     Mutant(
         "an-index-is-not-checked",
         "seo_rec/train/checkpoint_index.py",
         "if not good:",
         "if good is None:",
-        ("tests/test_train.py::test_a_strangers_index_is_checked_by_type_and_shape",),
+        ("tests/test_damaged_checkpoints.py::test_a_strangers_index_is_checked_by_type_and_shape",),
     ),
 )
 
@@ -524,7 +524,9 @@ _SEARCH = (
         "seo_rec/search/dimgrow/model.py",
         "counted = [k + 1 for own in self.used",
         "counted = [k for own in self.used",
-        ("tests/test_dimgrow.py::test_the_loss_penalises_columns_by_their_place_in_training_only",),
+        (
+            "tests/test_dimgrow_tables.py::test_the_loss_penalises_columns_by_their_place_in_training_only",
+        ),
     ),
     Mutant(
         "dimgrow-answers-with-gates-above-0.4",

@@ -10,9 +10,9 @@ import pytest
 
 import laws
 from cases import VOCABULARY
+from policy_documents import refused
 from seo_rec.apply import default_budget
 from seo_rec.policy import Array, Budget, Feature, Lookup, Policy, Table
-from test_policy import refused
 
 GOLDEN = Path(__file__).resolve().parent / "golden" / "policies"
 

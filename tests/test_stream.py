@@ -1,21 +1,14 @@
-"""The laws of the Stream: order, partition, resume, exact content, errors, threads."""
+"""The laws of the Stream: exact content, order, partition among ranks, cache."""
 
 from __future__ import annotations
 
 import dataclasses
-import gc
 import itertools
-import json
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -23,136 +16,32 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from seo_rec.batch import Batch
-from seo_rec.data import row_groups
 from seo_rec.data import stream as stream_module
 from seo_rec.data.dataset import open_data
-from seo_rec.data.read_ahead import THREAD_NAME
 from seo_rec.data.stream import Stream
-from seo_rec.schema import SCHEMA_FILE, Column, DataError, Schema
-
-# Rows are Python tuples (bags of each feature, dense columns, label): the reference for content.
-Row = tuple[tuple[tuple[int, ...], ...], tuple[float, ...], float]
-
-PLAIN = (
-    Column("row", "categorical", 10_000),
-    Column("price", "numeric"),
-    Column("colour", "categorical", 50),
+from seo_rec.schema import Column
+from stream_data import (
+    MIXED,
+    PLAIN,
+    epoch_of,
+    mixed_data,
+    numbers,
+    plain_data,
+    reference,
+    rows_of,
+    same,
+    write,
 )
-MIXED = (
-    *PLAIN,
-    Column("maybe", "categorical", 50, 0.7),
-    Column("age", "numeric"),
-    Column("tags", "multivalent", 50, 1.5),
-)
-KINDS = {
-    "categorical": pa.int64(),
-    "multivalent": pa.list_(pa.int64()),
-    "numeric": pa.float32(),
-}
 
 
-def table(columns: Sequence[Column], rows: int, first: int = 0) -> Any:
-    """Rows first .. first + rows; the feature `row` is the row's number."""
-    rng = np.random.default_rng([first, rows])
-
-    def cell(column: Column, number: int) -> Any:
-        value = int(rng.integers(50))
-        if column.name == "row":
-            return number
-        if column.kind == "numeric":
-            return float(rng.normal())
-        if column.kind == "categorical":
-            missing = column.lookups_per_row < 1 and rng.random() < 0.3
-            return None if missing else value
-        bags: list[list[int] | None] = [None, [], [value], [value, number % 50, value]]
-        return bags[int(rng.integers(4))]
-
-    data = {
-        c.name: pa.array([cell(c, first + i) for i in range(rows)], KINDS[c.kind]) for c in columns
-    }
-    data["label"] = pa.array(rng.integers(0, 2, rows).astype(np.float32))
-    return pa.table(data)
-
-
-def write(
-    data: Path, columns: Sequence[Column], shards: Sequence[int], group_rows: int = 8, **more: int
-) -> Path:
-    """A data set whose training split has the given shard sizes; `more` are other splits."""
-    num_rows = {"train": sum(shards), **more}
-    schema = Schema("fixture", tuple(columns), "label", num_rows, dict.fromkeys(num_rows, 0.5))
-    data.mkdir(parents=True, exist_ok=True)
-    (data / SCHEMA_FILE).write_text(json.dumps(schema.to_json()))
-    for split, sizes in {"train": shards, **{k: [v] for k, v in more.items()}}.items():
-        (data / split).mkdir()
-        first = 0
-        for number, size in enumerate(sizes):
-            path = data / split / f"part-{number:05d}.parquet"
-            pq.write_table(table(columns, size, first), path, row_group_size=group_rows)
-            first += size
-    return data
-
-
-def reference(data: Path, columns: Sequence[Column], split: str = "train") -> list[Row]:
-    """All rows in file order, by pyarrow's own conversion to Python."""
-    rows: list[Row] = []
-    for path in sorted((data / split).glob("*.parquet")):
-        for record in pq.read_table(path).to_pylist():
-            bags = []
-            for column in columns:
-                value = record[column.name]
-                if column.kind == "categorical":
-                    bags.append(() if value is None else (value,))
-                elif column.kind == "multivalent":
-                    bags.append(tuple(value or ()))
-            dense = tuple(record[c.name] for c in columns if c.kind == "numeric")
-            rows.append((tuple(bags), dense, record["label"]))
-    return rows
-
-
-def rows_of(batches: Batch | Iterable[Batch]) -> list[Row]:
-    """The rows of batches, read through the public face of the KeyedJaggedTensor."""
-    rows: list[Row] = []
-    for batch in [batches] if isinstance(batches, Batch) else batches:
-        keys = batch.sparse.keys()
-        features = [batch.sparse[key] for key in keys]
-        bags = [[tuple(bag.tolist()) for bag in f.to_dense()] for f in features]
-        for i in range(batch.num_rows):
-            dense = tuple(batch.dense_BN[i].tolist())
-            rows.append((tuple(b[i] for b in bags), dense, float(batch.labels_B[i])))
-    return rows
-
-
-def numbers(batches: Batch | Iterable[Batch]) -> list[int]:
-    """The row numbers in batches: the ids of the feature `row`."""
-    batches = [batches] if isinstance(batches, Batch) else batches
-    return [i for b in batches for i in b.sparse["row"].values().tolist()]
-
-
-def epoch_of(stream: Stream) -> list[list[int]]:
-    return [numbers(batch) for batch in stream]
-
-
-def same(a: Batch, b: Batch) -> bool:
-    return (
-        a.sparse.keys() == b.sparse.keys()
-        and a.sparse.stride() == b.sparse.stride()
-        and torch.equal(a.sparse.values(), b.sparse.values())
-        and torch.equal(a.sparse.lengths(), b.sparse.lengths())
-        and torch.equal(a.dense_BN, b.dense_BN)
-        and torch.equal(a.labels_B, b.labels_B)
-    )
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """227 rows in 3 shards, row groups of 8 rows and of shards' ends; all bags have one id."""
-    return write(tmp_path_factory.mktemp("plain"), PLAIN, [100, 77, 50], val=20, test=0)
+    return plain_data(tmp_path_factory.mktemp("plain"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """61 rows with nulls, null lists and empty lists."""
-    return write(tmp_path_factory.mktemp("mixed"), MIXED, [40, 21])
+    return mixed_data(tmp_path_factory.mktemp("mixed"))
 
 
 @pytest.fixture(params=["plain", "mixed"])
@@ -434,160 +323,6 @@ def test_drop_last_leaves_out_only_the_short_global_batch(plain: Path) -> None:
         assert b.epoch == 1
 
 
-# ---- resume --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("cache", ["memory", "none"])
-@pytest.mark.parametrize("rank, world_size", [(0, 1), (2, 3)])
-def test_resume_at_every_step_equals_the_uninterrupted_run(
-    mixed: Path, cache: str, rank: int, world_size: int
-) -> None:
-    def stream(**more: Any) -> Stream:
-        return Stream(
-            open_data(mixed),
-            batch_size=4,
-            shuffle=True,
-            seed=5,
-            window=2,
-            rank=rank,
-            world_size=world_size,
-            cache=cache,
-            **more,
-        )
-
-    uninterrupted = stream()
-    states, batches = [uninterrupted.state_dict()], []
-    for _ in range(2):
-        for batch in uninterrupted:
-            batches.append(batch)
-            states.append(uninterrupted.state_dict())
-    assert all(type(v) is int for state in states for v in state.values())
-    for k, state in enumerate(json.loads(json.dumps(states))[:-1]):
-        resumed = stream(read_ahead=k % 3)
-        resumed.load_state_dict(state)
-        assert resumed.state_dict() == state
-        rest = list(resumed)
-        if resumed.epoch < 2:
-            rest += list(resumed)
-        assert len(rest) == len(batches) - k
-        assert all(itertools.starmap(same, zip(rest, batches[k:], strict=True)))
-        assert resumed.state_dict() == states[-1]
-
-
-def test_state_counts_batches_handed_out_not_those_decoded_ahead(plain: Path) -> None:
-    stream = Stream(open_data(plain), batch_size=16, window=1, read_ahead=8)
-    batches = iter(stream)
-    for step in range(1, 6):
-        next(batches)
-        time.sleep(0.01)
-        assert stream.state_dict()["step"] == stream.step == step
-
-
-def test_handing_out_the_last_batch_ends_the_epoch(plain: Path) -> None:
-    stream = Stream(open_data(plain), batch_size=100)
-    positions = [(stream.epoch, stream.step) for _ in stream]
-    assert positions == [(0, 1), (0, 2), (1, 0)]
-
-
-def test_leaving_a_loop_early_continues_in_the_next(plain: Path) -> None:
-    stream = Stream(open_data(plain), batch_size=16, shuffle=True)
-    want = epoch_of(Stream(open_data(plain), batch_size=16, shuffle=True))
-    got = [numbers(b) for b in itertools.islice(stream, 5)]
-    assert got + epoch_of(stream) == want
-
-
-@pytest.mark.parametrize("old, new", [((8, 4), (16, 2)), ((32, 1), (8, 4)), ((8, 2), (4, 2))])
-def test_resume_on_another_number_of_ranks(
-    plain: Path, old: tuple[int, int], new: tuple[int, int]
-) -> None:
-    """The rows after step s are the same set of global batches, split among other ranks."""
-
-    def streams(batch_size: int, world_size: int) -> list[Stream]:
-        return [
-            Stream(
-                open_data(plain), batch_size=batch_size, rank=r, world_size=world_size, shuffle=True
-            )
-            for r in range(world_size)
-        ]
-
-    before = streams(*old)
-    used = [numbers(itertools.islice(s, 3)) for s in before]
-    state = before[0].state_dict()
-    assert all(s.state_dict() == state for s in before)
-    after = streams(*new)
-    for s in after:
-        s.load_state_dict(state)
-    rest = [numbers(s) for s in after]
-    assert sorted(itertools.chain(*used, *rest)) == list(range(227))
-
-
-def test_resume_decodes_only_what_is_left(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = Stream(open_data(plain), batch_size=16, shuffle=True, window=2, read_ahead=0)
-    for _ in itertools.islice(first, 12):
-        pass
-    decoded: list[Any] = []
-    original = stream_module.decode
-
-    def spy(group: Any, *args: Any) -> Any:
-        decoded.append(group)
-        return original(group, *args)
-
-    monkeypatch.setattr(stream_module, "decode", spy)
-    second = Stream(open_data(plain), batch_size=16, shuffle=True, window=2, read_ahead=0)
-    second.load_state_dict(first.state_dict())
-    rest = 227 - 12 * 16
-    assert len(numbers(second)) == rest
-    assert sum(g.num_rows for g in decoded) <= rest + 2 * 8  # at most one window more
-
-
-def test_state_of_another_data_set_split_or_order_is_refused(
-    plain: Path, mixed: Path, tmp_path: Path
-) -> None:
-    options: dict[str, Any] = {"batch_size": 8, "shuffle": True, "seed": 1, "window": 2}
-    stream = Stream(open_data(plain), **options)
-    next(iter(stream))
-    state = stream.state_dict()
-    regrouped = write(tmp_path / "d", PLAIN, [100, 77, 50], group_rows=16, val=20, test=0)
-    for other in (
-        Stream(open_data(mixed), **options),
-        Stream(open_data(plain), "val", **options),
-        Stream(open_data(regrouped), **options),
-    ):
-        with pytest.raises(DataError, match=r"another data set or split.*open the data"):
-            other.load_state_dict(state)
-    for change, message in (
-        ({"seed": 2}, r"seed=1, this stream seed=2.*open the stream with seed=1"),
-        ({"window": 3}, "window=2, this stream window=3"),
-        ({"shuffle": False}, "shuffle=1, this stream shuffle=0"),
-        ({"batch_size": 3}, r"1 batches of 8 rows .* keep batch_size \* world_size at 8"),
-    ):
-        with pytest.raises(DataError, match=message):
-            Stream(open_data(plain), **(options | change)).load_state_dict(state)
-    with pytest.raises(DataError, match="got keys"):
-        stream.load_state_dict({"step": 3})
-    with pytest.raises(DataError, match="state version 99"):
-        stream.load_state_dict(state | {"version": 99})
-    for position in ({"step": 29}, {"step": -1}, {"epoch": -1}):
-        with pytest.raises(DataError, match="not a position"):
-            stream.load_state_dict(state | position)
-    assert stream.state_dict() == state
-
-
-def test_an_iterator_that_lost_its_place_raises(plain: Path) -> None:
-    stream = Stream(open_data(plain), batch_size=16)
-    moves: list[Callable[[], Any]] = [
-        lambda: iter(stream),
-        lambda: stream.set_epoch(0),
-        lambda: stream.load_state_dict(stream.state_dict()),
-    ]
-    for move in moves:
-        old = iter(stream)
-        next(old)
-        move()
-        with pytest.raises(RuntimeError, match="stale"):
-            next(old)
-
-
 # ---- cache ---------------------------------------------------------------------------------
 
 
@@ -635,179 +370,7 @@ def test_auto_cache_depends_on_the_decoded_size(
     assert Stream(open_data(mixed), batch_size=4, cache="memory").cached
 
 
-# ---- errors --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"split": "holdout"}, r"no split 'holdout'.*\['test', 'train', 'val'\]"),
-        ({"split": "test"}, "split 'test' has no rows"),
-        ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
-        ({"window": 0}, "window is 0"),
-        ({"seed": -1}, "seed is -1"),
-        ({"read_ahead": -1}, "read_ahead is -1"),
-        ({"world_size": 0}, "world_size is 0"),
-        ({"rank": 2, "world_size": 2}, r"rank is 2; with world_size 2 .* \[0, 2\)"),
-        ({"cache": "disk"}, "cache is 'disk'; allowed: auto, memory, none"),
-        ({"columns": ["row", "size"]}, r"\['size'\].*schema.json are \['row', 'colour'\]"),
-        ({"columns": ["price"]}, r"\['price'\].*numeric columns are always read"),
-        ({"columns": []}, "no feature"),
-        ({"columns": "row"}, "pass a list"),
-        ({"batch_size": 300, "drop_last": True}, "227 rows do not fill .* smaller batch_size"),
-    ],
-)
-def test_wrong_arguments(plain: Path, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        Stream(open_data(plain), **({"batch_size": 8} | options))
-
-
-def test_not_a_data_set(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not a prepared data set"):
-        Stream(open_data(tmp_path), batch_size=8)
-
-
-def test_missing_shards(tmp_path: Path) -> None:
-    folder = write(tmp_path / "d", PLAIN, [20, 20])
-    (folder / "train" / "part-00001.parquet").unlink()
-    with pytest.raises(DataError, match=r"train: 20 rows in 1 shards.*says 40.*missing"):
-        Stream(open_data(folder), batch_size=8)
-    (folder / "train" / "part-00000.parquet").unlink()
-    with pytest.raises(DataError, match="0 rows in 0 shards"):
-        Stream(open_data(folder), batch_size=8)
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        (lambda t: t.drop_columns(["colour"]), r"missing \['colour'\]"),
-        (lambda t: t.append_column("size", t["row"]), r"not in the schema \['size'\]"),
-        (lambda t: t.drop_columns(["label"]), r"missing \['label'\]"),
-        (
-            lambda t: t.set_column(2, "colour", t["colour"].cast(pa.string())),
-            "'colour' is string; a categorical column must be int64",
-        ),
-        (
-            lambda t: t.set_column(1, "price", t["price"].cast(pa.float64())),
-            "'price' is double; a numeric column must be float32",
-        ),
-        (
-            lambda t: t.set_column(5, "tags", t["row"]),
-            "'tags' is int64; a multivalent column must be list<int64>",
-        ),
-    ],
-)
-def test_shard_that_does_not_match_the_schema(
-    tmp_path: Path, change: Callable[[Any], Any], message: str
-) -> None:
-    folder = write(tmp_path / "d", MIXED, [20, 20])
-    path = folder / "train" / "part-00001.parquet"
-    pq.write_table(change(pq.read_table(path)), path)
-    with pytest.raises(DataError, match=r"part-00001\.parquet: .*" + message):
-        Stream(open_data(folder), batch_size=8)
-
-
-@pytest.mark.parametrize(
-    "column, values, message",
-    [
-        ("price", [None] * 20, "column 'price' has 20 nulls"),
-        ("label", [0.0] * 19 + [None], "column 'label' has 1 nulls"),
-        ("tags", [[1, None]] * 20, "column 'tags' has 20 nulls inside its lists"),
-    ],
-)
-@pytest.mark.parametrize("read_ahead", [0, 2])
-def test_nulls_where_none_may_be(
-    tmp_path: Path, column: str, values: list[Any], message: str, read_ahead: int
-) -> None:
-    folder = write(tmp_path / "d", MIXED, [20])
-    path = folder / "train" / "part-00000.parquet"
-    old = pq.read_table(path)
-    place = old.schema.get_field_index(column)
-    array = pa.array(values, old.schema.field(column).type)
-    pq.write_table(old.set_column(place, column, array), path)
-    with pytest.raises(DataError, match=r"part-00000\.parquet: row group 0: " + message):
-        list(Stream(open_data(folder), batch_size=8, read_ahead=read_ahead))
-    assert_no_threads()
-
-
-def test_lists_over_rows_that_are_null_leave_nothing_behind(tmp_path: Path) -> None:
-    """Arrow may keep values under a null list; they must not enter the next bag."""
-    columns = [Column("tags", "multivalent", 50, 1.0)]
-    folder = write(tmp_path / "d", columns, [4])
-    offsets = pa.array([0, 2, 3, 3, 5], pa.int32())
-    mask = pa.array([False, True, False, False])
-    lists = pa.ListArray.from_arrays(offsets, pa.array([1, 2, 9, 3, 4]), mask=mask)
-    group = row_groups.RowGroup(Path("none"), None, 0, 4)
-    array = row_groups._bags(pa.chunked_array([lists]), "tags", group)
-    assert array.values.tolist() == [1, 2, 3, 4]
-    assert array.lengths is not None
-    assert array.lengths.tolist() == [2, 0, 0, 2]
-    assert [len(b[0][0]) for b in rows_of(Stream(open_data(folder), batch_size=4))] == [
-        len(b[0][0]) for b in reference(folder, columns)
-    ]
-
-
-def test_corrupt_files_are_named(tmp_path: Path) -> None:
-    folder = write(tmp_path / "d", PLAIN, [200, 200], group_rows=100)
-    path = folder / "train" / "part-00001.parquet"
-    good = path.read_bytes()
-    path.write_bytes(good[:-20])
-    with pytest.raises(DataError, match=r"part-00001\.parquet: not readable as parquet"):
-        Stream(open_data(folder), batch_size=8)
-    # the footer is whole, the pages are not: found while reading, in the thread
-    path.write_bytes(b"PAR1" + b"\xff" * (len(good) // 2) + good[4 + len(good) // 2 :])
-    for read_ahead in (0, 2):
-        with pytest.raises(DataError, match=r"part-00001\.parquet: row group 0: not readable"):
-            list(Stream(open_data(folder), batch_size=8, window=1, read_ahead=read_ahead))
-    assert_no_threads()
-
-
 # ---- threads -------------------------------------------------------------------------------
-
-
-def assert_no_threads() -> None:
-    gc.collect()
-    assert [t for t in threading.enumerate() if t.name == THREAD_NAME] == []
-
-
-def test_no_thread_outlives_its_loop(plain: Path) -> None:
-    stream = Stream(open_data(plain), batch_size=4, window=1, read_ahead=1)
-    list(stream)
-    assert_no_threads()
-
-    for _ in stream:
-        break
-    assert_no_threads()
-
-    def fail() -> None:
-        for _ in stream:
-            raise ValueError("the training step")
-
-    with pytest.raises(ValueError, match="the training step"):
-        fail()
-    assert_no_threads()
-
-    kept = iter(stream)
-    next(kept)
-    assert [t for t in threading.enumerate() if t.name == THREAD_NAME]
-    del kept
-    assert_no_threads()
-
-    iter(stream)
-    assert_no_threads()
-
-
-@pytest.mark.slow
-def test_an_iterator_left_open_does_not_hang_the_interpreter(plain: Path) -> None:
-    program = (
-        "from seo_rec.data.dataset import open_data\n"
-        "from seo_rec.data.stream import Stream\n"
-        f"data = open_data({str(plain)!r})\n"
-        "stream = Stream(data, batch_size=4, window=1, read_ahead=1)\n"
-        "batches = iter(stream)\n"
-        "next(batches)\n"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_schema_is_public_and_features_are_named(mixed: Path) -> None:
