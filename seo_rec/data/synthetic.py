@@ -427,7 +427,8 @@ def _draw_bags(
 
 
 def _sigmoid(logit: Floats) -> Floats:
-    return 1.0 / (1.0 + np.exp(-logit))
+    with np.errstate(over="ignore"):  # far below 0 the probability is 0
+        return 1.0 / (1.0 + np.exp(-logit))
 
 
 def _auc(score: npt.NDArray[np.float32], label: npt.NDArray[np.bool_]) -> float | None:
