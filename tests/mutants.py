@@ -220,14 +220,14 @@ _DATA = (
     ),
     Mutant(
         "vocabularies-count-rows-that-are-not-for-training",
-        "seo_rec/data/prepare.py",
+        "seo_rec/data/tally.py",
         'if split == "train":\n            for name, counter',
         'if split != "test":\n            for name, counter',
         ("tests/test_prepare.py::test_pruning_counts_the_training_split_only",),
     ),
     Mutant(
         "numbers-are-standardised-by-all-rows",
-        "seo_rec/data/prepare.py",
+        "seo_rec/data/tally.py",
         "            for name, fit in self.fits.items():\n                fit.add(",
         "        for name, fit in self.fits.items():\n            fit.add(",
         ("tests/test_numeric.py::test_standardised_by_the_training_rows",),

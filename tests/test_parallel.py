@@ -22,20 +22,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from seo_rec.data import numeric, parallel, pieces, shards, started, tasks
+from seo_rec.data import numeric, parallel, pieces, shards, started, work
 from seo_rec.data.avazu import HEADER, avazu_source
 from seo_rec.data.criteo import criteo_source
 from seo_rec.data.dataset import open_data
 from seo_rec.data.parallel import Workers, prepare_by
 from seo_rec.data.pieces import cut
-from seo_rec.data.prepare import Source
 from seo_rec.data.rawfile import BadRows, Intake, Piece, text_blocks
 from seo_rec.data.sketch import DistinctSketch
+from seo_rec.data.source import Source
 from seo_rec.data.split import Split
 from seo_rec.data.started import LostProcessError
 from seo_rec.data.table import TableColumns, table_source
-from seo_rec.data.tasks import Job, Task
+from seo_rec.data.tasks import Job
 from seo_rec.data.vocabulary import Pruning
+from seo_rec.data.work import Task
 from seo_rec.schema import DataError, Schema, read_schema
 
 COLUMNS = TableColumns(
@@ -101,8 +102,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "PIECE_ROWS", 30)
     monkeypatch.setattr(shards, "ROW_GROUP_ROWS", 16)
     monkeypatch.setattr(shards, "SHARD_ROWS", 64)
-    monkeypatch.setattr(tasks, "SHARD_ROWS", 64)
-    monkeypatch.setattr(tasks, "COUNT_ROWS", 40)
+    monkeypatch.setattr(work, "SHARD_ROWS", 64)
+    monkeypatch.setattr(work, "COUNT_ROWS", 40)
     monkeypatch.setattr(numeric, "BLOCK_ROWS", 16)
     monkeypatch.setattr(parallel, "Started", Alone)
 

@@ -6,11 +6,13 @@ import bz2
 import csv
 import errno
 import gzip
+import hashlib
 import io
 import lzma
 import os
 import random
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,11 +181,21 @@ def test_lines_may_end_with_cr(
         prepare_table(prepare_again, tmp_path / "mixed", columns=COLUMNS)
 
 
+def zipped(data: bytes, names: Sequence[str] = ("clicks.csv",)) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.mkdir("folder")
+        for name in names:
+            archive.writestr(f"folder/{name}", data)
+    return file.getvalue()
+
+
 PACKED: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "bzip2": bz2.compress,
     "xz": lzma.compress,
     "zstd": lambda data: pa.compress(data, "zstd", asbytes=True),
+    "zip": zipped,
 }
 
 
@@ -197,16 +209,41 @@ def test_compressed_files_are_read_and_damaged_ones_named(tmp_path: Path, kind: 
         prepare_table(cut, tmp_path / "cut", columns=COLUMNS)
 
 
+def test_a_zip_archive_holds_one_file_and_is_a_source_as_it_is(tmp_path: Path) -> None:
+    raw = write_bytes(tmp_path / "t.zip", zipped(PLAIN.encode()))
+    schema = prepare_table(raw, tmp_path / "out", columns=COLUMNS, split=ALL_TRAIN)
+    size, digest = len(raw.read_bytes()), hashlib.sha256(raw.read_bytes()).hexdigest()
+    assert schema.sources == ({"name": "t.zip", "bytes": size, "sha256": digest},)
+    for names in ((), ("a.csv", "b.csv")):
+        several = write_bytes(tmp_path / "s.zip", zipped(PLAIN.encode(), names))
+        with pytest.raises(DataError, match=f"archive of {len(names)} files, and one is needed"):
+            prepare_table(several, tmp_path / "s", columns=COLUMNS)
+    locked = bytearray(zipped(PLAIN.encode(), ("a",)))
+    for at in (locked.rfind(b"PK\x01\x02") + 8, locked.rfind(b"PK\x03\x04") + 6):
+        locked[at] |= 1  # the flag that says a password is needed
+    with pytest.raises(DataError, match="the zip archive is encrypted; unzip it first"):
+        prepare_table(write_bytes(tmp_path / "l.zip", bytes(locked)), tmp_path / "l",
+                      columns=COLUMNS)  # fmt: skip
+    with pytest.raises(DataError, match="the zip file is truncated or corrupt"):
+        damaged = bytearray(zipped(PLAIN.encode() * 200))
+        damaged[80] ^= 255
+        prepare_table(write_bytes(tmp_path / "d.zip", bytes(damaged)), tmp_path / "d",
+                      columns=COLUMNS)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (PLAIN.encode("utf-16"), "the file is UTF-16"),
         (PLAIN.encode("utf-16-le"), "the file is UTF-16"),
         (PLAIN.encode("utf-16-be"), "the file is UTF-16"),
-        (b"PK\x03\x04" + bytes(40), "a zip archive; unzip it"),
+        (PLAIN.encode("utf-32"), "the file is UTF-16 or UTF-32"),
+        (b"PK\x03\x04" + bytes(40), "the zip file is truncated or corrupt"),
         (PLAIN.replace(",", ";").encode(), "between ';' and not between ','; give --delimiter ';'"),
         (PLAIN.replace(",", "|").encode(), "give --delimiter '|'"),
         (PLAIN.replace(",", "\t").encode(), r"give --delimiter \$'\\t'"),
+        (PLAIN.replace(",", ":").encode(), "give --delimiter ':'"),
+        (PLAIN.replace(",", " ").encode(), "give --delimiter ' '"),
     ],
 )
 def test_files_of_another_kind_are_told_apart(tmp_path: Path, content: bytes, message: str) -> None:

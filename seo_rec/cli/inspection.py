@@ -40,6 +40,8 @@ def inspection(inferred: Inferred) -> str:
     seen = f"{'all' if inferred.whole else 'a sample of'} {inferred.rows:,} rows"
     others = ", ".join(f"{name} ({what})" for name, what in parts.items() if name is not None)
     lines = [f"columns, from {seen}; not features: {others}"]
+    if inferred.bad:
+        lines.append(f"  left out, as a bad row: {inferred.bad[0]}")
     for row in (_HEADINGS, *rows):
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         lines.append("  " + "  ".join(cells).rstrip())
@@ -48,4 +50,5 @@ def inspection(inferred: Inferred) -> str:
 
 
 def _cut(text: str) -> str:
+    text = text if text.isprintable() else repr(text)[1:-1]
     return text if len(text) <= _WIDEST else text[: _WIDEST - 3] + "..."

@@ -129,7 +129,16 @@ class FromSettings:
                     found[name] = _of_text(value, field, written, option.word)
                 else:
                     found[name] = _of_field(value, field, written)
-        return (self.build or _call(self.settings))(found)
+        try:
+            return (self.build or _call(self.settings))(found)
+        except ValueError as error:
+            raise ValueError(self._by_option(str(error))) from error
+
+    def _by_option(self, said: str) -> str:
+        """A message that begins with a field, as one that begins with the option that sets it."""
+        name, _, rest = said.partition(" is ")
+        setting = [option.name for option in self.options if name in option.sets]
+        return f"--{setting[-1].replace('_', '-')} is {rest}" if setting and rest else said
 
 
 def _shown(default: Any) -> str:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time as clock
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,68 +10,31 @@ import typer
 
 from seo_rec.cli import parameters as par
 from seo_rec.cli.options import refuse_ignored
-from seo_rec.cli.running import STOPS, stopped
-from seo_rec.cli.workers import (
-    NoVocabulary,
-    Processes,
-    is_first_rank,
-    require_one_process,
-    workers_of,
+from seo_rec.cli.prepare_options import (
+    Fractions,
+    MinCount,
+    Missing,
+    Out,
+    Preset,
+    Seed,
+    Sizes,
+    SplitRule,
+    pruning_of,
+    reporting,
+    shares_in,
+    split_of,
 )
-from seo_rec.files import one_line, said
-from seo_rec.places import is_url, place
-from seo_rec.process import world_size
-from seo_rec.schema import DataError, Schema
+from seo_rec.cli.prepare_table import table
+from seo_rec.cli.workers import NoVocabulary, Processes, require_one_process, workers_of
+from seo_rec.places import is_url
 
 if TYPE_CHECKING:
     from seo_rec.data.like import LikeLogs
-    from seo_rec.data.split import Split
-    from seo_rec.data.vocabulary import Pruning
 
 app = typer.Typer(
     no_args_is_help=True,
     help="Turn raw files into a prepared data set: parquet shards per split and schema.json.",
 )
-
-Out = Annotated[Path, typer.Option(help="Folder to make; must not exist, or be empty.")]
-SplitRule = Annotated[
-    str,
-    typer.Option("--split", help="random (a hash of the row number) or temporal (in file order)."),
-]
-Seed = Annotated[
-    int | None, typer.Option(help="Seed of the random split, 0 or more. (default: 42)")
-]
-Fractions = Annotated[
-    str | None,
-    typer.Option(
-        help="Shares of train,val,test, summing to 1. "
-        "(default: 0.8,0.1,0.1; temporal: 6/7,1/14,1/14)"
-    ),
-]
-MinCount = Annotated[
-    int,
-    typer.Option(help="Ids seen in fewer training rows than this become one out-of-vocabulary id."),
-]
-Preset = Annotated[
-    str | None,
-    typer.Option(
-        "--vocabulary-preset",
-        help="Published vocabulary sizes: unified-criteo or unified-avazu. (default: keep all ids)",
-    ),
-]
-Sizes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--vocabulary-size",
-        help="COLUMN=K: keep the K-1 most frequent ids of a column; may be repeated.",
-    ),
-]
-Missing = Annotated[
-    str,
-    typer.Option(
-        help="A missing categorical value is an id of its own (token) or an empty bag (empty)."
-    ),
-]
 
 
 @app.command("movielens-1m")
@@ -98,14 +58,14 @@ def movielens_1m(
     """MovieLens-1M: user, movie, gender, age, occupation, zip; the label is a good rating."""
     from seo_rec.data.movielens import prepare_movielens
 
-    with _reporting(out) as done:
+    with reporting(out) as done:
         require_one_process("movielens-1m")
         schema = prepare_movielens(
             raw,
             out,
             rating_rule=rating_rule,
-            split=_split("random", seed, fractions),
-            pruning=_pruning(min_count, None, vocabulary_size),
+            split=split_of("random", seed, fractions),
+            pruning=pruning_of(min_count, None, vocabulary_size),
             bad_rows=par.bad_rows(on_bad_row, max_bad),
             progress=True,
         )
@@ -136,14 +96,14 @@ def movielens(
     """MovieLens 100k, 1M, 10M, 20M, 25M, 32M or latest; the label is a good rating."""
     from seo_rec.data.movielens_releases import prepare_release
 
-    with _reporting(out) as done:
+    with reporting(out) as done:
         require_one_process("movielens")
         schema = prepare_release(
             raw,
             out,
             rating_rule=rating_rule,
-            split=_split(split, seed, fractions),
-            pruning=_pruning(min_count, None, vocabulary_size),
+            split=split_of(split, seed, fractions),
+            pruning=pruning_of(min_count, None, vocabulary_size),
             bad_rows=par.bad_rows(on_bad_row, max_bad),
             progress=True,
         )
@@ -194,15 +154,15 @@ def criteo(
     """Criteo click logs: 13 integers (log-transformed or embedded) and 26 categorical columns."""
     from seo_rec.data.criteo import prepare_criteo
 
-    with _reporting(out) as done:
-        own = _pruning(min_count, vocabulary_preset, vocabulary_size, not no_vocabulary)
+    with reporting(out) as done:
+        own = pruning_of(min_count, vocabulary_preset, vocabulary_size, not no_vocabulary)
         rules = _like_logs(context, like, "criteo", no_vocabulary)
         schema = prepare_criteo(
             raw,
             out,
             embed_numeric=embed_numeric if rules is None else rules.embed_numeric,
             missing=missing if rules is None else rules.missing,
-            split=_split(split, seed, fractions, trains=like is None),
+            split=split_of(split, seed, fractions, trains=like is None),
             pruning=own if rules is None else rules.pruning,
             figures=None if rules is None else rules.figures,
             bad_rows=par.bad_rows(on_bad_row, max_bad),
@@ -239,16 +199,16 @@ def avazu(
     """Avazu click logs: 22 categorical columns; id is dropped, hour is the hour of the day."""
     from seo_rec.data.avazu import prepare_avazu
 
-    with _reporting(out) as done:
+    with reporting(out) as done:
         if fractions is None and split == "random":
             fractions = "0.81,0.09,0.1"
-        own = _pruning(min_count, vocabulary_preset, vocabulary_size, not no_vocabulary)
+        own = pruning_of(min_count, vocabulary_preset, vocabulary_size, not no_vocabulary)
         rules = _like_logs(context, like, "avazu", no_vocabulary)
         schema = prepare_avazu(
             raw,
             out,
             missing=missing if rules is None else rules.missing,
-            split=_split(split, seed, fractions, trains=like is None),
+            split=split_of(split, seed, fractions, trains=like is None),
             pruning=own if rules is None else rules.pruning,
             figures=None if rules is None else rules.figures,
             bad_rows=par.bad_rows(on_bad_row, max_bad),
@@ -275,236 +235,7 @@ def _like_logs(
     return replace(rules, pruning=replace(rules.pruning, counted=counted))
 
 
-Files = Annotated[list[Path] | None, typer.Option(help="Files of this split, in place of --raw.")]
-
-
-# parameters of ``table`` that the earlier data of ``--like`` decide
-DECIDED = (
-    *("label", "inspect", "kind", "categorical", "numeric", "multivalent", "separator"),
-    *("numeric_transform", "numeric_missing", "buckets", "time", "task", "weight"),
-    *("keep_negatives", "min_count", "vocabulary_size", "missing"),
-)
-
-
-@app.command()
-def table(
-    context: typer.Context,
-    label: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Column of 0 and 1, true and false, or yes and no; or 'rating >= 4'. Needed "
-            "unless --like is given. Repeated for a model of several labels."
-        ),
-    ] = None,
-    raw: Annotated[
-        list[Path] | None,
-        typer.Option(help="CSV (with a header; plain or compressed) or Parquet file."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to make; must not exist, or be empty.")
-    ] = None,
-    more: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="FILE...", help="More files after --raw, in order."),
-    ] = None,
-    train: Files = None,
-    val: Files = None,
-    test: Files = None,
-    like: Annotated[
-        Path | None,
-        typer.Option(
-            help="Prepared table whose columns, rules and figures (means, bounds, kept ids) are "
-            "used, so that a model of it knows the new rows."
-        ),
-    ] = None,
-    inspect: Annotated[
-        bool, typer.Option("--inspect", help="Print the inferred columns, and write nothing.")
-    ] = False,
-    kind: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="COLUMN=KIND: categorical, numeric, multivalent or drop, where another kind was "
-            "inferred; may be repeated."
-        ),
-    ] = None,
-    categorical: Annotated[
-        str,
-        typer.Option(
-            help="Columns with one text or whole number per row, as in A,B,C. If columns are named "
-            "here or by the next two options, the others are not used, and nothing is inferred."
-        ),
-    ] = "",
-    numeric: Annotated[str, typer.Option(help="Columns with numbers, as in X,Y.")] = "",
-    multivalent: Annotated[
-        str, typer.Option(help="Columns with several values per row: lists, or text to split.")
-    ] = "",
-    separator: Annotated[
-        str, typer.Option(help="Text between the values of a multivalent cell.")
-    ] = "|",
-    delimiter: Annotated[
-        str | None,
-        typer.Option(help="Character between CSV cells. (default: tab for .tsv, else comma)"),
-    ] = None,
-    numeric_transform: Annotated[
-        str,
-        typer.Option(
-            help="standard: (x - mean) / deviation of the training rows; log: sign(x) ln(1 + "
-            "abs(x)); quantiles: categories; none. For single columns: standard,price=log."
-        ),
-    ] = "standard",
-    numeric_missing: Annotated[
-        str | None,
-        typer.Option(
-            help="A missing number is 0, and is told by a second column (indicator) or not (zero). "
-            "(default: indicator for standard, else zero)"
-        ),
-    ] = None,
-    buckets: Annotated[int, typer.Option(help="Categories of quantiles.")] = 32,
-    time: Annotated[
-        str | None,
-        typer.Option(help="Column of numbers or ISO dates, by which rows are split."),
-    ] = None,
-    split_column: Annotated[
-        str | None, typer.Option(help="Column that says train, val or test.")
-    ] = None,
-    group: Annotated[
-        str | None, typer.Option(help="Column whose values each stay within one split.")
-    ] = None,
-    task: Annotated[
-        str, typer.Option(help="What the label is: binary, or regression for any number.")
-    ] = "binary",
-    weight: Annotated[
-        str | None, typer.Option(help="Column of the weights of rows, 0 or more.")
-    ] = None,
-    keep_negatives: Annotated[
-        float,
-        typer.Option(
-            help="Share of the training rows of label 0 that is kept, by chance; scores stay "
-            "the probabilities of all rows."
-        ),
-    ] = 1.0,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            help="random (a hash of the row number) or temporal (by --time, or in file order). "
-            "(default: temporal with --time, else random)"
-        ),
-    ] = None,
-    seed: Seed = None,
-    fractions: Fractions = None,
-    min_count: MinCount = 1,
-    vocabulary_size: Sizes = None,
-    missing: Missing = "token",
-    no_vocabulary: NoVocabulary = False,
-    processes: Processes = 1,
-    on_bad_row: par.OnBadRow = "error",
-    max_bad: par.MaxBad = None,
-) -> None:
-    """Your own table: CSV or Parquet files with a label. The kinds of columns are inferred."""
-    from seo_rec.cli.inspection import inspection
-    from seo_rec.data.table import TableColumns, infer_table, prepare_table
-
-    with _reporting(out or Path()) as done:
-        if like is not None:
-            use = "tables that are prepared without --like"
-            refuse_ignored(context, DECIDED, "--like", use)
-        elif "quantiles" not in numeric_transform:
-            refuse_ignored(context, ["buckets"], "these numbers", "--numeric-transform quantiles")
-        if like is None and not label:
-            raise DataError("no label is named; give --label COLUMN, or --like DATA")
-        if out is None and not inspect:
-            raise DataError("no folder to make is given; give --out, or --inspect to write nothing")
-        by_split = {"train": train, "val": val, "test": test}
-        files = _files([*(raw or []), *(more or [])], by_split, trains=like is None)
-        if (split_column or train or val or test) and (split or seed or fractions or time):
-            raise DataError(
-                "a split column or files of each split decide where rows go; leave out --split, "
-                "--seed, --fractions and --time"
-            )
-        if like is not None and out is not None:
-            from seo_rec.data.dataset import open_data
-            from seo_rec.data.like import LikeTable, prepare_like
-
-            rules = LikeTable.of(open_data(like))
-            rule = split or ("temporal" if rules.columns.time and not group else "random")
-            schema = prepare_like(
-                files,
-                out,
-                rules,
-                delimiter=delimiter,
-                split=_split(rule, seed, fractions, trains=False),
-                split_column=split_column,
-                group=group,
-                counted=not no_vocabulary,
-                bad_rows=par.bad_rows(on_bad_row, max_bad),
-                workers=workers_of(processes),
-                progress=True,
-            )
-            done.append(schema)
-            return
-        columns = TableColumns(
-            label=(label or [""])[0],
-            more_labels=tuple((label or [])[1:]),
-            categorical=_names(categorical),
-            numeric=_names(numeric),
-            multivalent=_names(multivalent),
-            separator=separator,
-            numeric_transform=numeric_transform,
-            missing=missing,
-            numeric_missing=numeric_missing,
-            buckets=buckets,
-            time=time,
-            weight=weight,
-            split_column=split_column,
-            group=group,
-            kinds=_kinds(kind),
-            task=task,
-        )
-        inferred = infer_table(files, columns, delimiter=delimiter) if columns.is_open else None
-        if inferred is not None:
-            typer.echo(inspection(inferred))
-        elif inspect:
-            raise DataError(
-                "--inspect shows what is inferred, and nothing is, because columns are named"
-            )
-        if out is None or inspect:
-            return
-        schema = prepare_table(
-            files,
-            out,
-            columns=columns,
-            delimiter=delimiter,
-            split=_split(split or ("temporal" if time else "random"), seed, fractions),
-            pruning=_pruning(min_count, None, vocabulary_size, not no_vocabulary),
-            bad_rows=par.bad_rows(on_bad_row, max_bad),
-            workers=workers_of(processes),
-            progress=True,
-            inferred=inferred,
-            negative_rate=keep_negatives,
-        )
-        done.append(schema)
-
-
-def _files(
-    raw: list[Path], by_split: dict[str, list[Path] | None], trains: bool
-) -> list[Path] | dict[str, list[Path]]:
-    """The files to divide, or those of each split."""
-    divided = {split: files for split, files in by_split.items() if files}
-    if divided and raw:
-        raise DataError("files are given by --raw and by split; use one of the two ways")
-    if divided and trains and "train" not in divided:
-        raise DataError("--val or --test is given without --train; name the training files too")
-    return divided or raw
-
-
-def _kinds(texts: list[str] | None) -> dict[str, str]:
-    kinds: dict[str, str] = {}
-    for text in texts or []:
-        name, sign, kind = text.rpartition("=")
-        if not sign or not name:
-            raise DataError(f"--kind is {text!r}; allowed: COLUMN=KIND, as in zip=categorical")
-        kinds[name] = kind
-    return kinds
+app.command()(table)
 
 
 @app.command()
@@ -547,7 +278,7 @@ def synthetic(
     from seo_rec.data.synthetic import Churn
     from seo_rec.data.synthetic import synthetic as write_synthetic
 
-    with _reporting(out) as done:
+    with reporting(out) as done:
         require_one_process("synthetic")
         schema = write_synthetic(
             out,
@@ -566,55 +297,11 @@ def synthetic(
             zipf=zipf,
             missing_rate=missing_rate,
             label_rate=label_rate,
-            churn=Churn(days, _shares("--enter", enter), _shares("--vanish", vanish)),
-            split=_split(split, None if split == "temporal" else seed, fractions),
+            churn=Churn(days, shares_in("--enter", enter), shares_in("--vanish", vanish)),
+            split=split_of(split, None if split == "temporal" else seed, fractions),
             progress=True,
         )
         done.append(schema)
-
-
-def _split(rule: str, seed: int | None, fractions: str | None, trains: bool = True) -> Split:
-    from seo_rec.data.split import Split
-
-    if rule == "temporal" and seed is not None:
-        raise DataError("--seed is given, but a temporal split uses none; leave it out")
-    shares = None
-    if fractions is not None:
-        try:
-            train, val, test = (float(share) for share in fractions.split(","))
-        except ValueError as error:
-            raise DataError(
-                f"--fractions is {fractions!r}; allowed: three numbers, as in 0.8,0.1,0.1"
-            ) from error
-        shares = train, val, test
-    return Split(rule, 42 if seed is None else seed, shares, trains)
-
-
-def _shares(option: str, text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(share) for share in text.split(","))
-    except ValueError as error:
-        raise DataError(f"{option} is {text!r}; allowed: shares, as in 0.2,0.02") from error
-
-
-def _pruning(
-    min_count: int, preset: str | None, sizes: list[str] | None, counted: bool = True
-) -> Pruning:
-    from seo_rec.data.vocabulary import Pruning
-
-    by_column: dict[str, int] = {}
-    for text in sizes or []:
-        name, _, size = text.rpartition("=")
-        if not name or not (size.isascii() and size.isdigit()):
-            raise DataError(f"--vocabulary-size is {text!r}; allowed: COLUMN=K, as in C3=10000")
-        by_column[name] = int(size)
-    return Pruning(min_count, preset, by_column, counted)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    from seo_rec.data.columns import split_names
-
-    return split_names(text)
 
 
 @app.command("import")
@@ -630,7 +317,7 @@ def import_(
     """Rows that DuckDB, Spark, Ray Data or Polars wrote: verify them and complete the folder."""
     from seo_rec.data.imported import import_folder
 
-    with _reporting(folder) as done:
+    with reporting(folder) as done:
         require_one_process("an import")
         done.append(import_folder(folder, label=label, counted=not no_vocabulary, progress=True))
 
@@ -647,52 +334,3 @@ def verify(
     size = sum(entry["bytes"] for entry in files.values())
     name = opened.path if is_url(data) else data
     typer.echo(f"{name}: {len(files)} files, {size:,} bytes, as they were prepared")
-
-
-@contextmanager
-def _reporting(out: Path) -> Iterator[list[Schema]]:
-    """Show the schema that the block appends, or one error message and exit status 2."""
-    out = place(out)
-    started = clock.monotonic()
-    done: list[Schema] = []
-    try:
-        yield done
-    except DataError as error:
-        from seo_rec.data.ranks import SaidByFirstError
-
-        if not isinstance(error, SaidByFirstError):
-            typer.echo(f"error: {one_line(error)}", err=True)
-        raise typer.Exit(2) from error
-    except OSError as error:
-        typer.echo(f"error: {one_line(said(error))}", err=True)
-        raise typer.Exit(2) from error
-    except STOPS as stop:
-        left = f"nothing is kept in {out}; the same command starts again"
-        if world_size() > 1:
-            left = "the same command goes on with what the processes have done"
-        raise stopped(stop, left) from None
-    for schema in done if is_first_rank() else ():
-        _show(schema, out, clock.monotonic() - started)
-
-
-def _show(schema: Schema, out: Path, seconds: float) -> None:
-    rows = sum(schema.num_rows.values())
-    typer.echo(f"{out}: {rows:,} rows in {seconds:.1f} s ({rows / max(seconds, 1e-9):,.0f} rows/s)")
-    for split, num in schema.num_rows.items():
-        mean = schema.label_rate[split]
-        binary = schema.label_kind == "binary"
-        label = f"label rate {mean:.5f}" if binary else f"mean label {mean:.6g}"
-        if schema.more_labels:
-            rates = [f"{name} {rate[split]:.5f}" for name, rate in schema.label_rates.items()]
-            label = f"label rates {', '.join(rates)}"
-        typer.echo(f"  {split:5} {num:>12,} rows, {label}")
-    vocabulary = sum(column.vocab_size or 0 for column in schema.features)
-    typer.echo(
-        f"  {len(schema.features)} embedded columns with {vocabulary:,} distinct training ids, "
-        f"{len(schema.numeric)} numeric columns"
-    )
-    bad = schema.options.get("bad_rows", {"skipped": 0})
-    if bad["skipped"]:
-        typer.echo(f"  {bad['skipped']:,} bad rows skipped; the first ones:", err=True)
-        for example in bad["examples"]:
-            typer.echo(f"    {example}", err=True)

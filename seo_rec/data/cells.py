@@ -12,7 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from seo_rec.data.columns import TableColumns
-from seo_rec.data.delimited import LARGEST, BlockError, Field, Layout, numbers
+from seo_rec.data.delimited import (
+    LARGEST,
+    UTF8_FIX,
+    BlockError,
+    Field,
+    Layout,
+    is_utf8,
+    numbers,
+    require_utf8,
+)
 from seo_rec.data.numeric import NumericRule
 from seo_rec.data.roles import (
     GROUP,
@@ -25,8 +34,14 @@ from seo_rec.data.roles import (
     values_of,
 )
 from seo_rec.data.times import times
-from seo_rec.data.tokens import bags_of_ids, categorical_ids, is_text, not_whole
-from seo_rec.data.values import as_text, one_form
+from seo_rec.data.tokens import (
+    LIST_FIX,
+    bags_of_ids,
+    categorical_ids,
+    is_text,
+    without_id,
+    without_id_in_lists,
+)
 from seo_rec.schema import REGRESSION
 
 Floats = npt.NDArray[np.float64]
@@ -62,6 +77,8 @@ def layout_of(
 
 def encode_text(table: Any, columns: TableColumns) -> Any:
     """Encode the parsed cells of a text file; BlockError if one of them is bad."""
+    for name in _texts(columns):
+        require_utf8(table[name])
     roles = _roles(table, columns)
     for name, values in roles.items():
         if np.isnan(values).any():
@@ -98,14 +115,11 @@ def good_cells(table: Any, columns: TableColumns, reject: Callable[[int, Fault],
         beyond = (np.abs(number) > LARGEST) | broken
         faults.append((name, beyond, "not a finite number", "correct or null the cell"))
     for name in columns.categorical:
-        if pa.types.is_floating(table.schema.field(name).type):
-            number = _floats(table[name])
-            broken = ~np.isnan(number) & ((number != np.floor(number)) | (np.abs(number) >= 2**53))
-            faults.append((name, broken, "not a whole number", _WHOLE_FIX))
-        elif columns.by_value and pa.types.is_decimal(table.schema.field(name).type):
-            texts = one_form(as_text(table[name].combine_chunks()))
-            broken = not_whole(texts).to_numpy(zero_copy_only=False)
-            faults.append((name, broken, "not a whole number", _WHOLE_FIX))
+        broken = without_id(table[name], columns.by_value)
+        faults.append((name, broken, "not a whole number", _WHOLE_FIX))
+    for name in columns.multivalent:
+        broken = without_id_in_lists(table[name], columns.by_value)
+        faults.append((name, broken, "a number in the list is not whole", LIST_FIX))
     bad = np.zeros(table.num_rows, bool)
     for fault in faults:
         for row in np.flatnonzero(fault[1] & ~bad):
@@ -166,7 +180,17 @@ def _fault(row: Mapping[str, str], columns: TableColumns) -> tuple[str, str, str
     for name, value, why, fix in _used_roles(columns).values():
         if not row[name] or value(row[name]) is None:
             return name, row[name], why, fix
+    for name in _texts(columns):
+        if not is_utf8(row[name]):
+            shown = row[name].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            return name, shown, "not UTF-8", UTF8_FIX
     return None
+
+
+def _texts(columns: TableColumns) -> tuple[str, ...]:
+    """The columns whose text becomes ids by value."""
+    group = (columns.group,) if columns.group is not None else ()
+    return (*columns.categorical, *columns.multivalent, *group) if columns.by_value else ()
 
 
 # ---- features --------------------------------------------------------------------------------

@@ -45,6 +45,9 @@ _NUMBER = re.compile(r"[ \t]*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?[ \t]
 _NAN = re.compile(r"[ \t]*[-+]?nan[ \t]*", re.I)
 
 
+UTF8_FIX = "convert the file to UTF-8, as by iconv -f latin1 -t utf-8"
+
+
 class BlockError(Exception):
     """A block does not hold what its layout says; the caller looks for the line."""
 
@@ -117,6 +120,20 @@ def numbers(column: Any) -> npt.NDArray[np.float64]:
     if (np.abs(values) > LARGEST).any():
         raise BlockError("a number that is not finite in float32")
     return values
+
+
+def require_utf8(column: Any) -> None:
+    """BlockError unless a parsed column of text is UTF-8, as all other files of one value are."""
+    for chunk in column.chunks:
+        try:
+            chunk.dictionary.cast(pa.large_string())
+        except pa.ArrowInvalid as error:
+            raise BlockError("a cell that is not UTF-8") from error
+
+
+def is_utf8(cell: str) -> bool:
+    """Whether a cell that the exact way of reading gives was UTF-8 in the file."""
+    return cell.isascii() or not any("\udc80" <= sign <= "\udcff" for sign in cell)
 
 
 def parse(data: bytes, layout: Layout) -> Any:

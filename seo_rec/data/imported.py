@@ -16,11 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from seo_rec.data.completion import finish, versions
 from seo_rec.data.integrity import file_checksums
-from seo_rec.data.prepare import Counted, finish, versions
 from seo_rec.data.progress import ProgressBar
 from seo_rec.data.row_groups import RowGroup, decode, find_row_groups
 from seo_rec.data.sketch import DistinctSketch
+from seo_rec.data.tally import Counted
 from seo_rec.data.tokens import TOKEN_RULE
 from seo_rec.data.vocabulary import VOCABULARY_FOLDER, IdCounter, Pruning, write_vocabulary
 from seo_rec.documents import read_object

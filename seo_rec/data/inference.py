@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from seo_rec.data.sample import Sample
 from seo_rec.data.split import splitmix64
 from seo_rec.data.times import date_of, day_of
-from seo_rec.data.tokens import Ids, categorical_ids, is_text
+from seo_rec.data.tokens import Ids, categorical_ids, is_text, without_id_in_lists
 from seo_rec.schema import DataError
 
 KINDS = ("categorical", "numeric", "multivalent", "drop")
@@ -204,6 +204,8 @@ def _kind_of(name: str, facts: Facts, separator: str) -> Kind:
     if t.is_list(facts.type) or t.is_large_list(facts.type) or t.is_fixed_size_list(facts.type):
         if t.is_nested(facts.type.value_type):
             return "drop", "nested", f"{facts.type} has no use here"
+        if without_id_in_lists(facts.array, by_value=True).any():
+            return "drop", "numbers", "lists of numbers with decimal places have no use here"
         return "multivalent", "list", f"stored as {facts.type}"
     if t.is_nested(facts.type) or t.is_time(facts.type) or t.is_duration(facts.type):
         return "drop", "other", f"{facts.type} has no use here"
@@ -224,8 +226,9 @@ def _kind_of(name: str, facts: Facts, separator: str) -> Kind:
 def _boolean(facts: Facts) -> Kind | None:
     if pa.types.is_boolean(facts.type):
         return "categorical", "boolean", f"stored as {facts.type}"
-    if facts.distinct == 2 and {text.lower() for text in facts.texts} in _BOOLEANS:
-        return "categorical", "boolean", f"holds {' and '.join(sorted(facts.texts))} only"
+    if 2 <= facts.distinct <= 6 and {text.lower() for text in facts.texts} in _BOOLEANS:
+        *others, last = sorted(facts.texts)
+        return "categorical", "boolean", f"holds {', '.join(others)} and {last} only"
     return None
 
 

@@ -16,13 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from seo_rec.data.prepare import (
-    Counted,
-    finish,
-    prepare,
-    require_training_rows,
-    schema_of,
-)
+from seo_rec.data.completion import finish, require_training_rows, schema_of
+from seo_rec.data.prepare import prepare
 from seo_rec.data.progress import ProgressBar
 from seo_rec.data.publish import published
 from seo_rec.data.ranks import Ranks
@@ -30,6 +25,7 @@ from seo_rec.data.rawfile import BadRows
 from seo_rec.data.source import Assign, Source
 from seo_rec.data.split import Split
 from seo_rec.data.started import LostProcessError, Started
+from seo_rec.data.tally import Counted
 from seo_rec.data.tasks import Job
 from seo_rec.data.vocabulary import Pruning
 from seo_rec.files import (

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from seo_rec.data.packed import packing
 from seo_rec.data.parquet import read_footer
 from seo_rec.data.quotes import whole_rows
 from seo_rec.data.rawfile import (
@@ -22,7 +23,6 @@ from seo_rec.data.rawfile import (
     LONGEST_ROW_BLOCKS,
     Piece,
     existing_file,
-    is_packed,
     is_parquet,
     without_blank_tail,
 )
@@ -52,7 +52,7 @@ def cut(path: Path, quoted: str | None, piece_bytes: int | None = None) -> list[
     size = path.stat().st_size
     with path.open("rb") as stream:
         first = stream.read(_SEARCH_BYTES)
-    plain = not is_packed(first) and b"\0" not in first[:1024] and b"\n" in first
+    plain = packing(first) is None and b"\0" not in first[:1024] and b"\n" in first
     if not plain or size <= piece_bytes:
         return [Piece(path)]
     if quoted is None:

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from seo_rec.data.tasks import Job, Task
+from seo_rec.data.tasks import Job
+from seo_rec.data.work import Task
 from seo_rec.files import one_line, read_json, write_json
 from seo_rec.schema import SCHEMA_FILE, DataError, Schema, read_schema
 

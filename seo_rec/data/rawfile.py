@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import itertools
-import re
-import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
+from seo_rec.data.packed import decompressed, packing, unzipped
 from seo_rec.data.quotes import Rows, whole_rows
 from seo_rec.places import place
 from seo_rec.schema import DataError
@@ -22,13 +20,6 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 8 << 20
 _READ_BYTES = 1 << 20
-_MAGIC = {
-    "gzip": re.compile(rb"\x1f\x8b"),
-    "bzip2": re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"),
-    "xz": re.compile(rb"\xfd7zXZ\x00"),
-    "zstd": re.compile(rb"\x28\xb5\x2f\xfd"),
-}
-_ZIP = b"PK\x03\x04"
 _MARK = b"\xef\xbb\xbf"  # of byte order
 LONGEST_ROW_BLOCKS = 8  # then a quote counts as never closed; memory stays bounded
 
@@ -138,11 +129,6 @@ def is_parquet(path: Path) -> bool:
     """Whether a file begins as Parquet files do."""
     with path.open("rb") as stream:
         return stream.read(4) == b"PAR1"
-
-
-def is_packed(start: bytes) -> bool:
-    """Whether a file that begins so is compressed or an archive."""
-    return start.startswith(_ZIP) or any(magic.match(start) for magic in _MAGIC.values())
 
 
 def existing_file(path: Path | str) -> Path:
@@ -287,18 +273,19 @@ class _HashingReader(io.RawIOBase):
 
 def _decoded(path: Path, intake: Intake) -> Iterator[bytes]:
     with path.open("rb", buffering=0) as stream:
-        start = stream.read(10)
+        kind = packing(stream.read(10))
         stream.seek(0)
         hashing = _HashingReader(stream, intake)
         raw = io.BufferedReader(hashing, _READ_BYTES)
-        if start.startswith(_ZIP):
-            raise DataError(f"{path}: a zip archive; unzip it and give the file inside")
-        kind = next((kind for kind, magic in _MAGIC.items() if magic.match(start)), None)
-        if kind is None:
+        if kind == "zip":
+            yield from unzipped(path, _READ_BYTES)
+            while raw.read(_READ_BYTES):  # for the checksum: an archive is not read in order
+                pass
+        elif kind is None:
             while data := raw.read(_READ_BYTES):
                 yield data
         else:
-            yield from _decompressed(path, raw, kind)
+            yield from decompressed(path, raw, kind, _READ_BYTES)
         intake.add_source(path, hashing.size, hashing.digest.hexdigest())
 
 
@@ -319,37 +306,6 @@ def _header(path: Path, piece: Piece) -> bytes:
         return stream.read(piece.header).removeprefix(_MARK)
 
 
-def _decompressed(path: Path, raw: Any, kind: str) -> Iterator[bytes]:
-    import bz2
-    import lzma
-
-    import pyarrow as pa
-
-    opened: dict[str, Callable[[], Any]] = {
-        "gzip": lambda: gzip.GzipFile(fileobj=raw, mode="rb"),
-        "bzip2": lambda: bz2.BZ2File(raw),
-        "xz": lambda: lzma.LZMAFile(raw),  # noqa: SIM115  closed below
-        "zstd": lambda: pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd"),
-    }
-    lines = 0
-    with opened[kind]() as unpacked:
-        read = unpacked.read if kind == "zstd" else unpacked.read1
-        while True:
-            try:
-                data = read(_READ_BYTES)
-            except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-                if getattr(error, "errno", None) is not None:
-                    raise  # of the disk, not of what the file holds
-                raise DataError(
-                    f"{path}: line {lines + 1}: the {kind} file is truncated or corrupt here "
-                    f"({error}); download it again and compare its size with the publisher's"
-                ) from error
-            if not data:
-                return
-            lines += data.count(b"\n")
-            yield data
-
-
 def _plain_text(path: Path, pieces: Iterator[bytes], longest: int) -> Iterator[bytes]:
     """The text in ``pieces``, without a byte-order mark, its lines ended by LF or CR LF.
 
@@ -364,7 +320,7 @@ def _plain_text(path: Path, pieces: Iterator[bytes], longest: int) -> Iterator[b
     head = first[:1024]
     zeros = max(head[::2].count(0), head[1::2].count(0))
     if head[:2] in (b"\xff\xfe", b"\xfe\xff") or zeros > len(head) / 4:
-        raise DataError(f"{path}: line 1: the file is UTF-16; convert it to UTF-8 first")
+        raise DataError(f"{path}: line 1: the file is UTF-16 or UTF-32; convert it to UTF-8 first")
     first = first.removeprefix(_MARK)
     if b"\r" not in first or b"\n" in first:
         yield first

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from seo_rec.data.delimited import Field, Layout, read_blocks, split_header
-from seo_rec.data.parquet import open_parquet
+from seo_rec.data.parquet import open_parquet, plain_types
 from seo_rec.data.rawfile import BadRows, Intake, is_parquet, text_blocks
 from seo_rec.schema import DataError
 
@@ -32,12 +32,14 @@ class Sample:
             what the file holds from Parquet.
         rows: How many there are.
         whole: Whether these are all rows.
+        bad: The first rows that could not be read, in words; they are left out.
     """
 
     names: tuple[str, ...]
     columns: dict[str, Any]
     rows: int
     whole: bool
+    bad: tuple[str, ...] = ()
 
 
 def cells_delimiter(path: Path, delimiter: str | None) -> str:
@@ -61,10 +63,12 @@ def read_sample(paths: Sequence[Path], delimiter: str | None, rows: int = SAMPLE
     places = np.unique(np.linspace(0, len(paths) - 1, min(len(paths), _FILES)).round().astype(int))
     chosen = [paths[i] for i in places]
     share = -(-rows // len(chosen))
-    tables, whole = [], len(chosen) == len(paths)
+    tables, whole, intake = [], len(chosen) == len(paths), Intake(BadRows("skip", 1 << 62))
     for path in chosen:
-        read = _parquet_rows if is_parquet(path) else _text_rows
-        table, all_read = read(path, delimiter, share)
+        if is_parquet(path):
+            table, all_read = _parquet_rows(path, share)
+        else:
+            table, all_read = _text_rows(path, delimiter, share, intake)
         tables.append(table)
         whole = whole and all_read
     names = tuple(tables[0].column_names)
@@ -77,6 +81,7 @@ def read_sample(paths: Sequence[Path], delimiter: str | None, rows: int = SAMPLE
         {name: _joined(name, parts, chosen) for name, parts in columns.items()},
         sum(t.num_rows for t in tables),
         whole,
+        tuple(intake.examples),
     )
 
 
@@ -106,12 +111,12 @@ def _is_number(kind: Any) -> bool:
     return bool(t.is_integer(kind) or t.is_floating(kind) or t.is_null(kind))
 
 
-def _text_rows(path: Path, delimiter: str | None, rows: int) -> tuple[Any, bool]:
-    intake = Intake(BadRows("skip", 1 << 62))
+def _text_rows(path: Path, delimiter: str | None, rows: int, intake: Intake) -> tuple[Any, bool]:
     sign = cells_delimiter(path, delimiter)
     text = text_blocks(path, intake, quoted=sign, block_bytes=_BLOCK_BYTES)
     names, blocks = split_header(text, path, sign)
-    layout = Layout(tuple(Field(n, "token") for n in names), sign, True, "")
+    fix = "a row has as many cells as the header; quote cells with the delimiter"
+    layout = Layout(tuple(Field(n, "token") for n in names), sign, True, fix)
     tables: list[Any] = []
     left = rows
     for table in read_blocks(blocks, layout, lambda t: t, intake):
@@ -124,12 +129,12 @@ def _text_rows(path: Path, delimiter: str | None, rows: int) -> tuple[Any, bool]
     return pa.concat_tables(tables).unify_dictionaries(), left >= 0
 
 
-def _parquet_rows(path: Path, delimiter: str | None, rows: int) -> tuple[Any, bool]:
+def _parquet_rows(path: Path, rows: int) -> tuple[Any, bool]:
     try:
         with open_parquet(path, verify=False) as file:
             if file.metadata.num_rows <= rows:
-                return file.read(), True
-            return pa.concat_tables(_spread(file, rows)), False
+                return plain_types(file.read()), True
+            return plain_types(pa.concat_tables(_spread(file, rows))), False
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{path}: not readable as Parquet ({error}); write or download the file again"

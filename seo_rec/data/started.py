@@ -18,8 +18,9 @@ import pyarrow as pa
 from seo_rec.data.rawfile import BadRows
 from seo_rec.data.source import Source
 from seo_rec.data.split import Split
-from seo_rec.data.tasks import Job, Task
+from seo_rec.data.tasks import Job
 from seo_rec.data.vocabulary import Pruning
+from seo_rec.data.work import Task
 from seo_rec.schema import DataError
 
 DEATHS = 3  # of processes, one after the other, without a task that is done in between

@@ -316,4 +316,5 @@ def _draw_bags(
 
 
 def _sigmoid(logit: Floats) -> Floats:
-    return 1.0 / (1.0 + np.exp(-logit))
+    with np.errstate(over="ignore"):  # far below 0 the probability is 0
+        return 1.0 / (1.0 + np.exp(-logit))

@@ -11,19 +11,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from seo_rec.data.cells import Fault, encode_text, good_cells, layout_of
+from seo_rec.data.cells import encode_text, layout_of
 from seo_rec.data.columns import TableColumns
 from seo_rec.data.delimited import read_blocks, require_delimiter, split_header
 from seo_rec.data.inference import Decision, Watch, infer
 from seo_rec.data.parallel import Workers, prepare_by
-from seo_rec.data.parquet import open_parquet
+from seo_rec.data.parquet_rows import parquet_rows
 from seo_rec.data.rawfile import (
     BadRows,
     Intake,
-    Problem,
     TextBlock,
     existing_file,
-    file_sha256,
     is_parquet,
     text_blocks,
 )
@@ -31,13 +29,10 @@ from seo_rec.data.roles import PLACE
 from seo_rec.data.sample import cells_delimiter, read_sample
 from seo_rec.data.source import Figures, Source, column_kinds
 from seo_rec.data.split import Split
-from seo_rec.data.tokens import is_text
 from seo_rec.data.vocabulary import Pruning
 from seo_rec.schema import BINARY, SPLITS, DataError, Schema
 
 __all__ = ["Inferred", "TableColumns", "infer_table", "prepare_table"]
-
-_PARQUET_ROWS = 65_536
 
 Raw = Path | str | Sequence[Path | str] | Mapping[str, Sequence[Path | str]]
 
@@ -51,12 +46,14 @@ class Inferred:
         decisions: One for each column of the files that has no other part to play.
         rows: Of the sample that was looked at.
         whole: Whether these are all rows.
+        bad: The first rows of the sample that could not be read, in words.
     """
 
     columns: TableColumns
     decisions: tuple[Decision, ...]
     rows: int
     whole: bool
+    bad: tuple[str, ...] = ()
 
 
 def infer_table(raw: Raw, columns: TableColumns, *, delimiter: str | None = None) -> Inferred:
@@ -78,7 +75,7 @@ def infer_table(raw: Raw, columns: TableColumns, *, delimiter: str | None = None
     apart = [*columns.label_columns, columns.weight, columns.time, columns.split_column]
     leave_out = [name for name in apart if name is not None]
     decisions = infer(sample, leave_out, columns.kinds, columns.separator)
-    return Inferred(columns.inferred(decisions), decisions, sample.rows, sample.whole)
+    return Inferred(columns.inferred(decisions), decisions, sample.rows, sample.whole, sample.bad)
 
 
 def prepare_table(
@@ -238,7 +235,10 @@ def _require_delimiter(
     header = delimiter.join(names)
     if set(columns.used) <= set(names):
         return
-    for other in ",;\t|":
+    signs = [sign for sign in dict.fromkeys(",;\t|" + header) if not sign.isalnum()]
+    for other in signs:
+        if not other.isascii() or other in "\"'\r\n_":
+            continue
         parts = [name.strip().strip('"') for name in header.split(other)]
         if other != delimiter and set(columns.used) <= set(parts):
             shown = "$'\\t'" if other == "\t" else f"'{other}'"
@@ -272,7 +272,7 @@ class _Reader:
             if not intake.wants(path):
                 continue
             if is_parquet(path):
-                tables = self._parquet(path, intake, watch)
+                tables = parquet_rows(path, self.columns, watch, intake)
             else:
                 sign = cells_delimiter(path, self.delimiter)
                 names, blocks = split_header(text_blocks(path, intake, quoted=sign), path, sign)
@@ -324,80 +324,3 @@ class _Reader:
 
         layout = layout_of(self.columns, names, delimiter, watch.names)
         return read_blocks(blocks, layout, encode, intake)
-
-    def _parquet(self, path: Path, intake: Intake, watch: Watch) -> Iterator[Any]:
-        columns = self.columns
-        try:
-            with open_parquet(path, verify=False) as file:
-                names = file.schema_arrow.names
-                columns.require_in(names, path)
-                _require_numbers(path, file.schema_arrow, columns.numeric)
-                first, counted, chosen = 1, 0, None
-                rows, sizes = _row_group_ends(file)
-                if intake.piece is not None and intake.piece.stop is not None:
-                    first = intake.piece.line
-                    chosen = range(intake.piece.start, intake.piece.stop)
-                    counted = sizes[intake.piece.start]
-                wanted = dict.fromkeys((*columns.used, *watch.names))
-                read = [name for name in wanted if name in names]
-                for batch in file.iter_batches(_PARQUET_ROWS, chosen, columns=read):
-                    table = pa.table(batch)
-                    watch.see(table, path)
-                    encoded = _encode_parquet(path, first, table, columns, intake)
-                    first += table.num_rows
-                    done = int(np.interp(first - 1, rows, sizes))
-                    intake.bytes_read += done - counted
-                    counted = done
-                    if encoded.num_rows:
-                        yield encoded
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(
-                f"{path}: not readable as Parquet ({error}); write or download the file again"
-            ) from error
-        if intake.piece is None:
-            file_sha256(path, intake, counted)
-
-
-def _row_group_ends(file: Any) -> tuple[list[int], list[int]]:
-    """Rows up to the end of each row group and the compressed bytes of all its columns, from 0."""
-    footer = file.metadata
-    rows, sizes = [0], [0]
-    for group in map(footer.row_group, range(footer.num_row_groups)):
-        packed = sum(group.column(i).total_compressed_size for i in range(group.num_columns))
-        rows.append(rows[-1] + group.num_rows)
-        sizes.append(sizes[-1] + packed)
-    return rows, sizes
-
-
-def _require_numbers(path: Path, schema: Any, names: Sequence[str]) -> None:
-    t = pa.types
-    for name in names:
-        kind = schema.field(name).type
-        kind = kind.value_type if t.is_dictionary(kind) else kind
-        if is_text(kind):
-            continue
-        if not (t.is_integer(kind) or t.is_floating(kind) or t.is_boolean(kind)) and not (
-            t.is_decimal(kind) or t.is_null(kind)
-        ):
-            raise DataError(
-                f"{path}: column {name!r} has type {kind}; a numeric column holds numbers; cast "
-                "it, or declare it categorical (--categorical, or --kind COLUMN=categorical)"
-            )
-
-
-def _encode_parquet(
-    path: Path, first: int, table: Any, columns: TableColumns, intake: Intake
-) -> Any:
-    """Encode rows ``first`` and on; bad ones go to ``intake.reject`` one by one."""
-
-    def reject(row: int, fault: Fault) -> None:
-        name, _, why, fix = fault
-        value = str(table[name][row].as_py())
-        intake.reject(Problem(path, first + row, name, value, why, fix, unit="row"))
-
-    cells = good_cells(table, columns, reject)
-    try:
-        return cells.encoded(columns)
-    except DataError as error:
-        last = first + table.num_rows - 1
-        raise DataError(f"{path}: rows {first} to {last}: {error}") from error

@@ -37,6 +37,7 @@ TOKEN_RULE = "canonical decimal below 10^18: its value; else 2^62 + FNV-1a-64(by
 VALUE_RULE = f"whole numbers, truth and times in one form; then {TOKEN_RULE}"
 TOKEN_RULES = (TOKEN_RULE, VALUE_RULE)
 
+LIST_FIX = "make it a list of text or of whole numbers, or leave the column out"
 MISSING_RULES = ("token", "empty")
 
 _FNV_OFFSET = np.uint64(0xCBF29CE484222325)
@@ -188,7 +189,39 @@ def _offsets(lists: Any) -> npt.NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
-def not_whole(texts: Any) -> Any:
+def without_id(column: Any, by_value: bool = False) -> npt.NDArray[np.bool_]:
+    """Which cells of a categorical column hold a number that is not whole, and so has no id.
+
+    Args:
+        column: An Arrow array; a null is none of them.
+        by_value: Whether the rule is :data:`VALUE_RULE`, by which decimals are numbers.
+    """
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if pa.types.is_dictionary(array.type):
+        array = array.cast(array.type.value_type)
+    if pa.types.is_floating(array.type):
+        numbers = pc.fill_null(array.cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False)
+        with np.errstate(invalid="ignore"):
+            whole = (numbers == np.floor(numbers)) & (np.abs(numbers) < 2**53)
+        return np.asarray(~np.isnan(numbers) & ~whole)
+    if by_value and pa.types.is_decimal(array.type):
+        broken = _has_point(one_form(as_text(array)))
+        return np.asarray(broken.to_numpy(zero_copy_only=False))
+    return np.zeros(len(array), bool)
+
+
+def without_id_in_lists(column: Any, by_value: bool = False) -> npt.NDArray[np.bool_]:
+    """Which lists of a multivalent column hold a number that is not whole; text never does."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    bad = np.zeros(len(array), bool)
+    of = array.type.value_type if pa.types.is_nested(array.type) else array.type
+    if pa.types.is_nested(array.type) and (pa.types.is_floating(of) or pa.types.is_decimal(of)):
+        broken = without_id(pc.list_flatten(array), by_value)
+        bad[pc.list_parent_indices(array).to_numpy()[broken]] = True
+    return bad
+
+
+def _has_point(texts: Any) -> Any:
     """Which of the texts of decimals, in one form, are no whole numbers; a null is none of them."""
     return pc.fill_null(pc.match_substring(texts, "."), False)
 
@@ -203,6 +236,7 @@ def is_text(type_: Any) -> bool:
         or t.is_large_binary(type_)
         or t.is_string_view(type_)
         or t.is_binary_view(type_)
+        or t.is_fixed_size_binary(type_)
     )
 
 
@@ -248,7 +282,7 @@ def _plain_ids_of_values(
         if not by_value:
             return _plain_ids_of_values(array.cast(pa.string()), name, by_value)
         text = one_form(as_text(array))
-        if pa.types.is_decimal(type_) and (broken := text.filter(not_whole(text))):
+        if pa.types.is_decimal(type_) and (broken := text.filter(_has_point(text))):
             raise DataError(
                 f"categorical column {name!r} holds the number {broken[0]}; allowed: text and "
                 "whole numbers; declare it numeric, or cast it to text first"

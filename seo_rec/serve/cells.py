@@ -14,7 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from seo_rec.data.roles import text_numbers
-from seo_rec.data.tokens import MISSING, bags_of_ids, categorical_ids, integer_ids, is_text
+from seo_rec.data.tokens import (
+    LIST_FIX,
+    MISSING,
+    bags_of_ids,
+    categorical_ids,
+    integer_ids,
+    is_text,
+    without_id,
+    without_id_in_lists,
+)
 from seo_rec.data.vocabulary import prune
 from seo_rec.schema import DataError
 from seo_rec.serve.bags import Bags, Floats, Ids, RowError
@@ -121,17 +130,17 @@ def _singles(column: Any, rule: Column, weights: Any) -> Bags:
 
 
 def _require_whole(column: Any, rule: Column) -> None:
-    """RowError for a float that is no whole number, which no rule makes an id of."""
-    if not pa.types.is_floating(column.type):
-        return
-    values = _floats(column, rule.name)
-    with np.errstate(invalid="ignore"):
-        broken = ~np.isnan(values) & ((values != np.floor(values)) | (np.abs(values) >= 2**53))
+    """RowError for a number that is not whole, which no rule makes an id of."""
+    by_value = rule.rule == "value"
+    if rule.kind == "multivalent":
+        broken = without_id_in_lists(column, by_value)
+        why, fix = "a number in the list is not whole", LIST_FIX
+    else:
+        broken = without_id(column, by_value)
+        why, fix = "not a whole number", "give whole numbers or text"
     if broken.any():
         row = int(np.argmax(broken))
-        raise RowError(
-            row, rule.name, str(values[row]), "not a whole number", "give whole numbers or text"
-        )
+        raise RowError(row, rule.name, str(column[row].as_py()), why, fix)
 
 
 def _computed(column: Any, rule: Column) -> tuple[Ids, npt.NDArray[np.bool_]]:
@@ -175,6 +184,7 @@ def _lists(column: Any, rule: Column, weights: Any) -> Bags:
         )
     if pa.types.is_null(column.type):  # nothing but missing cells
         column = column.cast(pa.list_(pa.string()))
+    _require_whole(column, rule)
     lists = bags_of_ids(column, rule.name, rule.separator, rule.rule == "value")
     lengths = np.diff(lists.offsets.to_numpy()).astype(np.int64)
     ids = lists.values.to_numpy()

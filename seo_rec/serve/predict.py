@@ -17,13 +17,17 @@ import pyarrow.parquet as pq
 
 from seo_rec.data.dataset import open_data
 from seo_rec.data.delimited import (
+    UTF8_FIX,
     BlockError,
     Field,
     Layout,
+    is_utf8,
     read_blocks,
     require_delimiter,
+    require_utf8,
     split_header,
 )
+from seo_rec.data.parquet import raw_tables
 from seo_rec.data.rawfile import (
     BadRows,
     Intake,
@@ -47,7 +51,6 @@ from seo_rec.serve.preparation_rules import Column
 
 SCORE = "score"  # the column of the scores
 AHEAD = 2  # blocks that are read while others are scored
-_PARQUET_ROWS = 65_536
 
 Progress = Callable[[int, int], None]
 
@@ -265,6 +268,9 @@ class _Reader:
         yield from read_blocks(blocks, layout, self._encode_text, self.intake)
 
     def _encode_text(self, table: Any) -> Block:
+        for c in self.preparation.embedded:
+            if c.rule == "value" and pa.types.is_dictionary(table[c.name].type):
+                require_utf8(table[c.name])
         try:
             return self._encode(table)
         except RowError as error:  # the row is looked for among the lines
@@ -279,8 +285,11 @@ class _Reader:
     def _fault(self, row: Mapping[str, str]) -> tuple[str, str, str, str] | None:
         """What is wrong with the cells of a row, whose numbers are numbers."""
         for name in self.keep:
-            if any("\udc80" <= sign <= "\udcff" for sign in row[name]):
-                return name, row[name], "not UTF-8, so it cannot be kept", "convert the file"
+            if not is_utf8(row[name]):
+                return name, row[name], "not UTF-8, so it cannot be kept", UTF8_FIX
+        for c in self.preparation.embedded:
+            if c.rule == "value" and not is_utf8(row[c.name]):
+                return c.name, row[c.name], "not UTF-8", UTF8_FIX
         columns = {c.name: c for c in self.preparation.embedded}
         try:
             for c in columns.values():
@@ -303,23 +312,21 @@ class _Reader:
     # ---- Parquet ----
 
     def _parquet(self, path: Path) -> Iterator[Block]:
-        try:
-            with pq.ParquetFile(path) as file:
-                self._require(file.schema_arrow.names, path)
-                wanted = [c.name for c in self.preparation.columns]
-                wanted += [name for name in self.keep if name not in wanted]
-                first, size = 1, path.stat().st_size
-                for batch in file.iter_batches(_PARQUET_ROWS, columns=wanted):
-                    table = pa.Table.from_batches([batch])
-                    block = self._good_rows(path, first, table)
-                    first += table.num_rows
-                    self.intake.bytes_read += size * table.num_rows // file.metadata.num_rows
-                    if block.num_rows:
-                        yield block
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(
-                f"{path}: not readable as Parquet ({error}); write or download the file again"
-            ) from error
+        total = 0
+
+        def wanted(file: Any) -> list[str]:
+            nonlocal total
+            self._require(file.schema_arrow.names, path)
+            total = file.metadata.num_rows
+            return list(dict.fromkeys([*(c.name for c in self.preparation.columns), *self.keep]))
+
+        first, size = 1, path.stat().st_size
+        for table in raw_tables(path, wanted):
+            block = self._good_rows(path, first, table)
+            first += table.num_rows
+            self.intake.bytes_read += size * table.num_rows // total
+            if block.num_rows:
+                yield block
 
     def _good_rows(self, path: Path, first: int, table: Any) -> Block:
         """The rows of a table that can be read; the others are rejected by their numbers."""
@@ -334,7 +341,7 @@ class _Reader:
                 )
                 stays = np.arange(len(numbers)) != error.row
                 table, numbers = table.filter(pa.array(stays)), numbers[stays]
-            except DataError as error:
+            except (DataError, pa.ArrowException) as error:
                 last = first + table.num_rows - 1
                 raise DataError(f"{path}: rows {first} to {last}: {error}") from error
 

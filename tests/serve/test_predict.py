@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import threading
+import uuid
 from dataclasses import replace
 from unittest import mock
 
@@ -218,6 +219,70 @@ def test_rows_of_text_that_the_encoder_refuses(line, message, tmp_path):
     assert (done.rows, done.skipped) == (2, 1)
     hours = pq.read_table(tmp_path / "scores.parquet")["hour"].to_pylist()
     assert hours == [14102100, 14102123]
+
+
+def by_value(folder):
+    """A predictor of ``user``, one value in a row, and ``item``, several, with ids by value."""
+    columns = [Column("hour", "categorical", "hour_of_day")]
+    columns += [Column(name, "multivalent", "value", separator="|") for name in ("user", "item")]
+    folder.mkdir()
+    with mock.patch("seo_rec.export.package.program_of", linear_program):
+        preparation = Preparation("t", "y", {}, tuple(columns))
+        parts = package_parts(
+            trained(POLICIES["crosses-of-all-kinds"], LINEAR, 0), preparation, None, ABOUT
+        )
+    write_package(folder, parts)
+    return Predictor.load(folder)
+
+
+def scored(predictor, raw, out, **more):
+    predict_files(predictor, [raw], out, **more)
+    return pq.read_table(out)["score"].to_pylist()
+
+
+def test_a_uuid_has_the_score_of_its_text(tmp_path):
+    predictor = by_value(tmp_path / "package")
+    ids = [uuid.UUID(int=i) for i in (7, 2**127)]
+    stored = pa.array([i.bytes for i in ids] + [None], pa.binary(16))
+    hours, items = [14102100, 14102101, 14102102], pa.array([[1], [2], [3]])
+    found = []
+    for i, users in enumerate((pa.ExtensionArray.from_storage(pa.uuid(), stored),
+                               pa.array([str(i) for i in ids] + [None]))):  # fmt: skip
+        raw = tmp_path / f"{i}.parquet"
+        pq.write_table(pa.table({"hour": hours, "user": users, "item": items}), raw)
+        found.append(scored(predictor, raw, tmp_path / f"scores{i}"))
+    assert found[0] == found[1] and len(set(found[0])) == 3
+
+
+def test_cells_without_an_id_are_named(tmp_path):
+    """Text in another encoding, and lists of numbers that are not whole."""
+    predictor = by_value(tmp_path / "package")
+    text, lists = tmp_path / "raw.csv", tmp_path / "raw.parquet"
+    text.write_bytes("hour,user,item\n14102100,a,7\n14102101,été,8\n".encode("latin-1"))
+    items = pa.array([[7.0], [8.0, 1.5]])
+    users = ["a", "b"]
+    pq.write_table(pa.table({"hour": [14102100, 14102101], "user": users, "item": items}), lists)
+    for raw, message in (
+        (text, "line 3, column 'user': not UTF-8"),
+        (lists, "row 2, column 'item': a number in the list is not whole"),
+    ):
+        with pytest.raises(DataError) as error:
+            predict_files(predictor, [raw], tmp_path / "scores")
+        assert message in str(error.value)
+        out = tmp_path / f"{raw.name}.scores"
+        assert len(scored(predictor, raw, out, bad_rows=BadRows("skip"))) == 1
+    one = [scored(predictor, raw, tmp_path / f"{raw.name} 2", bad_rows=BadRows("skip"))
+           for raw in (text, lists)]  # fmt: skip
+    assert one[0] == one[1]
+
+
+def test_bytes_that_cannot_be_kept_are_no_damage(tmp_path):
+    predictor = by_value(tmp_path / "package")
+    raw = tmp_path / "raw.parquet"
+    rows = {"hour": [14102100], "user": ["a"], "item": [[1]], "b": [b"\xff"]}
+    pq.write_table(pa.table(rows), raw)
+    with pytest.raises(DataError, match=r"raw.parquet: rows 1 to 1: .*UTF8"):
+        predict_files(predictor, [raw], tmp_path / "scores", keep=("b",))
 
 
 def test_bad_rows_of_parquet(clicks, seo_rec, tmp_path):
