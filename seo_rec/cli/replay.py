@@ -47,12 +47,22 @@ def replay(
     context: typer.Context,
     data: Annotated[
         Path,
-        typer.Argument(help="A folder of prepared days, in order of name.", rich_help_panel=DATA),
+        typer.Argument(
+            help="A folder of prepared days, in order of name; or one prepared data set.",
+            rich_help_panel=DATA,
+        ),
     ],
     out: par.Out,
     by: Annotated[
-        str, typer.Option(help="What is one step: day, a folder of DATA.", rich_help_panel=DATA)
+        str,
+        typer.Option(
+            help="A step: day, a folder of DATA; of one data set hour, day, week or rows.",
+            rich_help_panel=DATA,
+        ),
     ] = "day",
+    rows: Annotated[
+        int, typer.Option(help="With --by rows: the rows of a step.", rich_help_panel=DATA)
+    ] = 0,
     policy: Annotated[
         Path | None,
         typer.Option(help="The policy of the first day, a file.", rich_help_panel=SEARCH),
@@ -85,10 +95,9 @@ def replay(
     load_stack(threads)
     from seo_rec import recipes
     from seo_rec.data.dataset import open_data
+    from seo_rec.data.periods import Periods
 
-    if by != "day":
-        raise ValueError(f"--by {by}; allowed: day, which is a folder of DATA")
-    days = recipes.day_folders(data)
+    days = recipes.steps_of(data, out, Periods(by, rows))
     training = Training(replace(model, mlet=mlet), fit)
     wanted, resolved = None, dict[str, object]()
     if from_ is None:

@@ -16,8 +16,9 @@ from seo_rec.recipes.evaluation import (
 from seo_rec.recipes.frontier import frontier, read_budgets, read_byte_budgets
 from seo_rec.recipes.frontier import jobs as frontier_jobs
 from seo_rec.recipes.groups import Grouping
-from seo_rec.recipes.replaying import Day, Replayed, day_folders, read_replay, replay
+from seo_rec.recipes.replaying import Day, Replayed, read_replay, replay
 from seo_rec.recipes.searching import search
+from seo_rec.recipes.steps import day_folders, steps_of
 from seo_rec.recipes.training import OWN_BUDGET, method_policy, train
 
 __all__ = [
@@ -45,5 +46,6 @@ __all__ = [
     "read_replay",
     "replay",
     "search",
+    "steps_of",
     "train",
 ]

@@ -7,7 +7,6 @@ one, and goes on when days are added.
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +45,7 @@ from seo_rec.runs.layout import (
     SCORES_FOLDER,
     day_folder,
 )
-from seo_rec.schema import SCHEMA_FILE, SPLITS, DataError, Schema
+from seo_rec.schema import SPLITS, DataError, Schema
 from seo_rec.settings import Training
 from seo_rec.train import (
     Start,
@@ -103,29 +102,6 @@ class Replayed:
         document = {"days": [asdict(d) for d in self.days], "mean_auc": self.mean_auc}
         values: dict[str, Any] = finite({**document, "last": self.last.name})
         return values
-
-
-def day_folders(data: Path | str) -> list[Path]:
-    """The prepared days in a folder, in the order of their names; numbers count as numbers.
-
-    Raises:
-        DataError: The folder holds no prepared days.
-    """
-    data = Path(data)
-    if (data / SCHEMA_FILE).exists():
-        raise DataError(
-            f"{data}: one prepared data set; a replay reads a folder of prepared days, such as "
-            f"{data.name}/2024-01-01, each made by `seo-rec prepare`"
-        )
-    found = [p for p in sorted(data.glob("*")) if (p / SCHEMA_FILE).is_file()]
-    if not found:
-        raise DataError(f"{data}: no prepared days here; allowed: folders with {SCHEMA_FILE}")
-    return sorted(found, key=lambda path: _natural(path.name))
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    parts = re.findall(r"\d+|\D+", name)
-    return [(int(p), p) if p.isascii() and p.isdigit() else (-1, p) for p in parts]
 
 
 def replay(

@@ -17,7 +17,7 @@ reads one. What they agree on is defined here and nowhere else::
                  policy.json  owners/
                  trials/<number>/: a TRAINING each; the best one is finished
     REPLAY/      run.json (kind replay)    settings.json  replay.json  scores/<day>.json
-                 days/<day>/: a TRAINING each
+                 days/<day>/: a TRAINING each      periods/<day>/: data that --by has cut
 
 ``run.json`` says what was asked, ``result.json`` and ``search.json`` what came out of it; a folder
 without the latter is unfinished. ``settings.json`` holds the options of the command that made it.

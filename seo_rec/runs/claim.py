@@ -12,7 +12,7 @@ from typing import Any
 from seo_rec.documents import read_object
 from seo_rec.files import write_json
 from seo_rec.runs.command_settings import write_command_settings
-from seo_rec.runs.layout import RUN_FILE
+from seo_rec.runs.layout import PERIODS_FOLDER, RUN_FILE
 
 # what run.json has only where it was asked for
 OPTIONAL = frozenset(
@@ -64,10 +64,21 @@ def claim_run(out: Path, asked: Mapping[str, Any], resume: bool) -> None:
             )
         if not resume:
             raise RunError(f"{out} already holds this run; give --resume, or another --out")
-    elif out.exists() and any(not p.name.startswith(f".{RUN_FILE}.") for p in out.iterdir()):
-        raise RunError(f"{out} exists and is not a run folder; choose another --out")
+    else:
+        require_unclaimed(out)
     write_json(path, wanted)
     write_command_settings(out)
+
+
+def require_unclaimed(out: Path) -> None:
+    """RunError if ``out`` holds anything but what may be there before a run claims it."""
+    if out.exists() and not all(_is_of_claim(p.name) for p in out.iterdir()):
+        raise RunError(f"{out} exists and is not a run folder; choose another --out")
+
+
+def _is_of_claim(name: str) -> bool:
+    """Whether an entry may be in a folder before it is claimed: steps of a replay that were cut."""
+    return name == PERIODS_FOLDER or name.startswith((f".{RUN_FILE}.", f".{PERIODS_FOLDER}."))
 
 
 def _is_of_an_earlier_release(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

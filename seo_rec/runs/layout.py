@@ -22,6 +22,7 @@ BOARD_FOLDER = "tensorboard"
 # of a replay
 REPLAY_FILE = "replay.json"
 DAYS_FOLDER = "days"
+PERIODS_FOLDER = "periods"  # the steps that one data set was cut into
 
 # of a search
 SEARCH_FILE = "search.json"
