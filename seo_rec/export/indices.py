@@ -1,8 +1,8 @@
 """Row numbers of hashes by float64, where these are exact, in a graph of ONNX.
 
 The last steps of a hash are ``row = first + ((h * n) >> 32)`` of a whole number h below 2^32, the
-n rows of a table and its first row. In float64 ``first + h * n / 2^32`` is exact while ``first + n``
-is at most 2^21, as it has 53 bits. ONNX Runtime computes several of these numbers at a time, which
+n rows of a table and its first row. In float64 ``first + h * n / 2^32`` is exact while the sum of
+``first`` and n is at most 2^21. ONNX Runtime computes several of these numbers at a time, which
 it does not do with products of 64 bits, and writes them as int32, which are half as large.
 """
 
