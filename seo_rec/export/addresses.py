@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from seo_rec.embed.remap import hashed_rows
-from seo_rec.export.hashes import folded, hash_rows
+from seo_rec.export.hashes import folded, hash_each, hash_rows
 from seo_rec.export.stored import Stored
 from seo_rec.policy import Feature, Lookup, Policy
 from seo_rec.policy.addresses import block_seeds
@@ -85,7 +85,7 @@ class Addresses(nn.Module):
         into = self.get_buffer("into") if self.same_size is None else self.same_size
         if self.each == 1:
             return hash_rows(ids_RC, self.get_buffer("seeds"), into)
-        return hash_rows(ids_RC[..., None], self.get_buffer("seeds"), into).flatten(1)
+        return hash_each(ids_RC, self.get_buffer("seeds"), into)
 
     @staticmethod
     def _plain(k: Lookup) -> bool:

@@ -71,6 +71,27 @@ def hash_rows(ids: torch.Tensor, seeds: torch.Tensor, num_rows: torch.Tensor | i
     return not_negative(((x ^ not_negative(x, 32)) & LOW_32) * num_rows, 32)
 
 
+def hash_each(
+    ids_RC: torch.Tensor, seeds: torch.Tensor, num_rows: torch.Tensor | int
+) -> torch.Tensor:
+    """int64 (R, C * n): :func:`hash_rows` of every id with the n seeds of its column.
+
+    Within :func:`unsigned_shifts` the columns are repeated first. ONNX Runtime stretches an axis of
+    length 1 to a few places by a call for each id, which costs as much as four other steps.
+
+    Args:
+        ids_RC: int64 (R, C), :func:`folded`.
+        seeds: int64 (C, n), :func:`folded`.
+        num_rows: From 1 to 2^31; a tensor of the shape of ``seeds``, or one number.
+    """
+    if not _UNSIGNED.get():
+        return hash_rows(ids_RC[..., None], seeds, num_rows).flatten(1)
+    columns, times = seeds.shape
+    repeated = torch.cat([ids_RC.reshape(-1, 1)] * times, dim=1).reshape(-1, columns * times)
+    into = num_rows if isinstance(num_rows, int) else num_rows.flatten()
+    return hash_rows(repeated, seeds.flatten(), into)
+
+
 def not_negative(x: torch.Tensor, by: int) -> torch.Tensor:
     """``x >> by`` where x is not negative or its upper bits do not matter.
 

@@ -9,6 +9,7 @@ import torch
 
 from seo_rec.export import dequantized
 from seo_rec.export.hashes import unsigned_shifts
+from seo_rec.export.indices import use_doubles
 from seo_rec.export.program import quietly
 from seo_rec.export.twin import Twin, example_inputs
 from seo_rec.export.unsigned import use_unsigned
@@ -50,6 +51,7 @@ def onnx_bytes(twin: Twin, files: Mapping[str, bytes]) -> bytes:
         )
     use_unsigned(model)
     dequantized.write_out_rows(model, dequantized.FLOAT_BYTES)
+    use_doubles(model)
     _require_plain(model)
     _without_traces(model)
     proto = ir.serde.serialize_model(model)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-_ALIKE = ("Add", "Sub", "Mul", "BitwiseAnd", "BitwiseOr", "BitwiseXor")
+_ALIKE = ("Add", "Sub", "Mul", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Concat")
 
 
 def use_unsigned(model: Any) -> None:

@@ -1,0 +1,86 @@
+"""Row numbers of hashes by float64, where these are exact, in a graph of ONNX.
+
+The last steps of a hash are ``row = first + ((h * n) >> 32)`` of a whole number h below 2^32, the
+n rows of a table and its first row. In float64 ``first + h * n / 2^32`` is exact while the sum of
+``first`` and n is at most 2^21. ONNX Runtime computes several of these numbers at a time, which
+it does not do with products of 64 bits, and writes them as int32, which are half as large.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from seo_rec.policy.addresses import LOW_32
+
+MOST_ROWS = 2**21  # of 53 bits, 32 are behind the point
+
+
+def use_doubles(model: Any) -> None:
+    """Change a graph in place; the row numbers are the same, as int32.
+
+    Args:
+        model: Of ``onnx_ir``, after :func:`seo_rec.export.unsigned.use_unsigned` and
+            :func:`seo_rec.export.dequantized.write_out_rows`.
+    """
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    for node in list(model.graph):
+        if node.op_type == "Cast" and _are_rows(node.outputs[0]):
+            _write_doubles(node, model.graph)
+    RemoveUnusedNodesPass()(model)
+
+
+def _are_rows(value: Any) -> bool:
+    """Whether a value is read for nothing else than to gather rows."""
+    uses = value.uses()
+    return bool(uses) and all(step.op_type == "Gather" and at == 1 for step, at in uses)
+
+
+def _write_doubles(cast: Any, graph: Any) -> None:
+    """Compute what ``cast`` makes int64 by float64, if it is the row of a hash of a small table."""
+    import onnx_ir as ir
+
+    value = cast.inputs[0]
+    add, first = _step(value, "Add")
+    shift, by = _step(value if add is None else add.inputs[0], "BitShift")
+    multiply, rows = _step(None if shift is None else shift.inputs[0], "Mul")
+    mask, bits = _step(None if multiply is None else multiply.inputs[0], "BitwiseAnd")
+    if mask is None or by.tolist() != 32 or bits.tolist() != LOW_32:
+        return
+    if int((rows + (0 if first is None else first)).max()) > MOST_ROWS:
+        return
+
+    def insert(op: str, inputs: list[Any], **attributes: Any) -> Any:
+        name = f"{value.name}_{op.lower()}_{len(graph)}"
+        given = ir.convenience.convert_attributes(attributes)
+        step = ir.Node("", op, inputs, given, name=name)
+        step.outputs[0].name = name
+        graph.insert_before(cast, step)
+        return step.outputs[0]
+
+    def constant(numbers: Any, name: str) -> Any:
+        tensor = ir.tensor(np.asarray(numbers, np.float64), name=f"{value.name}_{name}")
+        initializer = ir.Value(name=tensor.name, const_value=tensor)
+        graph.register_initializer(initializer)
+        return initializer
+
+    whole = insert("Cast", [mask.inputs[0]], to=ir.DataType.UINT32.value)  # keeps the low 32 bits
+    found = insert("Cast", [whole], to=ir.DataType.DOUBLE.value)
+    found = insert("Mul", [found, constant(rows / 2.0**32, "rows")])
+    if first is not None:
+        found = insert("Add", [found, constant(first, "first")])
+    found = insert("Cast", [found], to=ir.DataType.INT32.value)
+    ir.convenience.replace_all_uses_with(cast.outputs[0], found)
+
+
+def _step(value: Any, op: str) -> tuple[Any, Any]:
+    """The step that makes ``value``, if it is ``op`` with a constant, and the constant."""
+    import onnx_ir as ir
+
+    made = None if value is None else value.producer()
+    if made is None or made.op_type != op:
+        return None, None
+    number = ir.convenience.get_const_tensor(made.inputs[1])
+    return (None, None) if number is None else (made, number.numpy())
