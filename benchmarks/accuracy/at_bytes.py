@@ -60,7 +60,11 @@ STUDIES = {
         {"frequent": {"dim": 8}},
     ),
     "retrosheet": Study((32_000, 96_000, 288_000), FitSettings(row_l2=1e-3)),
-    "flights": Study((64_000, 256_000, 1_024_000), FitSettings(row_l2=1e-3)),
+    "flights": Study(
+        (64_000, 256_000, 1_024_000),
+        FitSettings(row_l2=3e-3, epochs=12),
+        {"frequent": {"dim": 8}},
+    ),
 }
 
 
