@@ -11,9 +11,10 @@ record does not have yet.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks.accuracy.evidence import compare_feasible
 from benchmarks.command import make_parser, set_up
@@ -38,20 +39,32 @@ PRECISIONS = ("float32", "int8")
 
 @dataclass(frozen=True)
 class Study:
-    """A data set, its budgets in bytes, and how all models of it are trained."""
+    """A data set, its budgets in bytes, and how all models of it are trained.
+
+    Args:
+        budgets: Bytes to serve.
+        fit: How all models are trained.
+        settings: Values of a family of methods that differ from those of ``seo-rec compare``.
+    """
 
     budgets: tuple[int, ...]
     fit: FitSettings
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 STUDIES = {
     "movielens": Study((192_000, 384_000, 768_000), FitSettings(row_l2=16e-4)),
     "criteo": Study(
         (128_000, 320_000, 1_280_000),
-        FitSettings(batch_size=512, row_lr=1e-3, dense_lr=1e-3, row_l2=3e-3),
+        FitSettings(batch_size=512, row_lr=1e-3, dense_lr=1e-3, row_l2=1e-2, epochs=12),
+        {"frequent": {"dim": 8}},
     ),
     "retrosheet": Study((32_000, 96_000, 288_000), FitSettings(row_l2=1e-3)),
-    "flights": Study((64_000, 256_000, 1_024_000), FitSettings(row_l2=1e-3)),
+    "flights": Study(
+        (64_000, 256_000, 1_024_000),
+        FitSettings(row_l2=3e-3, epochs=12),
+        {"frequent": {"dim": 8}},
+    ),
 }
 
 
@@ -59,21 +72,23 @@ STUDIES = {
 class Part:
     """The methods at one budget and precision, on one split, which is a seed."""
 
-    study: str
+    name: str
+    study: Study
     data: DataSet
     seed: int
     num_bytes: int
     precision: str
     methods: tuple[str, ...]
-    fit: FitSettings
 
     @property
     def folder(self) -> str:
         """Of its comparison."""
-        return f"{self.study}-{self.num_bytes}-{self.precision}-{self.data.fingerprint[:8]}"
+        return f"{self.name}-{self.num_bytes}-{self.precision}-{self.data.fingerprint[:8]}"
 
     def comparison(self, methods: tuple[str, ...]) -> recipes.Comparison:
-        """Some of its methods."""
+        """Some of its methods, of one family."""
+        family = find(methods[0]).family
+        changes = self.study.settings.get(family)
         return recipes.Comparison(
             data=(self.data,),
             methods=methods,
@@ -82,18 +97,19 @@ class Part:
             precision=self.precision,
             seeds=1,
             first_seed=self.seed,
-            training=Training(fit=self.fit),
+            training=Training(fit=self.study.fit),
+            settings={family: changes} if changes else {},
         )
 
     def asked(self, method: str) -> Line:
         """What a line is of."""
         return {
-            "study": self.study,
+            "study": self.name,
             "data_fingerprint": self.data.fingerprint,
             "bytes": self.num_bytes,
             "precision": self.precision,
             "method": method,
-            "fit": recorded_fit(self.fit),
+            "fit": recorded_fit(self.study.fit),
         }
 
     def line(self, run: Run, folder: Path) -> Line:
@@ -116,7 +132,7 @@ def parts(
     for seed, opened in enumerate(data):
         for num_bytes in budgets or asked.budgets:
             for precision in precisions:
-                yield Part(study, opened, seed, num_bytes, precision, tuple(names), asked.fit)
+                yield Part(study, asked, opened, seed, num_bytes, precision, tuple(names))
 
 
 def run(part: Part, records: Records, out: Path) -> None:
