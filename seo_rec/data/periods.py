@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from seo_rec.data.completion import versions
 from seo_rec.data.dataset import DataSet, Ids
 from seo_rec.data.integrity import file_checksums
-from seo_rec.data.prepare import flat_ids, versions
 from seo_rec.data.shards import ShardWriter, read_shards
 from seo_rec.data.sketch import DistinctSketch
 from seo_rec.data.spread import Spread
+from seo_rec.data.tally import flat_ids
 from seo_rec.data.time_order import in_order
 from seo_rec.data.vocabulary import IdCounter, write_kept, write_vocabulary
 from seo_rec.documents import read_object
