@@ -167,22 +167,41 @@ def auc_gain(
         blocks: How many blocks are left out in turn.
         weights: shape (rows,), 0 or more; None weighs all rows alike.
     """
-    from sklearn.metrics import roc_auc_score
-
     pairs = list(zip(np.atleast_2d(logits), np.atleast_2d(reference), strict=True))
-
-    def gain(rows: npt.NDArray[np.bool_]) -> float:
-        y, w = labels[rows], None if weights is None else weights[rows]
-
-        def auc(scores: npt.NDArray[np.floating]) -> float:
-            return float(roc_auc_score(y, scores[rows], sample_weight=w))
-
-        return float(np.mean([auc(z) - auc(r) for z, r in pairs]))
-
     block = np.arange(labels.size) % blocks
-    counts = np.ones(labels.size, bool) if weights is None else weights > 0
-    if any(np.unique(labels[counts & (block != b)]).size < 2 for b in range(blocks)):
-        return gain(block >= 0), float("nan")
-    left_out = np.array([gain(block != b) for b in range(blocks)])
+    w = np.ones(labels.size) if weights is None else weights.astype(np.float64)
+    gains = np.mean(
+        [_aucs(z, labels, w, block, blocks) - _aucs(r, labels, w, block, blocks) for z, r in pairs],
+        axis=0,
+    )
+    left_out, gain = gains[:-1], float(gains[-1])
+    if any(np.unique(labels[(w > 0) & (block != b)]).size < 2 for b in range(blocks)):
+        return gain, float("nan")
     variance = (blocks - 1) / blocks * float(((left_out - left_out.mean()) ** 2).sum())
-    return gain(block >= 0), variance**0.5
+    return gain, variance**0.5
+
+
+def _aucs(
+    scores: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.floating],
+    weights: npt.NDArray[np.floating],
+    block: npt.NDArray[np.integer],
+    blocks: int,
+) -> npt.NDArray[np.float64]:
+    """The AUC without the rows of each block, and last the AUC of all rows; the scores are sorted
+    once. Without rows of both labels it is NaN.
+    """
+    values, place = np.unique(scores, return_inverse=True)
+
+    def weigh(rows: npt.NDArray[np.bool_] | slice) -> npt.NDArray[np.float64]:
+        """The weight of negative and of positive rows by their score."""
+        y, w, of = labels[rows], weights[rows], place[rows]
+        return np.stack([np.bincount(of, w * (y == k), values.size) for k in (0, 1)])
+
+    def auc(negative: npt.NDArray[np.float64], positive: npt.NDArray[np.float64]) -> float:
+        pairs = negative.sum() * positive.sum()
+        below = np.cumsum(negative) - negative / 2  # a tie counts one half
+        return float(positive @ below / pairs) if pairs > 0 else float("nan")
+
+    whole = weigh(slice(None))
+    return np.array([*(auc(*(whole - weigh(block == b))) for b in range(blocks)), auc(*whole)])

@@ -20,6 +20,8 @@ import torch
 import torch.distributed as dist
 import torchrec.distributed  # noqa: F401  before the fork, so that the ranks find it imported
 
+from patience import PATIENCE
+
 STACKS_AFTER = 0.5  # seconds that a hanging rank has to write its stack
 GATHER = 0.02  # seconds in which ranks that fail together are heard before one is blamed
 
@@ -29,7 +31,7 @@ class RankError(AssertionError):
 
 
 def run_ranks(
-    fn: Callable[..., Any], world_size: int, *args: object, timeout: float = 60
+    fn: Callable[..., Any], world_size: int, *args: object, timeout: float = PATIENCE
 ) -> list[Any]:
     """``[fn(*args) on rank r for r in range(world_size)]``, in a gloo group on this machine.
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from checkpoint_files import VALUES, assert_holds, names, save, tensors
+from patience import PATIENCE
 from seo_rec.data.dataset import DataSet
 from seo_rec.train import (
     CheckpointError,
@@ -135,7 +136,7 @@ def test_background_saving_copies_first(monkeypatch: pytest.MonkeyPatch, tmp_pat
     write = checkpoint.dcp.save
 
     def slow(*arguments: Any, **more: Any) -> Any:
-        assert disk.wait(20)
+        assert disk.wait(PATIENCE)
         return write(*arguments, **more)
 
     monkeypatch.setattr(checkpoint.dcp, "save", slow)

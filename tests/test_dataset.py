@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from patience import PATIENCE
 from seo_rec import recipes
 from seo_rec.data import dataset
 from seo_rec.data.dataset import DataSet, open_data
@@ -186,7 +187,7 @@ def test_opening_needs_no_torch(tiny: Path) -> None:
         f"assert len(open_data({str(tiny)!r}).vocabulary('weak_0'))\n"
         "sys.exit('torch' in sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(

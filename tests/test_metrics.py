@@ -179,6 +179,26 @@ def test_the_standard_error_is_that_of_the_jackknife(blocks):
     assert gain == pytest.approx(counted_auc(z, y) - counted_auc(worse, y), abs=1e-12)
 
 
+def test_weights_and_ties_count_in_every_block():
+    z, worse, y = (x.round(1) for x in simulated(300, 0.8, 6))
+    w = np.random.default_rng(6).uniform(0, 2, 300) * (np.arange(300) % 7 > 0)
+
+    def counted(scores: np.ndarray, rows: np.ndarray) -> float:
+        s, weight, positive = scores[rows], w[rows], y[rows] == 1
+        higher = s[positive, None] - s[~positive]
+        pairs = weight[positive, None] * weight[~positive]
+        return float((((higher > 0) + 0.5 * (higher == 0)) * pairs).sum() / pairs.sum())
+
+    gain, error = auc_gain(z, worse, y, 4, w)
+    gains = [
+        counted(z, rows) - counted(worse, rows)
+        for rows in (np.arange(300) % 4 != block for block in range(4))
+    ]
+    every = np.arange(300) >= 0
+    assert gain == pytest.approx(counted(z, every) - counted(worse, every), abs=1e-12)
+    assert error == pytest.approx(math.sqrt(3) * np.std(gains), rel=1e-9)
+
+
 @pytest.mark.filterwarnings("error")
 def test_a_gain_of_too_few_labels_has_no_error() -> None:
     """With the block of the only positive left out there is no AUC; no library warns of it."""

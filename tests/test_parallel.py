@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from patience import PATIENCE
 from seo_rec.data import numeric, parallel, pieces, shards, started, work
 from seo_rec.data.avazu import HEADER, avazu_source
 from seo_rec.data.criteo import criteo_source
@@ -510,7 +511,7 @@ def test_the_ranks_of_a_launcher_prepare_together(tmp_path: Path) -> None:
             )
             for rank in range(2)
         ]
-        said = [rank.communicate(timeout=60) for rank in ranks]
+        said = [rank.communicate(timeout=PATIENCE) for rank in ranks]
         if not bad:
             assert [rank.returncode for rank in ranks] == [0, 0], said
             assert contents(out) == contents(tmp_path / "one")

@@ -573,13 +573,13 @@ def test_sigkill(
     seo_rec: Callable[..., Any],
 ) -> None:
     """A process killed at random moments, each time resumed, against one that ran in peace."""
-    started = time.perf_counter()
+    started = time.process_time()  # no run is faster than this, whatever else the machine does
     whole = seo_rec(command, tiny, "--out", tmp_path / "whole", *options)
-    duration = time.perf_counter() - started
+    duration = time.process_time() - started
     assert whole.code == 0, whole.err
     seed = random.SystemRandom().randrange(10**6)
     rng, hits = random.Random(seed), 0
-    print(f"seed of the kills: {seed}; an undisturbed run took {duration:.1f} s")
+    print(f"seed of the kills: {seed}; an undisturbed run took {duration:.1f} s of a core")
     out = tmp_path / "killed"
     resumed = partial(seo_rec, command, tiny, "--out", out, *options, "--resume")
     for _ in range(kills):

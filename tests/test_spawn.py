@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from patience import PATIENCE
 from spawn import RankError, run_ranks
 
 
@@ -30,8 +31,8 @@ def test_the_rank_that_failed_is_named_and_the_others_are_ended():
 
     started = time.monotonic()
     with pytest.raises(RankError, match=r"rank 1 of 3: Traceback(.|\n)*out of cheese"):
-        run_ranks(fail, 3)
-    assert time.monotonic() - started < 10
+        run_ranks(fail, 3, timeout=3600)
+    assert time.monotonic() - started < PATIENCE
 
 
 def test_a_rank_that_dies_is_named():
@@ -48,12 +49,16 @@ def test_a_hanging_rank_is_ended_and_its_stack_shown(tmp_path):
     def hang_here() -> None:
         (tmp_path / str(os.getpid())).touch()
         if dist.get_rank() == 1:
-            time.sleep(60)
+            time.sleep(3600)
         dist.barrier()
 
-    with pytest.raises(RankError, match=r"ranks \[0, 1\] of 2 did not finish in 2 s") as error:
-        run_ranks(hang_here, 2, timeout=2)
-    assert "in hang_here" in str(error.value)
+    for seconds in (2, 16, 128):  # a busy machine may need more to start two processes
+        said = rf"ranks \[0, 1\] of 2 did not finish in {seconds} s"
+        with pytest.raises(RankError, match=said) as error:
+            run_ranks(hang_here, 2, timeout=seconds)
+        if len(list(tmp_path.iterdir())) % 2 == 0 and "not started" not in str(error.value):
+            break
+    assert str(error.value).count("in hang_here") == 2
     for file in tmp_path.iterdir():
         with pytest.raises(ProcessLookupError):
             os.kill(int(file.name), 0)

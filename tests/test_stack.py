@@ -260,9 +260,9 @@ def test_importing_seo_rec_is_cheap():
         [],
         """
         import time
-        start = time.perf_counter()
+        start = time.process_time()
         import seo_rec
-        print(time.perf_counter() - start)
+        print(time.process_time() - start)
         heavy = {"torch", "torchrec", "fbgemm_gpu", "numpy", "pyarrow"} & set(sys.modules)
         assert not heavy, heavy
         """,
@@ -278,6 +278,6 @@ def test_the_check_itself_takes_milliseconds():
 
 
 def _seconds_of_one_check() -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     stack.check()
-    return time.perf_counter() - start
+    return time.process_time() - start

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from patience import PATIENCE
 from seo_rec.data import row_groups
 from seo_rec.data.dataset import open_data
 from seo_rec.data.read_ahead import THREAD_NAME
@@ -199,4 +200,4 @@ def test_an_iterator_left_open_does_not_hang_the_interpreter(plain: Path) -> Non
         "batches = iter(stream)\n"
         "next(batches)\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=PATIENCE)

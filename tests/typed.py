@@ -17,6 +17,7 @@ import torch
 import torchrec.distributed  # noqa: F401  before the fork, so that the ranks find it imported
 
 import seo_rec.recipes  # noqa: F401
+from patience import PATIENCE
 from seo_rec.cli import main as command_line
 
 
@@ -27,7 +28,7 @@ class Typed:
     folder: Path
     processes: list[multiprocessing.process.BaseProcess] = field(default_factory=list)
 
-    def ended(self, seconds: float = 100) -> list[int | None]:
+    def ended(self, seconds: float = PATIENCE) -> list[int | None]:
         """The exit status of every rank; negative if a signal ended it, None if it still runs."""
         end = time.monotonic() + seconds
         for process in self.processes:
@@ -71,7 +72,7 @@ def typed(
     launch = Typed(folder)
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port or free_port())}
     shared |= {"WORLD_SIZE": str(len(commands)), "LOCAL_WORLD_SIZE": str(len(commands))}
-    shared |= {"SEO_REC_TIMEOUT_S": "60", "GLOO_SOCKET_IFNAME": "lo", **environment}
+    shared |= {"SEO_REC_TIMEOUT_S": "3600", "GLOO_SOCKET_IFNAME": "lo", **environment}
     context = multiprocessing.get_context("fork")
     for rank, words in enumerate(commands):
         if words is not None:

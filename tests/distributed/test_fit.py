@@ -22,6 +22,7 @@ import torch
 
 from distributed.interrupted import Terminated, build, on_ranks, run, settings, share, stop, train
 from distributed.sharded import MODEL, Trained, policy_of
+from patience import PATIENCE
 from seo_rec import recipes
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.data.stream import Stream
@@ -425,7 +426,7 @@ def test_a_plan_for_another_world_is_refused(tiny_data: DataSet, tmp_path: Path)
     assert (first[0], second[0]) == ("PlanError", "OtherRankError")
     for _, text, seconds in (first, second):
         assert f"{tmp_path / 'plan.json'} is for 4 ranks on cpu; there are 2 on cpu" in text
-        assert seconds < 20
+        assert seconds < PATIENCE / 2
 
 
 @pytest.mark.parametrize(
@@ -592,7 +593,7 @@ def test_a_failing_planner_ends_all_ranks_with_its_message(
     assert (first[0], second[0]) == ("PlanError", "OtherRankError")
     for _, text, seconds in (first, second):
         assert "table 'chunk0' is short by 12 bytes on rank 1" in text
-        assert seconds < 20
+        assert seconds < PATIENCE / 2
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ import ctypes
 import multiprocessing
 import os
 import socket
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from patience import PATIENCE
 from typed import free_port, typed
 
 TRAIN = ["--method", "monolithic", "--params", "1600", "--batch-size", "32", "--epochs", "1"]
@@ -28,10 +28,8 @@ def test_a_port_held_by_a_silent_server_ends_every_rank(tiny: Path, tmp_path: Pa
     commands = [command(tiny, tmp_path / "run")] * 2
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        started = time.monotonic()
         with typed(commands, tmp_path, port, SEO_REC_TIMEOUT_S="3") as launch:
-            assert launch.ended(20) == [2, 2]
-        assert time.monotonic() - started < 12
+            assert launch.ended() == [2, 2]
     first, second = launch.said(0)[-1], launch.said(1)[-1]
     assert "EADDRINUSE" in first
     assert second.startswith(f"error: the 2 processes do not meet at 127.0.0.1:{port} (")
@@ -44,7 +42,7 @@ def test_a_first_rank_that_never_comes(tiny: Path, tmp_path: Path) -> None:
     port = free_port()
     commands = [None, command(tiny, tmp_path / "run")]
     with typed(commands, tmp_path, port, SEO_REC_TIMEOUT_S="3") as launch:
-        assert launch.ended(20) == [2]
+        assert launch.ended() == [2]
     assert launch.said(1)[-1].startswith(f"error: the 2 processes do not meet at 127.0.0.1:{port}")
 
 
@@ -72,13 +70,13 @@ def test_a_full_disk_is_said_once_with_its_cause(
         if libc.mount(b"none", bytes(small), b"tmpfs", 0, size):
             return os.strerror(ctypes.get_errno())
         with typed([[*command(tiny, small / "run"), *options]] * 2, tmp_path / "said") as launch:
-            return launch.ended(60), launch.all_said()
+            return launch.ended(), launch.all_said()
 
     context = multiprocessing.get_context("fork")  # a process keeps the mounts that it made
     found_here, found_there = context.Pipe(duplex=False)
     process = context.Process(target=lambda: found_there.send(in_own_mounts()))
     process.start()
-    assert found_here.poll(90)
+    assert found_here.poll(PATIENCE)
     found = found_here.recv()
     process.join()
     if isinstance(found, str):

@@ -16,6 +16,7 @@ import pytest
 from served import parts_of
 
 from cases import POLICIES
+from patience import PATIENCE
 from seo_rec.serve import PackageError, Predictor
 from seo_rec.serve.archive import write_tar
 from seo_rec.serve.delta import apply_delta, exchange, write_delta
@@ -189,7 +190,7 @@ def test_what_a_killed_process_leaves_is_removed_by_the_next(step, applied, few,
     before = bytes_of(old)
     command = [sys.executable, "-c", KILLED, str(old), str(changes), step]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, timeout=60)
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, timeout=PATIENCE)
     assert done.returncode == -signal.SIGKILL
     assert bytes_of(old) == (bytes_of(new) if applied else before)
     names = {p.name for p in tmp_path.iterdir()}

@@ -24,6 +24,7 @@ import pytest
 from small_package import PREPARATION, ROWS, small_package
 from test_server_bodies import TABLE, stream
 
+from patience import PATIENCE, until
 from seo_rec.serve import Predictor
 from seo_rec.serve.delta import apply_delta, write_delta
 from seo_rec.serve.server import LivePackage, ServerSettings
@@ -182,19 +183,25 @@ def test_limits(strict):
 
 
 def test_too_many_requests_at_a_time(strict):
-    address = str(strict.base_url)
+    address, start = str(strict.base_url), threading.Barrier(6)
     found: list[httpx.Response] = []
 
     def ask() -> None:
-        found.append(httpx.post(f"{address}/score", json={"columns": one()}))
+        with httpx.Client(base_url=address) as client:
+            start.wait(PATIENCE)
+            found.append(client.post("/score", json={"columns": one()}))
 
-    threads = [threading.Thread(target=ask) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    states = sorted(answer.status_code for answer in found)
-    assert set(states) == {200, 429}
+    def one_is_refused() -> bool:
+        found.clear()
+        threads = [threading.Thread(target=ask) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return any(answer.status_code == 429 for answer in found)
+
+    until(one_is_refused)  # on a busy machine they may not meet at the first try
+    assert len(found) == 6 and {answer.status_code for answer in found} == {200, 429}
     refused = next(answer for answer in found if answer.status_code == 429)
     assert "the most that --max-requests allows" in refused.json()["error"]
     assert refused.headers["retry-after"] == "1"
@@ -266,16 +273,14 @@ class Load:
 
     def wait(self) -> None:
         for thread in self.threads:
-            thread.join(30)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
 
     def until(self, version: str) -> None:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            if self.answers and self.answers[-1][2] == version:
-                return
-            time.sleep(0.02)
-        raise AssertionError(f"no answer of package {version} within 30 s")
+        until(
+            lambda: self.answers and self.answers[-1][2] == version,
+            lambda: f"no answer of package {version}; failures: {self.failures}",
+        )
 
 
 def test_no_request_fails_over_reloads_and_the_end(tmp_path, capsys):
@@ -290,7 +295,7 @@ def test_no_request_fails_over_reloads_and_the_end(tmp_path, capsys):
         predictor = Predictor.load(path)
         wanted[predictor.package.version] = predictor(ROWS)
     versions = list(wanted)
-    with running(served, "--reload", "0.1", "--drain", "0.5") as (process, address):
+    with running(served, "--reload", "0.1", "--drain", "3600") as (process, address):
         load = Load(address, clients=6)
         load.until(versions[0])
         apply_delta(served, tmp_path / "delta")
@@ -304,19 +309,15 @@ def test_no_request_fails_over_reloads_and_the_end(tmp_path, capsys):
         weights.write_bytes(weights.read_bytes()[:-1])
         os.rename(served, tmp_path / "third")
         os.rename(tmp_path / "bad", served)
-        deadline = time.monotonic() + 20
-        while 'seo_rec_reloads_total{result="failed"}' not in counters(
-            httpx.Client(base_url=address)
-        ):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        with httpx.Client(base_url=address) as client:
+            until(lambda: 'seo_rec_reloads_total{result="failed"}' in counters(client))
         load.until(versions[2])
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.1)
-        health = httpx.get(f"{address}/healthz")
-        assert (health.status_code, health.json()["status"]) == (503, "stopping")
+        until(lambda: httpx.get(f"{address}/healthz").status_code == 503)
+        assert httpx.get(f"{address}/healthz").json()["status"] == "stopping"
         load.wait()
-        assert process.wait(20) == 0
+        process.send_signal(signal.SIGTERM)  # the second one ends the wait of --drain
+        assert process.wait(PATIENCE) == 0
     assert load.failures == []
     assert load.told_to_leave == 6
     assert {version for _, _, version, _ in load.answers} == set(versions)
@@ -343,16 +344,15 @@ def test_sighup_loads_the_package_anew(tmp_path):
     versions = [Predictor.load(path).package.version for path in paths]
     link = tmp_path / "current"
     link.symlink_to(paths[0])
-    with running(link, "--reload", "0") as (process, address):
+    with running(link, "--reload", "0", "--drain", "0.1") as (process, address):
         (tmp_path / "next").symlink_to(paths[1])
         os.replace(tmp_path / "next", link)
         time.sleep(ServerSettings().reload + 0.5)  # a look at the package, if there was one
         assert httpx.get(f"{address}/healthz").json()["package"] == versions[0]
         process.send_signal(signal.SIGHUP)
-        deadline = time.monotonic() + 20
-        while httpx.get(f"{address}/healthz").json()["package"] != versions[1]:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: httpx.get(f"{address}/healthz").json()["package"] == versions[1])
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
 
 
 def test_a_package_that_changes_while_it_is_read_is_read_again(tmp_path, monkeypatch):
@@ -471,7 +471,7 @@ def serve_once(package: Path, *options: str) -> subprocess.CompletedProcess[str]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
     return subprocess.run(
         [sys.executable, "-m", "seo_rec", "serve", str(package), *options],
-        capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True, text=True, timeout=PATIENCE, env={**os.environ, "PYTHONPATH": paths},
     )  # fmt: skip
 
 
