@@ -261,6 +261,23 @@ class DataSet:
         return np.concatenate(labels), np.concatenate(weights)
 
 
+def require_opened(data: object, where: str) -> None:
+    """Refuse a path where an opened data set is expected.
+
+    Args:
+        data: What was passed.
+        where: The function that it was passed to.
+
+    Raises:
+        TypeError: It is a path.
+    """
+    if isinstance(data, str | Path):
+        raise TypeError(
+            f"{where}: data is the path {str(data)!r}; allowed: an opened data set, such as "
+            f"open_data({str(data)!r}) of seo_rec.data.dataset"
+        )
+
+
 def open_data(path: Path | str) -> DataSet:
     """Open the prepared data set in the folder ``path``, or at a URL such as ``s3://bucket/data``.
 
