@@ -7,8 +7,8 @@ trains, and every part of a run sees the same data. Importing this module needs 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -235,10 +235,7 @@ class DataSet:
         columns: Sequence[str] | None = None,
     ) -> Stream:
         """Batches of a split; see :class:`seo_rec.data.stream.Stream` for the arguments."""
-        from seo_rec.data.stream import Stream
-
-        return Stream(
-            self,
+        return self._streams()(
             split,
             batch_size=batch_size,
             shuffle=shuffle,
@@ -247,6 +244,12 @@ class DataSet:
             world_size=world_size,
             columns=columns,
         )
+
+    def _streams(self) -> Callable[..., Stream]:
+        """What makes a stream of a split of these data."""
+        from seo_rec.data.stream import Stream
+
+        return partial(Stream, self)
 
     def labels(self, split: str) -> Floats:
         """The labels of a split in file order, float32 (rows,)."""
