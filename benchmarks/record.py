@@ -12,9 +12,9 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from seo_rec.environment import stamp as stamp
 from seo_rec.files import append_line, write_text
@@ -26,6 +26,7 @@ RESULTS = Path(__file__).parent / "results"
 FOLDERS = {"evidence": "accuracy", "unified": "accuracy", "epoch": "speed"}
 
 Line = dict[str, Any]
+Cell = TypeVar("Cell")
 
 
 def path_of(name: str) -> Path:
@@ -176,6 +177,34 @@ class Records:
 
     def _key(self, line: Mapping[str, Any]) -> str:
         return key_of({**self.usual, **line}, self.identity)
+
+
+def record_missing(
+    records: Records,
+    cells: Iterable[Cell],
+    what_of: Callable[[Cell], Mapping[str, Any]],
+    measure: Callable[[Cell], Mapping[str, Any]],
+    said: Callable[[Cell, Line], str],
+    limit: int = 0,
+) -> None:
+    """Measure the cells of a plan that have no line yet, and print what came of each.
+
+    Args:
+        records: Where lines are looked for and added.
+        cells: The plan, in its order.
+        what_of: The identity entries of the line of a cell.
+        measure: Makes the line of a cell.
+        said: The text to print of a cell and its line.
+        limit: Measure so many cells at most; 0: all.
+    """
+    new = 0
+    for cell in cells:
+        if records.find(what_of(cell)):
+            continue
+        print(said(cell, records.add(measure(cell))), flush=True)
+        new += 1
+        if new == limit:
+            break
 
 
 def _text(line: Mapping[str, Any]) -> str:

@@ -18,8 +18,9 @@ from seo_rec.metrics import Metrics
 from seo_rec.model import ModelSettings, build_model
 from seo_rec.policy import Allowance, Policy, PolicyError
 from seo_rec.policy.addresses import lookup_rows
+from seo_rec.policy.budget import level
 from seo_rec.search.cce import ClusterStep, cce, divided
-from seo_rec.search.cce_tables import CceSettings, divide, level
+from seo_rec.search.cce_tables import CceSettings, divide
 from seo_rec.search.clustering import (
     Points,
     base_vectors,

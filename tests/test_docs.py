@@ -79,6 +79,14 @@ def test_guides_are_written_in_sentences(name: str) -> None:
     assert IDIOMS.findall(text) == []
 
 
+@pytest.mark.parametrize("name", GUIDES)
+def test_tables_are_whole(name: str) -> None:
+    """A row after an empty line is shown as text with bars: every table begins with a header."""
+    lines = ["", *re.sub(r"```.*?```", "", (ROOT / name).read_text(), flags=re.DOTALL).split("\n")]
+    first = [i for i in range(1, len(lines)) if lines[i][:1] == "|" != lines[i - 1][:1]]
+    assert [lines[i] for i in first if not re.fullmatch(r"[|: -]*-[|: -]*", lines[i + 1])] == []
+
+
 LATER = (
     "days.md",
     "budgets.md",

@@ -31,6 +31,7 @@ from seo_rec.data.stream import Stream
 from seo_rec.files import locked
 from seo_rec.model import ModelSettings
 from seo_rec.recipes import comparing, searching, training
+from seo_rec.recipes import outcome as outcomes
 from seo_rec.runs import claim
 from seo_rec.search.run_off import RunOff, contest
 from seo_rec.search.seo import SeoSearch
@@ -97,7 +98,7 @@ def fuse(monkeypatch: pytest.MonkeyPatch) -> Fuse:
         around(module, "write_json")
     around(contest, "write_bytes")
     around(comparing, "append_line")
-    monkeypatch.setattr(training, "stamp", dict)
+    monkeypatch.setattr(outcomes, "stamp", dict)
     monkeypatch.setattr(searching, "stamp", dict)
     stages_of_a_checkpoint(made, monkeypatch)
     return made

@@ -26,7 +26,7 @@ from itertools import product
 from pathlib import Path
 
 from benchmarks.command import make_parser, set_up
-from benchmarks.record import Line, Records, outcome, path_of, recorded_fit
+from benchmarks.record import Line, Records, outcome, path_of, record_missing, recorded_fit
 from seo_rec import recipes
 from seo_rec.backbones import BACKBONES, AutoIntSettings
 from seo_rec.data.dataset import DataSet, open_data
@@ -204,23 +204,26 @@ def main() -> None:
             parser.error(f"not all trials of these data are in {RECORD}; run `tune --record` first")
         wanted = list(grid(plan, one, two))
     set_up(options.threads)
-    new = 0
-    for cell in wanted:
-        if records.find(what_of(options.part, cell, fingerprint, plan)):
-            continue
-        line = records.add(train(cell, options.part, data, options.out, plan))
-        print(
-            f"{options.part} {cell.backbone:8} d {cell.d:2} k {cell.k:2} seed {cell.seed} "
-            f"lr {cell.choice.lr:g} l2 {cell.choice.l2:g} std {cell.choice.std:g}: "
-            f"validation {line['val_auc']:.5f}, test {line['test_auc']:.5f}, "
-            f"{line['epochs']} epochs, {line['seconds']:.1f} s",
-            flush=True,
-        )
-        new += 1
-        if new == options.limit:
-            break
+    record_missing(
+        records,
+        wanted,
+        lambda cell: what_of(options.part, cell, fingerprint, plan),
+        lambda cell: train(cell, options.part, data, options.out, plan),
+        lambda cell, line: f"{options.part} {said(cell, line)}",
+        options.limit,
+    )
     lines = (records.find(what_of(options.part, cell, fingerprint, plan)) for cell in wanted)
     print(capped([line for line in lines if line]))
+
+
+def said(cell: Cell, line: Line) -> str:
+    """One line for the terminal."""
+    return (
+        f"{cell.backbone:8} d {cell.d:2} k {cell.k:2} seed {cell.seed} "
+        f"lr {cell.choice.lr:g} l2 {cell.choice.l2:g} std {cell.choice.std:g}: "
+        f"validation {line['val_auc']:.5f}, test {line['test_auc']:.5f}, "
+        f"{line['epochs']} epochs, {line['seconds']:.1f} s"
+    )
 
 
 if __name__ == "__main__":

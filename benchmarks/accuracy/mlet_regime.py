@@ -31,7 +31,7 @@ from itertools import product
 from pathlib import Path
 
 from benchmarks.command import make_parser, set_up
-from benchmarks.record import Line, Records, outcome, path_of, recorded_fit
+from benchmarks.record import Line, Records, outcome, path_of, record_missing, recorded_fit
 from seo_rec import recipes
 from seo_rec.backbone_settings import Interaction
 from seo_rec.backbones import DCNSettings, DLRMSettings
@@ -158,20 +158,22 @@ def main() -> None:
     data = open_data(options.data)
     records = Records(RECORD, IDENTITY, writes=options.record)
     set_up(options.threads)
-    new = 0
-    for cell in plan.cells():
-        if records.find(what_of(cell, data.fingerprint)):
-            continue
-        line = records.add(train(cell, data, options.out))
-        print(
-            f"{cell.backbone} d {cell.d:2} k {cell.k:2} x{cell.factor:g} seed {cell.seed}: "
-            f"validation {line['val_auc']:.5f}, test {line['test_auc']:.5f}, "
-            f"{line['seconds']:.1f} s",
-            flush=True,
-        )
-        new += 1
-        if new == options.limit:
-            break
+    record_missing(
+        records,
+        plan.cells(),
+        lambda cell: what_of(cell, data.fingerprint),
+        lambda cell: train(cell, data, options.out),
+        said,
+        options.limit,
+    )
+
+
+def said(cell: Cell, line: Line) -> str:
+    """One line for the terminal."""
+    return (
+        f"{cell.backbone} d {cell.d:2} k {cell.k:2} x{cell.factor:g} seed {cell.seed}: "
+        f"validation {line['val_auc']:.5f}, test {line['test_auc']:.5f}, {line['seconds']:.1f} s"
+    )
 
 
 if __name__ == "__main__":

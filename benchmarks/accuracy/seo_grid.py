@@ -35,7 +35,7 @@ from itertools import product
 from pathlib import Path
 
 from benchmarks.command import make_parser, set_up
-from benchmarks.record import Line, Records, outcome, path_of, recorded_fit, stamp
+from benchmarks.record import Line, Records, outcome, path_of, record_missing, recorded_fit, stamp
 from seo_rec import apply, recipes
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.model import ModelSettings
@@ -193,21 +193,24 @@ def main() -> None:
     data = open_data(options.data)
     records = Records(RECORD, IDENTITY, writes=options.record)
     set_up(options.threads)
-    new = 0
-    for cell in plan.cells():
-        if records.find(what_of(cell, data.fingerprint, options.hashing)):
-            continue
-        line = records.add(train(cell, data, options.hashing, options.out))
-        print(
-            f"B {cell.rows} hidden {cell.hidden} seed {cell.seed} {cell.model} "
-            f"dp={int(cell.projects)} ah={int(cell.adjusts)} {cell.reading} "
-            f"budget={int(cell.at_budget)}: validation {line['val_auc']:.5f}, test "
-            f"{line['test_auc']:.5f}, {line['embedding_params']:,} floats",
-            flush=True,
-        )
-        new += 1
-        if new == options.limit:
-            break
+    record_missing(
+        records,
+        plan.cells(),
+        lambda cell: what_of(cell, data.fingerprint, options.hashing),
+        lambda cell: train(cell, data, options.hashing, options.out),
+        said,
+        options.limit,
+    )
+
+
+def said(cell: Cell, line: Line) -> str:
+    """One line for the terminal."""
+    return (
+        f"B {cell.rows} hidden {cell.hidden} seed {cell.seed} {cell.model} "
+        f"dp={int(cell.projects)} ah={int(cell.adjusts)} {cell.reading} "
+        f"budget={int(cell.at_budget)}: validation {line['val_auc']:.5f}, test "
+        f"{line['test_auc']:.5f}, {line['embedding_params']:,} floats"
+    )
 
 
 if __name__ == "__main__":

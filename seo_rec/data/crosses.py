@@ -11,8 +11,10 @@ Letters: B rows.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 
 import numpy as np
 
@@ -116,7 +118,7 @@ class CrossedStream(Stream):
         split: ``train``, ``val`` or ``test``.
         batch_size: Rows per batch and rank.
         shuffle, seed, rank, world_size, cache: As in ``Stream``.
-        features: Columns and names of crosses that batches have, in the order of the schema with
+        columns: Columns and names of crosses that batches have, in the order of the schema with
             the crosses last; None: all.
     """
 
@@ -132,15 +134,15 @@ class CrossedStream(Stream):
         rank: int = 0,
         world_size: int = 1,
         cache: str = "auto",
-        features: Sequence[str] | None = None,
+        columns: Sequence[str] | None = None,
     ) -> None:
         names = [c.name for c in data.schema.features]
         every = [*names, *(c.name for c in crosses)]
-        wanted = every if features is None else features
+        wanted = every if columns is None else columns
         if unknown := sorted(set(wanted) - set(every)):
             raise DataError(f"Stream: columns has {unknown}; the features are {every}")
         self._crosses = {c.name: c.columns for c in crosses if c.name in wanted}
-        read = {*wanted, *(name for columns in self._crosses.values() for name in columns)}
+        read = {*wanted, *chain.from_iterable(self._crosses.values())}
         super().__init__(
             data,
             split,
@@ -214,29 +216,9 @@ class CrossedData(DataSet):
         """As of the data set without crosses; all ids of a cross keep their identity."""
         return None if feature in self._crossed else self.whole.kept(feature)
 
-    def stream(
-        self,
-        split: str,
-        *,
-        batch_size: int,
-        shuffle: bool = False,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        columns: Sequence[str] | None = None,
-    ) -> Stream:
-        """Batches of a split with columns and crosses as features."""
-        return CrossedStream(
-            self.whole,
-            self.crosses,
-            split,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            features=columns,
-        )
+    def _streams(self) -> Callable[..., Stream]:
+        """Streams with columns and crosses as features."""
+        return partial(CrossedStream, self.whole, self.crosses)
 
     def only(self, crosses: Sequence[Cross]) -> CrossedData:
         """The same data set with some of its crosses alone."""
@@ -259,7 +241,7 @@ def with_crosses(data: DataSet, crosses: Sequence[Cross]) -> CrossedData:
             crosses,
             batch_size=COUNT_ROWS,
             cache="none",
-            features=list(counters),
+            columns=list(counters),
         )
         for batch in stream:
             for name, counter in counters.items():

@@ -7,8 +7,8 @@ trains, and every part of a run sees the same data. Importing this module needs 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -235,10 +235,7 @@ class DataSet:
         columns: Sequence[str] | None = None,
     ) -> Stream:
         """Batches of a split; see :class:`seo_rec.data.stream.Stream` for the arguments."""
-        from seo_rec.data.stream import Stream
-
-        return Stream(
-            self,
+        return self._streams()(
             split,
             batch_size=batch_size,
             shuffle=shuffle,
@@ -247,6 +244,12 @@ class DataSet:
             world_size=world_size,
             columns=columns,
         )
+
+    def _streams(self) -> Callable[..., Stream]:
+        """What makes a stream of a split of these data."""
+        from seo_rec.data.stream import Stream
+
+        return partial(Stream, self)
 
     def labels(self, split: str) -> Floats:
         """The labels of a split in file order, float32 (rows,)."""
@@ -259,6 +262,23 @@ class DataSet:
         pairs = [(batch.labels_B.numpy(), batch.row_weights.numpy()) for batch in stream]
         labels, weights = zip(*pairs, strict=True)
         return np.concatenate(labels), np.concatenate(weights)
+
+
+def require_opened(data: object, where: str) -> None:
+    """Refuse a path where an opened data set is expected.
+
+    Args:
+        data: What was passed.
+        where: The function that it was passed to.
+
+    Raises:
+        TypeError: It is a path.
+    """
+    if isinstance(data, str | Path):
+        raise TypeError(
+            f"{where}: data is the path {str(data)!r}; allowed: an opened data set, such as "
+            f"open_data({str(data)!r}) of seo_rec.data.dataset"
+        )
 
 
 def open_data(path: Path | str) -> DataSet:

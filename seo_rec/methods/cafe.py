@@ -6,16 +6,16 @@ et al., SIGMOD 2024). Letters: W buckets of the sketch, S slots of a bucket, N i
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from seo_rec.methods.managed_collision import Batches, Counts, rows_by_id, shared_rows
-from seo_rec.methods.origin import lookup_seed, provenance
+from seo_rec.methods.origin import lookup_seed, settings_provenance
 from seo_rec.policy import Allowance, Ids, Policy, allowance_of
 from seo_rec.policy.addresses import hash_rows
-from seo_rec.policy.allowance import allowance_from, without_unset
+from seo_rec.policy.allowance import allowance_from
 from seo_rec.schema import Schema
 
 Ints = npt.NDArray[np.int64]
@@ -189,8 +189,5 @@ def cafe(
     kept = {n: np.sort(ids[feature == f]) for f, n in enumerate(names)}
     if len(ids) < hot:
         unknown = shared_rows(known, allowance, dim, allowance.amount - len(ids) * of_id)
-    told = {**without_unset(asdict(s)), "seed": seed}
-    if allowance.in_bytes:
-        del told["params"]
-    origin = provenance(schema, "cafe", **told)
+    origin = settings_provenance(schema, "cafe", s, seed)
     return allowance.typed(rows_by_id(kept, unknown, [dim] * len(names), seed, origin))

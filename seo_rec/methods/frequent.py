@@ -6,12 +6,12 @@ Letters: F features, K ids that have a row of their own, over all features.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from seo_rec.methods.origin import lookup_seed, provenance
+from seo_rec.methods.origin import lookup_seed, settings_provenance
 from seo_rec.policy import (
     Allowance,
     Codes,
@@ -24,7 +24,7 @@ from seo_rec.policy import (
     allowance_of,
     split_rows,
 )
-from seo_rec.policy.allowance import allowance_from, without_unset
+from seo_rec.policy.allowance import allowance_from
 from seo_rec.schema import Schema
 
 CHOSEN = ("global", "per-feature")
@@ -189,10 +189,7 @@ def frequent(
         for c in schema.features
     ]
     known = {name: np.sort(np.concatenate([p.kept, p.banded])) for name, p in parts.items()}
-    told = {**without_unset(asdict(s)), "seed": seed}
-    if allowance.in_bytes:
-        del told["params"]
-    origin = provenance(schema, "frequent", **told)
+    origin = settings_provenance(schema, "frequent", s, seed)
     policy = Policy(tuple(tables), tuple(features), (), known, origin, codes)
     return allowance.typed(policy)
 

@@ -7,12 +7,12 @@ the rule of TorchRec's ``MCHManagedCollisionModule``, and its last state is the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from seo_rec.methods.origin import lookup_seed, provenance
+from seo_rec.methods.origin import lookup_seed, settings_provenance
 from seo_rec.policy import (
     Allowance,
     Feature,
@@ -24,7 +24,8 @@ from seo_rec.policy import (
     allowance_of,
     split_rows,
 )
-from seo_rec.policy.allowance import allowance_from, without_unset
+from seo_rec.policy.allowance import allowance_from
+from seo_rec.policy.budget import level
 from seo_rec.schema import Schema
 
 EVICTIONS = ("distance-lfu", "lfu")
@@ -198,10 +199,7 @@ def managed_collision(
             waiting = []
     if waiting:
         _choose(maps, waiting, now)
-    told = {**without_unset(asdict(s)), "seed": seed}
-    if allowance.in_bytes:
-        del told["params"]
-    origin = provenance(schema, "managed-collision", **told)
+    origin = settings_provenance(schema, "managed-collision", s, seed)
     kept = {n: m.ids for n, m in maps.items()}
     return allowance.typed(rows_by_id(kept, unknown, [dim] * len(names), seed, origin))
 
@@ -262,21 +260,3 @@ def shared_rows(known: Sequence[int], allowance: Allowance, dim: int, room: int)
     most = [max(1, n) for n in known]
     rows = split_rows(room, [cost] * F, [float(n) for n in most])
     return [min(r, n) for r, n in zip(rows, most, strict=True)]
-
-
-def level(most: Sequence[int], total: int) -> list[int]:
-    """``min(most_f, L)`` for the largest L whose sum is within the total; the rest one by one.
-
-    The features that are not at their most get one more, the first ones first.
-    """
-    low, high = 0, max(most, default=0)
-    while low < high:
-        middle = (low + high + 1) // 2
-        fits = sum(min(m, middle) for m in most) <= total
-        low, high = (middle, high) if fits else (low, middle - 1)
-    found = [min(m, low) for m in most]
-    left = total - sum(found)
-    for f, m in enumerate(most):
-        if left and m > low:
-            found[f], left = found[f] + 1, left - 1
-    return found

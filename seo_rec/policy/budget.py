@@ -74,3 +74,25 @@ def _shares_above_floors(
     for j in above:
         shares[j] = left * weights[j] / total
     return shares
+
+
+def level(most: Sequence[int], total: int) -> list[int]:
+    """``min(most_i, m)`` for the largest m whose sum is at most ``total``; the rest one by one.
+
+    Those that are not at their largest number get one more, the first ones first.
+
+    Args:
+        most: The largest number of each.
+        total: What the numbers add up to, unless all of them are at their largest.
+    """
+    low, high = 0, max(most, default=0)
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = sum(min(n, middle) for n in most) <= total
+        low, high = (middle, high) if fits else (low, middle - 1)
+    found = [min(n, low) for n in most]
+    left = total - sum(found)
+    for i, n in enumerate(most):
+        if left and n > low:
+            found[i], left = found[i] + 1, left - 1
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,9 @@ class Policy:
         budget: what the policy was made for, or None where nobody said.
         decision: who decided, and by how much, for people and reports; JSON values only.
 
-    Two policies are equal if they compute the same from the same vocabularies.
+    Two policies are equal if they find the same rows for every id and combine them alike: their
+    tables, arrays, features, dropped columns, codes and vocabularies are equal. What they were made
+    for, who decided and where they came from does not count.
 
     Raises:
         PolicyError: two entries share a name, a lookup names an unknown table, a table is never
@@ -75,6 +77,16 @@ class Policy:
     def __post_init__(self) -> None:
         check_policy(self)
         object.__setattr__(self, "codes_digest", _digest(self.codes))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Policy):
+            return NotImplemented
+        if any(getattr(self, f.name) != getattr(other, f.name) for f in fields(self) if f.compare):
+            return False
+        mine, theirs = self.vocabularies, other.vocabularies
+        return mine.keys() == theirs.keys() and all(
+            mine[name] is theirs[name] or np.array_equal(mine[name], theirs[name]) for name in mine
+        )
 
     def table(self, name: str) -> Table:
         return next(t for t in self.tables if t.name == name)
@@ -151,7 +163,7 @@ class Policy:
         }
 
     def save(self, path: Path | str) -> None:
-        """Write the policy; equal policies give equal bytes."""
+        """Write the policy; the same policy with the same provenance gives the same bytes."""
         text = json.dumps(self.to_json(), indent=1, sort_keys=True, allow_nan=False)
         write_text(path, text + "\n")
 

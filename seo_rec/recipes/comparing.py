@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from seo_rec.data.dataset import DataSet
+from seo_rec.data.dataset import DataSet, require_opened
 from seo_rec.documents import read_object
 from seo_rec.files import append_line, write_json
 from seo_rec.methods import (
@@ -92,6 +92,13 @@ class Comparison:
     num_bytes: int = 0
     precision: str = "float32"
     trials: int = 0
+
+    def __post_init__(self) -> None:
+        require_opened(self.data, "Comparison")
+        if isinstance(self.data, DataSet):
+            raise TypeError("Comparison: data is one data set; allowed: a tuple of them, (data,)")
+        for data in self.data:
+            require_opened(data, "Comparison")
 
     @property
     def allowance(self) -> Allowance:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from seo_rec.data.dataset import DataSet, open_data
+from seo_rec.data.dataset import DataSet, open_data, require_opened
 from seo_rec.data.vocabulary import VOCABULARY_FOLDER, IdCounter
 from seo_rec.documents import read_object
 from seo_rec.embed.cross import Columns
@@ -88,6 +88,7 @@ def continued(
             have another kind of label.
         ValueError: ``decay`` is not in 0 to 1, or a record is damaged.
     """
+    require_opened(data, "continued")
     run = place(run)
     if not 0 <= decay <= 1:
         raise ValueError(f"decay {decay}; allowed: 0 to 1")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from seo_rec.data.dataset import DataSet
+from seo_rec.data.dataset import DataSet, require_opened
 from seo_rec.data.stream import Stream
 from seo_rec.documents import read_object
 from seo_rec.embed.quantize import serve_stored_
@@ -137,6 +137,7 @@ def evaluate_served(
         RunError: The folder is not a finished training run, or ``data`` has other numeric columns.
         ValueError: There is no such type, or it cannot hold the numbers of a table.
     """
+    require_opened(data, "evaluate_served")
     run = place(run)
     _agree_on_evaluation(run, data, split, precision, grouping)
     grouping.check(data)
@@ -262,6 +263,7 @@ def frequency(
         RunError: A folder is not a finished training run, or ``data`` has other numeric columns.
         ValueError: The share is out of its range.
     """
+    require_opened(data, "frequency")
     places = [place(run) for run in runs]
     from seo_rec.report.frequency import frequency_quality, frequency_sets  # plots load slowly
 

@@ -19,7 +19,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from seo_rec.data.dataset import DataSet
+from seo_rec.data.dataset import DataSet, require_opened
 from seo_rec.documents import read_object
 from seo_rec.files import write_json
 from seo_rec.methods import SUFFIX
@@ -57,6 +57,7 @@ def read_budgets(text: str, data: DataSet, dim: int) -> tuple[int, ...]:
     Raises:
         ValueError: no number, less than one row, or two budgets that are one after rounding.
     """
+    require_opened(data, "read_budgets")
     full = collisionless_rows(data) * dim
     budgets = []
     for part in filter(None, (p.strip() for p in text.split(","))):

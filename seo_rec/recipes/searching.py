@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seo_rec.data.crosses import reading_columns
-from seo_rec.data.dataset import DataSet
+from seo_rec.data.dataset import DataSet, require_opened
 from seo_rec.documents import as_record
 from seo_rec.environment import stamp
 from seo_rec.files import read_json, write_json
@@ -64,6 +64,7 @@ def search(
         RunError: ``out`` holds another run, or this one and ``resume`` is False.
         ValueError: An unknown method, or settings that do not go together.
     """
+    require_opened(data, "search")
     out = Path(out)
     entry, asked = find(method), _asked(method, data, settings, training)
     if crosses:

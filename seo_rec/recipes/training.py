@@ -12,7 +12,7 @@ from torch import nn
 
 from seo_rec.apply import default_budget
 from seo_rec.data.crosses import reading_columns
-from seo_rec.data.dataset import DataSet
+from seo_rec.data.dataset import DataSet, require_opened
 from seo_rec.files import write_json
 from seo_rec.model import ModelSettings
 from seo_rec.multi_task import MultiTask
@@ -73,6 +73,7 @@ def method_policy(
         PolicyError: The budget is infeasible.
         ValueError: An unknown method or setting, or a method that has to be searched.
     """
+    require_opened(data, "method_policy")
     entry = find(method)
     if entry.trains:
         raise ValueError(
@@ -124,6 +125,7 @@ def train(
         RunError: ``out`` holds another run, or this one and ``resume`` is False.
         TooLargeError: The tables do not fit into memory.
     """
+    require_opened(data, "train")
     out = Path(out)
     start = start or Start()
     if following is not None:

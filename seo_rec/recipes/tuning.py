@@ -20,7 +20,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from seo_rec.data.dataset import DataSet
+from seo_rec.data.dataset import DataSet, require_opened
 from seo_rec.environment import stamp
 from seo_rec.files import finite, write_json
 from seo_rec.metrics import Metrics
@@ -80,6 +80,9 @@ class Tuning:
     budget: int | Allowance | None = OWN_BUDGET
     trials: int = 20
     names: tuple[str, ...] = TUNED_NAMES
+
+    def __post_init__(self) -> None:
+        require_opened(self.data, "Tuning")
 
     @property
     def subject(self) -> Subject:

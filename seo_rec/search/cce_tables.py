@@ -17,6 +17,7 @@ from seo_rec.methods.frequent import Counts
 from seo_rec.policy import Allowance, Codes, Feature, Ids, Lookup, Policy, PolicyError, Table
 from seo_rec.policy.addresses import hash_rows
 from seo_rec.policy.allowance import allowance_from
+from seo_rec.policy.budget import level
 from seo_rec.schema import Schema
 from seo_rec.search.clustering import Ints
 from seo_rec.search.space import require
@@ -262,24 +263,3 @@ def _most_frequent(names: Sequence[str], counts: Counts, number: int) -> dict[st
     chosen = np.zeros(len(ids), bool)
     chosen[order] = True
     return {n: ids[chosen & (feature == i)] for i, n in enumerate(names)}
-
-
-def level(most: Sequence[int], total: int) -> list[int]:
-    """``min(most_i, m)`` for the largest m whose sum is at most ``total``; the rest one by one.
-
-    Args:
-        most: The largest number of each.
-        total: What the numbers add up to, unless all of them are at their largest.
-    """
-    low, high = 0, max(most, default=0)
-    while low < high:
-        middle = (low + high + 1) // 2
-        fits = sum(min(x, middle) for x in most) <= total
-        low, high = (middle, high) if fits else (low, middle - 1)
-    found = [min(x, low) for x in most]
-    left = total - sum(found)
-    for i, x in enumerate(most):
-        if left and x > found[i]:
-            found[i] += 1
-            left -= 1
-    return found

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from seo_rec.settings import FitSettings, Training
 from seo_rec.train.agreement import DisagreementError, agree
-from seo_rec.train.checkpoint import Checkpoints, load_tensors, open_checkpoint
+from seo_rec.train.checkpoint import (
+    Checkpoints,
+    load_tensors,
+    open_checkpoint,
+    rng_states,
+    set_rng_states,
+)
 from seo_rec.train.distributed import distribute
 from seo_rec.train.evaluation import evaluate
 from seo_rec.train.loop import fit
@@ -25,7 +31,6 @@ from seo_rec.train.policy_fit import (
     fit_policy,
     store_,
 )
-from seo_rec.train.random_state import rng_states, set_rng_states
 from seo_rec.train.ranks import (
     LaunchError,
     OtherRankError,

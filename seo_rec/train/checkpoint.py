@@ -18,6 +18,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -296,3 +297,20 @@ def _remove(folder: Path) -> None:
 def _empty_folder(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+
+
+def rng_states(ranks: Ranks) -> dict[str, torch.Tensor]:
+    """Where this rank's generators stand, that of its GPU included: dropout draws from it."""
+    states = {f"rng.{ranks.rank}": torch.get_rng_state()}
+    if ranks.device.type == "cuda":
+        states[f"rng.cuda.{ranks.rank}"] = torch.cuda.get_rng_state(ranks.device)
+    return states
+
+
+def set_rng_states(states: Mapping[str, torch.Tensor], ranks: Ranks) -> None:
+    """Put the generators back to where :func:`rng_states` found them."""
+    for name, state in states.items():
+        if name.startswith("rng.cuda."):
+            torch.cuda.set_rng_state(state, ranks.device)
+        else:
+            torch.set_rng_state(state)

@@ -21,7 +21,7 @@ from seo_rec.schema import QUALITY_NAMES, REGRESSION
 from seo_rec.settings import FitSettings
 from seo_rec.train.after_step import AfterStep
 from seo_rec.train.average import WeightAverage
-from seo_rec.train.checkpoint import claimed, load_tensors
+from seo_rec.train.checkpoint import claimed, load_tensors, rng_states, set_rng_states
 from seo_rec.train.evaluation import (
     LOWER,
     NOT_EVALUATED,
@@ -35,7 +35,6 @@ from seo_rec.train.evaluation import (
 from seo_rec.train.lost_ranks import loss_said
 from seo_rec.train.outputs import RunFiles
 from seo_rec.train.progress import EpochLines, one_line
-from seo_rec.train.random_state import rng_states, set_rng_states
 from seo_rec.train.ranks import ranks, ranks_of
 from seo_rec.train.run_state import FitResult, Progress, named, named_in, position
 from seo_rec.train.saved import Saved
