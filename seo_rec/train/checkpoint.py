@@ -86,11 +86,23 @@ def claimed(out: Path | None, ranks: Ranks) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Saved:
-    """A complete checkpoint on disk: its plain values, and what its tensors are."""
+    """A complete checkpoint on disk: its plain values, and what its tensors are.
+
+    ``tensors`` holds them where the checkpoint is in memory alone; ``folder`` then says of what it
+    was made.
+    """
 
     folder: Path
     values: dict[str, Any]
     sizes: dict[str, tuple[torch.Size, torch.dtype]]
+    tensors: Mapping[str, torch.Tensor] | None = None
+
+    @classmethod
+    def in_memory(
+        cls, folder: Path, values: dict[str, Any], tensors: Mapping[str, torch.Tensor]
+    ) -> Saved:
+        """A checkpoint that nobody has written, of whole tensors."""
+        return cls(folder, values, {n: (t.shape, t.dtype) for n, t in tensors.items()}, tensors)
 
     def record(self, kind: type[R], name: str) -> R:
         """The values ``name`` as a dataclass ``kind``, whose fields are numbers or lists of them.
@@ -334,6 +346,9 @@ def load_tensors(saved: Saved, into: State, ranks: Ranks | None = None) -> None:
     ranks = ranks or Ranks()
     alone = ranks.world_size == 1
     try:
+        if saved.tensors is not None:
+            _copy(saved.tensors, into)
+            return
         with _plain_errors():
             dcp.load(
                 dict(into), storage_reader=_Reader(saved.folder), planner=_Load(), no_dist=alone
@@ -343,6 +358,15 @@ def load_tensors(saved: Saved, into: State, ranks: Ranks | None = None) -> None:
             f"{saved.folder}: cannot be loaded ({_reason(error)}); it belongs to another model, or "
             "is damaged"
         ) from error
+
+
+@torch.no_grad()
+def _copy(tensors: Mapping[str, torch.Tensor], into: State) -> None:
+    for name, tensor in into.items():
+        assert isinstance(tensor, torch.Tensor)
+        if tensors[name].shape != tensor.shape:
+            raise ValueError(f"{name} is of shape {tuple(tensors[name].shape)}")
+        tensor.copy_(tensors[name])
 
 
 @contextmanager
