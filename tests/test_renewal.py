@@ -193,3 +193,78 @@ def test_lost_columns_leave_with_their_tables() -> None:
     assert [t.name for t in left.tables] == ["w"] and not left.vocabularies
     with pytest.raises(PolicyError, match="none of the columns"):
         adapted(by_id(ids(1)), schema("w"))
+
+
+# ---- rows that ids without one share -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(("outside", "rows", "later"), [(0, 1, 1), (5, 5, 9), (200, 30, 30)])
+def test_ids_outside_of_a_large_vocabulary_share_rows(outside: int, rows: int, later: int) -> None:
+    """Against a plain sort; 301 rows give at most 30 away, and no more than ids need.
+
+    The next time ids that lost their row need some too.
+    """
+    rng = np.random.default_rng(outside)
+    old = np.sort(rng.choice(5000, 300, replace=False)).astype(np.int64)
+    others = np.setdiff1d(np.arange(5000), old)[:outside]
+    counted = np.sort(np.concatenate([old, others]))
+    counts = rng.integers(0, 9, len(counted)).astype(float)
+    policy = by_id(old)
+    made, turnovers = renewed(policy, {"u": (counted, counts)}, 0.1)
+    amount = dict(zip(counted.tolist(), counts, strict=True))
+    order = sorted(amount, key=lambda i: (-amount[i], i not in set(old.tolist()), i))
+    kept = order[: 301 - rows]
+    assert made.vocabularies["u"].tolist() == sorted(kept)
+    assert made.features[0].lookups[0].unknown_rows == rows
+    assert made.tables == policy.tables
+    assert made.num_bytes == policy.num_bytes - 8 * (rows - 1)
+    stayed = len(set(kept) & set(old.tolist()))
+    assert turnovers["u"] == Turnover(stayed, len(kept) - stayed, 300 - stayed)
+    again, _ = renewed(made, {"u": (counted, counts)}, 0.1)
+    assert again.features[0].lookups[0].unknown_rows == later
+    plain, _ = renewed(policy, {"u": (counted, counts)})
+    assert plain.features == policy.features and plain.num_bytes == policy.num_bytes
+
+
+def test_small_vocabularies_and_codes_share_nothing_more() -> None:
+    small = by_id(np.arange(199, dtype=np.int64))
+    made, _ = renewed(small, {"u": (np.arange(500), np.ones(500))}, 0.5)
+    assert made.features == small.features
+    coded, _ = renewed(by_codes(), {"u": (np.arange(500), np.ones(500))}, 0.5)
+    assert coded.features == by_codes().features
+    with pytest.raises(ValueError, match="shared 1; allowed"):
+        renewed(small, {}, 1)
+
+
+def test_ids_that_lose_their_row_share_new_ones_and_come_back_with_them() -> None:
+    """Of ids that meet in a shared row the most frequent decides; later each continues its row."""
+    old = np.arange(1000, 1300, dtype=np.int64)
+    counts = np.arange(300, dtype=float)  # id 1299 is the most frequent
+    counted = np.concatenate([old, np.arange(5000, 5100)])
+    amounts = np.concatenate([counts, np.full(100, 400.0)])
+    policy = by_id(old)
+    made, _ = renewed(policy, {"u": (counted, amounts)}, 0.1)
+    feature, lookup = made.features[0], made.features[0].lookups[0]
+    order = counted[np.lexsort((counted, amounts))]
+    move = row_moves(policy, made, {"u": order})["u"]
+    came, left = np.arange(5000, 5100), old[:129]
+    assert made.vocabularies["u"].tolist() == [*old[129:], *came]
+    wanted = np.zeros(30, np.int64)  # the row of the unknown, where no id of a row comes
+    for i in left:
+        wanted[lookup_rows(made, feature, lookup, np.array([i]))[0]] = 1 + i - 1000
+    assert move.row_R[:30].tolist() == wanted.tolist() and len(set(wanted.tolist())) > 20
+    assert not move.fresh_R[:30].any()
+    rows = lookup_rows(made, feature, lookup, old[129:])
+    assert move.row_R[rows].tolist() == list(range(130, 301)) and not move.fresh_R[rows].any()
+    rows = lookup_rows(made, feature, lookup, came)
+    assert not move.row_R[rows].any() and move.fresh_R[rows].all()
+    # a day later the evicted come back, and continue the rows that they shared
+    amounts = np.concatenate([np.full(300, 900.0), np.full(100, 400.0)])
+    later, _ = renewed(made, {"u": (counted, amounts)}, 0.1)
+    move = row_moves(made, later, {"u": counted})["u"]
+    back = np.setdiff1d(later.vocabularies["u"], made.vocabularies["u"])
+    assert len(back) == 100
+    rows = lookup_rows(later, later.features[0], later.features[0].lookups[0], back)
+    before = lookup_rows(made, feature, lookup, back)
+    assert move.row_R[rows].tolist() == before.tolist() and move.fresh_R[rows].all()
+    assert move.row_R[:30].tolist() == list(range(30))

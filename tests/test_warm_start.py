@@ -15,6 +15,7 @@ import torch
 from seo_rec import recipes
 from seo_rec.data.dataset import open_data
 from seo_rec.export.package import export_run
+from seo_rec.methods import Mlet
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Policy
 from seo_rec.recipes.continuing import read_counts
@@ -132,6 +133,39 @@ def test_without_changes_nothing_changes(hashed: Path, days: list[Path], tmp_pat
     after = first_checkpoint(hashed, days[1], tmp_path / "next")
     for name, tensor in after.items():
         assert torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "storage", "mlet"),
+    [
+        ("adam", "float32", None),
+        ("lazy_adam", "float32", None),
+        ("rowwise_adagrad", "bfloat16", None),
+        ("adam", "float32", Mlet(6)),
+    ],
+)
+def test_a_state_in_memory_and_a_written_one_train_the_same_bits(
+    optimizer: str,
+    storage: str,
+    mlet: Mlet | None,
+    days: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A large state is written as the first checkpoint; a small one is handed over, as here."""
+    policy = recipes.method_policy("collisionless", open_data(days[0]), 0, 4)
+    fit = replace(FIT, row_optimizer=optimizer, storage=storage, checkpoint_every=0, keep=3)
+    training = Training(replace(MODEL, mlet=mlet, dropout=0.2), fit)
+    recipes.train(open_data(days[0]), policy, tmp_path / "run", training)
+    next_day(tmp_path / "run", days[1], tmp_path / "handed")
+    monkeypatch.setattr(warm_start, "COPIED_BYTES", 0)
+    next_day(tmp_path / "run", days[1], tmp_path / "written")
+    steps = [Checkpoints(tmp_path / n / "checkpoints").steps() for n in ("handed", "written")]
+    assert steps[0] == steps[1][1:] and steps[1][0] == 0
+    for folder in ("checkpoints", "best"):
+        one, other = (saved_tensors(tmp_path / n / folder) for n in ("handed", "written"))
+        assert set(one) == set(other)
+        assert all(torch.equal(one[n], t) for n, t in other.items()), folder
 
 
 OF_DENSE = "optimizer.backbone."

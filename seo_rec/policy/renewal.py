@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,9 @@ Weights = npt.NDArray[np.float64]
 DecayedCounts = Mapping[
     str, tuple[Ids, Weights]
 ]  # by feature: ascending ids, and their decayed counts
+
+SHARED = 0.1  # of the rows of a large vocabulary, for ids that have none of their own
+SHARED_FROM = 200  # ids of a vocabulary, from which on rows are shared
 
 KEPT_BESIDE = 1024  # ids outside a vocabulary that are counted on, besides as many as it has
 
@@ -96,42 +100,83 @@ def _places(lookup: Lookup) -> list[tuple[str, str]]:
     return [("table", lookup.table), *codes]
 
 
-def renewed(policy: Policy, counted: DecayedCounts) -> tuple[Policy, dict[str, Turnover]]:
-    """The policy with the most frequent ids in its vocabularies, as many in each as there were.
+def renewed(
+    policy: Policy, counted: DecayedCounts, shared: float = 0.0
+) -> tuple[Policy, dict[str, Turnover]]:
+    """The policy with the most frequent ids in its vocabularies, inside the same bytes.
 
     The ids of a vocabulary of V ids are the V with the largest decayed counts; where counts are
-    equal, ids that are in it already come first, then smaller ids. Tables, codes, seeds and bytes
-    stay as they are.
+    equal, ids that are in it already come first, then smaller ids. Tables and codes keep their
+    sizes. With ``shared`` a table by ``id`` of T rows gives ``u = min(shared T, n)`` of them, n the
+    number of other ids that are counted, to the ids outside the vocabulary, which find theirs by
+    hash; V is then T - u. These rows are never taken back. An id that is admitted later continues
+    the row that it shared, and so what was learned of it before.
 
     Args:
         policy: Any policy.
         counted: Decayed counts of the features of :func:`renewable_features`; an id of a
             vocabulary that is not counted has the count 0. Other features stay as they are.
+        shared: The share of a table's rows for ids without one, 0 to below 1; vocabularies of less
+            than :data:`SHARED_FROM` ids and lookups by ``codes`` keep what they have.
 
     Returns:
         The policy, and by feature how its vocabulary changed.
     """
+    if not 0 <= shared < 1:
+        raise ValueError(f"shared {shared}; allowed: 0 to below 1")
     vocabularies, codes = dict(policy.vocabularies), dict(policy.codes)
     turnovers: dict[str, Turnover] = {}
+    features = {f.name: f for f in policy.features}
     for name in renewable_features(policy):
         if name not in counted:
             continue
         old = policy.vocabularies[name]
-        new = _most_frequent(old, *counted[name])
+        feature = features[name]
+        more = _more_shared_rows(policy, feature, counted[name][0], shared)
+        features[name] = _sharing(feature, more)
+        new = _most_frequent(old, *counted[name])[: len(old) - more]
         stayed = int(np.isin(new, old, assume_unique=True).sum())
         turnovers[name] = Turnover(stayed, len(new) - stayed, len(old) - stayed)
-        vocabularies[name] = new
-        feature = next(f for f in policy.features if f.name == name)
+        vocabularies[name] = new = np.sort(new)
         for array in dict.fromkeys(k.codes for k in _by_index(feature) if k.address == "codes"):
             codes[array] = _codes(policy.codes[array], old, new, counted[name])
-    return replace(policy, vocabularies=vocabularies, codes=codes), turnovers
+    kept = tuple(features[f.name] for f in policy.features)
+    return replace(policy, vocabularies=vocabularies, codes=codes, features=kept), turnovers
+
+
+def _more_shared_rows(policy: Policy, feature: Feature, counted: Ids, shared: float) -> int:
+    """How many further rows the ids outside the vocabulary of a feature are to share."""
+    lookups, vocabulary = _by_index(feature), policy.vocabularies[feature.name]
+    rows = {k.unknown_rows for k in lookups}
+    by_id = all(k.address == "id" for k in lookups) and len(rows) == 1
+    if not shared or not by_id or len(vocabulary) < SHARED_FROM:
+        return 0
+    has = rows.pop()
+    outside = int((~np.isin(counted, vocabulary, assume_unique=True)).sum())
+    return max(0, min(int(shared * (len(vocabulary) + has)), outside) - has)
+
+
+def _sharing(feature: Feature, more: int) -> Feature:
+    """The feature with so many further rows for the ids outside its vocabulary."""
+    if not more:
+        return feature
+
+    def sharing(k: Lookup) -> Lookup:
+        if not k.uses_index:
+            return k
+        seed = k.seed or zlib.crc32(f"{feature.name}/{k.table}".encode())
+        return replace(k, unknown_rows=k.unknown_rows + more, seed=seed)
+
+    weights = None if feature.weights is None else sharing(feature.weights)
+    return replace(feature, lookups=tuple(map(sharing, feature.lookups)), weights=weights)
 
 
 def _most_frequent(old: Ids, ids: Ids, counts: Weights) -> Ids:
+    """As many ids as ``old`` has, the most frequent first."""
     every, amounts = added_counts((ids, counts), (old, np.zeros(len(old))), 1.0)
     known = np.isin(every, old, assume_unique=True)
     order = np.lexsort((every, ~known, -amounts))
-    return np.sort(every[order[: len(old)]])
+    return every[order[: len(old)]]
 
 
 def _codes(

@@ -21,6 +21,7 @@ from seo_rec.places import place
 from seo_rec.policy import Ids, Policy
 from seo_rec.policy.columns import ColumnChange, adapted
 from seo_rec.policy.renewal import (
+    SHARED,
     DecayedCounts,
     Turnover,
     added_counts,
@@ -70,6 +71,7 @@ def continued(
     policy: Policy | None = None,
     decay: float = DECAY,
     renew: bool = True,
+    shared: float = SHARED,
 ) -> Continued:
     """What trains on ``data`` in continuation of the run in ``run``.
 
@@ -82,6 +84,7 @@ def continued(
         policy: Another policy, which takes over tables of the run.
         decay: What is left of the count of an id after one day.
         renew: Whether vocabularies are renewed; otherwise new ids stay unknown.
+        shared: The share of the rows of a large vocabulary that its other ids share by hash.
 
     Raises:
         RunError: The folder is not a finished training, or the data were prepared by other rules or
@@ -108,7 +111,7 @@ def continued(
     else:
         fitting, change = adapted(old, data.schema)
         counts = _with_day(told, data, fitting, decay)
-        made_policy, turnovers = renewed(fitting, counts if renew else {})
+        made_policy, turnovers = renewed(fitting, counts if renew else {}, shared)
         fixed = sorted(set(indexed_features(fitting)) - set(renewable_features(fitting)))
         counts = {n: bounded(c, made_policy.vocabularies[n]) for n, c in counts.items()}
         made = Continued(earlier, made_policy, counts, change, turnovers, tuple(fixed))

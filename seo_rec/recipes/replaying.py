@@ -22,7 +22,7 @@ from seo_rec.embed.quantize import serve_stored_
 from seo_rec.files import finite, write_json
 from seo_rec.metrics import Metrics, binary_metrics
 from seo_rec.policy import Policy
-from seo_rec.policy.renewal import indexed_features
+from seo_rec.policy.renewal import SHARED, indexed_features
 from seo_rec.recipes.continuing import (
     DECAY,
     Continued,
@@ -114,6 +114,7 @@ def replay(
     earlier: Path | str | None = None,
     decay: float = DECAY,
     renew: bool = True,
+    shared: float = SHARED,
     keep: int = KEPT_DAYS,
     resume: bool = False,
     said: Callable[[Day], None] | None = None,
@@ -131,7 +132,7 @@ def replay(
         policy: Of the first day; None with an earlier run, which has one.
         method: Who decided it, for reports.
         earlier: A finished training that the first day goes on from; None starts afresh.
-        decay, renew: See :func:`seo_rec.recipes.continued`.
+        decay, renew, shared: See :func:`seo_rec.recipes.continued`.
         keep: The number of last days whose weights are kept; 0 keeps all.
         resume: Whether ``out`` may hold this replay already.
         said: Called with each finished day.
@@ -162,13 +163,14 @@ def replay(
         "earlier": None if earlier is None else str(earlier.absolute()),
         "count_decay": decay,
         "renew": renew,
+        "shared": shared,
     }
     claim_run(out, _asked(opened[0], folders[0].parent, training) | start, resume)
     (out / SCORES_FOLDER).mkdir(exist_ok=True)
     done: list[Day] = []
     before = earlier
     for number, (path, data) in enumerate(zip(folders, opened, strict=True)):
-        day = _Day(path.name, data, out, training, (decay, renew))
+        day = _Day(path.name, data, out, training, Renewal(decay, renew, shared))
         result = day.run(before, policy if number == 0 else None, method)
         if said is not None:
             said(result)
@@ -211,14 +213,27 @@ def _replayed(days: Sequence[Day], last: Path) -> Replayed:
     return Replayed(tuple(days), float(np.mean(aucs)) if aucs else float("nan"), last)
 
 
+@dataclass(frozen=True)
+class Renewal:
+    """How vocabularies are renewed; see :func:`seo_rec.recipes.continued`."""
+
+    decay: float
+    renew: bool
+    shared: float
+
+    def continued(self, before: Path, data: DataSet) -> Continued:
+        """How the training on a day goes on from the day before."""
+        return continued(before, data, decay=self.decay, renew=self.renew, shared=self.shared)
+
+
 class _Day:
     """A day that is scored and trained on."""
 
     def __init__(
-        self, name: str, data: DataSet, out: Path, training: Training, renewal: tuple[float, bool]
+        self, name: str, data: DataSet, out: Path, training: Training, renewal: Renewal
     ) -> None:
         self.name, self.data, self.training = name, data, training
-        self.decay, self.renew = renewal
+        self.renewal = renewal
         self.folder = day_folder(out, name)
         self.file = out / SCORES_FOLDER / f"{name}.json"
 
@@ -233,7 +248,7 @@ class _Day:
         started = time.perf_counter()
         following = None
         if before is not None:
-            following = continued(before, self.data, decay=self.decay, renew=self.renew)
+            following = self.renewal.continued(before, self.data)
             policy, method = following.policy, following.earlier.method
         assert policy is not None
         record = self._train(policy, method, following, scored)

@@ -140,6 +140,10 @@ def _by_ids(
             before = lookup_rows(old, r.feature_before, r.before, ids)
             if r.after.uses_index:  # ids that stay unknown decide nothing
                 named = np.isin(ids, new.vocabularies[r.feature.name])
+                wider = r.before.uses_index and r.after.unknown_rows > r.before.unknown_rows
+                if wider and not newcomers:
+                    shared = after[~named]  # ids that lose their row share new ones
+                    table_R[shared], row_R[shared] = names.index(r.before.table), before[~named]
                 after, before = after[named], before[named]
             table_R[after] = names.index(r.before.table)
             row_R[after] = before

@@ -274,6 +274,9 @@ def load_tensors(saved: Saved, into: State, ranks: Ranks | None = None) -> None:
     ranks = ranks or Ranks()
     alone = ranks.world_size == 1
     try:
+        if saved.tensors is not None:
+            _copy(saved.tensors, into)
+            return
         with plain_errors():
             dcp.load(
                 dict(into),
@@ -286,6 +289,15 @@ def load_tensors(saved: Saved, into: State, ranks: Ranks | None = None) -> None:
             f"{saved.folder}: cannot be loaded ({first_reason(error)}); it belongs to another "
             "model, or is damaged"
         ) from error
+
+
+@torch.no_grad()
+def _copy(tensors: Mapping[str, torch.Tensor], into: State) -> None:
+    for name, tensor in into.items():
+        assert isinstance(tensor, torch.Tensor)
+        if tensors[name].shape != tensor.shape:
+            raise ValueError(f"{name} is of shape {tuple(tensors[name].shape)}")
+        tensor.copy_(tensors[name])
 
 
 def _remove(folder: Path) -> None:

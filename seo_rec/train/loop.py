@@ -67,6 +67,7 @@ def fit(
     out: Path | None = None,
     after_step: AfterStep | None = None,
     title: str = "train",
+    first: Saved | None = None,
 ) -> FitResult:
     """Train ``model`` and leave it with the weights of its best validation epoch.
 
@@ -86,6 +87,7 @@ def fit(
         out: folder of the run, or None to write nothing.
         after_step: called after each optimizer step; see :class:`AfterStep`.
         title: words before the progress bar.
+        first: what a run without checkpoints goes on from, with ``out``.
 
     Raises:
         CheckpointError: the newest checkpoint of ``out`` is damaged, or one cannot be written, or
@@ -110,7 +112,7 @@ def fit(
             title=title,
             stop=stop,
         )
-        run.resume()
+        run.resume(first)
         while not run.finished():
             run.epoch()
         return run.result()
@@ -332,15 +334,15 @@ class _Fit:
             values["val"] = asdict(self.kept_val)
         self.folder.checkpoints.save(self.state.step, tensors, values)
 
-    def resume(self) -> None:
-        """Go on from the newest checkpoint, if there is one."""
+    def resume(self, first: Saved | None) -> None:
+        """Go on from the newest checkpoint, or else from ``first``, if there is one."""
         if not self.folder:
             return
-        saved = self.folder.checkpoints.latest()
+        saved = self.folder.checkpoints.latest() or first
         if saved:
             with saved.fitting():
                 self._restore(saved)
-            if self.ranks.first:
+            if self.ranks.first and saved is not first:
                 log.info(
                     "resumed %s at epoch %d, step %d",
                     saved.folder,

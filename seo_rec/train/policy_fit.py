@@ -24,7 +24,7 @@ from seo_rec.train.ranks import ranks
 from seo_rec.train.run_state import FitResult
 from seo_rec.train.sharding import shard
 from seo_rec.train.streams import eval_stream, train_stream
-from seo_rec.train.warm_start import continue_from
+from seo_rec.train.warm_start import Begun, continue_from
 from seo_rec.train.weights import load_weights
 
 
@@ -98,11 +98,11 @@ def fit_policy(
         warn_of_mean(stored, settings)
     afar = here.world_size > 1 and not start.weights
     with memory_said(stored, settings):
-        carried = None
+        begun = Begun()
         if start.earlier is not None:
             assert out is not None
-            carried = continue_from(start.earlier, out, data, policy, training)
-        whole = build_model(
+            begun = continue_from(start.earlier, out, data, policy, training)
+        whole = begun.model or build_model(
             policy,
             data.num_numeric,
             training.model,
@@ -113,11 +113,19 @@ def fit_policy(
         if start.weights:
             load_weights(whole, start.weights)
         model = shard(whole, settings, start.plan, rates_of(data.schema))
-        optimizers = optimizers_of(model, settings)
+        optimizers = begun.optimizers or optimizers_of(model, settings)
         result = fit(
-            model, train, val, optimizers, settings, out=out, after_step=after_step, title=title
+            model,
+            train,
+            val,
+            optimizers,
+            settings,
+            out=out,
+            after_step=after_step,
+            title=title,
+            first=begun.first,
         )
-    return Trained(model, result, carried)
+    return Trained(model, result, begun.carried)
 
 
 def store_(model: nn.Module, policy: Policy) -> bool:

@@ -27,11 +27,23 @@ class CheckpointError(RuntimeError):
 
 @dataclass(frozen=True)
 class Saved:
-    """A complete checkpoint on disk: its plain values, and what its tensors are."""
+    """A complete checkpoint on disk: its plain values, and what its tensors are.
+
+    ``tensors`` holds them where the checkpoint is in memory alone; ``folder`` then says of what it
+    was made.
+    """
 
     folder: Path
     values: dict[str, Any]
     sizes: dict[str, tuple[torch.Size, torch.dtype]]
+    tensors: Mapping[str, torch.Tensor] | None = None
+
+    @classmethod
+    def in_memory(
+        cls, folder: Path, values: dict[str, Any], tensors: Mapping[str, torch.Tensor]
+    ) -> Saved:
+        """A checkpoint that nobody has written, of whole tensors."""
+        return cls(folder, values, {n: (t.shape, t.dtype) for n, t in tensors.items()}, tensors)
 
     def record(self, kind: type[R], name: str) -> R:
         """The values ``name`` as a dataclass ``kind``, whose fields are numbers or lists of them.

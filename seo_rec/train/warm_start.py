@@ -1,11 +1,12 @@
 """A training that goes on from an earlier run: its first checkpoint is made of the earlier one.
 
-``fit`` finds this checkpoint in the new run folder and goes on from it like from any other, so
-that a warm start is resumed and shared out over processes like every training.
+``fit`` gets this checkpoint in memory, or finds it in the new run folder, and goes on from it like
+from any other, so that a warm start is resumed and shared out over processes like every training.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,20 @@ from seo_rec.runs.layout import CHECKPOINTS_FOLDER
 from seo_rec.settings import Training
 from seo_rec.train.average import AT, WeightAverage
 from seo_rec.train.carrying import RowMove, row_moves
-from seo_rec.train.checkpoint import Checkpoints, claimed, load_tensors, open_checkpoint
+from seo_rec.train.checkpoint import (
+    COPIED_BYTES,
+    Checkpoints,
+    claimed,
+    load_tensors,
+    open_checkpoint,
+)
 from seo_rec.train.columns import ParameterMove, backbone_moves
 from seo_rec.train.earlier import Carried, Earlier, columns_of
 from seo_rec.train.optimizers import optimizers_of
 from seo_rec.train.ranks import ranks
 from seo_rec.train.run_state import Progress, first_values
 from seo_rec.train.saved import Saved
-from seo_rec.train.state import State, make_room, optimizer_state, weights_of
+from seo_rec.train.state import State, bytes_of, make_room, optimizer_state, weights_of
 from seo_rec.train.streams import train_stream
 
 BAGS = "embedding.ebc.embedding_bags."
@@ -39,28 +46,55 @@ SMALL = 2**20  # numbers of a tensor that is read together with others
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
+@dataclass(frozen=True)
+class Begun:
+    """How a run begins that continues an earlier one.
+
+    Args:
+        carried: What was carried; None where the run is resumed.
+        model, optimizers, first: The model, its optimizers and the state that it goes on from, if
+            no checkpoint was written of them.
+    """
+
+    carried: Carried | None = None
+    model: RecModel | None = None
+    optimizers: Mapping[str, torch.optim.Optimizer] | None = None
+    first: Saved | None = None
+
+
 def continue_from(
     earlier: Earlier, out: Path, data: DataSet, policy: Policy, training: Training
-) -> Carried | None:
-    """Write the first checkpoint of the run in ``out``, unless it has one; every process calls it.
+) -> Begun:
+    """Make the state that the run in ``out`` begins with, unless it has a checkpoint.
+
+    One process on a CPU hands the state over in memory if it is at most :data:`COPIED_BYTES`. If
+    it is killed before the first checkpoint, the state is made again. Otherwise the state is
+    written as the first checkpoint, from which every process reads its part. Every process calls
+    this.
 
     Args:
         earlier: What the run continues.
         out: The run folder.
         data, policy, training: See :func:`write_first_checkpoint`.
 
-    Returns:
-        What was carried; None where the run is resumed.
-
     Raises:
         CheckpointError: See :func:`write_first_checkpoint`; or another process trains the run.
     """
     here = ranks()
 
-    def begin() -> Carried | None:
+    def begin() -> Begun:
         if Checkpoints(out / CHECKPOINTS_FOLDER).steps():
-            return None
-        return write_first_checkpoint(out, data, policy, training, earlier)
+            return Begun()
+        made = _WarmStart(data, policy, training, earlier)
+        made.fill()
+        alone = here.world_size == 1 and here.device.type == "cpu"
+        tensors = made.tensors()
+        if alone and bytes_of(tensors) <= COPIED_BYTES:
+            plain = {n: t for n, t in tensors.items() if isinstance(t, torch.Tensor)}
+            first = Saved.in_memory(earlier.run, made.values(), plain)
+            return Begun(made.carried(), made.model, made.optimizers, first)
+        made.write(out)
+        return Begun(made.carried())
 
     with claimed(out, here):
         return here.on_first(begin)
@@ -83,10 +117,7 @@ def write_first_checkpoint(
     """
     made = _WarmStart(data, policy, training, earlier)
     made.fill()
-    settings = training.fit
-    stream = train_stream(data, settings, policy.columns)
-    values = first_values(stream, made.steps)
-    Checkpoints(out / CHECKPOINTS_FOLDER, settings.keep).save(0, made.tensors(), values)
+    made.write(out)
     return made.carried()
 
 
@@ -94,12 +125,16 @@ class _WarmStart:
     """A new model in memory, and what of an earlier one goes into it."""
 
     def __init__(self, data: DataSet, policy: Policy, training: Training, earlier: Earlier) -> None:
-        self.earlier, self.policy, self.fit = earlier, policy, training.fit
+        self.earlier, self.data, self.policy, self.fit = earlier, data, policy, training.fit
         fit = training.fit
         self.model: RecModel = build_model(
             policy, data.num_numeric, training.model, fit.seed, storage=fit.storage
         )
         self.optimizers = optimizers_of(self.model, fit)
+        self.parameters = dict(self.model.named_parameters())
+        self.owners = {
+            id(p): o for o in self.optimizers.values() for g in o.param_groups for p in g["params"]
+        }
         saved = None if earlier.state is None else open_checkpoint(earlier.state)
         self.state = None if saved is None else _Tensors(saved)
         self.best = self.state if earlier.is_last_best else _Tensors(open_checkpoint(earlier.best))
@@ -119,6 +154,15 @@ class _WarmStart:
         parts = (("model", self.weights), ("optimizer", self.optimizer))
         named = {f"{kind}.{n}": t for kind, state in parts for n, t in state.items()}
         return named | {f"average.{n}": t for n, t in self.mean.state.items()}
+
+    def values(self) -> dict[str, Any]:
+        """The plain values of the checkpoint."""
+        return first_values(train_stream(self.data, self.fit, self.policy.columns), self.steps)
+
+    def write(self, out: Path) -> None:
+        """Write the checkpoint of step 0 of the run in ``out``."""
+        checkpoints = Checkpoints(out / CHECKPOINTS_FOLDER, self.fit.keep)
+        checkpoints.save(0, self.tensors(), self.values())
 
     def carried(self) -> Carried:
         moved = {name: move.carried for name, move in self.rows.items() if move.carried}
@@ -254,11 +298,8 @@ class _WarmStart:
 
     def _optimizer_of(self, name: str) -> tuple[torch.optim.Optimizer | None, torch.Tensor]:
         """The optimizer that moves a parameter, and the parameter."""
-        parameter = dict(self.model.named_parameters())[name]
-        for optimizer in self.optimizers.values():
-            if any(parameter is p for g in optimizer.param_groups for p in g["params"]):
-                return optimizer, parameter
-        return None, parameter
+        parameter = self.parameters[name]
+        return self.owners.get(id(parameter)), parameter
 
     def _fill_mean(self) -> None:
         """Running means go on; where the earlier run kept none, they start at the weights."""
