@@ -125,7 +125,8 @@ def _text_rows(path: Path, delimiter: str | None, rows: int, intake: Intake) -> 
         if left < 0:
             break
     if not tables:
-        raise DataError(f"{path}: no row of it can be read; check the delimiter and the header")
+        why = f"the first one: {intake.examples[0]}" if intake.examples else "it has a header only"
+        raise DataError(f"{path}: no row of it can be read; {why}")
     return pa.concat_tables(tables).unify_dictionaries(), left >= 0
 
 
