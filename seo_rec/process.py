@@ -95,6 +95,8 @@ def world_size() -> int:
 def quiet_libraries() -> None:
     """Silence notices of the libraries that a user can do nothing about."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch(rec)?\.")
+    # said of the line that calls torch, which is ours
+    warnings.filterwarnings("ignore", category=FutureWarning, message="Please use DTensor")
     warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.autograd\.graph")
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 

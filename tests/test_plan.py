@@ -203,6 +203,26 @@ def test_tables_of_one_feature_are_kept_apart():
 # ---- kinds ------------------------------------------------------------------------------------
 
 
+def test_equal_tables_go_to_ranks_in_the_order_of_the_policy():
+    """An exchange gives vectors rank by rank, so nothing is left to put in order."""
+    names = [f"f{i}" for i in range(10)]
+    rows = [400_000 if i % 5 else 900_000 for i in range(10)]
+    tables = tuple(Table(n, r, 16) for n, r in zip(names, rows, strict=True))
+    features = tuple(Feature(n, (Lookup(n, seed=1),)) for n in names)
+    plan = plan_policy(
+        Policy(tables, features),
+        read_topology("2xcpu"),
+        row_optimizer="rowwise_adagrad",
+        default=False,
+    )
+    at = {p.table: p.shards[0].rank for p in plan.placements}
+    for alike in (names[0::5], [n for i, n in enumerate(names) if i % 5]):
+        ranks = [at[n] for n in alike]
+        assert ranks == sorted(ranks)
+        assert set(ranks) == {0, 1}
+    assert plan.imbalance < 1.01
+
+
 def test_a_heavy_wide_table_is_cut_in_columns():
     policy = policy_of({"a": 40, "b": 2, "c": 2}, dim=256)
     plan = plan_policy(policy, GPUS, row_optimizer="adagrad", default=False)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from seo_rec.process import quiet_libraries
 from seo_rec.train import LaunchError
 from seo_rec.train.ranks import launched
 
@@ -91,3 +93,14 @@ def test_the_command_line_says_so_too(
     assert done.code == 2 and done.err.startswith("error: WORLD_SIZE is 'two'")
     monkeypatch.setenv("WORLD_SIZE", "")
     assert seo_rec("search", "--help").code == 0
+
+
+def test_a_notice_of_torch_about_a_line_of_ours_is_not_shown():
+    """Shards are told by ``size()`` in ``train/state.py``, which torch calls deprecated."""
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        quiet_libraries()
+        text = "Please use DTensor instead and we are deprecating ShardedTensor."
+        warnings.warn_explicit(text, FutureWarning, "state.py", 1, module="seo_rec.train.state")
+        warnings.warn_explicit("take this", FutureWarning, "state.py", 1, module="seo_rec")
+    assert [str(w.message) for w in shown] == ["take this"]

@@ -32,7 +32,6 @@ import itertools
 import json
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -353,7 +352,6 @@ def missed(lines: list[Line]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     quiet_libraries()
-    warnings.filterwarnings("ignore", category=FutureWarning, message="Please use DTensor")
     with joined(args.against_torchrec) as here:
         lines = run(args, here)
         if here.first:

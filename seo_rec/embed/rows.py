@@ -12,7 +12,7 @@ from torch import nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from seo_kernels import native
+from seo_kernels.pages import ask_for_large_pages
 from seo_rec.embed.batched import TableBatched, bag_offsets
 from seo_rec.embed.chunks import ChunkBag
 from seo_rec.embed.combine import Combine, Project, combines_ids
@@ -136,7 +136,7 @@ class PolicyEmbedding(nn.Module):
     def _make_tables(self, device: torch.device | None) -> None:
         for t, key in zip(self.stored.tables, self.table_keys, strict=True):
             weight = torch.empty(t.num_rows, t.dim, dtype=_type_of(self.storage), device=device)
-            native.ask_for_large_pages(weight)
+            ask_for_large_pages(weight)
             self.initial.fill(t.name, t.dim, weight)
             self.ebc.embedding_bags[key].weight = nn.Parameter(weight)
         self.ebc._device = weight.device if self.stored.tables else torch.device("cpu")

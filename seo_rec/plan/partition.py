@@ -5,6 +5,7 @@ Letters: P pieces, W ranks, F features.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +67,7 @@ def pack(
     Longest first: each piece goes to the least loaded rank that can hold it; among equals, to the
     one whose tables share the fewest features with it. Loads of tables that one feature reads rise
     and fall together, batch by batch, so they are better apart. If that ends without room, the
-    pieces are placed by size first. Then :func:`_improve`.
+    pieces are placed by size first. Then :func:`_improve` and :func:`_in_turn`.
 
     Args:
         pieces: P of them.
@@ -78,7 +79,9 @@ def pack(
     found = _longest_first(pieces, by_ms, ranks, readers)
     if isinstance(found, NoRoom):
         found = _longest_first(pieces, by_memory, ranks, readers)
-    return found if isinstance(found, NoRoom) else _improve(pieces, found, ranks)
+    if isinstance(found, NoRoom):
+        return found
+    return _in_turn(pieces, _improve(pieces, found, ranks), readers)
 
 
 def _longest_first(
@@ -107,6 +110,29 @@ def _longest_first(
         free[rank] -= piece.memory
         np.maximum(present[rank], readers[piece.table], out=present[rank])
     return placed
+
+
+def _in_turn(
+    pieces: list[Piece], placed: list[int], readers: dict[str, npt.NDArray[np.float32]]
+) -> list[int]:
+    """Equal pieces change places, so that earlier tables are on lower ranks.
+
+    Vectors come out of an exchange rank by rank. Where that is the order of the policy, a model
+    need not put them in order in every step. Loads stay what they are, and so does which features
+    meet on a rank: only whole tables change places whose features read no other table.
+    """
+    reads = sum(readers.values(), np.zeros(1, np.float32))
+    cuts = Counter(p.table for p in pieces)
+    alike: dict[tuple[int, float, int], list[int]] = {}
+    for i, piece in enumerate(pieces):
+        alone = (reads * readers[piece.table] == readers[piece.table]).all()
+        if alone and cuts[piece.table] == 1:
+            alike.setdefault((piece.columns, piece.ms, piece.memory), []).append(i)
+    turned = list(placed)
+    for group in alike.values():
+        for i, rank in zip(group, sorted(placed[i] for i in group), strict=True):
+            turned[i] = rank
+    return turned
 
 
 def _improve(pieces: list[Piece], placed: list[int], ranks: Ranks) -> list[int]:

@@ -17,6 +17,7 @@ from torchrec.distributed.batched_embedding_kernel import BatchedDenseEmbeddingB
 from torchrec.distributed.embedding_types import ShardedEmbeddingTable
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 
+from seo_kernels.pages import ask_for_large_pages
 from seo_kernels.row_bag import (
     HALVES,
     RowTable,
@@ -37,7 +38,8 @@ class SparseRows(torch.optim.Optimizer):
 
     The state of a parameter, by the name of its tensor: ``sum`` or ``exp_avg``, ``exp_avg_sq`` and
     ``updates``; ``reads`` for L2 by frequency; ``mean`` and ``mean_at`` once :meth:`keep_mean` was
-    called. See :class:`seo_kernels.row_bag.RowTable`. They take memory as rows are first read.
+    called. See :class:`seo_kernels.row_bag.RowTable`. They take memory as rows are first read, in
+    pages of 2 MB where the system gives them.
 
     Args:
         sources: The lookups whose tables are updated.
@@ -186,6 +188,7 @@ def read_shards_sparsely(ebc: nn.Module, tables: Iterable[str]) -> list[SparseTa
 
 def _read_kernel_sparsely(kernel: BatchedDenseEmbeddingBag) -> SparseTables:
     module = kernel.emb_module
+    ask_for_large_pages(module.weights, filled=True)
     source = SparseTables(
         [w.detach() for w in module.split_embedding_weights()],
         kernel._feature_table_map,
@@ -213,8 +216,10 @@ def _part(table: ShardedEmbeddingTable) -> TablePart:
 
 
 def _zeros(like: torch.Tensor, shape: Sequence[int], kind: Any = np.float32) -> torch.Tensor:
-    """Zeros; on a CPU the system gives the memory of a row when it is first written."""
+    """Zeros; on a CPU the system gives memory, in large pages, as it is first written."""
     if like.device.type == "cpu":
-        return torch.from_numpy(np.zeros(tuple(shape), kind))
+        zeros = torch.from_numpy(np.zeros(tuple(shape), kind))
+        ask_for_large_pages(zeros)
+        return zeros
     dtype = torch.int32 if kind is np.int32 else torch.float32
     return torch.zeros(tuple(shape), dtype=dtype, device=like.device)

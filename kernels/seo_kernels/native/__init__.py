@@ -123,12 +123,11 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
     library.seo_rows_group.argtypes = [rows, _i64, *[_pointer] * 3]
     library.seo_rows_update.argtypes = [rows, update, *[_pointer] * 3, *[_i64] * 3]
     library.seo_rows_swap_mean.argtypes = [ctypes.POINTER(_Table), update, _i64, _i64]
-    library.seo_rows_large_pages.argtypes = [_pointer, _i64]
     for name in ("check", "group", "update"):
         getattr(library, f"seo_rows_{name}").restype = _i64
     for name in (
         *("remap", "blocks_forward", "blocks_backward", "blocks_scales"),
-        *("rows_read", "rows_swap_mean", "rows_large_pages"),
+        *("rows_read", "rows_swap_mean"),
     ):
         getattr(library, f"seo_{name}").restype = None
     return library, None
@@ -414,10 +413,3 @@ def swap_means(table: RowTable, update: RowUpdate, back: bool) -> None:
     how = _update_of(update)
     threads = _threads(table.weight.numel(), GRAIN)
     c.seo_rows_swap_mean(_tables_of([table]), ctypes.byref(how), int(back), threads)
-
-
-def ask_for_large_pages(tensor: Tensor) -> None:
-    """Let the system use pages of 2 MB for a large tensor, which makes random reads faster."""
-    c = library()
-    if c is not None and tensor.device.type == "cpu":
-        c.seo_rows_large_pages(tensor.data_ptr(), tensor.numel() * tensor.element_size())

@@ -9,10 +9,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include "halves.h"
 #include "native.h"
 
@@ -465,16 +461,4 @@ void seo_rows_swap_mean(const Table *table, const Update *u, int64_t back, int64
             m[i] = kept;
         }
     }
-}
-
-/* Ask for large pages: a random read of a large table misses the address cache otherwise. */
-void seo_rows_large_pages(void *at, int64_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    const uintptr_t page = (uintptr_t)1 << 21;
-    const uintptr_t begin = ((uintptr_t)at + page - 1) & ~(page - 1);
-    const uintptr_t end = ((uintptr_t)at + (uintptr_t)bytes) & ~(page - 1);
-    if (end > begin) madvise((void *)begin, end - begin, MADV_HUGEPAGE);
-#else
-    (void)at, (void)bytes;
-#endif
 }
