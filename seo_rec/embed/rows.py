@@ -12,6 +12,7 @@ from torch import nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
+from seo_kernels import native
 from seo_kernels.pages import ask_for_large_pages
 from seo_rec.embed.batched import TableBatched, bag_offsets
 from seo_rec.embed.chunks import ChunkBag

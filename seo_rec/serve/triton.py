@@ -29,21 +29,18 @@ def triton_config(package: Package) -> str:
         package: With its graph.
 
     Raises:
-        PackageError: The package holds no graph, or scores several labels.
+        PackageError: The package holds no graph.
     """
-    if package.labels:
-        raise PackageError(
-            f"the package scores the labels {', '.join(package.labels)}, and --format triton "
-            "writes models of one label; serve it by seo-rec serve, or by its graph (--format onnx)"
-        )
     if ONNX_FILE not in package.files:
         raise PackageError(f"{package.path}: holds no {ONNX_FILE}; export it with --format triton")
     signature = signature_of(package.policy, package.preparation)
     batched = not signature.ragged
     rows = [] if batched else [-1]
+    labels = [len(package.labels)] if package.labels else []
     inputs = [_input(name, signature, rows) for name in signature.names]
-    # A graph gives (B,), and Triton wants at least one number for each row of a batch.
-    shape = "dims: [ 1 ]\n    reshape { shape: [ ] }" if batched else "dims: [ -1 ]"
+    shape = f"dims: [ {', '.join(map(str, [*rows, *labels]))} ]"
+    if batched and not labels:  # the graph gives (B,), and Triton wants a number for each row
+        shape = "dims: [ 1 ]\n    reshape { shape: [ ] }"
     output = f'  {{\n    name: "logits"\n    data_type: TYPE_FP32\n    {shape}\n  }}'
     lines = [
         'backend: "onnxruntime"',

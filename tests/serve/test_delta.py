@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from served import parts_of
 
-from cases import POLICIES
+from cases import BUILDABLE, POLICIES
 from patience import PATIENCE
 from seo_rec.serve import PackageError, Predictor
 from seo_rec.serve.archive import write_tar
@@ -96,6 +96,18 @@ def test_the_result_equals_a_full_export(packages, tmp_path):
     apply_delta(old, tmp_path / "delta.tar")
     assert bytes_of(old) == bytes_of(new)
     assert {p.name for p in tmp_path.iterdir()} == {"old", "new", "delta", "made", "delta.tar"}
+
+
+QUICK = ("cce", "frequent-bands")
+OTHERS = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in BUILDABLE]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_delta_of_every_policy(name, tmp_path):
+    old, new, changes = with_delta(tmp_path, parts_of(BUILDABLE[name])[0])
+    assert bytes_of(old) != bytes_of(new)
+    apply_delta(old, changes)
+    assert bytes_of(old) == bytes_of(new)
 
 
 def test_only_changed_rows_are_in_it(tmp_path):

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.requests import ClientDisconnect
 
-from seo_rec.serve.server.bodies import ARROW, JSON, RequestError, write_scores
+from seo_rec.serve.server.bodies import ARROW, JSON, write_scores
+from seo_rec.serve.server.models import open_inference_routes
+from seo_rec.serve.server.requests import answered, read_all
 from seo_rec.serve.server.service import Service
-
-_LEFT = 499  # the client closed the connection; only counted, since nobody reads the answer
 
 
 def build_app(
@@ -32,26 +30,7 @@ def build_app(
     @app.post("/score")
     async def score(request: Request) -> Response:
         """Scores of raw rows, in their order."""
-        started = time.perf_counter()
-        try:
-            with service.admitted():
-                response = await _scored(service, request)
-        except RequestError as error:
-            response = JSONResponse({"error": str(error)}, error.status)
-            if error.status in (408, 413):  # the rest of the body was not read
-                response.headers["Connection"] = "close"
-            if error.status == 429:
-                response.headers["Retry-After"] = "1"
-        except ClientDisconnect:
-            response = Response(status_code=_LEFT)
-        except Exception:
-            service.metrics.requests.labels("500").inc()
-            raise
-        service.metrics.requests.labels(str(response.status_code)).inc()
-        service.metrics.seconds.observe(time.perf_counter() - started)
-        if service.draining:
-            response.headers["Connection"] = "close"
-        return response
+        return await answered(service, _scored(service, request))
 
     @app.get("/healthz")
     async def healthz() -> Response:
@@ -73,12 +52,13 @@ def build_app(
         """Prometheus metrics."""
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
+    app.include_router(open_inference_routes(service))
     return app
 
 
 async def _scored(service: Service, request: Request) -> Response:
     kind = _media_type(request.headers.get("content-type", JSON))
-    body = await _body(service, request)
+    body = await read_all(service, request)
     scores, package = await service.score(kind, body)
     answer = kind
     accepted = _media_type(request.headers.get("accept", ""))
@@ -90,31 +70,6 @@ async def _scored(service: Service, request: Request) -> Response:
 
 def _media_type(header: str) -> str:
     return header.partition(";")[0].strip().lower()
-
-
-async def _body(service: Service, request: Request) -> bytes:
-    """The body of a request.
-
-    Raises:
-        RequestError: It is too large, or comes too slowly, or is compressed.
-    """
-    most, seconds = service.settings.max_body, service.settings.body_time
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise RequestError(415, "the body has a Content-Encoding; send it as it is")
-    announced = request.headers.get("content-length", "0")
-    if announced.isdigit() and int(announced) > most:
-        raise RequestError(413, f"a body of {announced} bytes; allowed: {most}; send fewer rows")
-    parts, size = [], 0
-    try:
-        async with asyncio.timeout(seconds):
-            async for part in request.stream():
-                size += len(part)
-                if size > most:
-                    raise RequestError(413, f"a body of more than {most} bytes; send fewer rows")
-                parts.append(part)
-    except TimeoutError as error:
-        raise RequestError(408, f"the body did not arrive within {seconds:g} s") from error
-    return b"".join(parts)
 
 
 def background(

@@ -69,7 +69,7 @@ def read_body(kind: str, content: bytes, preparation: Preparation, max_rows: int
         body = Body(_arrow_table(content, preparation, max_rows), {})
     else:
         raise RequestError(415, f"Content-Type is {kind[:80]!r}; allowed: {JSON}, {ARROW}")
-    _require_short_texts(body.table, preparation)
+    require_short_texts(body.table, preparation)
     return body
 
 
@@ -77,7 +77,7 @@ def read_body(kind: str, content: bytes, preparation: Preparation, max_rows: int
 
 
 def _json_body(content: bytes, preparation: Preparation, max_rows: int) -> Body:
-    document = _parsed(content)
+    document = parsed(content)
     forms = '{"columns": {name: [value, ...]}} or {"rows": [{name: value}, ...]}'
     if not isinstance(document, dict) or len({"columns", "rows"} & set(document)) != 1:
         raise RequestError(400, f"the body must be {forms}")
@@ -101,7 +101,7 @@ def _json_body(content: bytes, preparation: Preparation, max_rows: int) -> Body:
         table = as_table({name: cells for name, cells in columns.items() if name in names})
     except DataError as error:
         raise RequestError(422, str(error)) from error
-    return Body(_typed(table, preparation), weights)
+    return Body(typed(table, preparation), weights)
 
 
 def _require_numbers(name: str, factors: list[Any]) -> None:
@@ -115,7 +115,7 @@ def _require_numbers(name: str, factors: list[Any]) -> None:
                 )  # fmt: skip
 
 
-def _typed(table: Any, preparation: Preparation) -> Any:
+def typed(table: Any, preparation: Preparation) -> Any:
     """The same rows, with a type for columns in which JSON showed none: all is null or empty."""
     for c in preparation.columns:
         if c.name not in table.column_names:
@@ -133,7 +133,8 @@ def _typed(table: Any, preparation: Preparation) -> Any:
     return table
 
 
-def _parsed(content: bytes) -> Any:
+def parsed(content: bytes) -> Any:
+    """The JSON value of a text, strictly; RequestError with status 400 if it is none."""
     try:
         return json.loads(
             content.decode("utf-8"), parse_constant=no_constant, object_pairs_hook=no_duplicate_keys
@@ -209,7 +210,8 @@ def _require_known_type(field: Any, preparation: Preparation) -> None:
 # ---- both ----------------------------------------------------------------------------------
 
 
-def _require_short_texts(table: Any, preparation: Preparation) -> None:
+def require_short_texts(table: Any, preparation: Preparation) -> None:
+    """RequestError with status 422 if a value has more bytes than :data:`MAX_TEXT`."""
     for c in preparation.columns:
         if c.name not in table.column_names or table.column_names.count(c.name) > 1:
             continue  # the preparation says what is wrong with these

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pyarrow as pa
@@ -15,7 +15,7 @@ from seo_rec.serve.layout import PackageError
 from seo_rec.serve.package import Package
 from seo_rec.serve.predictor import Predictor
 from seo_rec.serve.server.batching import Batcher
-from seo_rec.serve.server.bodies import RequestError, read_body
+from seo_rec.serve.server.bodies import Body, RequestError, read_body
 from seo_rec.serve.server.live import LivePackage
 from seo_rec.serve.server.metrics import Metrics
 from seo_rec.settings import ServerSettings
@@ -74,11 +74,28 @@ class Service:
         Raises:
             RequestError: The body is bad; the message says where and why.
         """
+        most = self.settings.max_rows
+        return await self.score_rows(
+            len(body), lambda of: read_body(kind, body, of.preparation, most)
+        )
+
+    async def score_rows(
+        self, size: int, read: Callable[[Predictor], Body]
+    ) -> tuple[Floats, Package]:
+        """The scores of rows, float32 (B,) or (B, T), and the package they are of.
+
+        Args:
+            size: Bytes of the body.
+            read: What reads the body for a package; it raises a :class:`RequestError`.
+
+        Raises:
+            RequestError: The body is bad, or a row cannot be scored.
+        """
         predictor = self.live.predictor
-        if len(body) <= _SMALL:
-            inputs = self._prepared(predictor, kind, body)
+        if size <= _SMALL:
+            inputs = self._prepared(predictor, read)
         else:
-            inputs = await asyncio.to_thread(self._prepared, predictor, kind, body)
+            inputs = await asyncio.to_thread(self._prepared, predictor, read)
         try:
             scores = await self.batcher.score(predictor, inputs)
         except DataError as error:
@@ -86,11 +103,11 @@ class Service:
         self.metrics.rows.inc(len(scores))
         return scores, predictor.package
 
-    def _prepared(self, predictor: Predictor, kind: str, body: bytes) -> Inputs:
-        preparation = predictor.preparation
-        rows = read_body(kind, body, preparation, self.settings.max_rows)
+    @staticmethod
+    def _prepared(predictor: Predictor, read: Callable[[Predictor], Body]) -> Inputs:
+        rows = read(predictor)
         try:
-            return preparation.encode(rows.table, rows.weights)
+            return predictor.preparation.encode(rows.table, rows.weights)
         except (DataError, pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             raise RequestError(422, str(error)) from error
 
