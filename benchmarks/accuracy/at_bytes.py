@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=list(METHODS), help="some only")
     args = parser.parse_args()
     set_up(args.threads)
-    records = Records(RECORD, IDENTITY, {"model": ModelSettings().as_json()}, args.record)
+    records = Records(RECORD, IDENTITY, writes=args.record)
     data = [open_data(path) for path in args.data]
     try:
         budgets = [read_bytes(text) for text in args.bytes]

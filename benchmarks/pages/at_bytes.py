@@ -107,7 +107,7 @@ def _ahead(rows: Sequence[Row]) -> list[str]:
                 if rival and gain:
                     out.append(
                         f"* {told} in {ours.precision} minus `{rival.method}` in {precision}, the "
-                        f"plain method with the best validation AUC: test AUC {gain}."
+                        f"trained plain method of best validation AUC: test AUC {gain}."
                     )
             if name == DEFAULT:
                 out.append(_answers(ours))
