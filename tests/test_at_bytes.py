@@ -11,10 +11,10 @@ import pytest
 
 from benchmarks.accuracy import at_bytes, boosted
 from benchmarks.pages import at_bytes as page
-from benchmarks.record import read
+from benchmarks.record import read, recorded_fit
 from seo_rec.data.dataset import open_data
 from seo_rec.data.synthetic import synthetic
-from seo_rec.settings import FitSettings
+from seo_rec.settings import FitSettings, ModelSettings
 
 
 def test_a_study_is_resumed_and_its_lines_say_the_bytes(
@@ -46,6 +46,8 @@ def test_a_study_is_resumed_and_its_lines_say_the_bytes(
 def line(method: str, split: int, val: float, test: float, precision: str = "int8") -> Any:
     return {
         "study": "criteo",
+        "fit": recorded_fit(FitSettings()),
+        "model": ModelSettings(dropout=0.1).as_json(),
         "bytes": 320_000,
         "method": method,
         "precision": precision,
@@ -53,8 +55,8 @@ def line(method: str, split: int, val: float, test: float, precision: str = "int
         "num_bytes": 319_000,
         "val_auc": val,
         "test_auc": test,
-        "seconds": 10.0,
-        "search_seconds": 30.0 if method == "seo" else 0.0,
+        "epochs": 8,
+        "winner": "trivial-frequent-8" if method == "seo" else method,
     }
 
 
@@ -65,9 +67,11 @@ def test_the_rival_is_chosen_on_validation_rows() -> None:
     lines += [line("separate", s, 0.73, 0.790) for s in (0, 1)]
     lines += [line("frequent", s, 0.76, 0.790) for s in (0, 1)]  # no plain method
     text = "\n".join(page.regions(lines, [])["at-bytes"])
-    assert "The search in int8 minus multi-size in int8" in text
+    assert "The search in int8 minus `multi-size` in int8" in text
     assert "test AUC +0.00550 ± 0.00050" in text
-    assert "| seo | int8 | 2 | 319,000 |" in text and "| 40 |" in text
+    assert "| seo | int8 | 2 | 319,000 |" in text
+    assert "answered: `frequent-8` 2." in text
+    assert "**criteo, 320,000 bytes**, mlp, dropout 0.1, L2 0, batches of 2048" in text
     assert page.regions([], [])["boosted"] == [
         "`python -m benchmarks.accuracy.boosted`: not run.",
         "",

@@ -26,15 +26,16 @@ from seo_rec.policy.allowance import read_bytes
 from seo_rec.runs import Run, read_runs
 from seo_rec.runs.layout import POLICY_FILE, RESULTS_FILE, training_folder
 from seo_rec.search import find
-from seo_rec.settings import FitSettings, Training
+from seo_rec.settings import FitSettings, ModelSettings, Training
 
 RECORD = path_of("at-bytes")
-IDENTITY = ("study", "data_fingerprint", "bytes", "precision", "method", "fit")
+IDENTITY = ("study", "data_fingerprint", "bytes", "precision", "method", "fit", "model")
 DEFAULT = "seo"
 PLAIN = ("separate", "monolithic", "multi-size", "multi-size-4", "multi-size-8", "mixed-dimension",
          "no-search")  # fmt: skip
 METHODS = (*PLAIN, "frequent", DEFAULT)
 PRECISIONS = ("float32", "int8")
+TIMES = ("seconds", "seconds_per_epoch")  # not in the record: several parts may run side by side
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,21 @@ class Study:
         budgets: Bytes to serve.
         fit: How all models are trained.
         settings: Values of a family of methods that differ from those of ``seo-rec compare``.
+        model: The backbone of all models.
     """
 
     budgets: tuple[int, ...]
     fit: FitSettings
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    model: ModelSettings = field(default_factory=ModelSettings)
 
 
 STUDIES = {
-    "movielens": Study((192_000, 384_000, 768_000), FitSettings(row_l2=16e-4)),
+    "movielens": Study(
+        (192_000, 384_000, 768_000),
+        FitSettings(row_l2=16e-4, epochs=12),
+        model=ModelSettings("ipnn", dropout=0.1),
+    ),
     "criteo": Study(
         (128_000, 320_000, 1_280_000),
         FitSettings(batch_size=512, row_lr=1e-3, dense_lr=1e-3, row_l2=1e-2, epochs=12),
@@ -62,8 +69,9 @@ STUDIES = {
     "retrosheet": Study((32_000, 96_000, 288_000), FitSettings(row_l2=1e-3)),
     "flights": Study(
         (64_000, 256_000, 1_024_000),
-        FitSettings(row_l2=3e-3, epochs=12),
+        FitSettings(row_l2=3e-3, epochs=10),
         {"frequent": {"dim": 8}},
+        ModelSettings("ipnn"),
     ),
 }
 
@@ -97,7 +105,7 @@ class Part:
             precision=self.precision,
             seeds=1,
             first_seed=self.seed,
-            training=Training(fit=self.study.fit),
+            training=Training(self.study.model, self.study.fit),
             settings={family: changes} if changes else {},
         )
 
@@ -110,16 +118,17 @@ class Part:
             "precision": self.precision,
             "method": method,
             "fit": recorded_fit(self.study.fit),
+            "model": self.study.model.as_json(),
         }
 
     def line(self, run: Run, folder: Path) -> Line:
         """The line of a training, and what its search decided."""
         policy = Policy.load(training_folder(folder, run.method, run.seed) / POLICY_FILE)
+        told = {k: v for k, v in outcome(run).items() if k not in TIMES}
         return {
-            **outcome(run),
+            **told,
             **self.asked(run.method),
             "split": self.seed,
-            "search_seconds": run.search_seconds,
             "winner": (policy.decision or {}).get("winner", run.method),
         }
 

@@ -5,6 +5,7 @@ The strongest rival is chosen by its mean validation AUC. Test rows say how far 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from benchmarks.accuracy.at_bytes import DEFAULT, PLAIN, RECORD, STUDIES
 from benchmarks.pages.cells import Runs, mean, minus, with_deviation
 from benchmarks.pages.markdown import Column, entry, table
 from benchmarks.record import Line, read
+
+AHEAD = {DEFAULT: "The search", "frequent": "`frequent`"}
 
 
 @dataclass(frozen=True)
@@ -75,31 +78,47 @@ def _study(study: str, lines: Sequence[Line]) -> list[str]:
             Column("bytes", lambda r: round(mean(r.runs, "num_bytes")), ",d"),
             Column("validation AUC", lambda r: with_deviation(r.runs, "val_auc")),
             Column("test AUC", lambda r: with_deviation(r.runs, "test_auc")),
-            Column("seconds", lambda r: mean(r.runs, _seconds), ".0f"),
+            Column("epochs", lambda r: mean(r.runs, "epochs"), ".1f"),
         ]
-        out += [f"**{study}, {num_bytes:,} bytes**", "", *table(columns, here), *_ahead(here)]
+        title = f"**{study}, {num_bytes:,} bytes**, {_training(lines[0])}"
+        out += [title, "", *table(columns, here), *_ahead(here)]
     return out
 
 
-def _seconds(line: Line) -> float:
-    """Of a training, the search before it included."""
-    return float(line["seconds"] + line["search_seconds"])
+def _training(line: Line) -> str:
+    """How the models of a study are trained, in short."""
+    model, fit = line["model"], line["fit"]
+    dropout = f", dropout {model['dropout']:g}" if model["dropout"] else ""
+    return (
+        f"{model['backbone']}{dropout}, L2 {fit['row_l2']:g}, batches of {fit['batch_size']} at a "
+        f"rate of {fit['row_lr']:g}, at most {fit['epochs']} epochs"
+    )
 
 
 def _ahead(rows: Sequence[Row]) -> list[str]:
-    """How far the default search is ahead of the strongest plain method, in each precision."""
+    """How far search and ``frequent`` are ahead of the strongest plain method in each precision."""
     out = []
     precisions = dict.fromkeys(r.precision for r in rows)
-    for ours in (r for r in rows if r.method == DEFAULT):
-        for precision in precisions:
-            rival = strongest(rows, PLAIN, precision)
-            gain = minus(ours.runs, rival.runs) if rival else None
-            if rival and gain:
-                out.append(
-                    f"The search in {ours.precision} minus {rival.method} in {precision}, the "
-                    f"plain method with the best validation AUC: test AUC {gain}."
-                )
+    for name, told in AHEAD.items():
+        for ours in (r for r in rows if r.method == name):
+            for precision in precisions:
+                rival = strongest(rows, PLAIN, precision)
+                gain = minus(ours.runs, rival.runs) if rival else None
+                if rival and gain:
+                    out.append(
+                        f"* {told} in {ours.precision} minus `{rival.method}` in {precision}, the "
+                        f"trained plain method of best validation AUC: test AUC {gain}."
+                    )
+            if name == DEFAULT:
+                out.append(_answers(ours))
     return [*out, ""] if out else []
+
+
+def _answers(row: Row) -> str:
+    """What the searches of all splits decided."""
+    often = Counter(line["winner"] for line in row.runs.values())
+    told = ", ".join(f"`{w.removeprefix('trivial-')}` {n}" for w, n in often.most_common())
+    return f"* Splits by what the search in {row.precision} answered: {told}."
 
 
 def _boosted(lines: Sequence[Line]) -> list[str]:
@@ -114,6 +133,6 @@ def _boosted(lines: Sequence[Line]) -> list[str]:
         Column("bytes", lambda r: round(mean(r["runs"], "num_bytes")), ",d"),
         Column("test AUC", lambda r: with_deviation(r["runs"], "test_auc")),
         Column("log loss", lambda r: with_deviation(r["runs"], "test_logloss")),
-        Column("seconds", lambda r: mean(r["runs"], "seconds"), ".0f"),
+        Column("CPU seconds", lambda r: mean(r["runs"], "cpu_seconds"), ".0f"),
     ]
     return table(columns, rows) if rows else []
