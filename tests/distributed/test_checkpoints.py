@@ -207,7 +207,7 @@ def state_after_resume(
             title="test",
             stop=stopping,
         )
-        gone_on.resume()
+        gone_on.resume(None)
         means = {f"mean of {n}": t for n, t in gone_on.mean.state.items()}
         return pieces({**weights_of(model), **means, **optimizer_state(model, optimizers)})
 
