@@ -67,7 +67,8 @@ def test_a_rank_that_hangs_is_named_after_the_timeout(tiny: Path, tmp_path: Path
     assert re.match(r"error: rank 1 was lost at step \d+ \(it did not answer in time\): ", line)
 
 
-@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3])
 def test_a_first_rank_that_hangs_takes_the_store_with_it_and_the_others_end(
     tiny: Path, tmp_path: Path, world: int
 ) -> None:

@@ -89,7 +89,7 @@ def steps_at_a_score(folder):
     return Counter(node.op_type for node in loaded.graph.node)
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("precision", ["int8", pytest.param("int4", marks=pytest.mark.slow)])
 def test_small_tables_become_floats_at_loading_and_large_ones_stay(
     precision, tmp_path, monkeypatch
 ):
