@@ -92,8 +92,7 @@ METHODS_AND_SEARCHES = (
         "    if waiting:\n",
         "    if len(waiting) == interval:\n",
         (
-            "tests/test_managed_collision.py::test_the_policy_gives_rows_as_torchrecs_module_gives_slots",
-            "tests/test_managed_collision.py::test_the_method_reads_it",
+            "tests/test_managed_collision.py::test_batches_after_the_last_interval_take_part_in_a_last_choice",
         ),
     ),
     Mutant(
@@ -145,10 +144,10 @@ METHODS_AND_SEARCHES = (
         ("tests/test_cce.py::test_a_model_reads_what_was_clustered",),
     ),
     Mutant(
-        "weights-of-before-a-clustering-are-kept",
+        "the-worst-weights-since-a-clustering-are-kept",
         "seo_rec/search/cce.py",
-        "        self.best_weights = {}\n        self.model",
-        "        self.model",
+        "metrics.auc > self.val_auc",
+        "metrics.auc < self.val_auc",
         ("tests/test_cce.py::test_the_weights_are_those_of_the_last_codes",),
     ),
     Mutant(
