@@ -33,7 +33,14 @@ def until_checkpoint(launch: Typed, out: Path) -> None:
     until(there, launch.all_said)
 
 
-@pytest.mark.parametrize("world, victim", [(2, 0), (2, 1), (3, 0), (3, 1), (3, 2)])
+@pytest.mark.parametrize(
+    "world, victim",
+    [
+        (2, 1),
+        (3, 0),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [(2, 0), (3, 1), (3, 2)]),
+    ],
+)
 def test_a_killed_rank_is_named_once_and_how_to_go_on(
     tiny: Path, tmp_path: Path, world: int, victim: int
 ) -> None:
