@@ -93,6 +93,11 @@ def misfits(stack: str) -> list[str]:
     return names
 
 
+def install(*args: str) -> None:
+    """Python compiles a file when it is first imported; pip would compile all 20,000 of them."""
+    pip("install", "--no-compile", *args)
+
+
 def pip(*args: str) -> None:
     command = [sys.executable, "-m", "pip", *args]
     print("+", *command, flush=True)
@@ -115,14 +120,14 @@ def main() -> None:
     if not has_index:
         print(f"{index} is out of reach, taking torch from pip's own index", flush=True)
     triple = choose(stack, has_index, known().TRIPLES)
-    pip("install", f"torch=={triple.torch}", *(["--extra-index-url", index] * has_index))
+    install(f"torch=={triple.torch}", *(["--extra-index-url", index] * has_index))
     shim = ["./packaging/fbgemm-gpu-cpu-shim"] if stack == "cpu" else []
     library = "fbgemm-gpu-cpu" if stack == "cpu" else "fbgemm-gpu"
     pins = {"torch": triple.torch, "torchrec": triple.torchrec, library: triple.fbgemm}
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "constraints.txt"
         constraints.write_text("".join(f"{name}=={v}\n" for name, v in pins.items()))
-        pip("install", "--constraint", str(constraints), *shim, "-e", ".[dev]")
+        install("--constraint", str(constraints), *shim, "-e", ".[dev]")
 
     # Read the versions first: a wrong triple then ends in a sentence, not in a trace.
     code = "from seo_rec import stack; stack.check(); import torchrec"

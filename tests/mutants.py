@@ -10,27 +10,8 @@ its tests to fail; one that survives means that a test is missing. None of these
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """One fault: in ``file`` the text ``before`` is replaced by ``after``.
-
-    Args:
-        name: What is wrong, in a few words with dashes.
-        file: Path from the root of the project.
-        before: Text that occurs exactly once in the file.
-        after: What the fault makes of it.
-        tests: The pytest node ids of which one at least must fail.
-    """
-
-    name: str
-    file: str
-    before: str
-    after: str
-    tests: tuple[str, ...]
-
+from tests.mutant import Mutant
+from tests.mutants_of_methods import METHODS_AND_SEARCHES
 
 _POLICY = (
     Mutant(
@@ -445,8 +426,8 @@ _METRICS = (
     Mutant(
         "the-error-of-one-score-instead-of-the-difference",
         "seo_rec/metrics.py",
-        "[auc(z) - auc(r) for z, r in pairs]",
-        "[auc(z) - roc_auc_score(labels, r) for z, r in pairs]",
+        "- _aucs(r, labels, w, block, blocks) for z, r in pairs]",
+        "- _aucs(r, labels, w, block, blocks)[-1] for z, r in pairs]",
         ("tests/test_metrics.py::test_the_standard_error_is_that_of_the_jackknife",),
     ),
     Mutant(
@@ -635,6 +616,7 @@ MUTANTS = (
     *_POLICY,
     *_EMBED,
     *_METHODS,
+    *METHODS_AND_SEARCHES,
     *_DATA,
     *_FIT,
     *_CHECKPOINT,

@@ -16,9 +16,10 @@ from multiprocessing import connection, get_context
 from pathlib import Path
 from typing import Any
 
+import sklearn.metrics  # noqa: F401  before the fork, so that the ranks find it imported
 import torch
 import torch.distributed as dist
-import torchrec.distributed  # noqa: F401  before the fork, so that the ranks find it imported
+import torchrec.distributed  # noqa: F401  likewise
 
 from patience import PATIENCE
 

@@ -297,16 +297,21 @@ def test_a_model_reads_what_was_clustered(tiny_data: DataSet, address: str) -> N
     np.testing.assert_allclose(got[column.lengths().numpy() > 0], wanted, rtol=1e-6)
 
 
-def test_the_weights_are_those_of_the_last_codes(tiny_data: DataSet) -> None:
-    """A model of the policy with them has the validation AUC that the search says."""
-    training = Training(SMALL, FIT)
-    found = cce(tiny_data, replace(SETTINGS, clusterings=1), training)
+def test_the_weights_are_those_of_the_last_codes(tiny_data: DataSet, tmp_path: Path) -> None:
+    """A model of the policy with them has the validation AUC that the search says: the best since
+    the last clustering.
+    """
+    training = Training(SMALL, replace(FIT, epochs=4, patience=9))
+    found = cce(tiny_data, replace(SETTINGS, clusterings=1), training, tmp_path)
     model = build_model(found.policy, tiny_data.num_numeric, SMALL, 5)
     model.load_state_dict(dict(found.weights))
     from seo_rec.train import eval_stream, evaluate
 
     assert evaluate(model, eval_stream(tiny_data, "val"))[0].auc == found.val_auc
     assert [c["epoch"] for c in found.record["clusterings"]] == [1]
+    events = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    aucs = [event["val_auc"] for event in events if event["event"] == "epoch"]
+    assert len(set(aucs[1:])) == 3 and found.val_auc == max(aucs[1:])
 
 
 def test_an_interrupted_search_goes_on_to_the_bit(

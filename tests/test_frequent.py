@@ -145,6 +145,11 @@ def test_bands_have_alike_many_reads() -> None:
     assert len(reads) == 3 and max(reads) - min(reads) <= 2 * count[banded].max()
     means = [count[banded & (rows == r)].mean() for r in sorted(set(rows[banded].tolist()))]
     assert means == sorted(means, reverse=True)
+    before, total = 0, int(count[banded].sum())
+    for i in sorted(np.flatnonzero(banded), key=lambda i: (-count[i], ids[i])):
+        # the band in which the middle one of its reads lies
+        assert rows[i] - rows[banded].min() == (6 * before + 3 * int(count[i])) // (2 * total)
+        before += int(count[i])
 
 
 def test_hot_ids_have_further_columns() -> None:

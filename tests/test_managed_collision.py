@@ -116,6 +116,21 @@ def test_the_policy_gives_rows_as_torchrecs_module_gives_slots(name: str) -> Non
         assert (rows[slots == table.num_rows - 1] == 0).all()
 
 
+def test_batches_after_the_last_interval_take_part_in_a_last_choice() -> None:
+    stream = batches(OF, number=10)
+    policy = managed_collision(OF, counts(OF), 400, 4, stream, interval=4)
+    changed = 0
+    for f, table in zip(policy.features, policy.tables, strict=True):
+        held = CollisionMap(table.num_rows - 1)
+        for start in (0, 4, 8):
+            before = held.ids.tolist()
+            part = stream[start : start + 4]
+            held.choose([batch[f.name] for batch in part], start + len(part))
+        assert policy.vocabularies[f.name].tolist() == held.ids.tolist()
+        changed += held.ids.tolist() != before
+    assert changed  # else this test says nothing
+
+
 @pytest.mark.parametrize("unit, precision", [("bytes", "int8"), ("parameters", "float32")])
 @pytest.mark.parametrize("tail_share", [0.0, 0.3])
 def test_the_budget_is_filled(unit: str, precision: str, tail_share: float) -> None:

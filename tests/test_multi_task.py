@@ -280,6 +280,11 @@ def test_the_loss_is_the_weighted_sum_of_the_labels_in_float64(both: DataSet) ->
     assert found.item() == pytest.approx((rows.sum(0) / 50) @ [1.0, 0.25], rel=1e-6)
 
 
+def test_a_label_counts_once_unless_a_weight_is_given() -> None:
+    tasks = MultiTask(weights=(("bought", 0.25),)).of(("clicked", "bought", "returned"))
+    assert tasks.factors == (1.0, 0.25, 1.0)
+
+
 def test_a_label_of_weight_0_changes_no_bit_of_the_other(both: DataSet, raw: Path) -> None:
     """The model of the first label alone, on data that hold it alone."""
     columns = TableColumns("click", ("user", "item"), ("age",))

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mutants import MUTANTS, Mutant
+from mutants import MUTANTS
 from mutation import ROOT, with_fault
+from tests.mutant import Mutant
 
 each = pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
 

@@ -1,6 +1,7 @@
 """What a wheel holds, that it works away from the clone, and that the version pins agree."""
 
 import importlib.util
+import os
 import re
 import subprocess
 import sysconfig
@@ -135,6 +136,7 @@ def test_the_wheel_works_away_from_the_clone(wheel, tmp_path):
         done = subprocess.run(
             [tmp_path / "env/bin" / command[0], *command[1:]],
             cwd=tmp_path,
+            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
             capture_output=True,
             text=True,
         )

@@ -33,6 +33,8 @@ def test_a_row_is_an_entry_of_the_tensor(sharing: methods.Sharing) -> None:
         at = tuple(lookup_rows(policy, feature, k, ids) for k in feature.lookups)
         torch.testing.assert_close(got.double(), torch.from_numpy(whole[at]), atol=1e-7, rtol=1e-5)
     assert set(policy.widths) == {3} and not policy.vocabularies
+    seeds = [k.seed for f in policy.features for k in f.lookups]
+    assert len(set(seeds)) == 9  # ids that agree in one hash need not agree in another
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])

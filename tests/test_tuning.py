@@ -7,11 +7,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from seo_rec.data.dataset import DataSet
+from seo_rec.metrics import Metrics
 from seo_rec.recipes import method_policy
 from seo_rec.runs import RunError
 from seo_rec.settings import LARGEST_DENSE, FitSettings, ModelSettings, Training, settled
@@ -144,6 +146,18 @@ def test_a_trial_far_below_the_others_is_given_up(tmp_path: Path) -> None:
         trials.report(bad, 0.5, 1)
         with pytest.raises(Pruned):
             trials.report(bad, 0.5, 2)
+
+
+def test_epochs_are_reported_from_0_and_go_on_after_a_resume() -> None:
+    reported: list[tuple[float, int]] = []
+    trials = SimpleNamespace(report=lambda asked, score, epoch: reported.append((score, epoch)))
+    for given in ({"epochs": 0}, {"epochs": 2}):
+        watch = module._Watch(trials, SimpleNamespace(), "auc")
+        watch.load({}, given)
+        for auc in (0.6, 0.7):
+            assert not watch.after_epoch(Metrics(auc, 0.5, 1.0, 1.0, 100))
+    assert reported == [(0.6, 0), (0.7, 1), (0.6, 2), (0.7, 3)]
+    assert watch.values() == {"epochs": 4}
 
 
 # ---- the whole -----------------------------------------------------------------------------

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import sklearn.metrics  # noqa: F401  before the fork, so that the ranks find it imported
 import torch
-import torchrec.distributed  # noqa: F401  before the fork, so that the ranks find it imported
+import torchrec.distributed  # noqa: F401  likewise
 
 import seo_rec.recipes  # noqa: F401
 from patience import PATIENCE

@@ -33,7 +33,14 @@ def until_checkpoint(launch: Typed, out: Path) -> None:
     until(there, launch.all_said)
 
 
-@pytest.mark.parametrize("world, victim", [(2, 0), (2, 1), (3, 0), (3, 1), (3, 2)])
+@pytest.mark.parametrize(
+    "world, victim",
+    [
+        (2, 1),
+        (3, 0),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [(2, 0), (3, 1), (3, 2)]),
+    ],
+)
 def test_a_killed_rank_is_named_once_and_how_to_go_on(
     tiny: Path, tmp_path: Path, world: int, victim: int
 ) -> None:
@@ -67,7 +74,8 @@ def test_a_rank_that_hangs_is_named_after_the_timeout(tiny: Path, tmp_path: Path
     assert re.match(r"error: rank 1 was lost at step \d+ \(it did not answer in time\): ", line)
 
 
-@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3])
 def test_a_first_rank_that_hangs_takes_the_store_with_it_and_the_others_end(
     tiny: Path, tmp_path: Path, world: int
 ) -> None:

@@ -72,7 +72,8 @@ def launch(j: str, rdzv_timeout: int = 60) -> specs.Role:
     )
 
 
-@pytest.mark.parametrize("local", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("local", [1, 2])
 def test_ranks_of_two_hosts_meet(tmp_path, local):
     with two_hosts() as hosts:
         assert run(launch(f"2x{local}"), hosts, tmp_path, 120) == [0, 0], said(tmp_path, hosts[0])

@@ -445,10 +445,10 @@ def test_a_body_that_does_not_come_is_refused(package):
         (["--threads", "-1"], "--threads -1; allowed"),
     ],
 )
-def test_bad_options(options, part, package):
-    done = serve_once(package, *options)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert part in done.stderr
+def test_bad_options(options, part, package, seo_rec):
+    done = seo_rec("serve", package, *options)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert part in done.err
 
 
 def test_a_port_that_is_taken(package):
