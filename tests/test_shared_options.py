@@ -33,6 +33,6 @@ def test_what_was_read_becomes_one_object() -> None:
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters)
     values = {p.name: p.default for p in parameters}
     assert PLAIN_METHOD.read(values) == PlainMethodOptions()
-    asked = PLAIN_METHOD.read({**values, "params": 96, "precision": "int8", "method": "separate"})
-    assert (asked.wish.params, asked.wish.precision, asked.wish.bytes_) == (96, "int8", None)
-    assert asked.method == "separate"
+    options = PLAIN_METHOD.read({**values, "params": 96, "precision": "int8", "method": "separate"})
+    assert (options.wish.params, options.wish.precision, options.wish.bytes_) == (96, "int8", None)
+    assert options.method == "separate"

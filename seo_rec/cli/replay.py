@@ -44,7 +44,7 @@ REPLAY_OPTIONS = FromSettings(
 
 
 @takes_settings(
-    asked=PLAIN_METHOD, model=par.MODEL_OPTIONS, mlet=par.MLET_OPTIONS, fit=REPLAY_OPTIONS
+    method_options=PLAIN_METHOD, model=par.MODEL_OPTIONS, mlet=par.MLET_OPTIONS, fit=REPLAY_OPTIONS
 )
 def replay(
     context: typer.Context,
@@ -63,7 +63,7 @@ def replay(
     from_: par.From = None,
     count_decay: par.CountDecay = 0.9,
     *,
-    asked: PlainMethodOptions,
+    method_options: PlainMethodOptions,
     crosses: par.Crosses = "",
     model: ModelSettings,
     mlet: Mlet | None,
@@ -87,7 +87,7 @@ def replay(
     training = Training(replace(model, mlet=mlet), fit)
     wanted, resolved = None, dict[str, object]()
     if from_ is None:
-        wanted = policy_of(context, open_data(days[0]), asked, fit.seed)
+        wanted = policy_of(context, open_data(days[0]), method_options, fit.seed)
         resolved = dict(wanted.resolved)
     else:
         refuse_ignored(context, ("policy", *OF_METHOD), "--from", "a replay that starts afresh")

@@ -2,8 +2,8 @@
 
 A command asks for the object in its signature; its decorator makes the options of the fields::
 
-    @takes_settings(asked=PLAIN_METHOD)
-    def train(data: Data, out: Out, *, asked: PlainMethodOptions) -> None: ...
+    @takes_settings(method_options=PLAIN_METHOD)
+    def train(data: Data, out: Out, *, method_options: PlainMethodOptions) -> None: ...
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ OF_POLICY = ("plan", "weights")  # options that are for one policy
 
 
 @takes_settings(
-    asked=PLAIN_METHOD,
+    method_options=PLAIN_METHOD,
     model=par.MODEL_OPTIONS,
     mlet=par.MLET_OPTIONS,
     multi_task=par.MULTI_TASK_OPTIONS,
@@ -69,7 +69,7 @@ def train(
     carry: par.Carry = False,
     count_decay: par.CountDecay = 0.9,
     *,
-    asked: PlainMethodOptions,
+    method_options: PlainMethodOptions,
     crosses: par.Crosses = "",
     model: ModelSettings,
     mlet: Mlet | None,
@@ -92,14 +92,14 @@ def train(
     from seo_rec.data.dataset import open_data
     from seo_rec.train import Start
 
-    opened, idle = open_data(data), _idle(context, policy, asked.method, from_)
+    opened, idle = open_data(data), _idle(context, policy, method_options.method, from_)
     training = Training(replace(model, mlet=mlet, multi_task=multi_task), fit)
     following = None
     if from_ is not None:
         training = training_from(context, from_)
     else:
         refuse_ignored(context, OF_EARLIER, "a training from scratch", "--from")
-    wanted = _wanted(context, opened, asked, idle, training.fit.seed)
+    wanted = _wanted(context, opened, method_options, idle, training.fit.seed)
     if from_ is None:
         assert wanted is not None
         fit = automatic(context, fit, opened, wanted.policy.num_params, ())
@@ -177,7 +177,7 @@ def _idle(
 def _wanted(
     context: typer.Context,
     data: DataSet,
-    asked: PlainMethodOptions,
+    method_options: PlainMethodOptions,
     idle: str | None,
     seed: int,
 ) -> Wanted | None:
@@ -185,22 +185,22 @@ def _wanted(
     policy = context.params["policy"]
     if policy is not None and idle != "policy":
         return _of_file(context, policy, idle == "method")
-    if asked.method:
-        return plain_method(context, data, asked).wanted(asked.dim, seed)
+    if method_options.method:
+        return plain_method(context, data, method_options).wanted(method_options.dim, seed)
     refuse_ignored(context, OF_METHOD, "--from", "--method")
     return None
 
 
 def policy_of(
-    context: typer.Context, data: DataSet, asked: PlainMethodOptions, seed: int
+    context: typer.Context, data: DataSet, method_options: PlainMethodOptions, seed: int
 ) -> Wanted:
     """What ``--policy`` or ``--method`` ask for, of a command that has no other source of policies.
 
     Raises:
         ValueError: Both are given, or neither.
     """
-    idle = _idle(context, context.params["policy"], asked.method, None)
-    wanted = _wanted(context, data, asked, idle, seed)
+    idle = _idle(context, context.params["policy"], method_options.method, None)
+    wanted = _wanted(context, data, method_options, idle, seed)
     assert wanted is not None
     return wanted
 
@@ -256,27 +256,29 @@ class PlainMethod:
         return Wanted(self.policy(dim, seed), self.name, self.budget, self.resolved)
 
 
-def plain_method(context: typer.Context, data: DataSet, asked: PlainMethodOptions) -> PlainMethod:
+def plain_method(
+    context: typer.Context, data: DataSet, method_options: PlainMethodOptions
+) -> PlainMethod:
     """The method that the options name, at their budget."""
     from seo_rec import recipes
     from seo_rec.policy import Allowance
     from seo_rec.search import find
 
-    entry, texts = find(asked.method), set_texts(context, asked.set_)
-    changes = assigned(entry.settings, texts, asked.method)
-    if asked.exact_below:
-        changes["exact_below"] = asked.exact_below
-    if asked.same_hash:
-        changes["same_hash"] = par.groups(asked.same_hash, "--same-hash")
-    at = Allowance(0, precision=asked.precision)
+    entry, texts = find(method_options.method), set_texts(context, method_options.set_)
+    changes = assigned(entry.settings, texts, method_options.method)
+    if method_options.exact_below:
+        changes["exact_below"] = method_options.exact_below
+    if method_options.same_hash:
+        changes["same_hash"] = par.groups(method_options.same_hash, "--same-hash")
+    at = Allowance(0, precision=method_options.precision)
     if entry.budgeted:
-        at = budget(context, data, asked.dim, asked.wish, whole_rows=False)
+        at = budget(context, data, method_options.dim, method_options.wish, whole_rows=False)
     else:
-        beside = f"--method {asked.method}"
+        beside = f"--method {method_options.method}"
         refuse_ignored(context, OF_BUDGET, beside, "methods that have a budget")
     given = context.params
     if given.get("crosses"):  # an option of train, not of tune
         data = crossed(data, given["crosses"], given["seed"])
     asked_for = recipes.OWN_BUDGET if entry.budgeted else None
     resolved_options = {"set": texts, **resolved(at)}
-    return PlainMethod(data, asked.method, at, changes, asked_for, resolved_options)
+    return PlainMethod(data, method_options.method, at, changes, asked_for, resolved_options)

@@ -43,7 +43,10 @@ ALL = "l2,l2-on,lr,dense-lr,dropout,dim,batch-size"
 
 
 @takes_settings(
-    asked=PLAIN_METHOD, model=par.MODEL_OPTIONS, mlet=par.MLET_OPTIONS, fit=par.TRAIN_OPTIONS
+    method_options=PLAIN_METHOD,
+    model=par.MODEL_OPTIONS,
+    mlet=par.MLET_OPTIONS,
+    fit=par.TRAIN_OPTIONS,
 )
 def tune(
     context: typer.Context,
@@ -53,7 +56,7 @@ def tune(
         Path | None, typer.Option(help="The policy to train, a file.", rich_help_panel=SEARCH)
     ] = None,
     *,
-    asked: PlainMethodOptions,
+    method_options: PlainMethodOptions,
     model: ModelSettings,
     mlet: Mlet | None,
     fit: FitSettings,
@@ -86,8 +89,8 @@ def tune(
     from seo_rec.recipes import tuning
 
     opened = open_data(data)
-    policies, method_name, budget, kept = _subject(context, opened, asked, fit.seed)
-    fit = automatic(context, fit, opened, policies(asked.dim).num_params, ())
+    policies, method_name, budget, kept = _subject(context, opened, method_options, fit.seed)
+    fit = automatic(context, fit, opened, policies(method_options.dim).num_params, ())
     kept, training = {**kept, **settled_options(fit)}, Training(replace(model, mlet=mlet), fit)
     names = tuple(name.strip() for name in (tune_ or ALL).split(",") if name.strip())
     if policy is not None:
@@ -97,7 +100,7 @@ def tune(
         data=opened,
         policy_of=policies,
         training=training,
-        dim=asked.dim,
+        dim=method_options.dim,
         method=method_name,
         budget=budget,
         trials=trials,
@@ -122,13 +125,18 @@ def refuse_width(names: tuple[str, ...]) -> None:
 
 
 def _subject(
-    context: typer.Context, data: DataSet, asked: PlainMethodOptions, seed: int
+    context: typer.Context, data: DataSet, method_options: PlainMethodOptions, seed: int
 ) -> tuple[Callable[[int], Policy], str, Any, Mapping[str, Any]]:
     """The policy by width, who decides it, the budget, and the options that are kept."""
-    if asked.method and context.params["policy"] is None:
-        plain = plain_method(context, data, asked)
-        return lambda dim: plain.policy(dim, seed), asked.method, plain.budget, plain.resolved
-    wanted = policy_of(context, data, asked, seed)
+    if method_options.method and context.params["policy"] is None:
+        plain = plain_method(context, data, method_options)
+        return (
+            lambda dim: plain.policy(dim, seed),
+            method_options.method,
+            plain.budget,
+            plain.resolved,
+        )
+    wanted = policy_of(context, data, method_options, seed)
     return lambda dim: wanted.policy, wanted.method, wanted.budget, wanted.resolved
 
 
