@@ -31,7 +31,7 @@ from seo_rec.cli.search import TRAINING_OPTIONS
 from seo_rec.data.dataset import open_data
 from seo_rec.plan import plan_policy, read_topology
 from seo_rec.policy import Budget, Policy
-from seo_rec.recipes.comparing import check_comparison
+from seo_rec.recipes.comparison_checks import check_comparison
 from seo_rec.runs import Run, read_runs
 from seo_rec.search import SEARCHES, find
 from seo_rec.search.run_off import RunOff, plain

@@ -19,7 +19,7 @@ from seo_rec.methods import METHOD_NAMES, MULTIPLEXED_NAMES, Mlet, PlainSettings
 from seo_rec.methods.registry import FAMILIES
 from seo_rec.model import ModelSettings
 from seo_rec.policy import PolicyError
-from seo_rec.recipes.comparing import check_comparison
+from seo_rec.recipes.comparison_checks import check_comparison
 from seo_rec.search import registry
 from seo_rec.search.changes import whole_values, with_changes
 from seo_rec.search.registry import SEARCHES, find

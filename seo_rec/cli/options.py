@@ -15,7 +15,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, is_dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import typer
 from typer.core import TyperCommand
@@ -89,6 +89,11 @@ class FromSettings:
     panel: str
     options: tuple[Option, ...]
     build: Callable[[dict[str, Any]], Any] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters of the command, in order."""
+        return tuple(option.name for option in self.options)
 
     def parameters(self) -> list[inspect.Parameter]:
         """The options as typer reads them."""
@@ -170,7 +175,24 @@ def _of_text(value: Any, field: Field, written: str, word: str) -> Any:
         raise ValueError(f"{error}, or {word}") from None
 
 
-def takes_settings(**groups: FromSettings) -> Callable[[Callable[..., None]], Callable[..., None]]:
+class OptionGroup(Protocol):
+    """Options that stand in the place of one parameter of a command."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters of the command, in order."""
+        ...
+
+    def parameters(self) -> list[inspect.Parameter]:
+        """The options as typer reads them."""
+        ...
+
+    def read(self, values: Mapping[str, Any]) -> Any:
+        """The value of the parameter, of the values that typer has read."""
+        ...
+
+
+def takes_settings(**groups: OptionGroup) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator: each named parameter of a command is made of options.
 
     Args:
@@ -188,7 +210,7 @@ def takes_settings(**groups: FromSettings) -> Callable[[Callable[..., None]], Ca
         def run(**values: Any) -> None:
             arguments = dict(values)
             for name, group in groups.items():
-                read = {o.name: arguments.pop(o.name) for o in group.options}
+                read = {option: arguments.pop(option) for option in group.names}
                 arguments[name] = group.read(read)
             command(**arguments)
 

@@ -21,6 +21,7 @@ from seo_rec.cli.options import (
     takes_settings,
 )
 from seo_rec.cli.running import run_folder
+from seo_rec.cli.shared_options import PLAIN_METHOD, PlainMethodOptions
 from seo_rec.cli.train import OF_METHOD, policy_of
 from seo_rec.methods import Mlet
 from seo_rec.settings import FitSettings, ModelSettings, Training
@@ -42,7 +43,9 @@ REPLAY_OPTIONS = FromSettings(
 )
 
 
-@takes_settings(model=par.MODEL_OPTIONS, mlet=par.MLET_OPTIONS, fit=REPLAY_OPTIONS)
+@takes_settings(
+    method_options=PLAIN_METHOD, model=par.MODEL_OPTIONS, mlet=par.MLET_OPTIONS, fit=REPLAY_OPTIONS
+)
 def replay(
     context: typer.Context,
     data: Annotated[
@@ -69,17 +72,9 @@ def replay(
     ] = None,
     from_: par.From = None,
     count_decay: par.CountDecay = 0.9,
-    params: par.Params = None,
-    bytes_: par.Bytes = None,
-    budget_of: par.BudgetOf = None,
-    dim: par.Dim = 16,
-    precision: par.Precision = "float32",
-    method: par.MethodInPlaceOfPolicy = "",
-    set_: par.Set = None,
-    exact_below: par.ExactBelow = 0,
-    same_hash: par.SameHash = None,
-    crosses: par.Crosses = "",
     *,
+    method_options: PlainMethodOptions,
+    crosses: par.Crosses = "",
     model: ModelSettings,
     mlet: Mlet | None,
     fit: FitSettings,
@@ -101,7 +96,7 @@ def replay(
     training = Training(replace(model, mlet=mlet), fit)
     wanted, resolved = None, dict[str, object]()
     if from_ is None:
-        wanted = policy_of(context, open_data(days[0]), fit.seed)
+        wanted = policy_of(context, open_data(days[0]), method_options, fit.seed)
         resolved = dict(wanted.resolved)
     else:
         refuse_ignored(context, ("policy", *OF_METHOD), "--from", "a replay that starts afresh")

@@ -12,7 +12,7 @@ import typer
 from seo_rec.cli import parameters as par
 from seo_rec.cli.assignments import assigned
 from seo_rec.cli.automatic import automatic, settled_options
-from seo_rec.cli.budget import Wish, budget, resolved, size
+from seo_rec.cli.budget import budget, resolved, size
 from seo_rec.cli.config import set_texts
 from seo_rec.cli.crosses import crossed
 from seo_rec.cli.following import OF_LABELS, fit_values, following_run, training_from
@@ -27,6 +27,7 @@ from seo_rec.cli.options import (
     takes_settings,
 )
 from seo_rec.cli.running import run_folder, say_still_improving
+from seo_rec.cli.shared_options import PLAIN_METHOD, PlainMethodOptions
 from seo_rec.methods import Mlet
 from seo_rec.multi_task import MultiTask
 from seo_rec.schema import LOSS_NAMES, QUALITY_NAMES
@@ -44,6 +45,7 @@ OF_POLICY = ("plan", "weights")  # options that are for one policy
 
 
 @takes_settings(
+    method_options=PLAIN_METHOD,
     model=par.MODEL_OPTIONS,
     mlet=par.MLET_OPTIONS,
     multi_task=par.MULTI_TASK_OPTIONS,
@@ -66,17 +68,9 @@ def train(
     from_: par.From = None,
     carry: par.Carry = False,
     count_decay: par.CountDecay = 0.9,
-    params: par.Params = None,
-    bytes_: par.Bytes = None,
-    budget_of: par.BudgetOf = None,
-    dim: par.Dim = 16,
-    precision: par.Precision = "float32",
-    method: par.MethodInPlaceOfPolicy = "",
-    set_: par.Set = None,
-    exact_below: par.ExactBelow = 0,
-    same_hash: par.SameHash = None,
-    crosses: par.Crosses = "",
     *,
+    method_options: PlainMethodOptions,
+    crosses: par.Crosses = "",
     model: ModelSettings,
     mlet: Mlet | None,
     multi_task: MultiTask | None,
@@ -98,14 +92,14 @@ def train(
     from seo_rec.data.dataset import open_data
     from seo_rec.train import Start
 
-    opened, idle = open_data(data), _idle(context, policy, method, from_)
+    opened, idle = open_data(data), _idle(context, policy, method_options.method, from_)
     training = Training(replace(model, mlet=mlet, multi_task=multi_task), fit)
     following = None
     if from_ is not None:
         training = training_from(context, from_)
     else:
         refuse_ignored(context, OF_EARLIER, "a training from scratch", "--from")
-    wanted = _wanted(context, opened, idle, training.fit.seed)
+    wanted = _wanted(context, opened, method_options, idle, training.fit.seed)
     if from_ is None:
         assert wanted is not None
         fit = automatic(context, fit, opened, wanted.policy.num_params, ())
@@ -180,25 +174,33 @@ def _idle(
     return idle
 
 
-def _wanted(context: typer.Context, data: DataSet, idle: str | None, seed: int) -> Wanted | None:
+def _wanted(
+    context: typer.Context,
+    data: DataSet,
+    method_options: PlainMethodOptions,
+    idle: str | None,
+    seed: int,
+) -> Wanted | None:
     """What ``--policy`` or ``--method`` ask for; None if there is an earlier run and neither."""
-    policy, method = context.params["policy"], context.params["method"]
+    policy = context.params["policy"]
     if policy is not None and idle != "policy":
         return _of_file(context, policy, idle == "method")
-    if method:
-        return _of_method(context, data, method, seed)
+    if method_options.method:
+        return plain_method(context, data, method_options).wanted(method_options.dim, seed)
     refuse_ignored(context, OF_METHOD, "--from", "--method")
     return None
 
 
-def policy_of(context: typer.Context, data: DataSet, seed: int) -> Wanted:
+def policy_of(
+    context: typer.Context, data: DataSet, method_options: PlainMethodOptions, seed: int
+) -> Wanted:
     """What ``--policy`` or ``--method`` ask for, of a command that has no other source of policies.
 
     Raises:
         ValueError: Both are given, or neither.
     """
-    params = context.params
-    wanted = _wanted(context, data, _idle(context, params["policy"], params["method"], None), seed)
+    idle = _idle(context, context.params["policy"], method_options.method, None)
+    wanted = _wanted(context, data, method_options, idle, seed)
     assert wanted is not None
     return wanted
 
@@ -220,11 +222,6 @@ def _of_file(context: typer.Context, path: Path, replaces_method: bool) -> Wante
     refuse_ignored(context, given, "--policy", "--method")
     left_out = dict.fromkeys(name.rstrip("_") for name in OF_METHOD)
     return Wanted(Policy.load(path), "policy", recipes.OWN_BUDGET, left_out)
-
-
-def _of_method(context: typer.Context, data: DataSet, method: str, seed: int) -> Wanted:
-    """The policy of a method without training, at the budget of the options."""
-    return plain_method(context, data, method).wanted(context.params["dim"], seed)
 
 
 @dataclass(frozen=True)
@@ -259,27 +256,29 @@ class PlainMethod:
         return Wanted(self.policy(dim, seed), self.name, self.budget, self.resolved)
 
 
-def plain_method(context: typer.Context, data: DataSet, method: str) -> PlainMethod:
+def plain_method(
+    context: typer.Context, data: DataSet, method_options: PlainMethodOptions
+) -> PlainMethod:
     """The method that the options name, at their budget."""
     from seo_rec import recipes
     from seo_rec.policy import Allowance
     from seo_rec.search import find
 
-    given, entry = context.params, find(method)
-    texts = set_texts(context, given["set_"])
-    changes = assigned(entry.settings, texts, method)
-    if given["exact_below"]:
-        changes["exact_below"] = given["exact_below"]
-    if given["same_hash"]:
-        changes["same_hash"] = par.groups(given["same_hash"], "--same-hash")
-    dim, precision = given["dim"], given["precision"]
-    at = Allowance(0, precision=precision)
+    entry, texts = find(method_options.method), set_texts(context, method_options.set_)
+    changes = assigned(entry.settings, texts, method_options.method)
+    if method_options.exact_below:
+        changes["exact_below"] = method_options.exact_below
+    if method_options.same_hash:
+        changes["same_hash"] = par.groups(method_options.same_hash, "--same-hash")
+    at = Allowance(0, precision=method_options.precision)
     if entry.budgeted:
-        wish = Wish(given["params"], given["bytes_"], given["budget_of"], precision)
-        at = budget(context, data, dim, wish, whole_rows=False)
+        at = budget(context, data, method_options.dim, method_options.wish, whole_rows=False)
     else:
-        refuse_ignored(context, OF_BUDGET, f"--method {method}", "methods that have a budget")
+        beside = f"--method {method_options.method}"
+        refuse_ignored(context, OF_BUDGET, beside, "methods that have a budget")
+    given = context.params
     if given.get("crosses"):  # an option of train, not of tune
         data = crossed(data, given["crosses"], given["seed"])
     asked_for = recipes.OWN_BUDGET if entry.budgeted else None
-    return PlainMethod(data, method, at, changes, asked_for, {"set": texts, **resolved(at)})
+    resolved_options = {"set": texts, **resolved(at)}
+    return PlainMethod(data, method_options.method, at, changes, asked_for, resolved_options)

@@ -15,6 +15,7 @@ from seo_rec.cli.budget import size
 from seo_rec.cli.config import command_options
 from seo_rec.cli.options import RUN, SEARCH, load_stack, takes_settings
 from seo_rec.cli.running import run_folder
+from seo_rec.cli.shared_options import PLAIN_METHOD, PlainMethodOptions
 from seo_rec.cli.train import plain_method, policy_of
 from seo_rec.files import write_json
 from seo_rec.methods import Mlet
@@ -41,7 +42,12 @@ OF_TRAINING = frozenset(
 ALL = "l2,l2-on,lr,dense-lr,dropout,dim,batch-size"
 
 
-@takes_settings(model=par.MODEL_OPTIONS, mlet=par.MLET_OPTIONS, fit=par.TRAIN_OPTIONS)
+@takes_settings(
+    method_options=PLAIN_METHOD,
+    model=par.MODEL_OPTIONS,
+    mlet=par.MLET_OPTIONS,
+    fit=par.TRAIN_OPTIONS,
+)
 def tune(
     context: typer.Context,
     data: par.Data,
@@ -49,16 +55,8 @@ def tune(
     policy: Annotated[
         Path | None, typer.Option(help="The policy to train, a file.", rich_help_panel=SEARCH)
     ] = None,
-    params: par.Params = None,
-    bytes_: par.Bytes = None,
-    budget_of: par.BudgetOf = None,
-    dim: par.Dim = 16,
-    precision: par.Precision = "float32",
-    method: par.MethodInPlaceOfPolicy = "",
-    set_: par.Set = None,
-    exact_below: par.ExactBelow = 0,
-    same_hash: par.SameHash = None,
     *,
+    method_options: PlainMethodOptions,
     model: ModelSettings,
     mlet: Mlet | None,
     fit: FitSettings,
@@ -91,8 +89,8 @@ def tune(
     from seo_rec.recipes import tuning
 
     opened = open_data(data)
-    policies, method_name, budget, kept = _subject(context, opened, fit.seed)
-    fit = automatic(context, fit, opened, policies(dim).num_params, ())
+    policies, method_name, budget, kept = _subject(context, opened, method_options, fit.seed)
+    fit = automatic(context, fit, opened, policies(method_options.dim).num_params, ())
     kept, training = {**kept, **settled_options(fit)}, Training(replace(model, mlet=mlet), fit)
     names = tuple(name.strip() for name in (tune_ or ALL).split(",") if name.strip())
     if policy is not None:
@@ -102,7 +100,7 @@ def tune(
         data=opened,
         policy_of=policies,
         training=training,
-        dim=dim,
+        dim=method_options.dim,
         method=method_name,
         budget=budget,
         trials=trials,
@@ -127,14 +125,18 @@ def refuse_width(names: tuple[str, ...]) -> None:
 
 
 def _subject(
-    context: typer.Context, data: DataSet, seed: int
+    context: typer.Context, data: DataSet, method_options: PlainMethodOptions, seed: int
 ) -> tuple[Callable[[int], Policy], str, Any, Mapping[str, Any]]:
     """The policy by width, who decides it, the budget, and the options that are kept."""
-    method, path = context.params["method"], context.params["policy"]
-    if method and path is None:
-        plain = plain_method(context, data, method)
-        return lambda dim: plain.policy(dim, seed), method, plain.budget, plain.resolved
-    wanted = policy_of(context, data, seed)
+    if method_options.method and context.params["policy"] is None:
+        plain = plain_method(context, data, method_options)
+        return (
+            lambda dim: plain.policy(dim, seed),
+            method_options.method,
+            plain.budget,
+            plain.resolved,
+        )
+    wanted = policy_of(context, data, method_options, seed)
     return lambda dim: wanted.policy, wanted.method, wanted.budget, wanted.resolved
 
 

@@ -5,7 +5,9 @@ Every process of a launch calls them alike; rank 0 alone writes results.
 
 from __future__ import annotations
 
-from seo_rec.recipes.comparing import Comparison, InfeasibleError, compare, measure_groups
+from seo_rec.recipes.comparing import compare, measure_groups
+from seo_rec.recipes.comparison import Comparison
+from seo_rec.recipes.comparison_checks import InfeasibleError
 from seo_rec.recipes.continuing import Continued, change_lines, continued
 from seo_rec.recipes.demonstration import demo
 from seo_rec.recipes.evaluation import (

@@ -5,29 +5,23 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from seo_rec.data.dataset import DataSet, require_opened
+from seo_rec.data.dataset import DataSet
 from seo_rec.documents import read_object
 from seo_rec.files import append_line, write_json
-from seo_rec.methods import (
-    METHOD_NAMES,
-    MULTIPLEXED_NAMES,
-    SUFFIX,
-    Mlet,
-    PlainSettings,
-    inner_policy,
-)
-from seo_rec.policy import Allowance, Policy, PolicyError
-from seo_rec.policy.allowance import allowance_from, without_unset
+from seo_rec.methods import SUFFIX
+from seo_rec.policy import Policy, PolicyError
+from seo_rec.recipes.comparison import Comparison, asked_of, whole
+from seo_rec.recipes.comparison_checks import InfeasibleError, check_comparison, infeasible
 from seo_rec.recipes.evaluation import evaluate_served
 from seo_rec.recipes.groups import Grouping
 from seo_rec.recipes.searching import search, signed
 from seo_rec.recipes.training import train
-from seo_rec.recipes.tuned_comparison import check_trials, tuned
+from seo_rec.recipes.tuned_comparison import tuned
 from seo_rec.runs import Run, RunError, SearchCost, claim_run, read_runs
 from seo_rec.runs.groups import GroupReport
 from seo_rec.runs.layout import (
@@ -39,220 +33,12 @@ from seo_rec.runs.layout import (
     work_folder,
 )
 from seo_rec.schema import QUALITY_NAMES
-from seo_rec.search import Method, find
+from seo_rec.search import Method
 from seo_rec.search.changes import whole_values
 from seo_rec.search.progress import Progress
-from seo_rec.train import Training, agree, ranks
+from seo_rec.train import agree, ranks
 
 log = logging.getLogger(__name__)
-
-BUDGET_SETTINGS = (
-    "params",
-    "budget_rows",
-    "num_bytes",
-    "precision",
-)  # the comparison gives the budget, for all methods
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What :func:`compare` runs: methods at one budget, each with every seed.
-
-    Args:
-        data: One prepared data set, or several (random splits): seed s uses number s modulo their
-            count.
-        methods: Names, each plain or with the suffix ``+mlet``: the same policy, trained with
-            ``mlet``.
-        params: The budget in parameters; 0 where it is in bytes.
-        dim: Width of a feature's embedding, from which every method derives its own widths.
-        seeds: Number of seeds, counted from ``first_seed``.
-        first_seed: The first seed.
-        training: The model and how it is trained; its seed is not read.
-        settings: Other values of the methods' settings, by family and name.
-        mlet: How methods with the suffix are trained.
-        exact_below: Features with at most so many training ids keep a row per id, in every method
-            without a search.
-        same_hash: Groups of features that hash alike, in every method without a search.
-        num_bytes: The budget in bytes to serve, ids included, in place of params.
-        precision: The type in which every method stores its rows, and is scored.
-        trials: Trainings by which each method is tuned on validation rows; 0: none is tuned.
-    """
-
-    data: tuple[DataSet, ...]
-    methods: tuple[str, ...]
-    params: int
-    dim: int = 16
-    seeds: int = 5
-    first_seed: int = 0
-    training: Training = field(default_factory=Training)
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    mlet: Mlet | None = None
-    exact_below: int = 0
-    same_hash: tuple[tuple[str, ...], ...] = ()
-    num_bytes: int = 0
-    precision: str = "float32"
-    trials: int = 0
-
-    def __post_init__(self) -> None:
-        require_opened(self.data, "Comparison")
-        if isinstance(self.data, DataSet):
-            raise TypeError("Comparison: data is one data set; allowed: a tuple of them, (data,)")
-        for data in self.data:
-            require_opened(data, "Comparison")
-
-    @property
-    def allowance(self) -> Allowance:
-        """The budget and the precision."""
-        return allowance_from(self.params, self.num_bytes, self.precision)
-
-    def settings_of(self, method: Method) -> Any:
-        """The settings of a method at the budget of the comparison.
-
-        Raises:
-            PolicyError: The budget does not go with the method.
-            ValueError: A setting that the method does not have, or a value that is not allowed.
-        """
-        changes = method.changeable(self.settings.get(method.family, {}))
-        if method.settings is PlainSettings:
-            of_all = {"exact_below": self.exact_below, "same_hash": self.same_hash}
-            changes = {**of_all, **changes}
-        budget = self.allowance
-        return method.settings_at(budget, self.dim, self.training, changes, in_comparison=True)
-
-    def data_of(self, seed: int) -> DataSet:
-        """The data set of a seed."""
-        return self.data[seed % len(self.data)]
-
-    def method_of(self, name: str) -> Method:
-        """The method of a name with or without the suffix of MLET."""
-        return find(name.removesuffix(SUFFIX))
-
-
-def check_comparison(comparison: Comparison) -> None:
-    """ValueError for an unknown method, or settings that do not go together."""
-    c = comparison
-    if not c.methods or c.seeds < 1 or not c.data:
-        raise ValueError(
-            f"{len(c.methods)} methods, {c.seeds} seeds, {len(c.data)} data sets; allowed: 1 or "
-            "more of each"
-        )
-    if c.first_seed < 0:
-        raise ValueError(f"first_seed is {c.first_seed}; allowed: 0 or more")
-    if twice := sorted({name for name in c.methods if c.methods.count(name) > 1}):
-        raise ValueError(f"methods name {', '.join(twice)} more than once; allowed: each once")
-    with_mlet = [m for m in c.methods if m.endswith(SUFFIX)]
-    if with_mlet and c.mlet is None:
-        raise ValueError(
-            f"methods {', '.join(with_mlet)} without settings of MLET; give --mlet-dim"
-        )
-    check_trials(c)
-    _check_settings(c)
-    check_methods(c)
-
-
-def check_methods(comparison: Comparison) -> None:
-    """Refuse, before a folder is opened, methods that cannot be had as the comparison asks."""
-    c = comparison
-    for method in map(c.method_of, c.methods):
-        if (c.exact_below or c.same_hash) and method.settings is not PlainSettings:
-            raise ValueError(
-                f"exact_below or same_hash with method {method.name!r}, which has no hashed rows "
-                f"for them to change; allowed with: {', '.join(METHOD_NAMES)}, {MULTIPLEXED_NAMES}"
-            )
-        if method.trains:
-            c.data[0].require_binary(f"method {method.name}")
-        method.checked(c.data[0], c.settings_of(method), c.training)
-
-
-def _check_settings(comparison: Comparison) -> None:
-    families = {comparison.method_of(name).family for name in comparison.methods}
-    for family, changes in comparison.settings.items():
-        if family not in families:
-            raise ValueError(
-                f"settings of {family!r}, and no method of the comparison is of that family; "
-                f"allowed: {', '.join(sorted(families))}"
-            )
-        members = [m for m in map(comparison.method_of, comparison.methods) if m.family == family]
-        taken = {key for member in members for key in member.changeable(changes)}
-        if ignored := sorted({*changes} - taken):
-            raise ValueError(
-                f"settings {', '.join(ignored)} of {family!r}, which cannot be changed in "
-                f"{', '.join(dict.fromkeys(m.name for m in members))}"
-            )
-        if budget := sorted({*BUDGET_SETTINGS} & {*changes}):
-            raise ValueError(
-                f"settings of {family!r} name {', '.join(budget)}; the comparison has one budget "
-                "for all methods, which --params or --bytes sets, and --precision"
-            )
-
-
-class InfeasibleError(PolicyError):
-    """Methods of a comparison have no policy at its budget; ``reasons``: why, by their names."""
-
-    def __init__(self, reasons: Mapping[str, str]) -> None:
-        each = [f"{method}: {why}" for method, why in reasons.items()]
-        super().__init__("; ".join([*each, "leave them out of --methods to go on without"]))
-        self.reasons = dict(reasons)
-
-
-def infeasible(comparison: Comparison) -> dict[str, str]:
-    """The methods that are known before any training to have no policy at the budget, and why.
-
-    Methods without training: build the policy and check that it fits. SEO: build its search space
-    and its plain candidates. Of the other searches it is not known; a search whose tables do not
-    fit into memory ends the check with a TooLargeError.
-    """
-    reasons = {}
-    for name in comparison.methods:
-        for data in dict.fromkeys(comparison.data):
-            try:
-                _require_feasible(comparison, name, data)
-            except PolicyError as error:
-                reasons[name] = str(error)
-    return reasons
-
-
-def _require_feasible(comparison: Comparison, name: str, data: DataSet) -> None:
-    """PolicyError if a method is known to have no policy for one data set."""
-    method, training = comparison.method_of(name), comparison.training
-    training = training.with_seed(comparison.first_seed)
-    settings = comparison.settings_of(method)
-    method.require_feasible(data, settings, training)
-    if not method.trains and name.endswith(SUFFIX) and comparison.mlet is not None:
-        inner_policy(method.decide(data, settings, training).policy, comparison.mlet)
-
-
-def asked_of(comparison: Comparison) -> dict[str, Any]:
-    """What ``run.json`` says of a comparison: everything but the parts that may grow."""
-    c = comparison
-    asked: dict[str, Any] = {
-        "kind": "compare",
-        "data": [str(d.path) for d in c.data],
-        "data_fingerprints": [d.fingerprint for d in c.data],
-        "params": c.params,
-        **without_unset({"num_bytes": c.num_bytes, "precision": c.precision}),
-        "dim": c.dim,
-        "model": c.training.model.as_json(),
-        "fit": {k: v for k, v in c.training.fit.as_json().items() if k != "seed"},
-    }
-    if c.trials:
-        asked["trials"] = c.trials
-    if c.exact_below or c.same_hash:
-        asked |= {"exact_below": c.exact_below, "same_hash": c.same_hash}
-    return asked
-
-
-def whole(comparison: Comparison) -> dict[str, Any]:
-    """Everything that a comparison asks for, in which the processes of a launch must agree."""
-    c = comparison
-    return {
-        **asked_of(c),
-        "methods": list(c.methods),
-        "seeds": c.seeds,
-        "first_seed": c.first_seed,
-        "settings": {family: dict(values) for family, values in c.settings.items()},
-        "mlet": c.mlet,
-    }
 
 
 def compare(comparison: Comparison, out: Path | str) -> list[Run]:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from seo_rec.data.dataset import open_data
 from seo_rec.data.synthetic import synthetic
-from seo_rec.recipes.comparing import Comparison, compare
+from seo_rec.recipes.comparing import compare
+from seo_rec.recipes.comparison import Comparison
 from seo_rec.runs import Run
 from seo_rec.schema import SCHEMA_FILE
 from seo_rec.search.run_off import RunOff

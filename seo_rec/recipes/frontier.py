@@ -25,15 +25,13 @@ from seo_rec.files import write_json
 from seo_rec.methods import SUFFIX
 from seo_rec.policy.allowance import read_bytes
 from seo_rec.process import Terminated
-from seo_rec.recipes.comparing import (
-    Comparison,
+from seo_rec.recipes.comparing import run_comparison
+from seo_rec.recipes.comparison import Comparison, asked_of, whole
+from seo_rec.recipes.comparison_checks import (
     InfeasibleError,
-    asked_of,
     check_comparison,
     check_methods,
     infeasible,
-    run_comparison,
-    whole,
 )
 from seo_rec.runs import Run, RunError, claim_run, command_line
 from seo_rec.runs.layout import (

@@ -10,22 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from seo_rec.methods import SUFFIX
 from seo_rec.policy import Policy
+from seo_rec.recipes.comparison import Comparison
 from seo_rec.recipes.training import OWN_BUDGET
 from seo_rec.runs.layout import TUNINGS_FOLDER
 from seo_rec.search import Method, find
 from seo_rec.search.registry import STAND_INS
 from seo_rec.train import Training, ranks
 
-if TYPE_CHECKING:
-    from seo_rec.recipes.comparing import Comparison
-
 BEFORE_SEARCH = ("l2", "lr", "dense-lr", "dropout", "batch-size")  # what every search can use
 OF_POLICY = (*BEFORE_SEARCH, "l2-on")
-Decided = Callable[["Comparison", Method, int], Policy]
+Decided = Callable[[Comparison, Method, int], Policy]
 
 
 def check_trials(comparison: Comparison) -> None:

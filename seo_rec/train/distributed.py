@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -207,6 +208,23 @@ def distribute(
         storage=chosen.storage,
     )
     full = {name: t.detach() for name, t in model.state_dict().items()}
+    _fuse(model, kernel_of, row_optimizer, row_lr)
+    plan = sharding_plan(
+        placements, torchrec_kernels(kernel_of), ranks.device.type, ranks.local_size
+    )
+    with _without_notices():
+        sharded = DistributedModelParallel(
+            model, device=ranks.device, plan=plan, sharders=[_sharder()]
+        )
+    _fill(sharded, full, model.embedding)
+    embedding = inner_model(sharded).embedding
+    sparse = [table_key(table) for table, kernel in kernel_of.items() if kernel == "sparse"]
+    embedding.sparse_shards = read_shards_sparsely(embedding.ebc, sparse)
+    return sharded
+
+
+def _fuse(model: RecModel, kernel_of: Mapping[str, str], row_optimizer: str, row_lr: float) -> None:
+    """Let the backward pass update the tables whose kernels have their optimizer fused in."""
     bags = model.embedding.ebc.embedding_bags
     for table, kernel in kernel_of.items():
         if kernel in ("fused", *CACHED):
@@ -220,25 +238,18 @@ def distribute(
             apply_optimizer_in_backward(
                 optimizer, bags[table_key(table)].parameters(), {"lr": row_lr, **settings}
             )
+
+
+@contextmanager
+def _without_notices() -> Iterator[None]:
+    """Within the block TorchRec does not say of every table that dense kernels have no cache."""
     torchrec_log = logging.getLogger("torchrec.distributed.utils")
     level = torchrec_log.level
-    torchrec_log.setLevel(logging.ERROR)  # one notice per table that dense kernels have no cache
+    torchrec_log.setLevel(logging.ERROR)
     try:
-        sharded = DistributedModelParallel(
-            model,
-            device=ranks.device,
-            plan=sharding_plan(
-                placements, torchrec_kernels(kernel_of), ranks.device.type, ranks.local_size
-            ),
-            sharders=[_sharder()],
-        )
+        yield
     finally:
         torchrec_log.setLevel(level)
-    _fill(sharded, full, model.embedding)
-    embedding = inner_model(sharded).embedding
-    sparse = [table_key(table) for table, kernel in kernel_of.items() if kernel == "sparse"]
-    embedding.sparse_shards = read_shards_sparsely(embedding.ebc, sparse)
-    return sharded
 
 
 def _sharder() -> ModuleSharder[nn.Module]:

@@ -1,0 +1,73 @@
+"""Options that several commands have alike, and the one object that they are read into.
+
+A command asks for the object in its signature; its decorator makes the options of the fields::
+
+    @takes_settings(method_options=PLAIN_METHOD)
+    def train(data: Data, out: Out, *, method_options: PlainMethodOptions) -> None: ...
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, get_type_hints
+
+from seo_rec.cli import parameters as par
+from seo_rec.cli.budget import Wish
+
+
+@dataclass(frozen=True)
+class SharedOptions:
+    """Options that are the fields of a dataclass, each annotated as typer reads it.
+
+    Args:
+        kind: The dataclass; all its fields have defaults.
+    """
+
+    kind: type[Any]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters of the command, in order."""
+        return tuple(field.name for field in fields(self.kind))
+
+    def parameters(self) -> list[inspect.Parameter]:
+        """The options as typer reads them."""
+        hints = get_type_hints(self.kind, include_extras=True)
+        return [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=hints[field.name],
+            )
+            for field in fields(self.kind)
+        ]
+
+    def read(self, values: Mapping[str, Any]) -> Any:
+        """The object of the values that typer has read."""
+        return self.kind(**{name: values[name] for name in self.names})
+
+
+@dataclass(frozen=True)
+class PlainMethodOptions:
+    """A method without a search, its budget and its settings."""
+
+    params: par.Params = None
+    bytes_: par.Bytes = None
+    budget_of: par.BudgetOf = None
+    dim: par.Dim = 16
+    precision: par.Precision = "float32"
+    method: par.MethodInPlaceOfPolicy = ""
+    set_: par.Set = None
+    exact_below: par.ExactBelow = 0
+    same_hash: par.SameHash = None
+
+    @property
+    def wish(self) -> Wish:
+        """The options of the budget."""
+        return Wish(self.params, self.bytes_, self.budget_of, self.precision)
+
+
+PLAIN_METHOD = SharedOptions(PlainMethodOptions)

@@ -1,0 +1,38 @@
+"""Options that several commands have alike are the same options in each of them."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+
+import typer
+
+from seo_rec.cli.main import app
+from seo_rec.cli.shared_options import PLAIN_METHOD, PlainMethodOptions
+
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def test_commands_have_the_options_alike() -> None:
+    """The same names, defaults and help in ``train``, ``tune`` and ``replay``."""
+    for name in PLAIN_METHOD.names:
+        found = [
+            (p.opts, p.default, p.help)
+            for command in ("train", "tune", "replay")
+            for p in COMMANDS[command].params
+            if p.name == name
+        ]
+        assert len(found) == 3
+        assert found[0] == found[1] == found[2]
+
+
+def test_what_was_read_becomes_one_object() -> None:
+    """Every field is a parameter by its name, with its default; the budget is told together."""
+    parameters = PLAIN_METHOD.parameters()
+    assert [p.name for p in parameters] == [f.name for f in fields(PlainMethodOptions)]
+    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters)
+    values = {p.name: p.default for p in parameters}
+    assert PLAIN_METHOD.read(values) == PlainMethodOptions()
+    options = PLAIN_METHOD.read({**values, "params": 96, "precision": "int8", "method": "separate"})
+    assert (options.wish.params, options.wish.precision, options.wish.bytes_) == (96, "int8", None)
+    assert options.method == "separate"
