@@ -310,7 +310,18 @@ def import_(
         Path, typer.Argument(help="Folder with train/part-*.parquet, and val and test likewise.")
     ],
     label: Annotated[
-        str | None, typer.Option(help="Column of labels. (default: label)", show_default=False)
+        list[str] | None,
+        typer.Option(
+            help="Column of labels; repeated for a model of several labels. (default: label)",
+            show_default=False,
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="What the label is: binary, or regression for any number. (default: binary)",
+            show_default=False,
+        ),
     ] = None,
     no_vocabulary: NoVocabulary = False,
 ) -> None:
@@ -319,7 +330,9 @@ def import_(
 
     with reporting(folder) as done:
         require_one_process("an import")
-        done.append(import_folder(folder, label=label, counted=not no_vocabulary, progress=True))
+        done.append(
+            import_folder(folder, label=label, task=task, counted=not no_vocabulary, progress=True)
+        )
 
 
 @app.command()
