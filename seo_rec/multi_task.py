@@ -89,7 +89,15 @@ class MultiTask:
 
     @classmethod
     def from_json(cls, read: Mapping[str, Any]) -> MultiTask:
-        """The settings that :meth:`as_json` gave."""
-        lists = {name: tuple(read[name]) for name in ("labels", "shared")}
-        weights = tuple((str(name), float(w)) for name, w in read["weights"].items())
+        """The settings that :meth:`as_json` gave; ValueError if they are none."""
+        weights, kinds = read["weights"], {"labels": str, "shared": int}
+        for name, kind in kinds.items():
+            value = read[name]
+            if not isinstance(value, list | tuple) or {type(x) for x in value} - {kind}:
+                what = "names" if kind is str else "whole numbers"
+                raise ValueError(f"{name} of several labels are {value!r:.60}; allowed: {what}")
+        if type(weights) is not dict or {type(w) for w in weights.values()} - {int, float}:
+            raise ValueError(f"weights of labels are {weights!r:.60}; allowed: numbers by label")
+        lists = {name: tuple(read[name]) for name in kinds}
+        weights = tuple((name, float(w)) for name, w in weights.items())
         return cls(**{**read, **lists, "weights": weights})

@@ -2,8 +2,8 @@
 
 A place is a :class:`pathlib.Path`, or a :class:`RemotePath` that has the same methods as far as
 reading needs them. ``s3://`` and ``gs://`` need a package of their own, which an extra of this
-package installs (``s3``, ``gcs``), and ``hdfs://`` needs Hadoop's native library. These look for
-addresses and credentials where their documentation says.
+package installs (``s3``, ``gs``). ``webhdfs://`` reaches HDFS by HTTP, and ``hdfs://`` by Hadoop's
+native library. These look for addresses and credentials where their documentation says.
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer as Buffer
 
-EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "hdfs": "hdfs", "memory": "remote"}
+EXTRAS = {
+    "s3": "s3",
+    "gs": "gs",
+    "gcs": "gs",
+    "hdfs": "hdfs",
+    "webhdfs": "hdfs",
+    "memory": "remote",
+}
 # pathlib makes one slash of the two behind the colon
 _URL = re.compile(rf"({'|'.join(EXTRAS)}):/+(.*)", re.DOTALL)
 _BLOCK_BYTES = 8 << 20  # read ahead, where a file is read from end to end
@@ -206,7 +213,10 @@ class RemotePath:
         from fsspec.core import url_to_fs
 
         try:
-            yield url_to_fs(str(self), use_listings_cache=False)[0]  # others write there, too
+            store = url_to_fs(str(self), use_listings_cache=False)[0]  # others write there, too
+            if self._protocol == "webhdfs":
+                store.session.hooks["response"] = [_refuse_failed_read]
+            yield store
         except RemoteError:
             raise
         except FileNotFoundError as error:
@@ -225,6 +235,12 @@ class RemotePath:
                 f"{self}: cannot {what} it ({why:.200}); check the connection and your "
                 "credentials, and give the command again"
             ) from error
+
+
+def _refuse_failed_read(response: Any, **_: Any) -> None:
+    """An error for an answer that is none: fsspec takes its text for the content of the file."""
+    if "op=OPEN" in response.url:
+        response.raise_for_status()
 
 
 class _File(io.RawIOBase):

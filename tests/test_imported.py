@@ -17,8 +17,9 @@ import pytest
 from seo_rec.data.dataset import open_data
 from seo_rec.data.imported import import_folder
 from seo_rec.data.synthetic import synthetic
+from seo_rec.data.table import TableColumns, prepare_table
 from seo_rec.data.vocabulary import read_vocabulary
-from seo_rec.schema import SPLITS, DataError, document_digest, read_schema
+from seo_rec.schema import SPLITS, DataError, Schema, document_digest, read_schema
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "prepared-format.md"
 
@@ -164,6 +165,75 @@ def test_without_vocabularies_sizes_are_estimated(tmp_path: Path) -> None:
     assert not (tmp_path / "d" / "vocabulary").exists()
 
 
+def labelled(folder: Path, **columns: Any) -> Schema:
+    """Rows of a table that is prepared, and then imported as those of another writer."""
+    rng = np.random.default_rng(1)
+    price = rng.normal(10, 3, 400).astype(np.float32)
+    raw = {"u": rng.integers(0, 9, 400), "x": rng.random(400), "price": price}
+    raw |= {"a": rng.integers(0, 2, 400), "b": rng.integers(0, 2, 400)}
+    pq.write_table(pa.table(raw), folder / "raw.parquet")
+    chosen = TableColumns(categorical=("u",), numeric=("x",), **columns)
+    before = prepare_table(folder / "raw.parquet", folder / "data", columns=chosen)
+    (folder / "data" / "schema.json").unlink()
+    return before
+
+
+WRITTEN = ("columns", "num_rows", "label", "label_rate", "label_kind", "label_std", "more_labels",
+           "more_label_rates", "files")  # fmt: skip
+
+
+@pytest.mark.parametrize("outlined", [False, True])
+def test_several_labels_are_labels_and_no_features(tmp_path: Path, outlined: bool) -> None:
+    before = labelled(tmp_path, label="a", more_labels=("b",))
+    if outlined:
+        outline = {"label": "a", "more_labels": ["b"]}
+        (tmp_path / "data/schema.json").write_text(json.dumps(outline))
+    after = import_folder(tmp_path / "data", label=None if outlined else ("a", "b"))
+    assert [getattr(after, n) for n in WRITTEN] == [getattr(before, n) for n in WRITTEN]
+    assert after.more_label_rates["b"]["train"] not in (0.0, after.label_rate["train"])
+    open_data(tmp_path / "data").verify_all()
+
+
+@pytest.mark.parametrize("outlined", [False, True])
+def test_a_label_may_be_any_number(tmp_path: Path, outlined: bool) -> None:
+    before = labelled(tmp_path, label="price", task="regression")
+    if outlined:
+        outline = {"label": "price", "label_kind": "regression"}
+        (tmp_path / "data/schema.json").write_text(json.dumps(outline))
+    given = {} if outlined else {"label": "price", "task": "regression"}
+    after = import_folder(tmp_path / "data", **given)
+    exact = [n for n in WRITTEN if n not in ("label_rate", "label_std")]
+    assert [getattr(after, n) for n in exact] == [getattr(before, n) for n in exact]
+    for name in SPLITS:  # sums of other blocks
+        assert after.label_rate[name] == pytest.approx(before.label_rate[name], rel=1e-12)
+        assert after.label_std[name] == pytest.approx(before.label_std[name], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"label": ("a", "c")}, "no column 'c' of labels"),
+        ({"label": ("a", "price")}, "column 'price' has labels other than 0 and 1"),
+        ({"label": ("a", "a")}, "seen more than once: \\['a'\\]"),
+        ({"label": "price", "task": "ranking"}, "label_kind is 'ranking'; allowed"),
+        ({"label": ("a", "b"), "task": "regression"}, "several labels are regression"),
+    ],
+)
+def test_labels_outside_the_format_are_named(
+    tmp_path: Path, given: dict[str, Any], message: str
+) -> None:
+    labelled(tmp_path, label="a", more_labels=("b",))
+    shard = tmp_path / "data/train/part-00000.parquet"
+    rows = pq.read_table(shard)
+    price = pa.array(np.arange(len(rows), dtype=np.float32))
+    pq.write_table(rows.append_column("price", price), shard)
+    for split in ("val", "test"):
+        shutil.rmtree(tmp_path / "data" / split)
+    with pytest.raises(DataError, match=message):
+        import_folder(tmp_path / "data", **given)
+    assert not (tmp_path / "data/schema.json").exists()
+
+
 def test_the_command(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
@@ -176,6 +246,15 @@ def test_the_command(tmp_path: Path) -> None:
     good = CliRunner().invoke(app, ["prepare", "import", str(folder)])
     assert good.exit_code == 0, good.stderr
     assert "50 rows" in good.stdout
+    other = write_rows(tmp_path / "e", other=pa.array([0.0, 1.0] * 25, pa.float32()))
+    labels = ["--label", "label", "--label", "other"]
+    several = CliRunner().invoke(app, ["prepare", "import", str(other), *labels])
+    assert several.exit_code == 0 and "label rates label 0." in several.stdout, several.stderr
+    numbers = ["--label", "price", "--task", "regression"]
+    price = CliRunner().invoke(
+        app, ["prepare", "import", str(write_rows(tmp_path / "f")), *numbers]
+    )
+    assert price.exit_code == 0 and "mean label 0." in price.stdout, price.stderr
     checked = CliRunner().invoke(app, ["prepare", "verify", str(folder)])
     assert checked.exit_code == 0, checked.stderr
 

@@ -37,6 +37,8 @@ COLUMNS: dict[str, tuple[Callable[[int], str], str, str]] = {
     "seen": (lambda i: str(1_700_000_000 + 7 * i), "date", "drop"),
     "millis": (lambda i: str(1_700_000_000_000 + 7 * (i % 50)), "date", "drop"),
     "when": (lambda i: f"2026{1 + i % 12:02d}15", "date", "drop"),
+    "day_shop": (lambda i: f"2026{1 + i % 12:02d}{1 + i % 28:02d}-S{i % 3}", "date", "drop"),
+    "serial": (lambda i: f"20261{i % 20:05d}-S", "id", "categorical"),
     "key": (lambda i: f"k{i}", "row id", "drop"),
     "same": (lambda i: "x", "constant", "drop"),
     "empty": (lambda i: "", "constant", "drop"),
@@ -205,7 +207,7 @@ def test_options_that_do_not_fit_are_refused(
     ("name", "label", "left_out"),
     [
         ("retrosheet/plate_appearances.parquet", "strikeout", {"date"}),
-        ("flights/flights.parquet", "late", {"date"}),
+        ("flights/flights.parquet", "late", {"date", "date_origin"}),
         ("avazu-sample/train.csv", "click", {"id", "hour"}),
     ],
 )

@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from real_data import real_data
+from seo_rec.data.dataset import open_data
 from seo_rec.data.movielens import prepare_movielens
 from seo_rec.data.movielens_releases import prepare_release
 from seo_rec.data.split import Split
-from seo_rec.data.tokens import MISSING, token_id
+from seo_rec.data.tokens import MISSING, OUT_OF_VOCABULARY, token_id
 from seo_rec.schema import DataError
 
 ALL_TRAIN = Split(fractions=(1.0, 0.0, 0.0))
@@ -150,6 +151,48 @@ def test_the_command_takes_any_release(tmp_path: Path, seo_rec: Callable[..., An
     prepare_release(tmp_path, tmp_path / "a", split=ALL_TRAIN)
     prepare_movielens(tmp_path, tmp_path / "b", split=ALL_TRAIN)
     assert rows(tmp_path / "a") == rows(tmp_path / "b")
+
+
+@pytest.mark.parametrize("release", ["100k", "10m", "20m", "1m"])
+def test_later_ratings_keep_the_rule_and_the_ids(
+    tmp_path: Path, seo_rec: Callable[..., Any], release: str
+) -> None:
+    """Of the same release; movie 20 was too rare on the first day to have an id of its own."""
+
+    def day(name: str, ratings: list[tuple[int, int, float, int]]) -> Path:
+        raw = folder_of(tmp_path / name, "10m" if release == "1m" else release)
+        if release == "1m":
+            (raw / "movies.dat").unlink()
+            write(raw / "users.dat", [f"{u}::F::1::10::7" for u in USERS])
+        form = {"100k": ("u.data", "\t"), "20m": ("ratings.csv", ",")}
+        file, sign = form.get(release, ("ratings.dat", "::"))
+        head = ["userId,movieId,rating,timestamp"] if release == "20m" else []
+        write(raw / file, head + [sign.join(map(str, row)) for row in ratings])
+        return raw
+
+    first = day("first", [(1, 10, 4, 100), (2, 10, 3, 200), (3, 20, 5, 300), (1, 10, 2, 400)])
+    later = day("later", [(1, 20, 3, 500), (2, 10, 5, 600), (3, 20, 4, 700)])
+    command = ["prepare", "movielens", "--raw"]
+    of_first = ["--rating-rule", "ge-4", "--min-count", "2", "--fractions", "1,0,0"]
+    done = seo_rec(*command, first, "--out", tmp_path / "a", *of_first)
+    assert done.code == 0, done.err
+    like = ["--like", tmp_path / "a", "--fractions", "0,0,1"]
+    done = seo_rec(*command, later, "--out", tmp_path / "b", *like)
+    assert done.code == 0, done.err
+    found = rows(tmp_path / "b", "test")
+    assert found["movie"] == [OUT_OF_VOCABULARY, 10, OUT_OF_VOCABULARY]
+    assert found["user"] == [1, OUT_OF_VOCABULARY, OUT_OF_VOCABULARY]
+    assert found["label"] == [0.0, 1.0, 1.0]  # by the rule of the first day a 3 is kept
+    a, b = open_data(tmp_path / "a"), open_data(tmp_path / "b")
+    assert b.schema.options["like"] == a.fingerprint
+    assert b.schema.options["rating_rule"] == "ge-4"
+    b.require_rules(a.schema.preparation, "the model")
+    for option, value in (("--rating-rule", "ge-3"), ("--min-count", "2")):
+        done = seo_rec(*command, later, "--out", tmp_path / "x", *like, option, value)
+        assert done.code == 2 and f"{option} with --like would be ignored" in done.err
+    other = folder_of(tmp_path / "other", "100k" if release != "100k" else "20m")
+    done = seo_rec(*command, other, "--out", tmp_path / "x", *like)
+    assert done.code == 2 and "follows data of its own only" in done.err
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from cases import BACKBONES
 from distributed import sharded
+from hostile import hostile
 from seo_rec import recipes
 from seo_rec.backbones import MLP, build_backbone
 from seo_rec.backbones.multi_task import MMoE, SharedBottom
@@ -26,10 +28,11 @@ from seo_rec.data.like import LikeTable, prepare_like
 from seo_rec.data.parallel import Workers
 from seo_rec.data.split import Split
 from seo_rec.data.table import TableColumns, prepare_table
-from seo_rec.export import export_run
+from seo_rec.export import export_run, load_compiled
 from seo_rec.model import ModelSettings, build_model
 from seo_rec.multi_task import MultiTask
 from seo_rec.recipes import Comparison, Grouping
+from seo_rec.recipes.evaluation import stream_of
 from seo_rec.runs import Run, RunError
 from seo_rec.schema import DataError, Schema
 from seo_rec.search import find
@@ -470,6 +473,31 @@ def test_what_needs_one_label_is_refused(both: DataSet, run: Path, tmp_path: Pat
     assert not (tmp_path / "s").exists()
 
 
+def test_records_of_a_run_of_several_labels_are_checked(
+    both: DataSet, run: Path, tmp_path: Path
+) -> None:
+    """Whatever stands in run.json, a command says it in one line or takes it as settings."""
+    spoilt = shutil.copytree(run, tmp_path / "run")
+    asked = json.loads((spoilt / "run.json").read_text())
+    part = {"model": asked["model"]["multi_task"], "numeric": asked["numeric"]}
+    refused = 0
+    for _, document in hostile(part):
+        model = {**asked["model"], "multi_task": document.get("model")}
+        numeric = {"numeric": document["numeric"]} if "numeric" in document else {}
+        plain = {k: v for k, v in asked.items() if k != "numeric"}
+        (spoilt / "run.json").write_text(json.dumps({**plain, **numeric, "model": model}))
+        for read in (
+            lambda: stream_of(spoilt, both, "test"),
+            lambda: recipes.continued(spoilt, both),
+        ):
+            try:
+                read()
+            except (DataError, RunError, ValueError) as error:
+                refused += 1
+                assert "\n" not in str(error)
+    assert refused > 100
+
+
 # ---- packages --------------------------------------------------------------------------------
 
 
@@ -500,6 +528,22 @@ def test_a_package_scores_every_label(
     np.testing.assert_array_equal(scores["score_spent"].to_numpy(), found[:, 1])
     with pytest.raises(DataError, match="not 'score_click' or 'score_spent'"):
         predict_files(predictor, [raw], tmp_path / "x.parquet", keep=("score_spent",))
+
+
+@pytest.mark.slow
+def test_machine_code_scores_every_label(run: Path, tmp_path: Path) -> None:
+    """As the plain engine does, also for no rows."""
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("there is no C++ compiler")
+    export_run(run, tmp_path / "package", formats=("aoti",))
+    plain = Predictor.load(tmp_path / "package", "numpy")
+    compiled = load_compiled(tmp_path / "package", trust_code=True)
+    rows = table()
+    for number in (ROWS, 1, 0):
+        part = {name: rows[name][:number].tolist() for name in ("user", "item", "age")}
+        found, wanted = compiled(part), plain(part)
+        assert found.shape == wanted.shape == (number, 2)
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_a_manifest_with_other_labels_is_refused(run: Path, tmp_path: Path) -> None:

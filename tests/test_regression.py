@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from sklearn import metrics as sklearn_metrics
 
 from distributed import sharded
 from seo_rec import recipes, report
+from seo_rec.analysis.drift import drift
+from seo_rec.analysis.gradients import gradients
+from seo_rec.analysis.orthogonality import OrthogonalitySettings, orthogonality
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.data.table import TableColumns, prepare_table
 from seo_rec.export import export_run
@@ -245,6 +249,20 @@ def test_two_processes_train_as_one(
         torch.testing.assert_close(two.weights[name], weight, atol=1e-5, rtol=0)
 
 
+def test_a_training_goes_on_where_the_earlier_one_was(priced: DataSet, tmp_path: Path) -> None:
+    """With a learning rate that moves nothing the next run predicts what the earlier one did."""
+    policy = recipes.method_policy("separate", priced, 400, 8)
+    first = replace(TRAINING, fit=replace(FIT, average=0.0))
+    before = recipes.train(priced, policy, tmp_path / "run", first, method="separate")
+    following = recipes.continued(tmp_path / "run", priced)
+    fit = replace(first.fit, epochs=1, row_lr=1e-12, dense_lr=1e-12)
+    training = replace(following.earlier.training, fit=fit)
+    made = recipes.train(priced, following.policy, tmp_path / "next", training, following=following)
+    assert before.test_r2 > 0.2
+    assert made.test_r2 == pytest.approx(before.test_r2, abs=1e-6)
+    assert made.val_r2 == pytest.approx(before.val_r2, abs=1e-6)
+
+
 # ---- everything that reads runs ----------------------------------------------------------------
 
 
@@ -293,6 +311,16 @@ def test_a_package_predicts_what_the_model_does(
     sure = [i for i, price in enumerate(prices) if len(known[price]) == 1]  # told apart by price
     assert len(sure) > 30
     np.testing.assert_allclose(found[sure], [known[prices[i]][0] for i in sure], rtol=1e-6)
+
+
+def test_data_are_looked_at_by_clicks_only(priced: DataSet) -> None:
+    needs = "needs a label of 0 and 1, and 'price'"
+    with pytest.raises(DataError, match=f"drift {needs}"):
+        drift(priced, priced)
+    with pytest.raises(DataError, match=f"analyze orthogonality {needs}"):
+        next(orthogonality(priced, OrthogonalitySettings((8,)), FIT))
+    with pytest.raises(DataError, match=f"analyze gradients {needs}"):
+        next(gradients(priced, [8], 4, 1, (), FIT))
 
 
 def test_what_needs_clicks_is_refused(

@@ -23,7 +23,7 @@ from seo_rec.policy import Ids, Policy
 from seo_rec.policy.addresses import lookup_rows
 from seo_rec.runs import RunError
 from seo_rec.runs.layout import POLICY_FILE, RUN_FILE
-from seo_rec.schema import SCHEMA_FILE, DataError
+from seo_rec.schema import BINARY, SCHEMA_FILE, DataError
 
 Floats = npt.NDArray[np.float64]
 
@@ -94,10 +94,13 @@ def drift(old: DataSet, new: DataSet, policy: Policy | None = None, rows: int = 
         rows: Rows of each data set whose labels are looked at.
 
     Raises:
-        DataError: The data sets have no column of ids in common, other rules, or no training rows.
+        DataError: The data sets have no column of ids in common, other rules, a label that is not 0
+            or 1, or no training rows. Of several labels the first is looked at.
     """
     for data in (old, new):
         data.require_rows("train")
+        if data.schema.label_kind != BINARY:
+            data.require_binary("drift")
     if old.schema.preparation != new.schema.preparation:
         raise DataError(
             f"{old.path} and {new.path} were prepared by different rules, so that their ids cannot "

@@ -160,6 +160,7 @@ def gradients(
     """
     if not rows or min(*rows, dim, seeds) < 1:
         raise ValueError(f"rows {rows}, dim {dim}, seeds {seeds}; allowed: 1 or more each")
+    data.require_binary("analyze gradients")
     schema = only(data.schema, features)
     names = [c.name for c in schema.features]
     if len(names) < 2:

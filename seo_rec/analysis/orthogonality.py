@@ -137,6 +137,7 @@ def orthogonality(
         ValueError: an unknown feature, or fewer than two.
         PolicyError: fewer rows than separate tables.
     """
+    data.require_binary("analyze orthogonality")
     schema = only(data.schema, settings.features)
     names = [c.name for c in schema.features]
     if len(names) < 2:

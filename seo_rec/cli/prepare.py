@@ -37,6 +37,20 @@ app = typer.Typer(
 )
 
 
+# options that the earlier data of ``--like`` decide
+OF_LOGS = (
+    *("embed_numeric", "missing", "min_count", "vocabulary_preset", "vocabulary_size"),
+    "rating_rule",
+)
+Like = Annotated[
+    Path | None,
+    typer.Option(
+        help="Data of an earlier day, whose rules and kept ids are used, so that a model of it "
+        "knows the new rows."
+    ),
+]
+
+
 @app.command("movielens-1m")
 def movielens_1m(
     raw: Annotated[Path, typer.Option(help="Folder with ratings.dat and users.dat.")],
@@ -74,6 +88,7 @@ def movielens_1m(
 
 @app.command()
 def movielens(
+    context: typer.Context,
     raw: Annotated[Path, typer.Option(help="Unpacked folder of a release, 100k to latest.")],
     out: Out,
     rating_rule: Annotated[
@@ -90,34 +105,28 @@ def movielens(
     fractions: Fractions = None,
     min_count: MinCount = 1,
     vocabulary_size: Sizes = None,
+    like: Like = None,
     on_bad_row: par.OnBadRow = "error",
     max_bad: par.MaxBad = None,
 ) -> None:
     """MovieLens 100k, 1M, 10M, 20M, 25M, 32M or latest; the label is a good rating."""
-    from seo_rec.data.movielens_releases import prepare_release
+    from seo_rec.data.movielens_releases import prepare_release, release_in
 
     with reporting(out) as done:
         require_one_process("movielens")
+        own = pruning_of(min_count, None, vocabulary_size)
+        rules = None if like is None else _like_logs(context, like, release_in(raw), False)
         schema = prepare_release(
             raw,
             out,
-            rating_rule=rating_rule,
-            split=split_of(split, seed, fractions),
-            pruning=pruning_of(min_count, None, vocabulary_size),
+            rating_rule=rating_rule if rules is None else rules.rating_rule,
+            split=split_of(split, seed, fractions, trains=like is None),
+            pruning=own if rules is None else rules.pruning,
+            figures=None if rules is None else rules.figures,
             bad_rows=par.bad_rows(on_bad_row, max_bad),
             progress=True,
         )
         done.append(schema)
-
-
-OF_LOGS = ("embed_numeric", "missing", "min_count", "vocabulary_preset", "vocabulary_size")
-Like = Annotated[
-    Path | None,
-    typer.Option(
-        help="Data of an earlier day, whose rules and kept ids are used, so that a model of it "
-        "knows the new rows."
-    ),
-]
 
 
 @app.command()
@@ -310,7 +319,18 @@ def import_(
         Path, typer.Argument(help="Folder with train/part-*.parquet, and val and test likewise.")
     ],
     label: Annotated[
-        str | None, typer.Option(help="Column of labels. (default: label)", show_default=False)
+        list[str] | None,
+        typer.Option(
+            help="Column of labels; repeated for a model of several labels. (default: label)",
+            show_default=False,
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="What the label is: binary, or regression for any number. (default: binary)",
+            show_default=False,
+        ),
     ] = None,
     no_vocabulary: NoVocabulary = False,
 ) -> None:
@@ -319,7 +339,9 @@ def import_(
 
     with reporting(folder) as done:
         require_one_process("an import")
-        done.append(import_folder(folder, label=label, counted=not no_vocabulary, progress=True))
+        done.append(
+            import_folder(folder, label=label, task=task, counted=not no_vocabulary, progress=True)
+        )
 
 
 @app.command()

@@ -68,7 +68,7 @@ def schema_of(
         columns=tuple(columns),
         label=source.label,
         num_rows=counted.num_rows,
-        label_rate=_rates(counted.positives, counted.num_rows)
+        label_rate=rates(counted.positives, counted.num_rows)
         if source.label_kind == BINARY
         else {name: spread.mean for name, spread in counted.targets.items()},
         split=assign.to_json(),
@@ -98,13 +98,13 @@ def schema_of(
         else {name: spread.std for name, spread in counted.targets.items()},
         more_labels=source.more_labels,
         more_label_rates={
-            name: _rates(positive, counted.num_rows)
+            name: rates(positive, counted.num_rows)
             for name, positive in counted.more_positives.items()
         },
     )
 
 
-def _rates(positive: Mapping[str, int], num_rows: Mapping[str, int]) -> dict[str, float]:
+def rates(positive: Mapping[str, int], num_rows: Mapping[str, int]) -> dict[str, float]:
     """The share of positive labels by split, 0 where there are no rows."""
     return {name: positive[name] / rows if rows else 0.0 for name, rows in num_rows.items()}
 

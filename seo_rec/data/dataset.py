@@ -131,14 +131,15 @@ class DataSet:
         if self.schema.label_kind != BINARY:
             raise DataError(
                 f"{what} needs a label of 0 and 1, and {self.schema.label!r} of {self.path} is a "
-                f"{self.schema.label_kind} label; allowed there: train and compare with methods "
-                "that need no search, eval, report, export"
+                f"{self.schema.label_kind} label; allowed there: train, tune, compare and frontier "
+                "with methods that need no search, eval, predict, report, export"
             )
         if self.schema.more_labels:
             raise DataError(
                 f"{what} needs one label, and {self.path} has the labels "
-                f"{', '.join(self.schema.labels)}; allowed with several: train and compare with "
-                "methods that need no search, eval, report, export; else prepare one --label"
+                f"{', '.join(self.schema.labels)}; allowed with several: train, tune, compare and "
+                "frontier with methods that need no search, drift, eval, predict, report, export; "
+                "else prepare one --label"
             )
 
     def check_validation(self, warn: bool = True, kept: str | None = None) -> None:

@@ -200,7 +200,8 @@ def split_header(
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise DataError(
-            f"{path}: line 1: duplicate column names {twice} in the header; rename one of each"
+            f"{path}: line 1: duplicate column names {twice} in the header; rename one of each, "
+            "or add a line of names if the file has none"
         )
 
     def remaining() -> Iterator[TextBlock]:

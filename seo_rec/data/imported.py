@@ -16,19 +16,28 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from seo_rec.data.completion import finish, versions
+from seo_rec.data.completion import finish, rates, versions
 from seo_rec.data.integrity import file_checksums
 from seo_rec.data.progress import ProgressBar
-from seo_rec.data.row_groups import RowGroup, decode, find_row_groups
+from seo_rec.data.row_groups import RowGroup, Rows, decode, find_row_groups
 from seo_rec.data.sketch import DistinctSketch
+from seo_rec.data.spread import Spread
 from seo_rec.data.tally import Counted
 from seo_rec.data.tokens import TOKEN_RULE
 from seo_rec.data.vocabulary import VOCABULARY_FOLDER, IdCounter, Pruning, write_vocabulary
 from seo_rec.documents import read_object
 from seo_rec.places import require_local
-from seo_rec.schema import DIGEST, SCHEMA_FILE, SPLITS, Column, DataError, Schema
+from seo_rec.schema import BINARY, DIGEST, SCHEMA_FILE, SPLITS, Column, DataError, Schema
 
-OUTLINE = {"version": int, "dataset": str, "label": str, "columns": list, "options": dict}
+OUTLINE = {
+    "version": int,
+    "dataset": str,
+    "label": str,
+    "more_labels": list,
+    "label_kind": str,
+    "columns": list,
+    "options": dict,
+}
 NUMERIC_RULE = "as it is; missing: 0"
 
 
@@ -37,27 +46,37 @@ class Outline:
     """What the writer of the rows says about them.
 
     Args:
-        label: The column of labels.
+        labels: The columns of labels, the first one first.
+        kind: What the label is, ``binary`` or ``regression``.
         dataset: A name.
         columns: (name, kind) in model order; None means the order of the files, by types.
         options: Further entries for ``options`` of the schema.
     """
 
-    label: str
+    labels: tuple[str, ...]
+    kind: str
     dataset: str
     columns: tuple[tuple[str, str], ...] | None
     options: Mapping[str, Any]
 
 
 def import_folder(
-    folder: Path | str, *, label: str | None = None, counted: bool = True, progress: bool = False
+    folder: Path | str,
+    *,
+    label: str | Sequence[str] | None = None,
+    task: str | None = None,
+    counted: bool = True,
+    progress: bool = False,
 ) -> Schema:
     """Verify the rows in ``folder`` and complete it to a prepared data set.
 
     Args:
         folder: With ``train/part-*.parquet``, perhaps ``val`` and ``test``, and perhaps an outline
             in ``schema.json``.
-        label: The column of labels; None means the one of the outline, or ``label``.
+        label: The column of labels, or several for a model of several labels; None means those of
+            the outline, or ``label``.
+        task: ``binary`` or ``regression``, which says what the label is; None means what the
+            outline says, or ``binary``.
         counted: Whether ids are counted and vocabularies written.
         progress: Whether to draw a bar on a terminal.
 
@@ -69,7 +88,7 @@ def import_folder(
     """
     require_local(folder)
     folder = Path(folder)
-    outline = _outline(folder, label)
+    outline = _outline(folder, (label,) if isinstance(label, str) else tuple(label or ()), task)
     shards = {split: _shards(folder, split) for split in SPLITS}
     if not shards["train"]:
         raise DataError(f"{folder / 'train'}: no part-*.parquet is here; write the rows there")
@@ -81,10 +100,11 @@ def import_folder(
     rows = _footer_rows(shards)
     if not rows["train"]:
         raise DataError(f"{folder / 'train'}: there are no rows; write some")
-    draft = _schema(
-        outline, columns, Counted(rows, {}, dict.fromkeys(counters, (0, 0))), {}, counted
-    )
-    positives = _positives(folder, draft, counters, progress)
+    no_sizes, none = dict.fromkeys(counters, (0, 0)), dict.fromkeys(SPLITS, 0)
+    more = dict.fromkeys(outline.labels[1:], none)
+    nothing = Counted(rows, none, no_sizes, dict.fromkeys(SPLITS, Spread()), more)
+    draft = _schema(outline, columns, nothing, {}, counted)
+    targets = _targets(folder, draft, counters, progress)
     sizes = {}
     for name, counter in counters.items():
         if isinstance(counter, IdCounter):
@@ -93,26 +113,45 @@ def import_folder(
             sizes[name] = len(ids), int(counts.sum())
         else:
             sizes[name] = counter.distinct(), counter.total
-    tally = Counted(rows, positives, sizes)
+    positives = {
+        name: {split: found.positives[at] for split, found in targets.items()}
+        for at, name in enumerate(outline.labels)
+    }
+    spreads = {split: found.spread for split, found in targets.items()}
+    more = {name: positives[name] for name in outline.labels[1:]}
+    tally = Counted(rows, positives[outline.labels[0]], sizes, spreads, more)
     schema = _schema(outline, columns, tally, file_checksums(folder), counted)
     finish(folder, schema)
     return schema
 
 
-def _positives(
+class _Targets:
+    """The labels of a split: how many of each are 1, and mean and deviation of the first."""
+
+    def __init__(self, number: int) -> None:
+        self.positives, self.spread = [0] * number, Spread()
+
+    def add(self, rows: Rows) -> None:
+        self.spread.add(rows.labels_B.astype(np.float64))
+        every = rows.labels_B[:, None] if rows.labels_BT is None else rows.labels_BT
+        for at, label_B in enumerate(every.T):
+            self.positives[at] += int(label_B.sum(dtype=np.float64))
+
+
+def _targets(
     folder: Path, draft: Schema, counters: Mapping[str, Any], progress: bool
-) -> dict[str, int]:
-    """Check all rows, count the training ids, and return the positive labels of each split."""
-    positives = dict.fromkeys(SPLITS, 0)
+) -> dict[str, _Targets]:
+    """Check all rows, count the training ids, and return what the labels of each split are."""
+    targets = {split: _Targets(len(draft.labels)) for split in SPLITS}
     with ProgressBar(progress) as bar:
         for split, total in draft.num_rows.items():
             bar.begin(split, total)
             done = 0
             for group in find_row_groups(folder, draft, split) if total else []:
-                positives[split] += _count(group, draft, counters if split == "train" else {})
+                targets[split].add(_count(group, draft, counters if split == "train" else {}))
                 done += group.num_rows
                 bar.update(done, done)
-    return positives
+    return targets
 
 
 def _require_vocabularies_of(names: Sequence[str], place: Path) -> None:
@@ -121,12 +160,12 @@ def _require_vocabularies_of(names: Sequence[str], place: Path) -> None:
         raise DataError(f"{place}: {', '.join(left[:3])} belong to no column; remove them")
 
 
-def _outline(folder: Path, label: str | None) -> Outline:
+def _outline(folder: Path, labels: tuple[str, ...], task: str | None) -> Outline:
     path = folder / SCHEMA_FILE
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; name the folder with train/part-*.parquet")
     if not path.exists():
-        return Outline(label or "label", "imported", None, {})
+        return Outline(labels or ("label",), task or BINARY, "imported", None, {})
     try:
         found = read_object(path, {}, OUTLINE)
     except ValueError as error:
@@ -143,8 +182,18 @@ def _outline(folder: Path, label: str | None) -> Outline:
     columns = None
     if "columns" in found:
         columns = tuple(_entry(path, column) for column in found["columns"])
-    named = label or found.get("label", "label")
-    return Outline(named, found.get("dataset", "imported"), columns, found.get("options", {}))
+    if not labels:
+        more = found.get("more_labels", [])
+        labels = (found.get("label", "label"), *(_name(path, name) for name in more))
+    kind = task or found.get("label_kind", BINARY)
+    dataset = found.get("dataset", "imported")
+    return Outline(labels, kind, dataset, columns, found.get("options", {}))
+
+
+def _name(path: Path, name: Any) -> str:
+    if not isinstance(name, str):
+        raise DataError(f"{path}: a label is {name!r:.60}; allowed: the name of a column")
+    return name
 
 
 def _entry(path: Path, column: Any) -> tuple[str, str]:
@@ -177,14 +226,15 @@ def _columns(path: Path, outline: Outline) -> tuple[tuple[str, str], ...]:
         fields = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not readable as Parquet ({error}); write it again") from error
-    if outline.label not in fields.names:
-        raise DataError(
-            f"{path}: no column {outline.label!r} of labels; the columns are "
-            f"{', '.join(fields.names)}; name it with --label"
-        )
+    for label in outline.labels:
+        if label not in fields.names:
+            raise DataError(
+                f"{path}: no column {label!r} of labels; the columns are "
+                f"{', '.join(fields.names)}; name it with --label"
+            )
     if outline.columns is not None:
         return outline.columns
-    return tuple((f.name, _kind(path, f)) for f in fields if f.name != outline.label)
+    return tuple((f.name, _kind(path, f)) for f in fields if f.name not in outline.labels)
 
 
 def _kind(path: Path, field: Any) -> str:
@@ -215,14 +265,16 @@ def _footer_rows(shards: Mapping[str, list[Path]]) -> dict[str, int]:
     return rows
 
 
-def _count(group: RowGroup, schema: Schema, counters: Mapping[str, Any]) -> int:
-    """Check the rows of a group, count their ids, and return the number of positive labels."""
+def _count(group: RowGroup, schema: Schema, counters: Mapping[str, Any]) -> Rows:
+    """The rows of a group, checked; their ids are counted."""
     names = [column.name for column in schema.features]
-    rows = decode(group, names, [column.name for column in schema.numeric], schema.label)
+    numeric = [column.name for column in schema.numeric]
+    kind, more = schema.label_kind, schema.more_labels
+    rows = decode(group, names, numeric, schema.label, label_kind=kind, more_labels=more)
     for name, bags in zip(names, rows.bags, strict=True):
         if name in counters:
             counters[name].add(bags.values)
-    return int(rows.labels_B.sum(dtype=np.float64))
+    return rows
 
 
 def _schema(
@@ -242,9 +294,19 @@ def _schema(
     return Schema(
         dataset=outline.dataset,
         columns=tuple(entries),
-        label=outline.label,
+        label=outline.labels[0],
         num_rows=tally.num_rows,
-        label_rate={s: tally.positives.get(s, 0) / max(1, n) for s, n in tally.num_rows.items()},
+        label_rate=rates(tally.positives, tally.num_rows)
+        if outline.kind == BINARY
+        else {split: spread.mean for split, spread in tally.targets.items()},
+        label_kind=outline.kind,
+        label_std={}
+        if outline.kind == BINARY
+        else {split: spread.std for split, spread in tally.targets.items()},
+        more_labels=outline.labels[1:],
+        more_label_rates={
+            name: rates(positive, tally.num_rows) for name, positive in tally.more_positives.items()
+        },
         split={"rule": "imported"},
         sources=tuple(
             {"name": name, **entry}

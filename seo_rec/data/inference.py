@@ -33,6 +33,7 @@ MOST_REPEATS = 0.01  # of the values of a row id; a few rows may be there twice
 WATCHED = 20_000  # ids of a column, at most, whose repeats are counted
 NAMED = "named by --kind"
 _DATES = 1000  # distinct texts that are looked at
+_DATED = re.compile(r"(?:19|20)\d\d(-?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])(?!\d)")
 
 _BOOLEANS = ({"true", "false"}, {"yes", "no"}, {"t", "f"}, {"y", "n"}, {"0", "1"})
 
@@ -241,6 +242,8 @@ def _date(facts: Facts, words: set[str]) -> Kind | None:
         texts = facts.texts[:_DATES] if facts.is_text else [""]
         if all(date_of(text) is not None for text in texts):
             return "drop", "date", f"ISO dates; {advice}"
+        if facts.is_text and all(_DATED.match(text) for text in texts):
+            return "drop", "date", "begins with a date; later ones have not been seen"
         return None
     low, high = float(numbers.min()), float(numbers.max())
     if not (np.floor(numbers) == numbers).all() or words & _ID_WORDS or facts.distinct < 3:

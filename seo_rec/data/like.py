@@ -77,23 +77,29 @@ class LikeTable:
 
 @dataclass(frozen=True)
 class LikeLogs:
-    """How the rows of Criteo's or Avazu's files were prepared, for rows of later days.
+    """How the rows of Criteo's, Avazu's or MovieLens' files were prepared, for later rows.
 
     Args:
         missing: What becomes of a missing categorical value.
         embed_numeric: Whether Criteo's integers are categories.
         pruning: The ids that stay.
         figures: The fingerprint of the earlier data; these sources measure nothing else.
+        rating_rule: How MovieLens' ratings become labels.
     """
 
     missing: str
     embed_numeric: bool
     pruning: Pruning
     figures: Figures
+    rating_rule: str = "drop-3"
 
     @classmethod
     def of(cls, data: DataSet, dataset: str) -> LikeLogs:
-        """The rules of data that ``seo-rec prepare criteo`` or ``avazu`` has made.
+        """The rules of data that ``seo-rec prepare criteo``, ``avazu`` or ``movielens`` has made.
+
+        Args:
+            data: The earlier data.
+            dataset: The name that the schema of the new data will have.
 
         Raises:
             DataError: Another command has made the data, or a release with other rules; or a
@@ -102,8 +108,8 @@ class LikeLogs:
         schema = data.schema
         if schema.dataset != dataset:
             raise DataError(
-                f"{data.path} was made by `seo-rec prepare {schema.dataset}`, and `prepare "
-                f"{dataset}` follows data of its own only; name data of this source by --like"
+                f"{data.path} was made by `seo-rec prepare {schema.dataset}`, and {dataset} "
+                "follows data of its own only; name data of this source by --like"
             )
         if schema.options.get("token_rule") != TOKEN_RULE:
             raise DataError(
@@ -114,6 +120,7 @@ class LikeLogs:
             bool(schema.options.get("embed_numeric", False)),
             _pruning(data, [column.name for column in schema.features]),
             Figures({}, 1.0, data.fingerprint),
+            str(schema.options.get("rating_rule", "drop-3")),
         )
 
 

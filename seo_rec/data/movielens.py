@@ -18,7 +18,7 @@ from seo_rec.data.delimited import BlockError, Field, Layout, read_blocks
 from seo_rec.data.prepare import prepare
 from seo_rec.data.rawfile import BadRows, Intake, TextBlock, existing_file, text_blocks
 from seo_rec.data.side_table import SideTable, read_side_table
-from seo_rec.data.source import Source, column_kinds
+from seo_rec.data.source import Figures, Source, column_kinds
 from seo_rec.data.split import Split
 from seo_rec.data.tokens import categorical_ids
 from seo_rec.data.vocabulary import Pruning
@@ -44,12 +44,14 @@ def prepare_movielens(
     pruning: Pruning = Pruning(),
     bad_rows: BadRows = BadRows(),
     progress: bool = False,
+    figures: Figures | None = None,
 ) -> Schema:
     """Prepare the folder ``raw`` that holds ``ratings.dat`` and ``users.dat``.
 
     Args:
         rating_rule: ``drop-3`` leaves out rating 3 and calls 4 and 5 positive (739,012 rows);
             ``ge-3`` and ``ge-4`` keep all rows, positive from that rating on.
+        figures: of earlier data, whose rules these are (:class:`seo_rec.data.like.LikeLogs`).
 
     Raises:
         DataError: a file is missing or a row is bad; or the split is temporal, which the order
@@ -82,6 +84,7 @@ def prepare_movielens(
             "rating_rule": rating_rule,
             "rating_rule_text": f"label = rating >= {positive}; dropped ratings: {list(dropped)}",
         },
+        figures=figures,
     )
     return prepare(source, out, split=split, pruning=pruning, bad_rows=bad_rows, progress=progress)
 

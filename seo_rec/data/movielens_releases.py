@@ -20,7 +20,7 @@ from seo_rec.data.movielens import USER_COLUMNS, prepare_movielens, tabbed
 from seo_rec.data.prepare import prepare
 from seo_rec.data.rawfile import BadRows, Intake, TextBlock, existing_file, text_blocks
 from seo_rec.data.side_table import SideTable, read_side_table
-from seo_rec.data.source import Source, column_kinds
+from seo_rec.data.source import Figures, Source, column_kinds
 from seo_rec.data.split import Split
 from seo_rec.data.tokens import bags_of_ids, categorical_ids
 from seo_rec.data.vocabulary import Pruning
@@ -34,6 +34,7 @@ RATING_RULES: dict[str, tuple[tuple[float, ...], float]] = {
     "ge-4": ((), 3.5),
 }
 TIME = "timestamp"
+ONE_MILLION = "movielens-1m"
 _NO_GENRES = b"(no genres listed)"
 _RATINGS = ("user", "movie", "rating", TIME)
 
@@ -80,6 +81,22 @@ RELEASES = {
 }
 
 
+def release_in(raw: Path | str) -> str:
+    """The name of the data set that a folder gives, by the files that are in it.
+
+    Raises:
+        DataError: The folder holds no release.
+    """
+    raw = place(raw)
+    if (raw / "ratings.dat").is_file() and (raw / "users.dat").is_file():
+        return ONE_MILLION
+    for name, release in RELEASES.items():
+        if (raw / release.ratings).is_file():
+            return name
+    files = ", ".join(release.ratings for release in RELEASES.values())
+    raise DataError(f"{raw}: holds none of {files}; give the unpacked folder of a release")
+
+
 def prepare_release(
     raw: Path | str,
     out: Path | str,
@@ -89,6 +106,7 @@ def prepare_release(
     pruning: Pruning = Pruning(),
     bad_rows: BadRows = BadRows(),
     progress: bool = False,
+    figures: Figures | None = None,
 ) -> Schema:
     """Prepare the folder of any MovieLens release, told by the files that are in it.
 
@@ -101,6 +119,7 @@ def prepare_release(
         pruning: Of vocabularies.
         bad_rows: Whether a bad row ends it, or is left out and counted.
         progress: Whether a bar is drawn on a terminal.
+        figures: Of earlier data, whose rules these are (:class:`seo_rec.data.like.LikeLogs`).
 
     Raises:
         DataError: The folder holds no release, a file is missing or a row is bad.
@@ -108,16 +127,12 @@ def prepare_release(
     raw = place(raw)
     if rating_rule not in RATING_RULES:
         raise DataError(f"rating rule is {rating_rule!r}; allowed: {', '.join(RATING_RULES)}")
-    if (raw / "ratings.dat").is_file() and (raw / "users.dat").is_file():
+    if (name := release_in(raw)) == ONE_MILLION:
         return prepare_movielens(
             raw, out, rating_rule=rating_rule, split=split, pruning=pruning, bad_rows=bad_rows,
-            progress=progress,
+            progress=progress, figures=figures,
         )  # fmt: skip
-    found = [name for name, release in RELEASES.items() if (raw / release.ratings).is_file()]
-    if not found:
-        files = ", ".join(release.ratings for release in RELEASES.values())
-        raise DataError(f"{raw}: holds none of {files}; give the unpacked folder of a release")
-    name, release = found[0], RELEASES[found[0]]
+    release = RELEASES[name]
     ratings, side = existing_file(raw / release.ratings), existing_file(raw / release.side)
 
     def read(intake: Intake) -> Iterator[Any]:
@@ -139,6 +154,7 @@ def prepare_release(
             "rating_rule_text": f"label = rating > {above:g}; dropped ratings: {list(dropped)}",
         },
         time=TIME,
+        figures=figures,
     )
     return prepare(source, out, split=split, pruning=pruning, bad_rows=bad_rows, progress=progress)
 

@@ -72,9 +72,10 @@ class CompiledScorer:
         self.signature = signature_of(package.policy, package.preparation)
 
     def logits(self, inputs: Inputs) -> Floats:
-        """float32 (B,)."""
+        """float32 (B,), or (B, T) of T labels."""
         if not len(inputs):
-            return np.zeros(0, np.float32)
+            labels = self.package.labels
+            return np.zeros((0, len(labels)) if labels else 0, np.float32)
         if any(bags.weights is not None for bags in inputs.columns.values()):
             raise ValueError("the compiled graph takes no weights of ids; use another engine")
         feed = self.signature.feed(self.package.policy, inputs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -199,7 +199,7 @@ def stream_of(run: Path, data: DataSet, split: str) -> Stream:
     asked = read_object(run / RUN_FILE, {"num_dense": int}, optional)
     model = asked.get("model", {})
     require_kind_of_label(run, bool(model.get("regression")), data)
-    require_labels(run, (model.get("multi_task") or {}).get("labels", ()), data)
+    require_labels(run, _labels(run, model), data)
     wanted, names = asked["num_dense"], [c.name for c in data.schema.numeric]
     if wanted != data.num_numeric:
         raise RunError(
@@ -212,6 +212,17 @@ def stream_of(run: Path, data: DataSet, split: str) -> Stream:
         )
     data.require_rules(asked.get("preparation", {}), str(run))
     return eval_stream(data, split, Policy.load(run / POLICY_FILE).columns)
+
+
+def _labels(run: Path, model: Mapping[str, Any]) -> tuple[str, ...]:
+    """The labels of the model of a run; none of a model of one label."""
+    tasks = model.get("multi_task")
+    if tasks is None:
+        return ()
+    labels = tasks.get("labels") if isinstance(tasks, dict) else None
+    if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
+        raise RunError(f"{run / RUN_FILE}: labels of the model are {labels!r:.60}; allowed: names")
+    return tuple(labels)
 
 
 def require_kind_of_label(run: Path, is_regression: bool, data: DataSet) -> None:

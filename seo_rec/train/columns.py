@@ -168,4 +168,5 @@ def _shapes(settings: ModelSettings, columns: Columns) -> dict[str, tuple[int, .
             settings.interaction,
             settings.multi_task,
         )
-    return {name: tuple(p.shape) for name, p in backbone.named_parameters()}
+    inside = "backbone." if settings.regression else ""  # of what scales its numbers
+    return {f"{inside}{name}": tuple(p.shape) for name, p in backbone.named_parameters()}

@@ -114,6 +114,8 @@ def open_earlier(run: Path) -> Earlier:
         fit = FitSettings(**asked["fit"])
     except (TypeError, ValueError, KeyError) as error:
         raise RunError(f"{run / RUN_FILE}: not the settings of a training ({error})") from error
+    if not all(isinstance(name, str) for name in asked["numeric"]):
+        raise RunError(f"{run / RUN_FILE}: numeric is {asked['numeric']!r:.60}; allowed: names")
     steps = Checkpoints(run / CHECKPOINTS_FOLDER).steps()
     step = best[-1] if best[-1] in steps else next(iter(steps[-1:]), None)
     name = f"step-{best[-1]:09d}"
