@@ -49,6 +49,8 @@ def _write_doubles(cast: Any, graph: Any) -> None:
     mask, bits = _step(None if multiply is None else multiply.inputs[0], "BitwiseAnd")
     if mask is None or by.tolist() != 32 or bits.tolist() != LOW_32:
         return
+    if shift.attributes["direction"].as_string() != "RIGHT":
+        return
     if int((rows + (0 if first is None else first)).max()) > MOST_ROWS:
         return
 

@@ -40,7 +40,7 @@ def trained_on(parts):
         elif name.startswith("rows.int"):
             value[1, 0] ^= 3
         elif name.startswith("array.") and value.dtype == np.float32:
-            value[5] += 1
+            value[5 % len(value)] += 1
         elif name.startswith("project."):
             value[0] += np.float32(0.5)
     return replace(parts, embeddings=embeddings)
