@@ -115,6 +115,15 @@ def test_hot_tables_of_the_scaling_page(monkeypatch, way, nodes, least_before, m
     assert set(line["kinds"]) & set(MACHINE_KINDS)
 
 
+@pytest.mark.parametrize("nodes", [8, 128])
+def test_chunks_that_are_dealt_in_turn_load_all_gpus_alike(nodes):
+    """Their tables are read equally often, so that nothing is left to cut or to share."""
+    chosen, dealt = (simulate(way, 10**9, nodes) for way in ("applier", "dealt"))
+    assert dealt["imbalance"] == pytest.approx(1.0, abs=1e-6)
+    assert chosen["imbalance"] > 1.04
+    assert dealt["step_ms"] < 0.9 * chosen["step_ms"]
+
+
 def test_row_wise_adagrad_is_shared_by_rows_only():
     """Its state is one number per row of a shard: machines share whole tables, no columns."""
     plan = plan_policy(

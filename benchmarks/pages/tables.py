@@ -63,7 +63,7 @@ SHOWN: dict[str, tuple[int, ...]] = {
     "every way": (),
     "inner products": (),
     "checked": (0,),
-    "scaling": (2,),
+    "scaling": (3,),
 }
 
 

@@ -2,12 +2,13 @@
 
     python -m benchmarks.ranks.scaling --record
 
-Three ways to spend the same parameters on the same 128 features of 64 floats each:
+Four ways to spend the same parameters on the same 128 features of 64 floats each:
 
     separate   a table per feature, rows in proportion to its vocabulary (sizes fall as 1 / rank)
     unified    one table that all features read; as many as the limit of 2^31 rows asks for
     applier    chunk tables of width 16, of which features read 1 to 8 (4 on average), as a search
                with a skewed attention leaves them
+    dealt      the same numbers of chunks, dealt to the tables in turn (SEO's round robin)
 
 The batch is fixed over all GPUs (strong scaling). Besides the planner's phases two numbers of the
 dense part are added, from its size alone: arithmetic and the all-reduce of its gradients.
@@ -23,6 +24,7 @@ from typing import Any
 
 from benchmarks.command import make_parser, set_up
 from benchmarks.record import path_of, replace_all
+from seo_rec.apply import round_robin
 from seo_rec.plan import PlanError, Topology, plan_policy, read_topology
 from seo_rec.policy import MAX_ROWS, Feature, Lookup, Policy, Table, split_rows
 
@@ -86,7 +88,17 @@ def applier_policy(params: int) -> Policy:
     return Policy(tables, tuple(features))
 
 
-WAYS = {"separate": separate_policy, "unified": unified_policy, "applier": applier_policy}
+def dealt_policy(params: int) -> Policy:
+    """The chunks of :func:`applier_policy`, dealt in turn: every table is read equally often."""
+    return round_robin(applier_policy(params), params)
+
+
+WAYS = {
+    "separate": separate_policy,
+    "unified": unified_policy,
+    "applier": applier_policy,
+    "dealt": dealt_policy,
+}
 
 
 def dense_ms(topology: Topology, batch: int) -> dict[str, float]:

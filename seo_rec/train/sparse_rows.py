@@ -77,7 +77,7 @@ class SparseRows(torch.optim.Optimizer):
         self.decay = decay
         for parameter, state in self.state.items():
             state["mean"] = _zeros(parameter, parameter.shape)
-            state["mean_at"] = torch.full_like(_zeros(parameter, (len(parameter), 1), np.int32), -1)
+            state["mean_at"] = _zeros(parameter, (len(parameter), 1), np.int32).fill_(-1)
         self._refresh()
 
     @torch.no_grad()
