@@ -73,7 +73,7 @@ def replayed(
     folder, kind = tmp_path_factory.mktemp("run"), str(request.param)
     policy = policy_of(kind, open_data(days[0]))
     policy.save(folder / "first.json")
-    done = recipes.replay(days, folder / "run", TRAINING, policy=policy, keep=0)
+    done = recipes.replay(days, folder / "run", TRAINING, policy=policy, shared=0.05, keep=0)
     packages = [folder / f"package-{i}" for i in range(DAYS)]
     for path, package in zip(days, packages, strict=True):
         export_run(folder / "run" / "days" / path.name, package, formats=())
@@ -122,12 +122,12 @@ def test_ids_come_and_go_inside_the_bytes(
     last = Policy.load(folder / "run" / "days" / found[-1].day / "policy.json")
     features = {f.name: f for f in last.features}
     assert last.num_bytes <= first.num_bytes and last.tables == first.tables
-    assert features["user"].lookups[0].unknown_rows == len(first.vocabularies["user"]) // 10
+    assert features["user"].lookups[0].unknown_rows == len(first.vocabularies["user"]) // 20
     assert features["item"].lookups[0].unknown_rows == 1
     left = np.setdiff1d(first.vocabularies["user"], last.vocabularies["user"])
     assert len(left) > SHIFT and np.median(left) < SHIFT
     assert found[-1].unknown["user"] > 0.05 and found[-1].admitted > SHIFT / 2
     if kind == "crosses":
         crossed = next(name for name in features if features[name].is_cross)
-        assert features[crossed].lookups[0].unknown_rows > 50
+        assert features[crossed].lookups[0].unknown_rows > 25
         assert not np.array_equal(first.vocabularies[crossed], last.vocabularies[crossed])
