@@ -352,9 +352,9 @@ def _judged(found: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
         least, mean, most = found["expected"]
         reasons.append(
             f"{moved_worth:.1%} of the worth of the columns moved to other columns, and "
-            f"{chance:.1%} by chance: a new search may gain about {mean:.4f} log loss ({least:+.4f} "
-            f"to {most:+.4f}, as searches on synthetic data gained with as much moved), and at most "
-            f"{found['gain']:.4f}"
+            f"{chance:.1%} by chance: a new search may gain about {mean:.4f} log loss "
+            f"({least:+.4f} to {most:+.4f}, as searches on synthetic data gained with as much "
+            f"moved), and at most {found['gain']:.4f}"
         )
     if verdict != "search":
         reasons.append(
