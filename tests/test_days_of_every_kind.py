@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ from seo_rec.data.table import TableColumns, prepare_table
 from seo_rec.export.package import export_run
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Allowance, Policy
+from seo_rec.recipes.evaluation import load_trained, stream_of
+from seo_rec.schema import SPLITS
 from seo_rec.search.proposals import crosses_of
 from seo_rec.serve import Predictor
 from seo_rec.serve.delta import apply_delta
 from seo_rec.settings import FitSettings, Training
+from seo_rec.train import evaluate
 
 USERS, SHIFT, ROWS, DAYS = 260, 60, 900, 3
 TRAINING = Training(
@@ -131,3 +135,49 @@ def test_ids_come_and_go_inside_the_bytes(
         crossed = next(name for name in features if features[name].is_cross)
         assert features[crossed].lookups[0].unknown_rows > 25
         assert not np.array_equal(first.vocabularies[crossed], last.vocabularies[crossed])
+
+
+def test_groups_stay_in_one_split_from_day_to_day(tmp_path: Path, seo_rec: Any) -> None:
+    """A training goes on with data that keep users together; GAUC against scikit-learn."""
+    columns = TableColumns("y", ("user", "item"), ("x",), group="user", numeric_transform="none")
+    split = Split("random", 3, (0.6, 0.2, 0.2))
+    for day in range(2):
+        pq.write_table(day_table(day), tmp_path / "raw.parquet")
+        prepare_table(tmp_path / "raw.parquet", tmp_path / f"{day}", columns=columns, split=split)
+    first, second = (open_data(tmp_path / f"{day}") for day in range(2))
+    recipes.train(first, policy_of("by-id", first), tmp_path / "run", TRAINING)
+    typed = ("--from", tmp_path / "run", "--out", tmp_path / "next")
+    done = seo_rec("train", second.path, *typed)
+    assert done.code == 0, done.err
+    vocabularies = [
+        set(Policy.load(tmp_path / run / "policy.json").vocabularies["user"].tolist())
+        for run in ("run", "next")
+    ]
+    users = [set(pq.read_table(second.path / s)["user"].to_pylist()) for s in SPLITS]
+    assert len(vocabularies[1] & users[0]) > len(vocabularies[0] & users[0]) + SHIFT / 4
+    assert not users[0] & users[2] and not users[0] & users[1] and not users[1] & users[2]
+    done = seo_rec("eval", tmp_path / "next", second.path, "--group", "user")
+    (entry,) = json.loads(done.out)["groups"]["gauc"]
+    stream = stream_of(tmp_path / "next", second, "test")
+    _, z, y = evaluate(load_trained(tmp_path / "next"), stream)
+    (batch,) = second.stream("test", batch_size=ROWS)
+    ids, rows, total = batch.sparse["user"].values().numpy(), 0, 0.0
+    for user in np.unique(ids):
+        of = ids == user
+        if len(set(y[of].tolist())) == 2:
+            rows += int(of.sum())
+            total += of.sum() * sklearn_metrics.roc_auc_score(y[of], z[of])
+    assert rows > 20 and entry["gauc"] == pytest.approx(total / rows, rel=1e-6)
+
+
+def test_shared_rows_that_would_be_ignored_are_refused(
+    days: list[Path], tmp_path: Path, seo_rec: Any
+) -> None:
+    method = ("--method", "separate", "--params", 400, "--dim", 4)
+    typed = ("train", days[0], "--out", tmp_path / "run", "--shared-rows", 0.1)
+    done = seo_rec(*typed, *method)
+    assert done.code == 2 and "--shared-rows" in done.err and "would be ignored" in done.err
+    options = ("--by", "day", "--shared-rows", 1.5)
+    done = seo_rec("replay", days[0].parent, "--out", tmp_path / "replay", *method, *options)
+    assert done.code == 2 and "shared rows 1.5; allowed: 0 (one row) to below 1" in done.err
+    assert not (tmp_path / "run").exists() and not (tmp_path / "replay").exists()
