@@ -39,5 +39,8 @@ def test_what_was_recorded_supports_the_page() -> None:
     if not found:
         pytest.skip("nothing is recorded")
     assert found["baseball", "hashed"] >= found["baseball", "hashed-retrained"] - 0.001
+    retrained = found["baseball", "by-id-retrained"]
+    assert found["baseball", "by-id-shared"] >= retrained - 0.001 > found["baseball", "by-id"]
+    assert found["steady", "by-id-shared"] < found["steady", "by-id"] - 0.005  # so it is no default
     for stream in ("steady", "seasons"):
         assert found[stream, "by-id"] > found[stream, "by-id-fixed"] + 0.005

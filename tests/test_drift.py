@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.spatial import distance
 
-from seo_rec.analysis.drift import drift, jensen_shannon, moved, worth
+from benchmarks.accuracy import drift as benchmark
+from benchmarks.record import read
+from seo_rec.analysis.drift import REALISED, drift, jensen_shannon, moved, worth
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.data.split import Split
 from seo_rec.data.table import TableColumns, prepare_table
@@ -112,6 +114,8 @@ def test_worth_that_moved_asks_for_a_search(old: DataSet, tmp_path: Path) -> Non
     assert found.verdict == "search"
     assert found.worth_moved > 0.8 > 2 * found.worth_by_chance
     assert found.gain == pytest.approx(found.worth_new["b"], rel=0.2)
+    assert found.expected == tuple(share * found.gain for share in REALISED)
+    assert f"and at most {found.gain:.4f}" in found.reasons[-1]
 
 
 def test_other_columns_ask_for_a_search(old: DataSet, tmp_path: Path) -> None:
@@ -137,6 +141,34 @@ def test_the_command(old: DataSet, tmp_path: Path, seo_rec: Any) -> None:
     assert done.code == 2 and "neither prepared data nor a run folder" in done.err
     done = seo_rec("drift", old.path, new.path, "--rows", 5)
     assert done.code == 2 and "--rows 5; allowed" in done.err
+
+
+def test_the_expected_gain_is_calibrated_on_searches_that_were_run() -> None:
+    """The shares of the moved worth that searches gained, in the cases that ask for a search."""
+    lines = [line for line in read(benchmark.RECORD) if line["what"]["method"] == "seo-divide"]
+    assert len(lines) >= 20
+    asked = [line for line in lines if line["verdict"] == "search"]
+    shares = [line["realised"] / line["at_most"] for line in asked]
+    mean = sum(line["realised"] for line in asked) / sum(line["at_most"] for line in asked)
+    found = (min(shares), mean, max(shares))
+    assert found == pytest.approx(REALISED, abs=0.005)
+    assert all(abs(line["realised"]) < 0.002 for line in lines if line["verdict"] != "search")
+
+
+def test_the_worlds_of_the_benchmark_change_what_they_say() -> None:
+    """Shares move by the part of the scenario; ids and frequencies change where they should."""
+    for scenario, part in benchmark.SCENARIOS.items():
+        old, new = benchmark.shares_of(scenario, 1)
+        assert old.sum() == pytest.approx(new.sum()) == pytest.approx(1)
+        assert np.allclose(old, new) == (part == 0)
+    tables = {s: benchmark.rows_of(s, 1, True, 4000) for s in benchmark.SCENARIOS}
+    old = benchmark.rows_of("still", 1, False, 4000)
+    largest = f"c{len(benchmark.SIZES) - 1}"
+    for scenario, table in tables.items():
+        distance_of = abs(np.median(table[largest]) - np.median(old[largest]))
+        assert (distance_of > 500) == (scenario in ("ids", "frequencies")), scenario
+        y, p = table["y"].to_numpy(), table[benchmark.TRUTH].to_numpy()
+        assert abs((y - p).mean()) < 0.03
 
 
 def test_other_rules_are_refused(old: DataSet, tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def test_small_vocabularies_and_codes_share_nothing_more() -> None:
     assert made.features == small.features
     coded, _ = renewed(by_codes(), {"u": (np.arange(500), np.ones(500))}, 0.5)
     assert coded.features == by_codes().features
-    with pytest.raises(ValueError, match="shared 1; allowed"):
+    with pytest.raises(ValueError, match="shared rows 1; allowed"):
         renewed(small, {}, 1)
 
 

@@ -10,7 +10,8 @@ first ``first`` steps are one prepared data set, from which every arm starts; ea
 day. A day is scored before it is trained on.
 
 Arms: ``hashed`` has a hashed table for each column; ``by-id`` a row for each id of the first data
-set, renewed from day to day inside the same bytes; ``by-id-fixed`` the same, not renewed.
+set, renewed from day to day inside the same bytes; ``by-id-fixed`` the same, not renewed;
+``by-id-shared`` is renewed and gives a share of the rows to ids that have none of their own.
 ``hashed-retrained`` and ``by-id-retrained`` train from scratch on all days so far instead, by id
 with as many rows as ``by-id``, for the most frequent ids so far; ``by-id-retrained-all`` has a row
 for every id so far, and so more bytes. All take one pass with the same settings. ``cost`` takes the
@@ -54,6 +55,7 @@ ARMS = (
     "hashed",
     "by-id",
     "by-id-fixed",
+    "by-id-shared",
     "hashed-retrained",
     "by-id-retrained",
     "by-id-retrained-all",
@@ -183,6 +185,7 @@ def _replayed(what: Line, start: DataSet, later: list[DataSet], folder: Path, _:
         training(what),
         policy=policy,
         renew=what["arm"] != "by-id-fixed",
+        shared=what.get("shared", 0.0),
         resume=True,
     )
     days = done.days[1:]
@@ -249,6 +252,8 @@ def wanted(options: argparse.Namespace) -> Iterator[Line]:
                     settings["rows"] = options.rows
                 if arm == "cost":
                     settings["first"] = settings["steps"] - 1
+                if arm == "by-id-shared":
+                    settings["shared"] = options.shared
                 yield {"stream": stream, "arm": arm, "seed": seed, **settings}
 
 
@@ -260,6 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=0, help="in place of the stream's own")
     parser.add_argument("--rows", type=int, default=None, help="of a step; baseball: 0 for all")
+    parser.add_argument("--shared", type=float, default=0.05, help="of the rows: by-id-shared")
     options = parser.parse_args(arguments)
     set_up(options.threads)
     recorded = Records(RECORD, IDENTITY, writes=options.record)

@@ -77,8 +77,14 @@ def following_run(context: typer.Context, data: DataSet, policy: Policy | None) 
         )
     if policy is None and context.params["carry"]:
         raise ValueError("--carry without --policy or --method would be ignored; give one")
-    run, decay = context.params["from_"], context.params["count_decay"]
-    made = recipes.continued(run, data, policy=policy, decay=decay)
+    params = context.params
+    run, decay, shared = (params[name] for name in ("from_", "count_decay", "shared_rows"))
+    if policy is not None and shared:
+        raise ValueError(
+            f"--shared-rows {shared} with --carry would be ignored, since the policy says which "
+            "rows are shared; leave it out"
+        )
+    made = recipes.continued(run, data, policy=policy, decay=decay, shared=shared)
     for line in recipes.change_lines(made) if ranks().first else ():
         typer.echo(line, err=True)
     return made

@@ -149,6 +149,14 @@ CountDecay = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
+SharedRows = Annotated[
+    float,
+    typer.Option(
+        metavar="SHARE",
+        help="With --from: of the rows of a large vocabulary, for all its other ids, as 0.05.",
+        rich_help_panel=TRAINING,
+    ),
+]
 Package = Annotated[Path, typer.Argument(help="Package of seo-rec export.", rich_help_panel=DATA)]
 Engine = Annotated[str, typer.Option(help="onnxruntime, numpy, or auto.", rich_help_panel=RUN)]
 OnBadRow = Annotated[

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 OF_BUDGET = ("params", "bytes_", "budget_of", "exact_below", "same_hash")
 OF_METHOD = (*OF_BUDGET, "dim", "precision", "set_", "crosses")
-OF_EARLIER = ("carry", "count_decay")
+OF_EARLIER = ("carry", "count_decay", "shared_rows")
 OF_POLICY = ("plan", "weights")  # options that are for one policy
 
 
@@ -68,6 +68,7 @@ def train(
     from_: par.From = None,
     carry: par.Carry = False,
     count_decay: par.CountDecay = 0.9,
+    shared_rows: par.SharedRows = 0.0,
     *,
     method_options: PlainMethodOptions,
     crosses: par.Crosses = "",

@@ -17,7 +17,7 @@ DecayedCounts = Mapping[
     str, tuple[Ids, Weights]
 ]  # by feature: ascending ids, and their decayed counts
 
-SHARED = 0.1  # of the rows of a large vocabulary, for ids that have none of their own
+SHARED = 0.0  # of the rows of a large vocabulary, for ids that have none of their own
 SHARED_FROM = 200  # ids of a vocabulary, from which on rows are shared
 
 KEPT_BESIDE = 1024  # ids outside a vocabulary that are counted on, besides as many as it has
@@ -122,8 +122,7 @@ def renewed(
     Returns:
         The policy, and by feature how its vocabulary changed.
     """
-    if not 0 <= shared < 1:
-        raise ValueError(f"shared {shared}; allowed: 0 to below 1")
+    require_share(shared)
     vocabularies, codes = dict(policy.vocabularies), dict(policy.codes)
     turnovers: dict[str, Turnover] = {}
     features = {f.name: f for f in policy.features}
@@ -142,6 +141,12 @@ def renewed(
             codes[array] = _codes(policy.codes[array], old, new, counted[name])
     kept = tuple(features[f.name] for f in policy.features)
     return replace(policy, vocabularies=vocabularies, codes=codes, features=kept), turnovers
+
+
+def require_share(shared: float) -> None:
+    """ValueError unless ``shared`` is a share of rows, 0 to below 1."""
+    if not 0 <= shared < 1:
+        raise ValueError(f"shared rows {shared}; allowed: 0 (one row) to below 1, as 0.05")
 
 
 def _more_shared_rows(policy: Policy, feature: Feature, counted: Ids, shared: float) -> int:

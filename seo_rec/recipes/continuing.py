@@ -89,7 +89,7 @@ def continued(
     Raises:
         RunError: The folder is not a finished training, or the data were prepared by other rules or
             have another kind of label.
-        ValueError: ``decay`` is not in 0 to 1, or a record is damaged.
+        ValueError: ``decay`` or ``shared`` is out of its range, or a record is damaged.
     """
     require_opened(data, "continued")
     run = place(run)

@@ -22,7 +22,7 @@ from seo_rec.embed.quantize import serve_stored_
 from seo_rec.files import finite, write_json
 from seo_rec.metrics import Metrics, binary_metrics
 from seo_rec.policy import Policy
-from seo_rec.policy.renewal import SHARED, indexed_features
+from seo_rec.policy.renewal import SHARED, indexed_features, require_share
 from seo_rec.recipes.continuing import (
     DECAY,
     Continued,
@@ -149,6 +149,7 @@ def replay(
         raise ValueError("a replay starts from a policy or from an earlier run; give one of them")
     if keep == 1 or keep < 0:
         raise ValueError(f"keep {keep}; allowed: 2 or more days, which a resume needs, or 0 (all)")
+    require_share(shared)
     opened = [open_data(path) for path in folders]
     _require_alike([d.schema for d in opened], folders)
     for data in opened:

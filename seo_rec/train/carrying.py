@@ -50,6 +50,8 @@ def row_moves(old: Policy, new: Policy, known: Mapping[str, Ids]) -> dict[str, R
     of an id continues the row that the same lookup of the same feature had for it, if both are of
     one width. Where several ids meet in one row, the last of ``known`` decides, and an id that had
     a row of its own is preferred to a new one. Rows of unknown ids continue such rows.
+    Where a renewed table has more of them than before, those begin as the rows of the ids that lost
+    theirs.
 
     Args:
         old: The earlier policy.
@@ -141,6 +143,7 @@ def _by_ids(
             if r.after.uses_index:  # ids that stay unknown decide nothing
                 named = np.isin(ids, new.vocabularies[r.feature.name])
                 wider = r.before.uses_index and r.after.unknown_rows > r.before.unknown_rows
+                wider &= old.table(r.before.table) == new.table(r.after.table)  # it was renewed
                 if wider and not newcomers:
                     shared = after[~named]  # ids that lose their row share new ones
                     table_R[shared], row_R[shared] = names.index(r.before.table), before[~named]
