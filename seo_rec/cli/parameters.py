@@ -122,8 +122,8 @@ Crosses = Annotated[
 SearchCrosses = Annotated[
     str,
     typer.Option(
-        metavar="auto|none|N|all|A*B",
-        help="Pairs of columns that may be features, if they earn their rows.",
+        metavar="auto|N|A*B",
+        help="Pairs of columns that may be features; none: no.",
         rich_help_panel=SEARCH,
     ),
 ]
