@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,21 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from seo_rec import recipes
-from seo_rec.data.crosses import Cross, CrossedData
+from seo_rec.data.crosses import Cross, CrossedData, with_crosses
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.methods.frequent import FrequentSettings
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Policy
+from seo_rec.recipes.crossing import taken_line
 from seo_rec.runs import RunError
 from seo_rec.runs.decision import decided
 from seo_rec.search import Found, crossing, find
 from seo_rec.search.crossing import NONE, choose_crosses, chosen_line
+from seo_rec.search.run_off import RunOff, Shape, crossed_candidates, whole_length
 from seo_rec.search.run_off.contest import Contest
-from seo_rec.train import FitSettings, Training
+from seo_rec.search.run_off.crossed import numbers_of
+from seo_rec.search.seo import SeoSearch
+from seo_rec.train import FitSettings, Training, check_policy_fits
 
 NAMES = "abcdef"
 TRAINING = Training(ModelSettings(hidden=(8,)), FitSettings(epochs=8, batch_size=250, row_lr=0.02))
@@ -157,8 +162,6 @@ def test_a_budget_without_room_for_more_features(planted: DataSet, tmp_path, cap
 
 
 def test_rungs_double(planted: DataSet, tmp_path) -> None:
-    from seo_rec.data.crosses import with_crosses
-
     pairs = [Cross((a, b)) for i, a in enumerate("abcde") for b in "abcde"[:i]]
     choice = crossing._Choice(with_crosses(planted, pairs[:9]), decide, TRAINING, tmp_path)
     rungs = choice.rungs()
@@ -207,3 +210,112 @@ def test_the_decision_is_said_in_words() -> None:
         "attention won: the policy frequent was better than the plain policy 2x8 by 0.0020 "
         "(standard error 0.0010) on validation rows; of the proposed crosses it has a*b"
     )
+
+
+OFF = RunOff(chunk_dims=(), trivial_lookups=(1,), frequent=False)
+INSIDE = SeoSearch(budget_rows=100, dim=4, chunk_dim=2, search_dim=8, run_off=OFF)
+LIMITED = Training(ModelSettings(hidden=(8,)), FitSettings(epochs=4, batch_size=50, row_lr=0.02))
+
+
+def test_numbers_of_crosses() -> None:
+    found = {n: numbers_of(n) for n in (1, 2, 3, 4, 5, 9, 16)}
+    assert found == {
+        1: [1], 2: [1, 2], 3: [1, 2, 3], 4: [2, 4], 5: [2, 4, 5], 9: [2, 4, 8, 9],
+        16: [2, 4, 8, 16],
+    }  # fmt: skip
+
+
+def test_candidates_with_crosses_are_at_the_budget(planted: DataSet) -> None:
+    wide = with_crosses(planted, [AB, AC, CD])
+    shape = Shape(SIZE, 4, 2, 8, 0)
+    found = {c.name: c for c in crossed_candidates(wide, shape, by_id=True)}
+    assert set(found) == {
+        f"crosses-{n}-{kind}" for n in (1, 2, 3) for kind in ("2x2", "frequent-2", "frequent-1")
+    }
+    for name, candidate in found.items():
+        number = int(name.split("-")[1])
+        crosses = [c.name for c in wide.crosses[:number]]
+        assert candidate.origin == {"crosses": crosses} and candidate.searched
+        assert [f.name for f in candidate.policy.features] == [*NAMES, *crosses]
+        assert candidate.policy.num_params <= SIZE
+        assert "2x2" not in name or candidate.policy.num_params > SIZE - 4
+    hashed = crossed_candidates(wide, shape, by_id=False)
+    assert {c.name for c in hashed} == {f"crosses-{n}-2x2" for n in (1, 2, 3)}
+    tight = crossed_candidates(wide, Shape(14, 4, 2, 8, 0), by_id=True)
+    of_two = {c.name for c in tight if c.name.endswith("frequent-2")}
+    assert of_two == {"crosses-1-frequent-2"}  # seven rows of two floats fit, and not eight
+
+
+def test_the_search_takes_crosses_inside_its_limit(planted: DataSet, tmp_path: Path) -> None:
+    """By its own proposals; what every one of them is worth is told; a stopped search goes on."""
+    out = tmp_path / "out"
+    found = recipes.search("seo", planted, out, INSIDE, LIMITED, crosses="auto")
+    told, decision = found.record["crosses"], found.policy.decision
+    assert decision is not None
+    assert set(told["proposed"][:2]) == {"a*b", "c*d"} and found.winner.startswith("crosses-")
+    taken = decision["crosses"]["taken"]
+    assert {"a*b", "c*d"} <= set(taken) == set(told["taken"])
+    assert [f.name for f in found.policy.features if f.is_cross] == taken
+    assert set(found.policy.columns) == set(NAMES) and found.policy.num_params <= SIZE
+    assert min(told["worth"]["a*b"], told["worth"]["c*d"]) > 0.02
+    assert told["gains"].keys() == set(told["proposed"])
+    assert decision["crosses"]["gain"] > 2 * decision["crosses"]["standard_error"] > 0
+    assert not decision["crosses"]["over"].startswith("crosses-")
+    assert decided(decision).startswith(f"crosses won: the policy {found.winner} was better than")
+    assert "of the proposed crosses it has" in decided(decision)
+    assert "taken; the validation log loss" in taken_line(told)
+    halving, length = found.record["halving"], whole_length(planted, LIMITED)
+    steps = [json.loads(p.read_text())["steps"] for p in (out / "work").rglob("*-seed*.json")]
+    assert halving["rows"] == sum(map(length.rows, steps))
+    assert halving["rows"] + halving["elsewhere"] <= 4 * length.whole
+    check_policy_fits(planted, Policy.load(out / "policy.json"))
+    (out / "search.json").unlink()
+    again = recipes.search("seo", planted, out, INSIDE, LIMITED, resume=True, crosses="auto")
+    assert again.policy == found.policy and again.record["crosses"] == told
+
+
+def test_without_a_clear_pair_the_search_is_as_without_crosses(
+    planted: DataSet, tmp_path: Path, monkeypatch, caplog
+) -> None:
+    caplog.set_level("INFO", "seo_rec.progress")
+    monkeypatch.setattr("seo_rec.recipes.crossing.propose_worthwhile", lambda *_: [])
+    short = replace(LIMITED, fit=replace(LIMITED.fit, epochs=1, batch_size=500))
+    with_auto = recipes.search("seo", planted, tmp_path / "a", INSIDE, short, crosses="auto")
+    without = recipes.search("seo", planted, tmp_path / "b", INSIDE, short)
+    assert with_auto.policy == without.policy and with_auto.decision == without.decision
+    assert with_auto.record["halving"] == without.record["halving"]
+    assert with_auto.record["crosses"] == {"proposed": [], "gains": {}, "taken": []}
+    assert "no pair of columns lowers the log loss" in caplog.text
+
+
+def test_crosses_are_tried_by_default_where_a_limit_holds(
+    seo_rec, planted, tmp_path, monkeypatch
+) -> None:
+    """Elsewhere they have to be asked for, and ``none`` turns them off."""
+    asked = []
+
+    def search(*_: Any, crosses: str, **__: Any) -> Found:
+        asked.append(crosses)
+        raise ValueError("that is enough")
+
+    monkeypatch.setattr(recipes, "search", search)
+    common = ["search", planted.path, "--params", SIZE, "--dim", 4, "--set", "chunk_dim=2"]
+    exhaustive = [*common, "--set", "run_off.cost=0"]
+    for options in (
+        [*common[:6], "--method", "frequent"],
+        common,
+        [*common, "--crosses", "none"],
+        exhaustive,
+        [*exhaustive, "--crosses", "3"],
+    ):
+        done = seo_rec(*options, "--out", tmp_path / str(len(asked)))
+        assert done.code == 2 and "that is enough" in done.err
+    assert asked == ["", "auto", "", "", "3"]
+
+
+def test_crosses_are_not_tried_without_a_limit(planted: DataSet, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--crosses auto with frequent; allowed: a search with"):
+        recipes.search(
+            "frequent", planted, tmp_path, FrequentSettings(params=SIZE, dim=4), TRAINING,
+            crosses="auto",
+        )  # fmt: skip

@@ -13,8 +13,10 @@ from seo_rec.data.crosses import Cross
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.data.synthetic import synthetic
 from seo_rec.schema import DataError
+from seo_rec.search import proposals
 from seo_rec.search.proposals import (
     Pairs,
+    Proposal,
     ProposalSettings,
     Sample,
     crosses_of,
@@ -197,3 +199,12 @@ def test_what_cannot_be_proposed_is_refused(data: DataSet, monkeypatch) -> None:
     regression = replace(data.schema, label_kind="regression")
     with pytest.raises(DataError, match="with a number of crosses to propose needs a label of 0"):
         propose(DataSet(data.path, regression))
+
+
+def test_pairs_are_tried_where_their_gain_is_clear(monkeypatch, data: DataSet) -> None:
+    def of(gains: list[tuple[float, float]]) -> list[Proposal]:
+        return [Proposal(Cross(("a", str(i))), g, e, 9) for i, (g, e) in enumerate(gains)]
+
+    all_of = of([(2e-4, 1e-4), (2e-4, 3e-4), (1e-4, 9e-5), (9e-5, 1e-6)])
+    monkeypatch.setattr(proposals, "propose", lambda *_: all_of)
+    assert proposals.propose_worthwhile(data) == [all_of[0], all_of[2]]

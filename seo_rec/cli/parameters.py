@@ -114,6 +114,14 @@ Crosses = Annotated[
         rich_help_panel=SEARCH,
     ),
 ]
+SearchCrosses = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|N|A*B",
+        help="Pairs of columns that may be features; none: no.",
+        rich_help_panel=SEARCH,
+    ),
+]
 Seed = Annotated[
     int,
     typer.Option(help="Seed of weights, order of rows and hash functions.", rich_help_panel=RUN),

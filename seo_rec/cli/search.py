@@ -12,7 +12,7 @@ from seo_rec.cli.assignments import assigned, print_settings
 from seo_rec.cli.automatic import automatic, floats_of, settled_options
 from seo_rec.cli.budget import Wish, budget, resolved, size
 from seo_rec.cli.config import set_texts
-from seo_rec.cli.options import SEARCH, load_stack, refuse_ignored, takes_settings
+from seo_rec.cli.options import SEARCH, is_typed, load_stack, refuse_ignored, takes_settings
 from seo_rec.cli.running import run_folder
 from seo_rec.runs.decision import as_options, decided
 from seo_rec.runs.layout import POLICY_FILE
@@ -70,7 +70,7 @@ def search(
         ),
     ] = "seo",
     set_: par.Set = None,
-    crosses: par.Crosses = "",
+    crosses: par.SearchCrosses = "auto",
     settings: Annotated[
         bool,
         typer.Option(
@@ -92,11 +92,13 @@ def search(
     load_stack(threads)
     from seo_rec import recipes
     from seo_rec.data.dataset import open_data
+    from seo_rec.recipes.crossing import AUTO, takes_automatic
     from seo_rec.search import find
 
     entry, texts = find(method), set_texts(context, set_)
     values = assigned(entry.settings, texts, method)
-    if not entry.trains and not crosses:
+    crosses = "" if crosses == "none" else crosses
+    if not entry.trains and crosses in ("", AUTO):
         searches = "searches that train a model"
         refuse_ignored(context, TRAINING_OPTIONS, f"--method {method}", searches)
     searches = "searches that read it"
@@ -108,6 +110,9 @@ def search(
         fit = automatic(context, fit, opened, floats_of(at, dim), [entry])
     training, kept = Training(model, fit), settled_options(fit) if entry.trains else {}
     chosen = entry.settings_at(at, dim, training, values)
+    by_default = crosses == AUTO and not is_typed(context, "crosses")
+    if by_default and not takes_automatic(entry, chosen):
+        crosses = ""
     with run_folder(context, out, **resolved(at), **kept, set=texts):
         found = recipes.search(
             method, opened, out, chosen, training, resume=resume, crosses=crosses

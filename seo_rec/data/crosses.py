@@ -252,8 +252,9 @@ def with_crosses(data: DataSet, crosses: Sequence[Cross]) -> CrossedData:
 def reading_columns(policy: Policy, data: DataSet) -> Policy:
     """A policy that was decided on data with crosses, as it reads the columns of the data.
 
-    A feature of a cross gets its columns. A column whose own feature was dropped is not listed as
-    dropped if a cross reads it. The provenance names the data set without crosses, and the crosses.
+    A feature of a cross gets its columns, and the provenance names the crosses. A column whose own
+    feature was dropped is not listed as dropped if a cross reads it. The provenance names the data
+    set without crosses.
 
     Args:
         policy: Made for the schema of ``data``.
@@ -274,5 +275,5 @@ def reading_columns(policy: Policy, data: DataSet) -> Policy:
         policy,
         features=features,
         dropped=tuple(n for n in policy.dropped if n not in columns and n not in read),
-        provenance={**origin, "crosses": taken},
+        provenance={**origin, "crosses": taken} if taken else origin,
     )

@@ -68,7 +68,7 @@ def search(
     out = Path(out)
     entry, asked = find(method), _asked(method, data, settings, training)
     if crosses:
-        check_asked(entry, data, crosses)
+        check_asked(entry, data, settings, crosses)
         asked |= {"crosses": crosses}
     agree(asked, out=out)
     entry.checked(data, settings, training)

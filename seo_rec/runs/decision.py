@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-PLAIN = "trivial-"  # begins the names of plain policies among the candidates
+# what the names of plain candidates, and of candidates with crosses, begin with
+PLAIN, CROSSED = "trivial-", "crosses-"
 
 
 def decided(decision: Mapping[str, Any], out: Path | None = None) -> str:
@@ -50,8 +51,9 @@ def _decided(decision: Mapping[str, Any], out: Path | None) -> str:
         return "attention decided; no run-off compared its policy with a plain one"
     rivals = decision.get("plain_candidates")
     chosen = f", chosen among {rivals} plain ones," if rivals else ""
+    who = "crosses" if str(decision.get("winner")).startswith(CROSSED) else "attention"
     return (
-        f"attention won: the policy {winner} was better than the plain policy {against}{chosen} "
+        f"{who} won: the policy {winner} was better than the plain policy {against}{chosen} "
         f"by {_measured(gain, decision)} on validation rows"
     )
 

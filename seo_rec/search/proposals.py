@@ -24,6 +24,8 @@ Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
 
 READ_ROWS = 16_384  # at a time
+# of the pairs that a search looks at by default; retrosheet's best pair has a gain of 1.6e-4
+MOST_PAIRS, LEAST_GAIN = 16, 1e-4
 MOST_STEPS = 20  # that fit the effect of a pair which is taken
 
 
@@ -150,6 +152,21 @@ def propose(
     data.require_binary("--crosses with a number of crosses to propose")
     s = settings or ProposalSettings()
     return greedy(Pairs(read_sample(data, s.rows, seed), s), number)
+
+
+def propose_worthwhile(data: DataSet, seed: int = 0) -> list[Proposal]:
+    """The pairs that are worth a trial by training: 16 at most, often none.
+
+    They are the first of :func:`propose` whose gain is above its standard error and 1e-4 or more.
+
+    Args:
+        data: The data set, with a label of 0 and 1.
+        seed: Of the choice of rows.
+    """
+    if sum(c.kind == "categorical" for c in data.schema.columns) < 2:
+        return []
+    found = propose(data, MOST_PAIRS, seed)
+    return [p for p in found if p.gain >= LEAST_GAIN and p.gain > p.standard_error]
 
 
 def greedy(pairs: Pairs, number: int | None = None) -> list[Proposal]:

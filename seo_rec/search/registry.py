@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from seo_rec.data.crosses import CrossedData
 from seo_rec.data.dataset import DataSet
 from seo_rec.methods import (
     METHOD_FAMILIES,
@@ -75,6 +76,20 @@ class Decide(Protocol):
     ) -> Found: ...
 
 
+class DecideCrossed(Protocol):
+    """Finds a policy that may have some of the proposed crosses as features.
+
+    Args:
+        data: The data set.
+        settings, training, out: As of :class:`Decide`.
+        wide: The data set with all proposed crosses, whose columns the policies read.
+    """
+
+    def __call__(
+        self, data: DataSet, settings: Any, training: Training, out: Path | None, wide: CrossedData
+    ) -> Found: ...
+
+
 class ValuesAt(Protocol):
     """Says which settings of a method follow from the budget.
 
@@ -119,6 +134,8 @@ class Method:
             measured; methods without training have nothing that depends on them.
         fixed: Settings that cannot be changed, and their values: the name of the method decides
             them, or it does not read them.
+        crossed: Decides about crosses at the same time, where its settings are ``limited``; None:
+            crosses are chosen before it decides.
     """
 
     name: str
@@ -136,6 +153,7 @@ class Method:
     ignores: tuple[str, ...] = ()
     automatic: bool = False
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    crossed: DecideCrossed | None = None
 
     def settings_at(
         self,
@@ -212,6 +230,7 @@ def _seo(name: str, fixed: Mapping[str, Any]) -> Method:
         whole_rows=True,
         automatic=True,
         fixed=fixed,
+        crossed=seo,
     )
 
 

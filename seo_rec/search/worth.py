@@ -21,7 +21,11 @@ ROWS = 8192  # that are read at least, where the split has so many
 
 @torch.no_grad()
 def worth_of_features(
-    model: RecModel, widths: Sequence[int], batches: Iterable[Batch], rows: int = ROWS
+    model: RecModel,
+    widths: Sequence[int],
+    batches: Iterable[Batch],
+    rows: int = ROWS,
+    which: Sequence[int] | None = None,
 ) -> list[float]:
     """``w_f = mean_b loss(x_b with x_bf of another row) - loss(x_b)``, in the unit of the loss.
 
@@ -34,22 +38,25 @@ def worth_of_features(
         widths: Columns of every feature in the output of the model's embedding, in its order.
         batches: Rows that the weights have not seen, in random order.
         rows: Batches are read until they have so many rows together.
+        which: The numbers of the features; None: all.
 
     Returns:
-        Of every feature its worth.
+        The worth of every one of these features.
     """
     model.eval()
     here, read = ranks(), 0
-    total = torch.zeros(len(widths), dtype=torch.float64)
     ends = list(itertools.accumulate(widths))
+    parts = [slice(end - width, end) for end, width in zip(ends, widths, strict=True)]
+    if which is not None:
+        parts = [parts[f] for f in which]
+    total = torch.zeros(len(parts), dtype=torch.float64)
     for batch in ready(batches, here):
         batch = batch.to(here.device)
         x_BE = model.embedding(batch.sparse)
         loss = model.loss(batch, model.backbone(batch.dense_BN, x_BE))
         other_BE = x_BE.roll(x_BE.shape[0] // 2, 0)
         worth = []
-        for end, width in zip(ends, widths, strict=True):
-            part = slice(end - width, end)
+        for part in parts:
             changed_BE = x_BE.clone()
             changed_BE[:, part] = other_BE[:, part]
             worth.append(model.loss(batch, model.backbone(batch.dense_BN, changed_BE)) - loss)

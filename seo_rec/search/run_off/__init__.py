@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from seo_rec.search.run_off.candidates import Candidate
 from seo_rec.search.run_off.contest import Outcome, run_off, whole_length
+from seo_rec.search.run_off.crossed import crossed_candidates
 from seo_rec.search.run_off.plain import Shape, by_chunks, plain_candidates, side_by_side
 from seo_rec.search.run_off.proposals import PROPOSALS, Proposal, proposed
 from seo_rec.search.run_off.schedule import attention_epochs
@@ -19,6 +20,7 @@ __all__ = [
     "Shape",
     "attention_epochs",
     "by_chunks",
+    "crossed_candidates",
     "plain_candidates",
     "proposed",
     "run_off",

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
 from seo_rec.data.dataset import DataSet
 from seo_rec.documents import read_object
@@ -19,16 +20,19 @@ from seo_rec.metrics import auc_gain
 from seo_rec.policy import Policy
 from seo_rec.search.progress import Progress
 from seo_rec.search.run_off.candidates import Candidate
+from seo_rec.search.run_off.crossed import crosses_of_candidate
 from seo_rec.search.run_off.halving import halve
 from seo_rec.search.run_off.schedule import Length, haste
 from seo_rec.search.run_off.settings import RunOff
 from seo_rec.search.run_off.tuning import tune
+from seo_rec.search.worth import worth_of_features
 from seo_rec.train import (
     FitSettings,
     Training,
     eval_stream,
     evaluate,
     fit_policy,
+    inner_model,
     ranks,
     store_,
     train_stream,
@@ -75,6 +79,8 @@ class Contest:
         changes: Fields of the fit settings that differ for a candidate, by its name.
         hastens: Whether short trainings have higher rates
             (:func:`~seo_rec.search.run_off.schedule.haste`), where there is a limit.
+
+    ``at_last`` says that the trainings that follow are the last, for figures of finalists alone.
     """
 
     def __init__(
@@ -87,7 +93,7 @@ class Contest:
         changes: Mapping[str, Mapping[str, float]] | None = None,
         hastens: bool = True,
     ) -> None:
-        self.hastens = hastens
+        self.hastens, self.at_last = hastens, False
         self.changes = dict(changes or {})
         self.data, self.settings, self.folder = data, settings, folder
         self.training = training
@@ -178,6 +184,7 @@ class Contest:
             if training.model.mlet is None:
                 store_(trained.model, policy)  # what is compared is what would be served
             metrics, z, _ = evaluate(trained.model, eval_stream(self.data, "val", policy.columns))
+            worth = self._worth(name, trained.model, training)
             seconds = trained.result.seconds
             found = {
                 "val_auc": metrics.auc,
@@ -187,6 +194,8 @@ class Contest:
             }
             if self.settings.cost:
                 found["steps"] = trained.result.steps
+            if worth:
+                found["worth"] = worth
 
             def keep() -> None:
                 content = io.BytesIO()
@@ -196,6 +205,22 @@ class Contest:
 
             here.on_first(keep)
         return here.on_first(lambda: (_read_score(score), _read_logits(saved)))
+
+    def _worth(self, name: str, model: nn.Module, training: Training) -> dict[str, float]:
+        """What every cross of a finalist is worth to its model, in log loss."""
+        candidate = self.candidates[name]
+        if not (self.at_last and (taken := crosses_of_candidate(candidate))):
+            return {}
+        policy = candidate.policy
+        places = [f.name for f in policy.features]
+        shuffled = train_stream(self.data, training.fit, policy.columns, split="val")
+        worth = worth_of_features(
+            inner_model(model),
+            policy.widths,
+            shuffled,
+            which=[places.index(cross) for cross in taken],
+        )
+        return dict(zip(taken, worth, strict=True))
 
     def seconds(self) -> float:
         """Time of all trainings whose scores are kept."""
@@ -317,6 +342,8 @@ def run_off(
         if tuned:
             record["tuned"] = {name: dict(values) for name, values in tuned.changes.items()}
     decision = _decision(contest, winner, best_plain, searched)
+    if taken := crosses_of_candidate(contest.candidates[winner]):
+        decision["crosses"] = {"taken": list(taken), **_over_no_crosses(contest, names, winner)}
     if winner in contest.changes:
         decision["settings"] = dict(contest.changes[winner])
     return Outcome(
@@ -327,6 +354,15 @@ def run_off(
         record,
         tuple(names),
     )
+
+
+def _over_no_crosses(contest: Contest, names: Sequence[str], winner: str) -> dict[str, Any]:
+    """The gain of a winner with crosses over the best finalist that has none."""
+    without = [n for n in names if not crosses_of_candidate(contest.candidates[n])]
+    best = max(without, key=lambda n: contest.scores[n]["val_auc"])
+    gain, error = contest.gain(winner, best, twice=False)
+    known = None if np.isnan(error) else error
+    return {"over": best, "gain": gain, "standard_error": known}
 
 
 def _decision(

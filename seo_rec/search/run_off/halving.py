@@ -74,6 +74,7 @@ def halve(contest: Contest, spent: int) -> tuple[list[str], dict[str, Any]]:
     )
     for number, stage in enumerate(schedule, 1):
         contest.set_length(replace(whole, fit=replace(whole.fit, max_steps=stage.steps)))
+        contest.at_last = number == len(schedule)
         for count, name in enumerate(names, 1):
             score, fresh = contest.train(name)
             rows = length.rows(score["steps"])

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from seo_rec import apply
+from seo_rec.data.crosses import CrossedData
 from seo_rec.data.dataset import DataSet
 from seo_rec.documents import read_object
 from seo_rec.files import write_json
@@ -30,6 +31,7 @@ from seo_rec.search.run_off import (
     Shape,
     attention_epochs,
     by_chunks,
+    crossed_candidates,
     plain_candidates,
     proposed,
     run_off,
@@ -180,7 +182,13 @@ def _finished(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     return read_object(result, wanted) if result.exists() else None
 
 
-def seo(data: DataSet, settings: SeoSearch, training: Training, out: Path | None = None) -> Found:
+def seo(
+    data: DataSet,
+    settings: SeoSearch,
+    training: Training,
+    out: Path | None = None,
+    wide: CrossedData | None = None,
+) -> Found:
     """Search an attention, and choose the policy by it, or in a run-off against plain policies.
 
     Without a run-off the policy is the paper's: the top chunks of the attention, applied as
@@ -193,6 +201,8 @@ def seo(data: DataSet, settings: SeoSearch, training: Training, out: Path | None
         settings: The attention and the choice.
         training: The search model and the candidates, and how they are trained.
         out: Folder from which an interrupted search goes on; None keeps nothing.
+        wide: The data with proposed crosses: policies with the first of them are candidates of a
+            run-off, and what is found is about the columns of these data.
 
     Raises:
         PolicyError: The budget is too small for a candidate, or no chunks can be chosen.
@@ -201,12 +211,16 @@ def seo(data: DataSet, settings: SeoSearch, training: Training, out: Path | None
     check_seo(data, settings, training)
     if out is None:
         with TemporaryDirectory() as scratch:
-            return seo(data, settings, training, Path(scratch))
+            return seo(data, settings, training, Path(scratch), wide)
     if settings.run_off is None:
         return _search_alone(data, settings, training, out)
     length = whole_length(data, settings.run_off.shortened(training))
     attending = attention_training(settings, training)
     candidates, searches = _candidates(data, settings, attending, out)
+    if wide is not None:
+        shape = _shape(settings, training.fit.seed)
+        candidates += crossed_candidates(wide, shape, by_id=settings.run_off.by_id)
+        data = wide
     per_attention = replace(length, epochs=attending.fit.epochs).whole
     # another attention gives other candidates of the same names, which have scores of their own
     scores = out / SCORES_FOLDER / _key(_asked("run-off", data, settings.to_json(), training))

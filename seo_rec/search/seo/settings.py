@@ -155,6 +155,11 @@ class SeoSearch(SeoSettings):
                     )
 
     @property
+    def limited(self) -> bool:
+        """Whether a run-off with a limit decides, in which crosses of columns may take part."""
+        return self.run_off is not None and self.run_off.cost > 0
+
+    @property
     def attention(self) -> SeoSettings:
         """The settings of the attention alone."""
         return SeoSettings(**{f.name: getattr(self, f.name) for f in fields(SeoSettings)})
