@@ -45,12 +45,15 @@ class RecModel(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         logits_B = self.backbone(batch.dense_BN, self.embedding(batch.sparse))
+        return self.loss(batch, logits_B), logits_B
+
+    def loss(self, batch: Batch, logits_B: torch.Tensor) -> torch.Tensor:
+        """The mean loss of a batch whose rows have these logits, a scalar."""
         if self.regression:
-            return batch.squared_error(logits_B), logits_B
+            return batch.squared_error(logits_B)
         if self.multi_task is not None:
-            factors_T = self.multi_task.factors
-            return batch.multi_task_loss(logits_B, factors_T, self.positive_weight), logits_B
-        return batch.loss(logits_B, self.positive_weight), logits_B
+            return batch.multi_task_loss(logits_B, self.multi_task.factors, self.positive_weight)
+        return batch.loss(logits_B, self.positive_weight)
 
     def collapsed(self) -> RecModel:
         """The model with tables of one layer (:class:`Mlet`); the backbone is the same module."""

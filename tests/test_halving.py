@@ -6,6 +6,7 @@ import html
 import itertools
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +34,7 @@ from seo_rec.search.run_off import (
     whole_length,
 )
 from seo_rec.search.run_off.halving import survivors
-from seo_rec.search.run_off.schedule import Length, rounds
+from seo_rec.search.run_off.schedule import FINALISTS, Length, haste, rounds
 from seo_rec.search.seo import SeoSearch
 from seo_rec.train import FitSettings, Trained, Training
 
@@ -92,10 +93,60 @@ def test_a_search_reads_at_most_its_limit(
 
 def test_who_stays() -> None:
     auc = {"first": 0.1, "b": 0.9, "c": 0.8, "s": 0.2, "d": 0.7, "t": 0.3, "e": 0.7}
-    assert survivors(auc, {"s", "t"}, 3) == ["first", "b", "t"]
-    assert survivors(auc, {"s", "t"}, 5) == ["first", "b", "c", "d", "t"]  # ties: the earlier one
-    assert survivors(auc, set(), 3) == ["first", "b", "c"]
-    assert survivors(dict(reversed(auc.items())), {"s", "t"}, 3) == ["e", "t", "b"]
+    one = dict.fromkeys(auc, "hashed")
+    assert survivors(auc, {"s", "t"}, 3, one) == ["first", "b", "t"]
+    five = ["first", "b", "c", "d", "t"]  # ties: the earlier one
+    assert survivors(auc, {"s", "t"}, 5, one) == five
+    assert survivors(auc, set(), 3, one) == ["first", "b", "c"]
+    assert survivors(dict(reversed(auc.items())), {"s", "t"}, 3, one) == ["e", "t", "b"]
+
+
+def test_the_best_of_a_family_stays_although_it_learns_more_slowly() -> None:
+    """Searched ones first, then plain ones, as far as there are places."""
+    auc = {"first": 0.5, "a": 0.9, "b": 0.8, "i": 0.3, "j": 0.2, "s": 0.7, "t": 0.6, "u": 0.1}
+    family = {n: "by-id" if n in "iju" else "hashed" for n in auc}
+    searched = {"s", "t", "u"}
+    assert survivors(auc, searched, 3, family) == ["first", "a", "s"]
+    assert survivors(auc, searched, 4, family) == ["first", "a", "s", "u"]
+    assert survivors(auc, searched, 5, family) == ["first", "a", "i", "s", "u"]
+    assert survivors(auc, searched, 6, family) == ["first", "a", "b", "i", "s", "u"]
+
+
+def test_short_trainings_have_higher_rates() -> None:
+    """Steps times rate is 0.7 at least, as far as three times the rate goes."""
+    fit = FitSettings(row_lr=4e-3, dense_lr=2e-3)
+    factors = {n: haste(replace(fit, max_steps=n)) for n in (1, 58, 100, 174, 175, 1000, 0)}
+    assert factors[1] == factors[58] == 3
+    assert factors[100] * 100 * 4e-3 == pytest.approx(0.7)
+    assert factors[174] * 174 * 4e-3 == pytest.approx(0.7)
+    assert factors[175] == factors[1000] == factors[0] == 1  # 0: no limit
+    for other in ({"row_optimizer": "adagrad"}, {"dense_optimizer": "sgd"}):
+        assert haste(replace(fit, max_steps=1, **other)) == 1
+
+
+def test_candidates_of_short_rounds_are_trained_at_these_rates(
+    monkeypatch: pytest.MonkeyPatch, tiny_data: DataSet, tmp_path: Path
+) -> None:
+    """On top of the rates that were chosen for a family; without a limit nothing changes."""
+    trained = sys.modules["seo_rec.search.run_off.contest"]
+    fits = list[FitSettings]()
+
+    def fit_policy(data: DataSet, policy: Policy, training: Training, title: str) -> Trained:
+        fits.append(training.fit)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trained, "fit_policy", fit_policy)
+    candidate = Candidate("a", methods.monolithic(tiny_data.schema, 64, 16))
+    fit = FitSettings(max_steps=10, row_lr=1e-2, dense_lr=1e-3)
+    for cost in (4.0, 0.0):
+        for changes in ({}, {"a": {"row_lr": 5e-2}}):
+            contest = trained.Contest(
+                tiny_data, [candidate], RunOff(cost=cost), Training(fit=fit), tmp_path, changes
+            )
+            with pytest.raises(KeyboardInterrupt):
+                contest.train("a")
+    rates = [(f.row_lr, f.dense_lr) for f in fits]
+    assert rates == [(3e-2, 3e-3), pytest.approx((7e-2, 1.4e-3)), (1e-2, 1e-3), (5e-2, 1e-3)]
 
 
 def scripted(
@@ -152,7 +203,7 @@ def test_the_winner_is_as_good_as_without_a_limit(
     assert whole[winners[1]] >= whole[winners[0]] - 0.0005
     assert read[4.0] <= 4 * length.whole < 20 * length.whole <= read[0.0]
     assert found[4.0].rounds is not None and found[4.0].rounds["rows"] == read[4.0]
-    assert winners[1] in found[4.0].last and len(found[4.0].last) == 3
+    assert winners[1] in found[4.0].last and len(found[4.0].last) == FINALISTS
 
 
 def test_settings_are_chosen_for_each_family_within_the_limit(
@@ -180,6 +231,7 @@ def test_settings_are_chosen_for_each_family_within_the_limit(
         z = model[0] * labels + np.random.default_rng(model[1]).normal(size=labels.size)
         return binary_metrics(z, labels), z, labels
 
+    monkeypatch.setattr(contest, "haste", lambda fit: 1.0)  # has a test of its own
     monkeypatch.setattr(contest, "fit_policy", fit_policy)
     monkeypatch.setattr(contest, "evaluate", evaluate)
     training = Training(TRAINING.model, FitSettings(epochs=20, batch_size=20))

@@ -484,11 +484,12 @@ def test_rows_by_frequency_go_to_the_features_that_the_attention_prefers(
     for seed in range(4):
         torch.manual_seed(seed)
         alpha = torch.softmax(2 * torch.randn(len(names), 4).flatten(), 0).view(len(names), 4)
-        policy = by_frequency(tiny_data, alpha, settings, seed)
+        width = settings.chunk_dim if seed % 2 else settings.dim
+        policy = by_frequency(tiny_data, alpha, width, settings, seed)
         preferred = [n for n, a in zip(names, alpha.double(), strict=True) if a.sum() >= 1 / 7]
         assert [f.name for f in policy.features] == preferred
         assert set(policy.dropped) == set(names) - set(preferred)
-        assert {t.dim for t in policy.tables} == {settings.chunk_dim}
+        assert {t.dim for t in policy.tables} == {width}
         assert policy.num_params <= settings.params
         kept, lost = [], []
         for name in preferred:
@@ -497,4 +498,4 @@ def test_rows_by_frequency_go_to_the_features_that_the_attention_prefers(
             kept += count[own].tolist()
             lost += count[~own].tolist()
         assert not lost or min(kept) >= max(lost)
-        assert not lost or policy.num_params > settings.params - settings.chunk_dim
+        assert not lost or policy.num_params > settings.params - width

@@ -20,10 +20,11 @@ from seo_rec.policy import Policy
 from seo_rec.search.progress import Progress
 from seo_rec.search.run_off.candidates import Candidate
 from seo_rec.search.run_off.halving import halve
-from seo_rec.search.run_off.schedule import Length
+from seo_rec.search.run_off.schedule import Length, haste
 from seo_rec.search.run_off.settings import RunOff
 from seo_rec.search.run_off.tuning import tune
 from seo_rec.train import (
+    FitSettings,
     Training,
     eval_stream,
     evaluate,
@@ -72,6 +73,8 @@ class Contest:
         training: Every candidate is trained so, for at most ``settings.epochs``.
         folder: Where scores are kept; a candidate that is scored there is not trained again.
         changes: Fields of the fit settings that differ for a candidate, by its name.
+        hastens: Whether short trainings have higher rates
+            (:func:`~seo_rec.search.run_off.schedule.haste`), where there is a limit.
     """
 
     def __init__(
@@ -82,7 +85,9 @@ class Contest:
         training: Training,
         folder: Path,
         changes: Mapping[str, Mapping[str, float]] | None = None,
+        hastens: bool = True,
     ) -> None:
+        self.hastens = hastens
         self.changes = dict(changes or {})
         self.data, self.settings, self.folder = data, settings, folder
         self.training = training
@@ -152,6 +157,12 @@ class Contest:
         stem = f"{name}{f'-steps{steps}' if steps else ''}-seed{training.fit.seed}"
         return self.folder / f"{stem}.json", self.folder / f"{stem}.npy"
 
+    def _hastened(self, fit: FitSettings) -> FitSettings:
+        if not (self.hastens and self.settings.cost):
+            return fit
+        factor = haste(fit)
+        return replace(fit, row_lr=factor * fit.row_lr, dense_lr=factor * fit.dense_lr)
+
     def _is_scored(self, name: str, training: Training) -> bool:
         return ranks().on_first(self._files(name, training)[0].exists)
 
@@ -162,7 +173,7 @@ class Contest:
             policy = self.candidates[name].policy
             title = f"{name}, second seed" if training is self.again else name
             changes: Mapping[str, Any] = self.changes.get(name, {})
-            own = replace(training, fit=replace(training.fit, **changes))
+            own = replace(training, fit=self._hastened(replace(training.fit, **changes)))
             trained = fit_policy(self.data, policy, own, title=title)
             if training.model.mlet is None:
                 store_(trained.model, policy)  # what is compared is what would be served
@@ -206,9 +217,9 @@ class Contest:
         folder: str,
         changes: Mapping[str, Mapping[str, float]],
     ) -> Contest:
-        """Other candidates, or trainings of other settings, in a folder of this contest."""
+        """Trainings at rates that are being chosen, in a folder of this contest."""
         place = self.folder / folder
-        return Contest(self.data, candidates, self.settings, self.training, place, changes)
+        return Contest(self.data, candidates, self.settings, self.training, place, changes, False)
 
     def length(self) -> Length:
         """The length of one whole training."""

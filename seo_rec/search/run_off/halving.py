@@ -20,27 +20,36 @@ if TYPE_CHECKING:
     from seo_rec.search.run_off.contest import Contest
 
 
-def survivors(auc: Mapping[str, float], searched: Collection[str], keep: int) -> list[str]:
+def survivors(
+    auc: Mapping[str, float],
+    searched: Collection[str],
+    keep: int,
+    family: Mapping[str, str],
+) -> list[str]:
     """The candidates that stay after a round, in their order.
 
     The first one stays, because it is the one to beat, and so do the best other plain one and the
-    best searched one, so that the last round compares the two kinds. The other places go to the
-    highest AUC; ties go to the earlier candidate.
+    best searched one, so that the last round compares the two kinds. Families of policies learn at
+    different speeds, so the best searched one of every family stays as well, and then the best
+    plain one of every family, as far as there are places. The other places go to the highest AUC;
+    ties go to the earlier candidate.
 
     Args:
         auc: Validation AUC of the candidates of the round.
         searched: The candidates that a search decided.
         keep: How many stay, 3 or more.
+        family: Of every candidate.
     """
     first, *others = auc
     ranked = sorted(others, key=lambda name: -auc[name])
+    kinds = [[n for n in ranked if (n in searched) is kind] for kind in (False, True)]
+    leaders = [name for kind in kinds for name in kind[:1]]
+    for kind in reversed(kinds):
+        leaders += {family[name]: name for name in reversed(kind)}.values()
     stay = {first}
-    for kind in (True, False):
-        stay.update([name for name in ranked if (name in searched) is kind][:1])
-    for name in ranked:
-        if len(stay) >= keep:
-            break
-        stay.add(name)
+    for name in (*leaders, *ranked):
+        if len(stay) < keep:
+            stay.add(name)
     return [name for name in auc if name in stay]
 
 
@@ -93,7 +102,8 @@ def _leave(contest: Contest, names: Sequence[str], number: int, keep: int) -> li
     contest.compare(names, names[0])
     auc = {name: contest.scores[name]["val_auc"] for name in names}
     searched = [name for name in names if contest.candidates[name].searched]
-    stay = survivors(auc, searched, keep)
+    family = {name: contest.candidates[name].family for name in names}
+    stay = survivors(auc, searched, keep, family)
     out = sorted((n for n in names if n not in stay), key=lambda n: -auc[n])
     behind = {name: max(auc.values()) - auc[name] for name in out}
     for name in out:

@@ -9,9 +9,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-FINALISTS = 3
+from seo_rec.settings import FitSettings
+
+FINALISTS = 4
 NO_SCREENING = 2 * FINALISTS  # so many candidates, or fewer, all go to the last round
 ONE_SCREENING = 9  # so many, or fewer, are screened once
+REACH = 0.7  # steps times learning rate of a training that is long enough for narrow rows
+MOST_HASTE = 3.0  # times the learning rates of a training that is too short
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,23 @@ class Round:
     candidates: int
     steps: int
     trainings: int = 1
+
+
+def haste(fit: FitSettings) -> float:
+    """What learning rates of a short training are multiplied by: ``0.7 / (steps * rate)``, 1 to 3.
+
+    Rows begin near 0, and Adam moves a number by about its rate in a step. Until rows have grown,
+    wide ones are ahead, because more numbers grow together, so that a short training at the rates
+    of a long one ranks policies by their width. Other optimizers have steps of other sizes, and
+    keep their rates.
+
+    Args:
+        fit: The settings of the training, with its ``max_steps``; 0, no limit, changes nothing.
+    """
+    adam = fit.row_optimizer in ("auto", "adam", "lazy_adam")
+    if not (fit.max_steps and adam and fit.dense_optimizer == "adam"):
+        return 1.0
+    return min(MOST_HASTE, max(1.0, REACH / (fit.max_steps * fit.row_lr)))
 
 
 def attention_epochs(epochs: int, widths: int, cost: float) -> int:

@@ -8,7 +8,8 @@ from typing import Any
 
 from seo_rec.settings import Training
 
-RULE = 5  # of a run-off's candidates and winner; a change of it is another search
+# of a run-off's candidates and winner, without and with a limit; a change is another search
+RULE, LIMITED_RULE = 5, 6
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class RunOff:
         ``divide`` is there only where it is set, ``cost`` and ``tune`` only where there is a
         limit, as it was recorded before they came.
         """
-        values = {**asdict(self), "rule": RULE}
+        values = {**asdict(self), "rule": LIMITED_RULE if self.cost else RULE}
         if not values["divide"]:
             del values["divide"]
         if not self.cost:

@@ -39,12 +39,7 @@ class Tuned:
 
     def of(self, candidate: Candidate) -> Mapping[str, float]:
         """The changes for a candidate."""
-        return self.changes[family_of(candidate)]
-
-
-def family_of(candidate: Candidate) -> str:
-    """``by-id`` where a policy stores ids, whose rows are of one id mostly, else ``hashed``."""
-    return "by-id" if candidate.policy.vocabularies else "hashed"
+        return self.changes[candidate.family]
 
 
 def grid(fit: FitSettings) -> list[dict[str, float]]:
@@ -80,7 +75,7 @@ def tune(contest: Contest) -> Tuned:
     """
     first: dict[str, Candidate] = {}
     for candidate in contest.candidates.values():
-        first.setdefault(family_of(candidate), candidate)
+        first.setdefault(candidate.family, candidate)
     tried = grid(contest.once.fit)
     length, cost = contest.length(), contest.settings.cost
     steps = tuning_steps(length, cost, len(first), len(tried))

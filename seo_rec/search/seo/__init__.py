@@ -34,7 +34,7 @@ from seo_rec.search.seo.attention import (
     make_gate,
     search_space,
 )
-from seo_rec.search.seo.division import divided
+from seo_rec.search.seo.division import by_worth, divided
 from seo_rec.search.seo.search import (
     Searched,
     check_seo,
@@ -52,6 +52,7 @@ __all__ = [
     "SeoSettings",
     "by_frequency",
     "by_id",
+    "by_worth",
     "check_seo",
     "divided",
     "gate_optimizers",

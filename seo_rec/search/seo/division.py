@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from seo_rec.data.dataset import DataSet
@@ -26,13 +28,36 @@ def divided(data: DataSet, alpha: torch.Tensor, settings: SeoSettings, seed: int
     Raises:
         PolicyError: The budget has no room for the shared row of every feature.
     """
-    features, worth = data.schema.features, (alpha.sum(1) * alpha.shape[0]).tolist()
+    worth = (alpha.sum(1) * alpha.shape[0]).tolist()
+    return _filled(data, worth, settings, "seo-divide", seed)
+
+
+def by_worth(data: DataSet, worth: Sequence[float], settings: SeoSettings, seed: int = 0) -> Policy:
+    """What features are worth to the search model divides the budget, as in :func:`divided`.
+
+    A feature that is worth nothing, or less, keeps the row that all of its ids share.
+
+    Args:
+        data: The data set.
+        worth: Of every feature (:func:`seo_rec.search.worth.worth_of_features`).
+        settings: The budget and ``dim``.
+        seed: Is recorded.
+
+    Raises:
+        PolicyError: The budget has no room for the shared row of every feature.
+    """
+    return _filled(data, [max(0.0, w) for w in worth], settings, "seo-worth", seed)
+
+
+def _filled(
+    data: DataSet, worth: Sequence[float], settings: SeoSettings, method: str, seed: int
+) -> Policy:
     return water_filled(
         data.schema,
         counts_of(data),
         settings.allowance,
         [max(1, settings.dim // part) for part in (1, 2, 4)],
-        {c.name: w for c, w in zip(features, worth, strict=True)},
-        method="seo-divide",
+        {c.name: w for c, w in zip(data.schema.features, worth, strict=True)},
+        method=method,
         seed=seed,
     )

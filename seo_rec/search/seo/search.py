@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +19,7 @@ from seo_rec.documents import read_object
 from seo_rec.files import write_json
 from seo_rec.model import build_model
 from seo_rec.plan import rates_of
-from seo_rec.policy import Policy
+from seo_rec.policy import Policy, PolicyError
 from seo_rec.policy.allowance import without_unset
 from seo_rec.runs import claim_run
 from seo_rec.runs.layout import ATTENTIONS_FOLDER, RESULT_FILE, SCORES_FOLDER
@@ -41,21 +42,25 @@ from seo_rec.search.seo.attention import (
     search_space,
     temperature_at,
 )
-from seo_rec.search.seo.division import divided
+from seo_rec.search.seo.division import by_worth, divided
 from seo_rec.search.seo.selection import by_frequency, by_id, check_total, select
 from seo_rec.search.seo.settings import SeoSearch, SeoSettings
 from seo_rec.search.space import fits_by_id
+from seo_rec.search.worth import worth_of_features
 from seo_rec.train import (
     Training,
     eval_stream,
     evaluate,
     fit,
+    inner_model,
     optimizers_of,
     ranks,
     require_memory,
     shard,
     train_stream,
 )
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,8 @@ class Searched:
         test_auc: Its test AUC.
         seconds: Time of the training.
         seconds_per_epoch: Median training time of an epoch.
+        worth: Of every feature, by :func:`~seo_rec.search.worth.worth_of_features`; None with a
+            down projection, which mixes the features.
     """
 
     space: Policy
@@ -77,6 +84,7 @@ class Searched:
     test_auc: float
     seconds: float
     seconds_per_epoch: float
+    worth: tuple[float, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON values of all but the space."""
@@ -100,7 +108,10 @@ def search_attention(
     finished = here.on_first(lambda: _finished(folder, asked))
     space = search_space(data.schema, settings, seed)
     if finished:
-        return Searched(space, **{**finished, "alpha": torch.tensor(finished["alpha"])})
+        finished |= {"alpha": torch.tensor(finished["alpha"])}
+        if finished.get("worth") is not None:
+            finished |= {"worth": tuple(finished["worth"])}
+        return Searched(space, **finished)
     searched = _train_attention(data, space, settings, training, folder)
     here.on_first(lambda: write_json(folder / RESULT_FILE, searched.to_json()))
     return searched
@@ -145,6 +156,10 @@ def _train_attention(
     best_step = min(result.steps, (result.best_epoch + 1) * len(train))
     gate.temperature = temperature_at(settings, best_step, fit_settings.epochs * len(train))
     test, _, _ = evaluate(model, eval_stream(data, "test"))
+    worth = None
+    if gate.projection is None:
+        shuffled = train_stream(data, fit_settings, split="val")
+        worth = tuple(worth_of_features(inner_model(model), space.widths, shuffled))
     return Searched(
         space,
         gate.alpha().detach().cpu(),
@@ -152,6 +167,7 @@ def _train_attention(
         test.auc,
         result.seconds,
         result.seconds_per_epoch,
+        worth,
     )
 
 
@@ -268,9 +284,7 @@ def _candidates(
                 label = f"seo-{width}-min{least}-{name}"
                 candidates.append(Candidate(label, policy, True, origin))
         if limited and by_rows and settings.run_off.frequent:
-            policy = by_frequency(data, found.alpha, of_width, seed)
-            origin = {"chunk_dim": width}
-            candidates.append(Candidate(f"seo-{width}-frequent", policy, True, origin))
+            candidates += _by_counts(data, found, of_width, seed)
         if by_rows and fits_by_id(schema, settings.allowance):
             policy = by_id(data, found.alpha, of_width, seed)
             candidates.append(Candidate(f"seo-{width}-by-id", policy, True, {"chunk_dim": width}))
@@ -278,6 +292,33 @@ def _candidates(
             policy, origin = divided(data, found.alpha, of_width, seed), {"chunk_dim": width}
             candidates.append(Candidate(f"seo-{width}-divide", policy, True, origin))
     return candidates, searches
+
+
+def _by_counts(
+    data: DataSet, searched: Searched, settings: SeoSettings, seed: int
+) -> list[Candidate]:
+    """Rows for the most frequent ids, by one attention: of two widths, and by worth of features.
+
+    What does not fit the budget is no candidate.
+    """
+    width, dim = settings.chunk_dim, settings.dim
+    origin = {"chunk_dim": width}
+    makers: dict[str, Callable[[], Policy]] = {
+        f"seo-{width}-frequent": lambda: by_frequency(data, searched.alpha, width, settings, seed),
+        f"seo-{width}-frequent-{dim}": lambda: by_frequency(
+            data, searched.alpha, dim, settings, seed
+        ),
+    }
+    worth = searched.worth
+    if worth is not None:
+        makers[f"seo-{width}-worth"] = lambda: by_worth(data, worth, settings, seed)
+    found = []
+    for name, make in makers.items():
+        try:
+            found.append(Candidate(name, make(), True, origin))
+        except PolicyError as error:
+            log.info("%s is no candidate: %s", name, error)
+    return found
 
 
 def _shape(settings: SeoSettings, seed: int) -> Shape:
@@ -304,6 +345,7 @@ def _attentions_record(searches: Mapping[int, Searched]) -> dict[str, Any]:
             "test_auc": s.test_auc,
             "seconds": s.seconds,
             "seconds_per_epoch": s.seconds_per_epoch,
+            "worth": None if s.worth is None else list(s.worth),
         }
         for width, s in searches.items()
     }

@@ -64,16 +64,17 @@ def select(space: Policy, alpha: torch.Tensor, total: int, min_chunks: int = 0) 
 
 
 def by_frequency(
-    data: DataSet, alpha: torch.Tensor, settings: SeoSettings, seed: int = 0
+    data: DataSet, alpha: torch.Tensor, width: int, settings: SeoSettings, seed: int = 0
 ) -> Policy:
-    """Rows of a chunk's width for the most frequent ids of the features that the attention prefers.
+    """Rows for the most frequent ids of the features that the attention prefers.
 
     Feature f is kept if ``sum_i alpha_{f,i} >= 1 / F``, an even share; the others are dropped.
 
     Args:
         data: the data set.
         alpha: attention, (F, C).
-        settings: budget, precision and width of a chunk.
+        width: floats of a row.
+        settings: budget and precision.
         seed: salt of the hash functions.
 
     Raises:
@@ -85,7 +86,7 @@ def by_frequency(
     columns = tuple(c for c in schema.columns if c.name in kept)
     counts = {c.name: data.counts(c.name) for c in columns}
     part = replace(schema, columns=columns)
-    policy = frequent(part, counts, settings.allowance, settings.chunk_dim, seed=seed)
+    policy = frequent(part, counts, settings.allowance, width, seed=seed)
     dropped = tuple(c.name for c in schema.features if c.name not in kept)
     return replace(policy, dropped=dropped)
 
