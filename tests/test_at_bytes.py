@@ -60,15 +60,17 @@ def line(method: str, split: int, val: float, test: float, precision: str = "int
     }
 
 
-def test_the_rival_is_chosen_on_validation_rows() -> None:
+def test_rivals_are_in_the_order_of_validation_rows_and_have_all_splits() -> None:
     """Method separate has the best test AUC, but another has the best validation AUC."""
     lines = [line("seo", s, 0.75, 0.755 + 0.001 * s) for s in (0, 1)]
     lines += [line("multi-size", s, 0.74, 0.750) for s in (0, 1)]
     lines += [line("separate", s, 0.73, 0.790) for s in (0, 1)]
+    lines += [line("monolithic", 0, 0.76, 0.740)]  # on an easier split only
     lines += [line("frequent", s, 0.76, 0.790) for s in (0, 1)]  # no plain method
     text = "\n".join(page.regions(lines, [])["at-bytes"])
-    assert "The search in int8 minus `multi-size` in int8" in text
-    assert "test AUC +0.00550 ± 0.00050" in text
+    assert "The search in int8 minus plain methods in int8" in text
+    assert "test AUC: `multi-size` +0.00550 ± 0.00050" in text
+    assert "`monolithic`" not in text.split("minus", 1)[1]
     assert "| seo | int8 | 2 | 319,000 |" in text
     assert "answered: `frequent-8` 2." in text
     assert "**criteo, 320,000 bytes**, mlp, dropout 0.1, L2 0, batches of 2048" in text
