@@ -167,30 +167,33 @@ def auc_gain(
         blocks: How many blocks are left out in turn.
         weights: shape (rows,), 0 or more; None weighs all rows alike.
     """
+    from sklearn.metrics import roc_auc_score
+
     pairs = list(zip(np.atleast_2d(logits), np.atleast_2d(reference), strict=True))
+
+    def auc(scores: npt.NDArray[np.floating]) -> float:
+        return float(roc_auc_score(labels, scores, sample_weight=weights))
+
+    gain = float(np.mean([auc(z) - auc(r) for z, r in pairs]))
     block = np.arange(labels.size) % blocks
     w = np.ones(labels.size) if weights is None else weights.astype(np.float64)
-    gains = np.mean(
-        [_aucs(z, labels, w, block, blocks) - _aucs(r, labels, w, block, blocks) for z, r in pairs],
-        axis=0,
-    )
-    left_out, gain = gains[:-1], float(gains[-1])
     if any(np.unique(labels[(w > 0) & (block != b)]).size < 2 for b in range(blocks)):
         return gain, float("nan")
+    left_out = np.mean(
+        [_left_out(z, labels, w, blocks) - _left_out(r, labels, w, blocks) for z, r in pairs],
+        axis=0,
+    )
     variance = (blocks - 1) / blocks * float(((left_out - left_out.mean()) ** 2).sum())
     return gain, variance**0.5
 
 
-def _aucs(
+def _left_out(
     scores: npt.NDArray[np.floating],
     labels: npt.NDArray[np.floating],
     weights: npt.NDArray[np.floating],
-    block: npt.NDArray[np.integer],
     blocks: int,
 ) -> npt.NDArray[np.float64]:
-    """The AUC without the rows of each block, and last the AUC of all rows; the scores are sorted
-    once. Without rows of both labels it is NaN.
-    """
+    """The AUC without the rows of each block; the scores are sorted once for all blocks."""
     values, place = np.unique(scores, return_inverse=True)
 
     def weigh(rows: npt.NDArray[np.bool_] | slice) -> npt.NDArray[np.float64]:
@@ -199,9 +202,8 @@ def _aucs(
         return np.stack([np.bincount(of, w * (y == k), values.size) for k in (0, 1)])
 
     def auc(negative: npt.NDArray[np.float64], positive: npt.NDArray[np.float64]) -> float:
-        pairs = negative.sum() * positive.sum()
         below = np.cumsum(negative) - negative / 2  # a tie counts one half
-        return float(positive @ below / pairs) if pairs > 0 else float("nan")
+        return float(positive @ below / (negative.sum() * positive.sum()))
 
-    whole = weigh(slice(None))
-    return np.array([*(auc(*(whole - weigh(block == b))) for b in range(blocks)), auc(*whole)])
+    whole, block = weigh(slice(None)), np.arange(labels.size) % blocks
+    return np.array([auc(*(whole - weigh(block == b))) for b in range(blocks)])

@@ -426,8 +426,8 @@ _METRICS = (
     Mutant(
         "the-error-of-one-score-instead-of-the-difference",
         "seo_rec/metrics.py",
-        "- _aucs(r, labels, w, block, blocks) for z, r in pairs]",
-        "- _aucs(r, labels, w, block, blocks)[-1] for z, r in pairs]",
+        "- _left_out(r, labels, w, blocks) for z, r in pairs]",
+        "- auc(r) for z, r in pairs]",
         ("tests/test_metrics.py::test_the_standard_error_is_that_of_the_jackknife",),
     ),
     Mutant(
