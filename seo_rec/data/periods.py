@@ -19,6 +19,7 @@ import numpy.typing as npt
 from seo_rec.data.completion import versions
 from seo_rec.data.dataset import DataSet, Ids
 from seo_rec.data.integrity import file_checksums
+from seo_rec.data.parquet import open_parquet
 from seo_rec.data.shards import ShardWriter, read_shards
 from seo_rec.data.sketch import DistinctSketch
 from seo_rec.data.spread import Spread
@@ -293,7 +294,9 @@ def _write(
 
 def _fields(data: DataSet) -> Any:
     """The Arrow schema of the shards."""
-    return next(read_shards(data.path / _splits(data)[0])).schema
+    first = min((data.path / _splits(data)[0]).glob("part-*.parquet"))
+    with open_parquet(first) as file:
+        return file.schema_arrow
 
 
 def _counts_ids(data: DataSet) -> bool:
