@@ -203,7 +203,7 @@ def test_the_server_goes_on_from_one_label_to_two(tmp_path):
     np.testing.assert_allclose(two["scores"], [[x["data"][0] for x in two["outputs"]]])
 
 
-# ---- machine code ------------------------------------------------------------------------------
+# ---- machine code, and all policies in one -----------------------------------------------------
 
 
 def everything(names: tuple[str, ...]) -> Policy:
@@ -232,16 +232,14 @@ def everything(names: tuple[str, ...]) -> Policy:
 
 
 @pytest.mark.slow
-def test_machine_code_of_every_kind_of_lookup_and_two_labels(tmp_path):
+def test_machine_code_of_crosses_and_two_labels(tmp_path):
     from test_aoti import COMPILER
 
     from seo_rec.export import load_compiled
 
     if COMPILER is None:
         pytest.skip("needs g++")
-    names = ("crosses-of-all-kinds", "digits", "unknown-rows", "dtypes", "frequent-bands", "cce")
-    policy = everything(names)
-    model = written(tmp_path / "package", "mmoe", policy, formats=("aoti",))
+    model = written(tmp_path / "package", "mmoe", CROSSED, formats=("aoti",))
     scores_equal(load_compiled(tmp_path / "package", trust_code=True), model, "optional")
 
 
