@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from real_data import real_data
 from seo_rec.cli.prepare import app
-from seo_rec.data import prepare, rawfile, table
+from seo_rec.data import parquet, prepare, rawfile
 from seo_rec.data.avazu import HEADER, prepare_avazu
 from seo_rec.data.criteo import bucket, log_transform, prepare_criteo
 from seo_rec.data.movielens import prepare_movielens
@@ -319,7 +319,7 @@ def test_progress_of_parquet_follows_the_rows(
             seen.append((rows, done))
 
     monkeypatch.setattr(prepare, "ProgressBar", Watched)
-    monkeypatch.setattr(table, "_PARQUET_ROWS", 100)
+    monkeypatch.setattr(parquet, "_RAW_ROWS", 100)
     paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
     ids = np.random.default_rng(0).integers(0, 2**60, 1000)
     for path in paths:

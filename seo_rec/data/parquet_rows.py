@@ -57,11 +57,11 @@ def _cells(path: Path, columns: TableColumns, watch: Watch, intake: Intake) -> I
     for table in raw_tables(path, wanted, groups, verify=False):
         if not done:
             done, counted = rows[piece.start], sizes[piece.start]
-        yield table
         done += table.num_rows
         size = int(np.interp(done, rows, sizes))
         intake.bytes_read += size - counted
         counted = size
+        yield table
     if intake.piece is None:
         file_sha256(path, intake, counted)
 
