@@ -196,26 +196,25 @@ def without_id(column: Any, by_value: bool = False) -> npt.NDArray[np.bool_]:
         column: An Arrow array; a null is none of them.
         by_value: Whether the rule is :data:`VALUE_RULE`, by which decimals are numbers.
     """
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if pa.types.is_dictionary(array.type):
-        array = array.cast(array.type.value_type)
-    if pa.types.is_floating(array.type):
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (pa.types.is_floating(kind) or (by_value and pa.types.is_decimal(kind))):
+        return np.zeros(len(column), bool)
+    array = column.cast(kind)
+    array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    if pa.types.is_floating(kind):
         numbers = pc.fill_null(array.cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False)
         with np.errstate(invalid="ignore"):
             whole = (numbers == np.floor(numbers)) & (np.abs(numbers) < 2**53)
         return np.asarray(~np.isnan(numbers) & ~whole)
-    if by_value and pa.types.is_decimal(array.type):
-        broken = _has_point(one_form(as_text(array)))
-        return np.asarray(broken.to_numpy(zero_copy_only=False))
-    return np.zeros(len(array), bool)
+    return np.asarray(_has_point(one_form(as_text(array))).to_numpy(zero_copy_only=False))
 
 
 def without_id_in_lists(column: Any, by_value: bool = False) -> npt.NDArray[np.bool_]:
     """Which lists of a multivalent column hold a number that is not whole; text never does."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    bad = np.zeros(len(array), bool)
-    of = array.type.value_type if pa.types.is_nested(array.type) else array.type
-    if pa.types.is_nested(array.type) and (pa.types.is_floating(of) or pa.types.is_decimal(of)):
+    bad = np.zeros(len(column), bool)
+    kind = column.type.value_type if pa.types.is_nested(column.type) else column.type
+    if pa.types.is_nested(column.type) and not pa.types.is_integer(kind) and not is_text(kind):
+        array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         broken = without_id(pc.list_flatten(array), by_value)
         bad[pc.list_parent_indices(array).to_numpy()[broken]] = True
     return bad
