@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from seo_rec.data.crosses import CrossedData, reading_columns
 from seo_rec.data.dataset import DataSet
 from seo_rec.documents import read_object
 from seo_rec.files import append_line, write_json
@@ -76,6 +77,8 @@ class Comparison:
         num_bytes: The budget in bytes to serve, ids included, in place of params.
         precision: The type in which every method stores its rows, and is scored.
         trials: Trainings by which each method is tuned on validation rows; 0: none is tuned.
+        wide: Every data set with the same crosses, which all methods then have as features; empty:
+            there are none.
     """
 
     data: tuple[DataSet, ...]
@@ -92,6 +95,7 @@ class Comparison:
     num_bytes: int = 0
     precision: str = "float32"
     trials: int = 0
+    wide: tuple[CrossedData, ...] = ()
 
     @property
     def allowance(self) -> Allowance:
@@ -115,6 +119,10 @@ class Comparison:
     def data_of(self, seed: int) -> DataSet:
         """The data set of a seed."""
         return self.data[seed % len(self.data)]
+
+    def deciding_on(self, seed: int) -> DataSet:
+        """The data set of a seed, with the crosses if there are any."""
+        return self.wide[seed % len(self.wide)] if self.wide else self.data_of(seed)
 
     def method_of(self, name: str) -> Method:
         """The method of a name with or without the suffix of MLET."""
@@ -197,7 +205,7 @@ def infeasible(comparison: Comparison) -> dict[str, str]:
     """
     reasons = {}
     for name in comparison.methods:
-        for data in dict.fromkeys(comparison.data):
+        for data in dict.fromkeys(comparison.wide or comparison.data):
             try:
                 _require_feasible(comparison, name, data)
             except PolicyError as error:
@@ -230,6 +238,8 @@ def asked_of(comparison: Comparison) -> dict[str, Any]:
     }
     if c.trials:
         asked["trials"] = c.trials
+    if c.wide:
+        asked["crosses"] = [cross.name for cross in c.wide[0].crosses]
     if c.exact_below or c.same_hash:
         asked |= {"exact_below": c.exact_below, "same_hash": c.same_hash}
     return asked
@@ -385,11 +395,12 @@ def _policy(
     comparison: Comparison, method: Method, seed: int, out: Path
 ) -> tuple[Policy, SearchCost]:
     """The policy of a method, and what its search took."""
-    data, settings = comparison.data_of(seed), comparison.settings_of(method)
+    data, settings = comparison.deciding_on(seed), comparison.settings_of(method)
     training = comparison.training.with_seed(seed)
     if not method.trains:
         found = method.decide(data, settings, training)
-        return signed(found.policy, method, settings, found), SearchCost(found.seconds)
+        policy = reading_columns(signed(found.policy, method, settings, found), data)
+        return policy, SearchCost(found.seconds)
     found = search(
         method.name,
         data,
