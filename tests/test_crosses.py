@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -239,6 +240,28 @@ def test_the_command_trains_crosses(seo_rec, tiny, tmp_path, caplog) -> None:
         "train", tiny, "--out", tmp_path / "c", "--policy", tmp_path / "policy.json", *common[-2:]
     )
     assert done.code == 2 and "--crosses" in done.err
+
+
+def test_all_methods_of_a_comparison_have_the_crosses(seo_rec, tiny, tmp_path) -> None:
+    """Those with a search too; a frontier hands them to its jobs by name."""
+    methods = ("multi-size", "frequent", "seo-exact")
+    more = ["--epochs", 1, "--hidden", "8", "--dim", 8, "--seeds", 1, "--crosses", PAIR.name]
+    out, budget = tmp_path / "out", ["--params", 3200, "--set", "seo.chunk_dim=4"]
+    asked = ["compare", tiny, "--out", out, "--methods", ",".join(methods), *budget, *more]
+    done = seo_rec(*asked)
+    assert done.code == 0, done.err
+    assert json.loads((out / "run.json").read_text())["crosses"] == [PAIR.name]
+    for method in methods:
+        policy = Policy.load(next(out.glob(f"**/{method}-seed0/policy.json")))
+        assert PAIR.columns in [f.columns for f in policy.features]
+        assert policy.num_params <= 3200
+    done = seo_rec(*asked[:-1], TRIPLE.name)
+    assert done.code == 2 and "differs in crosses" in done.err
+    budgets = ["--budgets", "1600,3200", "--methods", "multi-size", "--scheduler", "local_cwd"]
+    done = seo_rec("frontier", tiny, "--out", tmp_path / "f", *budgets, *more)
+    lines = [line for line in done.out.splitlines() if line.startswith("torchx")]
+    assert len(lines) == 2, done.err
+    assert all(line.count("--crosses") == 1 and PAIR.name in line for line in lines)
 
 
 def test_crosses_hash_alike_in_the_stream_and_in_the_model() -> None:

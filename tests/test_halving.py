@@ -110,6 +110,9 @@ def test_the_best_of_a_family_stays_although_it_learns_more_slowly() -> None:
     assert survivors(auc, searched, 4, family) == ["first", "a", "s", "u"]
     assert survivors(auc, searched, 5, family) == ["first", "a", "i", "s", "u"]
     assert survivors(auc, searched, 6, family) == ["first", "a", "b", "i", "s", "u"]
+    assert survivors(auc, searched, 4, family, {"t"}) == ["first", "a", "s", "t"]
+    assert survivors(auc, searched, 4, family, {"s", "t"}) == ["first", "a", "s", "u"]
+    assert survivors(auc, searched, 5, family, {"t"}) == ["first", "a", "s", "t", "u"]
 
 
 def test_short_trainings_have_higher_rates() -> None:

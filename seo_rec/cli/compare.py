@@ -12,6 +12,7 @@ from seo_rec.cli.assignments import assigned_by_family
 from seo_rec.cli.automatic import automatic, floats_of, settled_options
 from seo_rec.cli.budget import Wish, budget, resolved
 from seo_rec.cli.config import set_texts
+from seo_rec.cli.crosses import all_crossed
 from seo_rec.cli.options import (
     RUN,
     SEARCH,
@@ -26,6 +27,7 @@ from seo_rec.methods import SUFFIX, Mlet
 from seo_rec.settings import COMPARED_METHODS, FitSettings, ModelSettings, Training
 
 if TYPE_CHECKING:
+    from seo_rec.data.crosses import CrossedData
     from seo_rec.data.dataset import DataSet
     from seo_rec.policy import Allowance
     from seo_rec.recipes import Comparison
@@ -84,6 +86,7 @@ def compare(
     *,
     contestants: Contestants,
     set_: par.SetOfMethod = None,
+    crosses: par.Crosses = "",
     same_hash: par.SameHash = None,
     model: ModelSettings,
     mlet: Mlet | None,
@@ -105,7 +108,8 @@ def compare(
     at = budget(context, opened[0], dim, wish, whole_rows=True)
     named = [find(name.removesuffix(SUFFIX)) for name in contestants.methods]
     fit = automatic(context, fit, opened[0], floats_of(at, dim), named)
-    asked = Asked(opened, contestants, dim, texts, same_hash, Training(model, fit), mlet)
+    wide = all_crossed(opened, crosses, contestants.first_seed)
+    asked = Asked(opened, contestants, dim, texts, same_hash, Training(model, fit), mlet, wide)
     comparison = comparison_of(context, asked, at)
     grouping = recipes.Grouping(tuple(group or ()), tuple(by or ()), tuple(by_frequency or ()))
     for one in opened:
@@ -131,6 +135,7 @@ class Asked:
     same_hash: list[str] | None
     training: Training
     mlet: Mlet | None
+    wide: tuple[CrossedData, ...] = ()
 
 
 def comparison_of(context: typer.Context, asked: Asked, at: Allowance) -> Comparison:
@@ -166,4 +171,5 @@ def comparison_of(context: typer.Context, asked: Asked, at: Allowance) -> Compar
         exact_below=asked.contestants.exact_below,
         same_hash=par.groups(asked.same_hash, "--same-hash"),
         trials=asked.contestants.trials if asked.contestants.tuned else 0,
+        wide=asked.wide,
     )

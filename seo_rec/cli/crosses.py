@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,3 +25,23 @@ def crossed(data: DataSet, text: str, seed: int) -> CrossedData:
     from seo_rec.search.proposals import crosses_of
 
     return with_crosses(data, crosses_of(data, text, seed))
+
+
+def all_crossed(data: Sequence[DataSet], text: str, seed: int) -> tuple[CrossedData, ...]:
+    """Splits of one data set with the same crosses; numbers and ``all`` look at the first split.
+
+    Args:
+        data: The splits.
+        text: The value of ``--crosses``; empty: there are none, and nothing comes back.
+        seed: See :func:`crossed`.
+
+    Raises:
+        DataError: The text asks for nothing that the data have.
+    """
+    if not text:
+        return ()
+    from seo_rec.data.crosses import with_crosses
+    from seo_rec.search.proposals import crosses_of
+
+    crosses = crosses_of(data[0], text, seed)
+    return tuple(with_crosses(one, crosses) for one in data) if crosses else ()

@@ -16,6 +16,7 @@ from seo_rec.cli import parameters as par
 from seo_rec.cli.automatic import automatic, floats_of, settled_options
 from seo_rec.cli.compare import CONTESTANTS, Asked, Contestants, comparison_of
 from seo_rec.cli.config import set_texts
+from seo_rec.cli.crosses import all_crossed
 from seo_rec.cli.options import (
     BUDGET,
     RUN,
@@ -95,6 +96,7 @@ def frontier(
     *,
     contestants: Contestants,
     set_: par.SetOfMethod = None,
+    crosses: par.Crosses = "",
     same_hash: par.SameHash = None,
     model: ModelSettings,
     mlet: Mlet | None,
@@ -139,7 +141,8 @@ def frontier(
     at = Allowance(wanted[0], unit, precision)
     named = [find(name.removesuffix(SUFFIX)) for name in contestants.methods]
     fit = automatic(context, fit, opened[0], floats_of(at, dim), named)
-    asked = Asked(opened, contestants, dim, texts, same_hash, Training(model, fit), mlet)
+    wide = all_crossed(opened, crosses, contestants.first_seed)
+    asked = Asked(opened, contestants, dim, texts, same_hash, Training(model, fit), mlet, wide)
     comparison = comparison_of(context, asked, at)
     with run_folder(context, out, **settled_options(fit), set=texts):
         if scheduler:
@@ -158,7 +161,7 @@ def _jobs(context: typer.Context, comparison: Comparison, budgets: Sequence[int]
     from seo_rec import recipes
 
     settled = settled_options(comparison.training.fit)  # each job would decide them by itself
-    own = (*NOT_OF_COMPARE, *MLET, SET, *settled)
+    own = (*NOT_OF_COMPARE, *MLET, SET, "crosses", *settled)  # crosses are given by name
     options = _typed(context, [p.name for p in context.command.params if p.name not in own])
     for name, value in settled.items():
         options += [f"--{name.replace('_', '-')}", str(value)]

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from seo_rec.data.crosses import reading_columns
 from seo_rec.data.dataset import DataSet
 from seo_rec.documents import read_object
 from seo_rec.files import append_line, write_json
@@ -178,11 +179,12 @@ def _policy(
     comparison: Comparison, method: Method, seed: int, out: Path
 ) -> tuple[Policy, SearchCost]:
     """The policy of a method, and what its search took."""
-    data, settings = comparison.data_of(seed), comparison.settings_of(method)
+    data, settings = comparison.deciding_on(seed), comparison.settings_of(method)
     training = comparison.training.with_seed(seed)
     if not method.trains:
         found = method.decide(data, settings, training)
-        return signed(found.policy, method, settings, found), SearchCost(found.seconds)
+        policy = reading_columns(signed(found.policy, method, settings, found), data)
+        return policy, SearchCost(found.seconds)
     found = search(
         method.name,
         data,

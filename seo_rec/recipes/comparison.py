@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from seo_rec.data.crosses import CrossedData
 from seo_rec.data.dataset import DataSet, require_opened
 from seo_rec.methods import SUFFIX, Mlet, PlainSettings
 from seo_rec.policy import Allowance
@@ -36,6 +37,8 @@ class Comparison:
         num_bytes: The budget in bytes to serve, ids included, in place of params.
         precision: The type in which every method stores its rows, and is scored.
         trials: Trainings by which each method is tuned on validation rows; 0: none is tuned.
+        wide: Every data set with the same crosses, which all methods then have as features; empty:
+            there are none.
     """
 
     data: tuple[DataSet, ...]
@@ -52,6 +55,7 @@ class Comparison:
     num_bytes: int = 0
     precision: str = "float32"
     trials: int = 0
+    wide: tuple[CrossedData, ...] = ()
 
     def __post_init__(self) -> None:
         require_opened(self.data, "Comparison")
@@ -83,6 +87,10 @@ class Comparison:
         """The data set of a seed."""
         return self.data[seed % len(self.data)]
 
+    def deciding_on(self, seed: int) -> DataSet:
+        """The data set of a seed, with the crosses if there are any."""
+        return self.wide[seed % len(self.wide)] if self.wide else self.data_of(seed)
+
     def method_of(self, name: str) -> Method:
         """The method of a name with or without the suffix of MLET."""
         return find(name.removesuffix(SUFFIX))
@@ -103,6 +111,8 @@ def asked_of(comparison: Comparison) -> dict[str, Any]:
     }
     if c.trials:
         asked["trials"] = c.trials
+    if c.wide:
+        asked["crosses"] = [cross.name for cross in c.wide[0].crosses]
     if c.exact_below or c.same_hash:
         asked |= {"exact_below": c.exact_below, "same_hash": c.same_hash}
     return asked

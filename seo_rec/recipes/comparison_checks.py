@@ -94,7 +94,7 @@ def infeasible(comparison: Comparison) -> dict[str, str]:
     """
     reasons = {}
     for name in comparison.methods:
-        for data in dict.fromkeys(comparison.data):
+        for data in dict.fromkeys(comparison.wide or comparison.data):
             try:
                 _require_feasible(comparison, name, data)
             except PolicyError as error:

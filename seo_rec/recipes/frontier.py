@@ -240,6 +240,8 @@ def jobs(
         words += ["--out", str(folder), "--", *more, "--methods", ",".join(fits)]
         amount = part.allowance.amount
         words += ["--bytes" if part.num_bytes else "--params", str(amount)]
+        if part.wide:
+            words += ["--crosses", ",".join(c.name for c in part.wide[0].crosses)]
         words += options
         there = {comparison.method_of(m).family for m in fits}
         there |= {SUFFIX for m in fits if m.endswith(SUFFIX)}

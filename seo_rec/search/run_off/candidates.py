@@ -31,6 +31,6 @@ class Candidate:
     def family(self) -> str:
         """``by-id`` where the policy stores ids, whose rows are of one id mostly, else ``hashed``.
 
-        Policies of one family learn about equally fast.
+        Policies of one family learn about equally fast, and are trained with the same settings.
         """
         return "by-id" if self.policy.vocabularies else "hashed"

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from seo_rec.search.progress import say
+from seo_rec.search.run_off.crossed import crosses_of_candidate
 from seo_rec.search.run_off.schedule import Length, Round, rounds, rows_of
 from seo_rec.train.progress import duration
 
@@ -25,27 +26,31 @@ def survivors(
     searched: Collection[str],
     keep: int,
     family: Mapping[str, str],
+    crossed: Collection[str] = (),
 ) -> list[str]:
     """The candidates that stay after a round, in their order.
 
     The first one stays, because it is the one to beat, and so do the best other plain one and the
-    best searched one, so that the last round compares the two kinds. Families of policies learn at
-    different speeds, so the best searched one of every family stays as well, and then the best
-    plain one of every family, as far as there are places. The other places go to the highest AUC;
-    ties go to the earlier candidate.
+    best searched one, so that the last round compares the two kinds. Some policies learn more
+    slowly than others: crosses, whose ids are rare, and rows by id. So the best one with crosses
+    stays as well, and then the best searched and the best plain one of every family, as far as
+    there are places. The other places go to the highest AUC; ties go to the earlier candidate.
 
     Args:
         auc: Validation AUC of the candidates of the round.
         searched: The candidates that a search decided.
         keep: How many stay, 3 or more.
-        family: Of every candidate.
+        family: Of every candidate (:attr:`Candidate.family`).
+        crossed: The candidates that have crosses.
     """
     first, *others = auc
     ranked = sorted(others, key=lambda name: -auc[name])
     kinds = [[n for n in ranked if (n in searched) is kind] for kind in (False, True)]
     leaders = [name for kind in kinds for name in kind[:1]]
+    leaders += [name for name in ranked if name in crossed][:1]
     for kind in reversed(kinds):
-        leaders += {family[name]: name for name in reversed(kind)}.values()
+        best = dict.fromkeys(family[name] for name in kind)  # in the order of their best ones
+        leaders += [next(n for n in kind if family[n] == one) for one in best]
     stay = {first}
     for name in (*leaders, *ranked):
         if len(stay) < keep:
@@ -104,7 +109,8 @@ def _leave(contest: Contest, names: Sequence[str], number: int, keep: int) -> li
     auc = {name: contest.scores[name]["val_auc"] for name in names}
     searched = [name for name in names if contest.candidates[name].searched]
     family = {name: contest.candidates[name].family for name in names}
-    stay = survivors(auc, searched, keep, family)
+    crossed = [name for name in names if crosses_of_candidate(contest.candidates[name])]
+    stay = survivors(auc, searched, keep, family, crossed)
     out = sorted((n for n in names if n not in stay), key=lambda n: -auc[n])
     behind = {name: max(auc.values()) - auc[name] for name in out}
     for name in out:
