@@ -25,6 +25,8 @@ WHEELS = {
     "cpu": "https://download.pytorch.org/whl/cpu",
     "cuda": "https://download.pytorch.org/whl/cu130",
 }
+# TorchX 0.7.0 needs urllib3 1, which pip would learn after minutes of trying old versions of others.
+BOUNDS = ("urllib3<2", "docker>=7", "requests-oauthlib>=2", "boto3>=1.40")
 
 
 def detect() -> str:
@@ -113,6 +115,7 @@ def main() -> None:
     stack = detect() if wish == "auto" else wish
     print(f"installing the {stack} build of the stack", flush=True)
 
+    install("--upgrade", "pip>=25")  # older ones try combinations of versions for minutes
     if remove := misfits(stack):
         pip("uninstall", "-y", *remove)
     index = WHEELS[stack]
@@ -126,7 +129,8 @@ def main() -> None:
     pins = {"torch": triple.torch, "torchrec": triple.torchrec, library: triple.fbgemm}
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "constraints.txt"
-        constraints.write_text("".join(f"{name}=={v}\n" for name, v in pins.items()))
+        lines = [*(f"{name}=={v}" for name, v in pins.items()), *BOUNDS]
+        constraints.write_text("".join(f"{line}\n" for line in lines))
         install("--constraint", str(constraints), *shim, "-e", ".[dev]")
 
     # Read the versions first: a wrong triple then ends in a sentence, not in a trace.
