@@ -25,7 +25,7 @@ WHEELS = {
     "cpu": "https://download.pytorch.org/whl/cpu",
     "cuda": "https://download.pytorch.org/whl/cu130",
 }
-# TorchX 0.7.0 needs urllib3 1, which pip would learn after minutes of trying old versions of others.
+# TorchX 0.7.0 needs urllib3 1, which pip learns late, after it has tried old versions of others.
 BOUNDS = ("urllib3<2", "docker>=7", "requests-oauthlib>=2", "boto3>=1.40")
 
 
