@@ -212,8 +212,9 @@ def without_id(column: Any, by_value: bool = False) -> npt.NDArray[np.bool_]:
 def without_id_in_lists(column: Any, by_value: bool = False) -> npt.NDArray[np.bool_]:
     """Which lists of a multivalent column hold a number that is not whole; text never does."""
     bad = np.zeros(len(column), bool)
-    kind = column.type.value_type if pa.types.is_nested(column.type) else column.type
-    if pa.types.is_nested(column.type) and not pa.types.is_integer(kind) and not is_text(kind):
+    kind = getattr(column.type, "value_type", None)  # structs and maps have none
+    lists = pa.types.is_nested(column.type) and kind is not None
+    if lists and not pa.types.is_integer(kind) and not is_text(kind):
         array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         broken = without_id(pc.list_flatten(array), by_value)
         bad[pc.list_parent_indices(array).to_numpy()[broken]] = True

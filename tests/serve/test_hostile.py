@@ -507,7 +507,7 @@ def test_rows_of_requests(package):
     for bad, message in (
         ({"n0": [float("inf")]}, "row 0, column 'n0': not a finite number"),
         ({"n0": ["many"]}, "row 0, column 'n0': not a number"),
-        ({"user": [[1.5]]}, "holds the number 1.5"),
+        ({"user": [[1.5]]}, "row 0, column 'user': a number in the list is not whole"),
         ({"user": [["a"] * 200], "item": [["b"] * 2]}, "more combinations than 256"),
         ({"user": [{"a": 1}]}, "multivalent column 'user' has type struct"),
     ):
