@@ -90,11 +90,12 @@ def rows_of(policy: Policy, kind: str):
     return columns, as_inputs(columns, single=kind == "categorical")
 
 
-def scores_equal(predictor: Predictor, model: RecModel, kind: str) -> None:
+def scores_equal(predictor: Predictor, model: RecModel, kind: str, least: float = 0.01) -> None:
+    """The scores of 20 rows, whose standard deviation is ``least`` or more."""
     columns, inputs = rows_of(predictor.package.policy, kind)
     logits = model_logits(model, columns, inputs.dense_BN)
     wanted = logits if predictor.package.is_regression else scores_of(logits)
-    assert wanted.std(axis=0).min() > 1e-3, "a thousand times the tolerance"
+    assert wanted.std(axis=0).min() > least
     np.testing.assert_allclose(predictor.score(inputs), wanted, rtol=1e-5, atol=1e-6)
 
 
@@ -147,7 +148,9 @@ def package_embeddings(model: RecModel):
 def test_the_steps_of_every_backbone(backbone, task, tmp_path):
     policy, settings = POLICIES["mixed-dims"], settings_of(task, BACKBONES[backbone])
     model = written(tmp_path / "package", task, policy, settings, "categorical", scale=1)
-    scores_equal(Predictor.load(tmp_path / "package", "numpy"), model, "categorical")
+    # larger weights make larger numbers in deep backbones, and so larger roundings
+    predictor = Predictor.load(tmp_path / "package", "numpy")
+    scores_equal(predictor, model, "categorical", least=1e-3)
 
 
 @pytest.mark.parametrize("task", SOME)
