@@ -242,6 +242,16 @@ def test_the_command_trains_crosses(seo_rec, tiny, tmp_path, caplog) -> None:
     assert done.code == 2 and "--crosses" in done.err
 
 
+def test_none_is_no_cross_for_every_command(seo_rec, tiny, tmp_path) -> None:
+    common = ("--method", "multi-size", "--params", 400, "--epochs", 1)
+    done = seo_rec("train", tiny, *common, "--crosses", "none", "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    plain = seo_rec("train", tiny, *common, "--out", tmp_path / "plain")
+    assert plain.code == 0, plain.err
+    policies = [Policy.load(tmp_path / name / "policy.json") for name in ("run", "plain")]
+    assert policies[0] == policies[1]
+
+
 def test_all_methods_of_a_comparison_have_the_crosses(seo_rec, tiny, tmp_path) -> None:
     """Those with a search too; a frontier hands them to its jobs by name."""
     methods = ("multi-size", "frequent", "seo-exact")

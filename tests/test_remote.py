@@ -17,13 +17,14 @@ import pytest
 from typer.testing import CliRunner
 
 from seo_rec.cli.main import app
-from seo_rec.data.dataset import DataSet, open_data
+from seo_rec.data.dataset import open_data
 from seo_rec.data.parallel import Workers
 from seo_rec.data.synthetic import synthetic
 from seo_rec.data.table import TableColumns, prepare_table
 from seo_rec.files import new_folder, write_text
 from seo_rec.places import RemoteError, RemotePath, is_url, local_copy, place
 from seo_rec.schema import SPLITS, DataError
+from stores import batches, upload
 
 COLUMNS = TableColumns("y", categorical=("u",), numeric=("x",))
 
@@ -103,21 +104,6 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
-def upload(folder: Path, url: str) -> str:
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        target = place(f"{url}/{path.relative_to(folder)}")
-        assert isinstance(target, RemotePath)
-        target.upload(path)
-    return url
-
-
-def batches(data: DataSet, split: str) -> list[list[object]]:
-    return [
-        [batch.dense_BN.tolist(), batch.sparse.values().tolist(), batch.labels_B.tolist()]
-        for batch in data.stream(split, batch_size=2_000, shuffle=True, seed=1)
-    ]
-
-
 def write_csv(path: Path, rows: int = 200) -> Path:
     lines = [f"{i % 2},{i % 17},{i / 8}" for i in range(rows)]
     path.write_text("\n".join(["y,u,x", *lines]) + "\n")
@@ -189,7 +175,7 @@ def test_a_data_set_gives_the_same_batches_from_a_server(bucket: str, local: Pat
     assert str(far.path) == url
     assert far.verify_all() == near.verify_all()
     for split in SPLITS:
-        assert batches(far, split) == batches(near, split)
+        assert batches(far, split, 2_000) == batches(near, split, 2_000)
     for name in ("strong_0", "bag_0"):
         assert all(map(np.array_equal, far.counts(name), near.counts(name)))
 
@@ -288,9 +274,9 @@ def test_a_missing_key_is_named(bucket: str, local: Path) -> None:
 
 def test_a_dropped_connection_is_tried_again(bucket: str, local: Path, proxy: Proxy) -> None:
     url = upload(local, f"{bucket}/d")
-    expected = batches(open_data(local), "train")
+    expected = batches(open_data(local), "train", 2_000)
     proxy.after, proxy.drops = 20_000, 2
-    assert batches(open_data(url), "train") == expected
+    assert batches(open_data(url), "train", 2_000) == expected
     assert proxy.dropped == 2
 
 

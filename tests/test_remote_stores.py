@@ -15,11 +15,12 @@ import pytest
 from typer.testing import CliRunner
 
 from seo_rec.cli.main import app
-from seo_rec.data.dataset import DataSet, open_data
+from seo_rec.data.dataset import open_data
 from seo_rec.data.synthetic import synthetic
 from seo_rec.data.table import TableColumns, prepare_table
 from seo_rec.places import RemoteError, RemotePath, local_copy, place
 from seo_rec.schema import SPLITS, DataError
+from stores import batches, upload
 from webhdfs import WebHdfs
 
 COLUMNS = TableColumns("y", categorical=("u",), numeric=("x",))
@@ -67,21 +68,6 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
-def upload(folder: Path, url: str) -> str:
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        target = place(f"{url}/{path.relative_to(folder)}")
-        assert isinstance(target, RemotePath)
-        target.upload(path)
-    return url
-
-
-def batches(data: DataSet, split: str) -> list[list[object]]:
-    return [
-        [batch.dense_BN.tolist(), batch.sparse.values().tolist(), batch.labels_B.tolist()]
-        for batch in data.stream(split, batch_size=1_000, shuffle=True, seed=1)
-    ]
-
-
 def files_of(folder: Path) -> dict[str, bytes]:
     found = (p for p in folder.rglob("*") if p.is_file())
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in found}
@@ -92,7 +78,7 @@ def test_a_data_set_gives_the_same_batches(store: str, local: Path) -> None:
     assert str(far.path) == store
     assert far.verify_all() == near.verify_all()
     for split in SPLITS:
-        assert batches(far, split) == batches(near, split)
+        assert batches(far, split, 1_000) == batches(near, split, 1_000)
     assert all(map(np.array_equal, far.counts("bag_0"), near.counts("bag_0")))
 
 

@@ -106,9 +106,17 @@ SameHash = Annotated[
         rich_help_panel=SEARCH,
     ),
 ]
+
+
+def _crosses(text: str) -> str:
+    """``none`` is what no text says, for every command."""
+    return "" if text == "none" else text
+
+
 Crosses = Annotated[
     str,
     typer.Option(
+        callback=_crosses,
         metavar="N|all|A*B",
         help="Pairs of columns as further features: the N best, all, or by name.",
         rich_help_panel=SEARCH,
@@ -117,6 +125,7 @@ Crosses = Annotated[
 SearchCrosses = Annotated[
     str,
     typer.Option(
+        callback=_crosses,
         metavar="auto|N|A*B",
         help="Pairs of columns that may be features; none: no.",
         rich_help_panel=SEARCH,

@@ -97,7 +97,6 @@ def search(
 
     entry, texts = find(method), set_texts(context, set_)
     values = assigned(entry.settings, texts, method)
-    crosses = "" if crosses == "none" else crosses
     if not entry.trains and crosses in ("", AUTO):
         searches = "searches that train a model"
         refuse_ignored(context, TRAINING_OPTIONS, f"--method {method}", searches)
