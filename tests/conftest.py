@@ -9,12 +9,14 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.data.synthetic import synthetic
+from small_commands import QUICK, RAW
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -92,3 +94,38 @@ def seo_rec() -> Callable[..., Finished]:
         return Finished(code, out.getvalue(), err.getvalue())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def chain(
+    seo_rec: Callable[..., Finished], tiny: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder with a raw search, its applied policy and its training; read-only."""
+    place = tmp_path_factory.mktemp("chain")
+    for arguments in (
+        ["search", tiny, "--out", place / "s", "--params", "1600", *RAW, *QUICK],
+        ["apply", place / "s/policy.json", "--strategy", "exact", "--out", place / "a.json"],
+        ["train", tiny, "--policy", place / "a.json", "--out", place / "t", *QUICK],
+    ):
+        done = seo_rec(*arguments)
+        assert done.code == 0, done.err
+        assert str(place) in done.out.splitlines()[-1]
+    return place
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The titles of the models that are trained from now on."""
+    from seo_rec.search.seo import search as seo_search
+    from seo_rec.train import policy_fit
+
+    titles: list[str] = []
+    fit = policy_fit.fit
+
+    def watched(*arguments: Any, title: str, **more: Any) -> Any:
+        titles.append(title)
+        return fit(*arguments, title=title, **more)
+
+    for module in (policy_fit, seo_search):
+        monkeypatch.setattr(module, "fit", watched)
+    return titles
