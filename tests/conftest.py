@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import os
 import sys
@@ -17,6 +18,7 @@ import torch
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.data.synthetic import synthetic
 from small_commands import QUICK, RAW
+from wheels import build_wheel
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -129,3 +131,15 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for module in (policy_fit, seo_search):
         monkeypatch.setattr(module, "fit", watched)
     return titles
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this tree, built once for all processes of a test run."""
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent
+    with (place / "wheel.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        built = [*(place / "wheel").glob("*.whl")]
+        return built[0] if built else build_wheel(place / "wheel")

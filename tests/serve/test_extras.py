@@ -18,7 +18,7 @@ from test_no_torch import BLOCKER, ROOT, SCORE
 
 from seo_rec import stack
 from seo_rec.cli import doctor
-from wheels import build_wheel, not_required, required
+from wheels import not_required, required
 
 HEAVY = {"torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "torchx", "scipy", "scikit-learn",
          "matplotlib", "jinja2", "tensorboard", "tqdm", "onnx", "pandas", "polars"}  # fmt: skip
@@ -135,9 +135,8 @@ def test_doctor_of_a_machine_that_serves(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_wheel_with_the_extra_serve_in_a_clean_environment(clicks, tmp_path):
+def test_the_wheel_with_the_extra_serve_in_a_clean_environment(clicks, wheel, tmp_path):
     """Skipped where no package index answers."""
-    wheel = build_wheel(tmp_path)
     venv.create(tmp_path / "env", with_pip=True)
     python = str(tmp_path / "env" / "bin" / "python")
     pip = [python, "-m", "pip", "install", "--quiet", f"{wheel}[serve]"]
