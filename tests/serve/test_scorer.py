@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from served import as_inputs, floats_of, is_single, model_logits, written
+from test_page_reader import agrees
 
 from cases import BACKBONES, BAGS, BUILDABLE, POLICIES, batch
 from laws import of_features, reference_embedding
@@ -51,14 +52,27 @@ def test_stored_rows_are_served(name, precision, tmp_path):
     Predictor.load(tmp_path)
 
 
-@pytest.mark.parametrize("num_dense", [pytest.param(0, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("name", BACKBONES)
-def test_every_backbone(name, num_dense, tmp_path):
-    policy = POLICIES["mixed-dims"]
-    model = written(tmp_path, policy, BACKBONES[name], num_dense=num_dense)
-    scorer = NumpyScorer(read_package(tmp_path))
+def test_every_backbone(name, tmp_path):
+    """And a reader that was written from the pages of the formats agrees."""
+    model = written(tmp_path, POLICIES["mixed-dims"], BACKBONES[name], num_dense=3)
+    scores_as(model, tmp_path, num_dense=3)
+    agrees(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_without_dense_columns(name, tmp_path):
+    model = written(tmp_path, POLICIES["mixed-dims"], BACKBONES[name], num_dense=0)
+    scores_as(model, tmp_path, num_dense=0)
+
+
+def scores_as(model, folder, num_dense) -> None:
+    """The scorer of the package gives the logits and the scores of the model, for all bags."""
+    package = read_package(folder)
+    scorer = NumpyScorer(package)
     for bags in BAGS.values():
-        columns = batch(policy.columns, bags)
+        columns = batch(package.policy.columns, bags)
         inputs = as_inputs(columns, num_dense)
         wanted = model_logits(model, columns, inputs.dense_BN)
         np.testing.assert_allclose(scorer.logits(inputs), wanted, rtol=1e-5, atol=1e-6)
