@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch.distributed as dist
 
@@ -185,7 +186,8 @@ def pulse(rank: int, world_size: int, within_s: float, on_cpu: bool) -> Iterator
     Args:
         rank, world_size, within_s, on_cpu: See :class:`Pulse`.
     """
-    store = dist.distributed_c10d._get_default_store().clone()  # waits of others do not lock it
+    default: Any = dist.distributed_c10d._get_default_store()
+    store = default.clone()  # waits of others do not lock it
     beating = Pulse(rank, world_size, store, within_s, on_cpu)
     _current.append(beating)
     beating.start()
