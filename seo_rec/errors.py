@@ -14,7 +14,7 @@ from seo_rec.train import (
     TooLargeError,
 )
 
-__all__ = ["USER_ERRORS", "OtherRankError", "Preempted"]
+__all__ = ["USER_ERRORS", "DisagreementError", "OtherRankError", "Preempted"]
 
 USER_ERRORS = (
     DataError,

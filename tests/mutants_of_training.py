@@ -94,7 +94,7 @@ _FIT = (
     ),
     Mutant(
         "a-rank-that-ends-keeps-its-connections",
-        "seo_rec/train/lost_ranks.py",
+        "seo_rec/train/pulse.py",
         "connection.shutdown(socket.SHUT_RDWR)",
         "pass",
         (

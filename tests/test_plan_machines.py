@@ -121,6 +121,7 @@ def test_chunks_that_are_dealt_in_turn_load_all_gpus_alike(nodes):
     chosen, dealt = (simulate(way, 10**9, nodes) for way in ("applier", "dealt"))
     assert dealt["imbalance"] == pytest.approx(1.0, abs=1e-6)
     assert chosen["imbalance"] > 1.04
+    assert chosen["imbalance"] <= 1.05 * chosen["least_imbalance"]  # which cuts in fours allow
     assert dealt["step_ms"] < 0.9 * chosen["step_ms"]
 
 

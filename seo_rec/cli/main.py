@@ -165,6 +165,8 @@ def _told(command: Callable[[], T]) -> T:
         from seo_rec import errors  # imports torch, which all further mistakes come from
 
         if isinstance(error, errors.OtherRankError):
+            if _first_elsewhere():
+                typer.echo(f"error: rank 0 says: {one_line(error)}", err=True)
             sys.exit(2)  # the rank that failed says why
         if isinstance(error, errors.Preempted):
             if os.environ.get("RANK", "0") == "0":  # all ranks stop together
@@ -176,13 +178,21 @@ def _told(command: Callable[[], T]) -> T:
         sys.exit(2)
 
 
+def _first_elsewhere() -> bool:
+    """Whether this is the first rank of a machine whose terminal does not show what rank 0 says."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))  # ranks of a machine have numbers in a row
+    local, rank = os.environ.get("LOCAL_RANK", "0"), os.environ.get("RANK", "0")
+    return local == "0" and int(rank) >= max(1, here)
+
+
 def _launched() -> None:
     """Run the command in every process of a launch; rank 0 alone writes to the terminal.
 
-    A mistake that all ranks find is said by rank 0; what one rank alone finds, by that rank. If a
-    rank is lost, one of the others says so, and all of them end with status 1.
+    A mistake that all ranks find is said by rank 0, and by one rank of every other machine; what
+    one rank alone finds, by that rank; and that they were told different things, by all. If a rank
+    is lost, one of the others says so, and all of them end with status 1.
     """
-    from seo_rec.errors import USER_ERRORS, OtherRankError
+    from seo_rec.errors import USER_ERRORS, DisagreementError, OtherRankError
     from seo_rec.train import LostRankError, heard, launched, loss_said, lost, said_by_first
     from seo_rec.train.lost_ranks import ANOTHER
 
@@ -199,6 +209,8 @@ def _launched() -> None:
             leave(1)  # no destructor of a process group runs, which would wait for other ranks
         except OtherRankError:
             heard(ranks)
+            raise
+        except DisagreementError:
             raise
         except USER_ERRORS as error:
             if said_by_first(ranks, one_line(error)):

@@ -12,9 +12,7 @@ destructor may hold it (PyTorch issue 56297). For the same reason the process th
 
 from __future__ import annotations
 
-import os
 import re
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +21,7 @@ from contextlib import contextmanager, suppress
 import torch.distributed as dist
 
 from seo_rec.process import without_notices_of_torch
+from seo_rec.train.pulse import close_connections, handled, ranks_named, silence, silent_ranks
 from seo_rec.train.ranks import Ranks
 
 NOTICED = "seo-rec/noticed/"  # before the number of a rank, in the store
@@ -47,6 +46,8 @@ def loss_behind(error: BaseException | None) -> str:
     while error is not None:
         text = str(error)
         if isinstance(error, dist.DistError) or LIBRARY.search(text):
+            if how := silence():  # for which this process has closed its connections
+                return how
             if CLOSED.search(text):
                 return "its connection closed"
             if LATE.search(text):
@@ -90,7 +91,9 @@ def lost(here: Ranks) -> str | None:
         store of the launch does not answer rank 0; None if another rank says it.
     """
     store = dist.distributed_c10d._get_default_store()
-    everyone, noticed = set(range(here.world_size)), {here.rank}
+    handled()
+    everyone, silent = set(range(here.world_size)), set(silent_ranks())
+    noticed = everyone - silent if silent else {here.rank}
     says: list[bool] = []
 
     def hear() -> None:
@@ -99,7 +102,7 @@ def lost(here: Ranks) -> str | None:
 
     with without_notices_of_torch():
         if here.device.type == "cpu":  # NCCL ends by its own watchdog
-            _close_connections()
+            close_connections()
         # in a thread, because a client of the store waits without end for one that is stopped
         thread = threading.Thread(target=hear, name="seo-rec-lost", daemon=True)
         thread.start()
@@ -110,8 +113,7 @@ def lost(here: Ranks) -> str | None:
         return "rank 0"
     if not says[0]:
         return None
-    numbers = [str(rank) for rank in sorted(everyone - noticed)]
-    return f"rank {numbers[0]}" if len(numbers) == 1 else f"one of ranks {', '.join(numbers)}"
+    return ranks_named(everyone - noticed)
 
 
 def _hear(store: dist.Store, here: Ranks, noticed: set[int]) -> bool:
@@ -133,18 +135,3 @@ def _hear(store: dist.Store, here: Ranks, noticed: set[int]) -> bool:
         while store.add(DONE, 0) < len(noticed) and time.monotonic() < end:
             time.sleep(0.01)
     return says
-
-
-def _close_connections() -> None:
-    """End the TCP connections of this process, except for those to the store of the launch."""
-    of_store = int(os.environ["MASTER_PORT"])
-    for descriptor in os.listdir("/dev/fd"):
-        with suppress(OSError):  # it is no socket, has no other end, or was closed meanwhile
-            connection = socket.socket(fileno=int(descriptor))
-            try:
-                if connection.family in (socket.AF_INET, socket.AF_INET6):
-                    ports = connection.getsockname()[1], connection.getpeername()[1]
-                    if of_store not in ports:
-                        connection.shutdown(socket.SHUT_RDWR)
-            finally:
-                connection.detach()  # the descriptor belongs to gloo

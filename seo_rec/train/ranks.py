@@ -19,11 +19,14 @@ import torch.distributed as dist
 from torch import nn
 
 from seo_rec.process import without_notices_of_torch, world_size
+from seo_rec.train.pulse import pulse
 
 T = TypeVar("T")
 
 TIMEOUT_VARIABLE = "SEO_REC_TIMEOUT_S"
 DEFAULT_TIMEOUT_S = 600
+SILENCE_VARIABLE = "SEO_REC_SILENCE_S"
+DEFAULT_SILENCE_S = 60
 ANSWER_S = 2  # beyond the timeout, within which the store itself says what is wrong
 SAID = "seo-rec/error"  # key of the message that rank 0 ends with
 SAID_WITHIN_S = 3.0
@@ -167,22 +170,22 @@ def launched() -> Iterator[Ranks]:
 
     Reads RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT as ``torch.distributed``
     defines them; without them, or with WORLD_SIZE 1, there is one process and no group. A rank
-    that waits longer than SEO_REC_TIMEOUT_S seconds (default 600) for the others fails.
+    that waits longer than SEO_REC_TIMEOUT_S seconds (default 600) for the others fails, and so does
+    one that another rank leaves without a sign of life for SEO_REC_SILENCE_S seconds (default 60).
 
     Raises:
         LaunchError: the launcher did not say who this process is, the port is taken, a process did
             not come in time, or it has no GPU of its own where others have one.
-        ValueError: WORLD_SIZE is not a number of processes, or SEO_REC_TIMEOUT_S not one of
-            seconds.
+        ValueError: WORLD_SIZE is not a number of processes, or SEO_REC_TIMEOUT_S or
+            SEO_REC_SILENCE_S not one of seconds.
     """
     size = world_size()
     if size == 1:
         yield Ranks()
         return
     _require_launcher(size)
-    wait = os.environ.get(TIMEOUT_VARIABLE, str(DEFAULT_TIMEOUT_S))
-    if not wait.isdigit() or int(wait) < 1:
-        raise ValueError(f"{TIMEOUT_VARIABLE} is {wait!r}; allowed: whole seconds, 1 or more")
+    wait = _seconds(TIMEOUT_VARIABLE, DEFAULT_TIMEOUT_S)
+    silence = _seconds(SILENCE_VARIABLE, DEFAULT_SILENCE_S)
     if torch.cuda.is_available():
         device, count = _local_device(), torch.cuda.device_count()
         if device.index >= count:
@@ -194,9 +197,9 @@ def launched() -> Iterator[Ranks]:
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        store, rank, size = _meet(int(wait))
+        store, rank, size = _meet(wait)
         dist.init_process_group(
-            backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=int(wait))
+            backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=wait)
         )
     except (dist.DistError, TimeoutError) as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
@@ -206,10 +209,23 @@ def launched() -> Iterator[Ranks]:
             f"the port is free and that all were started, or raise {TIMEOUT_VARIABLE}"
         ) from error
     try:
-        yield ranks()
+        with pulse(rank, size, silence, not torch.cuda.is_available()):
+            yield ranks()
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _seconds(variable: str, default: int) -> int:
+    """The whole seconds that an environment variable says, or ``default`` without it.
+
+    Raises:
+        ValueError: It says something else.
+    """
+    text = os.environ.get(variable, str(default))
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise ValueError(f"{variable} is {text!r}; allowed: whole seconds, 1 or more")
+    return int(text)
 
 
 def _require_launcher(size: int) -> None:

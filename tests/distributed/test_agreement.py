@@ -190,12 +190,34 @@ def test_the_message_groups_ranks_and_counts_what_it_does_not_name() -> None:
     )
 
 
-def test_the_command_line_says_it_once_and_ends_with_2(tiny_data: DataSet, tmp_path: Path) -> None:
+def test_every_rank_says_it_and_ends_with_2(tiny_data: DataSet, tmp_path: Path) -> None:
+    """They may be on several machines, each with a terminal of its own."""
     out = tmp_path / "run"
     command = ["train", str(tiny_data.path), "--method", "monolithic", "--params", "1600"]
     command += ["--batch-size", "32", "--l2", "0", "--out", str(out), "--lr"]
     with typed([[*command, "0.001"], [*command, "0.002"]], tmp_path) as launch:
         assert launch.ended() == [2, 2]
-    (line,) = set(launch.all_said())
+    (line,), (same,) = launch.said(0), launch.said(1)
+    assert line == same and line.endswith(SAME_OPTIONS) and not out.exists()
     assert line.startswith("error: rank 1 has fit.") and "0.002 and rank 0 has 0.001" in line
-    assert line.endswith(SAME_OPTIONS) and not out.exists()
+
+
+@pytest.mark.parametrize("here", ["1", "2"])
+def test_a_mistake_of_all_is_said_on_every_machine(
+    tiny_data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str
+) -> None:
+    """Each of two ranks on a machine of its own, or both on one."""
+    command = ["train", str(tiny_data.path), "--out", str(tmp_path / "run"), "--l2", "-1"]
+
+    def on_machines() -> None:
+        if here == "1":
+            monkeypatch.setenv("LOCAL_RANK", "0")
+        app(command, standalone_mode=False)
+
+    monkeypatch.setattr("seo_rec.cli.main._run", on_machines)
+    with typed([command] * 2, tmp_path, LOCAL_WORLD_SIZE=here) as launch:
+        assert launch.ended() == [2, 2]
+    (line,) = launch.said(0)
+    assert line.startswith("error: ") and "-1" in line
+    elsewhere = [f"error: rank 0 says: {line.removeprefix('error: ')}"]
+    assert launch.said(1) == (elsewhere if here == "1" else [])
