@@ -231,7 +231,13 @@ def trains(data: DataSet, model: ModelSettings = SMALL, **settings: Any) -> Call
 def searches(
     data: DataSet, run_off: bool = False, cost: float = 0, **settings: Any
 ) -> Callable[[Path], None]:
-    rules = RunOff(epochs=1, chunk_dims=(8,), trivial_lookups=(2, 4), by_id=not cost, cost=cost)
+    rules = RunOff(
+        epochs=2 if cost else 1,
+        chunk_dims=(8,),
+        trivial_lookups=(2, 4),
+        by_id=not cost,
+        cost=cost,
+    )
     off = rules if run_off else None
     wanted = SeoSearch(budget_rows=100, temperature_end=0.5, logit_lr=0.05, run_off=off, **settings)
     training = Training(SMALL, fit_settings(epochs=2))

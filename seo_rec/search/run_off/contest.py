@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from seo_rec.search.run_off.halving import halve
 from seo_rec.search.run_off.schedule import Length, haste
 from seo_rec.search.run_off.settings import RunOff
 from seo_rec.search.run_off.tuning import tune
+from seo_rec.search.run_off.verdict import decision_of, over_no_crosses
 from seo_rec.search.worth import worth_of_features
 from seo_rec.train import (
     FitSettings,
@@ -40,6 +42,7 @@ from seo_rec.train import (
 
 log = logging.getLogger(__name__)
 
+TRAINING = "-training"  # ends the names of folders with checkpoints
 SECOND_SEED = 7919  # between the seeds of a candidate's two trainings
 
 Floats = npt.NDArray[np.float32]
@@ -80,7 +83,9 @@ class Contest:
         hastens: Whether short trainings have higher rates
             (:func:`~seo_rec.search.run_off.schedule.haste`), where there is a limit.
 
-    ``at_last`` says that the trainings that follow are the last, for figures of finalists alone.
+    ``at_last`` says that the trainings that follow are the last, for figures of finalists alone;
+    ``short`` that they have the rates of short ones, and ``goes_on`` that each goes on with the
+    training of its candidate before.
     """
 
     def __init__(
@@ -93,7 +98,8 @@ class Contest:
         changes: Mapping[str, Mapping[str, float]] | None = None,
         hastens: bool = True,
     ) -> None:
-        self.hastens, self.at_last = hastens, False
+        self.hastens, self.at_last, self.short, self.goes_on = hastens, False, False, False
+        self._begun: dict[str, Score] = {}  # how far the trainings are that can go on
         self.changes = dict(changes or {})
         self.data, self.settings, self.folder = data, settings, folder
         self.training = training
@@ -104,8 +110,9 @@ class Contest:
         self.scores: dict[str, Score] = {}
         ranks().on_first(lambda: folder.mkdir(parents=True, exist_ok=True))
 
-    def set_length(self, once: Training) -> None:
+    def set_length(self, once: Training, *, short: bool = False, goes_on: bool = False) -> None:
         """From now on candidates are compared by trainings like ``once``."""
+        self.short, self.goes_on = short, goes_on
         self.once, self.again = once, once.with_seed(once.fit.seed + SECOND_SEED)
 
     def different(self) -> list[str]:
@@ -122,9 +129,15 @@ class Contest:
         """Score a candidate; its score, and whether it was trained now and not kept from before."""
         fresh = not self._is_scored(name, self.once)
         score, _ = self._score(name, self.once)
+        if self.goes_on:
+            self._begun[name] = score
         self.scores.setdefault(name, {"origin": dict(self.candidates[name].origin)})
         self.scores[name] |= score
         return score, fresh
+
+    def begun(self, name: str) -> int:
+        """Steps of the candidate's training that the next one goes on from."""
+        return int(self._begun[name]["steps"]) if self.goes_on and name in self._begun else 0
 
     def train_all(self) -> list[str]:
         """Score every candidate once; the names of those that are not equal to an earlier one."""
@@ -164,7 +177,7 @@ class Contest:
         return self.folder / f"{stem}.json", self.folder / f"{stem}.npy"
 
     def _hastened(self, fit: FitSettings) -> FitSettings:
-        if not (self.hastens and self.settings.cost):
+        if not (self.hastens and self.short):
             return fit
         factor = haste(fit)
         return replace(fit, row_lr=factor * fit.row_lr, dense_lr=factor * fit.dense_lr)
@@ -180,12 +193,14 @@ class Contest:
             title = f"{name}, second seed" if training is self.again else name
             changes: Mapping[str, Any] = self.changes.get(name, {})
             own = replace(training, fit=self._hastened(replace(training.fit, **changes)))
-            trained = fit_policy(self.data, policy, own, title=title)
+            place = self.folder / f"{name}{TRAINING}" if self.goes_on else None
+            trained = fit_policy(self.data, policy, own, out=place, title=title)
             if training.model.mlet is None:
                 store_(trained.model, policy)  # what is compared is what would be served
             metrics, z, _ = evaluate(trained.model, eval_stream(self.data, "val", policy.columns))
             worth = self._worth(name, trained.model, training)
-            seconds = trained.result.seconds
+            before = self._begun.get(name, {}) if self.goes_on else {}
+            seconds = trained.result.seconds - before.get("seconds_in_all", 0.0)
             found = {
                 "val_auc": metrics.auc,
                 "params": policy.num_params,
@@ -194,6 +209,8 @@ class Contest:
             }
             if self.settings.cost:
                 found["steps"] = trained.result.steps
+            if self.goes_on:
+                found |= {"begun": self.begun(name), "seconds_in_all": trained.result.seconds}
             if worth:
                 found["worth"] = worth
 
@@ -229,12 +246,24 @@ class Contest:
     def rows(self) -> int:
         """Rows that all trainings read whose scores are kept, where those say their steps."""
         length = self.length()
-        return sum(length.rows(score.get("steps", 0)) for score in self._kept())
+        return sum(
+            length.rows(score.get("steps", 0)) - length.rows(score.get("begun", 0))
+            for score in self._kept()
+        )
 
     def _kept(self) -> list[Score]:
         return ranks().on_first(
             lambda: [_read_score(p) for p in sorted(self.folder.glob("*.json"))]
         )
+
+    def forget_trainings(self) -> None:
+        """Remove the checkpoints of trainings that no round goes on with."""
+
+        def remove() -> None:
+            for place in self.folder.glob(f"*{TRAINING}"):
+                shutil.rmtree(place)
+
+        ranks().on_first(remove)
 
     def beside(
         self,
@@ -261,7 +290,10 @@ class Contest:
         return winner
 
     def best_of(self, rivals: Sequence[str], incumbent: str) -> str:
-        """The rival that beats ``incumbent`` clearly, also on two trainings; else the incumbent."""
+        """The rival that beats ``incumbent`` clearly, else the incumbent.
+
+        Where there is no limit, it must do so on the mean of two trainings as well.
+        """
         limit = self.settings.standard_errors
         self.compare(rivals, incumbent)
         if any(self.scores[name]["standard_error"] is None for name in rivals):
@@ -270,6 +302,8 @@ class Contest:
         for name in sorted(rivals, key=lambda n: -self.scores[n]["gain"]):
             if self.scores[name]["gain"] <= limit * self.scores[name]["standard_error"]:
                 continue
+            if self.settings.cost:
+                return name
             gain, error = self.gain(name, incumbent, twice=True)
             self.scores[name] |= {"gain_of_two": gain, "standard_error_of_two": error}
             if gain > limit * error:
@@ -308,11 +342,12 @@ def run_off(
 
     Equal policies are trained once. With ``settings.cost`` candidates are trained in rounds of
     successive halving (:func:`seo_rec.search.run_off.halving.halve`), and what follows holds for
-    the candidates of the last one; without, every candidate is trained in full.
+    the candidates of the last one, of which the best one of shared chunks is the first to beat;
+    without, every candidate is trained in full.
 
     The first to beat wins unless another plain candidate, and then a searched one, beats the winner
-    so far by ``standard_errors`` of the paired difference, and does so still on the mean of two
-    trainings when both are trained once more with another seed.
+    so far by ``standard_errors`` of the paired difference, and, without a limit, does so still on
+    the mean of two trainings when both are trained once more with another seed.
 
     Args:
         data: The data set.
@@ -329,11 +364,13 @@ def run_off(
         spent += tuned.rows
     if settings.cost:
         names, record = halve(contest, spent)
+        contest.forget_trainings()
     else:
         names, record = contest.train_all(), None
     searched = [n for n in names if contest.candidates[n].searched]
     plain = [n for n in names if not contest.candidates[n].searched]
-    best_plain = contest.best_of(plain, contest.first_to_beat(plain))
+    first = plain[0] if settings.cost else contest.first_to_beat(plain)
+    best_plain = contest.best_of(plain, first)
     winner = contest.best_of(searched, best_plain)
     if ranks().first:
         log.info("the run-off chose %s", winner)
@@ -341,9 +378,9 @@ def run_off(
         record["rows"] = contest.rows()
         if tuned:
             record["tuned"] = {name: dict(values) for name, values in tuned.changes.items()}
-    decision = _decision(contest, winner, best_plain, searched)
+    decision = decision_of(contest, winner, best_plain, searched)
     if taken := crosses_of_candidate(contest.candidates[winner]):
-        decision["crosses"] = {"taken": list(taken), **_over_no_crosses(contest, names, winner)}
+        decision["crosses"] = {"taken": list(taken), **over_no_crosses(contest, names, winner)}
     if winner in contest.changes:
         decision["settings"] = dict(contest.changes[winner])
     return Outcome(
@@ -354,34 +391,6 @@ def run_off(
         record,
         tuple(names),
     )
-
-
-def _over_no_crosses(contest: Contest, names: Sequence[str], winner: str) -> dict[str, Any]:
-    """The gain of a winner with crosses over the best finalist that has none."""
-    without = [n for n in names if not crosses_of_candidate(contest.candidates[n])]
-    best = max(without, key=lambda n: contest.scores[n]["val_auc"])
-    gain, error = contest.gain(winner, best, twice=False)
-    known = None if np.isnan(error) else error
-    return {"over": best, "gain": gain, "standard_error": known}
-
-
-def _decision(
-    contest: Contest, winner: str, best_plain: str, searched: Sequence[str]
-) -> dict[str, Any]:
-    """Who won: ``gain`` is the winner's validation AUC minus the one of ``against``."""
-    decision: dict[str, Any] = {"winner": winner, "kind": "attention", "against": best_plain}
-    scores = contest.scores
-    if winner in searched:
-        rivals = [n for n, c in contest.candidates.items() if not c.searched]
-        decision |= {k: scores[winner][k] for k in ("gain", "standard_error")}
-        decision["plain_candidates"] = sum("same_as" not in scores[n] for n in rivals)
-        return decision
-    decision["kind"] = "plain"
-    best = max(searched, key=lambda n: scores[n]["gain"], default=None)
-    if best is None:
-        return {**decision, "against": None, "gain": None, "standard_error": None}
-    error = scores[best]["standard_error"]
-    return {**decision, "against": best, "gain": -scores[best]["gain"], "standard_error": error}
 
 
 def _read_score(path: Path) -> Score:
