@@ -423,7 +423,7 @@ def test_a_run_off_killed_anywhere_ends_the_same(
 def test_a_limited_run_off_killed_anywhere_ends_the_same(
     tiny_data: DataSet, tmp_path: Path, fuse: Fuse, every: int
 ) -> None:
-    """By successive halving: also in a later round, and in the second training of a finalist."""
+    """By successive halving: also in a later round, and between two parts of a training."""
     run = searches(tiny_data, run_off=True, cost=6)
     assert_survives_every_kill(run, tmp_path, fuse, every)
 

@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from torch import nn
 
 from seo_rec.data.dataset import DataSet
-from seo_rec.documents import read_object
 from seo_rec.files import write_bytes, write_json
 from seo_rec.metrics import auc_gain
 from seo_rec.policy import Policy
@@ -23,6 +21,7 @@ from seo_rec.search.progress import Progress
 from seo_rec.search.run_off.candidates import Candidate
 from seo_rec.search.run_off.crossed import crosses_of_candidate
 from seo_rec.search.run_off.halving import halve
+from seo_rec.search.run_off.kept import Floats, Score, read_logits, read_score
 from seo_rec.search.run_off.schedule import Length, haste
 from seo_rec.search.run_off.settings import RunOff
 from seo_rec.search.run_off.tuning import tune
@@ -44,9 +43,6 @@ log = logging.getLogger(__name__)
 
 TRAINING = "-training"  # ends the names of folders with checkpoints
 SECOND_SEED = 7919  # between the seeds of a candidate's two trainings
-
-Floats = npt.NDArray[np.float32]
-Score = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,8 @@ class Contest:
         hastens: bool = True,
     ) -> None:
         self.hastens, self.at_last, self.short, self.goes_on = hastens, False, False, False
-        self._begun: dict[str, Score] = {}  # how far the trainings are that can go on
+        # steps and seconds of the trainings that can go on
+        self._begun: dict[str, tuple[int, float]] = {}
         self.changes = dict(changes or {})
         self.data, self.settings, self.folder = data, settings, folder
         self.training = training
@@ -130,14 +127,17 @@ class Contest:
         fresh = not self._is_scored(name, self.once)
         score, _ = self._score(name, self.once)
         if self.goes_on:
-            self._begun[name] = score
+            self._begun[name] = score["steps"], self._seconds_of(name) + score["seconds"]
         self.scores.setdefault(name, {"origin": dict(self.candidates[name].origin)})
         self.scores[name] |= score
         return score, fresh
 
     def begun(self, name: str) -> int:
         """Steps of the candidate's training that the next one goes on from."""
-        return int(self._begun[name]["steps"]) if self.goes_on and name in self._begun else 0
+        return self._begun.get(name, (0, 0.0))[0] if self.goes_on else 0
+
+    def _seconds_of(self, name: str) -> float:
+        return self._begun.get(name, (0, 0.0))[1] if self.goes_on else 0.0
 
     def train_all(self) -> list[str]:
         """Score every candidate once; the names of those that are not equal to an earlier one."""
@@ -199,8 +199,7 @@ class Contest:
                 store_(trained.model, policy)  # what is compared is what would be served
             metrics, z, _ = evaluate(trained.model, eval_stream(self.data, "val", policy.columns))
             worth = self._worth(name, trained.model, training)
-            before = self._begun.get(name, {}) if self.goes_on else {}
-            seconds = trained.result.seconds - before.get("seconds_in_all", 0.0)
+            seconds = trained.result.seconds - self._seconds_of(name)
             found = {
                 "val_auc": metrics.auc,
                 "params": policy.num_params,
@@ -210,7 +209,7 @@ class Contest:
             if self.settings.cost:
                 found["steps"] = trained.result.steps
             if self.goes_on:
-                found |= {"begun": self.begun(name), "seconds_in_all": trained.result.seconds}
+                found["begun"] = self.begun(name)
             if worth:
                 found["worth"] = worth
 
@@ -221,7 +220,7 @@ class Contest:
                 write_json(score, found)
 
             here.on_first(keep)
-        return here.on_first(lambda: (_read_score(score), _read_logits(saved)))
+        return here.on_first(lambda: (read_score(score), read_logits(saved)))
 
     def _worth(self, name: str, model: nn.Module, training: Training) -> dict[str, float]:
         """What every cross of a finalist is worth to its model, in log loss."""
@@ -252,9 +251,7 @@ class Contest:
         )
 
     def _kept(self) -> list[Score]:
-        return ranks().on_first(
-            lambda: [_read_score(p) for p in sorted(self.folder.glob("*.json"))]
-        )
+        return ranks().on_first(lambda: [read_score(p) for p in sorted(self.folder.glob("*.json"))])
 
     def forget_trainings(self) -> None:
         """Remove the checkpoints of trainings that no round goes on with."""
@@ -391,22 +388,3 @@ def run_off(
         record,
         tuple(names),
     )
-
-
-def _read_score(path: Path) -> Score:
-    """What is kept of a candidate's training; ValueError names a damaged file."""
-    return read_object(path, {"val_auc": float, "params": int, "seconds": float})
-
-
-def _read_logits(path: Path) -> Floats:
-    """The validation logits of a candidate's training; ValueError names a damaged file."""
-    try:
-        logits = np.load(path, allow_pickle=False)
-        if logits.ndim != 1 or not np.issubdtype(logits.dtype, np.floating):
-            raise ValueError(f"{logits.dtype} of shape {logits.shape}")
-    except Exception as error:  # there is no end to what damaged bytes make a reader raise
-        raise ValueError(
-            f"{path}: no validation logits ({type(error).__name__}); remove it and its .json, and "
-            "the candidate is trained again"
-        ) from error
-    return logits
