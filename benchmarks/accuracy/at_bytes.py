@@ -71,7 +71,7 @@ STUDIES = {
         FitSettings(batch_size=512, row_lr=1e-3, dense_lr=1e-3, row_l2=1e-2, epochs=12),
         {"frequent": {"dim": 8}},
     ),
-    "retrosheet": Study((32_000, 96_000, 288_000), FitSettings(row_l2=1e-3)),
+    "retrosheet": Study((32_000, 96_000, 288_000), FitSettings(row_l2=1e-3, epochs=8)),
     "flights": Study(
         (64_000, 256_000, 1_024_000),
         FitSettings(row_l2=3e-3, epochs=10),
