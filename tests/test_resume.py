@@ -231,7 +231,13 @@ def trains(data: DataSet, model: ModelSettings = SMALL, **settings: Any) -> Call
 def searches(
     data: DataSet, run_off: bool = False, cost: float = 0, **settings: Any
 ) -> Callable[[Path], None]:
-    rules = RunOff(epochs=1, chunk_dims=(8,), trivial_lookups=(2, 4), by_id=not cost, cost=cost)
+    rules = RunOff(
+        epochs=2 if cost else 1,
+        chunk_dims=(8,),
+        trivial_lookups=(2, 4),
+        by_id=not cost,
+        cost=cost,
+    )
     off = rules if run_off else None
     wanted = SeoSearch(budget_rows=100, temperature_end=0.5, logit_lr=0.05, run_off=off, **settings)
     training = Training(SMALL, fit_settings(epochs=2))
@@ -417,7 +423,7 @@ def test_a_run_off_killed_anywhere_ends_the_same(
 def test_a_limited_run_off_killed_anywhere_ends_the_same(
     tiny_data: DataSet, tmp_path: Path, fuse: Fuse, every: int
 ) -> None:
-    """By successive halving: also in a later round, and in the second training of a finalist."""
+    """By successive halving: also in a later round, and between two parts of a training."""
     run = searches(tiny_data, run_off=True, cost=6)
     assert_survives_every_kill(run, tmp_path, fuse, every)
 

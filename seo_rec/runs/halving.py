@@ -84,6 +84,7 @@ def _course(name: str, score: Mapping[str, Any]) -> Course:
 def story(halving: Halving, decision: Mapping[str, Any]) -> list[str]:
     """The search in at most five lines: what it read, who left in which round, and who won."""
     plain = sum(c.is_plain for c in halving.courses)
+    told = list[str]()
     lines = [
         f"{plain} plain and {len(halving.courses) - plain} searched candidates read "
         f"{halving.rows / halving.one_training:.1f} times the {halving.one_training:,} rows of one "
@@ -94,14 +95,14 @@ def story(halving: Halving, decision: Mapping[str, Any]) -> list[str]:
         behind = sorted(c.behind for c in out)
         trained = [c for c in halving.courses if len(c.curve) >= number]
         best = max(trained, key=lambda c: c.curve[number - 1][1])
-        lines.append(
+        told.append(
             f"Round {number} trained {stage.candidates} of them on {stage.rows:,} rows; "
-            f"{best.name} was the best, and {len(out)} left, whose validation AUC was "
-            f"{behind[0]:.4f} to {behind[-1]:.4f} lower."
+            f"{best.name} was the best, and {len(out)} left"
+            + (f", {behind[0]:.4f} to {behind[-1]:.4f} lower in validation AUC." if out else ".")
         )
     last = [c.name for c in halving.courses if c.left is None]
-    lines.append(
-        f"The last round trained {', '.join(last)} on {halving.stages[-1].rows:,} rows, and again "
-        "with another seed where one was clearly better."
+    told.append(
+        f"The last round trained {', '.join(last)} on {halving.stages[-1].rows:,} rows at most."
     )
+    lines += [*told[:1], " ".join(told[1:-1]), told[-1]] if len(told) > 2 else told
     return [*lines, f"{decided(decision)}."]

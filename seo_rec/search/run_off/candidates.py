@@ -18,6 +18,8 @@ class Candidate:
         policy: At the budget already.
         searched: Whether a search decided it; the others are plain and need none.
         origin: What was searched and how it was applied, JSON values, for reports.
+        shared: Whether it is a plain policy of hashed chunks that all features share, of which the
+            best one is among the finalists of a limited run-off.
         of_both_kinds: Whether it is the plain policy of shared chunks and rows by id side by side.
     """
 
@@ -25,6 +27,7 @@ class Candidate:
     policy: Policy
     searched: bool = False
     origin: Mapping[str, Any] = field(default_factory=dict)
+    shared: bool = False
     of_both_kinds: bool = False
 
     @property

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import io
 import logging
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from torch import nn
 
 from seo_rec.data.dataset import DataSet
-from seo_rec.documents import read_object
 from seo_rec.files import write_bytes, write_json
 from seo_rec.metrics import auc_gain
 from seo_rec.policy import Policy
@@ -22,9 +21,11 @@ from seo_rec.search.progress import Progress
 from seo_rec.search.run_off.candidates import Candidate
 from seo_rec.search.run_off.crossed import crosses_of_candidate
 from seo_rec.search.run_off.halving import halve
+from seo_rec.search.run_off.kept import Floats, Score, read_logits, read_score
 from seo_rec.search.run_off.schedule import Length, haste
 from seo_rec.search.run_off.settings import RunOff
 from seo_rec.search.run_off.tuning import tune
+from seo_rec.search.run_off.verdict import decision_of, over_no_crosses
 from seo_rec.search.worth import worth_of_features
 from seo_rec.train import (
     FitSettings,
@@ -40,10 +41,8 @@ from seo_rec.train import (
 
 log = logging.getLogger(__name__)
 
+TRAINING = "-training"  # ends the names of folders with checkpoints
 SECOND_SEED = 7919  # between the seeds of a candidate's two trainings
-
-Floats = npt.NDArray[np.float32]
-Score = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,9 @@ class Contest:
         hastens: Whether short trainings have higher rates
             (:func:`~seo_rec.search.run_off.schedule.haste`), where there is a limit.
 
-    ``at_last`` says that the trainings that follow are the last, for figures of finalists alone.
+    ``at_last`` says that the trainings that follow are the last, for figures of finalists alone;
+    ``short`` that they have the rates of short ones, and ``goes_on`` that each goes on with the
+    training of its candidate before.
     """
 
     def __init__(
@@ -93,7 +94,9 @@ class Contest:
         changes: Mapping[str, Mapping[str, float]] | None = None,
         hastens: bool = True,
     ) -> None:
-        self.hastens, self.at_last = hastens, False
+        self.hastens, self.at_last, self.short, self.goes_on = hastens, False, False, False
+        # steps and seconds of the trainings that can go on
+        self._begun: dict[str, tuple[int, float]] = {}
         self.changes = dict(changes or {})
         self.data, self.settings, self.folder = data, settings, folder
         self.training = training
@@ -104,8 +107,9 @@ class Contest:
         self.scores: dict[str, Score] = {}
         ranks().on_first(lambda: folder.mkdir(parents=True, exist_ok=True))
 
-    def set_length(self, once: Training) -> None:
+    def set_length(self, once: Training, *, short: bool = False, goes_on: bool = False) -> None:
         """From now on candidates are compared by trainings like ``once``."""
+        self.short, self.goes_on = short, goes_on
         self.once, self.again = once, once.with_seed(once.fit.seed + SECOND_SEED)
 
     def different(self) -> list[str]:
@@ -122,9 +126,18 @@ class Contest:
         """Score a candidate; its score, and whether it was trained now and not kept from before."""
         fresh = not self._is_scored(name, self.once)
         score, _ = self._score(name, self.once)
+        if self.goes_on:
+            self._begun[name] = score["steps"], self._seconds_of(name) + score["seconds"]
         self.scores.setdefault(name, {"origin": dict(self.candidates[name].origin)})
         self.scores[name] |= score
         return score, fresh
+
+    def begun(self, name: str) -> int:
+        """Steps of the candidate's training that the next one goes on from."""
+        return self._begun.get(name, (0, 0.0))[0] if self.goes_on else 0
+
+    def _seconds_of(self, name: str) -> float:
+        return self._begun.get(name, (0, 0.0))[1] if self.goes_on else 0.0
 
     def train_all(self) -> list[str]:
         """Score every candidate once; the names of those that are not equal to an earlier one."""
@@ -164,7 +177,7 @@ class Contest:
         return self.folder / f"{stem}.json", self.folder / f"{stem}.npy"
 
     def _hastened(self, fit: FitSettings) -> FitSettings:
-        if not (self.hastens and self.settings.cost):
+        if not (self.hastens and self.short):
             return fit
         factor = haste(fit)
         return replace(fit, row_lr=factor * fit.row_lr, dense_lr=factor * fit.dense_lr)
@@ -180,12 +193,13 @@ class Contest:
             title = f"{name}, second seed" if training is self.again else name
             changes: Mapping[str, Any] = self.changes.get(name, {})
             own = replace(training, fit=self._hastened(replace(training.fit, **changes)))
-            trained = fit_policy(self.data, policy, own, title=title)
+            place = self.folder / f"{name}{TRAINING}" if self.goes_on else None
+            trained = fit_policy(self.data, policy, own, out=place, title=title)
             if training.model.mlet is None:
                 store_(trained.model, policy)  # what is compared is what would be served
             metrics, z, _ = evaluate(trained.model, eval_stream(self.data, "val", policy.columns))
             worth = self._worth(name, trained.model, training)
-            seconds = trained.result.seconds
+            seconds = trained.result.seconds - self._seconds_of(name)
             found = {
                 "val_auc": metrics.auc,
                 "params": policy.num_params,
@@ -194,6 +208,8 @@ class Contest:
             }
             if self.settings.cost:
                 found["steps"] = trained.result.steps
+            if self.goes_on:
+                found["begun"] = self.begun(name)
             if worth:
                 found["worth"] = worth
 
@@ -204,7 +220,7 @@ class Contest:
                 write_json(score, found)
 
             here.on_first(keep)
-        return here.on_first(lambda: (_read_score(score), _read_logits(saved)))
+        return here.on_first(lambda: (read_score(score), read_logits(saved)))
 
     def _worth(self, name: str, model: nn.Module, training: Training) -> dict[str, float]:
         """What every cross of a finalist is worth to its model, in log loss."""
@@ -229,12 +245,22 @@ class Contest:
     def rows(self) -> int:
         """Rows that all trainings read whose scores are kept, where those say their steps."""
         length = self.length()
-        return sum(length.rows(score.get("steps", 0)) for score in self._kept())
+        return sum(
+            length.rows(score.get("steps", 0)) - length.rows(score.get("begun", 0))
+            for score in self._kept()
+        )
 
     def _kept(self) -> list[Score]:
-        return ranks().on_first(
-            lambda: [_read_score(p) for p in sorted(self.folder.glob("*.json"))]
-        )
+        return ranks().on_first(lambda: [read_score(p) for p in sorted(self.folder.glob("*.json"))])
+
+    def forget_trainings(self) -> None:
+        """Remove the checkpoints of trainings that no round goes on with."""
+
+        def remove() -> None:
+            for place in self.folder.glob(f"*{TRAINING}"):
+                shutil.rmtree(place)
+
+        ranks().on_first(remove)
 
     def beside(
         self,
@@ -261,7 +287,10 @@ class Contest:
         return winner
 
     def best_of(self, rivals: Sequence[str], incumbent: str) -> str:
-        """The rival that beats ``incumbent`` clearly, also on two trainings; else the incumbent."""
+        """The rival that beats ``incumbent`` clearly, else the incumbent.
+
+        Where there is no limit, it must do so on the mean of two trainings as well.
+        """
         limit = self.settings.standard_errors
         self.compare(rivals, incumbent)
         if any(self.scores[name]["standard_error"] is None for name in rivals):
@@ -270,6 +299,8 @@ class Contest:
         for name in sorted(rivals, key=lambda n: -self.scores[n]["gain"]):
             if self.scores[name]["gain"] <= limit * self.scores[name]["standard_error"]:
                 continue
+            if self.settings.cost:
+                return name
             gain, error = self.gain(name, incumbent, twice=True)
             self.scores[name] |= {"gain_of_two": gain, "standard_error_of_two": error}
             if gain > limit * error:
@@ -308,11 +339,12 @@ def run_off(
 
     Equal policies are trained once. With ``settings.cost`` candidates are trained in rounds of
     successive halving (:func:`seo_rec.search.run_off.halving.halve`), and what follows holds for
-    the candidates of the last one; without, every candidate is trained in full.
+    the candidates of the last one, of which the best one of shared chunks is the first to beat;
+    without, every candidate is trained in full.
 
     The first to beat wins unless another plain candidate, and then a searched one, beats the winner
-    so far by ``standard_errors`` of the paired difference, and does so still on the mean of two
-    trainings when both are trained once more with another seed.
+    so far by ``standard_errors`` of the paired difference, and, without a limit, does so still on
+    the mean of two trainings when both are trained once more with another seed.
 
     Args:
         data: The data set.
@@ -329,11 +361,13 @@ def run_off(
         spent += tuned.rows
     if settings.cost:
         names, record = halve(contest, spent)
+        contest.forget_trainings()
     else:
         names, record = contest.train_all(), None
     searched = [n for n in names if contest.candidates[n].searched]
     plain = [n for n in names if not contest.candidates[n].searched]
-    best_plain = contest.best_of(plain, contest.first_to_beat(plain))
+    first = plain[0] if settings.cost else contest.first_to_beat(plain)
+    best_plain = contest.best_of(plain, first)
     winner = contest.best_of(searched, best_plain)
     if ranks().first:
         log.info("the run-off chose %s", winner)
@@ -341,9 +375,9 @@ def run_off(
         record["rows"] = contest.rows()
         if tuned:
             record["tuned"] = {name: dict(values) for name, values in tuned.changes.items()}
-    decision = _decision(contest, winner, best_plain, searched)
+    decision = decision_of(contest, winner, best_plain, searched)
     if taken := crosses_of_candidate(contest.candidates[winner]):
-        decision["crosses"] = {"taken": list(taken), **_over_no_crosses(contest, names, winner)}
+        decision["crosses"] = {"taken": list(taken), **over_no_crosses(contest, names, winner)}
     if winner in contest.changes:
         decision["settings"] = dict(contest.changes[winner])
     return Outcome(
@@ -354,50 +388,3 @@ def run_off(
         record,
         tuple(names),
     )
-
-
-def _over_no_crosses(contest: Contest, names: Sequence[str], winner: str) -> dict[str, Any]:
-    """The gain of a winner with crosses over the best finalist that has none."""
-    without = [n for n in names if not crosses_of_candidate(contest.candidates[n])]
-    best = max(without, key=lambda n: contest.scores[n]["val_auc"])
-    gain, error = contest.gain(winner, best, twice=False)
-    known = None if np.isnan(error) else error
-    return {"over": best, "gain": gain, "standard_error": known}
-
-
-def _decision(
-    contest: Contest, winner: str, best_plain: str, searched: Sequence[str]
-) -> dict[str, Any]:
-    """Who won: ``gain`` is the winner's validation AUC minus the one of ``against``."""
-    decision: dict[str, Any] = {"winner": winner, "kind": "attention", "against": best_plain}
-    scores = contest.scores
-    if winner in searched:
-        rivals = [n for n, c in contest.candidates.items() if not c.searched]
-        decision |= {k: scores[winner][k] for k in ("gain", "standard_error")}
-        decision["plain_candidates"] = sum("same_as" not in scores[n] for n in rivals)
-        return decision
-    decision["kind"] = "plain"
-    best = max(searched, key=lambda n: scores[n]["gain"], default=None)
-    if best is None:
-        return {**decision, "against": None, "gain": None, "standard_error": None}
-    error = scores[best]["standard_error"]
-    return {**decision, "against": best, "gain": -scores[best]["gain"], "standard_error": error}
-
-
-def _read_score(path: Path) -> Score:
-    """What is kept of a candidate's training; ValueError names a damaged file."""
-    return read_object(path, {"val_auc": float, "params": int, "seconds": float})
-
-
-def _read_logits(path: Path) -> Floats:
-    """The validation logits of a candidate's training; ValueError names a damaged file."""
-    try:
-        logits = np.load(path, allow_pickle=False)
-        if logits.ndim != 1 or not np.issubdtype(logits.dtype, np.floating):
-            raise ValueError(f"{logits.dtype} of shape {logits.shape}")
-    except Exception as error:  # there is no end to what damaged bytes make a reader raise
-        raise ValueError(
-            f"{path}: no validation logits ({type(error).__name__}); remove it and its .json, and "
-            "the candidate is trained again"
-        ) from error
-    return logits

@@ -1,8 +1,9 @@
 """Successive halving: many candidates are trained a little, and the best of them longer.
 
 Jamieson and Talwalkar, Non-stochastic Best Arm Identification and Hyperparameter Optimization,
-AISTATS 2016. A candidate that stays is trained anew and for longer, with the same seed, and so on
-the same rows in the same order.
+AISTATS 2016. After a short training of all candidates the best begin their whole training, and
+ever fewer of them go on with it, to its end: the answer is not one that leads only in short
+trainings. All have the same seed, and so read the same rows in the same order.
 """
 
 from __future__ import annotations
@@ -14,54 +15,116 @@ from typing import TYPE_CHECKING, Any
 
 from seo_rec.search.progress import say
 from seo_rec.search.run_off.crossed import crosses_of_candidate
-from seo_rec.search.run_off.schedule import Length, Round, rounds, rows_of
+from seo_rec.search.run_off.schedule import Length, Schedule, rounds
 from seo_rec.train.progress import duration
 
 if TYPE_CHECKING:
     from seo_rec.search.run_off.contest import Contest
 
 
-def survivors(
+def in_order(
     auc: Mapping[str, float],
     searched: Collection[str],
-    keep: int,
     family: Mapping[str, str],
     crossed: Collection[str] = (),
+    safe: str | None = None,
 ) -> list[str]:
-    """The candidates that stay after a round, in their order.
+    """All candidates of a round, in the order of their claim to stay; ties go to the earlier one.
 
-    The first one stays, because it is the one to beat, and so do the best other plain one and the
-    best searched one, so that the last round compares the two kinds. Some policies learn more
-    slowly than others: crosses, whose ids are rare, and rows by id. So the best one with crosses
-    stays as well, and then the best searched and the best plain one of every family, as far as
-    there are places. The other places go to the highest AUC; ties go to the earlier candidate.
+    The safe one is first, so that the answer is never below it, and then the best other plain one
+    and the best searched one, the higher AUC first, so that the last round compares the two kinds.
+    Some policies learn more slowly than others: crosses, whose ids are rare, and rows by id. So the
+    best one with crosses follows, and then the best searched and the best plain one of every
+    family. The others follow by their AUC.
 
     Args:
         auc: Validation AUC of the candidates of the round.
         searched: The candidates that a search decided.
-        keep: How many stay, 3 or more.
         family: Of every candidate (:attr:`Candidate.family`).
         crossed: The candidates that have crosses.
+        safe: The plain candidate that stays in any case; None: the first one.
     """
-    first, *others = auc
-    ranked = sorted(others, key=lambda name: -auc[name])
+    first = next(iter(auc)) if safe is None else safe
+    ranked = sorted((n for n in auc if n != first), key=lambda name: -auc[name])
     kinds = [[n for n in ranked if (n in searched) is kind] for kind in (False, True)]
-    leaders = [name for kind in kinds for name in kind[:1]]
+    leaders = sorted((name for kind in kinds for name in kind[:1]), key=lambda name: -auc[name])
     leaders += [name for name in ranked if name in crossed][:1]
     for kind in reversed(kinds):
         best = dict.fromkeys(family[name] for name in kind)  # in the order of their best ones
         leaders += [next(n for n in kind if family[n] == one) for one in best]
-    stay = {first}
-    for name in (*leaders, *ranked):
-        if len(stay) < keep:
-            stay.add(name)
-    return [name for name in auc if name in stay]
+    return list(dict.fromkeys((first, *leaders, *ranked)))
+
+
+class _Rounds:
+    """The rounds of one contest: what was read, and what will be."""
+
+    def __init__(self, contest: Contest, names: Sequence[str], spent: int) -> None:
+        self.contest, self.whole = contest, contest.once
+        self.length, self.cost = contest.length(), contest.settings.cost
+        self.goes_on = self.whole.fit.schedule == "constant"  # a cosine depends on the end
+        self.schedule = rounds(len(names), self.length, self.cost, spent, goes_on=self.goes_on)
+        self.pace = _Pace(self.schedule.rows)
+        self.read = 0
+
+    def begin(self, number: int) -> None:
+        """The trainings of this round follow; those of the last one are as any training is."""
+        stages, fit = self.schedule.rounds, self.whole.fit
+        steps, screening = stages[number - 1].steps, stages[number - 1] is self.schedule.screening
+        once = replace(self.whole, fit=replace(fit, max_steps=steps))
+        if steps == self.length.steps:
+            once = self.whole
+        finals = len(self.schedule.finals)
+        self.contest.set_length(once, short=screening, goes_on=not screening and finals > 1)
+        self.contest.at_last = number == len(stages)
+
+    def train(self, name: str, number: int, count: int, among: int) -> None:
+        """Train a candidate in a round, note where it stands, and say so."""
+        begun = self.length.rows(self.contest.begun(name))
+        score, fresh = self.contest.train(name)
+        rows = self.length.rows(score["steps"])
+        self.read += rows - begun
+        self.contest.scores[name].setdefault("curve", []).append([rows, score["val_auc"]])
+        left = self.pace.after(rows - begun, fresh)
+        say(
+            f"round {number} of {len(self.schedule.rounds)}, {count} of {among}: {name}, "
+            f"validation AUC {score['val_auc']:.5f}{'' if fresh else ' (kept from before)'}{left}"
+        )
+
+    def has_room(self, name: str) -> bool:
+        """Whether rows are left for one more training of the last round."""
+        steps = self.schedule.rounds[-1].steps
+        more = self.length.rows(steps) - self.length.rows(self.contest.begun(name))
+        return self.read + more <= self.schedule.rows
+
+    def all(self, names: Sequence[str]) -> list[str]:
+        """Train in all rounds; the names of the last one, the safe one first.
+
+        Where trainings stopped early, rows are left, and more than planned go on in the last round.
+        """
+        stages = self.schedule.rounds
+        order, before = list(names), list(names)
+        for number, stage in enumerate(stages, 1):
+            self.begin(number)
+            last, now = number == len(stages), order[: stage.candidates]
+            if not last:
+                now = [name for name in names if name in now]
+                _note(self.contest, before, now, number - 1)
+            for count, name in enumerate(now, 1):
+                self.train(name, number, count, len(now))
+            while last and len(now) < len(order) and self.has_room(order[len(now)]):
+                now.append(order[len(now)])
+                self.train(now[-1], number, len(now), len(now))
+            if last:
+                _note(self.contest, before, now, number - 1)
+            order, before = now if last else _ordered(self.contest, now), now
+        return order
 
 
 def halve(contest: Contest, spent: int) -> tuple[list[str], dict[str, Any]]:
     """Train all candidates in rounds; the names of the last round, and the record of the rounds.
 
-    Afterwards the contest compares trainings of the length of the last round. The score of a
+    Afterwards the contest compares trainings of the length of the last round, and the first name is
+    the safe one: the best plain policy of shared chunks. The score of a
     candidate that left has the number of the ``round`` after which it did, and how far its AUC was
     ``behind`` the best one of that round.
 
@@ -69,72 +132,71 @@ def halve(contest: Contest, spent: int) -> tuple[list[str], dict[str, Any]]:
         contest: The candidates and their scores.
         spent: Rows that other parts of the search train on at most.
     """
-    names, length, whole = contest.different(), contest.length(), contest.once
-    cost = contest.settings.cost
-    schedule = rounds(len(names), length, cost, spent)
-    pace = _Pace(rows_of(schedule, length))
+    names = contest.different()
+    stages = _Rounds(contest, names, spent)
+    length, schedule = stages.length, stages.schedule
     say(
-        f"{len(names)} candidates, on at most {cost:g} times the {length.whole:,} rows of one "
-        f"training: {_told(schedule, length)}"
+        f"{len(names)} candidates, on at most {stages.cost:g} times the {length.whole:,} rows of "
+        f"one training: {_told(schedule, length)}"
     )
-    for number, stage in enumerate(schedule, 1):
-        contest.set_length(replace(whole, fit=replace(whole.fit, max_steps=stage.steps)))
-        contest.at_last = number == len(schedule)
-        for count, name in enumerate(names, 1):
-            score, fresh = contest.train(name)
-            rows = length.rows(score["steps"])
-            contest.scores[name].setdefault("curve", []).append([rows, score["val_auc"]])
-            left = pace.after(length.rows(stage.steps), fresh)
-            say(
-                f"round {number} of {len(schedule)}, {count} of {len(names)}: {name}, validation "
-                f"AUC {score['val_auc']:.5f}{'' if fresh else ' (kept from before)'}{left}"
-            )
-        if number < len(schedule):
-            names = _leave(contest, names, number, schedule[number].candidates)
+    finalists = stages.all(names)
+    *others, final = schedule.rounds
+    told = [*others, replace(final, candidates=len(finalists))]
     record = {
-        "limit": cost,
+        "limit": stages.cost,
         "one_training": length.whole,
         "elsewhere": spent,
         "rounds": [
             {"candidates": s.candidates, "steps": s.steps, "rows": length.rows(s.steps)}
-            for s in schedule
+            for s in told
         ],
     }
-    return names, record
+    return finalists, record
 
 
-def _leave(contest: Contest, names: Sequence[str], number: int, keep: int) -> list[str]:
-    """Note who leaves after a round and why; the names that stay."""
-    contest.compare(names, names[0])
+def _ordered(contest: Contest, names: Sequence[str]) -> list[str]:
+    """The candidates of a round in the order of their claim to stay, with their gains noted."""
     auc = {name: contest.scores[name]["val_auc"] for name in names}
-    searched = [name for name in names if contest.candidates[name].searched]
-    family = {name: contest.candidates[name].family for name in names}
-    crossed = [name for name in names if crosses_of_candidate(contest.candidates[name])]
-    stay = survivors(auc, searched, keep, family, crossed)
-    out = sorted((n for n in names if n not in stay), key=lambda n: -auc[n])
-    behind = {name: max(auc.values()) - auc[name] for name in out}
-    for name in out:
-        contest.scores[name] |= {"round": number, "behind": behind[name]}
-    least, most = (min(behind.values()), max(behind.values())) if out else (0.0, 0.0)
-    if out:
-        say(
-            f"out after round {number}: {', '.join(out)}; their validation AUC is {least:.5f} to "
-            f"{most:.5f} below the best of the round (the plain candidate to beat and the best of "
-            "each kind stay)"
-        )
-    return stay
-
-
-def _told(schedule: Sequence[Round], length: Length) -> str:
-    """The rounds in words."""
-    often = {1: "each", 2: "twice each"}
-    return ", then ".join(
-        f"{s.candidates} of {length.rows(s.steps):,} rows {often[s.trainings]}" for s in schedule
+    known = {name: contest.candidates[name] for name in names}
+    shared = [name for name in names if known[name].shared] or list(names[:1])
+    safe = max(shared, key=lambda name: auc[name])
+    contest.compare(names, safe)
+    return in_order(
+        auc,
+        [name for name in names if known[name].searched],
+        {name: known[name].family for name in names},
+        [name for name in names if crosses_of_candidate(known[name])],
+        safe,
     )
 
 
+def _note(contest: Contest, names: Sequence[str], stay: Sequence[str], number: int) -> None:
+    """Note and say who left after a round, and how far behind."""
+    out = [name for name in names if name not in stay]
+    if not out:
+        return
+    auc = {name: contest.scores[name]["curve"][number - 1][1] for name in names}
+    out = sorted(out, key=lambda n: -auc[n])
+    behind = {name: max(auc.values()) - auc[name] for name in out}
+    for name in out:
+        contest.scores[name] |= {"round": number, "behind": behind[name]}
+    say(
+        f"out after round {number}: {', '.join(out)}; their validation AUC is "
+        f"{min(behind.values()):.5f} to {max(behind.values()):.5f} below the best of the round "
+        "(the best plain candidate of shared chunks and the best of each kind go on first)"
+    )
+
+
+def _told(schedule: Schedule, length: Length) -> str:
+    """The rounds in words."""
+    first, *others = schedule.rounds
+    parts = [f"{first.candidates} of {length.rows(first.steps):,} rows each"]
+    parts += [f"{r.candidates} up to {length.rows(r.steps):,} rows each" for r in others]
+    return ", then ".join(parts)
+
+
 class _Pace:
-    """How long the other trainings of a schedule will take, by the rows that they read."""
+    """How long the other trainings of a schedule will take at most, by the rows that they read."""
 
     def __init__(self, rows: int) -> None:
         self.left, self.measured, self.seconds = rows, 0, 0.0

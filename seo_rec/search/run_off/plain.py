@@ -75,6 +75,7 @@ def by_chunks(schema: Schema, shape: Shape, lookups: Sequence[int]) -> list[Cand
         Candidate(
             f"trivial-{k}x{shape.dim // k}",
             methods.multi_size(schema, shape.allowance, shape.dim, lookups=k, seed=shape.seed),
+            shared=True,
         )
         for k in dict.fromkeys((shape.dim // shape.chunk_dim, *lookups))
         if shape.dim % k == 0

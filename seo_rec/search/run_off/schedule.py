@@ -1,6 +1,6 @@
 """How the rows that a search may train on are shared out between its trainings.
 
-Letters: T rows of one whole training, n candidates, k finalists.
+Letters: T rows of one whole training, n candidates.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from seo_rec.settings import FitSettings
 
-FINALISTS = 4
-NO_SCREENING = 2 * FINALISTS  # so many candidates, or fewer, all go to the last round
-ONE_SCREENING = 9  # so many, or fewer, are screened once
+FINALS = ((5, 1 / 5), (3, 1 / 2), (2, 1.0))  # finalists, and the part of their trainings
+FINALS_AT = 4  # a limit of twice as many trainings has room for twice as many finalists
+FINALS_SHARE = 5 / 6  # of the rows that are left for candidates
 REACH = 0.7  # steps times learning rate of a training that is long enough for narrow rows
 MOST_HASTE = 3.0  # times the learning rates of a training that is too short
 
@@ -63,17 +63,36 @@ class Length:
 
 @dataclass(frozen=True)
 class Round:
-    """One round of successive halving.
+    """One round of short trainings, after which candidates leave.
 
     Args:
         candidates: How many take part.
         steps: Steps of each of their trainings.
-        trainings: Trainings of each at most, with seeds of their own.
     """
 
     candidates: int
     steps: int
-    trainings: int = 1
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The trainings of a search with a limit.
+
+    Args:
+        screening: A short training of every candidate; None if all are finalists.
+        finals: The rounds of the finalists, each of which goes on with the trainings of the round
+            before: ``steps`` are those since the beginning.
+        rows: Rows that all of them may read together.
+    """
+
+    screening: Round | None
+    finals: tuple[Round, ...]
+    rows: int
+
+    @property
+    def rounds(self) -> tuple[Round, ...]:
+        """All rounds in their order."""
+        return (*((self.screening,) if self.screening else ()), *self.finals)
 
 
 def haste(fit: FitSettings) -> float:
@@ -104,13 +123,15 @@ def attention_epochs(epochs: int, widths: int, cost: float) -> int:
     return min(epochs, max(1, int(cost / 8 * epochs / widths)))
 
 
-def rounds(candidates: int, length: Length, cost: float, spent: int) -> tuple[Round, ...]:
-    """The rounds of a search that trains on at most ``cost * T`` rows in all.
+def rounds(
+    candidates: int, length: Length, cost: float, spent: int, *, goes_on: bool = True
+) -> Schedule:
+    """The trainings of a search that trains on at most ``cost * T`` rows in all.
 
-    The candidates are screened twice, on as many rows each time: all n, and ``sqrt(k n)`` of them,
-    rounded up; ``ONE_SCREENING`` or fewer are screened once. The k = ``FINALISTS`` that are left
-    take half of the rows, because each may be trained twice. ``NO_SCREENING`` or fewer candidates
-    are compared at once. A training has one step at least: the
+    All n candidates are screened by short trainings. The best are finalists (:data:`FINALS`): five
+    of them begin their whole training, three go on after a fifth of it, and two after half of it,
+    to its end. That takes 2.9 T. Finals are shorter where the limit has no room for them, and take
+    one round where a training cannot go on or is too short. A training has one step at least: the
     limit holds if every round has room for that.
 
     Args:
@@ -118,18 +139,45 @@ def rounds(candidates: int, length: Length, cost: float, spent: int) -> tuple[Ro
         length: One whole training.
         cost: The limit, in whole trainings.
         spent: Rows that other parts of the search train on, such as its attentions.
+        goes_on: Whether a training can be continued.
     """
-    left = max(0.0, cost * length.whole - spent)
-    finalists = candidates if candidates <= NO_SCREENING else FINALISTS
-    sizes = [candidates] if candidates > finalists else []
-    if candidates > ONE_SCREENING:
-        sizes.append(math.ceil(math.sqrt(finalists * candidates)))
-    for_final = left / 2 if sizes else left
-    found = [Round(n, length.steps_within((left - for_final) / len(sizes) / n)) for n in sizes]
-    final = length.steps_within(for_final / (2 * max(1, finalists)))
-    return (*found, Round(finalists, final, 2))
+    left = max(0, math.floor(cost * length.whole) - spent)
+    if candidates * length.whole <= left:
+        return Schedule(None, (Round(candidates, length.steps),), left)
+    times = max(1, math.floor(cost / FINALS_AT))
+    finals = [(min(candidates, times * size), part) for size, part in FINALS]
+    if not goes_on:
+        finals = finals[-1:]
+    found = _finals(finals, length, left)
+    if found[0].candidates == candidates:
+        return Schedule(None, found, left)
+    fewer = [(size, part) for size, part in finals if size < candidates]
+    found = _finals(fewer, length, left * FINALS_SHARE)
+    each = (left - _rows_of(found, length)) / candidates
+    return Schedule(Round(candidates, length.steps_within(each)), found, left)
 
 
-def rows_of(schedule: Sequence[Round], length: Length) -> int:
-    """The most rows that a schedule trains on."""
-    return sum(r.candidates * r.trainings * length.rows(r.steps) for r in schedule)
+def _finals(finals: Sequence[tuple[int, float]], length: Length, share: float) -> tuple[Round, ...]:
+    """The longest rounds of finalists that read at most ``share`` rows, as many rounds as go.
+
+    They end with epochs, where a training can go on, unless there is room for less than one.
+    """
+    for epochs in range(length.epochs, 0, -1):
+        for skipped in range(len(finals)):
+            steps = dict[int, int]()  # how many are trained for so many steps
+            for size, part in finals[skipped:]:
+                whole = max(1, math.floor(part * epochs)) * length.steps_per_epoch
+                steps[min(whole, length.steps)] = size
+            found = tuple(Round(size, number) for number, size in steps.items())
+            if _rows_of(found, length) <= share:
+                return found
+    size = finals[-1][0]
+    return (Round(size, length.steps_within(share / size)),)
+
+
+def _rows_of(finals: Sequence[Round], length: Length) -> int:
+    """Rows that rounds read of which each goes on with the trainings before it."""
+    ends = [0, *(length.rows(r.steps) for r in finals)]
+    return sum(
+        r.candidates * (end - begin) for r, begin, end in zip(finals, ends, ends[1:], strict=False)
+    )
