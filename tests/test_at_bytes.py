@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import pytest
 from benchmarks.accuracy import at_bytes, boosted
 from benchmarks.pages import at_bytes as page
 from benchmarks.record import read, recorded_fit
+from seo_rec import recipes
+from seo_rec.data.crosses import Cross, with_crosses
 from seo_rec.data.dataset import open_data
 from seo_rec.data.synthetic import synthetic
+from seo_rec.search import Found
 from seo_rec.settings import FitSettings, ModelSettings
 
 
@@ -43,6 +47,42 @@ def test_a_study_is_resumed_and_its_lines_say_the_bytes(
     assert shown.count("validation AUC") == 4 and "test" not in shown.replace(str(tmp_path), "")
 
 
+def test_the_search_may_take_crosses_and_its_line_says_which(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search is replaced by one that takes two crosses: what is asked of it, and its line."""
+    asked: list[dict[str, Any]] = []
+
+    def search(method, data, out, settings, training, **more) -> Found:
+        asked.append({"method": method, "bytes": settings.allowance.amount, **more})
+        a, b, c = (f.name for f in data.schema.features[:3])
+        pairs = [Cross((a, b)), Cross((b, c))]
+        wide = with_crosses(data, pairs) if more.get("crosses") == "auto" else data
+        policy = recipes.method_policy("frequent", wide, settings.allowance, 8)
+        taken = [f.name for f in policy.features if f.is_cross]
+        decision = {**policy.decision, "winner": "some", "crosses": {"taken": taken}}
+        return Found(replace(policy, decision=decision), None, 1.0, 0, {})
+
+    for place in ("seo_rec.recipes.search", "seo_rec.recipes.comparing.search"):
+        monkeypatch.setattr(place, search)
+    monkeypatch.setattr(at_bytes, "RECORD", tmp_path / "at-bytes.jsonl")
+    study = at_bytes.Study((4_000,), FitSettings(epochs=1, batch_size=200))
+    monkeypatch.setitem(at_bytes.STUDIES, "criteo", study)
+    arguments = ["at_bytes", "criteo", "--data", str(tiny), "--out", str(tmp_path / "runs")]
+    arguments += ["--record", "--precision", "int8", "--methods", "seo"]
+    for more in ([], ["--crosses", "none"], []):
+        monkeypatch.setattr(sys, "argv", [*arguments, *more])
+        at_bytes.main()
+    wide, bare = read(at_bytes.RECORD)
+    a, b, c = (f.name for f in open_data(tiny).schema.features[:3])
+    assert wide["taken"] == [f"{a}*{b}", f"{b}*{c}"]
+    assert (wide["crosses"], bare["crosses"], bare["taken"]) == ("auto", "none", [])
+    assert wide["winner"] == bare["winner"] == "some"
+    assert 3_600 <= wide["num_bytes"] <= 4_000
+    assert [x.get("crosses", "") for x in asked] == ["auto", ""]
+    assert all((x["method"], x["bytes"]) == ("seo", 4_000) for x in asked)
+
+
 def line(method: str, split: int, val: float, test: float, precision: str = "int8") -> Any:
     return {
         "study": "criteo",
@@ -57,6 +97,7 @@ def line(method: str, split: int, val: float, test: float, precision: str = "int
         "test_auc": test,
         "epochs": 8,
         "winner": "trivial-frequent-8" if method == "seo" else method,
+        "crosses": "auto" if method == "seo" else "none",
     }
 
 
@@ -78,6 +119,26 @@ def test_rivals_are_in_the_order_of_validation_rows_and_have_all_splits() -> Non
         "`python -m benchmarks.accuracy.boosted`: not run.",
         "",
     ]
+
+
+def test_the_search_with_crosses_stands_beside_the_one_without() -> None:
+    """Lines that do not say it were recorded without crosses, before there was a choice."""
+    lines = [line("seo", s, 0.75, 0.751) for s in (0, 1)]
+    for old in lines:
+        del old["crosses"]
+    won, taken = {"winner": "crosses-2-frequent-8"}, [["a*b", "a*c"], ["a*b"]]
+    lines += [line("seo", s, 0.76, 0.770) | won | {"taken": taken[s]} for s in (0, 1)]
+    lines += [line("multi-size", s, 0.74, 0.750 + 0.001 * s) for s in (0, 1)]
+    text = "\n".join(page.regions(lines, [])["at-bytes"])
+    assert "| seo, no crosses | int8 | 2 |" in text and "| seo | int8 | 2 |" in text
+    assert "* The search in int8 minus plain" in text and "`multi-size` +0.01950" in text
+    assert "* The search without crosses in int8 minus plain" in text
+    assert "`multi-size` +0.00050" in text
+    assert (
+        "* Splits by what the search in int8 answered: `crosses-2-frequent-8` 2. Splits by the "
+        "crosses that were taken: `a*b` 2, `a*c` 1." in text
+    )
+    assert "the search without crosses in int8 answered: `frequent-8` 2." in text
 
 
 def test_ranks_of_ids_are_by_count(tmp_path: Path) -> None:

@@ -4,13 +4,15 @@
 
 A study is a data set, its budgets in bytes to serve, and how models are trained, which was chosen
 on validation rows of other splits. Every prepared split is one seed. Each method is trained once
-per split, budget and precision; the search ``seo`` is the default of ``seo-rec search``. Runs go to
-``--out`` and are found again there, unfinished ones too. ``--record`` adds the lines that the
-record does not have yet.
+per split, budget and precision; the search ``seo`` is the default of ``seo-rec search``, which may
+take crosses of columns into the same bytes, and with ``--crosses none`` the same search without
+them. Runs go to ``--out`` and are found again there, unfinished ones too. ``--record`` adds the
+lines that the record does not have yet.
 """
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,13 +25,16 @@ from seo_rec import recipes
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.policy import Policy
 from seo_rec.policy.allowance import read_bytes
-from seo_rec.runs import Run, read_runs
-from seo_rec.runs.layout import POLICY_FILE, RESULTS_FILE, training_folder
+from seo_rec.recipes.crossing import AUTO, takes_automatic
+from seo_rec.runs import Run, SearchCost, read_runs
+from seo_rec.runs.layout import POLICY_FILE, RESULTS_FILE, search_folder, training_folder
 from seo_rec.search import find
 from seo_rec.settings import FitSettings, ModelSettings, Training
 
 RECORD = path_of("at-bytes")
-IDENTITY = ("study", "data_fingerprint", "bytes", "precision", "method", "fit", "model")
+IDENTITY = ("study", "data_fingerprint", "bytes", "precision", "method", "fit", "model", "crosses")
+NONE = "none"  # of --crosses
+USUAL = {"crosses": NONE}  # of lines that were recorded before there was a choice
 DEFAULT = "seo"
 PLAIN = ("separate", "monolithic", "multi-size", "multi-size-4", "multi-size-8", "mixed-dimension",
          "no-search")  # fmt: skip
@@ -66,7 +71,7 @@ STUDIES = {
         FitSettings(batch_size=512, row_lr=1e-3, dense_lr=1e-3, row_l2=1e-2, epochs=12),
         {"frequent": {"dim": 8}},
     ),
-    "retrosheet": Study((32_000, 96_000, 288_000), FitSettings(row_l2=1e-3)),
+    "retrosheet": Study((32_000, 96_000, 288_000), FitSettings(row_l2=1e-3, epochs=8)),
     "flights": Study(
         (64_000, 256_000, 1_024_000),
         FitSettings(row_l2=3e-3, epochs=10),
@@ -87,6 +92,7 @@ class Part:
     num_bytes: int
     precision: str
     methods: tuple[str, ...]
+    crosses: str = AUTO
 
     @property
     def folder(self) -> str:
@@ -119,37 +125,71 @@ class Part:
             "method": method,
             "fit": recorded_fit(self.study.fit),
             "model": self.study.model.as_json(),
+            "crosses": AUTO if self.takes_crosses(method) else NONE,
         }
+
+    def takes_crosses(self, method: str) -> bool:
+        """Whether a method is a search that may take crosses of columns, and is let."""
+        entry = find(method)
+        settings = self.comparison((method,)).settings_of(entry)
+        return self.crosses == AUTO and takes_automatic(entry, settings)
 
     def line(self, run: Run, folder: Path) -> Line:
         """The line of a training, and what its search decided."""
         policy = Policy.load(training_folder(folder, run.method, run.seed) / POLICY_FILE)
+        decision = policy.decision or {}
         told = {k: v for k, v in outcome(run).items() if k not in TIMES}
         return {
             **told,
             **self.asked(run.method),
             "split": self.seed,
-            "winner": (policy.decision or {}).get("winner", run.method),
+            "winner": decision.get("winner", run.method),
+            "taken": list(decision.get("crosses", {}).get("taken", ())),
         }
 
 
-def parts(
-    study: str, data: list[DataSet], budgets: list[int], precisions: list[str], names: list[str]
-) -> Iterator[Part]:
+def parts(args: Namespace) -> Iterator[Part]:
     """Split by split, so that every budget has its first split early."""
-    asked = STUDIES[study]
-    for seed, opened in enumerate(data):
-        for num_bytes in budgets or asked.budgets:
-            for precision in precisions:
-                yield Part(study, asked, opened, seed, num_bytes, precision, tuple(names))
+    asked, names = STUDIES[args.study], tuple(args.methods)
+    budgets = [read_bytes(text) for text in args.bytes] or asked.budgets
+    for seed, opened in enumerate([open_data(path) for path in args.data]):
+        for size in budgets:
+            for precision in args.precision:
+                yield Part(args.study, asked, opened, seed, size, precision, names, args.crosses)
 
 
 def run(part: Part, records: Records, out: Path) -> None:
     """Train what the record lacks of a part, and add its lines."""
     missing = tuple(m for m in part.methods if records.find(part.asked(m)) is None)
-    if not missing:
-        return
-    folder = out / part.folder
+    apart = out / f"{part.folder}-crosses"
+    for method in filter(part.takes_crosses, missing):
+        records.add(part.line(search_with_crosses(part, method, apart), apart))
+    bare = tuple(m for m in missing if not part.takes_crosses(m))
+    compare_plain(part, bare, records, out / part.folder)
+
+
+def search_with_crosses(part: Part, method: str, folder: Path) -> Run:
+    """What ``seo-rec search`` answers by default, and its training as ``seo-rec train`` does it."""
+    comparison = part.comparison((method,))
+    settings = comparison.settings_of(find(method))
+    training = comparison.training.with_seed(part.seed)
+    searched = search_folder(folder, method, part.seed)
+    found = recipes.search(
+        method, part.data, searched, settings, training, resume=True, crosses=AUTO
+    )
+    return recipes.train(
+        part.data,
+        found.policy,
+        training_folder(folder, method, part.seed),
+        training,
+        method=method,
+        resume=True,
+        search=SearchCost(found.seconds, found.peak_bytes),
+    )
+
+
+def compare_plain(part: Part, missing: tuple[str, ...], records: Records, folder: Path) -> None:
+    """Train methods on the columns alone, and add their lines."""
     families = dict.fromkeys(find(m).family for m in missing)
     for family in families:
         methods = tuple(m for m in missing if find(m).family == family)
@@ -178,13 +218,12 @@ def main() -> None:
     parser.add_argument("--bytes", nargs="*", default=[], help="some budgets only, as 320k")
     parser.add_argument("--precision", nargs="*", default=list(PRECISIONS), choices=PRECISIONS)
     parser.add_argument("--methods", nargs="*", default=list(METHODS), help="some only")
+    parser.add_argument("--crosses", default=AUTO, choices=(AUTO, NONE), help="of the search")
     args = parser.parse_args()
     set_up(args.threads)
-    records = Records(RECORD, IDENTITY, writes=args.record)
-    data = [open_data(path) for path in args.data]
+    records = Records(RECORD, IDENTITY, USUAL, writes=args.record)
     try:
-        budgets = [read_bytes(text) for text in args.bytes]
-        for part in parts(args.study, data, budgets, args.precision, args.methods):
+        for part in parts(args):
             run(part, records, args.out)
             report(part, records)
     except ValueError as error:

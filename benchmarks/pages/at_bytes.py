@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.accuracy import boosted
-from benchmarks.accuracy.at_bytes import DEFAULT, PLAIN, RECORD, STUDIES
+from benchmarks.accuracy.at_bytes import DEFAULT, NONE, PLAIN, RECORD, STUDIES, USUAL
 from benchmarks.pages.cells import Runs, mean, minus, with_deviation
 from benchmarks.pages.markdown import Column, entry, table
 from benchmarks.record import Line, read
@@ -25,7 +25,20 @@ class Row:
     num_bytes: int
     method: str
     precision: str
+    crosses: str
     runs: Runs
+
+    @property
+    def name(self) -> str:
+        """Of the method in tables: a search says where it was not let take crosses."""
+        bare = self.method == DEFAULT and self.crosses == NONE
+        return f"{self.method}, no crosses" if bare else self.method
+
+    @property
+    def told(self) -> str:
+        """Of the method in sentences."""
+        bare = self.method == DEFAULT and self.crosses == NONE
+        return f"{AHEAD[self.method]} without crosses" if bare else AHEAD[self.method]
 
 
 def regions(
@@ -62,9 +75,10 @@ def rivals(rows: Sequence[Row], ours: Row, precision: str) -> list[Row]:
 
 def rows_of(lines: Sequence[Line]) -> list[Row]:
     """Lines of one study grouped, budgets ascending."""
-    groups: dict[tuple[int, str, str], dict[int, Line]] = {}
+    groups: dict[tuple[int, str, str, str], dict[int, Line]] = {}
     for line in lines:
-        key = (line["bytes"], line["method"], line["precision"])
+        crosses = {**USUAL, **line}["crosses"]
+        key = (line["bytes"], line["method"], line["precision"], crosses)
         groups.setdefault(key, {})[line["split"]] = line
     found = [Row(*key, runs) for key, runs in groups.items()]
     return sorted(found, key=lambda r: r.num_bytes)
@@ -76,7 +90,7 @@ def _study(study: str, lines: Sequence[Line]) -> list[str]:
     for num_bytes in dict.fromkeys(r.num_bytes for r in rows):
         here = [r for r in rows if r.num_bytes == num_bytes]
         columns = [
-            Column("method", lambda r: r.method),
+            Column("method", lambda r: r.name),
             Column("rows", lambda r: r.precision),
             Column("splits", lambda r: len(r.runs), "d"),
             Column("bytes", lambda r: round(mean(r.runs, "num_bytes")), ",d"),
@@ -103,7 +117,7 @@ def _ahead(rows: Sequence[Row]) -> list[str]:
     """How far the search and ``frequent`` are ahead of plain methods, the strongest first."""
     out = []
     precisions = dict.fromkeys(r.precision for r in rows)
-    for name, told in AHEAD.items():
+    for name in AHEAD:
         for ours in (r for r in rows if r.method == name):
             for precision in precisions:
                 gains = [
@@ -112,19 +126,25 @@ def _ahead(rows: Sequence[Row]) -> list[str]:
                 ]
                 if gains:
                     out.append(
-                        f"* {told} in {ours.precision} minus plain methods in {precision}, the "
+                        f"* {ours.told} in {ours.precision} minus plain methods in {precision}, the "
                         f"best validation AUC first; test AUC: {', '.join(gains)}."
                     )
-            if name == DEFAULT:
-                out.append(_answers(ours))
+        if name == DEFAULT:
+            out += [_answers(r) for r in rows if r.method == name]
     return [*out, ""] if out else []
 
 
 def _answers(row: Row) -> str:
-    """What the searches of all splits decided."""
+    """What the searches of all splits decided, and the crosses that they took."""
     often = Counter(line["winner"] for line in row.runs.values())
     told = ", ".join(f"`{w.removeprefix('trivial-')}` {n}" for w, n in often.most_common())
-    return f"* Splits by what the search in {row.precision} answered: {told}."
+    first = row.told.removeprefix("The ")
+    out = f"* Splits by what the {first} in {row.precision} answered: {told}."
+    taken = Counter(c for line in row.runs.values() for c in line.get("taken", ()))
+    if not taken:
+        return out
+    listed = ", ".join(f"`{cross}` {n}" for cross, n in taken.most_common())
+    return f"{out} Splits by the crosses that were taken: {listed}."
 
 
 def _boosted(lines: Sequence[Line]) -> list[str]:
