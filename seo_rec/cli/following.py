@@ -79,12 +79,15 @@ def following_run(context: typer.Context, data: DataSet, policy: Policy | None) 
         raise ValueError("--carry without --policy or --method would be ignored; give one")
     params = context.params
     run, decay, shared = (params[name] for name in ("from_", "count_decay", "shared_rows"))
+    candidates = params["candidates"] and params["plan"] is None  # it has the tables of the policy
     if policy is not None and shared:
         raise ValueError(
             f"--shared-rows {shared} with --carry would be ignored, since the policy says which "
             "rows are shared; leave it out"
         )
-    made = recipes.continued(run, data, policy=policy, decay=decay, shared=shared)
+    made = recipes.continued(
+        run, data, policy=policy, decay=decay, shared=shared, candidates=candidates
+    )
     for line in recipes.change_lines(made) if ranks().first else ():
         typer.echo(line, err=True)
     return made

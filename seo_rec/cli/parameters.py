@@ -174,6 +174,13 @@ SharedRows = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
+Candidates = Annotated[
+    bool,
+    typer.Option(
+        help="With --from: rows in training for ids that may enter a vocabulary; not served.",
+        rich_help_panel=TRAINING,
+    ),
+]
 Package = Annotated[Path, typer.Argument(help="Package of seo-rec export.", rich_help_panel=DATA)]
 Engine = Annotated[str, typer.Option(help="onnxruntime, numpy, or auto.", rich_help_panel=RUN)]
 OnBadRow = Annotated[

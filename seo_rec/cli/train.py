@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 OF_BUDGET = ("params", "bytes_", "budget_of", "exact_below", "same_hash")
 OF_METHOD = (*OF_BUDGET, "dim", "precision", "set_", "crosses")
-OF_EARLIER = ("carry", "count_decay", "shared_rows")
+OF_EARLIER = ("carry", "count_decay", "shared_rows", "candidates")
 OF_POLICY = ("plan", "weights")  # options that are for one policy
 
 
@@ -69,6 +69,7 @@ def train(
     carry: par.Carry = False,
     count_decay: par.CountDecay = 0.9,
     shared_rows: par.SharedRows = 0.0,
+    candidates: par.Candidates = True,
     *,
     method_options: PlainMethodOptions,
     crosses: par.Crosses = "",

@@ -19,6 +19,7 @@ from seo_rec.embed.cross import Columns
 from seo_rec.files import write_bytes
 from seo_rec.places import place
 from seo_rec.policy import Ids, Policy
+from seo_rec.policy.candidates import with_candidates
 from seo_rec.policy.columns import ColumnChange, adapted
 from seo_rec.policy.renewal import (
     SHARED,
@@ -46,7 +47,9 @@ class Continued:
 
     Args:
         earlier: The run.
-        policy: What is trained now.
+        policy: What is trained now, as it is served.
+        trained: The policy with rows of candidates, which the training holds
+            (:mod:`seo_rec.policy.candidates`); the same one without candidates.
         counts: Decayed counts of the features with a vocabulary, the new day included.
         columns: Features that came and went.
         turnovers: By feature, how its vocabulary was renewed.
@@ -56,6 +59,7 @@ class Continued:
 
     earlier: Earlier
     policy: Policy
+    trained: Policy
     counts: DecayedCounts
     columns: ColumnChange = ColumnChange()
     turnovers: Mapping[str, Turnover] | None = None
@@ -72,6 +76,7 @@ def continued(
     decay: float = DECAY,
     renew: bool = True,
     shared: float = SHARED,
+    candidates: bool = True,
 ) -> Continued:
     """What trains on ``data`` in continuation of the run in ``run``.
 
@@ -85,6 +90,8 @@ def continued(
         decay: What is left of the count of an id after one day.
         renew: Whether vocabularies are renewed; otherwise new ids stay unknown.
         shared: The share of the rows of a large vocabulary that its other ids share by hash.
+        candidates: Whether ids that are counted outside of a vocabulary have rows in training
+            (:func:`seo_rec.policy.candidates.with_candidates`), where it is renewed.
 
     Raises:
         RunError: The folder is not a finished training, or the data were prepared by other rules or
@@ -107,14 +114,15 @@ def continued(
     told = counts_of_run(run, old)
     if policy is not None:
         counts = _with_day(told, data, policy, decay)
-        made = Continued(earlier, policy, counts)
+        made = Continued(earlier, policy, policy, counts)
     else:
         fitting, change = adapted(old, data.schema)
         counts = _with_day(told, data, fitting, decay)
         made_policy, turnovers = renewed(fitting, counts if renew else {}, shared)
         fixed = sorted(set(indexed_features(fitting)) - set(renewable_features(fitting)))
         counts = {n: bounded(c, made_policy.vocabularies[n]) for n, c in counts.items()}
-        made = Continued(earlier, made_policy, counts, change, turnovers, tuple(fixed))
+        trained = with_candidates(made_policy, counts if renew and candidates else {})
+        made = Continued(earlier, made_policy, trained, counts, change, turnovers, tuple(fixed))
     known = _known(data, old, made.policy, made.counts)
     return replace(
         made,
@@ -278,6 +286,11 @@ def change_lines(made: Continued) -> list[str]:
                 f"vocabulary of {name}: {t.stayed:,} ids stay, {t.admitted:,} are admitted in the "
                 f"place of {t.evicted:,}"
             )
+    if more := made.trained.num_params - made.policy.num_params:
+        lines.append(
+            f"candidates for a later vocabulary take {4 * more:,} bytes of weights in training "
+            "and none when the model is served"
+        )
     if made.fixed:
         lines.append(
             f"vocabularies that cannot be renewed (their rows are shared by digits): "

@@ -23,7 +23,14 @@ from seo_rec.policy import Policy, with_precision
 from seo_rec.recipes.groups import Grouping, quality_by_group
 from seo_rec.runs import RunError, types_of
 from seo_rec.runs.groups import GroupReport
-from seo_rec.runs.layout import BEST_FOLDER, COLLAPSED_FOLDER, POLICY_FILE, RESULT_FILE, RUN_FILE
+from seo_rec.runs.layout import (
+    BEST_FOLDER,
+    COLLAPSED_FOLDER,
+    POLICY_FILE,
+    RESULT_FILE,
+    RUN_FILE,
+    TRAINED_FILE,
+)
 from seo_rec.schema import BINARY, REGRESSION
 from seo_rec.train import (
     CheckpointError,
@@ -60,7 +67,8 @@ def load_trained(run: Path | str) -> RecModel:
     policy = Policy.load(run / POLICY_FILE)
     try:
         settings = ModelSettings.from_json(asked["model"])
-        folder = run / (BEST_FOLDER if settings.mlet is None else COLLAPSED_FOLDER)
+        as_trained = settings.mlet is None and not (run / TRAINED_FILE).exists()
+        folder = run / (BEST_FOLDER if as_trained else COLLAPSED_FOLDER)
         return load_model(folder, policy, asked["num_dense"], replace(settings, mlet=None))
     except (CheckpointError, OSError):
         raise

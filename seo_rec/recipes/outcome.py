@@ -35,10 +35,16 @@ class Scores:
     as_served: bool
 
 
-def scores_of(model: nn.Module, data: DataSet, policy: Policy, trained: Trained) -> Scores:
-    """Validation and test metrics, of the rows as they are stored to be served."""
+def scores_of(
+    model: nn.Module, data: DataSet, policy: Policy, trained: Trained, as_trained: bool = True
+) -> Scores:
+    """Validation and test metrics, of the rows as they are stored to be served.
+
+    Validation rows are scored again where the model is served in other types than it was trained
+    in, or was trained with other rows (``as_trained`` is False).
+    """
     as_served, val = store_(model, policy), trained.result.val
-    if as_served and types_of(policy) != "float32":
+    if (as_served and types_of(policy) != "float32") or not as_trained:
         val, _, _ = evaluate(model, eval_stream(data, "val", policy.columns))
     test, _, _ = evaluate(model, eval_stream(data, "test", policy.columns))
     return Scores(val, test, as_served)

@@ -32,7 +32,13 @@ from seo_rec.recipes.continuing import (
 )
 from seo_rec.recipes.evaluation import load_trained, stream_of
 from seo_rec.recipes.outcome import Scores, record_of, stored_policy
-from seo_rec.recipes.training import asked_for, own_budget, served_model
+from seo_rec.recipes.training import (
+    as_policy,
+    asked_for,
+    own_budget,
+    save_policies,
+    served_model,
+)
 from seo_rec.runs import Run, RunError, claim_run
 from seo_rec.runs.layout import (
     BEST_FOLDER,
@@ -115,6 +121,7 @@ def replay(
     decay: float = DECAY,
     renew: bool = True,
     shared: float = SHARED,
+    candidates: bool = True,
     keep: int = KEPT_DAYS,
     resume: bool = False,
     said: Callable[[Day], None] | None = None,
@@ -132,7 +139,7 @@ def replay(
         policy: Of the first day; None with an earlier run, which has one.
         method: Who decided it, for reports.
         earlier: A finished training that the first day goes on from; None starts afresh.
-        decay, renew, shared: See :func:`seo_rec.recipes.continued`.
+        decay, renew, shared, candidates: See :func:`seo_rec.recipes.continued`.
         keep: The number of last days whose weights are kept; 0 keeps all.
         resume: Whether ``out`` may hold this replay already.
         said: Called with each finished day.
@@ -165,13 +172,14 @@ def replay(
         "count_decay": decay,
         "renew": renew,
         "shared": shared,
+        "candidates": candidates,
     }
     claim_run(out, _asked(opened[0], folders[0].parent, training) | start, resume)
     (out / SCORES_FOLDER).mkdir(exist_ok=True)
     done: list[Day] = []
     before = earlier
     for number, (path, data) in enumerate(zip(folders, opened, strict=True)):
-        day = _Day(path.name, data, out, training, Renewal(decay, renew, shared))
+        day = _Day(path.name, data, out, training, Renewal(decay, renew, shared, candidates))
         result = day.run(before, policy if number == 0 else None, method)
         if said is not None:
             said(result)
@@ -221,10 +229,18 @@ class Renewal:
     decay: float
     renew: bool
     shared: float
+    candidates: bool
 
     def continued(self, before: Path, data: DataSet) -> Continued:
         """How the training on a day goes on from the day before."""
-        return continued(before, data, decay=self.decay, renew=self.renew, shared=self.shared)
+        return continued(
+            before,
+            data,
+            decay=self.decay,
+            renew=self.renew,
+            shared=self.shared,
+            candidates=self.candidates,
+        )
 
 
 class _Day:
@@ -299,17 +315,19 @@ class _Day:
         """Train on the day in a run folder of its own; what its ``result.json`` is to say."""
         data, training, out = self.data, self.training, self.folder
         start = Start(earlier=following.earlier if following else None)
+        held = following.trained if following else policy
         check_policy_fits(data, policy)
-        require_memory(stored_policy(policy, training.model), training.fit, ranks())
-        claim_run(out, asked_for(data, policy, training, method, start), True)
-        policy.save(out / POLICY_FILE)
+        require_memory(stored_policy(held, training.model), training.fit, ranks())
+        claim_run(out, asked_for(data, policy, training, method, start, held), True)
+        save_policies(out, policy, held)
         counts = following.counts if following else first_counts(data, policy)
         if counts:
             write_counts(out / COUNTS_FILE, counts)
+        settings = as_policy(training, policy, held)
         trained = fit_policy(
-            data, policy, training, out=out, title=self.name, start=start, validate=False
+            data, held, settings, out=out, title=self.name, start=start, validate=False
         )
-        served_model(trained, out, policy, data.num_numeric, training.model)
+        served_model(trained, out, policy, data.num_numeric, training.model, held)
         figures = Metrics(
             scored.auc, scored.log_loss, float("nan"), scored.calibration, scored.rows
         )

@@ -13,17 +13,26 @@ from torch import nn
 from seo_rec.apply import default_budget
 from seo_rec.data.crosses import reading_columns
 from seo_rec.data.dataset import DataSet, require_opened
+from seo_rec.embed.tables import table_key
 from seo_rec.files import write_json
 from seo_rec.model import ModelSettings
 from seo_rec.multi_task import MultiTask
 from seo_rec.policy import Allowance, Policy
 from seo_rec.policy.allowance import BYTES
+from seo_rec.policy.candidates import policy_digest
 from seo_rec.recipes.continuing import Continued, carried_lines, first_counts, write_counts
 from seo_rec.recipes.evaluation import load_model, named_weights
 from seo_rec.recipes.outcome import record_of, scores_of, stored_policy, worse_than_label_rate
 from seo_rec.recipes.searching import signed
 from seo_rec.runs import Run, SearchCost, claim_run, precision_note
-from seo_rec.runs.layout import BEST_FOLDER, COLLAPSED_FOLDER, COUNTS_FILE, POLICY_FILE, RESULT_FILE
+from seo_rec.runs.layout import (
+    BEST_FOLDER,
+    COLLAPSED_FOLDER,
+    COUNTS_FILE,
+    POLICY_FILE,
+    RESULT_FILE,
+    TRAINED_FILE,
+)
 from seo_rec.schema import REGRESSION, DataError
 from seo_rec.search import find
 from seo_rec.settings import LARGEST_DENSE, Regression, settled
@@ -43,6 +52,8 @@ from seo_rec.train import (
     weights_digest,
 )
 from seo_rec.train.earlier import Earlier
+from seo_rec.train.unknown_rows import served_weights
+from seo_rec.train.warm_start import BAGS
 
 log = logging.getLogger(__name__)
 progress = logging.getLogger("seo_rec.progress")
@@ -102,8 +113,9 @@ def train(
 ) -> Run:
     """Train ``policy`` in the run folder ``out`` and read the test split once.
 
-    With MLET ``best/`` holds the two layers of the tables and ``collapsed/`` the one they make,
-    which is what :func:`seo_rec.recipes.load_trained` reads.
+    With MLET ``best/`` holds the two layers of the tables and ``collapsed/`` the one they make;
+    with candidates ``best/`` holds their rows and ``collapsed/`` what is served without them. The
+    latter is what :func:`seo_rec.recipes.load_trained` reads.
 
     Args:
         data: The data set.
@@ -130,12 +142,13 @@ def train(
     start = start or Start()
     if following is not None:
         start = replace(start, earlier=following.earlier)
+    trained_policy = policy if following is None else following.trained
     training = for_label(training, data, start.earlier)
     check_start(training, start)
     check_storage(policy, training)
-    here, asked = ranks(), asked_for(data, policy, training, method, start)
+    here, asked = ranks(), asked_for(data, policy, training, method, start, trained_policy)
     agree({**asked, "params": policy.num_params}, out=out, plan=start.plan)
-    check_before(data, policy, training)
+    check_before(data, trained_policy, training)
 
     def begin() -> Run | None:
         if start.plan is not None:
@@ -143,7 +156,7 @@ def train(
         claim_run(out, asked, resume)
         if (out / RESULT_FILE).exists():
             return Run.read(out / RESULT_FILE)
-        policy.save(out / POLICY_FILE)
+        save_policies(out, policy, trained_policy)
         counts = first_counts(data, policy) if following is None else following.counts
         if counts:
             write_counts(out / COUNTS_FILE, counts)
@@ -156,11 +169,12 @@ def train(
     if here.first and stored > LARGEST_DENSE:
         chosen = settled(training.fit, stored).table_update
         progress.info("tables of %s parameters: %s", f"{stored:,}", chosen)
-    trained = fit_policy(data, policy, training, out=out, title=method, start=start)
+    settings = as_policy(training, policy, trained_policy)
+    trained = fit_policy(data, trained_policy, settings, out=out, title=method, start=start)
     for line in carried_lines(trained.carried) if here.first else ():
         progress.info("%s: %s", out, line)
-    model = served_model(trained, out, policy, data.num_numeric, training.model)
-    scores = scores_of(model, data, policy, trained)
+    model = served_model(trained, out, policy, data.num_numeric, training.model, trained_policy)
+    scores = scores_of(model, data, policy, trained, as_trained=trained_policy == policy)
     if budget == OWN_BUDGET:
         budget = own_budget(policy)
     run = record_of(
@@ -190,9 +204,17 @@ def check_before(data: DataSet, policy: Policy, training: Training) -> None:
 
 
 def asked_for(
-    data: DataSet, policy: Policy, training: Training, method: str, start: Start
+    data: DataSet,
+    policy: Policy,
+    training: Training,
+    method: str,
+    start: Start,
+    trained: Policy | None = None,
 ) -> dict[str, Any]:
-    """Everything that decides a training, for its ``run.json``."""
+    """Everything that decides a training, for its ``run.json``.
+
+    ``trained`` is the policy with rows of candidates, if there are any.
+    """
     asked = {
         "kind": "train",
         "data": str(data.path),
@@ -206,28 +228,59 @@ def asked_for(
         "fit": training.fit.as_json(),
     }
     asked |= {"weights": weights_digest(start.weights)} if start.weights else {}
+    if trained is not None and trained != policy:
+        asked["trained_policy"] = policy_digest(trained)
     return asked | ({"earlier": start.earlier.digest} if start.earlier else {})
 
 
+def save_policies(out: Path, policy: Policy, trained: Policy) -> None:
+    """Write ``policy.json``, which is served, and the policy that is trained if it is another."""
+    policy.save(out / POLICY_FILE)
+    if trained != policy:
+        trained.save(out / TRAINED_FILE)
+
+
+def as_policy(training: Training, policy: Policy, trained: Policy) -> Training:
+    """The optimizer that the policy would have without the rows of candidates."""
+    if trained == policy:
+        return training
+    stored = stored_policy(policy, training.model).num_params
+    return replace(training, fit=settled(training.fit, stored))
+
+
 def served_model(
-    trained: Trained, out: Path, policy: Policy, num_dense: int, settings: ModelSettings
+    trained: Trained,
+    out: Path,
+    policy: Policy,
+    num_dense: int,
+    settings: ModelSettings,
+    trained_policy: Policy | None = None,
 ) -> nn.Module:
-    """The model whose test quality counts: with MLET the one-layer model, which is saved."""
-    here = ranks()
-    if settings.mlet is None:
+    """The model whose test quality counts.
+
+    With MLET it is the one-layer model, and with candidates the one without their rows; it is
+    saved. Several processes score the two layers of MLET, whose outputs are the same.
+    """
+    here, held = ranks(), trained_policy or policy
+    if settings.mlet is None and held == policy:
         return trained.model
-    here.on_first(lambda: _collapse(out, policy, num_dense, settings))
-    if here.world_size > 1:
+    here.on_first(lambda: _collapse(out, policy, held, num_dense, settings))
+    if here.world_size > 1 and held == policy:
         return trained.model
     single = replace(settings, mlet=None)
     return load_model(out / COLLAPSED_FOLDER, policy, num_dense, single).to(here.device)
 
 
-def _collapse(out: Path, policy: Policy, num_dense: int, settings: ModelSettings) -> None:
-    """Save the best model of a run with MLET with tables of one layer."""
-    single = load_model(out / BEST_FOLDER, policy, num_dense, settings).collapsed()
+def _collapse(
+    out: Path, policy: Policy, trained: Policy, num_dense: int, settings: ModelSettings
+) -> None:
+    """Save the best model as it is served: tables of one layer, without rows of candidates."""
+    best = load_model(out / BEST_FOLDER, trained, num_dense, settings)
+    weights = named_weights(best if settings.mlet is None else best.collapsed())
+    keys = {f"model.{BAGS}{table_key(t.name)}.weight": t.name for t in policy.tables}
     step = Checkpoints(out / BEST_FOLDER).steps()[-1]
-    Checkpoints(out / COLLAPSED_FOLDER, keep=1).save(step, named_weights(single), {})
+    served = served_weights(weights, policy, trained, keys)
+    Checkpoints(out / COLLAPSED_FOLDER, keep=1).save(step, served, {})
 
 
 def own_budget(policy: Policy) -> int | Allowance:

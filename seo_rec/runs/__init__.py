@@ -4,7 +4,8 @@ Everything that trains or searches writes a run folder; everything that compares
 reads one. What they agree on is defined here and nowhere else::
 
     TRAINING/    run.json (kind train)     settings.json  policy.json  result.json  metrics.jsonl
-                 groups.json  counts.npz  checkpoints/  best/  collapsed/  tensorboard/
+                 groups.json  counts.npz  trained-policy.json  checkpoints/  best/
+                 collapsed/  tensorboard/
     SEARCH/      run.json (kind search)    settings.json  policy.json  searched.json  search.json
                  candidates/<name>.json  weights.npz  work/attentions/  work/scores/
     COMPARISON/  run.json (kind compare)   settings.json  results.jsonl  methods.json

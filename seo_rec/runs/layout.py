@@ -13,10 +13,11 @@ POLICY_FILE = "policy.json"
 RESULT_FILE = "result.json"
 METRICS_FILE = "metrics.jsonl"
 GROUPS_FILE = "groups.json"  # quality by group, if it was measured
+TRAINED_FILE = "trained-policy.json"  # the policy with rows of candidates, if it has any
 COUNTS_FILE = "counts.npz"  # decayed counts of the ids of features with a vocabulary
 CHECKPOINTS_FOLDER = "checkpoints"
 BEST_FOLDER = "best"
-COLLAPSED_FOLDER = "collapsed"  # best weights of a run with MLET, as one layer
+COLLAPSED_FOLDER = "collapsed"  # best weights as they are served, where they were trained otherwise
 BOARD_FOLDER = "tensorboard"
 
 # of a replay

@@ -18,6 +18,7 @@ from seo_rec.runs.layout import (
     POLICY_FILE,
     RESULT_FILE,
     RUN_FILE,
+    TRAINED_FILE,
 )
 from seo_rec.settings import FitSettings, Training
 from seo_rec.train.checkpoint import Checkpoints
@@ -31,7 +32,9 @@ class Earlier:
 
     Args:
         run: Its folder.
-        policy: Of the run.
+        policy: Of the run, as it is served.
+        trained: The policy that its checkpoints are of: the same, or with rows of candidates
+            (:mod:`seo_rec.policy.candidates`).
         method: Who decided it.
         training: The model and how it was trained.
         numeric: Names of its dense columns.
@@ -43,6 +46,7 @@ class Earlier:
 
     run: Path
     policy: Policy
+    trained: Policy
     method: str
     training: Training
     numeric: tuple[str, ...]
@@ -119,9 +123,12 @@ def open_earlier(run: Path) -> Earlier:
     steps = Checkpoints(run / CHECKPOINTS_FOLDER).steps()
     step = best[-1] if best[-1] in steps else next(iter(steps[-1:]), None)
     name = f"step-{best[-1]:09d}"
+    policy = Policy.load(run / POLICY_FILE)
+    trained = run / TRAINED_FILE
     return Earlier(
         run,
-        Policy.load(run / POLICY_FILE),
+        policy,
+        Policy.load(trained) if trained.exists() else policy,
         asked["method"],
         Training(model, fit),
         tuple(asked["numeric"]),

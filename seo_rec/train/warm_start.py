@@ -19,6 +19,7 @@ from seo_rec.data.dataset import DataSet
 from seo_rec.embed.tables import table_key
 from seo_rec.model import RecModel, build_model
 from seo_rec.policy import Policy
+from seo_rec.policy.candidates import left_out
 from seo_rec.runs.layout import CHECKPOINTS_FOLDER
 from seo_rec.settings import Training
 from seo_rec.train.average import AT, WeightAverage
@@ -27,22 +28,21 @@ from seo_rec.train.checkpoint import (
     COPIED_BYTES,
     Checkpoints,
     claimed,
-    load_tensors,
     open_checkpoint,
 )
 from seo_rec.train.columns import ParameterMove, backbone_moves
 from seo_rec.train.earlier import Carried, Earlier, columns_of
+from seo_rec.train.earlier_tensors import Source, Tensors
 from seo_rec.train.optimizers import optimizers_of
 from seo_rec.train.ranks import ranks
 from seo_rec.train.run_state import Progress, first_values
 from seo_rec.train.saved import Saved
 from seo_rec.train.state import State, bytes_of, make_room, optimizer_state, weights_of
 from seo_rec.train.streams import train_stream
+from seo_rec.train.unknown_rows import mean_row, present_means, unknown_rows
 
 BAGS = "embedding.ebc.embedding_bags."
 FLAT = "embedding.flat."
-KINDS = ("model.", "optimizer.", "average.")
-SMALL = 2**20  # numbers of a tensor that is read together with others
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -136,10 +136,10 @@ class _WarmStart:
             id(p): o for o in self.optimizers.values() for g in o.param_groups for p in g["params"]
         }
         saved = None if earlier.state is None else open_checkpoint(earlier.state)
-        self.state = None if saved is None else _Tensors(saved)
-        self.best = self.state if earlier.is_last_best else _Tensors(open_checkpoint(earlier.best))
+        self.state = None if saved is None else Tensors(saved)
+        self.best = self.state if earlier.is_last_best else Tensors(open_checkpoint(earlier.best))
         self.steps = 0 if saved is None else _steps(saved)
-        self.rows = row_moves(earlier.policy, policy, earlier.known)
+        self.rows = row_moves(earlier.trained, policy, earlier.known)
         numeric = tuple(c.name for c in data.schema.numeric)
         new = columns_of(policy, numeric)
         self.backbone = backbone_moves(training.model, earlier.columns, new)
@@ -148,6 +148,8 @@ class _WarmStart:
         self.mean = WeightAverage(self.model, fit.average, self.optimizers)
         self.optimizer: State = {}
         self.keys = {f"{BAGS}{table_key(t.name)}.weight": t.name for t in policy.tables}
+        left = left_out(earlier.policy, earlier.trained)
+        self.unknown = unknown_rows(left, self.rows, self.keys)
 
     def tensors(self) -> State:
         """Everything that the checkpoint holds."""
@@ -182,18 +184,20 @@ class _WarmStart:
             assert isinstance(weight, torch.Tensor)
             if not self._move(name, self._weight(), weight):
                 self.anew.append(name)
+        self._start_unknown_rows()
         self._fill_optimizer()
         if self.fit.average:
             self._fill_mean()
+            self._start_unknown_means()
 
     # ---- what the earlier run holds ----------------------------------------------------------
 
-    def _weight(self) -> _Source:
+    def _weight(self) -> Source:
         """The live weights, or the best ones where no checkpoint of their epoch is left."""
         assert self.best is not None
-        return _Source(self.best, "model.", "")
+        return Source(self.best, "model.", "")
 
-    def _move(self, name: str, source: _Source, into: torch.Tensor, state: bool = False) -> bool:
+    def _move(self, name: str, source: Source, into: torch.Tensor, state: bool = False) -> bool:
         """Write what continues into ``into``; whether anything does.
 
         Args:
@@ -217,7 +221,7 @@ class _WarmStart:
             return None
         return ParameterMove(name, (None,) * into.dim())
 
-    def _move_rows(self, table: str, source: _Source, into: torch.Tensor, state: bool) -> bool:
+    def _move_rows(self, table: str, source: Source, into: torch.Tensor, state: bool) -> bool:
         move = self.rows.get(table)
         if move is None or not move.carried:
             return False
@@ -250,7 +254,7 @@ class _WarmStart:
         for full, tensor in {**known, **make_room(self.model, self.optimizers, sizes)}.items():
             name, _, key = full.rpartition(".")
             assert isinstance(tensor, torch.Tensor)
-            source = _Source(self.state, "optimizer.", f".{key}")
+            source = Source(self.state, "optimizer.", f".{key}")
             if self._move(name, source, tensor, state=True) or full in known:
                 self.optimizer[full] = tensor
 
@@ -316,7 +320,7 @@ class _WarmStart:
                 continue
             steps_kept = self._read_steps(name)
             self._start_mean(mean, weight, at)
-            if not self._move(name, _Source(self.state, "average.", ""), mean):
+            if not self._move(name, Source(self.state, "average.", ""), mean):
                 continue
             if steps_kept is None:
                 if at is not None:
@@ -336,6 +340,32 @@ class _WarmStart:
         else:  # a row that has no mean yet is its own
             at.fill_(-1)
 
+    def _start_unknown_rows(self) -> None:
+        """Rows of unknown ids start from the mean that was served, as do ids that were unknown."""
+        for u in self.unknown:
+            old, weight = self._weight().read(_bag(u.before)), self.weights[u.parameter]
+            assert isinstance(weight, torch.Tensor)
+            if old is not None and old.shape[1] == weight.shape[1]:
+                weight[u.into] = mean_row(old, u.candidates).to(weight.dtype)
+
+    def _start_unknown_means(self) -> None:
+        """The running means of these rows go on as the mean of those of the candidates."""
+        if not self.earlier.is_last_best or self.state is None:
+            return  # all means start at the weights
+        kept, steps = (Source(self.state, "average.", suffix) for suffix in ("", AT))
+        for u in self.unknown:
+            name = _bag(u.before)
+            old, weight = kept.read(name), self._weight().read(name)
+            mean = self.mean.state.get(u.parameter)
+            if old is None or weight is None or not isinstance(mean, torch.Tensor):
+                continue
+            if old.shape[1] != mean.shape[1]:
+                continue
+            now = present_means(old, weight, steps.read(name), self.steps, self.fit.average)
+            mean[u.into] = mean_row(now, u.candidates).to(mean.dtype)
+            if isinstance(at := self.mean.state.get(u.parameter + AT), torch.Tensor):
+                at[u.into] = self.steps
+
     def _read_steps(self, name: str) -> torch.Tensor | None:
         """Up to which step the means of rows were kept, if the earlier run kept them by rows."""
         assert self.state is not None
@@ -343,52 +373,12 @@ class _WarmStart:
             return None
         table = self.keys[name]
         move, rows = self.rows.get(table), self.policy.table(table).num_rows
-        source = _Source(self.state, "average.", AT)
+        source = Source(self.state, "average.", AT)
         if move is None or not any(source.has(_bag(t)) for t in move.tables):
             return None
         steps = torch.full((rows, 1), -1, dtype=torch.int32)
         self._move_rows(table, source, steps, False)
         return steps
-
-
-class _Tensors:
-    """The tensors of a checkpoint: small ones are read at once, each large one when it is asked."""
-
-    def __init__(self, saved: Saved) -> None:
-        self.saved = saved
-        self.small = {
-            name: torch.zeros(size, dtype=dtype)
-            for name, (size, dtype) in saved.sizes.items()
-            if size.numel() <= SMALL and name.startswith(KINDS)
-        }
-        load_tensors(saved, dict(self.small))
-
-    def read(self, name: str) -> torch.Tensor | None:
-        """The tensor, or None if there is none."""
-        if name not in self.saved.sizes:
-            return None
-        if name in self.small:
-            return self.small[name]
-        size, dtype = self.saved.sizes[name]
-        tensor = torch.zeros(size, dtype=dtype)
-        load_tensors(self.saved, {name: tensor})
-        return tensor
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Tensors of one kind in an earlier checkpoint: ``<prefix><parameter><suffix>``."""
-
-    tensors: _Tensors
-    prefix: str
-    suffix: str
-
-    def has(self, parameter: str) -> bool:
-        return f"{self.prefix}{parameter}{self.suffix}" in self.tensors.saved.sizes
-
-    def read(self, parameter: str) -> torch.Tensor | None:
-        """The tensor, or None if there is none."""
-        return self.tensors.read(f"{self.prefix}{parameter}{self.suffix}")
 
 
 def _bag(table: str) -> str:
