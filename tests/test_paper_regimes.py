@@ -20,6 +20,7 @@ from benchmarks.record import read
 from benchmarks.speed import inference
 from cases import SCHEMAS
 from seo_rec import recipes
+from seo_rec.backbones import build_backbone
 from seo_rec.methods import find_method
 from seo_rec.policy import PolicyError
 from seo_rec.search.seo import search_space, select
@@ -173,6 +174,13 @@ def test_the_regime_moves_all_weights_by_one_optimizer() -> None:
         fit = mlet_regime.Cell(backbone, 4, 64, 8, 0).fit
         assert (fit.row_optimizer, fit.dense_optimizer) == (name, name)
         assert (fit.dense_lr, fit.row_lr, fit.epochs, fit.row_l2) == (lr, 8 * lr, 1, 0)
+
+
+@pytest.mark.parametrize("backbone", mlet_regime.REGIMES)
+def test_a_regime_can_be_built_for_data_without_numeric_columns(backbone: str) -> None:
+    settings = mlet_regime.Cell(backbone, 4, 64, 1, 0).model
+    made = build_backbone(backbone, 0, [4, 4], settings.hidden, 0.0, settings.interaction)
+    assert made(torch.zeros(3, 0), torch.ones(3, 8)).shape == (3,)
 
 
 def test_the_step_size_explains_its_part_of_the_gain() -> None:

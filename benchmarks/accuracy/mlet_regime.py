@@ -17,8 +17,9 @@ MLET at its own best factor stands beside it: the gain that is left when both ar
 
 Every feature has a table with a row per id (``collisionless``), no L2, no mean of weights, batches
 of 1,024, and weights are read after the only epoch. The backbones are DeepCTR's sizes: DCN with two
-cross layers and 128, 128 hidden units, DLRM with 512, 256. W1, and one layer, start uniformly in
-+-0.03, which is Xavier's range for a table of 6,700 rows.
+cross layers and 128, 128 hidden units, DLRM with 512, 256 and no bottom network, since MovieLens-1M
+has no numeric columns. W1, and one layer, start uniformly in +-0.03, which is Xavier's range for a
+table of 6,700 rows.
 
 Runs go to ``--out`` and are found again there; what ``--record`` wrote is not run again.
 """
@@ -59,7 +60,7 @@ class Regime:
 
 REGIMES: Mapping[str, Regime] = {
     "dcn": Regime("adagrad", 0.02, 0.5, (128, 128), DCNSettings(layers=2)),
-    "dlrm": Regime("sgd", 0.2, 0.25, (512, 256), DLRMSettings((256, 128))),
+    "dlrm": Regime("sgd", 0.2, 0.25, (512, 256), DLRMSettings()),
 }
 
 
