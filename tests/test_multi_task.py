@@ -28,7 +28,7 @@ from seo_rec.data.like import LikeTable, prepare_like
 from seo_rec.data.parallel import Workers
 from seo_rec.data.split import Split
 from seo_rec.data.table import TableColumns, prepare_table
-from seo_rec.export import export_run, load_compiled
+from seo_rec.export import export_run
 from seo_rec.model import ModelSettings, build_model
 from seo_rec.multi_task import MultiTask
 from seo_rec.recipes import Comparison, Grouping
@@ -528,22 +528,6 @@ def test_a_package_scores_every_label(
     np.testing.assert_array_equal(scores["score_spent"].to_numpy(), found[:, 1])
     with pytest.raises(DataError, match="not 'score_click' or 'score_spent'"):
         predict_files(predictor, [raw], tmp_path / "x.parquet", keep=("score_spent",))
-
-
-@pytest.mark.slow
-def test_machine_code_scores_every_label(run: Path, tmp_path: Path) -> None:
-    """As the plain engine does, also for no rows."""
-    if shutil.which("g++") is None and shutil.which("clang++") is None:
-        pytest.skip("there is no C++ compiler")
-    export_run(run, tmp_path / "package", formats=("aoti",))
-    plain = Predictor.load(tmp_path / "package", "numpy")
-    compiled = load_compiled(tmp_path / "package", trust_code=True)
-    rows = table()
-    for number in (ROWS, 1, 0):
-        part = {name: rows[name][:number].tolist() for name in ("user", "item", "age")}
-        found, wanted = compiled(part), plain(part)
-        assert found.shape == wanted.shape == (number, 2)
-        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_a_manifest_with_other_labels_is_refused(run: Path, tmp_path: Path) -> None:

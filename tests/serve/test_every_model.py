@@ -250,7 +250,14 @@ def test_machine_code_of_crosses_and_two_labels(tmp_path):
     if COMPILER is None:
         pytest.skip("needs g++")
     model = written(tmp_path / "package", "mmoe", CROSSED, formats=("aoti",))
-    scores_equal(load_compiled(tmp_path / "package", trust_code=True), model, "optional")
+    compiled = load_compiled(tmp_path / "package", trust_code=True)
+    scores_equal(compiled, model, "optional")
+    plain = Predictor.load(tmp_path / "package", "numpy")
+    _, inputs = rows_of(CROSSED, "optional")
+    for number in (1, 0):
+        found, wanted = (p.score(inputs.slice(0, number)) for p in (compiled, plain))
+        assert found.shape == wanted.shape == (number, 2)
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_everything_is_a_policy_that_a_package_can_hold(tmp_path):
