@@ -18,6 +18,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from cases import BACKBONES
 from distributed import sharded
+from ended_trainings import goes_on_to_the_bit
 from hostile import hostile
 from seo_rec import recipes
 from seo_rec.backbones import MLP, build_backbone
@@ -375,31 +376,9 @@ def test_the_epoch_that_is_kept_is_the_best_of_the_stated_label(both: DataSet) -
         assert ours[kept]["auc"] > theirs[kept]["auc"]
 
 
-def test_a_run_goes_on_to_the_bit(
-    both: DataSet, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ended by an error of its second evaluation, and called again."""
-    from seo_rec.train import loop
-
-    calls: list[int] = []
-    whole = loop.evaluate
-
-    def fails(*arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return whole(*arguments)
-
-    monkeypatch.setattr(loop, "evaluate", fails)
-    with pytest.raises(KeyboardInterrupt):
-        recipes.train(both, policy_of(both), tmp_path / "r", TRAINING, method="separate")
-    again = recipes.train(
-        both, policy_of(both), tmp_path / "r", TRAINING, method="separate", resume=True
-    )
+def test_a_run_goes_on_to_the_bit(both: DataSet, run: Path, tmp_path: Path) -> None:
+    again = goes_on_to_the_bit(both, policy_of(both), TRAINING, run, tmp_path / "r")
     assert again.labels == Run.read(run / "result.json").labels
-    other, same = recipes.load_trained(tmp_path / "r"), recipes.load_trained(run)
-    for a, b in zip(other.parameters(), same.parameters(), strict=True):
-        assert torch.equal(a, b)
 
 
 def test_a_rare_label_without_positive_rows_is_not_a_number(both: DataSet, tmp_path: Path) -> None:
