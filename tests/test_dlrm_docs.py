@@ -70,7 +70,7 @@ def run_torchrun(script: Path, ranks: int) -> tuple[float, float]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    printed, *rest = run_ranks(run_rank, ranks, str(script), port, timeout=120)
+    printed, *rest = run_ranks(run_rank, ranks, str(script), port)
     assert rest == [""] * (ranks - 1)
     match = re.fullmatch(r"loss (\S+) in the first 30 steps, (\S+) in the last\n", printed)
     assert match, printed

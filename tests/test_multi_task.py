@@ -18,6 +18,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from cases import BACKBONES
 from distributed import sharded
+from ended_trainings import goes_on_to_the_bit
 from hostile import hostile
 from seo_rec import recipes
 from seo_rec.backbones import MLP, build_backbone
@@ -28,7 +29,7 @@ from seo_rec.data.like import LikeTable, prepare_like
 from seo_rec.data.parallel import Workers
 from seo_rec.data.split import Split
 from seo_rec.data.table import TableColumns, prepare_table
-from seo_rec.export import export_run, load_compiled
+from seo_rec.export import export_run
 from seo_rec.model import ModelSettings, build_model
 from seo_rec.multi_task import MultiTask
 from seo_rec.recipes import Comparison, Grouping
@@ -375,31 +376,9 @@ def test_the_epoch_that_is_kept_is_the_best_of_the_stated_label(both: DataSet) -
         assert ours[kept]["auc"] > theirs[kept]["auc"]
 
 
-def test_a_run_goes_on_to_the_bit(
-    both: DataSet, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ended by an error of its second evaluation, and called again."""
-    from seo_rec.train import loop
-
-    calls: list[int] = []
-    whole = loop.evaluate
-
-    def fails(*arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return whole(*arguments)
-
-    monkeypatch.setattr(loop, "evaluate", fails)
-    with pytest.raises(KeyboardInterrupt):
-        recipes.train(both, policy_of(both), tmp_path / "r", TRAINING, method="separate")
-    again = recipes.train(
-        both, policy_of(both), tmp_path / "r", TRAINING, method="separate", resume=True
-    )
+def test_a_run_goes_on_to_the_bit(both: DataSet, run: Path, tmp_path: Path) -> None:
+    again = goes_on_to_the_bit(both, policy_of(both), TRAINING, run, tmp_path / "r")
     assert again.labels == Run.read(run / "result.json").labels
-    other, same = recipes.load_trained(tmp_path / "r"), recipes.load_trained(run)
-    for a, b in zip(other.parameters(), same.parameters(), strict=True):
-        assert torch.equal(a, b)
 
 
 def test_a_rare_label_without_positive_rows_is_not_a_number(both: DataSet, tmp_path: Path) -> None:
@@ -528,22 +507,6 @@ def test_a_package_scores_every_label(
     np.testing.assert_array_equal(scores["score_spent"].to_numpy(), found[:, 1])
     with pytest.raises(DataError, match="not 'score_click' or 'score_spent'"):
         predict_files(predictor, [raw], tmp_path / "x.parquet", keep=("score_spent",))
-
-
-@pytest.mark.slow
-def test_machine_code_scores_every_label(run: Path, tmp_path: Path) -> None:
-    """As the plain engine does, also for no rows."""
-    if shutil.which("g++") is None and shutil.which("clang++") is None:
-        pytest.skip("there is no C++ compiler")
-    export_run(run, tmp_path / "package", formats=("aoti",))
-    plain = Predictor.load(tmp_path / "package", "numpy")
-    compiled = load_compiled(tmp_path / "package", trust_code=True)
-    rows = table()
-    for number in (ROWS, 1, 0):
-        part = {name: rows[name][:number].tolist() for name in ("user", "item", "age")}
-        found, wanted = compiled(part), plain(part)
-        assert found.shape == wanted.shape == (number, 2)
-        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_a_manifest_with_other_labels_is_refused(run: Path, tmp_path: Path) -> None:

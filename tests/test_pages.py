@@ -87,5 +87,5 @@ def test_large_pages_are_asked_for_rows_of_shards_and_their_states() -> None:
         return [is_advised(weight), is_advised(state["sum"])]
 
     assert not is_advised(torch.zeros(4 * PAGE))
-    (advised,) = run_ranks(found, 1, timeout=60)
+    (advised,) = run_ranks(found, 1)
     assert advised == [True, True]

@@ -18,6 +18,7 @@ import torch
 from sklearn import metrics as sklearn_metrics
 
 from distributed import sharded
+from ended_trainings import goes_on_to_the_bit
 from seo_rec import recipes, report
 from seo_rec.analysis.drift import drift
 from seo_rec.analysis.gradients import gradients
@@ -199,29 +200,9 @@ def test_a_run_learns_prices_and_says_the_right_names(priced: DataSet, run: Path
     }
 
 
-def test_a_run_goes_on_to_the_bit(
-    priced: DataSet, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ended by an error of its second evaluation, and called again."""
-    from seo_rec.train import loop
-
-    calls: list[int] = []
-    whole = loop.evaluate
-
-    def fails(*arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return whole(*arguments)
-
+def test_a_run_goes_on_to_the_bit(priced: DataSet, run: Path, tmp_path: Path) -> None:
     policy = recipes.method_policy("separate", priced, 400, 8)
-    monkeypatch.setattr(loop, "evaluate", fails)
-    with pytest.raises(KeyboardInterrupt):
-        recipes.train(priced, policy, tmp_path / "r", TRAINING, method="separate")
-    recipes.train(priced, policy, tmp_path / "r", TRAINING, method="separate", resume=True)
-    other, same = recipes.load_trained(tmp_path / "r"), recipes.load_trained(run)
-    for a, b in zip(other.parameters(), same.parameters(), strict=True):
-        assert torch.equal(a, b)
+    goes_on_to_the_bit(priced, policy, TRAINING, run, tmp_path / "r")
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adagrad"])

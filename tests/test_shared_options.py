@@ -8,22 +8,23 @@ from dataclasses import fields
 import typer
 
 from seo_rec.cli.main import app
-from seo_rec.cli.shared_options import PLAIN_METHOD, PlainMethodOptions
+from seo_rec.cli.shared_options import BUDGET_OPTIONS, PLAIN_METHOD, PlainMethodOptions
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def test_commands_have_the_options_alike() -> None:
-    """The same names, defaults and help in ``train``, ``tune`` and ``replay``."""
+    """The same names, defaults and help: of a budget in five commands, of a method in three."""
     for name in PLAIN_METHOD.names:
+        searching = ("search", "compare") if name in BUDGET_OPTIONS.names else ()
         found = [
             (p.opts, p.default, p.help)
-            for command in ("train", "tune", "replay")
+            for command in ("train", "tune", "replay", *searching)
             for p in COMMANDS[command].params
             if p.name == name
         ]
-        assert len(found) == 3
-        assert found[0] == found[1] == found[2]
+        assert len(found) == 3 + len(searching)
+        assert found == [found[0]] * len(found)
 
 
 def test_what_was_read_becomes_one_object() -> None:

@@ -139,7 +139,7 @@ def test_two_ranks_plans():
 def test_two_ranks_against_torchrec(optimizer: str):
     """``run`` itself refuses to compare embeddings that give different vectors."""
     options = ("--against-torchrec", "--methods", "exact", "--row-optimizer", optimizer)
-    both = run_ranks(lambda: lines_of(*options), 2, timeout=100)
+    both = run_ranks(lambda: lines_of(*options), 2)
     found = [x for x in both[0] if x["kind"] == "ratio"]
     assert len({(x["part"], x["ours"], x["beside"], x["time"]) for x in found}) == len(found) == 12
     pairs = {(x["ours"], x["beside"]) for x in found if "goal" in x}
@@ -163,7 +163,7 @@ def test_torchrecs_collection_is_updated_by_fbgemm():
         assert shards[0] > 0 == shards[1]
         return [set(t.optimizers) for t in made]
 
-    (found,) = run_ranks(names, 1, timeout=60)
+    (found,) = run_ranks(names, 1)
     assert found == [{"rows", "dense"}, {"fused", "dense"}]
 
 

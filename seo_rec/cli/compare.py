@@ -10,7 +10,7 @@ import typer
 from seo_rec.cli import parameters as par
 from seo_rec.cli.assignments import assigned_by_family
 from seo_rec.cli.automatic import automatic, floats_of, settled_options
-from seo_rec.cli.budget import Wish, budget, resolved
+from seo_rec.cli.budget import budget, resolved
 from seo_rec.cli.config import set_texts
 from seo_rec.cli.crosses import all_crossed
 from seo_rec.cli.options import (
@@ -23,6 +23,7 @@ from seo_rec.cli.options import (
     takes_settings,
 )
 from seo_rec.cli.running import run_folder, say_still_improving
+from seo_rec.cli.shared_options import BUDGET_OPTIONS, BudgetOptions
 from seo_rec.methods import SUFFIX, Mlet
 from seo_rec.settings import COMPARED_METHODS, FitSettings, ModelSettings, Training
 
@@ -69,6 +70,7 @@ CONTESTANTS = FromSettings(
 
 
 @takes_settings(
+    budget_options=BUDGET_OPTIONS,
     contestants=CONTESTANTS,
     model=par.MODEL_OPTIONS,
     mlet=par.MLET_OPTIONS,
@@ -78,12 +80,8 @@ def compare(
     context: typer.Context,
     data: par.DataOfSeeds,
     out: par.Out,
-    params: par.Params = None,
-    bytes_: par.Bytes = None,
-    budget_of: par.BudgetOf = None,
-    dim: par.Dim = 16,
-    precision: par.Precision = "float32",
     *,
+    budget_options: BudgetOptions,
     contestants: Contestants,
     set_: par.SetOfMethod = None,
     crosses: par.Crosses = "",
@@ -104,8 +102,8 @@ def compare(
     from seo_rec.search import find
 
     texts, opened = set_texts(context, set_), tuple(map(open_data, data))
-    wish = Wish(params, bytes_, budget_of, precision)
-    at = budget(context, opened[0], dim, wish, whole_rows=True)
+    dim = budget_options.dim
+    at = budget(context, opened[0], dim, budget_options.wish, whole_rows=True)
     named = [find(name.removesuffix(SUFFIX)) for name in contestants.methods]
     fit = automatic(context, fit, opened[0], floats_of(at, dim), named)
     wide = all_crossed(opened, crosses, contestants.first_seed)

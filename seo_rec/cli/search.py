@@ -10,10 +10,11 @@ import typer
 from seo_rec.cli import parameters as par
 from seo_rec.cli.assignments import assigned, print_settings
 from seo_rec.cli.automatic import automatic, floats_of, settled_options
-from seo_rec.cli.budget import Wish, budget, resolved, size
+from seo_rec.cli.budget import budget, resolved, size
 from seo_rec.cli.config import set_texts
 from seo_rec.cli.options import SEARCH, is_typed, load_stack, refuse_ignored, takes_settings
 from seo_rec.cli.running import run_folder
+from seo_rec.cli.shared_options import BUDGET_OPTIONS, BudgetOptions
 from seo_rec.runs.decision import as_options, decided
 from seo_rec.runs.layout import POLICY_FILE
 from seo_rec.settings import FitSettings, ModelSettings, Training
@@ -50,16 +51,13 @@ def _print_and_leave(method: str) -> None:
     raise typer.Exit
 
 
-@takes_settings(model=par.MODEL_OPTIONS, fit=par.SEARCH_OPTIONS)
+@takes_settings(budget_options=BUDGET_OPTIONS, model=par.MODEL_OPTIONS, fit=par.SEARCH_OPTIONS)
 def search(
     context: typer.Context,
     data: par.Data,
     out: par.Out,
-    params: par.Params = None,
-    bytes_: par.Bytes = None,
-    budget_of: par.BudgetOf = None,
-    dim: par.Dim = 16,
-    precision: par.Precision = "float32",
+    *,
+    budget_options: BudgetOptions,
     method: Annotated[
         str,
         typer.Option(
@@ -81,7 +79,6 @@ def search(
             rich_help_panel=SEARCH,
         ),
     ] = False,
-    *,
     model: ModelSettings,
     fit: FitSettings,
     threads: par.Threads = 0,
@@ -103,8 +100,8 @@ def search(
     searches = "searches that read it"
     refuse_ignored(context, entry.ignores, f"--method {method}", searches)
     opened = open_data(data)
-    wish = Wish(params, bytes_, budget_of, precision)
-    at = budget(context, opened, dim, wish, whole_rows=entry.whole_rows)
+    dim = budget_options.dim
+    at = budget(context, opened, dim, budget_options.wish, whole_rows=entry.whole_rows)
     if entry.trains:
         fit = automatic(context, fit, opened, floats_of(at, dim), [entry])
     training, kept = Training(model, fit), settled_options(fit) if entry.trains else {}

@@ -51,23 +51,30 @@ class SharedOptions:
 
 
 @dataclass(frozen=True)
-class PlainMethodOptions:
-    """A method without a search, its budget and its settings."""
+class BudgetOptions:
+    """A budget in parameters or in bytes, and what a feature's embedding is stored in."""
 
     params: par.Params = None
     bytes_: par.Bytes = None
     budget_of: par.BudgetOf = None
     dim: par.Dim = 16
     precision: par.Precision = "float32"
+
+    @property
+    def wish(self) -> Wish:
+        """The options without the width."""
+        return Wish(self.params, self.bytes_, self.budget_of, self.precision)
+
+
+@dataclass(frozen=True)
+class PlainMethodOptions(BudgetOptions):
+    """A method without a search, its budget and its settings."""
+
     method: par.MethodInPlaceOfPolicy = ""
     set_: par.Set = None
     exact_below: par.ExactBelow = 0
     same_hash: par.SameHash = None
 
-    @property
-    def wish(self) -> Wish:
-        """The options of the budget."""
-        return Wish(self.params, self.bytes_, self.budget_of, self.precision)
 
-
+BUDGET_OPTIONS = SharedOptions(BudgetOptions)
 PLAIN_METHOD = SharedOptions(PlainMethodOptions)

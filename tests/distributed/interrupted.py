@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from distributed.sharded import MODEL, Trained, plan, policy_of
+from patience import PATIENCE
 from seo_rec.data.dataset import DataSet
 from seo_rec.data.stream import Stream
 from seo_rec.model import build_model
@@ -59,7 +60,7 @@ class Terminated(AfterStep):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def on_ranks(fn: Callable[..., Any], world: int, timeout: float = 100) -> list[Any]:
+def on_ranks(fn: Callable[..., Any], world: int, timeout: float = PATIENCE) -> list[Any]:
     """What ``fn`` returns on every rank; one rank is this process."""
     return [fn()] if world == 1 else run_ranks(fn, world, timeout=timeout)
 

@@ -233,7 +233,7 @@ def test_background_saving_writes_the_state_of_the_asking(
             return {**weights_of(model), **optimizer_state(model, optimizers)}
 
         def stuck(*arguments: Any, **more: Any) -> Any:
-            assert disk.wait(60)
+            assert disk.wait(PATIENCE)
             return write(*arguments, **more)
 
         checkpoint.dcp.save = stuck

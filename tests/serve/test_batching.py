@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 
+from patience import PATIENCE
 from seo_rec.schema import DataError
 from seo_rec.serve.bags import Bags, Inputs
 from seo_rec.serve.server.batching import Batcher, joined
@@ -28,7 +29,7 @@ class Echo:
         self.open.set()
 
     def score(self, rows: Inputs) -> np.ndarray:
-        self.open.wait(10)
+        assert self.open.wait(PATIENCE)
         self.calls.append(len(rows))
         if (rows.dense_BN < 0).any():
             raise DataError("a negative number")

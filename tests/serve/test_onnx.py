@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from copy import copy
 from dataclasses import replace
-from itertools import cycle, repeat
+from itertools import cycle
 
 import numpy as np
 import onnx
@@ -28,12 +29,21 @@ from seo_rec.serve.writing import write_package
 from spec import reference_hash
 
 KINDS = {"categorical": "single", "optional": "optional", "multivalent": "bags"}
-SOME = {
-    ("multi-size-2", "categorical", "int8"),
-    ("dtypes", "optional", None),
-}
-ALL = list(zip(BUILDABLE, cycle(KINDS), repeat(None), strict=False))  # each kind in turn
-ALL += list(zip(POLICIES, cycle(("categorical", "multivalent")), repeat("int4"), strict=False))
+SOME = {"multi-size-2": ("categorical", "int8"), "dtypes": ("optional", None)}  # not slow
+
+
+def graphs() -> Iterator[tuple[str, str, str | None, str]]:
+    """Every policy once, with a kind of columns, a type and a backbone: each of these in turn.
+
+    Every backbone is there once, with a policy of several features; the other policies have none.
+    """
+    networks = iter(name for name in BACKBONES if name != "mlp-linear")
+    kinds, types = cycle(KINDS), cycle((None, "int8", None, "int4"))
+    for (name, policy), kind, precision in zip(BUILDABLE.items(), kinds, types, strict=False):
+        if name not in SOME:
+            network = next(networks, "mlp-linear") if len(policy.features) > 1 else "mlp-linear"
+            yield name, kind, precision, network
+    assert next(networks, None) is None
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -75,17 +85,18 @@ def equals_numpy(folder, policy, kind) -> None:
         np.testing.assert_allclose(fast.logits(inputs), slow.logits(inputs), rtol=1e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("name, kind, precision", sorted(SOME, key=str))
-def test_some_policies(name, kind, precision, tmp_path):
+@pytest.mark.parametrize("name", SOME)
+def test_some_policies(name, tmp_path):
+    kind, precision = SOME[name]
     graph_of(tmp_path, BUILDABLE[name], kind, precision)
     equals_numpy(tmp_path, BUILDABLE[name], kind)
     Predictor.load(tmp_path, "onnxruntime")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, kind, precision", [case for case in ALL if case not in SOME])
-def test_every_policy(name, kind, precision, tmp_path):
-    graph_of(tmp_path, BUILDABLE[name], kind, precision)
+@pytest.mark.parametrize("name, kind, precision, network", graphs())
+def test_every_policy_and_every_backbone(name, kind, precision, network, tmp_path):
+    graph_of(tmp_path, BUILDABLE[name], kind, precision, BACKBONES[network])
     equals_numpy(tmp_path, BUILDABLE[name], kind)
 
 
@@ -164,14 +175,6 @@ def test_small_tables_become_floats_at_loading_and_large_ones_stay(
     assert found[floats] == steps_at_a_score(tmp_path / "float32")
     assert found[floats - 1]["DequantizeLinear"] == 1
     assert not found[floats - 1]["Mul"] > found[floats]["Mul"] + 1  # none has a factor for each row
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", BACKBONES)
-def test_every_backbone(name, tmp_path):
-    policy = POLICIES["mixed-dims"]
-    graph_of(tmp_path, policy, "categorical", settings=BACKBONES[name])
-    equals_numpy(tmp_path, policy, "categorical")
 
 
 def test_the_graph_is_small_and_plain(tmp_path):

@@ -14,6 +14,7 @@ import pytest
 from small_package import ROWS, small_package
 from test_server import running
 
+from patience import PATIENCE
 from seo_rec.serve import Predictor
 from seo_rec.serve.server import LivePackage, ServerSettings
 from seo_rec.serve.server.app import background, build_app
@@ -37,7 +38,7 @@ def wanted(package) -> np.ndarray:
 def client(package) -> Iterator[httpx.Client]:
     with (
         running(package, "--max-rows", "50") as (_, address),
-        httpx.Client(base_url=address) as found,
+        httpx.Client(base_url=address, timeout=PATIENCE) as found,
     ):
         yield found
 

@@ -55,6 +55,11 @@ def running(package: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str
         process.communicate()
 
 
+def health(address: str) -> httpx.Response:
+    """What a server says of itself; a busy machine may let it wait."""
+    return httpx.get(f"{address}/healthz", timeout=PATIENCE)
+
+
 @pytest.fixture(scope="module")
 def package(tmp_path_factory) -> Path:
     return small_package(tmp_path_factory.mktemp("package") / "one")
@@ -62,7 +67,10 @@ def package(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def client(package) -> Iterator[httpx.Client]:
-    with running(package) as (_, address), httpx.Client(base_url=address) as found:
+    with (
+        running(package) as (_, address),
+        httpx.Client(base_url=address, timeout=PATIENCE) as found,
+    ):
         yield found
 
 
@@ -71,7 +79,7 @@ def strict(package) -> Iterator[httpx.Client]:
     options = ["--max-body", "2000", "--max-rows", "5", "--max-requests", "2"]
     with (
         running(package, *options, "--batch-wait", "0.3") as (_, address),
-        httpx.Client(base_url=address) as found,
+        httpx.Client(base_url=address, timeout=PATIENCE) as found,
     ):
         yield found
 
@@ -187,7 +195,7 @@ def test_too_many_requests_at_a_time(strict):
     found: list[httpx.Response] = []
 
     def ask() -> None:
-        with httpx.Client(base_url=address) as client:
+        with httpx.Client(base_url=address, timeout=PATIENCE) as client:
             start.wait(PATIENCE)
             found.append(client.post("/score", json={"columns": one()}))
 
@@ -253,7 +261,7 @@ class Load:
     def ask(self) -> None:
         content = json.dumps(columns())
         headers = {"Content-Type": JSON}
-        with httpx.Client(base_url=self.address) as client:
+        with httpx.Client(base_url=self.address, timeout=PATIENCE) as client:
             while not self.ended.is_set():
                 started = time.perf_counter()
                 try:
@@ -309,12 +317,12 @@ def test_no_request_fails_over_reloads_and_the_end(tmp_path, capsys):
         weights.write_bytes(weights.read_bytes()[:-1])
         os.rename(served, tmp_path / "third")
         os.rename(tmp_path / "bad", served)
-        with httpx.Client(base_url=address) as client:
+        with httpx.Client(base_url=address, timeout=PATIENCE) as client:
             until(lambda: 'seo_rec_reloads_total{result="failed"}' in counters(client))
         load.until(versions[2])
         process.send_signal(signal.SIGTERM)
-        until(lambda: httpx.get(f"{address}/healthz").status_code == 503)
-        assert httpx.get(f"{address}/healthz").json()["status"] == "stopping"
+        until(lambda: health(address).status_code == 503)
+        assert health(address).json()["status"] == "stopping"
         load.wait()
         process.send_signal(signal.SIGTERM)  # the second one ends the wait of --drain
         assert process.wait(PATIENCE) == 0
@@ -348,9 +356,9 @@ def test_sighup_loads_the_package_anew(tmp_path):
         (tmp_path / "next").symlink_to(paths[1])
         os.replace(tmp_path / "next", link)
         time.sleep(ServerSettings().reload + 0.5)  # a look at the package, if there was one
-        assert httpx.get(f"{address}/healthz").json()["package"] == versions[0]
+        assert health(address).json()["package"] == versions[0]
         process.send_signal(signal.SIGHUP)
-        until(lambda: httpx.get(f"{address}/healthz").json()["package"] == versions[1])
+        until(lambda: health(address).json()["package"] == versions[1])
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0
 

@@ -16,7 +16,6 @@ import socket
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ import pytest
 from served import ABOUT, LINEAR, linear_program, preparation_for, trained
 from small_package import POLICY, PREPARATION
 
+from patience import PATIENCE, until
 from seo_rec.export import package_parts
 from seo_rec.serve import Predictor
 from seo_rec.serve.signature import signature_of
@@ -97,18 +97,19 @@ def triton_server(repository: Path, scratch: Path) -> Iterator[str]:
         )
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(600):
-            assert process.poll() is None, log.read_text()
-            try:
-                if httpx.get(f"{address}/v2/health/ready").status_code == 200:
-                    break
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
+        until(lambda: process.poll() is not None or is_ready(address), log.read_text)
+        assert process.poll() is None, log.read_text()
         yield address
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(PATIENCE)
+
+
+def is_ready(address: str) -> bool:
+    try:
+        return httpx.get(f"{address}/v2/health/ready").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def repository(folder: Path) -> dict[str, Predictor]:
@@ -137,7 +138,8 @@ def asked(address: str, name: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
         }
         for key, value in inputs.items()
     ]
-    answer = httpx.post(f"{address}/v2/models/{name}/infer", json={"inputs": tensors}, timeout=60)
+    to = f"{address}/v2/models/{name}/infer"
+    answer = httpx.post(to, json={"inputs": tensors}, timeout=PATIENCE)
     assert answer.status_code == 200, answer.text
     (output,) = answer.json()["outputs"]
     return np.array(output["data"]).reshape(output["shape"])
