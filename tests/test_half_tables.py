@@ -30,7 +30,8 @@ from seo_rec.search import find
 from seo_rec.settings import LARGEST_DENSE, FitSettings, Training, settled
 from seo_rec.train import Checkpoints, SparseRows, Start, make_optimizers
 from seo_rec.train.distributed import kernels
-from seo_rec.train.memory import training_bytes, warn_of_mean
+from seo_rec.train.memory import training_bytes
+from seo_rec.train.sparse_rows import sparse_rows
 
 HALVES = ("float16", "bfloat16")
 SMALL = ModelSettings(hidden=(8,))
@@ -99,7 +100,7 @@ def test_checkpoints_hold_16_bits_and_float32_state(run: Any) -> None:
     kinds = {name.partition(".")[0] + "." + name.rpartition(".")[2] for name in types}
     assert kinds == {"model.weight", "optimizer.sum", "average.weight", "average.at"}
     for name, dtype in types.items():
-        if name.startswith("model."):
+        if name.startswith(("model.", "average.")) and not name.endswith(".at"):
             assert dtype == getattr(torch, storage)
         elif not name.endswith(".at"):
             assert dtype == torch.float32
@@ -146,18 +147,6 @@ def test_training_in_16_bits_is_near_training_in_float32(tiny_data: DataSet) -> 
     apart = (weights["float32"] - weights["bfloat16"]).abs()
     moved = weights["float32"].abs().max()
     assert moved > 0.05 and 0 < apart.mean() < 0.03 * moved
-
-
-def test_what_a_running_mean_takes_beside_16_bits_is_said(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    policy = Policy((Table("t", 50, 20),), (Feature("a", (Lookup("t"),)),))
-    for storage, average in (("float32", 0.9), ("bfloat16", 0.0)):
-        warn_of_mean(policy, FitSettings(storage=storage, average=average))
-    assert caplog.text == ""
-    warn_of_mean(policy, FitSettings(storage="bfloat16", average=0.9))
-    said = "4,000 bytes for the mean of the 1,000 parameters, where their weights take 2,000"
-    assert f"(--average 0.9), which is float32: {said}; --average 0 keeps no mean" in caplog.text
 
 
 # ---- several processes -------------------------------------------------------------------------
@@ -269,9 +258,15 @@ def test_the_memory_of_a_training(tiny_data: DataSet) -> None:
     half = replace(fit, storage="bfloat16")
     assert training_bytes(policy, fit) == 4 * floats + 4 * rows
     assert training_bytes(policy, half) == 2 * floats + 4 * rows
-    # the mean is float32, and the weights are kept while it is evaluated
-    with_mean = training_bytes(policy, replace(half, average=0.9))
-    assert with_mean == (2 + 4 + 2) * floats + 4 * (2 * rows)
+    for settings, size in ((fit, 4), (half, 2)):  # a mean is of the type of the weights
+        with_mean = training_bytes(policy, replace(settings, average=0.9))
+        assert with_mean == 2 * size * floats + 4 * (2 * rows)
+
+
+def taken(seen: profile) -> int:
+    """Bytes that torch's allocator gave while the profiler looked on."""
+    changes = [e.nbytes() for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return sum(change for change in changes if change > 0)
 
 
 def test_weights_of_16_bits_take_half_the_memory() -> None:
@@ -280,12 +275,19 @@ def test_weights_of_16_bits_take_half_the_memory() -> None:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         model = build_model(policy, 0, SMALL, 0, storage="bfloat16")
         optimizers = make_optimizers(model, "rowwise_adagrad", 0.1, 0.1)
+        (rows,) = sparse_rows(optimizers)
+        rows.keep_mean(0.9)
         features = batch(("f",), BAGS["single"], rows=1000)
         model.embedding(features).sum().backward()
-        optimizers["rows"].step()
-    changes = [e.nbytes() for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
-    taken = sum(change for change in changes if change > 0)
-    assert 2**27 <= taken < 2**27 + 2**26
+        rows.step()
+    assert 2**27 <= taken(seen) < 2**27 + 2**26
+    (state,) = rows.state.values()
+    assert state["mean"].nbytes == 2**27  # given by the system as it is written
+    state["mean_at"].fill_(0)  # as if all rows had been read
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        rows.swap_means(back=False)
+        rows.swap_means(back=True)
+    assert taken(seen) < 2**20
     assert np.isfinite(model.embedding._tables()[0][:100].float().detach().numpy()).all()
 
 

@@ -2,10 +2,11 @@
 
     python -m benchmarks.accuracy.half_means --data data/ml-1m --params 96000 [--record]
 
-The product keeps the mean in float32. Here one training of tables of bfloat16 keeps several means
-of the same weights side by side, since a mean has no part in the training: in float32, in 16 bits
-with the rounding that is right on average, and in bfloat16 rounded to the nearest. Each takes the
-place of the weights in an evaluation. The dense layers are evaluated with their mean in float32.
+The product keeps the mean in the type of the tables. Here one training of tables of bfloat16 keeps
+several means of the same weights side by side, since a mean has no part in the training: in
+float32, in 16 bits with the rounding that is right on average, and in bfloat16 rounded to the
+nearest. Each takes the place of the weights in an evaluation. The dense layers are evaluated with
+their mean in float32.
 
 Letters: U rows that a batch read, R rows and D floats of a table.
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +12,6 @@ from seo_rec.policy import Policy
 from seo_rec.policy.dtypes import FLOAT_BYTES
 from seo_rec.settings import FitSettings, settled
 from seo_rec.train.ranks import Ranks
-
-log = logging.getLogger(__name__)
 
 MEMORY = Path("/proc/meminfo")
 GROUPS = (  # limit and use of a container, in bytes
@@ -34,28 +31,12 @@ STATES = {
 }
 
 
-def warn_of_mean(policy: Policy, settings: FitSettings) -> None:
-    """Log what a running mean takes beside weights of 16 bits: twice their own memory."""
-    if settings.average and settings.storage != "float32":
-        log.warning(
-            "--storage %s beside a running mean (--average %g), which is float32: %s bytes for "
-            "the mean of the %s parameters, where their weights take %s; --average 0 keeps no mean",
-            settings.storage,
-            settings.average,
-            f"{4 * policy.num_params:,}",
-            f"{policy.num_params:,}",
-            f"{FLOAT_BYTES[settings.storage] * policy.num_params:,}",
-        )
-
-
 class TooLargeError(RuntimeError):
     """The tables of a training do not fit into memory; the message says what would help."""
 
 
 def training_bytes(policy: Policy, settings: FitSettings) -> int:
     """Weights of all tables and arrays, optimizer state, running mean and dense gradients.
-
-    Beside a running mean, weights of 16 bits are held twice while the mean is evaluated.
 
     Args:
         policy: The tables as they are trained.
@@ -69,10 +50,9 @@ def training_bytes(policy: Policy, settings: FitSettings) -> int:
     if chosen.row_l2 and chosen.l2_on == "frequency":
         per_row += 1
     if chosen.average:
-        per_float, per_row = per_float + 1, per_row + (not dense)
+        per_row += not dense
     rows = sum(t.num_rows for t in policy.tables)
-    own = FLOAT_BYTES[chosen.storage]
-    own = 2 * own if chosen.average and chosen.storage != "float32" else own
+    own = FLOAT_BYTES[chosen.storage] * (1 + (chosen.average > 0))  # a mean is of the same type
     return policy.num_params * (own + 4 * per_float) + 4 * rows * per_row
 
 
@@ -114,7 +94,7 @@ def require_memory(
     if chosen.average:
         helps.append("--average 0, which keeps no mean of the weights")
     if chosen.storage == "float32" and not (policy.arrays or search):
-        helps.append("--storage bfloat16 with --average 0, two bytes for a parameter")
+        helps.append("--storage bfloat16, two bytes for a parameter and two for its mean")
     if shared:
         times = -(-needed // max(1, room))
         helps.append(f"tables shared by {times * ranks.world_size:,} processes")

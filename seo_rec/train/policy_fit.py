@@ -18,7 +18,7 @@ from seo_rec.settings import Training
 from seo_rec.train.after_step import AfterStep
 from seo_rec.train.earlier import Carried, Earlier
 from seo_rec.train.loop import fit
-from seo_rec.train.memory import memory_said, require_memory, warn_of_mean
+from seo_rec.train.memory import memory_said, require_memory
 from seo_rec.train.optimizers import inner_model, optimizers_of
 from seo_rec.train.ranks import ranks
 from seo_rec.train.run_state import FitResult
@@ -94,8 +94,6 @@ def fit_policy(
     here, mlet = ranks(), training.model.mlet
     stored = policy if mlet is None else inner_policy(policy, mlet)
     require_memory(stored, settings, here)
-    if here.first:
-        warn_of_mean(stored, settings)
     afar = here.world_size > 1 and not start.weights
     with memory_said(stored, settings):
         begun = Begun()

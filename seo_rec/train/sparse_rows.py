@@ -19,10 +19,8 @@ from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 
 from seo_kernels.pages import ask_for_large_pages
 from seo_kernels.row_bag import (
-    HALVES,
     RowTable,
     RowUpdate,
-    apply_means,
     swap_means,
     update_rows,
 )
@@ -48,7 +46,7 @@ class SparseRows(torch.optim.Optimizer):
         lr: The learning rate.
         l2: The L2 penalty.
         l2_on: ``read`` or ``frequency``: the rows that the penalty acts on.
-        seed: Of the random numbers by which weights of 16 bits are rounded.
+        seed: Of the random numbers by which weights and means of 16 bits are rounded.
     """
 
     def __init__(
@@ -64,7 +62,6 @@ class SparseRows(torch.optim.Optimizer):
     ) -> None:
         super().__init__(parameters, {"lr": lr})
         self.sources, self.optimizer, self.seed = list(sources), optimizer, seed
-        self.replaced: list[tuple[RowTable, list[tuple[torch.Tensor, torch.Tensor]]]] = []
         self.l2, self.l2_on = l2, l2_on if l2 else "none"
         self.decay, self.steps = 0.0, 0
         for group in self.param_groups:
@@ -76,8 +73,8 @@ class SparseRows(torch.optim.Optimizer):
         """From now on keep a running mean of the weights, which limits its decay to ``decay``."""
         self.decay = decay
         for parameter, state in self.state.items():
-            state["mean"] = _zeros(parameter, parameter.shape)
-            state["mean_at"] = _zeros(parameter, (len(parameter), 1), np.int32).fill_(-1)
+            state["mean"] = _zeros(parameter, parameter.shape, dtype=parameter.dtype)
+            state["mean_at"] = _zeros(parameter, (len(parameter), 1), torch.int32).fill_(-1)
         self._refresh()
 
     @torch.no_grad()
@@ -97,20 +94,9 @@ class SparseRows(torch.optim.Optimizer):
 
     @torch.no_grad()
     def swap_means(self, back: bool) -> None:
-        """Exchange weights and running means, these brought up to the last step; or ``back``.
-
-        Weights of 16 bits are replaced by rounded means, and kept until they are put back.
-        """
+        """Exchange weights and running means, these brought up to the last step; or ``back``."""
         for table in (table for tables in self.tables for table in tables):
-            if table.weight.dtype not in HALVES:
-                swap_means(table, self._update(), back)
-            elif not back:
-                self.replaced.append((table, apply_means(table, self._update())))
-        if back:
-            for table, kept in self.replaced:
-                for rows, weights in kept:
-                    table.weight.index_copy_(0, rows, weights)
-            self.replaced = []
+            swap_means(table, self._update(), back)
 
     def _update(self) -> RowUpdate:
         return RowUpdate(
@@ -128,9 +114,9 @@ class SparseRows(torch.optim.Optimizer):
         shape = per_row if self.optimizer == "rowwise_adagrad" else parameter.shape
         state = {name: _zeros(parameter, shape) for name in MOMENTS[self.optimizer]}
         if self.optimizer == "lazy_adam":
-            state["updates"] = _zeros(parameter, per_row, np.int32)
+            state["updates"] = _zeros(parameter, per_row, torch.int32)
         if self.l2_on == "frequency":
-            state["reads"] = _zeros(parameter, per_row, np.int32)
+            state["reads"] = _zeros(parameter, per_row, torch.int32)
         return state
 
     def _refresh(self) -> None:
@@ -215,11 +201,13 @@ def _part(table: ShardedEmbeddingTable) -> TablePart:
     return TablePart(table.name, *(metadata.shard_offsets if metadata else ()))
 
 
-def _zeros(like: torch.Tensor, shape: Sequence[int], kind: Any = np.float32) -> torch.Tensor:
+def _zeros(
+    like: torch.Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
     """Zeros; on a CPU the system gives memory, in large pages, as it is first written."""
-    if like.device.type == "cpu":
-        zeros = torch.from_numpy(np.zeros(tuple(shape), kind))
-        ask_for_large_pages(zeros)
-        return zeros
-    dtype = torch.int32 if kind is np.int32 else torch.float32
-    return torch.zeros(tuple(shape), dtype=dtype, device=like.device)
+    if like.device.type != "cpu":
+        return torch.zeros(tuple(shape), dtype=dtype, device=like.device)
+    bits = {1: np.uint8, 2: np.uint16, 4: np.int32, 8: np.int64}[dtype.itemsize]
+    zeros = torch.from_numpy(np.zeros(tuple(shape), bits)).view(dtype)  # NumPy has no bfloat16
+    ask_for_large_pages(zeros)
+    return zeros

@@ -14,7 +14,10 @@
 
 enum { SGD, ADAGRAD, ROWWISE_ADAGRAD, LAZY_ADAM };
 enum { L2_NONE, L2_READ, L2_FREQUENCY };
-enum { AHEAD = 12, DIGIT = 11, BUCKETS = 1 << DIGIT };
+enum { AHEAD = 12, DIGIT = 11, BUCKETS = 1 << DIGIT, AT_ONCE = 256 };
+
+/* To the key of a table: its means are rounded by other random numbers than its weights. */
+static const uint64_t OF_MEAN = 0x9E3779B97F4A7C15u;
 
 typedef struct {
     void *weight;     /* (rows, dim), of a type of halves.h */
@@ -22,7 +25,7 @@ typedef struct {
     float *second;    /* lazy_adam (rows, dim) */
     int32_t *updates; /* (rows) lazy_adam: updates of the row so far */
     int32_t *reads;   /* (rows) L2 by frequency: reads of the row so far */
-    float *mean;      /* (rows, dim) running mean, or NULL */
+    void *mean;       /* (rows, dim) running mean, of the type of the weight, or NULL */
     int32_t *mean_at; /* (rows) step up to which the mean is right; -1: it is the weight */
     int64_t rows, dim;
     int64_t type;
@@ -233,9 +236,9 @@ INLINE double left_of_mean(const Update *u, int64_t s, int64_t t) {
     return s < t ? left * exp((double)(t - s) * log(u->decay)) : left;
 }
 
-INLINE void catch_up(const Update *u, const Table *table, const float *restrict w, int64_t row,
-                     int64_t step, int64_t dim) {
-    float *restrict m = table->mean + row * dim;
+/* Bring m, the mean of a row whose weights are w, up to a step. */
+INLINE void catch_up(const Update *u, const Table *table, const float *restrict w,
+                     float *restrict m, int64_t row, int64_t step, int64_t dim) {
     const int64_t at = table->mean_at[row];
     if (at < 0) {
         memcpy(m, w, (size_t)dim * sizeof(float));
@@ -248,7 +251,7 @@ INLINE void catch_up(const Update *u, const Table *table, const float *restrict 
 /* What a thread keeps of the row that it updates. */
 typedef struct {
     float *g;         /* (dim) its gradient */
-    float *w;         /* (dim) its weights, if the table has 16 bits */
+    float *w, *m;     /* (dim) its weights and its mean, if the table has 16 bits */
     uint16_t *random; /* (dim), and room up to blocks of eight columns */
 } Row;
 
@@ -268,7 +271,12 @@ INLINE void update_row(const Update *u, const Table *table, int64_t row, Row its
         }
         for (int64_t i = 0; i < dim; i++) g[i] += l2 * w[i];
     }
-    if (table->mean) catch_up(u, table, w, row, u->step - 1, dim);
+    uint16_t *stored_mean = table->mean ? (uint16_t *)table->mean + row * dim : 0;
+    float *restrict mean = type == FLOAT32 ? (float *)table->mean + (table->mean ? row * dim : 0) : its.m;
+    if (table->mean) {
+        if (type != FLOAT32) widen(mean, stored_mean, type, dim);
+        catch_up(u, table, w, mean, row, u->step - 1, dim);
+    }
     switch (u->optimizer) {
         case SGD:
             for (int64_t i = 0; i < dim; i++) w[i] -= lr * g[i];
@@ -309,8 +317,10 @@ INLINE void update_row(const Update *u, const Table *table, int64_t row, Row its
     if (table->mean) {
         const double t = (double)u->step, limit = (1.0 + t) / (10.0 + t);
         const float share = (float)(1.0 - (limit < u->decay ? limit : u->decay));
-        float *restrict m = table->mean + row * dim;
-        for (int64_t i = 0; i < dim; i++) m[i] += share * (w[i] - m[i]);
+        for (int64_t i = 0; i < dim; i++) mean[i] += share * (w[i] - mean[i]);
+        if (type != FLOAT32)
+            round_row(stored_mean, mean, type, table->key ^ OF_MEAN, (uint64_t)u->step,
+                      table->first_row + row, table->first_column, its.random, dim);
         table->mean_at[row] = (int32_t)u->step;
     }
 }
@@ -322,7 +332,7 @@ INLINE void fetch_row(const Table *table, int64_t row) {
     if (table->first) __builtin_prefetch(table->first + (table->second ? at : row), 1);
     if (table->second) __builtin_prefetch(table->second + at, 1);
     if (table->mean) {
-        __builtin_prefetch(table->mean + at, 1);
+        __builtin_prefetch((char *)table->mean + at * bytes, 1);
         __builtin_prefetch(table->mean_at + row, 1);
     }
 }
@@ -427,10 +437,11 @@ int64_t seo_rows_update(const Reads *p, const Update *u, const float *grad, cons
         for (int64_t step = num_rows; step > 0; step = step / 2)
             while (to + step <= num_rows && starts[to + step - 1] < high) to += step;
         const size_t room = (size_t)widest + 2 * IN_BLOCK;
-        Row its = {malloc(room * (2 * sizeof(float) + sizeof(uint16_t))), 0, 0};
+        Row its = {malloc(room * (3 * sizeof(float) + sizeof(uint16_t))), 0, 0, 0};
         if (its.g) {
             its.w = its.g + room;
-            its.random = (uint16_t *)(its.w + room);
+            its.m = its.w + room;
+            its.random = (uint16_t *)(its.m + room);
             update_range(p, u, grad, keys, starts, from, to, shift, bags, its);
         } else {
             failed = 1;
@@ -443,22 +454,51 @@ int64_t seo_rows_update(const Reads *p, const Update *u, const float *grad, cons
 
 /* ---- the running mean -------------------------------------------------------------------- */
 
-/* Bring the means of all rows that were ever read up to the step of u and swap them with the
-   weights, which are float32; back != 0 swaps them back. Rows that were never read are their own mean. */
-void seo_rows_swap_mean(const Table *table, const Update *u, int64_t back, int64_t threads) {
+INLINE void exchange_floats(const Table *table, const Update *u, int64_t row, int64_t back) {
     const int64_t dim = table->dim;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t row = 0; row < table->rows; row++) {
-        if (table->mean_at[row] < 0) continue;
-        float *w = (float *)table->weight + row * dim, *m = table->mean + row * dim;
-        if (!back) {
-            catch_up(u, table, w, row, u->step, dim);
-            table->mean_at[row] = (int32_t)u->step;
+    float *w = (float *)table->weight + row * dim, *m = (float *)table->mean + row * dim;
+    if (!back) catch_up(u, table, w, m, row, u->step, dim);
+    for (int64_t i = 0; i < dim; i++) {
+        const float kept = w[i];
+        w[i] = m[i];
+        m[i] = kept;
+    }
+}
+
+/* The same of a row of 16 bits, some columns at a time. */
+INLINE void exchange_halves(const Table *table, const Update *u, int64_t row, int64_t back) {
+    const int64_t dim = table->dim, behind = !back && table->mean_at[row] < u->step;
+    for (int64_t first = 0; first < dim; first += AT_ONCE) {
+        const int64_t width = smaller(AT_ONCE, dim - first);
+        uint16_t *w = (uint16_t *)table->weight + row * dim + first;
+        uint16_t *m = (uint16_t *)table->mean + row * dim + first;
+        if (behind) {
+            float weights[AT_ONCE], means[AT_ONCE];
+            uint16_t random[AT_ONCE + 2 * IN_BLOCK];
+            widen(weights, w, (int)table->type, width);
+            widen(means, m, (int)table->type, width);
+            catch_up(u, table, weights, means, row, u->step, width);
+            round_row(m, means, (int)table->type, table->key ^ OF_MEAN, (uint64_t)u->step,
+                      table->first_row + row, table->first_column + first, random, width);
         }
-        for (int64_t i = 0; i < dim; i++) {
-            const float kept = w[i];
+        for (int64_t i = 0; i < width; i++) {
+            const uint16_t kept = w[i];
             w[i] = m[i];
             m[i] = kept;
         }
+    }
+}
+
+/* Bring the means of all rows that were ever read up to the step of u and swap them with the
+   weights; back != 0 swaps them back. Rows that were never read are their own mean. */
+void seo_rows_swap_mean(const Table *table, const Update *u, int64_t back, int64_t threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t row = 0; row < table->rows; row++) {
+        if (table->mean_at[row] < 0) continue;
+        if (table->type == FLOAT32)
+            exchange_floats(table, u, row, back);
+        else
+            exchange_halves(table, u, row, back);
+        if (!back) table->mean_at[row] = (int32_t)u->step;
     }
 }

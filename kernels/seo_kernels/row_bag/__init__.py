@@ -36,7 +36,6 @@ __all__ = [
     "RowLayout",
     "RowTable",
     "RowUpdate",
-    "apply_means",
     "mean_share",
     "read_rows",
     "settled_step",
@@ -97,29 +96,15 @@ def swap_means(table: RowTable, update: RowUpdate, back: bool) -> None:
     """Exchange weights and running means, in place; rows that were never read are their own mean.
 
     Args:
-        table: It has a mean, and weights of float32 or float64.
-        update: The means are first brought up to its step, unless ``back``.
+        table: It has a mean, which is of the type of the weights.
+        update: The means are first brought up to its step, unless ``back``; of 16 bits they are
+            rounded right on average.
         back: Undo the exchange.
     """
     if _calls_c([table.weight]):
         native.swap_means(table, update, back)
         return
     reference.swap_means(table, update, back)
-
-
-def apply_means(table: RowTable, update: RowUpdate) -> list[tuple[Tensor, Tensor]]:
-    """Write running means into weights of 16 bits, rounded to the nearest.
-
-    The means stay as they are, in float32, where :func:`swap_means` would lose bits of them.
-
-    Args:
-        table: It has a mean, which is first brought up to the step of the update.
-        update: The step and the decay.
-
-    Returns:
-        Rows and the weights that they had, to be put back by ``index_copy_``.
-    """
-    return reference.apply_means(table, update)
 
 
 def weight_gradient(

@@ -58,16 +58,16 @@ class RowTable:
     """A table with what its optimizer and its mean remember; what is not in use is None.
 
     Args:
-        weight: (R, D), float32, float16 or bfloat16; the others are float32, whatever it is.
+        weight: (R, D), float32, float16 or bfloat16; sums and moments are float32, whatever it is.
         first: Sums of squares, (R, D) for ``adagrad`` and (R, 1) for ``rowwise_adagrad``; the
             first moment (R, D) for ``lazy_adam``.
         second: Its second moment (R, D).
         updates: (R, 1) int32, its updates of each row so far.
         reads: (R, 1) int32, the reads of each row so far, for L2 by frequency.
-        mean: (R, D), the running mean.
+        mean: (R, D), the running mean, of the type of the weight.
         mean_at: (R, 1) int32, the step up to which it is right; -1: the row was never read, and
             its mean is the weight, whatever ``mean`` holds.
-        key: Of the random numbers by which weights of 16 bits are rounded, 64 bits.
+        key: Of the random numbers by which weights and means of 16 bits are rounded, 64 bits.
         first_row, first_column: Where this part begins in the whole table; random numbers go by
             the place in that.
     """
@@ -97,6 +97,10 @@ class RowTable:
                     f"{name} is of shape {tuple(value.shape)} for a table of {rows} x {dim}; "
                     f"allowed: {' or '.join(map(str, allowed))}, contiguous"
                 )
+        if self.mean is not None and self.mean.dtype != self.weight.dtype:
+            raise ValueError(
+                f"mean is {self.mean.dtype} for a table of {self.weight.dtype}; allowed: that type"
+            )
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,7 @@ class RowUpdate:
 
     Last, where the table has a mean, ``m <- a_t m + (1 - a_t) w`` for this step t and all the steps
     since the row was last read, in which w stood still; a_t is ``min(decay, (1 + t) / (10 + t))``.
+    A mean of 16 bits is read and rounded as w is, by random numbers of its own.
 
     Args:
         optimizer: One of :data:`ROW_OPTIMIZERS`.

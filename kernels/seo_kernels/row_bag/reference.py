@@ -15,9 +15,9 @@ from seo_kernels.row_bag.layout import (
     mean_share,
     share_left,
 )
-from seo_kernels.row_bag.rounding import HALVES, random_halves, round_randomly
+from seo_kernels.row_bag.rounding import HALVES, OF_MEAN, random_halves, round_randomly
 
-ROUNDED_AT_ONCE = 2**22  # floats; of a whole table a second float32 copy would be held
+SWAPPED_AT_ONCE = 2**22  # floats; a whole table would be held a second time
 
 
 def read_rows(tables: Sequence[Tensor], layout: RowLayout, reads: Reads) -> Tensor:
@@ -115,20 +115,26 @@ def _update(table: RowTable, rows_V: Tensor, vectors_VD: Tensor, update: RowUpda
     if mean is not None:
         assert table.mean is not None and table.mean_at is not None
         mean.lerp_(weight, mean_share(update.step, update.decay))
-        table.mean.index_copy_(0, rows, mean)
+        table.mean.index_copy_(0, rows, _rounded(table, rows, mean, update, OF_MEAN))
         table.mean_at[rows] = update.step
 
 
 def _store(table: RowTable, rows: Tensor, weight: Tensor, update: RowUpdate) -> Tensor:
     """Put new rows into the table; what it now holds of them, in float32 if it has 16 bits."""
+    stored = _rounded(table, rows, weight, update)
+    table.weight.index_copy_(0, rows, stored)
+    return stored.float() if stored.dtype in HALVES else stored
+
+
+def _rounded(
+    table: RowTable, rows: Tensor, values: Tensor, update: RowUpdate, key: int = 0
+) -> Tensor:
+    """Values of rows in the type of the table, rounded right on average if it has 16 bits."""
     dtype = table.weight.dtype
     if dtype not in HALVES:
-        table.weight.index_copy_(0, rows, weight)
-        return weight
-    place = table.first_row + rows, table.first_column, weight.shape[1]
-    stored = round_randomly(weight, random_halves(table.key, update.step, *place), dtype)
-    table.weight.index_copy_(0, rows, stored)
-    return stored.float()
+        return values
+    place = table.first_row + rows, table.first_column, values.shape[1]
+    return round_randomly(values, random_halves(table.key ^ key, update.step, *place), dtype)
 
 
 def _step(
@@ -163,33 +169,22 @@ def _mean_before(table: RowTable, rows: Tensor, weight: Tensor, update: RowUpdat
 
 def _caught_up(table: RowTable, rows: Tensor, weight: Tensor, step: int, decay: float) -> Tensor:
     assert table.mean is not None and table.mean_at is not None
-    mean, at = table.mean.index_select(0, rows), table.mean_at.index_select(0, rows)
+    mean, at = _rows(table.mean, rows), table.mean_at.index_select(0, rows)
     left = share_left(at.clamp(min=0), step, decay).to(weight.dtype)
-    return torch.where(at < 0, weight, weight + left * (mean - weight))
+    mean = torch.where(at < step, weight + left * (mean - weight), mean)
+    return torch.where(at < 0, weight, mean)
 
 
 def swap_means(table: RowTable, update: RowUpdate, back: bool) -> None:
     """See :func:`seo_kernels.row_bag.swap_means`."""
     assert table.mean is not None and table.mean_at is not None
-    rows = (table.mean_at.view(-1) >= 0).nonzero().view(-1)
-    weight, mean = table.weight.index_select(0, rows), table.mean.index_select(0, rows)
-    if not back:
-        mean = _caught_up(table, rows, weight, update.step, update.decay)
-        table.mean_at[rows] = update.step
-    table.weight.index_copy_(0, rows, mean)
-    table.mean.index_copy_(0, rows, weight)
-
-
-def apply_means(table: RowTable, update: RowUpdate) -> list[tuple[Tensor, Tensor]]:
-    """See :func:`seo_kernels.row_bag.apply_means`."""
-    assert table.mean is not None and table.mean_at is not None
-    at_once = max(1, ROUNDED_AT_ONCE // table.weight.shape[1])
-    kept = []
+    at_once = max(1, SWAPPED_AT_ONCE // table.weight.shape[1])
     for rows in (table.mean_at.view(-1) >= 0).nonzero().view(-1).split(at_once):
-        weight = table.weight.index_select(0, rows)
-        mean = _caught_up(table, rows, weight.float(), update.step, update.decay)
-        table.mean.index_copy_(0, rows, mean)
-        table.mean_at[rows] = update.step
-        table.weight.index_copy_(0, rows, mean.to(weight.dtype))
-        kept.append((rows, weight))
-    return kept
+        weight, mean = table.weight.index_select(0, rows), table.mean.index_select(0, rows)
+        if not back:
+            weights = _rows(table.weight, rows)
+            mean = _caught_up(table, rows, weights, update.step, update.decay)
+            mean = _rounded(table, rows, mean, update, OF_MEAN)
+            table.mean_at[rows] = update.step
+        table.weight.index_copy_(0, rows, mean)
+        table.mean.index_copy_(0, rows, weight)

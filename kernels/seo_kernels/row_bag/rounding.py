@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 HALVES = (torch.float16, torch.bfloat16)
+OF_MEAN = 0x9E3779B97F4A7C15  # to the key of a table: means have other random numbers
 IN_BLOCK = 8  # numbers of 16 bits that one step of the counter gives
 _LOW = 2**32 - 1
 _FACTORS = (0xD2511F53, 0xCD9E8D57)
