@@ -31,6 +31,7 @@ from benchmarks.pages import (
     mlet,
     mlet_regime,
     optembed,
+    planted,
     readme,
     results,
     scaling,
@@ -105,6 +106,7 @@ def _searches() -> dict[str, list[str]]:
         "combined": combined.region(),
         "dimgrow": dimgrow.region(),
         "optembed": optembed.region(),
+        "planted": planted.region(),
     }
 
 

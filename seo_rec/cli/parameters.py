@@ -57,6 +57,14 @@ Precision = Annotated[
         rich_help_panel=BUDGET,
     ),
 ]
+SearchPrecision = Annotated[
+    str,
+    typer.Option(
+        help="Type of stored rows: float32, float16, bfloat16, int8, int4; auto: seo decides, with "
+        "--bytes.",
+        rich_help_panel=BUDGET,
+    ),
+]
 BudgetOf = Annotated[
     Path | None,
     typer.Option(help="Take the budget of this policy file instead.", rich_help_panel=BUDGET),

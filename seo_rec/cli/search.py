@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,13 +15,15 @@ from seo_rec.cli.budget import budget, resolved, size
 from seo_rec.cli.config import set_texts
 from seo_rec.cli.options import SEARCH, is_typed, load_stack, refuse_ignored, takes_settings
 from seo_rec.cli.running import run_folder
-from seo_rec.cli.shared_options import BUDGET_OPTIONS, BudgetOptions
+from seo_rec.cli.shared_options import SEARCH_BUDGET, TYPE_BY_SEARCH, SearchBudgetOptions
+from seo_rec.policy import DTYPES, Allowance
 from seo_rec.runs.decision import as_options, decided
 from seo_rec.runs.layout import POLICY_FILE
 from seo_rec.settings import FitSettings, ModelSettings, Training
 
 if TYPE_CHECKING:
     from seo_rec.policy import Policy
+    from seo_rec.search import Method
 
 # options that say how a model is trained, which some searches do not
 TRAINING_OPTIONS = tuple(
@@ -51,13 +54,13 @@ def _print_and_leave(method: str) -> None:
     raise typer.Exit
 
 
-@takes_settings(budget_options=BUDGET_OPTIONS, model=par.MODEL_OPTIONS, fit=par.SEARCH_OPTIONS)
+@takes_settings(budget_options=SEARCH_BUDGET, model=par.MODEL_OPTIONS, fit=par.SEARCH_OPTIONS)
 def search(
     context: typer.Context,
     data: par.Data,
     out: par.Out,
     *,
-    budget_options: BudgetOptions,
+    budget_options: SearchBudgetOptions,
     method: Annotated[
         str,
         typer.Option(
@@ -89,12 +92,13 @@ def search(
     load_stack(threads)
     from seo_rec import recipes
     from seo_rec.data.dataset import open_data
-    from seo_rec.recipes.crossing import AUTO, takes_automatic
+    from seo_rec.recipes.crossing import AUTO as CROSSES_AUTO
+    from seo_rec.recipes.crossing import takes_automatic
     from seo_rec.search import find
 
     entry, texts = find(method), set_texts(context, set_)
     values = assigned(entry.settings, texts, method)
-    if not entry.trains and crosses in ("", AUTO):
+    if not entry.trains and crosses in ("", CROSSES_AUTO):
         searches = "searches that train a model"
         refuse_ignored(context, TRAINING_OPTIONS, f"--method {method}", searches)
     searches = "searches that read it"
@@ -102,11 +106,13 @@ def search(
     opened = open_data(data)
     dim = budget_options.dim
     at = budget(context, opened, dim, budget_options.wish, whole_rows=entry.whole_rows)
+    if budget_options.precision == TYPE_BY_SEARCH:
+        at, values = _in_types(context, entry, at, dim, values)
     if entry.trains:
         fit = automatic(context, fit, opened, floats_of(at, dim), [entry])
     training, kept = Training(model, fit), settled_options(fit) if entry.trains else {}
     chosen = entry.settings_at(at, dim, training, values)
-    by_default = crosses == AUTO and not is_typed(context, "crosses")
+    by_default = crosses == CROSSES_AUTO and not is_typed(context, "crosses")
     if by_default and not takes_automatic(entry, chosen):
         crosses = ""
     with run_folder(context, out, **resolved(at), **kept, set=texts):
@@ -114,6 +120,32 @@ def search(
             method, opened, out, chosen, training, resume=resume, crosses=crosses
         )
     say_searched(out, found.policy)
+
+
+def _in_types(
+    context: typer.Context, entry: Method, at: Allowance, dim: int, values: dict[str, Any]
+) -> tuple[Allowance, dict[str, Any]]:
+    """The budget and the settings of a search with ``--precision auto``.
+
+    Raises:
+        ValueError: It was typed, and the search cannot decide it.
+    """
+    from seo_rec.recipes.crossing import takes_automatic
+    from seo_rec.search.seo import MOSTLY
+    from seo_rec.train import ranks
+
+    if at.in_bytes and entry.crossed and ranks().world_size == 1:
+        of = replace(at, precision=MOSTLY)
+        if takes_automatic(entry, entry.settings_at(of, dim, Training(), values)):
+            return of, {**values, "precision": TYPE_BY_SEARCH}
+    if is_typed(context, "precision"):
+        raise ValueError(
+            f"--precision {TYPE_BY_SEARCH} with --method {entry.name} and a budget of {at}; allowed with a "
+            "budget in --bytes, --method seo with run_off.cost 1 or more, and one process; else "
+            "name a type: "
+            f"{', '.join(DTYPES)}"
+        )
+    return at, values
 
 
 def say_searched(out: Path, policy: Policy) -> None:

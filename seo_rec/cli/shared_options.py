@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, get_type_hints
 
 from seo_rec.cli import parameters as par
 from seo_rec.cli.budget import Wish
+
+TYPE_BY_SEARCH = "auto"  # of --precision
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,19 @@ class BudgetOptions:
 
 
 @dataclass(frozen=True)
+class SearchBudgetOptions(BudgetOptions):
+    """The same of a search, which may itself decide in which type rows are stored."""
+
+    precision: par.SearchPrecision = TYPE_BY_SEARCH
+
+    @property
+    def wish(self) -> Wish:
+        """The options without the width; a type that the search decides is float32 at first."""
+        wish = super().wish
+        return replace(wish, precision="float32") if self.precision == TYPE_BY_SEARCH else wish
+
+
+@dataclass(frozen=True)
 class PlainMethodOptions(BudgetOptions):
     """A method without a search, its budget and its settings."""
 
@@ -77,4 +92,5 @@ class PlainMethodOptions(BudgetOptions):
 
 
 BUDGET_OPTIONS = SharedOptions(BudgetOptions)
+SEARCH_BUDGET = SharedOptions(SearchBudgetOptions)
 PLAIN_METHOD = SharedOptions(PlainMethodOptions)

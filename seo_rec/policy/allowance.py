@@ -133,6 +133,11 @@ def without_unset(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_precision(precision: str) -> None:
     """ValueError unless ``precision`` is a type in which rows can be stored."""
+    if precision == "auto":
+        raise ValueError(
+            "precision 'auto', which only seo-rec search decides, with --bytes and a limit; "
+            f"allowed: {', '.join(DTYPES)}"
+        )
     if precision not in DTYPES:
         raise ValueError(f"precision {precision!r}; allowed: {', '.join(DTYPES)}")
 

@@ -20,9 +20,16 @@ def decided(decision: Mapping[str, Any], out: Path | None = None) -> str:
             was compared); ``standard_error`` of the gain; ``plain_candidates``, how many plain
             policies the winner of a search was chosen against; ``crosses``, if there was a search
             over crosses: which were ``taken``, and the ``gain`` over none with its
-            ``standard_error``.
+            ``standard_error``; ``precision``, if the search decided in which type rows are stored.
         out: The folder of the search, where the searched policy is kept; None leaves that out.
     """
+    said = _with_crosses(decision, out)
+    precision = decision.get("precision")
+    return f"{said}; its rows are stored as {precision}" if precision else said
+
+
+def _with_crosses(decision: Mapping[str, Any], out: Path | None) -> str:
+    """The decision with its crosses."""
     crosses = decision.get("crosses")
     if not isinstance(crosses, Mapping):
         return _decided(decision, out)

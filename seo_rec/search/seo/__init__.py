@@ -43,9 +43,11 @@ from seo_rec.search.seo.search import (
     seo,
 )
 from seo_rec.search.seo.selection import by_frequency, by_id, select
-from seo_rec.search.seo.settings import SeoSearch, SeoSettings
+from seo_rec.search.seo.settings import AUTO, MOSTLY, SeoSearch, SeoSettings
 
 __all__ = [
+    "AUTO",
+    "MOSTLY",
     "Attention",
     "Searched",
     "SeoSearch",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +20,7 @@ from seo_rec.documents import read_object
 from seo_rec.files import write_json
 from seo_rec.model import build_model
 from seo_rec.plan import rates_of
-from seo_rec.policy import Policy, PolicyError
+from seo_rec.policy import Policy, stored_types
 from seo_rec.policy.allowance import without_unset
 from seo_rec.runs import claim_run
 from seo_rec.runs.layout import ATTENTIONS_FOLDER, RESULT_FILE, SCORES_FOLDER
@@ -44,9 +44,10 @@ from seo_rec.search.seo.attention import (
     search_space,
     temperature_at,
 )
-from seo_rec.search.seo.division import by_worth, divided
-from seo_rec.search.seo.selection import by_frequency, by_id, check_total, select
+from seo_rec.search.seo.division import divided
+from seo_rec.search.seo.selection import by_id, check_total, select
 from seo_rec.search.seo.settings import SeoSearch, SeoSettings
+from seo_rec.search.seo.types_of_rows import by_counts, in_other_types
 from seo_rec.search.space import fits_by_id
 from seo_rec.search.worth import worth_of_features
 from seo_rec.train import (
@@ -228,6 +229,7 @@ def seo(
     outcome = run_off(data, candidates, settings.run_off, training, scores, spent)
     own = searches[settings.chunk_dim]
     policy = outcome.winner.policy
+    types = {"precision": ", ".join(stored_types(policy))} if settings.decides_precision else {}
     return Found(
         policy=policy,
         val_auc=outcome.scores[outcome.winner.name]["val_auc"],
@@ -239,7 +241,7 @@ def seo(
             **({"halving": outcome.rounds} if outcome.rounds else {}),
         },
         winner=outcome.winner.name,
-        decision=outcome.decision,
+        decision={**outcome.decision, **types},
         candidates={c.name: c.policy for c in candidates if c.name in outcome.last},
         searched=paper_policy(own, settings, "exact"),
     )
@@ -298,41 +300,17 @@ def _candidates(
                 label = f"seo-{width}-min{least}-{name}"
                 candidates.append(Candidate(label, policy, True, origin))
         if limited and by_rows and settings.run_off.frequent:
-            candidates += _by_counts(data, found, of_width, seed)
+            candidates += by_counts(data, found.alpha, found.worth, of_width, seed)
         if by_rows and fits_by_id(schema, settings.allowance):
             policy = by_id(data, found.alpha, of_width, seed)
             candidates.append(Candidate(f"seo-{width}-by-id", policy, True, {"chunk_dim": width}))
         if settings.run_off.divide:
             policy, origin = divided(data, found.alpha, of_width, seed), {"chunk_dim": width}
             candidates.append(Candidate(f"seo-{width}-divide", policy, True, origin))
+    if settings.decides_precision:
+        found = searches[settings.chunk_dim]
+        candidates += in_other_types(data, found.alpha, found.worth, settings, seed)
     return candidates, searches
-
-
-def _by_counts(
-    data: DataSet, searched: Searched, settings: SeoSettings, seed: int
-) -> list[Candidate]:
-    """Rows for the most frequent ids, by one attention: of two widths, and by worth of features.
-
-    What does not fit the budget is no candidate.
-    """
-    width, dim = settings.chunk_dim, settings.dim
-    origin = {"chunk_dim": width}
-    makers: dict[str, Callable[[], Policy]] = {
-        f"seo-{width}-frequent": lambda: by_frequency(data, searched.alpha, width, settings, seed),
-        f"seo-{width}-frequent-{dim}": lambda: by_frequency(
-            data, searched.alpha, dim, settings, seed
-        ),
-    }
-    worth = searched.worth
-    if worth is not None:
-        makers[f"seo-{width}-worth"] = lambda: by_worth(data, worth, settings, seed)
-    found = []
-    for name, make in makers.items():
-        try:
-            found.append(Candidate(name, make(), True, origin))
-        except PolicyError as error:
-            log.info("%s is no candidate: %s", name, error)
-    return found
 
 
 def _shape(settings: SeoSettings, seed: int) -> Shape:
@@ -377,8 +355,14 @@ def check_seo(data: DataSet, settings: SeoSearch, training: Training) -> None:
 
     Raises:
         PolicyError: So many chunks cannot be chosen.
-        ValueError: The logits would never be trained.
+        ValueError: The logits would never be trained, or types would be compared that several
+            processes do not store.
     """
+    if settings.decides_precision and ranks().world_size > 1:
+        raise ValueError(
+            f"precision auto in {ranks().world_size} processes, which compare rows of float32; "
+            "allowed: one process, or the name of a type"
+        )
     epochs = attention_training(settings, training).fit.epochs
     if settings.search_split == "held-out" and settings.warmup_epochs >= epochs:
         raise ValueError(

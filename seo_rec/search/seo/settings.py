@@ -11,6 +11,8 @@ from seo_rec.policy.allowance import allowance_from, without_unset
 from seo_rec.search.run_off import RunOff
 
 APPLY = ("none", "exact", "round-robin", "divide")
+# the precision that a run-off decides, and the type of most of its candidates
+AUTO, MOSTLY = "auto", "int8"
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class SeoSettings:
         warmup_epochs: Epochs before the steps on held-out rows begin.
         logit_lr: Learning rate of the logits of the attention.
         num_bytes: Budget in bytes to serve; budget_rows then sizes the search alone. 0: no bytes.
-        precision: The type in which rows are stored.
+        precision: The type in which rows are stored; auto, for a run-off with a limit and a budget
+            in bytes: int8, and candidates of other types beside it.
     """
 
     budget_rows: int = 6000
@@ -95,7 +98,7 @@ class SeoSettings:
                 f"warmup_epochs {self.warmup_epochs} with search_split 'train' would be ignored; "
                 "allowed with search_split 'held-out'"
             )
-        allowance_from(0, self.num_bytes, self.precision)
+        allowance_from(0, self.num_bytes, self.stored)
         if not self.logit_lr > 0:
             raise ValueError(f"logit_lr is {self.logit_lr}; allowed: above 0")
 
@@ -110,9 +113,19 @@ class SeoSettings:
         return self.budget_rows * self.dim
 
     @property
+    def decides_precision(self) -> bool:
+        """Whether the search decides in which type rows are stored."""
+        return self.precision == AUTO
+
+    @property
+    def stored(self) -> str:
+        """The type in which rows are stored, of most candidates where the search decides it."""
+        return MOSTLY if self.decides_precision else self.precision
+
+    @property
     def allowance(self) -> Allowance:
         """The budget of the final model, in floats or in bytes, and the precision."""
-        return allowance_from(0 if self.num_bytes else self.params, self.num_bytes, self.precision)
+        return allowance_from(0 if self.num_bytes else self.params, self.num_bytes, self.stored)
 
     def chosen(self, num_features: int) -> int:
         """M: chunks that ``select`` takes in all."""
@@ -133,6 +146,12 @@ class SeoSearch(SeoSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.decides_precision and not (self.num_bytes and self.limited):
+            raise ValueError(
+                f"precision {AUTO!r} with num_bytes {self.num_bytes} and run_off "
+                f"{'none' if self.run_off is None else f'of cost {self.run_off.cost:g}'}; allowed: "
+                "a budget in bytes, and a run-off with a limit, run_off.cost 1 or more"
+            )
         if self.apply not in APPLY:
             raise ValueError(f"apply is {self.apply!r}; allowed: {', '.join(APPLY)}")
         if self.run_off is not None and self.apply != "none":
