@@ -126,8 +126,8 @@ def _ahead(rows: Sequence[Row]) -> list[str]:
                 ]
                 if gains:
                     out.append(
-                        f"* {ours.told} in {ours.precision} minus plain methods in {precision}, the "
-                        f"best validation AUC first; test AUC: {', '.join(gains)}."
+                        f"* {ours.told} in {ours.precision} minus plain methods in {precision}, "
+                        f"the best validation AUC first; test AUC: {', '.join(gains)}."
                     )
         if name == DEFAULT:
             out += [_answers(r) for r in rows if r.method == name]
