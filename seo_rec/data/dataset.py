@@ -113,12 +113,17 @@ class DataSet:
         """
         return self._verifier.all()
 
-    def require_rows(self, *splits: str) -> None:
-        """DataError unless each of these splits has rows, before hours are spent without them."""
+    def require_rows(self, *splits: str, needed_by: str = "training") -> None:
+        """DataError unless each of these splits has rows, before hours are spent without them.
+
+        Args:
+            splits: Their names.
+            needed_by: What needs them, as the message says it.
+        """
         rows = self.schema.num_rows
         if empty := [split for split in splits if not rows.get(split)]:
             raise DataError(
-                f"{self.path}: split {', '.join(empty)} has no rows; training needs "
+                f"{self.path}: split {', '.join(empty)} has no rows; {needed_by} needs "
                 f"{', '.join(splits)}; prepare the data with a share for each (--fractions)"
             )
 
