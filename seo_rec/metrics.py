@@ -53,6 +53,17 @@ class RegressionMetrics:
         return self.r2
 
 
+def without_rows(like: Metrics | RegressionMetrics) -> Metrics | RegressionMetrics:
+    """The metrics of no rows, NaN each, of the same kind of label."""
+    nan = float("nan")
+    if isinstance(like, RegressionMetrics):
+        return RegressionMetrics(nan, nan, nan, 0)
+    if isinstance(like, LabelsMetrics):
+        by_label = {name: dict.fromkeys(found, nan) for name, found in like.by_label.items()}
+        return LabelsMetrics(nan, nan, nan, nan, 0, by_label)
+    return Metrics(nan, nan, nan, nan, 0)
+
+
 def regression_metrics(
     predicted: npt.NDArray[np.floating],
     labels: npt.NDArray[np.floating],

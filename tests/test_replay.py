@@ -20,7 +20,8 @@ from seo_rec.model import ModelSettings, build_model
 from seo_rec.policy import Policy
 from seo_rec.recipes import continuing, replaying
 from seo_rec.recipes.evaluation import load_trained
-from seo_rec.recipes.replaying import read_replay, replay
+from seo_rec.recipes.replayed import read_replay
+from seo_rec.recipes.replaying import replay
 from seo_rec.recipes.steps import day_folders
 from seo_rec.runs import RunError
 from seo_rec.schema import SPLITS, DataError

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seo_rec.cli import parameters as par
-from seo_rec.cli.following import OF_MODEL, fit_values, training_from
+from seo_rec.cli.following import OF_LABELS, OF_MODEL, fit_values, training_from
 from seo_rec.cli.options import (
     DATA,
     RUN,
@@ -24,6 +24,7 @@ from seo_rec.cli.running import run_folder
 from seo_rec.cli.shared_options import PLAIN_METHOD, PlainMethodOptions
 from seo_rec.cli.train import OF_METHOD, policy_of
 from seo_rec.methods import Mlet
+from seo_rec.multi_task import MultiTask
 from seo_rec.settings import FitSettings, ModelSettings, Training
 
 if TYPE_CHECKING:
@@ -44,7 +45,11 @@ REPLAY_OPTIONS = FromSettings(
 
 
 @takes_settings(
-    method_options=PLAIN_METHOD, model=par.MODEL_OPTIONS, mlet=par.MLET_OPTIONS, fit=REPLAY_OPTIONS
+    method_options=PLAIN_METHOD,
+    model=par.MODEL_OPTIONS,
+    mlet=par.MLET_OPTIONS,
+    multi_task=par.MULTI_TASK_OPTIONS,
+    fit=REPLAY_OPTIONS,
 )
 def replay(
     context: typer.Context,
@@ -79,6 +84,7 @@ def replay(
     crosses: par.Crosses = "",
     model: ModelSettings,
     mlet: Mlet | None,
+    multi_task: MultiTask | None,
     fit: FitSettings,
     keep_days: Annotated[
         int,
@@ -95,7 +101,7 @@ def replay(
     from seo_rec.data.periods import Periods
 
     days = recipes.steps_of(data, out, Periods(by, rows))
-    training = Training(replace(model, mlet=mlet), fit)
+    training = Training(replace(model, mlet=mlet, multi_task=multi_task), fit)
     wanted, resolved = None, dict[str, object]()
     if from_ is None:
         wanted = policy_of(context, open_data(days[0]), method_options, fit.seed)
@@ -105,7 +111,7 @@ def replay(
         training = training_from(context, from_, REPLAY_OPTIONS)
         training = replace(training, fit=replace(training.fit, epochs=fit.epochs))
         values = fit_values(training.fit, REPLAY_OPTIONS)
-        resolved = {**values, **dict.fromkeys((*OF_METHOD, *OF_MODEL))}
+        resolved = {**values, **dict.fromkeys((*OF_METHOD, *OF_MODEL, *OF_LABELS))}
     with run_folder(context, out, **resolved):
         done = recipes.replay(
             days,
@@ -122,6 +128,8 @@ def replay(
             said=_say,
         )
     scored = sum(not math.isnan(day.auc) for day in done.days)
+    for label, auc in done.mean_auc_by_label.items():
+        typer.echo(f"label {label}: mean AUC {auc:.5f}")
     typer.echo(f"{out}: mean AUC {done.mean_auc:.5f} of {scored} days; the model is {done.last}")
 
 

@@ -17,7 +17,7 @@ from seo_rec.runs import Run
 from seo_rec.runs.command_settings import command_settings
 from seo_rec.runs.layout import POLICY_FILE
 from seo_rec.runs.stops import kept
-from seo_rec.schema import QUALITY_NAMES
+from seo_rec.schema import LOSS_NAMES, QUALITY_NAMES
 from seo_rec.settings import FitSettings
 
 # 128 + the number of the signal, as a shell reports a process ended by it
@@ -74,6 +74,14 @@ def run_folder(context: typer.Context, out: Path, **resolved: Any) -> Iterator[N
                 # the launcher now ends all ranks, and the one that says why must have the time
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
                 raise LostRankError(f"{loss}: {kept(out)}") from error
+
+
+def test_figures(run: Run) -> str:
+    """Quality and loss on the test rows, or that there are none."""
+    if not run.has_test_figures:
+        return "no test rows"
+    quality, loss = QUALITY_NAMES[run.task], LOSS_NAMES[run.task]
+    return f"test {quality} {run.test_quality:.5f}, {loss} {run.test_loss:.5f}"
 
 
 def say_still_improving(runs: Sequence[Run], fit: FitSettings) -> None:

@@ -26,11 +26,11 @@ from seo_rec.cli.options import (
     refuse_ignored,
     takes_settings,
 )
-from seo_rec.cli.running import run_folder, say_still_improving
+from seo_rec.cli.running import run_folder, say_still_improving, test_figures
 from seo_rec.cli.shared_options import PLAIN_METHOD, PlainMethodOptions
 from seo_rec.methods import Mlet
 from seo_rec.multi_task import MultiTask
-from seo_rec.schema import LOSS_NAMES, QUALITY_NAMES
+from seo_rec.schema import QUALITY_NAMES
 from seo_rec.settings import FitSettings, ModelSettings, Training
 
 if TYPE_CHECKING:
@@ -129,18 +129,18 @@ def train(
             start=start,
             following=following,
         )
-    quality, loss = QUALITY_NAMES[run.task], LOSS_NAMES[run.task]
+    quality = QUALITY_NAMES[run.task]
     epochs = f"{run.epochs} epoch{'s' * (run.epochs != 1)}"
     typer.echo(
-        f"{out}: {size(wanted.policy)}, validation {quality} {run.val_quality:.5f}, test {quality} "
-        f"{run.test_quality:.5f}, {loss} {run.test_loss:.5f}, {epochs} of "
-        f"{run.seconds_per_epoch:.1f} s; tables by {run.table_update}"
+        f"{out}: {size(wanted.policy)}, validation {quality} {run.val_quality:.5f}, "
+        f"{test_figures(run)}, {epochs} of {run.seconds_per_epoch:.1f} s; tables by "
+        f"{run.table_update}"
     )
     for name, found in (run.labels or {}).items():
-        typer.echo(
-            f"label {name}: validation AUC {found['val_auc']:.5f}, test AUC "
-            f"{found['test_auc']:.5f}, log loss {found['test_logloss']:.5f}"
-        )
+        test = ""
+        if run.has_test_figures:
+            test = f", test AUC {found['test_auc']:.5f}, log loss {found['test_logloss']:.5f}"
+        typer.echo(f"label {name}: validation AUC {found['val_auc']:.5f}{test}")
     say_still_improving([run], training.fit)
 
 

@@ -14,14 +14,14 @@ from seo_rec.cli.automatic import automatic, settled_options
 from seo_rec.cli.budget import size
 from seo_rec.cli.config import command_options
 from seo_rec.cli.options import RUN, SEARCH, load_stack, takes_settings
-from seo_rec.cli.running import run_folder
+from seo_rec.cli.running import run_folder, test_figures
 from seo_rec.cli.shared_options import PLAIN_METHOD, PlainMethodOptions
 from seo_rec.cli.train import plain_method, policy_of
 from seo_rec.files import write_json
 from seo_rec.methods import Mlet
 from seo_rec.runs.command_settings import TUNED
 from seo_rec.runs.layout import TUNED_FILE, trial_folder
-from seo_rec.schema import LOSS_NAMES, QUALITY_NAMES
+from seo_rec.schema import QUALITY_NAMES
 from seo_rec.settings import FitSettings, ModelSettings, Training
 
 if TYPE_CHECKING:
@@ -155,12 +155,12 @@ def _tuned_options(context: typer.Context, found: Tuned, kept: Mapping[str, Any]
 def _say(out: Path, wanted: Tuning, found: Tuned) -> None:
     run = found.run
     assert run is not None
-    quality, loss = QUALITY_NAMES[run.task], LOSS_NAMES[run.task]
+    quality = QUALITY_NAMES[run.task]
     best = ", ".join(f"{name} {_plain(value)}" for name, value in found.values.items())
     typer.echo(f"best of {wanted.trials} trials: number {found.number}: {best}")
     typer.echo(
         f"{trial_folder(out, found.number)}: {size(found.policy)}, validation {quality} "
-        f"{run.val_quality:.5f}, test {quality} {run.test_quality:.5f}, {loss} {run.test_loss:.5f}"
+        f"{run.val_quality:.5f}, {test_figures(run)}"
     )
     typer.echo(f"{out / TUNED_FILE}: for --config of train, search, compare and frontier")
 

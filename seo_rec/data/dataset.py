@@ -113,20 +113,26 @@ class DataSet:
         """
         return self._verifier.all()
 
-    def require_rows(self, *splits: str) -> None:
-        """DataError unless each of these splits has rows, before hours are spent without them."""
+    def require_rows(self, *splits: str, needed_by: str = "training") -> None:
+        """DataError unless each of these splits has rows, before hours are spent without them.
+
+        Args:
+            splits: Their names.
+            needed_by: What needs them, as the message says it.
+        """
         rows = self.schema.num_rows
         if empty := [split for split in splits if not rows.get(split)]:
             raise DataError(
-                f"{self.path}: split {', '.join(empty)} has no rows; training needs "
+                f"{self.path}: split {', '.join(empty)} has no rows; {needed_by} needs "
                 f"{', '.join(splits)}; prepare the data with a share for each (--fractions)"
             )
 
-    def require_binary(self, what: str) -> None:
+    def require_binary(self, what: str, several: bool = False) -> None:
         """DataError unless there is one label, of 0 and 1.
 
         Args:
             what: What needs it, as the message begins.
+            several: Whether there may be several such labels.
         """
         if self.schema.label_kind != BINARY:
             raise DataError(
@@ -134,12 +140,12 @@ class DataSet:
                 f"{self.schema.label_kind} label; allowed there: train, tune, compare and frontier "
                 "with methods that need no search, eval, predict, report, export"
             )
-        if self.schema.more_labels:
+        if self.schema.more_labels and not several:
             raise DataError(
                 f"{what} needs one label, and {self.path} has the labels "
-                f"{', '.join(self.schema.labels)}; allowed with several: train, tune, compare and "
-                "frontier with methods that need no search, drift, eval, predict, report, export; "
-                "else prepare one --label"
+                f"{', '.join(self.schema.labels)}; allowed with several: train, replay, tune, "
+                "compare and frontier with methods that need no search, drift, eval, predict, "
+                "report, export; else prepare one --label"
             )
 
     def check_validation(self, warn: bool = True, kept: str | None = None) -> None:

@@ -18,7 +18,8 @@ from seo_rec.recipes.evaluation import (
 from seo_rec.recipes.frontier import frontier, read_budgets, read_byte_budgets
 from seo_rec.recipes.frontier import jobs as frontier_jobs
 from seo_rec.recipes.groups import Grouping
-from seo_rec.recipes.replaying import Day, Replayed, read_replay, replay
+from seo_rec.recipes.replayed import Day, Replayed, read_replay
+from seo_rec.recipes.replaying import replay
 from seo_rec.recipes.searching import search
 from seo_rec.recipes.steps import day_folders, steps_of
 from seo_rec.recipes.training import OWN_BUDGET, method_policy, train

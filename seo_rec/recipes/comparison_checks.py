@@ -28,6 +28,8 @@ def check_comparison(comparison: Comparison) -> None:
         )
     if c.first_seed < 0:
         raise ValueError(f"first_seed is {c.first_seed}; allowed: 0 or more")
+    for data in c.data:
+        data.require_rows("train", "val", "test", needed_by="a comparison of methods")
     if twice := sorted({name for name in c.methods if c.methods.count(name) > 1}):
         raise ValueError(f"methods name {', '.join(twice)} more than once; allowed: each once")
     with_mlet = [m for m in c.methods if m.endswith(SUFFIX)]

@@ -10,7 +10,7 @@ from torch import nn
 from seo_rec.data.dataset import DataSet
 from seo_rec.environment import stamp
 from seo_rec.methods import inner_policy
-from seo_rec.metrics import LabelsMetrics, Metrics, RegressionMetrics
+from seo_rec.metrics import LabelsMetrics, Metrics, RegressionMetrics, without_rows
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Allowance, Policy, allowance_of
 from seo_rec.runs import Run, SearchCost, command_line, describe, precision_note, types_of
@@ -26,7 +26,7 @@ class Scores:
 
     Args:
         val: On the validation rows.
-        test: On the test rows.
+        test: On the test rows; NaN where there are none.
         as_served: Whether rows were stored in the types of the policy before they were scored.
     """
 
@@ -46,7 +46,9 @@ def scores_of(
     as_served, val = store_(model, policy), trained.result.val
     if (as_served and types_of(policy) != "float32") or not as_trained:
         val, _, _ = evaluate(model, eval_stream(data, "val", policy.columns))
-    test, _, _ = evaluate(model, eval_stream(data, "test", policy.columns))
+    test = without_rows(val)
+    if data.schema.num_rows.get("test"):
+        test, _, _ = evaluate(model, eval_stream(data, "test", policy.columns))
     return Scores(val, test, as_served)
 
 

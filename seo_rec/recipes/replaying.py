@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from seo_rec.data.dataset import DataSet, open_data
-from seo_rec.documents import as_record, read_object
+from seo_rec.documents import read_object
 from seo_rec.embed.quantize import serve_stored_
 from seo_rec.files import finite, write_json
-from seo_rec.metrics import Metrics, binary_metrics
+from seo_rec.metrics import binary_metrics, labels_metrics
 from seo_rec.policy import Policy
 from seo_rec.policy.renewal import SHARED, indexed_features, require_share
 from seo_rec.recipes.continuing import (
@@ -32,9 +32,19 @@ from seo_rec.recipes.continuing import (
 )
 from seo_rec.recipes.evaluation import load_trained, stream_of
 from seo_rec.recipes.outcome import Scores, record_of, stored_policy
+from seo_rec.recipes.replayed import (
+    Day,
+    Replayed,
+    day_of,
+    figures_of,
+    plain_day,
+    replayed,
+    scored_day,
+)
 from seo_rec.recipes.training import (
     as_policy,
     asked_for,
+    for_label,
     own_budget,
     save_policies,
     served_model,
@@ -66,48 +76,6 @@ from seo_rec.train.evaluation import NOT_EVALUATED, score
 from seo_rec.train.ranks import ranks
 
 KEPT_DAYS = 2  # whose weights are kept by default
-
-
-@dataclass(frozen=True)
-class Day:
-    """One day of a replay.
-
-    Args:
-        day: The name of its folder.
-        rows: Rows that were scored: of all splits.
-        auc, log_loss, calibration: Of the model of the day before; NaN where they are undefined.
-        unknown: By feature with a vocabulary, the share of the day's training ids outside of it.
-        admitted: Ids that got a row of their own when the model was trained on the day.
-        train_rows: Rows that were trained on.
-        train_seconds: Time of that, the warm start included.
-        score_seconds: Time of scoring.
-    """
-
-    day: str
-    rows: int
-    auc: float
-    log_loss: float
-    calibration: float
-    unknown: Mapping[str, float]
-    admitted: int = 0
-    train_rows: int = 0
-    train_seconds: float = 0.0
-    score_seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Replayed:
-    """What a replay came to: its days in order, the mean AUC, and the run of the last day."""
-
-    days: tuple[Day, ...]
-    mean_auc: float
-    last: Path
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values; None stands for a metric that is not a number."""
-        document = {"days": [asdict(d) for d in self.days], "mean_auc": self.mean_auc}
-        values: dict[str, Any] = finite({**document, "last": self.last.name})
-        return values
 
 
 def replay(
@@ -145,8 +113,8 @@ def replay(
         said: Called with each finished day.
 
     Raises:
-        DataError: A day has other columns than the first, or no training rows; or the label is not
-            0 or 1.
+        DataError: A day has other columns or labels than the first, or no training rows; or a label
+            is not 0 or 1.
         RunError: ``out`` holds another run; or a finished day was of other data.
         ValueError: A setting is not allowed.
     """
@@ -160,7 +128,8 @@ def replay(
     opened = [open_data(path) for path in folders]
     _require_alike([d.schema for d in opened], folders)
     for data in opened:
-        data.require_binary("a replay")
+        data.require_binary("a replay", several=True)
+    training = for_label(training, opened[0])
     if earlier is not None:
         check_start(training, Start(earlier=open_earlier(earlier)))
     elif policy is not None:
@@ -185,11 +154,11 @@ def replay(
             said(result)
         done.append(result)
         before = day.folder
-        write_json(out / REPLAY_FILE, _replayed(done, day.folder).to_json())
+        write_json(out / REPLAY_FILE, replayed(done, day.folder).to_json())
         if keep and number >= keep:
             _drop_weights(day_folder(out, folders[number - keep].name))
     assert before is not None
-    return _replayed(done, before)
+    return replayed(done, before)
 
 
 def _asked(first: DataSet, folder: Path, training: Training) -> dict[str, Any]:
@@ -201,25 +170,6 @@ def _asked(first: DataSet, folder: Path, training: Training) -> dict[str, Any]:
         "model": training.model.as_json(),
         "fit": asdict(training.fit),
     }
-
-
-def read_replay(out: Path | str) -> Replayed:
-    """The finished days of a replay.
-
-    Raises:
-        ValueError: ``replay.json`` is damaged.
-        OSError: There is none.
-    """
-    out = Path(out)
-    path = out / REPLAY_FILE
-    document = read_object(path, {"days": list, "last": str})
-    days = tuple(_day_of(values, path) for values in document["days"])
-    return _replayed(days, day_folder(out, document["last"]))
-
-
-def _replayed(days: Sequence[Day], last: Path) -> Replayed:
-    aucs = [d.auc for d in days if not np.isnan(d.auc)]
-    return Replayed(tuple(days), float(np.mean(aucs)) if aucs else float("nan"), last)
 
 
 @dataclass(frozen=True)
@@ -289,10 +239,10 @@ class _Day:
                 f"{self.data.path}: the replay has scored other data under this name; choose "
                 "another --out, or give the day another name"
             )
-        return _day_of(document["day"], self.file)
+        return day_of(document["day"], self.file)
 
     def _keep(self, day: Day) -> None:
-        document = {"data_fingerprint": self.data.fingerprint, "day": finite(asdict(day))}
+        document = {"data_fingerprint": self.data.fingerprint, "day": finite(plain_day(day))}
         write_json(self.file, document)
 
     def _score(self, before: Path | None) -> Day:
@@ -301,15 +251,18 @@ class _Day:
         splits = [s for s in SPLITS if self.data.schema.num_rows[s]]
         rows = sum(self.data.schema.num_rows[s] for s in splits)
         if before is None:
-            return _scored(self.name, rows, NOT_EVALUATED, {}, 0.0)
+            return scored_day(self.name, rows, NOT_EVALUATED, {}, 0.0)
         model = load_trained(before)
         serve_stored_(model.embedding, model.embedding.policy)
         model.to(here.device)
         parts = [score(model, stream_of(before, self.data, s)) for s in splits]
         logits, labels, weights = (np.concatenate(column) for column in zip(*parts, strict=True))
         unknown = unknown_shares(self.data, Policy.load(before / POLICY_FILE))
-        metrics = binary_metrics(logits, labels, weights)
-        return _scored(self.name, rows, metrics, unknown, time.perf_counter() - started)
+        if (tasks := model.multi_task) is None:
+            metrics = binary_metrics(logits, labels, weights)
+        else:
+            metrics = labels_metrics(logits, labels, weights, tasks)
+        return scored_day(self.name, rows, metrics, unknown, time.perf_counter() - started)
 
     def _train(self, policy: Policy, method: str, following: Continued | None, scored: Day) -> Run:
         """Train on the day in a run folder of its own; what its ``result.json`` is to say."""
@@ -328,9 +281,7 @@ class _Day:
             data, held, settings, out=out, title=self.name, start=start, validate=False
         )
         served_model(trained, out, policy, data.num_numeric, training.model, held)
-        figures = Metrics(
-            scored.auc, scored.log_loss, float("nan"), scored.calibration, scored.rows
-        )
+        figures = figures_of(scored, training.model)
         trained = replace(trained, result=replace(trained.result, val=figures))
         scores = Scores(figures, figures, as_served=True)
         budget = own_budget(policy)
@@ -354,27 +305,13 @@ def unknown_shares(data: DataSet, policy: Policy) -> dict[str, float]:
     return found
 
 
-def _scored(
-    name: str, rows: int, metrics: Metrics, unknown: Mapping[str, float], seconds: float
-) -> Day:
-    m = metrics
-    return Day(name, rows, m.auc, m.log_loss, m.calibration, unknown, score_seconds=seconds)
-
-
-def _day_of(values: Any, where: Path) -> Day:
-    numbers = ("auc", "log_loss", "calibration")
-    if isinstance(values, dict):
-        nan = {k: float("nan") for k in numbers if k in values and values[k] is None}
-        values = {**values, **nan}
-    return as_record(Day, values, where)
-
-
 def _require_alike(schemas: Sequence[Schema], days: Sequence[Path]) -> None:
     """DataError unless all days have the columns and the rules of the first, and rows to train."""
     names = [path.name for path in days]
     if twice := sorted({n for n in names if names.count(n) > 1}):
         raise DataError(f"days {twice} are given twice; give each folder a name of its own")
     first = [(c.name, c.kind) for c in schemas[0].columns]
+    labels = schemas[0].labels
     for path, schema in zip(days, schemas, strict=True):
         columns = [(c.name, c.kind) for c in schema.columns]
         if columns != first:
@@ -382,6 +319,11 @@ def _require_alike(schemas: Sequence[Schema], days: Sequence[Path]) -> None:
             raise DataError(
                 f"{path}: other columns than {days[0]} ({', '.join(differ)}); prepare all days "
                 "alike, or go on with `seo-rec train --from`"
+            )
+        if schema.labels != labels:
+            raise DataError(
+                f"{path}: the labels {', '.join(schema.labels)}, and {days[0]} has "
+                f"{', '.join(labels)}; prepare all days with the same labels in the same order"
             )
         if schema.preparation != schemas[0].preparation:
             raise DataError(f"{path}: prepared by other rules than {days[0]}; prepare both alike")

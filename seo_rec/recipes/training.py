@@ -33,7 +33,7 @@ from seo_rec.runs.layout import (
     RESULT_FILE,
     TRAINED_FILE,
 )
-from seo_rec.schema import REGRESSION, DataError
+from seo_rec.schema import REGRESSION, SPLITS, DataError
 from seo_rec.search import find
 from seo_rec.settings import LARGEST_DENSE, Regression, settled
 from seo_rec.train import (
@@ -111,7 +111,7 @@ def train(
     start: Start | None = None,
     following: Continued | None = None,
 ) -> Run:
-    """Train ``policy`` in the run folder ``out`` and read the test split once.
+    """Train ``policy`` in the run folder ``out`` and read the test split once, if it has rows.
 
     With MLET ``best/`` holds the two layers of the tables and ``collapsed/`` the one they make;
     with candidates ``best/`` holds their rows and ``collapsed/`` what is served without them. The
@@ -131,7 +131,7 @@ def train(
         following: The earlier run to go on from, whose policy is ``policy``.
 
     Raises:
-        DataError: A split has no rows, or the validation split rows of one label only.
+        DataError: There are no training or validation rows, or validation rows of one label only.
         DisagreementError: The processes of this launch ask for different things.
         PlanError: The plan is not for this policy, this optimizer or these processes.
         RunError: ``out`` holds another run, or this one and ``resume`` is False.
@@ -193,8 +193,9 @@ def train(
 def check_before(data: DataSet, policy: Policy, training: Training) -> None:
     """Refuse, before a folder is opened, what cannot be trained; warn of what misleads."""
     here = ranks()
-    data.require_rows("train", "val", "test")
-    data.verify("train", "val", "test", rank=here.rank, world_size=here.world_size)
+    data.require_rows("train", "val")
+    splits = [name for name in SPLITS if data.schema.num_rows.get(name)]
+    data.verify(*splits, rank=here.rank, world_size=here.world_size)
     tasks = training.model.multi_task
     data.check_validation(warn=here.first, kept=None if tasks is None else tasks.kept)
     check_policy_fits(data, policy)

@@ -15,6 +15,13 @@ def headline(found: Group) -> str:
     if not rows:
         return "No method was trained at a budget here."
     top = rows[0]
+    if math.isnan(top.test_auc.mean):  # rows without a figure come last
+        best = max(rows, key=lambda r: r.val_auc.mean)
+        return (
+            f"No test rows: there is no test {found.quality} to compare methods by. Best mean "
+            f"validation {found.quality} at the budget: {best.method}, "
+            f"{formats.plus_minus(best.val_auc.mean, best.val_auc.sd)}."
+        )
     text = (
         f"Best mean test {found.quality} at the budget: {top.method}, "
         f"{formats.plus_minus(top.test_auc.mean, top.test_auc.sd)} ({_seeds(top.test_auc.n)})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -106,6 +107,11 @@ class Run:
     def test_quality(self) -> float:
         """Test AUC, or R2 of a regression."""
         return _number(self.test_r2) if self.task == REGRESSION else self.test_auc
+
+    @property
+    def has_test_figures(self) -> bool:
+        """Whether there were test rows."""
+        return not math.isnan(self.test_loss)
 
     @property
     def test_loss(self) -> float:

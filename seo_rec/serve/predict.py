@@ -141,8 +141,8 @@ def predict_split(
         progress: Told 0 and the rows scored, now and then.
 
     Raises:
-        DataError: The data were prepared by other rules or lack a column, or a shard is damaged,
-            missing or left over.
+        DataError: The data were prepared by other rules or lack a column, the split has no rows,
+            or a shard is damaged, missing or left over.
         FileExistsError: Something is at ``out``.
     """
     if split not in SPLITS:
@@ -150,6 +150,8 @@ def predict_split(
     _require_free(keep, predictor)
     preparation, opened = predictor.preparation, open_data(data)
     opened.require_rules(preparation.rules, "the model of the package")
+    if not opened.schema.num_rows.get(split):
+        raise DataError(f"{data / split}: split {split!r} has no rows; choose another --split")
     require_new_file(out)  # before every shard is read once
     opened.verify(split)
 

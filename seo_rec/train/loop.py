@@ -302,6 +302,8 @@ class _Fit:
 
     @property
     def _metrics_kind(self) -> type[Metrics | RegressionMetrics]:
+        if self.val is None:
+            return Metrics  # of nothing
         if self.regression:
             return RegressionMetrics
         return Metrics if self.multi_task is None else LabelsMetrics
