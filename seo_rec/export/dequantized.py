@@ -7,20 +7,25 @@ than the rest. So there are two ways:
 * Small tables become floats once, when the graph is loaded: all steps in front of the ``Gather``
   have constant inputs, which ONNX Runtime computes at that time. A score then costs what it costs
   with float32. The file keeps its size, and the memory of the process grows by the floats.
-* Large tables stay as they are. ``DequantizeLinear`` multiplies each row by its scale, and ``Gemm``
-  adds the offset of each row: both run over all rows in one piece.
+* Large tables stay as they are, and each row is read once, by ``GatherND``: most of the time of a
+  large table is waiting for the memory. ``DequantizeLinear`` multiplies each row by its scale, and
+  ``Gemm`` adds the offset of each row: both run over all rows in one piece.
 
-Letters: R rows or ids, K lookups, N rows of a table, D a width.
+The last four bytes of a row are two float16 numbers. No operator takes bytes for a float16 number,
+so a list of the 65,536 numbers is computed at loading, and ``GatherElements`` looks them up.
+
+Letters: R rows or ids, K lookups, N rows of a table, n rows that are read or all, D a width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from seo_rec.export.stored import PLACEHOLDER
+from seo_rec.export.steps import constant, insert
+from seo_rec.export.stored import PLACEHOLDER, half_parts
+from seo_rec.policy.dtypes import SCALE_BYTES
 
 FLOAT_BYTES = 64 << 20  # that small tables may take together, once they are floats
 
@@ -47,13 +52,13 @@ def write_out_rows(model: Any, float_bytes: int) -> None:
     tables: dict[str, Any] = {}
     for node in found:
         writer = _Writer(model.graph, node)
-        rows, stored = node.inputs[0], node.inputs[1].name
+        stored = node.inputs[1].name
         if stored not in small:
             writer.finish_flat(writer.row_by_row())
             continue
         if stored not in tables:
             tables[stored] = writer.all_floats()
-        writer.finish(writer.add("Gather", [tables[stored], rows], axis=0))
+        writer.finish(writer.add("Gather", [tables[stored], node.inputs[0]], axis=0))
     model.opset_imports.pop(domain, None)
     RemoveUnusedNodesPass()(model)
 
@@ -68,7 +73,7 @@ class _Writer:
 
     def __init__(self, graph: Any, node: Any) -> None:
         self.graph, self.node = graph, node
-        self.rows, self.stored, self.pairs = node.inputs
+        self.rows, self.stored = node.inputs
         self.dim = int(node.attributes["dim"].as_int())
         self.bits = int(node.attributes["bits"].as_int())
         self.result = node.outputs[0]
@@ -86,93 +91,81 @@ class _Writer:
             if step.op_type == "Reshape" and i == 0:
                 step.replace_input_with(0, flat)
         if self.result.uses():
-            shape = self.constant(-1, int(self.rows.shape[1]), self.dim)
+            shape = self.constant([-1, int(self.rows.shape[1]), self.dim])
             self.finish(self.add("Reshape", [flat, shape]))
         else:
             self.graph.remove(self.node, safe=True)
 
-    def add(self, op: str, inputs: Sequence[Any], outputs: int = 1, **attributes: Any) -> Any:
-        """A node's output, or a list of them."""
-        import onnx_ir as ir
+    def add(self, op: str, inputs: list[Any], outputs: int = 1, **attributes: Any) -> Any:
+        return insert(self.graph, self.node, op, inputs, outputs, **attributes)
 
-        converted = ir.convenience.convert_attributes(attributes)
-        name = f"{self.result.name}_{op.lower()}_{len(self.graph)}"
-        step = ir.Node("", op, inputs, converted, num_outputs=outputs, name=name)
-        for i, output in enumerate(step.outputs):
-            output.name = f"{name}_{i}"
-        self.graph.insert_before(self.node, step)
-        return step.outputs[0] if outputs == 1 else list(step.outputs)
-
-    def constant(self, *numbers: Any) -> Any:
-        """An int64 vector, or the array that is there in place of numbers."""
-        import onnx_ir as ir
-
-        array = numbers[0] if isinstance(numbers[0], np.ndarray) else np.array(numbers, np.int64)
-        name = f"constant_{array.dtype.name}_{'x'.join(map(str, array.shape))}_"
-        name += "_".join(map(str, dict.fromkeys(array.flatten().tolist())))
-        if name not in self.graph.initializers:
-            tensor = ir.tensor(array, name=name)
-            self.graph.register_initializer(ir.Value(name=name, const_value=tensor))
-        return self.graph.initializers[name]
+    def constant(self, numbers: Any) -> Any:
+        return constant(self.graph, numbers)
 
     def all_floats(self) -> Any:
         """float32 (N, D): the whole table, of constants."""
-        pairs = self._columns(self.pairs, -2, 1 << 60)
-        scale, offset = self.add("Split", [self._floats(pairs)], 2, axis=1, num_outputs=2)
-        product = self.add("Mul", [scale, self._floats(self._numbers(self.stored))])
-        return self.add("Add", [offset, product])
+        import onnx_ir as ir
+
+        numbers, scale, offset = self._parts(self.stored)
+        each = self._floats(numbers)
+        if self.bits == 4:
+            each = self.add("MatMul", [each, self.constant(self._order())])
+        apart = self.constant([-1, 1])
+        scale, offset = (self.add("Reshape", [x, apart]) for x in (scale, offset))
+        table = self.add("Add", [offset, self.add("Mul", [scale, each])])
+        table.shape = ir.Shape([int(self.stored.shape[0]), self.dim])
+        table.dtype = ir.DataType.FLOAT
+        return table
 
     def row_by_row(self) -> Any:
         """float32 (R * K, D)."""
-        flat = self.add("Reshape", [self.rows, self.constant(-1)])
-        numbers = self._numbers(self.add("Gather", [self.stored, flat], axis=0))
-        pairs = self._floats(self._pairs(flat))
-        scale, offset = self.add("Split", [pairs], 2, axis=1, num_outputs=2)
-        scale = self.add("Reshape", [scale, self.constant(-1)])
+        flat = self.add("Reshape", [self.rows, self.constant([-1, 1])])
+        numbers, scale, offset = self._parts(self.add("GatherND", [self.stored, flat]))
         scaled = self.add("DequantizeLinear", [numbers, scale], axis=0)
-        ones = self.constant(np.ones((1, self.dim), np.float32))
-        return self.add("Gemm", [offset, ones, scaled])
+        if self.bits == 8:
+            ones = self.constant(np.ones((1, self.dim), np.float32))
+            return self.add("Gemm", [offset, ones, scaled], transA=1)
+        offset = self.add("Reshape", [offset, self.constant([-1, 1])])
+        return self.add("Gemm", [scaled, self.constant(self._order()), offset])
 
-    def _pairs(self, flat: Any) -> Any:
-        """float16 (R * K, 2): scale and offset of each row."""
+    def _parts(self, stored: Any) -> tuple[Any, Any, Any]:
+        """uint8 numbers of n rows, and float32 scales (n) and offsets (1, n), of stored rows.
+
+        The numbers of int4 are (n, 2 * bytes), the lower halves of all bytes before the upper ones.
+        """
+        sizes = self.constant([int(self.stored.shape[1]) - SCALE_BYTES, SCALE_BYTES])
+        numbers, last = self.add("Split", [stored, sizes], 2, axis=1)
+        if self.bits == 4:
+            low = self.add("BitwiseAnd", [numbers, self.constant(np.array(15, np.uint8))])
+            four = self.constant(np.array(4, np.uint8))
+            high = self.add("BitShift", [numbers, four], direction="RIGHT")
+            numbers = self.add("Concat", [low, high], axis=1)
+        scale, offset = self._halves(last)
+        return numbers, self.add("Reshape", [scale, self.constant([-1])]), offset
+
+    def _halves(self, last: Any) -> list[Any]:
+        """float32 (1, n) twice, of uint8 (n, 4): two float16 numbers of each row."""
         import onnx_ir as ir
 
-        num_rows, size = self.pairs.const_value.shape
-        if size % 2:
-            return self._columns(self.add("Gather", [self.pairs, flat], axis=0), -2, 1 << 60)
-        # Each row is size / 2 pairs of float16 numbers, of which the last is wanted.
-        name = f"{self.pairs.name}_alone"
-        if name not in self.graph.initializers:
-            tensor, shape = self.pairs.const_value, [num_rows * size // 2, 2]
-            alone: Any
-            if isinstance(tensor, ir.ExternalTensor):
-                place = tensor.location, tensor.offset, tensor.length, tensor.dtype
-                alone = ir.ExternalTensor(*place, shape=ir.Shape(shape), name=name)
-            else:
-                alone = ir.tensor(tensor.numpy().reshape(shape), name=name)
-            self.graph.register_initializer(ir.Value(name=name, const_value=alone))
-        each = self.constant(np.array(size // 2))
-        first = self.add("Mul", [flat, each])
-        last = self.add("Add", [first, self.constant(np.array(size // 2 - 1))])
-        return self.add("Gather", [self.graph.initializers[name], last], axis=0)
+        place = np.array([[1, 256, 0, 0], [0, 0, 1, 256]], np.float32)
+        places = self.add("Gemm", [self.constant(place), self._floats(last)], transB=1)
+        places = self.add("Cast", [places], to=ir.DataType.INT32.value)
+        start, step = (self.constant(part) for part in np.split(half_parts(), 2, axis=1))
+        low = self.constant(np.arange(256, dtype=np.float32)[None])
+        known = self.add("Gemm", [step, low, start])
+        known = self.add("Reshape", [known, self.constant([1, -1])])
+        both = self.add("Concat", [known, known], axis=0)
+        found = self.add("GatherElements", [both, places], axis=1)
+        split: list[Any] = self.add("Split", [found], 2, axis=0, num_outputs=2)
+        return split
 
-    def _numbers(self, stored: Any) -> Any:
-        """uint8 (N, D): the numbers of stored rows (N, bytes)."""
-        if self.bits == 8:
-            return self._columns(stored, 0, self.dim)
-        packed = self._columns(stored, 0, (self.dim + 1) // 2)
-        four = self.constant(np.array(4, np.uint8))
-        high = self.add("BitShift", [packed, four], direction="RIGHT")
-        low = self.add("BitwiseAnd", [packed, self.constant(np.array(15, np.uint8))])
-        apart = self.constant(-1, (self.dim + 1) // 2, 1)
-        both = self.add("Concat", [self.add("Reshape", [x, apart]) for x in (low, high)], axis=2)
-        even = self.dim + self.dim % 2
-        numbers = self.add("Reshape", [both, self.constant(-1, even)])
-        return numbers if even == self.dim else self._columns(numbers, 0, self.dim)
-
-    def _columns(self, matrix: Any, start: int, end: int) -> Any:
-        at = [self.constant(x) for x in (start, end, 1)]
-        return self.add("Slice", [matrix, *at])
+    def _order(self) -> Any:
+        """float32 (2 * bytes, D): 1 where a number of :meth:`_parts` is a number of the row."""
+        size = -(-self.dim // 2)
+        at = np.arange(self.dim)
+        order = np.zeros((2 * size, self.dim), np.float32)
+        order[at // 2 + size * (at % 2), at] = 1
+        return order
 
     def _floats(self, value: Any) -> Any:
         import onnx_ir as ir

@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 
+from seo_rec.export.steps import constant, insert
 from seo_rec.policy.addresses import LOW_32
 
 MOST_ROWS = 2**21  # of 53 bits, 32 are behind the point
 
 
 def use_doubles(model: Any) -> None:
-    """Change a graph in place; the row numbers are the same, as int32.
+    """Change a graph in place; the row numbers are the same.
 
     Args:
-        model: Of ``onnx_ir``, after :func:`seo_rec.export.unsigned.use_unsigned` and
-            :func:`seo_rec.export.dequantized.write_out_rows`.
+        model: Of ``onnx_ir``, after all other changes.
     """
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
@@ -33,9 +33,14 @@ def use_doubles(model: Any) -> None:
 
 
 def _are_rows(value: Any) -> bool:
-    """Whether a value is read for nothing else than to gather rows."""
+    """Whether a value is read for nothing else than to read rows, maybe in another shape."""
     uses = value.uses()
-    return bool(uses) and all(step.op_type == "Gather" and at == 1 for step, at in uses)
+    return bool(uses) and all(
+        _are_rows(step.outputs[0])
+        if step.op_type in ("Reshape", "Unsqueeze") and at == 0
+        else step.op_type in ("Gather", "GatherND") and at == 1
+        for step, at in uses
+    )
 
 
 def _write_doubles(cast: Any, graph: Any) -> None:
@@ -54,26 +59,17 @@ def _write_doubles(cast: Any, graph: Any) -> None:
     if int((rows + (0 if first is None else first)).max()) > MOST_ROWS:
         return
 
-    def insert(op: str, inputs: list[Any], **attributes: Any) -> Any:
-        name = f"{value.name}_{op.lower()}_{len(graph)}"
-        given = ir.convenience.convert_attributes(attributes)
-        step = ir.Node("", op, inputs, given, name=name)
-        step.outputs[0].name = name
-        graph.insert_before(cast, step)
-        return step.outputs[0]
+    def put(op: str, inputs: list[Any], **attributes: Any) -> Any:
+        return insert(graph, cast, op, inputs, **attributes)
 
-    def constant(numbers: Any, name: str) -> Any:
-        tensor = ir.tensor(np.asarray(numbers, np.float64), name=f"{value.name}_{name}")
-        initializer = ir.Value(name=tensor.name, const_value=tensor)
-        graph.register_initializer(initializer)
-        return initializer
-
-    whole = insert("Cast", [mask.inputs[0]], to=ir.DataType.UINT32.value)  # keeps the low 32 bits
-    found = insert("Cast", [whole], to=ir.DataType.DOUBLE.value)
-    found = insert("Mul", [found, constant(rows / 2.0**32, "rows")])
+    gathers = all(step.op_type == "Gather" for step, _ in cast.outputs[0].uses())
+    kind = ir.DataType.INT32 if gathers else ir.DataType.INT64
+    whole = put("Cast", [mask.inputs[0]], to=ir.DataType.UINT32.value)  # keeps the low 32 bits
+    found = put("Cast", [whole], to=ir.DataType.DOUBLE.value)
+    found = put("Mul", [found, constant(graph, np.asarray(rows / 2.0**32))])
     if first is not None:
-        found = insert("Add", [found, constant(first, "first")])
-    found = insert("Cast", [found], to=ir.DataType.INT32.value)
+        found = put("Add", [found, constant(graph, first.astype(np.float64))])
+    found = put("Cast", [found], to=kind.value)
     ir.convenience.replace_all_uses_with(cast.outputs[0], found)
 
 

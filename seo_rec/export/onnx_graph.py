@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from seo_rec.export import dequantized
+from seo_rec.export.gathers import use_fast_gathers
 from seo_rec.export.hashes import unsigned_shifts
 from seo_rec.export.indices import use_doubles
 from seo_rec.export.program import quietly
@@ -51,6 +52,7 @@ def onnx_bytes(twin: Twin, files: Mapping[str, bytes]) -> bytes:
         )
     use_unsigned(model)
     dequantized.write_out_rows(model, dequantized.FLOAT_BYTES)
+    use_fast_gathers(model)
     use_doubles(model)
     _require_plain(model)
     _without_traces(model)

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from seo_rec.export.hashes import not_negative
-from seo_rec.policy.dtypes import BITS
+from seo_rec.policy.dtypes import BITS, Floats
 from seo_rec.serve.package import Array
 
-PLACEHOLDER = "seo_rec::StoredRows"  # inputs: rows, bytes, the same as float16
+PLACEHOLDER = "seo_rec::StoredRows"  # inputs: rows, bytes
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,18 @@ class Group:
     lookups: tuple[int, ...]
     dim: int
     dtype: str
+
+
+def half_parts() -> Floats:
+    """float32 (256, 2): the float16 of the bytes (low, high) is p[high, 0] + low * p[high, 1].
+
+    It is exact; numbers of the same upper byte lie at equal distances.
+    """
+    bits = np.arange(256, dtype=np.uint16) << 8
+    start = bits.view(np.float16).astype(np.float32)
+    second = (bits + np.uint16(1)).view(np.float16).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        return np.stack([start, second - start], axis=1)
 
 
 class Stored(nn.Module):
@@ -49,13 +61,7 @@ class Stored(nn.Module):
                 if value.dtype == np.uint8 and value.ndim == 2 and value.shape[1] % 2 == 0:
                     self.paired[name] = f"{key}_pairs"
                     self.register_buffer(f"{key}_pairs", _tensor(value).view(torch.float16))
-        # A float16 number of the bytes (low, high) is halves[high, 0] + low * halves[high, 1].
-        halves = np.arange(256, dtype=np.uint16) << 8
-        high = halves.view(np.float16).astype(np.float32)
-        one_more = (halves + np.uint16(1)).view(np.float16).astype(np.float32)
-        with np.errstate(invalid="ignore"):
-            pairs = np.stack([high, one_more - high], axis=1)
-        self.register_buffer("halves", torch.from_numpy(pairs))
+        self.register_buffer("halves", torch.from_numpy(half_parts()))
         self.as_placeholders = False
 
     @contextmanager
@@ -72,7 +78,7 @@ class Stored(nn.Module):
 
     def read(self, rows: torch.Tensor, group: Group) -> torch.Tensor:
         """float32 (R, K, D) of the rows (R, K)."""
-        if self.as_placeholders and group.tensor in self.paired:
+        if self.as_placeholders and group.dtype in BITS:
             return self._placeholder(rows, group)
         found = nn.functional.embedding(rows, self.tensor(group.tensor))
         if group.dtype == "float32":
@@ -93,7 +99,7 @@ class Stored(nn.Module):
 
     def _placeholder(self, rows: torch.Tensor, group: Group) -> torch.Tensor:
         """A node for :mod:`seo_rec.export.dequantized` to write out; it computes nothing."""
-        inputs = rows, self.tensor(group.tensor), self.get_buffer(self.paired[group.tensor])
+        inputs = rows, self.tensor(group.tensor)
         return torch.onnx.ops.symbolic(
             PLACEHOLDER,
             inputs,
