@@ -140,10 +140,9 @@ def _in_types(
             return of, {**values, "precision": TYPE_BY_SEARCH}
     if is_typed(context, "precision"):
         raise ValueError(
-            f"--precision {TYPE_BY_SEARCH} with --method {entry.name} and a budget of {at}; allowed with a "
-            "budget in --bytes, --method seo with run_off.cost 1 or more, and one process; else "
-            "name a type: "
-            f"{', '.join(DTYPES)}"
+            f"--precision {TYPE_BY_SEARCH} with --method {entry.name} and a budget of {at}; "
+            "allowed with a budget in --bytes, --method seo with run_off.cost 1 or more, and one "
+            f"process; else name a type: {', '.join(DTYPES)}"
         )
     return at, values
 
