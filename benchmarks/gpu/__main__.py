@@ -4,9 +4,10 @@
 
 Takes the torch, TorchRec and FBGEMM that are installed, says which they are and what they do not
 allow. Every part runs in processes of its own, which are ended when their time is over, so that one
-that hangs takes no time from the others; what it had found by then is kept. ``--device cpu`` runs
-all of it in small sizes with gloo in place of NCCL: that shows that the script works, and nothing
-about GPUs. Ends with 1 if a check failed, or a part did not come to its end.
+that hangs takes no time from the others; what it had found by then is kept. If the libraries do not
+load, nothing else is tried; with ``--stop`` nothing is after the first failure. ``--device cpu``
+runs all of it in small sizes with gloo in place of NCCL: that shows that the script works, and
+nothing about GPUs. Ends with 1 if a check failed, or a part did not come to its end.
 """
 
 from __future__ import annotations
@@ -44,18 +45,18 @@ class Part:
 # Checks before measurements, the most telling first; together ten minutes on one GPU.
 ONE_RANK = (
     Part("versions", 40),
-    Part("against-torchrec", 60),
+    Part("against-torchrec", 50),
     Part("unsharded", 40),
     Part("plans", 75),
     Part("pipelines", 45),
     Part("fused", 30),
     Part("rows", 30),
     Part("tests", 60),
-    Part("kernels", 60),
+    Part("kernels", 50),
     Part("fetch", 40),
     Part("tiles", 45),
     Part("sizes", 45),
-    Part("methods", 60),
+    Part("methods", 50),
 )
 SEVERAL = (("plans", 60.0), ("pipelines", 45.0))  # in N, 2, 3, ... processes
 
@@ -174,9 +175,23 @@ def machine() -> tuple[int, Line]:
 
 
 def run_all(
-    parts: Sequence[Part], device: str, seconds: float, folder: Path, environment: Line
+    parts: Sequence[Part],
+    device: str,
+    seconds: float,
+    folder: Path,
+    environment: Line,
+    stop: bool = False,
 ) -> list[Line]:
-    """The lines of all parts, each with its part, ranks and how it ended."""
+    """The lines of all parts, each with its part, ranks and how it ended.
+
+    Args:
+        parts: in the order in which they run.
+        device: ``cuda`` or ``cpu``.
+        seconds: of all parts together.
+        folder: for the lines and the log of every part.
+        environment: the stamp of this machine.
+        stop: end after the first part that failed; after ``versions`` in any case.
+    """
     started, lines = time.monotonic(), list[Line]()
     common = {"benchmark": "gpu", "device": device, "environment": environment}
     for number, part in enumerate(parts):
@@ -200,6 +215,11 @@ def run_all(
             lines.append({**common, "part": part.name, "world_size": part.ranks, **line})
         if ended not in ("done", "no time left"):
             print(*file.with_suffix(".log").read_text().splitlines()[-12:], sep="\n", flush=True)
+        failed = next((x["name"] for x in found if x.get("passed") is False), "")
+        if failed and (stop or part.name == "versions"):
+            left = len(parts) - number - 1
+            print(f"stopped at {part.name} ({failed}); {left} parts were not run", flush=True)
+            break
     return lines
 
 
@@ -209,6 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--minutes", type=float, default=10.0, help="of all parts together")
     parser.add_argument("--only", nargs="+", choices=names, default=[], metavar="PART")
+    parser.add_argument("--stop", action="store_true", help="at the first failure")
     parser.add_argument("--record", action="store_true", help=f"append to {RECORD.name}")
     parser.add_argument("--out", type=Path, help="folder that keeps the lines and logs of parts")
     options = parser.parse_args(arguments)
@@ -220,7 +241,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = options.out or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         parts = planned(devices, options.only)
-        lines = run_all(parts, options.device, 60 * options.minutes, folder, environment)
+        seconds = 60 * options.minutes
+        lines = run_all(parts, options.device, seconds, folder, environment, options.stop)
     for line in lines if options.record else ():
         append(RECORD, line)
     failed = [line["name"] for line in lines if line.get("passed") is False]

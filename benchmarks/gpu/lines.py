@@ -36,12 +36,13 @@ class Run:
 Lines = Iterator[Line]
 
 
-def check(name: str, value: float, limit: float) -> Line:
-    """A number that must not be above a limit; NaN is above every limit."""
+def check(name: str, value: float, limit: float, text: str = "") -> Line:
+    """A number that must not be above a limit; NaN is above every limit. ``text``: why it is."""
     value = float(value)
     passed = not math.isnan(value) and value <= limit
     shown = value if math.isfinite(value) else None
-    return {"kind": "check", "name": name, "value": shown, "limit": limit, "passed": passed}
+    more = {"text": text} if text else {}
+    return {"kind": "check", "name": name, "value": shown, "limit": limit, "passed": passed, **more}
 
 
 def holds(name: str, truth: bool, text: str = "") -> Line:

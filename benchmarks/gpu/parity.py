@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torchrec.distributed.types import ShardingType
 
+from benchmarks.gpu.cause import cause
 from benchmarks.gpu.lines import Lines, Run, check, forbidden, holds
 from benchmarks.ranks.workload import zipf_batches, zipf_schema
 from seo_rec.batch import Batch
@@ -83,6 +84,8 @@ class Case:
     def __init__(self, here: Ranks) -> None:
         schema = zipf_schema(FEATURES, 300, 3)
         self.policy = small_policy([c.name for c in schema.features])
+        dims = {t.name: t.dim for t in self.policy.tables}
+        self.widths = [dims[k.table] for f in self.policy.features for k in f.lookups]
         self.num_dense, self.here = len(schema.numeric), here
         self.batches = zipf_batches(schema, 1.05, ROWS * here.world_size, STEPS + 1, 7)
         self.shares = [_share(b, here) for b in self.batches]
@@ -134,16 +137,26 @@ def _share(batch: Batch, here: Ranks) -> Batch:
 
 
 @torch.no_grad()
-def vectors_apart(sharded: nn.Module, whole: RecModel, case: Case) -> float:
+def vectors_apart(sharded: nn.Module, whole: RecModel, case: Case) -> tuple[float, str]:
     """The largest distance between vectors of the sharded model and of ``whole``, which gets its
-    weights, on a CPU; of all batches, those that no training step has seen included."""
+    weights, on a CPU; of all batches, those that no training step has seen included.
+
+    Returns:
+        The distance, and if it is too large what the first wrong vectors are (:func:`cause`).
+    """
     _gather_weights(sharded, whole, case.here)
-    largest = 0.0
-    for batch in case.shares:
-        device = ranks_of(sharded).device
-        x_BE = inner_model(sharded).embedding(batch.to(device).sparse).cpu()
-        largest = max(largest, float((x_BE - whole.embedding(batch.sparse)).abs().max()))
-    return largest
+    device, embedding = ranks_of(sharded).device, inner_model(sharded).embedding
+    expected = [whole.embedding(batch.sparse) for batch in case.shares]
+    initial = case.model().embedding
+    largest, why = 0.0, ""
+    for i, (batch, x_BE) in enumerate(zip(case.shares, expected, strict=True)):
+        found_BE = embedding(batch.to(device).sparse).cpu()
+        largest = max(largest, float((found_BE - x_BE).abs().nan_to_num(torch.inf).max()))
+        others = {f"batch {j}": x for j, x in enumerate(expected) if j != i}
+        others["the initial weights"] = initial(batch.sparse)
+        found = cause(found_BE, x_BE, others, case.widths, SAME_WEIGHTS)
+        why = why or (f"batch {i}: {found}" if found else "")
+    return largest, why
 
 
 def _gather_weights(sharded: nn.Module, whole: RecModel, here: Ranks) -> None:
@@ -193,8 +206,8 @@ def compare(case: Case, kind: str, optimizer: str, way: str) -> Lines:
     found = case.model()
     end = vectors_apart(model, found, case)
     yield check(f"weights before training: {name}", weights_apart(held, initial, 1.0), 0.0)
-    yield check(f"vectors before training: {name}", start, SAME_WEIGHTS)
-    yield check(f"vectors after training: {name}", end, SAME_WEIGHTS)
+    yield check(f"vectors before training: {name}", start[0], SAME_WEIGHTS, start[1])
+    yield check(f"vectors after training: {name}", end[0], SAME_WEIGHTS, end[1])
     yield check(f"losses: {name}", float((losses - torch.tensor(expected)).abs().max()), LOSS)
     yield check(f"weights: {name}", weights_apart(found, whole), WEIGHTS)
     restored = [(key, id(m)) for key, m in model.named_modules()] == modules

@@ -25,9 +25,8 @@ from seo_kernels.row_bag import (
 
 V, D, B, T = 60, 16, 200, 2
 STEPS, LR, LIMIT = 5, 0.05, 1e-5  # the limit is of the largest weight
-MOST_APART = (
-    0.05  # share of numbers of 16 bits that a last bit of float32 may have rounded otherwise
-)
+# The share of numbers of 16 bits that a last bit of float32 may have rounded otherwise.
+MOST_APART = 0.05
 LAYOUT = RowLayout(list(range(T)), [D] * T)
 
 
@@ -58,7 +57,7 @@ def apart(
 
     Returns:
         The distance of the vectors that are read before the steps, in largest weights; and of the
-        weights after them the distance, or for 16 bits the share of numbers that differ.
+        weights and means after them the distance, or for 16 bits the share of numbers that differ.
     """
     draw = torch.Generator().manual_seed(1)
     theirs = [make_table(optimizer, dtype, draw) for _ in range(T)]
@@ -76,7 +75,11 @@ def apart(
         update = RowUpdate(optimizer, LR, step, l2=0.1, l2_on="read", decay=0.9)
         reference.update_rows(theirs, LAYOUT, [reads], [gradient_BE], update)
         update_rows(ours, LAYOUT, [there], [gradient_BE.to(device)], update)
-    pairs = [(a.weight.cpu(), b.weight) for a, b in zip(ours, theirs, strict=True)]
+    both = list(zip(ours, theirs, strict=True))
+    pairs = [(a.weight.cpu(), b.weight) for a, b in both]
+    for a, b in both:
+        assert a.mean is not None and b.mean is not None
+        pairs.append((a.mean.cpu(), b.mean))
     if dtype in HALVES:
         return vectors, max(float((a != b).double().mean()) for a, b in pairs)
     return vectors, max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
@@ -92,7 +95,7 @@ def make_table(optimizer: str, dtype: torch.dtype, draw: torch.Generator) -> Row
         first,
         floats.clone() if adam else None,
         counts.clone() if adam else None,
-        mean=floats.clone(),
+        mean=floats.to(dtype),
         mean_at=counts - 1,
         key=7,
     )

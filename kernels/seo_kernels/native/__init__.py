@@ -24,7 +24,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from seo_kernels.row_bag.layout import Reads, RowLayout, RowTable, RowUpdate
 
-ABI = 4  # of native.c; a library of another number is older or newer than this file
+ABI = 5  # of native.c; a library of another number is older or newer than this file
 GRAIN = 2**16  # floats that are worth a thread of their own
 REMAP_GRAIN = 2**19  # row numbers that are, which cost little more than writing them
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # the types of rows, by their number in C

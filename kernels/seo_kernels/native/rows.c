@@ -248,6 +248,10 @@ INLINE void catch_up(const Update *u, const Table *table, const float *restrict 
     }
 }
 
+INLINE void move_mean(float *restrict m, const float *restrict w, float share, int64_t dim) {
+    for (int64_t i = 0; i < dim; i++) m[i] += share * (w[i] - m[i]);
+}
+
 /* What a thread keeps of the row that it updates. */
 typedef struct {
     float *g;         /* (dim) its gradient */
@@ -271,11 +275,11 @@ INLINE void update_row(const Update *u, const Table *table, int64_t row, Row its
         }
         for (int64_t i = 0; i < dim; i++) g[i] += l2 * w[i];
     }
-    uint16_t *stored_mean = table->mean ? (uint16_t *)table->mean + row * dim : 0;
-    float *restrict mean = type == FLOAT32 ? (float *)table->mean + (table->mean ? row * dim : 0) : its.m;
-    if (table->mean) {
-        if (type != FLOAT32) widen(mean, stored_mean, type, dim);
-        catch_up(u, table, w, mean, row, u->step - 1, dim);
+    if (table->mean && type == FLOAT32)
+        catch_up(u, table, w, (float *)table->mean + row * dim, row, u->step - 1, dim);
+    if (table->mean && type != FLOAT32) {
+        widen(its.m, (uint16_t *)table->mean + row * dim, type, dim);
+        catch_up(u, table, w, its.m, row, u->step - 1, dim);
     }
     switch (u->optimizer) {
         case SGD:
@@ -317,10 +321,14 @@ INLINE void update_row(const Update *u, const Table *table, int64_t row, Row its
     if (table->mean) {
         const double t = (double)u->step, limit = (1.0 + t) / (10.0 + t);
         const float share = (float)(1.0 - (limit < u->decay ? limit : u->decay));
-        for (int64_t i = 0; i < dim; i++) mean[i] += share * (w[i] - mean[i]);
-        if (type != FLOAT32)
-            round_row(stored_mean, mean, type, table->key ^ OF_MEAN, (uint64_t)u->step,
-                      table->first_row + row, table->first_column, its.random, dim);
+        if (type == FLOAT32) {
+            move_mean((float *)table->mean + row * dim, w, share, dim);
+        } else {
+            move_mean(its.m, w, share, dim);
+            round_row((uint16_t *)table->mean + row * dim, its.m, type, table->key ^ OF_MEAN,
+                      (uint64_t)u->step, table->first_row + row, table->first_column, its.random,
+                      dim);
+        }
         table->mean_at[row] = (int32_t)u->step;
     }
 }
