@@ -76,6 +76,7 @@ def replay(
     *,
     method_options: PlainMethodOptions,
     crosses: par.Crosses = "",
+    cross_order: par.CrossOrder = 2,
     model: ModelSettings,
     mlet: Mlet | None,
     fit: FitSettings,
