@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=SYNTHETIC_ROWS)
-    parser.add_argument("--methods", nargs="*", default=list((ANSWER, *PLAIN)), help="some only")
+    parser.add_argument("--methods", nargs="*", default=[ANSWER, *PLAIN], help="some only")
     args = parser.parse_args()
     set_up(args.threads)
     records = Records(RECORD, IDENTITY, writes=args.record)
