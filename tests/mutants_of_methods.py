@@ -168,10 +168,10 @@ METHODS_AND_SEARCHES = (
         ("tests/test_metrics.py::test_weights_and_ties_count_in_every_block",),
     ),
     Mutant(
-        "finalists-take-all-rows",
+        "the-rows-of-finalists-are-spent-twice",
         "seo_rec/search/run_off/schedule.py",
-        "for_final = left / 2 if sizes else left",
-        "for_final = left",
+        "each = (left - _rows_of(found, length)) / candidates",
+        "each = left / candidates",
         ("tests/test_halving.py::test_a_search_reads_at_most_its_limit",),
     ),
     Mutant(

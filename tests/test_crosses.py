@@ -27,7 +27,7 @@ from seo_rec.data.vocabulary import write_vocabulary
 from seo_rec.model import ModelSettings
 from seo_rec.policy import MISSING_ID, Policy
 from seo_rec.schema import Column, DataError, write_schema
-from seo_rec.search import find
+from seo_rec.search import find, proposals
 from seo_rec.train import FitSettings, Training, eval_stream, evaluate, fit_policy
 from spawn import run_ranks
 from spec import cross_id
@@ -240,6 +240,49 @@ def test_the_command_trains_crosses(seo_rec, tiny, tmp_path, caplog) -> None:
         "train", tiny, "--out", tmp_path / "c", "--policy", tmp_path / "policy.json", *common[-2:]
     )
     assert done.code == 2 and "--crosses" in done.err
+
+
+def test_triples_are_proposed_on_request(seo_rec, tiny, tmp_path, caplog, monkeypatch) -> None:
+    """The order arrives, is kept in the settings, and the triple is a feature in the budget."""
+    orders = list[int]()
+
+    def greedy(pairs, number, order):
+        orders.append(order)
+        return [proposals.Proposal(TRIPLE, 0.01, 0.001, 9)][:number]
+
+    monkeypatch.setattr(proposals, "greedy", greedy)
+    common = ["--params", 3000, "--dim", 8, "--epochs", 1, "--hidden", "8"]
+    asked = [*common, "--method", "multi-size", "--crosses", 4]
+    done = seo_rec("train", tiny, "--out", tmp_path / "run", *asked, "--cross-order", 3)
+    assert done.code == 0, done.err
+    policy = Policy.load(tmp_path / "run" / "policy.json")
+    assert policy.features[-1].columns == TRIPLE.columns and policy.num_params <= 3000
+    assert "1 of 15 pairs and of triples with a pair before them" in caplog.text
+    again = ["--config", tmp_path / "run" / "settings.json", "--out", tmp_path / "again"]
+    assert seo_rec("train", tiny, *again).code == 0
+    assert Policy.load(tmp_path / "again" / "policy.json") == policy
+    done = seo_rec("train", tiny, "--out", tmp_path / "pairs", *asked)
+    assert orders == [3, 3, 2]
+    search = ["search", tiny, "--method", "multi-size", *common]
+    done = seo_rec(*search, "--crosses", 1, "--cross-order", 3, "--out", tmp_path / "s")
+    assert done.code == 0, done.err
+    record = json.loads((tmp_path / "s" / "search.json").read_text())["record"]["crosses"]
+    assert record["proposed"] == [TRIPLE.name] and orders[-1] == 3
+
+
+@pytest.mark.parametrize("text", ["", "none", "all", PAIR.name])
+def test_an_order_without_a_number_is_refused(seo_rec, tiny, tmp_path, text) -> None:
+    asked = ["train", tiny, "--method", "multi-size", "--out", tmp_path / "run"]
+    done = seo_rec(*asked, *(["--crosses", text] if text else []), "--cross-order", 3)
+    assert done.code == 2 and "allowed: a number of crosses, as --crosses 8" in flat(done.err)
+    done = seo_rec(*asked, "--crosses", 8, "--cross-order", 4)
+    assert done.code == 2 and "less than or equal to 3" in flat(done.err)
+    assert not (tmp_path / "run").exists()
+
+
+def flat(text: str) -> str:
+    """Without the frame and the line breaks of an error in a terminal."""
+    return " ".join(text.replace("│", " ").split())
 
 
 def test_none_is_no_cross_for_every_command(seo_rec, tiny, tmp_path) -> None:

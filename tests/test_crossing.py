@@ -265,8 +265,9 @@ def test_the_search_takes_crosses_inside_its_limit(planted: DataSet, tmp_path: P
     assert "of the proposed crosses it has" in decided(decision)
     assert "taken; the validation log loss" in taken_line(told)
     halving, length = found.record["halving"], whole_length(planted, LIMITED)
-    steps = [json.loads(p.read_text())["steps"] for p in (out / "work").rglob("*-seed*.json")]
-    assert halving["rows"] == sum(map(length.rows, steps))
+    kept = [json.loads(p.read_text()) for p in (out / "work").rglob("*-seed*.json")]
+    ends, begun = (sum(length.rows(k.get(at, 0)) for k in kept) for at in ("steps", "begun"))
+    assert halving["rows"] == ends - begun
     assert halving["rows"] + halving["elsewhere"] <= 4 * length.whole
     check_policy_fits(planted, Policy.load(out / "policy.json"))
     (out / "search.json").unlink()

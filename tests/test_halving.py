@@ -296,6 +296,11 @@ def test_a_leader_of_short_rounds_does_not_win_by_them(
     first = outcome.rounds["rounds"][0]["steps"]
     assert max(names, key=lambda n: quality[n] * first / (first + halfway[n])) == "trivial-7"
     assert outcome.winner.name == "trivial-1" and outcome.last[:2] == ("trivial-1", "trivial-7")
+    scores = outcome.scores
+    second = {n: s["curve"][1][1] for n, s in scores.items() if len(s["curve"]) > 1}
+    others = sorted(set(second) - {"trivial-1"}, key=lambda n: -second[n])
+    third = {n for n, s in scores.items() if len(s["curve"]) > 2}
+    assert len(second) == 5 and third == {"trivial-1", *others[:2]}  # by AUC, whatever their kind
     last = int(stops * length.steps)
     whole = [(name, begun) for name, begun, end in trained if end == last]
     assert tuple(name for name, _ in whole) == outcome.last and len(whole) == finalists
@@ -353,8 +358,8 @@ def test_settings_are_chosen_for_each_family_within_the_limit(
     assert all(c["dense_lr"] == c["row_lr"] for c in chosen.values())
     family = "by-id" if outcome.winner.policy.vocabularies else "hashed"
     assert outcome.decision["settings"] == chosen[family]
-    of_tuning = 2 * (4 * 2 + 2)  # four strengths, two rates, two of these longer; two families
-    assert len({(f.row_l2, f.row_lr) for _, f in trained[:of_tuning]}) == 8
+    of_tuning = 2 * (5 * 2 + 2)  # five strengths, two rates, two of these longer; two families
+    assert len({(f.row_l2, f.row_lr) for _, f in trained[:of_tuning]}) == 10
     rest = trained[of_tuning:]
     assert rest and {(n, f.row_l2, f.row_lr) for n, f in rest} == {(n, *b) for n, b in best.items()}
     assert sum(read) == outcome.rounds["rows"] + outcome.rounds["elsewhere"] - length.whole

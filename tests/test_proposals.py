@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -92,16 +93,15 @@ def test_no_row_has_a_part_in_its_own_score(planted: Sample) -> None:
     assert (before[fold_B != 1] != after[fold_B != 1]).mean() > 0.9
 
 
-def test_gains_are_as_defined() -> None:
-    """Effects and gain of a pair in plain Python, of rows with weights."""
+@pytest.mark.parametrize("columns", [(0, 1), (0, 1, 2)])
+def test_gains_are_as_defined(columns: tuple[int, ...]) -> None:
+    """Effects and gain of a pair or triple in plain Python, of rows with weights."""
     rng = np.random.default_rng(1)
     n = 300
-    s = replace(
-        sample({"a": rng.integers(0, 3, n), "b": rng.integers(0, 9, n)}, rng.random(n) < 0.4),
-        weights_B=rng.uniform(0.5, 2, n),
-    )
+    made = {name: rng.integers(0, k, n) for name, k in (("a", 3), ("b", 9), ("c", 2))}
+    s = replace(sample(made, rng.random(n) < 0.4), weights_B=rng.uniform(0.5, 2, n))
     pairs = Pairs(s, ProposalSettings(strength=3.0, folds=3))
-    scored = pairs.score(0, 1)
+    scored = pairs.score(*columns)
     assert scored is not None
     proposal, effects = scored
 
@@ -112,7 +112,7 @@ def test_gains_are_as_defined() -> None:
         return -math.log(sigmoid(z) if y else 1 - sigmoid(z))
 
     rows = range(n)
-    keys = [(int(s.codes_CB[0, i]), int(s.codes_CB[1, i])) for i in rows]
+    keys = [tuple(int(s.codes_CB[c, i]) for c in columns) for i in rows]
     m, y, w = pairs.m_B.tolist(), s.labels_B.tolist(), s.weights_B.tolist()
     gains = []
     for i in rows:
@@ -127,6 +127,70 @@ def test_gains_are_as_defined() -> None:
     squares = sum((a * (b - mean)) ** 2 for a, b in zip(w, gains, strict=True))
     assert proposal.standard_error == pytest.approx(math.sqrt(squares) / sum(w), abs=1e-12)
     assert proposal.num_ids == len(set(keys))
+
+
+@pytest.fixture(scope="module")
+def of_three() -> Sample:
+    """The label follows a and b together, and a, b and c together; d and e are noise."""
+    rng = np.random.default_rng(3)
+    n = 8_000
+    columns = {c: rng.integers(0, k, n) for c, k in zip("dabce", (30, 4, 5, 3, 9), strict=True)}
+    a, b, c = (columns[name] for name in "abc")
+    logits = np.where((a + b) % 2, 0.5, -0.5) + np.where((a + b + c) % 2, 1.0, -1.0)
+    return sample(columns, rng.random(n) < 1 / (1 + np.exp(-logits)))
+
+
+def test_a_triple_is_found_on_request_after_its_pair(of_three: Sample) -> None:
+    pairs = [p.cross.name for p in greedy(Pairs(of_three, SETTINGS))]
+    assert pairs[0] == "a*b" and not any(name.count("*") > 1 for name in pairs)
+    found = greedy(Pairs(of_three, SETTINGS), order=3)
+    assert [p.cross.name for p in found[:2]] == ["a*b", "a*b*c"]
+    assert found[1].gain > 10 * found[1].standard_error and found[1].num_ids == 4 * 5 * 3
+    assert greedy(Pairs(of_three, SETTINGS), 1, order=3) == found[:1]
+    # what d or e add to a pair is noise
+    assert all(p.gain < 1e-3 for p in found[2:])
+
+
+def test_triples_are_tried_for_taken_pairs_alone(of_three: Sample, monkeypatch) -> None:
+    """At most C - 2 for each pair that is taken, and none twice."""
+    pairs, scored = Pairs(of_three, SETTINGS), list[tuple[int, ...]]()
+    score = pairs.score
+
+    def noted(*columns: int):
+        scored.append(columns)
+        return score(*columns)
+
+    monkeypatch.setattr(pairs, "score", noted)
+    found = greedy(pairs, 3, order=3)
+    taken = [p.cross.columns for p in found if len(p.cross.columns) == 2]
+    names = of_three.names
+    triples = {columns for columns in scored if len(columns) == 3}
+    assert triples and len(triples) <= len(taken) * (len(names) - 2)
+    of = [{names[c] for c in columns} for columns in triples]
+    assert all(any(set(pair) <= triple for pair in taken) for triple in of)
+
+
+def test_shuffled_labels_propose_no_triple(of_three: Sample) -> None:
+    for seed in range(3):
+        labels = np.random.default_rng(seed).permutation(of_three.labels_B)
+        pairs = Pairs(replace(of_three, labels_B=labels), SETTINGS)
+        gains = [s[0].gain for c in itertools.combinations(range(5), 3) if (s := pairs.score(*c))]
+        assert len(gains) == 10 and np.mean(gains) < 0 and max(gains) < 5e-4
+
+
+def test_a_column_that_follows_from_two_others_makes_no_triple(of_three: Sample) -> None:
+    codes = of_three.codes_CB
+    both = replace(of_three, codes_CB=np.stack([*codes, codes[1] + 4 * codes[2]]))
+    pairs = Pairs(replace(both, names=(*both.names, "ab")), SETTINGS)
+    assert pairs.score(1, 2, 5) is None and pairs.score(1, 3, 5) is None
+    assert pairs.score(1, 2, 3) is not None
+
+
+@pytest.mark.parametrize("text", ["8^4", "8^1", "all^3", "a*b^3", "^3", "8^"])
+def test_an_order_needs_a_number(text: str) -> None:
+    with pytest.raises(DataError, match=r"allowed: a number, and 2 or 3 after \^ or as --cross-or"):
+        proposals.split_order(text)
+    assert proposals.split_order("8^3") == ("8", 3) and proposals.split_order("a*b") == ("a*b", 2)
 
 
 def test_main_effects_are_the_penalised_optimum() -> None:
@@ -187,6 +251,8 @@ def test_what_the_option_asks_for(data: DataSet) -> None:
     found = propose(data, seed=0)
     assert crosses_of(data, "2", 0) == tuple(p.cross for p in found[:2])
     assert propose(data, seed=0) == found
+    triples = propose(data, 6, order=3)
+    assert crosses_of(data, "6^3", 0) == tuple(p.cross for p in triples)
 
 
 def test_what_cannot_be_proposed_is_refused(data: DataSet, monkeypatch) -> None:

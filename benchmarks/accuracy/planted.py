@@ -88,12 +88,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=SYNTHETIC_ROWS)
+    parser.add_argument("--methods", nargs="*", default=[ANSWER, *PLAIN], help="some only")
     args = parser.parse_args()
     set_up(args.threads)
     records = Records(RECORD, IDENTITY, writes=args.record)
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         data = planted_data(args.rows, seed, args.out)
-        for method in (ANSWER, *PLAIN):
+        for method in args.methods:
             asked = asked_of(data, args.rows, method, seed)
             line = records.find(asked) or records.add(measured(data, asked, args.out))
             print(

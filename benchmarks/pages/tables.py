@@ -106,7 +106,6 @@ def _searches() -> dict[str, list[str]]:
         "combined": combined.region(),
         "dimgrow": dimgrow.region(),
         "optembed": optembed.region(),
-        "planted": planted.region(),
     }
 
 
@@ -142,6 +141,7 @@ PAGES = {
         lambda: {"churn": churn.region(_churn_lines())},
         (("churn.png", lambda: churn.plot(_churn_lines())),),
     ),
+    "halving": Page(ROOT / "docs" / "halving.md", lambda: {"planted": planted.region()}),
     "at-bytes": Page(MEASURED / "at-bytes.md", at_bytes.regions),
     "serving": Page(MEASURED / "serving.md", serving.regions),
     "speed": Page(MEASURED / "speed.md", speed.regions),

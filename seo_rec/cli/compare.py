@@ -85,6 +85,7 @@ def compare(
     contestants: Contestants,
     set_: par.SetOfMethod = None,
     crosses: par.Crosses = "",
+    cross_order: par.CrossOrder = 2,
     same_hash: par.SameHash = None,
     model: ModelSettings,
     mlet: Mlet | None,

@@ -97,6 +97,7 @@ def frontier(
     contestants: Contestants,
     set_: par.SetOfMethod = None,
     crosses: par.Crosses = "",
+    cross_order: par.CrossOrder = 2,
     same_hash: par.SameHash = None,
     model: ModelSettings,
     mlet: Mlet | None,
@@ -161,7 +162,14 @@ def _jobs(context: typer.Context, comparison: Comparison, budgets: Sequence[int]
     from seo_rec import recipes
 
     settled = settled_options(comparison.training.fit)  # each job would decide them by itself
-    own = (*NOT_OF_COMPARE, *MLET, SET, "crosses", *settled)  # crosses are given by name
+    own = (
+        *NOT_OF_COMPARE,
+        *MLET,
+        SET,
+        "crosses",
+        "cross_order",
+        *settled,
+    )  # crosses are given by name
     options = _typed(context, [p.name for p in context.command.params if p.name not in own])
     for name, value in settled.items():
         options += [f"--{name.replace('_', '-')}", str(value)]

@@ -116,9 +116,22 @@ SameHash = Annotated[
 ]
 
 
-def _crosses(text: str) -> str:
-    """``none`` is what no text says, for every command."""
-    return "" if text == "none" else text
+def _crosses(context: typer.Context, text: str) -> str:
+    """``none`` is what no text says, for every command; ``--cross-order`` stands behind a number.
+
+    Raises:
+        BadParameter: The order would be ignored.
+    """
+    order = context.params.get("cross_order", 2)
+    if order == 2 or "^" in text:
+        return "" if text == "none" else text
+    if not text.strip().isdecimal():
+        raise typer.BadParameter(
+            f"--crosses {text or 'none'} with --cross-order {order}, which says how many columns a "
+            "proposed cross may have; allowed: a number of crosses, as --crosses 8; crosses that "
+            "are given by name have the columns of their names"
+        )
+    return f"{text.strip()}^{order}"
 
 
 Crosses = Annotated[
@@ -136,6 +149,16 @@ SearchCrosses = Annotated[
         callback=_crosses,
         metavar="auto|N|A*B",
         help="Pairs of columns that may be features; none: no.",
+        rich_help_panel=SEARCH,
+    ),
+]
+CrossOrder = Annotated[
+    int,
+    typer.Option(
+        is_eager=True,
+        min=2,
+        max=3,
+        help="Columns of a proposed cross at most; 3 with --crosses N.",
         rich_help_panel=SEARCH,
     ),
 ]

@@ -82,6 +82,7 @@ def replay(
     *,
     method_options: PlainMethodOptions,
     crosses: par.Crosses = "",
+    cross_order: par.CrossOrder = 2,
     model: ModelSettings,
     mlet: Mlet | None,
     multi_task: MultiTask | None,

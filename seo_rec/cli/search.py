@@ -72,6 +72,7 @@ def search(
     ] = "seo",
     set_: par.Set = None,
     crosses: par.SearchCrosses = "auto",
+    cross_order: par.CrossOrder = 2,
     settings: Annotated[
         bool,
         typer.Option(

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from seo_rec.recipes import Continued
 
 OF_BUDGET = ("params", "bytes_", "budget_of", "exact_below", "same_hash")
-OF_METHOD = (*OF_BUDGET, "dim", "precision", "set_", "crosses")
+OF_METHOD = (*OF_BUDGET, "dim", "precision", "set_", "crosses", "cross_order")
 OF_EARLIER = ("carry", "count_decay", "shared_rows", "candidates")
 OF_POLICY = ("plan", "weights")  # options that are for one policy
 
@@ -73,6 +73,7 @@ def train(
     *,
     method_options: PlainMethodOptions,
     crosses: par.Crosses = "",
+    cross_order: par.CrossOrder = 2,
     model: ModelSettings,
     mlet: Mlet | None,
     multi_task: MultiTask | None,

@@ -19,6 +19,7 @@ from seo_rec.search.proposals import (
     propose_worthwhile,
     proposed_line,
     single_columns,
+    split_order,
 )
 from seo_rec.search.registry import STAND_INS
 from seo_rec.train import Training
@@ -41,9 +42,9 @@ def decide_with_crosses(
         data: The data set.
         settings: The method's own.
         training: Of the models.
-        crosses: The names of candidates, a number of them to propose, ``all`` for every pair
-            that lowers the log loss of training rows out of fold, or :data:`AUTO` for the pairs
-            that do so clearly.
+        crosses: The names of candidates, a number of them to propose (``8^3`` with triples),
+            ``all`` for every pair that lowers the log loss of training rows out of fold, or
+            :data:`AUTO` for the pairs that do so clearly.
         work: Folder for scores and checkpoints.
 
     Returns:
@@ -58,7 +59,7 @@ def decide_with_crosses(
     asked = check_asked(entry, data, settings, crosses)
     gains: dict[str, float] = {}
     if not isinstance(asked, tuple):
-        found = _proposed(data, asked, training.fit.seed)
+        found = _proposed(data, asked, training.fit.seed, split_order(crosses)[1])
         gains = {p.cross.name: p.gain for p in found}
         asked = tuple(p.cross for p in found)
     if takes_automatic(entry, settings):
@@ -73,14 +74,14 @@ def decide_with_crosses(
     return wide, _recorded(decided, chosen)
 
 
-def _proposed(data: DataSet, asked: int | str, seed: int) -> list[Proposal]:
+def _proposed(data: DataSet, asked: int | str, seed: int, order: int) -> list[Proposal]:
     """The proposals that were asked for, and a line about them."""
     if asked == AUTO:
         found = propose_worthwhile(data, seed)
     else:
-        found = propose(data, asked if isinstance(asked, int) else None, seed)
+        found = propose(data, asked if isinstance(asked, int) else None, seed, order=order)
     if found or asked != AUTO:
-        say(proposed_line(data, found))
+        say(proposed_line(data, found, order))
     else:
         say("crosses: no pair of columns lowers the log loss of training rows enough to be tried")
     return found
@@ -115,7 +116,7 @@ def taken_line(record: Mapping[str, Any]) -> str:
     """Which crosses a run-off took and what each is worth, for people."""
     taken, of = record["taken"], len(record["proposed"])
     if not taken:
-        return f"crosses: no policy with some of the {of} proposed pairs won"
+        return f"crosses: no policy with some of the {of} proposed crosses won"
     worth = record.get("worth", {})
     named = [f"{name} ({worth[name]:+.5f})" if name in worth else name for name in taken]
     return (
@@ -148,7 +149,7 @@ def check_asked(
                 "seo with run_off.cost above 0; elsewhere give a number of crosses, all, or names"
             )
         return AUTO
-    asked = read_crosses(crosses, data.schema)
+    asked = read_crosses(split_order(crosses)[0], data.schema)
     if not isinstance(asked, tuple):
         single_columns(data)
     return asked

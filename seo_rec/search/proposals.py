@@ -1,4 +1,4 @@
-"""Which pairs of columns are worth a feature of their own: a ranking on training rows alone.
+"""Which pairs and triples of columns are worth a feature: a ranking on training rows alone.
 
 Letters: B rows that are read, C columns, K folds.
 """
@@ -27,6 +27,7 @@ READ_ROWS = 16_384  # at a time
 # of the pairs that a search looks at by default; retrosheet's best pair has a gain of 1.6e-4
 MOST_PAIRS, LEAST_GAIN = 16, 1e-4
 MOST_STEPS = 20  # that fit the effect of a pair which is taken
+ORDERS = ("2", "3")  # columns of a proposed cross at most
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,13 @@ class ProposalSettings:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A pair of columns, and what it says beyond both.
+    """A pair or a triple of columns, and what it says beyond what was there before.
 
     Args:
-        cross: The pair, in the order of the schema.
-        gain: Mean log loss (nats) that the pair's effects take off the effects of all columns.
+        cross: The columns, in the order of the schema.
+        gain: Mean log loss (nats) that its effects take off the effects before.
         standard_error: Of the gain, over rows.
-        num_ids: Distinct pairs of ids in the rows that were read.
+        num_ids: Distinct combinations of ids in the rows that were read.
     """
 
     cross: Cross
@@ -92,32 +93,35 @@ def crosses_of(data: DataSet, text: str, seed: int) -> tuple[Cross, ...]:
 
     Args:
         data: The data set.
-        text: Names as ``a*b,c*d``, a number of pairs to propose, or ``all`` for every pair.
+        text: Names as ``a*b,c*d``, a number of pairs to propose, or ``all`` for every pair; after a
+            number ``^3`` allows triples.
         seed: Of the rows by which pairs are ranked.
 
     Raises:
         DataError: The text asks for nothing that the data have.
     """
+    text, order = split_order(text)
     asked = read_crosses(text, data.schema)
     if isinstance(asked, tuple):
         return asked
     if asked == ALL:
         return tuple(Cross(pair) for pair in itertools.combinations(single_columns(data), 2))
     assert isinstance(asked, int)
-    found = propose(data, asked, seed)
-    say(proposed_line(data, found))
+    found = propose(data, asked, seed, order=order)
+    say(proposed_line(data, found, order))
     return tuple(p.cross for p in found)
 
 
-def proposed_line(data: DataSet, found: Sequence[Proposal]) -> str:
-    """What was proposed, for people: how many pairs, and the first of them with their gains."""
+def proposed_line(data: DataSet, found: Sequence[Proposal], order: int = 2) -> str:
+    """What was proposed, for people: how many crosses, and the first of them with their gains."""
     columns = len(single_columns(data))
     best = ", ".join(f"{p.cross.name} {p.gain:.5f}" for p in found[:5])
     more = ", ..." if len(found) > 5 else ""
     pairs = columns * (columns - 1) // 2
     if not found:
         return f"crosses: none of {pairs} pairs lowers the log loss of training rows out of fold"
-    return f"crosses: {len(found)} of {pairs} pairs, by log loss out of fold: {best}{more}"
+    triples = " and of triples with a pair before them" if order > 2 else ""
+    return f"crosses: {len(found)} of {pairs} pairs{triples}, by log loss out of fold: {best}{more}"
 
 
 def propose(
@@ -125,6 +129,8 @@ def propose(
     number: int | None = None,
     seed: int = 0,
     settings: ProposalSettings | None = None,
+    *,
+    order: int = 2,
 ) -> list[Proposal]:
     """The pairs of columns that lower the log loss of training rows out of fold, the best first.
 
@@ -140,18 +146,24 @@ def propose(
     pair whose gain was small before is looked at again only when no other is left above it. Pairs
     without a gain are left out, and pairs of which one column follows from the other.
 
+    With an order of 3 every pair that is taken is tried with every further column as well. Such a
+    triple is ranked like a pair, by its gain beyond all that was taken. So C columns make at most
+    ``C - 2`` triples for every pair that is taken, and a triple without a pair that has a gain is
+    never found.
+
     Args:
         data: The data set, with a label of 0 and 1.
-        number: At most so many pairs; None: all with a gain.
+        number: At most so many crosses; None: all with a gain.
         seed: Of the choice of rows.
-        settings: How pairs are ranked.
+        settings: How they are ranked.
+        order: Columns of a cross at most, 2 or 3.
 
     Raises:
         DataError: The label is a number to predict, or fewer than two columns have single ids.
     """
     data.require_binary("--crosses with a number of crosses to propose")
     s = settings or ProposalSettings()
-    return greedy(Pairs(read_sample(data, s.rows, seed), s), number)
+    return greedy(Pairs(read_sample(data, s.rows, seed), s), number, order)
 
 
 def propose_worthwhile(data: DataSet, seed: int = 0) -> list[Proposal]:
@@ -169,32 +181,59 @@ def propose_worthwhile(data: DataSet, seed: int = 0) -> list[Proposal]:
     return [p for p in found if p.gain >= LEAST_GAIN and p.gain > p.standard_error]
 
 
-def greedy(pairs: Pairs, number: int | None = None) -> list[Proposal]:
-    """The pairs with a gain beyond the columns and the pairs before, the best first."""
-    heap = []
-    for a, b in itertools.combinations(range(len(pairs.sample.names)), 2):
-        scored = pairs.score(a, b)
-        if scored is not None and scored[0].gain > 0:
-            heap.append((-scored[0].gain, a, b, 0))  # ties: the first columns
-    heapq.heapify(heap)
+def split_order(text: str) -> tuple[str, int]:
+    """``8^3`` as ``8`` and 3, the most columns of a cross; any other text has an order of 2.
+
+    Raises:
+        DataError: The order is not 2 or 3, or there is no number before it.
+    """
+    number, caret, order = text.strip().partition("^")
+    if not caret:
+        return text, 2
+    if order not in ORDERS or not number.isdecimal():
+        raise DataError(
+            f"--crosses {text!r}; allowed: a number, and {' or '.join(ORDERS)} after ^ or as "
+            "--cross-order, as 8^3"
+        )
+    return number, int(order)
+
+
+def greedy(pairs: Pairs, number: int | None = None, order: int = 2) -> list[Proposal]:
+    """The crosses with a gain beyond the columns and the crosses before, the best first."""
+    heap: list[tuple[float, tuple[int, ...], int]] = []
+    tried = set[tuple[int, ...]]()
+    every = range(len(pairs.sample.names))
+
+    def try_(columns: tuple[int, ...], taken: int) -> None:
+        if columns not in tried:
+            tried.add(columns)
+            scored = pairs.score(*columns)
+            if scored is not None and scored[0].gain > 0:
+                heapq.heappush(heap, (-scored[0].gain, columns, taken))  # ties: the first columns
+
+    for pair in itertools.combinations(every, 2):
+        try_(pair, 0)
     found: list[Proposal] = []
     while heap and (number is None or len(found) < number):
-        _, a, b, seen = heapq.heappop(heap)
-        scored = pairs.score(a, b)
+        _, columns, seen = heapq.heappop(heap)
+        scored = pairs.score(*columns)
         assert scored is not None
         proposal, _ = scored
         if seen == len(found):  # its gain is up to date
             found.append(proposal)
-            _take(pairs, a, b)
+            _take(pairs, columns)
+            if len(columns) < order:
+                for further in (c for c in every if c not in columns):
+                    try_(tuple(sorted((*columns, further))), len(found))
         elif proposal.gain > 0:
-            heapq.heappush(heap, (-proposal.gain, a, b, len(found)))
+            heapq.heappush(heap, (-proposal.gain, columns, len(found)))
     return found
 
 
-def _take(pairs: Pairs, a: int, b: int) -> None:
-    """Add the effect of a pair, by steps, as long as a further one lowers the log loss."""
+def _take(pairs: Pairs, columns: tuple[int, ...]) -> None:
+    """Add the effect of a cross, by steps, as long as a further one lowers the log loss."""
     for _ in range(MOST_STEPS):
-        scored = pairs.score(a, b)
+        scored = pairs.score(*columns)
         if scored is None or scored[0].gain <= 0:
             return
         pairs.add(scored[1])
@@ -254,7 +293,7 @@ def _codes(values: npt.NDArray[np.int64]) -> Codes:
 
 
 class Pairs:
-    """Scores pairs of columns of a sample against a logit that grows with what is taken.
+    """Scores pairs and triples of columns of a sample against the logit of what is taken.
 
     Args:
         sample: The rows.
@@ -276,25 +315,36 @@ class Pairs:
         self.g_B, self.h_B = w_B * (y_B - p_B), w_B * p_B * (1 - p_B)
         self.loss_B = np.logaddexp(0.0, self.m_B) - y_B * self.m_B
 
-    def score(self, a: int, b: int) -> tuple[Proposal, Floats] | None:
-        """The gain of two columns and their effect on every row; None if one follows of the other.
+    def score(self, *columns: int) -> tuple[Proposal, Floats] | None:
+        """The gain of two or more columns and their effect on every row.
+
+        None if one of them follows from the others.
 
         Args:
-            a, b: Numbers of columns.
+            columns: Their numbers.
         """
         sample, s = self.sample, self.settings
-        pair_B = _codes(sample.codes_CB[a] * self.sizes[b] + sample.codes_CB[b])
-        num_ids = int(pair_B.max(initial=-1)) + 1
-        if num_ids == max(self.sizes[a], self.sizes[b]):
+        code_B, num_ids = self._together(columns)
+        fewer = itertools.combinations(columns, len(columns) - 1)
+        if num_ids == max(self._together(part)[1] for part in fewer):
             return None
-        d_B = _out_of_fold(pair_B, num_ids, self.fold_B, s, self.g_B, self.h_B)
+        d_B = _out_of_fold(code_B, num_ids, self.fold_B, s, self.g_B, self.h_B)
         z_B, w_B = self.m_B + d_B, sample.weights_B
         gain_B = self.loss_B - (np.logaddexp(0.0, z_B) - sample.labels_B * z_B)
         total = w_B.sum()
         gain = float((w_B * gain_B).sum() / total)
         error = float(np.sqrt(((w_B * (gain_B - gain)) ** 2).sum()) / total)
-        cross = Cross((sample.names[a], sample.names[b]))
+        cross = Cross(tuple(sample.names[c] for c in columns))
         return Proposal(cross, gain, error, num_ids), d_B
+
+    def _together(self, columns: tuple[int, ...]) -> tuple[Codes, int]:
+        """Codes of the combinations of ids of some columns, and how many there are."""
+        first, *others = columns
+        code_B, num_ids = self.sample.codes_CB[first], int(self.sizes[first])
+        for c in others:
+            code_B = _codes(code_B * self.sizes[c] + self.sample.codes_CB[c])
+            num_ids = int(code_B.max(initial=-1)) + 1
+        return code_B, num_ids
 
 
 def _out_of_fold(

@@ -116,7 +116,8 @@ class _Rounds:
                 self.train(now[-1], number, len(now), len(now))
             if last:
                 _note(self.contest, before, now, number - 1)
-            order, before = now if last else _ordered(self.contest, now), now
+            screened = stage is self.schedule.screening
+            order, before = now if last else _ordered(self.contest, now, screened), now
         return order
 
 
@@ -154,13 +155,19 @@ def halve(contest: Contest, spent: int) -> tuple[list[str], dict[str, Any]]:
     return finalists, record
 
 
-def _ordered(contest: Contest, names: Sequence[str]) -> list[str]:
-    """The candidates of a round in the order of their claim to stay, with their gains noted."""
+def _ordered(contest: Contest, names: Sequence[str], screened: bool) -> list[str]:
+    """The candidates of a round in the order of their claim to stay, with their gains noted.
+
+    After the short trainings kinds that learn slowly have a claim (:func:`in_order`); after that
+    the safe one is first, and AUC decides between the others.
+    """
     auc = {name: contest.scores[name]["val_auc"] for name in names}
     known = {name: contest.candidates[name] for name in names}
     shared = [name for name in names if known[name].shared] or list(names[:1])
     safe = max(shared, key=lambda name: auc[name])
     contest.compare(names, safe)
+    if not screened:
+        return [safe, *sorted((n for n in names if n != safe), key=lambda name: -auc[name])]
     return in_order(
         auc,
         [name for name in names if known[name].searched],
@@ -183,7 +190,7 @@ def _note(contest: Contest, names: Sequence[str], stay: Sequence[str], number: i
     say(
         f"out after round {number}: {', '.join(out)}; their validation AUC is "
         f"{min(behind.values()):.5f} to {max(behind.values()):.5f} below the best of the round "
-        "(the best plain candidate of shared chunks and the best of each kind go on first)"
+        "(the best plain candidate of shared chunks goes on, and first the best of each kind)"
     )
 
 

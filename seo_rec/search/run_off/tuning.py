@@ -19,7 +19,7 @@ from seo_rec.settings import FitSettings
 if TYPE_CHECKING:
     from seo_rec.search.run_off.contest import Contest
 
-L2 = (0.0, 3e-4, 1e-3, 3e-3)  # besides the one that was given
+L2 = (0.0, 3e-4, 1e-3, 3e-3, 1e-2)  # besides the one that was given
 RATES = (1.0, 2.5)  # times the rates that were given
 LONGER = 2  # settings of a family that are tried longer
 SHARE = 1 / 4  # of the limit of the search
