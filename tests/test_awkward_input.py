@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -110,3 +111,46 @@ def test_a_terminal_without_unicode_gets_all_tables(tiny_data: DataSet, tmp_path
     for heading in ("memory, GB", "lookups/sample", "est. ms", "TorchRec's own"):
         assert heading in planned
     assert max(len(line) for line in planned.splitlines() if line.startswith("|")) <= 80
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        # a header between ; and numbers with decimal commas: 1 name, 2 cells
+        ("comma.csv", "y;p\n1;0,5\n0;1,5\n", "give --delimiter ';'"),
+        ("alone.csv", "y\n1\n0\n", "the label and columns of options only"),
+        ("same.csv", "y,u\n1,a\n0,a\n", "(u: constant"),
+    ],
+)
+def test_a_table_of_which_nothing_is_left_says_why(
+    name: str, content: str, said: str, tmp_path: Path, seo_rec: Any
+) -> None:
+    raw = written(tmp_path / name, content)
+    done = seo_rec("prepare", "table", "--raw", raw, "--label", "y", "--out", tmp_path / "data")
+    assert done.code == 2 and said in done.err and done.err.count("\n") == 1, done.err
+    assert not (tmp_path / "data").exists()
+
+
+def test_structs_are_not_called_lists(tmp_path: Path, seo_rec: Any) -> None:
+    table = pa.table({"y": [0, 1] * 20, "u": [{"a": i} for i in range(40)]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    asked = ("--raw", tmp_path / "t.parquet", "--label", "y", "--out", tmp_path / "data")
+    done = seo_rec("prepare", "table", *asked)
+    assert done.code == 2 and "convert one to numbers, text or lists" in done.err, done.err
+    done = seo_rec("prepare", "table", *asked, "--kind", "u=categorical")
+    assert done.code == 2 and "struct" in done.err and "--multivalent" not in done.err, done.err
+
+
+@pytest.mark.filterwarnings("error")
+def test_infinite_whole_numbers_are_inferred_without_a_warning(
+    tmp_path: Path, seo_rec: Any
+) -> None:
+    rows = "".join(f"{i % 2},{'inf' if i == 5 else 10**i}\n" for i in range(12))
+    raw = written(tmp_path / "t.csv", "y,p\n" + rows)
+    done = seo_rec("prepare", "table", "--raw", raw, "--label", "y", "--inspect")
+    assert done.code == 0 and done.err == "", done.err

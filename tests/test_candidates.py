@@ -21,6 +21,7 @@ from seo_rec.policy.candidates import candidate_features, left_out, with_candida
 from seo_rec.policy.renewal import KEPT_BESIDE, bounded
 from seo_rec.recipes.continuing import continued, read_counts
 from seo_rec.recipes.evaluation import load_model, load_trained
+from seo_rec.runs import RunError
 from seo_rec.runs.layout import (
     BEST_FOLDER,
     CHECKPOINTS_FOLDER,
@@ -194,3 +195,22 @@ def means_of_users(
     asked = np.append(made.trained.vocabularies["user"], 10**9)
     rows = lookup_rows(made.trained, feature, feature.lookups[0], asked)
     return {int(i) if i < 10**9 else -1: mean[r] for i, r in zip(asked, rows, strict=True)}
+
+
+def test_a_changed_list_of_candidates_is_refused(days: list[DataSet], tmp_path: Path) -> None:
+    done = recipes.replay(
+        [d.path for d in days[:2]], tmp_path / "run", TRAINING, policy=small(days)
+    )
+    path = done.last / TRAINED_FILE
+    content = path.read_text()
+    trained = Policy.load(path)
+    ids_of = trained.vocabularies["user"].copy()
+    ids_of[-1] += 1
+    replace(trained, vocabularies={**trained.vocabularies, "user": ids_of}).save(path)
+    with pytest.raises(RunError, match="missing or changed"):
+        continued(done.last, days[2])
+    path.unlink()
+    with pytest.raises(RunError, match="missing or changed"):
+        continued(done.last, days[2])
+    path.write_text(content)
+    assert continued(done.last, days[2]).earlier.trained == trained

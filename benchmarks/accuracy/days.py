@@ -251,7 +251,7 @@ def _cost(what: Line, start: DataSet, later: list[DataSet], folder: Path, rows: 
     made = recipes.continued(before, later[-1])
     warm = Start(earlier=made.earlier)
     fit_policy(
-        later[-1], made.policy, training(what), out=runs / "warm", start=warm, validate=False
+        later[-1], made.trained, training(what), out=runs / "warm", start=warm, validate=False
     )
     warm_seconds = time.process_time() - began
     whole = prepared(tables, columns, folder / "until" / str(len(tables)))

@@ -209,9 +209,7 @@ class TableColumns:
             for kind in ("categorical", "numeric", "multivalent")
         }
         if not any(names.values()):
-            raise DataError(
-                "no column is left to learn from; name the kind of one, as in --kind u=categorical"
-            )
+            raise DataError(_nothing_left(decisions))
         return replace(
             self,
             categorical=names["categorical"],
@@ -280,3 +278,19 @@ def _require_file_name(name: str) -> None:
         )
     if name.endswith(INDICATOR):
         raise DataError(f"column {name!r} ends with {INDICATOR!r}, as made columns do; rename it")
+
+
+def _nothing_left(decisions: Sequence[Decision]) -> str:
+    """Why there is no column to learn from, and what to do."""
+    if not decisions:
+        return (
+            "no column is left to learn from: the table has the label and columns of options only; "
+            "give a table with features"
+        )
+    why = "; ".join(f"{d.name}: {d.what}, {d.reason}" for d in decisions[:5])
+    more = f"; and {len(decisions) - 5} more" if len(decisions) > 5 else ""
+    usable = [d.name for d in decisions if d.what != "other"]
+    fix = "convert one to numbers, text or lists"
+    if usable:
+        fix = f"name the kind of one, as in --kind {usable[0]}=categorical"
+    return f"no column is left to learn from ({why}{more}); {fix}"

@@ -246,7 +246,12 @@ def _date(facts: Facts, words: set[str]) -> Kind | None:
             return "drop", "date", "begins with a date; later ones have not been seen"
         return None
     low, high = float(numbers.min()), float(numbers.max())
-    if not (np.floor(numbers) == numbers).all() or words & _ID_WORDS or facts.distinct < 3:
+    if (
+        not np.isfinite(low + high)
+        or not (np.floor(numbers) == numbers).all()
+        or words & _ID_WORDS
+        or facts.distinct < 3
+    ):
         return None
     for unit, unit_name in _EPOCHS.items():
         if 1e9 * unit <= low and high < 2e9 * unit:

@@ -101,7 +101,10 @@ def _require_single(path: Path, schema: Any, columns: TableColumns) -> None:
     for name in filter(None, names):
         kind = schema.field(name).type
         if t.is_nested(kind):
-            fix = "name it by --multivalent" if name in columns.categorical else "give another one"
+            fix = "give another one"
+            if name in columns.categorical:
+                listed = not (t.is_struct(kind) or t.is_map(kind) or t.is_union(kind))
+                fix = "name it by --multivalent" if listed else "make columns of its fields"
             raise DataError(
                 f"{path}: column {name!r} has type {kind}; one value in a row is needed here; {fix}"
             )

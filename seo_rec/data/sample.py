@@ -126,6 +126,10 @@ def _text_rows(path: Path, delimiter: str | None, rows: int, intake: Intake) -> 
             break
     if not tables:
         why = f"the first one: {intake.examples[0]}" if intake.examples else "it has a header only"
+        other = [c for c in ";|\t," if c != sign and len(names) == 1 and c in names[0]]
+        if other:
+            shown = "$'\\t'" if other[0] == "\t" else f"'{other[0]}'"
+            why += f"; the header has {other[0]!r} and no {sign!r}: give --delimiter {shown}"
         raise DataError(f"{path}: no row of it can be read; {why}")
     return pa.concat_tables(tables).unify_dictionaries(), left >= 0
 

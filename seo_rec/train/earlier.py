@@ -11,6 +11,7 @@ from seo_rec.documents import read_object
 from seo_rec.files import checksum
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Ids, Policy
+from seo_rec.policy.candidates import policy_digest
 from seo_rec.runs import RunError
 from seo_rec.runs.layout import (
     BEST_FOLDER,
@@ -124,11 +125,10 @@ def open_earlier(run: Path) -> Earlier:
     step = best[-1] if best[-1] in steps else next(iter(steps[-1:]), None)
     name = f"step-{best[-1]:09d}"
     policy = Policy.load(run / POLICY_FILE)
-    trained = run / TRAINED_FILE
     return Earlier(
         run,
         policy,
-        Policy.load(trained) if trained.exists() else policy,
+        _trained(run, asked.get("trained_policy")) or policy,
         asked["method"],
         Training(model, fit),
         tuple(asked["numeric"]),
@@ -137,3 +137,22 @@ def open_earlier(run: Path) -> Earlier:
         run / BEST_FOLDER / name,
         {},
     )
+
+
+def _trained(run: Path, digest: Any) -> Policy | None:
+    """The policy with rows of candidates that a run was trained with; None if it has no such rows.
+
+    Args:
+        run: The folder of the run.
+        digest: What its ``run.json`` says of that policy.
+    """
+    path = run / TRAINED_FILE
+    if digest is None and not path.exists():
+        return None
+    found = Policy.load(path) if path.exists() else None
+    if found is None or policy_digest(found) != digest:
+        raise RunError(
+            f"{path}: missing or changed, so the rows of the run cannot be told apart; restore the "
+            "file"
+        )
+    return found
