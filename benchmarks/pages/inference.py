@@ -23,7 +23,7 @@ def region(lines: Sequence[Line] | None = None) -> list[str]:
     for line in last.values():
         out += [
             f"{line['data']}, `{line['backbone']}`, a budget of {line['params']:,} floats; "
-            f"milliseconds of a call, and times the original's:",
+            "times of a call as multiples of the original's, in turns:",
             "",
             *_table(line),
         ]
@@ -32,10 +32,10 @@ def region(lines: Sequence[Line] | None = None) -> list[str]:
 
 def _table(line: Line) -> list[str]:
     found = line["policies"]
-    ways = list(next(iter(found.values()))["ms"])
+    ways = list(next(iter(found.values()))["over_original"])
 
     def said(way: str, name: str) -> str:
-        return f"{found[name]['ms'][way]:.3f}; {found[name]['over_original'][way]:.2f}"
+        return f"{found[name]['over_original'][way]:.2f}"
 
     columns = [
         Column("policy", str),

@@ -13,8 +13,9 @@ Two ways score validation rows as they stand, in one process and on one thread:
     model    the trained model in PyTorch, eager, from a batch of ids
     package  what `seo-rec export` writes, by ONNX Runtime, from ids; hashing is inside
 
-The policies take turns in rounds. The figure of a policy is the median over rounds of its median
-call, and its ratio to the original is of calls of the same round.
+The policies take turns in rounds. The figure of a policy is the median over rounds of the time of
+its median call over the original's in the same round, so that other work of the machine, which
+slows both, hardly changes it.
 """
 
 from __future__ import annotations
@@ -139,7 +140,6 @@ def measure(data: DataSet, options: argparse.Namespace, folder: Path) -> Line:
             "policy": describe(policies[name]),
             "params": policies[name].num_params,
             "bytes": policies[name].num_bytes,
-            "ms": {way: round(statistics.median(ms), 4) for way, ms in ways.items()},
             "over_original": {way: round(ratio, 3) for way, ratio in over.items()},
         }
     return {

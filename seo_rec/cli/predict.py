@@ -96,6 +96,9 @@ def predict(
 
 def _is_prepared(context: typer.Context, paths: list[Path]) -> bool:
     """Whether the rows are a prepared data set; options that it makes idle are refused."""
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path}: no such file; check the path given as --raw")
     if not any((path / SCHEMA_FILE).is_file() for path in paths):
         refuse_ignored(context, ["split"], "raw files", "a prepared data set")
         return False

@@ -97,7 +97,7 @@ class _Writer:
             self.graph.remove(self.node, safe=True)
 
     def add(self, op: str, inputs: list[Any], outputs: int = 1, **attributes: Any) -> Any:
-        return insert(self.graph, self.node, op, inputs, outputs, **attributes)
+        return insert(self.graph, self.node, op, inputs, attributes, outputs)
 
     def constant(self, numbers: Any) -> Any:
         return constant(self.graph, numbers)

@@ -57,7 +57,7 @@ def _read_numbers(node: Any, graph: Any) -> None:
     if sizes.count(-1) > 1:
         return
     flat = insert(graph, node, "Reshape", [places, constant(graph, [-1])])
-    read = insert(graph, node, "GatherElements", [numbers, flat], axis=0)
+    read = insert(graph, node, "GatherElements", [numbers, flat], {"axis": 0})
     if len(sizes) != 1:
         read = insert(graph, node, "Reshape", [read, constant(graph, sizes)])
     _take(node, graph, read)

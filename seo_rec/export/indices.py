@@ -59,17 +59,15 @@ def _write_doubles(cast: Any, graph: Any) -> None:
     if int((rows + (0 if first is None else first)).max()) > MOST_ROWS:
         return
 
-    def put(op: str, inputs: list[Any], **attributes: Any) -> Any:
-        return insert(graph, cast, op, inputs, **attributes)
-
     gathers = all(step.op_type == "Gather" for step, _ in cast.outputs[0].uses())
     kind = ir.DataType.INT32 if gathers else ir.DataType.INT64
-    whole = put("Cast", [mask.inputs[0]], to=ir.DataType.UINT32.value)  # keeps the low 32 bits
-    found = put("Cast", [whole], to=ir.DataType.DOUBLE.value)
-    found = put("Mul", [found, constant(graph, np.asarray(rows / 2.0**32))])
+    # uint32 keeps the low 32 bits
+    found = insert(graph, cast, "Cast", [mask.inputs[0]], {"to": ir.DataType.UINT32.value})
+    found = insert(graph, cast, "Cast", [found], {"to": ir.DataType.DOUBLE.value})
+    found = insert(graph, cast, "Mul", [found, constant(graph, np.asarray(rows / 2.0**32))])
     if first is not None:
-        found = put("Add", [found, constant(graph, first.astype(np.float64))])
-    found = put("Cast", [found], to=kind.value)
+        found = insert(graph, cast, "Add", [found, constant(graph, first.astype(np.float64))])
+    found = insert(graph, cast, "Cast", [found], {"to": kind.value})
     ir.convenience.replace_all_uses_with(cast.outputs[0], found)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,12 @@ import numpy.typing as npt
 
 
 def insert(
-    graph: Any, before: Any, op: str, inputs: Sequence[Any], outputs: int = 1, **attributes: Any
+    graph: Any,
+    before: Any,
+    op: str,
+    inputs: Sequence[Any],
+    attributes: Mapping[str, Any] | None = None,
+    outputs: int = 1,
 ) -> Any:
     """A new step of standard operators in front of another one.
 
@@ -20,15 +25,15 @@ def insert(
         before: A node of it.
         op: The operator.
         inputs: Values of the graph.
-        outputs: How many results the step has.
         attributes: Its settings.
+        outputs: How many results the step has.
 
     Returns:
         Its result, or a list of several.
     """
     import onnx_ir as ir
 
-    converted = ir.convenience.convert_attributes(attributes)
+    converted = ir.convenience.convert_attributes(attributes or {})
     name = f"{before.outputs[0].name}_{op.lower()}_{len(graph)}"
     step = ir.Node("", op, inputs, converted, num_outputs=outputs, name=name)
     for i, output in enumerate(step.outputs):

@@ -285,6 +285,12 @@ def test_bytes_that_cannot_be_kept_are_no_damage(tmp_path):
         predict_files(predictor, [raw], tmp_path / "scores", keep=("b",))
 
 
+def test_rows_that_are_not_there_are_missed_before_the_options_are(clicks, seo_rec, tmp_path):
+    raw, out = tmp_path / "nothing", tmp_path / "out.parquet"
+    done = seo_rec("predict", clicks.package, "--raw", raw, "--split", "test", "--out", out)
+    assert done.code == 2 and f"{raw}: no such file; check the path" in done.err
+
+
 def test_bad_rows_of_parquet(clicks, seo_rec, tmp_path):
     table = pacsv.read_csv(clicks.raw).slice(0, 9)
     price = table["price"].to_pylist()

@@ -216,6 +216,20 @@ def test_too_many_requests_at_a_time(strict):
     assert strict.post("/score", json={"columns": one()}).status_code == 200
 
 
+@pytest.mark.parametrize("method, path, status", [("GET", "/x", 404), ("GET", "/score", 405)])
+def test_another_address_is_refused_as_all_else(method, path, status, client):
+    answer = client.request(method, path)
+    assert answer.status_code == status and list(answer.json()) == ["error"]
+    assert path in answer.json()["error"] and "POST /score" in answer.json()["error"]
+    assert status == 404 or answer.headers["Allow"] == "POST"
+
+
+def test_arrow_is_for_score(client):
+    headers = {"Content-Type": ARROW}
+    answer = client.post("/v2/models/one/infer", content=b"x", headers=headers)
+    assert answer.status_code == 415 and "POST /score" in answer.json()["error"]
+
+
 def test_metrics_and_health(client):
     before = counters(client)
     for _ in range(3):

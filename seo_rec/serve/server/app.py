@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
 
 from seo_rec.serve.server.bodies import ARROW, JSON, write_scores
 from seo_rec.serve.server.models import open_inference_routes
@@ -53,7 +54,20 @@ def build_app(
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     app.include_router(open_inference_routes(service))
+    app.add_exception_handler(HTTPException, _no_such_address)
     return app
+
+
+async def _no_such_address(request: Request, error: Exception) -> Response:
+    """What a request for another address, or by another method, is told."""
+    status, headers = 404, None
+    message = f"{request.method} {request.url.path[:80]}: no such address"
+    if isinstance(error, HTTPException):
+        status, headers = error.status_code, error.headers
+    if status == 405:
+        message = f"{request.url.path} does not take {request.method}"
+    known = "POST /score, GET /package, /healthz and /metrics, and /v2 for clients of Triton"
+    return JSONResponse({"error": f"{message}; there are {known}"}, status, headers)
 
 
 async def _scored(service: Service, request: Request) -> Response:

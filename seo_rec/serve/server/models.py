@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from seo_rec.serve.predictor import Predictor
-from seo_rec.serve.server.bodies import Body, RequestError
+from seo_rec.serve.server.bodies import ARROW, Body, RequestError
 from seo_rec.serve.server.open_inference import (
     HEADER_LENGTH,
     Asked,
@@ -44,6 +44,8 @@ def open_inference_routes(service: Service) -> APIRouter:
 
     async def inferred(request: Request, name: str, version: str) -> Response:
         require_model(name, version, service.live.predictor)
+        if request.headers.get("content-type", "").lower().startswith(ARROW):
+            raise RequestError(415, "/v2 takes no Arrow streams; POST /score does")
         content = await read_all(service, request)
         length = request.headers.get(HEADER_LENGTH)
         asked: list[Asked] = []
