@@ -17,8 +17,6 @@ import torch
 
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.data.synthetic import synthetic
-from small_commands import QUICK, RAW
-from wheels import build_wheel
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -103,6 +101,8 @@ def chain(
     seo_rec: Callable[..., Finished], tiny: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A folder with a raw search, its applied policy and its training; read-only."""
+    from small_commands import QUICK, RAW
+
     place = tmp_path_factory.mktemp("chain")
     for arguments in (
         ["search", tiny, "--out", place / "s", "--params", "1600", *RAW, *QUICK],
@@ -136,6 +136,8 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this tree, built once for all processes of a test run."""
+    from wheels import build_wheel
+
     place = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         place = place.parent
