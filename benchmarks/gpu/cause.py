@@ -1,9 +1,9 @@
 """Why the vectors of a model are not those that are expected: what else they are.
 
 A sharded model once gave wrong vectors on a GPU, by twice the range of the initial weights. Such a
-number does not say where to look. The vectors do: those of another batch come from a pipeline that
-holds an old one, those of another lookup from the order of keys, those of the initial weights from
-a copy that no update reaches.
+number does not say where to look. The vectors do: vectors of another batch come from a pipeline
+that holds an old one, vectors of another lookup from the order of keys, and vectors of the initial
+weights from a copy that no update reaches.
 
 Letters: B rows, E sum of widths.
 """
