@@ -22,7 +22,9 @@ def region(lines: Sequence[Line] | None = None) -> list[str]:
     runs = {method: found for method, found in runs.items() if found}
     if ANSWER not in runs:
         return ["`python -m benchmarks.accuracy.planted`: not run.", ""]
-    best = max((m for m in runs if m != ANSWER), key=lambda m: mean(runs[m], "val_auc"))
+    plain = [m for m in runs if m != ANSWER]
+    most = max(len(runs[m]) for m in plain)  # every seed has other data
+    best = max((m for m in plain if len(runs[m]) == most), key=lambda m: mean(runs[m], "val_auc"))
     answers = Counter(line["winner"] for line in runs[ANSWER].values())
     told = ", ".join(f"`{name}` {count}" for name, count in answers.most_common())
     columns = [
