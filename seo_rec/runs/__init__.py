@@ -4,7 +4,7 @@ Everything that trains or searches writes a run folder; everything that compares
 reads one. What they agree on is defined here and nowhere else::
 
     TRAINING/    run.json (kind train)     settings.json  policy.json  result.json  metrics.jsonl
-                 groups.json  counts.npz  trained-policy.json  checkpoints/  best/
+                 groups.json  counts.npz  trained.json  checkpoints/  best/
                  collapsed/  tensorboard/
     SEARCH/      run.json (kind search)    settings.json  policy.json  searched.json  search.json
                  candidates/<name>.json  weights.npz  work/attentions/  work/scores/
