@@ -107,6 +107,7 @@ LATER = (
     "stack.md",
     "size.md",
     "at-bytes.md",
+    "at-bytes-settings.md",
     "prepared-format.md",
     "papers.md",
 )  # half of 52,400 words were there before
