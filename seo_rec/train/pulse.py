@@ -120,7 +120,7 @@ class Pulse:
         watch = Counts(self.watched, self.within_s, time.monotonic())
         try:
             while not self.handled.is_set():
-                self.store.add(f"{COUNT}{self.rank}", 1)
+                self._add(1)
                 counts = self._counts()
                 silent = watch.look(counts, time.monotonic())
                 if silent and self.rank == 0:
@@ -133,7 +133,7 @@ class Pulse:
                     return
                 if self.left.wait(self.every_s):
                     break
-            self.store.add(f"{COUNT}{self.rank}", LEFT)
+            self._add(LEFT)
             end = time.monotonic() + LEAVE_S
             while self.rank == 0 and time.monotonic() < end:  # the store ends with this process
                 if min(self._counts().values()) >= LEFT:
@@ -141,6 +141,11 @@ class Pulse:
                 time.sleep(0.005)
         except RuntimeError:
             self.gone.set()
+
+    def _add(self, number: int) -> None:
+        if store_is_gone():
+            raise RuntimeError("the store of the launch is gone")
+        self.store.add(f"{COUNT}{self.rank}", number)
 
     def _counts(self) -> dict[int, int]:
         return {rank: self.store.add(f"{COUNT}{rank}", 0) for rank in self.watched}
@@ -223,13 +228,33 @@ def handled() -> None:
 def close_connections() -> None:
     """End the TCP connections of this process, except for those to the store of the launch."""
     of_store = int(os.environ["MASTER_PORT"])
+    for connection, ports in _connections():
+        with suppress(OSError):  # it was closed meanwhile
+            if of_store not in ports:
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+def store_is_gone() -> bool:
+    """Whether the store of the launch has closed a connection of this process.
+
+    Who asks it nevertheless gets an error, and the terminal a stack of torch.
+    """
+    of_store = int(os.environ["MASTER_PORT"])
+    for connection, (_, there) in _connections():
+        with suppress(OSError):  # it is open, and there is nothing to read
+            if there == of_store:
+                if not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+                    return True
+    return False
+
+
+def _connections() -> Iterator[tuple[socket.socket, tuple[int, int]]]:
+    """The TCP connections of this process, with their port here and at the other end."""
     for descriptor in os.listdir("/dev/fd"):
         with suppress(OSError):  # it is no socket, has no other end, or was closed meanwhile
             connection = socket.socket(fileno=int(descriptor))
             try:
                 if connection.family in (socket.AF_INET, socket.AF_INET6):
-                    ports = connection.getsockname()[1], connection.getpeername()[1]
-                    if of_store not in ports:
-                        connection.shutdown(socket.SHUT_RDWR)
+                    yield connection, (connection.getsockname()[1], connection.getpeername()[1])
             finally:
-                connection.detach()  # the descriptor belongs to gloo
+                connection.detach()  # the descriptor belongs to gloo, or to the store

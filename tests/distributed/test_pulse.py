@@ -61,6 +61,26 @@ def test_a_main_thread_that_waits_for_something_else_is_ended_too(
     assert line.startswith("error: rank 2 was lost (it was silent for 2 s): the same command with ")
 
 
+def test_who_works_on_after_the_first_rank_prints_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store has ended with the first rank, and torch prints a stack for who still asks it."""
+
+    def works_on(*_: Any) -> None:
+        if os.environ["RANK"] == "1":
+            (tmp_path / "works").touch()
+            until((tmp_path / "end").exists)
+
+    monkeypatch.setattr("seo_rec.cli.main._run", works_on)
+    with typed([[]] * 2, tmp_path, SEO_REC_SILENCE_S="2") as launch:
+        until((tmp_path / "works").exists, launch.all_said)
+        launch.processes[0].join(PATIENCE)
+        time.sleep(1)  # some counts
+        (tmp_path / "end").touch()
+        assert launch.ended() == [0, 0]
+    assert launch.all_said() == []
+
+
 @pytest.mark.slow
 def test_slow_evaluations_and_checkpoints_of_one_rank_are_waited_for(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
