@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from seo_rec import recipes
+from seo_rec import recipes, train
 from seo_rec.data.dataset import DataSet
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Allowance, Policy, stored_types
@@ -141,6 +141,27 @@ def test_what_the_command_line_asks_for(
     assert done.code and "asked" in done.err, done.err
     assert asked[0].precision == wanted
     assert asked[0].allowance.precision == {"auto": "int8"}.get(wanted, wanted)
+
+
+@pytest.mark.parametrize("typed", [(), ("--precision", "int8")])
+def test_several_processes_say_which_type_they_take(
+    monkeypatch: pytest.MonkeyPatch,
+    seo_rec: Command,
+    tiny: Path,
+    tmp_path: Path,
+    typed: tuple[str, ...],
+) -> None:
+    asked = list[Any]()
+
+    def noted(method: str, data: DataSet, out: Path, settings: Any, *more: Any, **rest: Any) -> Any:
+        asked.append(settings.precision)
+        raise ValueError("asked")
+
+    monkeypatch.setattr(recipes, "search", noted)
+    monkeypatch.setattr(train, "ranks", lambda: SimpleNamespace(world_size=2, first=True))
+    done = seo_rec("search", tiny, "--bytes", BYTES, *typed, "--out", tmp_path / "out")
+    assert asked == [typed[1] if typed else "float32"], done.err
+    assert ("precision: float32, since 2 processes" in done.err) is not bool(typed)
 
 
 @pytest.mark.parametrize(
