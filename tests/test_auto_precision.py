@@ -42,7 +42,7 @@ def settings(**changes: object) -> SeoSearch:
 def test_candidates_of_every_type_are_in_the_same_bytes(tiny_data: DataSet) -> None:
     F = len(tiny_data.schema.features)
     alpha = torch.full((F, 4), 1 / (4 * F))
-    found = in_other_types(tiny_data, alpha, [1.0] * F, settings(num_bytes=20_000), 0)
+    found = in_other_types(tiny_data, alpha, [1.0] * F, settings(num_bytes=20_000), RunOff(), 0)
     names = {c.name for c in found}
     assert {"trivial-2x8-int4", "trivial-1x16-int4", "trivial-8x2-float16"} <= names
     assert {"trivial-frequent-16-int4", "trivial-no-search-int4", "seo-8-worth-int4"} <= names
@@ -54,8 +54,26 @@ def test_candidates_of_every_type_are_in_the_same_bytes(tiny_data: DataSet) -> N
     by_name = {c.name: c.policy for c in found}
     assert by_name["trivial-2x8-int4"].num_bytes > 20_000 - 2 * (8 + 4)  # spent to the last row
     # too few bytes for some of them: those are no candidates
-    fewer = in_other_types(tiny_data, alpha, None, settings(num_bytes=260), 0)
+    fewer = in_other_types(tiny_data, alpha, None, settings(num_bytes=260), RunOff(), 0)
     assert {c.name for c in fewer} < names
+
+
+@pytest.mark.parametrize(
+    "rules, kinds",
+    [
+        (RunOff(by_id=False), {"1x16", "2x8", "8x2"}),
+        (RunOff(frequent=False), {"1x16", "2x8", "8x2", "no-search"}),
+    ],
+)
+def test_other_types_keep_to_the_rules_of_the_run_off(
+    tiny_data: DataSet, rules: RunOff, kinds: set[str]
+) -> None:
+    """A search that is told to hash all stores ids in no type."""
+    F = len(tiny_data.schema.features)
+    at = settings(num_bytes=20_000)
+    found = in_other_types(tiny_data, torch.full((F, 4), 1 / (4 * F)), [1.0] * F, at, rules, 0)
+    assert {c.name.removeprefix("trivial-").rpartition("-")[0] for c in found} == kinds
+    assert any(c.policy.vocabularies for c in found) is rules.by_id
 
 
 def test_the_search_decides_and_records_it(tiny_data: DataSet, tmp_path: Path) -> None:
