@@ -76,6 +76,18 @@ def test_other_types_keep_to_the_rules_of_the_run_off(
     assert any(c.policy.vocabularies for c in found) is rules.by_id
 
 
+@pytest.mark.parametrize("dim, narrow", [(1, set()), (3, set()), (4, {"trivial-2x2-float16"})])
+def test_chunks_of_two_floats_need_an_even_width(
+    tiny_data: DataSet, dim: int, narrow: set[str]
+) -> None:
+    F = len(tiny_data.schema.features)
+    at = settings(dim=dim, chunk_dim=1, search_dim=dim)
+    found = in_other_types(tiny_data, torch.full((F, dim), 1 / (dim * F)), None, at, RunOff(), 0)
+    names = {c.name for c in found}
+    assert {name for name in names if name.endswith("float16")} == narrow
+    assert f"trivial-{dim}x1-int4" in names
+
+
 def test_the_search_decides_and_records_it(tiny_data: DataSet, tmp_path: Path) -> None:
     """Most candidates are int8; the answer says its type, and keeps to the bytes."""
     found = recipes.search("seo", tiny_data, tmp_path / "out", settings(), TRAINING)

@@ -109,4 +109,6 @@ def _equal_widths(data: DataSet, shape: Shape) -> list[Candidate]:
 
 
 def _narrow(data: DataSet, shape: Shape) -> list[Candidate]:
+    if shape.dim % NARROW:
+        return []
     return by_chunks(data.schema, replace(shape, chunk_dim=NARROW), ())
