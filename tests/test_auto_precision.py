@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from seo_rec import recipes
+from seo_rec import recipes, train
 from seo_rec.data.dataset import DataSet
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Allowance, Policy, stored_types
@@ -42,7 +42,7 @@ def settings(**changes: object) -> SeoSearch:
 def test_candidates_of_every_type_are_in_the_same_bytes(tiny_data: DataSet) -> None:
     F = len(tiny_data.schema.features)
     alpha = torch.full((F, 4), 1 / (4 * F))
-    found = in_other_types(tiny_data, alpha, [1.0] * F, settings(num_bytes=20_000), 0)
+    found = in_other_types(tiny_data, alpha, [1.0] * F, settings(num_bytes=20_000), RunOff(), 0)
     names = {c.name for c in found}
     assert {"trivial-2x8-int4", "trivial-1x16-int4", "trivial-8x2-float16"} <= names
     assert {"trivial-frequent-16-int4", "trivial-no-search-int4", "seo-8-worth-int4"} <= names
@@ -54,8 +54,38 @@ def test_candidates_of_every_type_are_in_the_same_bytes(tiny_data: DataSet) -> N
     by_name = {c.name: c.policy for c in found}
     assert by_name["trivial-2x8-int4"].num_bytes > 20_000 - 2 * (8 + 4)  # spent to the last row
     # too few bytes for some of them: those are no candidates
-    fewer = in_other_types(tiny_data, alpha, None, settings(num_bytes=260), 0)
+    fewer = in_other_types(tiny_data, alpha, None, settings(num_bytes=260), RunOff(), 0)
     assert {c.name for c in fewer} < names
+
+
+@pytest.mark.parametrize(
+    "rules, kinds",
+    [
+        (RunOff(by_id=False), {"1x16", "2x8", "8x2"}),
+        (RunOff(frequent=False), {"1x16", "2x8", "8x2", "no-search"}),
+    ],
+)
+def test_other_types_keep_to_the_rules_of_the_run_off(
+    tiny_data: DataSet, rules: RunOff, kinds: set[str]
+) -> None:
+    """A search that is told to hash all stores ids in no type."""
+    F = len(tiny_data.schema.features)
+    at = settings(num_bytes=20_000)
+    found = in_other_types(tiny_data, torch.full((F, 4), 1 / (4 * F)), [1.0] * F, at, rules, 0)
+    assert {c.name.removeprefix("trivial-").rpartition("-")[0] for c in found} == kinds
+    assert any(c.policy.vocabularies for c in found) is rules.by_id
+
+
+@pytest.mark.parametrize("dim, narrow", [(1, set()), (3, set()), (4, {"trivial-2x2-float16"})])
+def test_chunks_of_two_floats_need_an_even_width(
+    tiny_data: DataSet, dim: int, narrow: set[str]
+) -> None:
+    F = len(tiny_data.schema.features)
+    at = settings(dim=dim, chunk_dim=1, search_dim=dim)
+    found = in_other_types(tiny_data, torch.full((F, dim), 1 / (dim * F)), None, at, RunOff(), 0)
+    names = {c.name for c in found}
+    assert {name for name in names if name.endswith("float16")} == narrow
+    assert f"trivial-{dim}x1-int4" in names
 
 
 def test_the_search_decides_and_records_it(tiny_data: DataSet, tmp_path: Path) -> None:
@@ -141,6 +171,27 @@ def test_what_the_command_line_asks_for(
     assert done.code and "asked" in done.err, done.err
     assert asked[0].precision == wanted
     assert asked[0].allowance.precision == {"auto": "int8"}.get(wanted, wanted)
+
+
+@pytest.mark.parametrize("typed", [(), ("--precision", "int8")])
+def test_several_processes_say_which_type_they_take(
+    monkeypatch: pytest.MonkeyPatch,
+    seo_rec: Command,
+    tiny: Path,
+    tmp_path: Path,
+    typed: tuple[str, ...],
+) -> None:
+    asked = list[Any]()
+
+    def noted(method: str, data: DataSet, out: Path, settings: Any, *more: Any, **rest: Any) -> Any:
+        asked.append(settings.precision)
+        raise ValueError("asked")
+
+    monkeypatch.setattr(recipes, "search", noted)
+    monkeypatch.setattr(train, "ranks", lambda: SimpleNamespace(world_size=2, first=True))
+    done = seo_rec("search", tiny, "--bytes", BYTES, *typed, "--out", tmp_path / "out")
+    assert asked == [typed[1] if typed else "float32"], done.err
+    assert ("precision: float32, since 2 processes" in done.err) is not bool(typed)
 
 
 @pytest.mark.parametrize(

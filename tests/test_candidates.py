@@ -21,7 +21,8 @@ from seo_rec.policy.candidates import candidate_features, left_out, with_candida
 from seo_rec.policy.renewal import KEPT_BESIDE, bounded
 from seo_rec.recipes.continuing import continued, read_counts
 from seo_rec.recipes.evaluation import load_model, load_trained
-from seo_rec.runs import RunError
+from seo_rec.recipes.training import asked_for
+from seo_rec.runs import RunError, claim_run
 from seo_rec.runs.layout import (
     BEST_FOLDER,
     CHECKPOINTS_FOLDER,
@@ -32,7 +33,9 @@ from seo_rec.runs.layout import (
 from seo_rec.settings import FitSettings, Training
 from seo_rec.train.average import AT
 from seo_rec.train.checkpoint import open_checkpoint
+from seo_rec.train.earlier import open_earlier
 from seo_rec.train.earlier_tensors import Tensors
+from seo_rec.train.policy_fit import Start
 from seo_rec.train.unknown_rows import served_tensor
 from seo_rec.train.warm_start import BAGS, write_first_checkpoint
 from tests.days import prepare_day
@@ -214,3 +217,18 @@ def test_a_changed_list_of_candidates_is_refused(days: list[DataSet], tmp_path: 
         continued(done.last, days[2])
     path.write_text(content)
     assert continued(done.last, days[2]).earlier.trained == trained
+
+
+def test_a_run_with_other_candidates_is_not_resumed(days: list[DataSet], tmp_path: Path) -> None:
+    """Nor is it taken for a run of an earlier release."""
+    first, later = tmp_path / "first", tmp_path / "later"
+    recipes.replay([days[0].path], first, TRAINING, policy=small(days))
+    run = first / "days" / "day-0"
+    start = Start(earlier=open_earlier(run))
+    made = [continued(run, days[1], candidates=with_) for with_ in (False, True)]
+    asked = [
+        asked_for(days[1], m.policy, TRAINING, "collisionless", start, m.trained) for m in made
+    ]
+    claim_run(later, asked[0], False)
+    with pytest.raises(RunError, match="it differs in trained_policy"):
+        claim_run(later, asked[1], True)

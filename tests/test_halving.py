@@ -192,6 +192,21 @@ def test_candidates_of_short_rounds_are_trained_at_these_rates(
     assert rates == [(3e-2, 3e-3), pytest.approx((7e-2, 1.4e-3)), (1e-2, 1e-3), (5e-2, 1e-3)]
 
 
+def test_a_short_training_is_not_taken_for_one_at_the_given_rates(
+    monkeypatch: pytest.MonkeyPatch, tiny_data: DataSet, tmp_path: Path
+) -> None:
+    """On very small data both may have one step."""
+    contest = sys.modules["seo_rec.search.run_off.contest"]
+    trained = scripted(monkeypatch, tiny_data, {"a": 1.0}, {"a": 0.0})
+    candidates = [Candidate("a", methods.monolithic(tiny_data.schema, 64, 16))]
+    training = Training(fit=FitSettings(max_steps=1))
+    made = contest.Contest(tiny_data, candidates, RunOff(), training, tmp_path)
+    for short in (True, False, True, False):
+        made.set_length(made.once, short=short)
+        made.train("a")
+    assert trained == [("a", 0, 1)] * 2
+
+
 def scripted(
     monkeypatch: pytest.MonkeyPatch,
     data: DataSet,
@@ -311,6 +326,21 @@ def test_a_leader_of_short_rounds_does_not_win_by_them(
     assert not list(tmp_path.glob("*-training"))  # checkpoints are not kept
     kept = {p.name for p in tmp_path.glob("*.json")}
     assert {f"{name}-seed{training.fit.seed}.json" for name in outcome.last} <= kept
+
+
+def test_in_one_round_the_best_of_shared_chunks_is_the_one_to_beat(
+    monkeypatch: pytest.MonkeyPatch, tiny_data: DataSet, tmp_path: Path
+) -> None:
+    """Also where it is the second candidate, and not clearly better than the first one."""
+    names = ["trivial-0", "trivial-1", "trivial-2", "seo-0"]
+    quality = dict.fromkeys(names, 0.4) | {"trivial-0": 0.9, "trivial-1": 0.95}
+    scripted(monkeypatch, tiny_data, quality, dict.fromkeys(names, 0.0))
+    training = Training(TRAINING.model, FitSettings(epochs=2, batch_size=20))
+    candidates = policies(tiny_data, names, shared=2)
+    outcome = run_off(tiny_data, candidates, RunOff(cost=8), training, tmp_path)
+    assert outcome.rounds is not None and len(outcome.rounds["rounds"]) == 1
+    first, best = (outcome.scores[name]["val_auc"] for name in names[:2])
+    assert first < best and outcome.last[0] == "trivial-1" == outcome.winner.name
 
 
 def test_settings_are_chosen_for_each_family_within_the_limit(

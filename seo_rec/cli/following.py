@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from seo_rec.recipes import Continued
 
 OF_MODEL = tuple(o.name for o in (*par.MODEL_OPTIONS.options, *par.MLET_OPTIONS.options))
-OF_LABELS = tuple(o.name for o in par.MULTI_TASK_OPTIONS.options)  # of train alone
+OF_LABELS = tuple(o.name for o in par.MULTI_TASK_OPTIONS.options)  # of train and replay
 
 
 def training_from(

@@ -128,6 +128,9 @@ def _in_types(
 ) -> tuple[Allowance, dict[str, Any]]:
     """The budget and the settings of a search with ``--precision auto``.
 
+    Where several processes search, which do not compare types, a message on stderr says that rows
+    stay float32.
+
     Raises:
         ValueError: It was typed, and the search cannot decide it.
     """
@@ -135,15 +138,23 @@ def _in_types(
     from seo_rec.search.seo import MOSTLY
     from seo_rec.train import ranks
 
-    if at.in_bytes and entry.crossed and ranks().world_size == 1:
-        of = replace(at, precision=MOSTLY)
-        if takes_automatic(entry, entry.settings_at(of, dim, Training(), values)):
-            return of, {**values, "precision": TYPE_BY_SEARCH}
+    here, decides = ranks(), False
+    of = replace(at, precision=MOSTLY)
+    if at.in_bytes and entry.crossed:
+        decides = takes_automatic(entry, entry.settings_at(of, dim, Training(), values))
+    if decides and here.world_size == 1:
+        return of, {**values, "precision": TYPE_BY_SEARCH}
     if is_typed(context, "precision"):
         raise ValueError(
             f"--precision {TYPE_BY_SEARCH} with --method {entry.name} and a budget of {at}; "
             "allowed with a budget in --bytes, --method seo with run_off.cost 1 or more, and one "
             f"process; else name a type: {', '.join(DTYPES)}"
+        )
+    if decides and here.first:
+        typer.echo(
+            f"precision: {at.precision}, since {here.world_size} processes do not compare types; "
+            "--precision names one",
+            err=True,
         )
     return at, values
 

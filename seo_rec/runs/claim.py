@@ -21,6 +21,7 @@ OPTIONAL = frozenset(
         "exact_below",
         "same_hash",
         "earlier",
+        "trained_policy",
         "num_bytes",
         "precision",
         "budget_bytes",

@@ -76,11 +76,10 @@ class Contest:
         training: Every candidate is trained so, for at most ``settings.epochs``.
         folder: Where scores are kept; a candidate that is scored there is not trained again.
         changes: Fields of the fit settings that differ for a candidate, by its name.
-        hastens: Whether short trainings have higher rates
-            (:func:`~seo_rec.search.run_off.schedule.haste`), where there is a limit.
 
     ``at_last`` says that the trainings that follow are the last, for figures of finalists alone;
-    ``short`` that they have the rates of short ones, and ``goes_on`` that each goes on with the
+    ``short`` that they have the higher rates of short ones
+    (:func:`~seo_rec.search.run_off.schedule.haste`), and ``goes_on`` that each goes on with the
     training of its candidate before.
     """
 
@@ -92,9 +91,8 @@ class Contest:
         training: Training,
         folder: Path,
         changes: Mapping[str, Mapping[str, float]] | None = None,
-        hastens: bool = True,
     ) -> None:
-        self.hastens, self.at_last, self.short, self.goes_on = hastens, False, False, False
+        self.at_last, self.short, self.goes_on = False, False, False
         # steps and seconds of the trainings that can go on
         self._begun: dict[str, tuple[int, float]] = {}
         self.changes = dict(changes or {})
@@ -173,11 +171,12 @@ class Contest:
 
     def _files(self, name: str, training: Training) -> tuple[Path, Path]:
         steps = training.fit.max_steps if self.settings.cost else 0
-        stem = f"{name}{f'-steps{steps}' if steps else ''}-seed{training.fit.seed}"
+        length = f"{'-short' if self.short else ''}-steps{steps}" if steps else ""
+        stem = f"{name}{length}-seed{training.fit.seed}"
         return self.folder / f"{stem}.json", self.folder / f"{stem}.npy"
 
     def _hastened(self, fit: FitSettings) -> FitSettings:
-        if not (self.hastens and self.short):
+        if not self.short:
             return fit
         factor = haste(fit)
         return replace(fit, row_lr=factor * fit.row_lr, dense_lr=factor * fit.dense_lr)
@@ -270,7 +269,7 @@ class Contest:
     ) -> Contest:
         """Trainings at rates that are being chosen, in a folder of this contest."""
         place = self.folder / folder
-        return Contest(self.data, candidates, self.settings, self.training, place, changes, False)
+        return Contest(self.data, candidates, self.settings, self.training, place, changes)
 
     def length(self) -> Length:
         """The length of one whole training."""

@@ -117,7 +117,8 @@ class _Rounds:
             if last:
                 _note(self.contest, before, now, number - 1)
             screened = stage is self.schedule.screening
-            order, before = now if last else _ordered(self.contest, now, screened), now
+            ended = last and number > 1  # the order is that of the round before
+            order, before = now if ended else _ordered(self.contest, now, screened), now
         return order
 
 

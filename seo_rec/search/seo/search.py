@@ -309,7 +309,8 @@ def _candidates(
             candidates.append(Candidate(f"seo-{width}-divide", policy, True, origin))
     if settings.decides_precision:
         found = searches[settings.chunk_dim]
-        candidates += in_other_types(data, found.alpha, found.worth, settings, seed)
+        rules = settings.run_off
+        candidates += in_other_types(data, found.alpha, found.worth, settings, rules, seed)
     return candidates, searches
 
 

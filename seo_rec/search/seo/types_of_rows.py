@@ -11,7 +11,7 @@ import torch
 
 from seo_rec.data.dataset import DataSet
 from seo_rec.policy import Policy, PolicyError
-from seo_rec.search.run_off import Candidate, Shape, by_chunks
+from seo_rec.search.run_off import Candidate, RunOff, Shape, by_chunks
 from seo_rec.search.run_off.plain import EQUAL, by_frequency, by_id
 from seo_rec.search.seo import selection
 from seo_rec.search.seo.division import by_worth
@@ -64,6 +64,7 @@ def in_other_types(
     alpha: torch.Tensor,
     worth: Sequence[float] | None,
     settings: SeoSettings,
+    rules: RunOff,
     seed: int,
 ) -> list[Candidate]:
     """Leading kinds of policies with other rows than the others', in the same bytes.
@@ -78,6 +79,7 @@ def in_other_types(
         alpha: Attention of the settings' chunks, (F, C).
         worth: Of every feature; None: no candidate is made by it.
         settings: Budget in bytes, and widths.
+        rules: Whether policies that store ids, and rows for frequent ids, may take part.
         seed: Salt of the hash functions.
     """
     small, half = (replace(settings, precision=precision) for precision in ("int4", "float16"))
@@ -86,11 +88,13 @@ def in_other_types(
     )
     tried: list[tuple[str, Callable[[], Sequence[Candidate]]]] = [
         ("int4", partial(by_chunks, data.schema, shape, (1,))),
-        ("int4", partial(by_frequency, data, shape)),
-        ("int4", partial(_equal_widths, data, shape)),
-        ("int4", partial(by_counts, data, alpha, worth, small, seed)),
         ("float16", partial(_narrow, data, wide)),
     ]
+    if rules.by_id:
+        tried.append(("int4", partial(_equal_widths, data, shape)))
+    if rules.by_id and rules.frequent:
+        tried.append(("int4", partial(by_frequency, data, shape)))
+        tried.append(("int4", partial(by_counts, data, alpha, worth, small, seed)))
     found = list[Candidate]()
     for precision, make in tried:
         try:
@@ -105,4 +109,6 @@ def _equal_widths(data: DataSet, shape: Shape) -> list[Candidate]:
 
 
 def _narrow(data: DataSet, shape: Shape) -> list[Candidate]:
+    if shape.dim % NARROW:
+        return []
     return by_chunks(data.schema, replace(shape, chunk_dim=NARROW), ())
