@@ -199,7 +199,9 @@ def scripted_run_off(
         for seed in (0, AGAIN)
     }
 
-    def fit_policy(data: DataSet, policy: Policy, training: Training, title: str) -> Trained:
+    def fit_policy(
+        data: DataSet, policy: Policy, training: Training, out: Path | None, title: str
+    ) -> Trained:
         name = title.removesuffix(", second seed")
         return Trained((name, training.fit.seed), SimpleNamespace(seconds=1.0))
 

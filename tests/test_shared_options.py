@@ -14,9 +14,14 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def test_commands_have_the_options_alike() -> None:
-    """The same names, defaults and help: of a budget in five commands, of a method in three."""
+    """The same names, defaults and help: of a budget in five commands, of a method in three.
+
+    But a search may decide the precision itself.
+    """
     for name in PLAIN_METHOD.names:
         searching = ("search", "compare") if name in BUDGET_OPTIONS.names else ()
+        if name == "precision":
+            searching = ("compare",)
         found = [
             (p.opts, p.default, p.help)
             for command in ("train", "tune", "replay", *searching)

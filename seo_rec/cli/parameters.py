@@ -60,8 +60,7 @@ Precision = Annotated[
 SearchPrecision = Annotated[
     str,
     typer.Option(
-        help="Type of stored rows: float32, float16, bfloat16, int8, int4; auto: seo decides, with "
-        "--bytes.",
+        help="Rows: float32, float16, bfloat16, int8, int4 or auto.",
         rich_help_panel=BUDGET,
     ),
 ]
@@ -148,7 +147,7 @@ SearchCrosses = Annotated[
     typer.Option(
         callback=_crosses,
         metavar="auto|N|A*B",
-        help="Pairs of columns that may be features; none: no.",
+        help="Pairs of columns to try as features, or none.",
         rich_help_panel=SEARCH,
     ),
 ]
@@ -158,7 +157,8 @@ CrossOrder = Annotated[
         is_eager=True,
         min=2,
         max=3,
-        help="Columns of a proposed cross at most; 3 with --crosses N.",
+        metavar="2|3",
+        help="Most columns of a proposed cross.",
         rich_help_panel=SEARCH,
     ),
 ]

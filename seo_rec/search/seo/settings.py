@@ -36,8 +36,7 @@ class SeoSettings:
         warmup_epochs: Epochs before the steps on held-out rows begin.
         logit_lr: Learning rate of the logits of the attention.
         num_bytes: Budget in bytes to serve; budget_rows then sizes the search alone. 0: no bytes.
-        precision: The type in which rows are stored; auto, for a run-off with a limit and a budget
-            in bytes: int8, and candidates of other types beside it.
+        precision: The type of stored rows; auto, with num_bytes and run_off.cost: int8 and others.
     """
 
     budget_rows: int = 6000
