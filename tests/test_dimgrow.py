@@ -33,6 +33,7 @@ from seo_rec.search.dimgrow import (
 )
 from seo_rec.search.space import open_space
 from seo_rec.train import CheckpointError, FitSettings, Preempted, Training
+from small_recipes import planted
 
 GOLDEN = Path(__file__).parent / "golden" / "dimgrow.json"
 
@@ -410,18 +411,7 @@ def test_golden_cases_show_what_they_are_for() -> None:
 def test_noise_loses_its_columns(tmp_path: Path) -> None:
     """Features that tell something keep columns, those that carry nothing keep none."""
     data = tmp_path / "data"
-    synthetic(
-        data,
-        rows=12_000,
-        strong=3,
-        weak=2,
-        noise=3,
-        numeric=0,
-        strong_vocab=30,
-        weak_vocab=20,
-        noise_vocab=1000,
-        signal=3.0,
-    )
+    planted(data, rows=12_000)
     settings = DimGrowSettings(alpha=3e-3, gate_lr=2e-2, max_dim=8, adapt_dim=16)
     fit = FitSettings(epochs=6, patience=20, batch_size=256, row_lr=1e-2, dense_lr=5e-3)
     found = dimgrow(open_data(data), settings, Training(ModelSettings(hidden=(32,)), fit)).record[

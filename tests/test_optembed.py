@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from seo_rec.data.dataset import DataSet, open_data
-from seo_rec.data.synthetic import synthetic
 from seo_rec.model import ModelSettings
 from seo_rec.policy import PolicyError
 from seo_rec.search.optembed import (
@@ -30,6 +29,7 @@ from seo_rec.search.optembed import widths as evolving
 from seo_rec.search.space import open_space
 from seo_rec.train import FitSettings, Training, evaluate, loop
 from small_optembed import DIMS, FIT, ROWS, SETTINGS, SMALL, supernet
+from small_recipes import planted
 
 # ---- the estimator and the sparsity term -------------------------------------------------
 
@@ -316,18 +316,7 @@ def test_too_few_features_for_the_backbone_are_named_in_the_search(
 def test_noise_loses_its_rows(tmp_path: Path) -> None:
     """Ids that tell nothing are pruned, those that tell something mostly stay."""
     data = tmp_path / "data"
-    synthetic(
-        data,
-        rows=12_000,
-        strong=3,
-        weak=2,
-        noise=3,
-        numeric=0,
-        strong_vocab=30,
-        weak_vocab=20,
-        noise_vocab=1000,
-        signal=3.0,
-    )
+    planted(data, rows=12_000)
     settings = OptEmbedSettings(max_dim=8, alpha=3e-3, threshold_lr=1.0, generations=2)
     fit = FitSettings(epochs=6, patience=6, batch_size=256, row_lr=1e-2, dense_lr=5e-3, row_l2=1e-3)
     rows = optembed(open_data(data), settings, Training(ModelSettings(hidden=(32,)), fit)).record[

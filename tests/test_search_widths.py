@@ -14,7 +14,6 @@ import torch
 
 from baseline_searches import FIT, SMALL, space_of
 from seo_rec.data.dataset import DataSet, open_data
-from seo_rec.data.synthetic import synthetic
 from seo_rec.model import ModelSettings, build_model
 from seo_rec.policy import PolicyError
 from seo_rec.search.autodim import AutoDimSettings, WidthChoice, choice_step
@@ -24,6 +23,7 @@ from seo_rec.search.no_search import NoSearchSettings, no_search
 from seo_rec.search.space import open_space
 from seo_rec.search.sseds import ColumnMask, SsedsSettings, choose, saliency, sseds
 from seo_rec.train import FitSettings, Training, make_optimizers
+from small_recipes import planted
 
 # ---- shares of a budget --------------------------------------------------------------------
 
@@ -225,18 +225,7 @@ def test_settings_out_of_range(kind: Any, wrong: dict[str, Any], says: str) -> N
 
 def test_sseds_finds_planted_structure(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    synthetic(
-        data,
-        rows=8_000,
-        strong=3,
-        weak=2,
-        noise=3,
-        numeric=0,
-        strong_vocab=30,
-        weak_vocab=20,
-        noise_vocab=1000,
-        signal=3.0,
-    )
+    planted(data, rows=8_000)
     fit = FitSettings(epochs=4, batch_size=256, row_lr=1e-2, dense_lr=5e-3, average=0.9)
     settings = SsedsSettings(max_dim=8, keep=0.25, min_dim=0)
     policy = sseds(open_data(data), settings, Training(ModelSettings(hidden=(32,)), fit)).policy

@@ -87,7 +87,10 @@ def read_lines(path: Path, notes: list[str]) -> Iterator[Mapping[str, Any]]:
 
 def get_value(document: Mapping[str, Any], key: str, where: Path, kind: type, called: str) -> Any:
     if key not in document:
-        raise ReportError(f"{where}: no {key!r} here; the file is of another release, or cut short")
+        raise ReportError(
+            f"{where}: no {key!r} here; the file is cut short, of another release, or of training "
+            "without validation rows, as a day of seo-rec replay; train again with this release"
+        )
     value = document[key]
     if not isinstance(value, kind) or isinstance(value, bool):
         raise ReportError(f"{where}: {key} is {value!r:.60}; allowed: {called}")
