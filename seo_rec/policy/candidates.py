@@ -10,8 +10,6 @@ Letters: R rows of a table that is served, V ids, D width.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -89,11 +87,6 @@ def with_candidates(policy: Policy, counted: DecayedCounts) -> Policy:
     if not more:
         return policy
     return replace(policy, tables=tables, vocabularies=vocabularies, budget=None)
-
-
-def policy_digest(policy: Policy) -> str:
-    """SHA-256 of the JSON form of a policy."""
-    return hashlib.sha256(json.dumps(policy.to_json(), sort_keys=True).encode()).hexdigest()
 
 
 def left_out(served: Policy, trained: Policy) -> dict[str, LeftOut]:

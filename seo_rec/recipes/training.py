@@ -19,7 +19,6 @@ from seo_rec.model import ModelSettings
 from seo_rec.multi_task import MultiTask
 from seo_rec.policy import Allowance, Policy
 from seo_rec.policy.allowance import BYTES
-from seo_rec.policy.candidates import policy_digest
 from seo_rec.recipes.continuing import Continued, carried_lines, first_counts, write_counts
 from seo_rec.recipes.evaluation import load_model, named_weights
 from seo_rec.recipes.outcome import record_of, scores_of, stored_policy, worse_than_label_rate
@@ -33,7 +32,7 @@ from seo_rec.runs.layout import (
     RESULT_FILE,
     TRAINED_FILE,
 )
-from seo_rec.schema import REGRESSION, SPLITS, DataError
+from seo_rec.schema import REGRESSION, SPLITS, DataError, document_digest
 from seo_rec.search import find
 from seo_rec.settings import LARGEST_DENSE, Regression, settled
 from seo_rec.train import (
@@ -230,7 +229,7 @@ def asked_for(
     }
     asked |= {"weights": weights_digest(start.weights)} if start.weights else {}
     if trained is not None and trained != policy:
-        asked["trained_policy"] = policy_digest(trained)
+        asked["trained_policy"] = document_digest(trained.to_json())
     return asked | ({"earlier": start.earlier.digest} if start.earlier else {})
 
 

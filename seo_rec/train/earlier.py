@@ -11,7 +11,6 @@ from seo_rec.documents import read_object
 from seo_rec.files import checksum
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Ids, Policy
-from seo_rec.policy.candidates import policy_digest
 from seo_rec.runs import RunError
 from seo_rec.runs.layout import (
     BEST_FOLDER,
@@ -21,6 +20,7 @@ from seo_rec.runs.layout import (
     RUN_FILE,
     TRAINED_FILE,
 )
+from seo_rec.schema import document_digest
 from seo_rec.settings import FitSettings, Training
 from seo_rec.train.checkpoint import Checkpoints
 from seo_rec.train.checkpoint_files import MARKER
@@ -150,7 +150,7 @@ def _trained(run: Path, digest: Any) -> Policy | None:
     if digest is None and not path.exists():
         return None
     found = Policy.load(path) if path.exists() else None
-    if found is None or policy_digest(found) != digest:
+    if found is None or document_digest(found.to_json()) != digest:
         raise RunError(
             f"{path}: missing or changed, so the rows of the run cannot be told apart; restore the "
             "file"
