@@ -21,6 +21,7 @@ from seo_rec.data.dataset import DataSet
 from seo_rec.policy import Allowance, Feature, Lookup, Policy, PolicyError, Table
 from seo_rec.policy.addresses import counted_as, digests, known_as, lookup_rows
 from seo_rec.policy.entries import DIGEST_SEED
+from seo_rec.policy.preimages import as_ids, ids_of_digests
 from seo_rec.search.registry import find
 from seo_rec.train import Training
 from spec import digest
@@ -276,3 +277,17 @@ def test_the_digests_of_the_page() -> None:
     for value, written in lines:
         assert written == f"0x{digest(int(value)):08X}"
     assert f"0x{DIGEST_SEED:X}" in page
+
+
+# ---- ids of digests ------------------------------------------------------------------------
+
+
+def test_an_id_is_found_for_every_digest() -> None:
+    edges = np.array([0, 1, 2**31, 2**32 - 1])
+    wanted = np.concatenate([edges, np.random.default_rng(0).integers(0, 2**32, 5_000)])
+    found = ids_of_digests(wanted)
+    assert found.dtype == np.int64 and (found >= 0).all()
+    assert [digest(i) for i in found[:8].tolist()] == wanted[:8].tolist()
+    assert (digests(found) == wanted).all()
+    assert ids_of_digests(wanted[:0]).size == 0
+    assert as_ids(wanted, 64) is wanted and (as_ids(wanted, 32) == found).all()
