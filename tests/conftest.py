@@ -96,6 +96,17 @@ def seo_rec() -> Callable[..., Finished]:
     return run
 
 
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """``command(module, "--seeds", 0)`` runs a benchmark's ``main`` in this process."""
+
+    def run(module: Any, *arguments: Any) -> None:
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+        module.main()
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def chain(
     seo_rec: Callable[..., Finished], tiny: Path, tmp_path_factory: pytest.TempPathFactory

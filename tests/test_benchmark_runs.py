@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,15 +23,6 @@ from seo_rec.search.seo import SeoSettings
 from seo_rec.settings import FitSettings, Training
 
 FIT = FitSettings(epochs=1, batch_size=200)
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    def run(module: Any, *arguments: Any) -> None:
-        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
-        module.main()
-
-    return run
 
 
 def test_mlet_is_tuned_first_and_runs_once(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from dataclasses import replace
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pyarrow.csv import write_csv
 from sklearn.metrics import log_loss, roc_auc_score
 
 from cases import BACKBONES
@@ -128,11 +128,7 @@ def test_shuffled_rows_keep_their_labels_together(both: DataSet) -> None:
 
 
 def test_text_gives_the_same_data(both: DataSet, tmp_path: Path) -> None:
-    rows = table()
-    with (tmp_path / "raw.csv").open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(rows)
-        writer.writerows(zip(*(v.tolist() for v in rows.values()), strict=True))
+    write_csv(pa.table(table()), tmp_path / "raw.csv")
     prepare_table(tmp_path / "raw.csv", tmp_path / "data", columns=COLUMNS)
     other = open_data(tmp_path / "data")
     for split in ("train", "val", "test"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,15 +26,6 @@ from seo_rec.search.seo import search_space, select
 from seo_rec.settings import FitSettings
 
 Line = dict[str, Any]
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    def run(module: Any, *arguments: Any) -> None:
-        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
-        module.main()
-
-    return run
 
 
 # ---- SEO ---------------------------------------------------------------------------------------

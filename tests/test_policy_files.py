@@ -8,6 +8,8 @@ import json
 import re
 import tracemalloc
 import zlib
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -43,21 +45,17 @@ KEYED: tuple[tuple[str | int, ...], ...] = (
 def test_unknown_and_missing_keys_are_refused(at, tmp_path):
     where = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in at).lstrip(".")
     place = ": " + re.escape(where) if where else ""
-    refused(
-        tmp_path / "p.json",
-        put(document(), (*at, "colour"), 1),
-        rf"{place}: unknown keys \['colour'\]; allowed: ",
-    )
-    inner = document()
-    for key in at:
-        inner = inner[key]
+    keys_are_checked(document(), at, tmp_path / "p.json", rf"{place}: ")
+
+
+def keys_are_checked(good, at, path, place) -> None:
+    """An unknown key and a missing one are refused in the object at ``at``, by name."""
+    refused(path, put(good, (*at, "colour"), 1), rf"{place}unknown keys \['colour'\]; allowed: ")
+    inner = reduce(getitem, at, good)
     for key in inner:
-        less = document()
-        parent = less
-        for k in at:
-            parent = parent[k]
-        del parent[key]
-        refused(tmp_path / "p.json", less, rf"{place}: missing keys \['{key}'\]")
+        less = copy.deepcopy(good)
+        del reduce(getitem, at, less)[key]
+        refused(path, less, rf"{place}missing keys \['{key}'\]")
 
 
 LATER_KEYED: tuple[tuple[str | int, ...], ...] = (
@@ -76,18 +74,7 @@ LATER_KEYED: tuple[tuple[str | int, ...], ...] = (
 
 @pytest.mark.parametrize("at", LATER_KEYED, ids=lambda at: ".".join(map(str, at)))
 def test_unknown_and_missing_keys_of_later_things_are_refused(at, tmp_path):
-    bad = put(later_document(), (*at, "colour"), 1)
-    refused(tmp_path / "p.json", bad, r"unknown keys \['colour'\]; allowed: ")
-    inner = later_document()
-    for key in at:
-        inner = inner[key]
-    for key in inner:
-        less = later_document()
-        parent = less
-        for k in at:
-            parent = parent[k]
-        del parent[key]
-        refused(tmp_path / "p.json", less, rf"missing keys \['{key}'\]")
+    keys_are_checked(later_document(), at, tmp_path / "p.json", "")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import shutil
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pyarrow.csv import write_csv
 from sklearn import metrics as sklearn_metrics
 
 from distributed import sharded
@@ -123,11 +123,7 @@ def test_the_schema_says_what_the_label_is(priced: DataSet) -> None:
 
 
 def test_text_and_parquet_give_the_same_labels(priced: DataSet, tmp_path: Path) -> None:
-    rows = table()
-    with (tmp_path / "raw.csv").open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(rows)
-        writer.writerows(zip(*(v.tolist() for v in rows.values()), strict=True))
+    write_csv(pa.table(table()), tmp_path / "raw.csv")
     prepare_table(tmp_path / "raw.csv", tmp_path / "data", columns=COLUMNS)
     other = open_data(tmp_path / "data")
     for split in ("train", "val", "test"):

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from benchmarks.pages import throughput as throughput_page
 from benchmarks.ranks import throughput
@@ -159,8 +161,10 @@ def test_torchrecs_collection_is_updated_by_fbgemm():
         placed = recipe.place(policy, "ours", throughput.topology_here(here))
         assert not isinstance(placed, str)
         made = [recipe.sharded("exact", policy, w, placed, here) for w in ("ours", "torchrec")]
-        shards = [len(inner_model(t.model).embedding.sparse_shards) for t in made]
-        assert shards[0] > 0 == shards[1]
+        ours, theirs = (inner_model(t.model).embedding for t in made)
+        assert type(ours.ebc) is EmbeddingBagCollection  # one rank is trained as it is
+        assert ours.sparse and type(theirs.ebc) is ShardedEmbeddingBagCollection
+        throughput.check_equal(*made)
         return [set(t.optimizers) for t in made]
 
     (found,) = run_ranks(names, 1)

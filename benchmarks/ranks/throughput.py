@@ -14,7 +14,8 @@ Three questions; without an option the first one:
     --plans             the same policy on our plan and on TorchRec's, the skewed policy among them
     --against-torchrec  our embedding (hash, tables, regroup) beside TorchRec's collection with the
                         same tables, plan and optimizer (fused by FBGEMM where it can) on row
-                        numbers that were hashed beforehand, and ours on the same row numbers
+                        numbers that were hashed beforehand, and ours on the same row numbers; with
+                        one rank ours is not sharded, as in ``seo-rec train``
 
 Everything that is compared takes turns within one run: a repeat is a few steps of one model, then
 of the next one, and so on, in a new order each time; ranks start together, and the slowest rank's
@@ -63,7 +64,7 @@ from seo_rec.schema import Schema
 from seo_rec.settings import FitSettings, settled
 from seo_rec.train import Ranks, launched, topology_here
 from seo_rec.train.optimizers import ROW_OPTIMIZERS, inner_model
-from seo_rec.train.state import Sharded, weights_of
+from seo_rec.train.state import Piece, Sharded, weights_of
 
 RECORD = path_of("throughput")
 GOALS_TORCHREC = {"embedding": 1.10, "training step": 1.0}  # from the same row numbers
@@ -190,11 +191,14 @@ def check_equal(ours: Trainee, theirs: Trainee) -> None:
 
 
 def _copy(value: torch.Tensor | Sharded, to: torch.Tensor | Sharded) -> None:
-    if isinstance(value, Sharded) and isinstance(to, Sharded):
-        for piece in value.pieces:
-            to.piece_at(piece.offsets).copy_(piece.tensor)
-    elif isinstance(value, torch.Tensor) and isinstance(to, torch.Tensor):
-        to.copy_(value)
+    if isinstance(to, torch.Tensor):
+        to = Sharded(to.shape, (Piece(to, (0, 0)),))
+    for piece in to.pieces:
+        if isinstance(value, Sharded):
+            piece.tensor.copy_(value.piece_at(piece.offsets))
+        else:
+            (row, column), (rows, columns) = piece.offsets, piece.tensor.shape
+            piece.tensor.copy_(value[row : row + rows, column : column + columns])
 
 
 def both(steps: int) -> Callable[[Trainee], None]:

@@ -126,6 +126,8 @@ def by_torchrec(
 class RowsAsTheyAre(nn.Module):
     """In place of a Remap: the lookups' row numbers are known already."""
 
+    names = ()  # of columns: a batch has lookups in their place
+
     def forward(self, lookups: KeyedJaggedTensor, same_bags: bool = False) -> KeyedJaggedTensor:
         return lookups
 
@@ -282,7 +284,11 @@ class Recipe:
         return replace(trainee, peak_bytes=peak[0])
 
     def sharded(self, name: str, policy: Policy, way: str, placed: Placed, here: Ranks) -> Trainee:
-        """A model sharded over all ranks; ``way`` as in :class:`Trainee`."""
+        """A model sharded over all ranks; ``way`` as in :class:`Trainee`.
+
+        Ours is whole where there is one rank, as ``seo-rec train`` has it; TorchRec's collection is
+        sharded over that one rank.
+        """
         with peak_memory(here.device) as peak:
             whole = self._model(name, policy)
             batches = self.batches
@@ -295,16 +301,18 @@ class Recipe:
                 plain = PlainEmbedding(policy, regroup=way == REGROUPED)
                 plain.load_state_dict(whole.embedding.state_dict())
                 whole = RecModel(plain, whole.backbone)
-            fused = way in THEIRS and self.row_optimizer in FUSED
-            shard = by_torchrec if fused else distribute
-            model = shard(
-                whole, placed.placements, here, row_optimizer=self.row_optimizer, row_lr=LR
-            )
+            alone = here.world_size == 1 and way not in THEIRS
+            model = whole.to(here.device) if alone else self._shard(whole, way, placed, here)
             trainee = self._trainee(name, way, policy, model, here)
-            trainee.batches, trainee.placed = batches, placed
+            trainee.batches, trainee.placed = batches, None if alone else placed
             trainee.train(2)
         trainee.forget()
         return replace(trainee, peak_bytes=peak[0])
+
+    def _shard(self, whole: RecModel, way: str, placed: Placed, here: Ranks) -> nn.Module:
+        fused = way in THEIRS and self.row_optimizer in FUSED
+        shard = by_torchrec if fused else distribute
+        return shard(whole, placed.placements, here, row_optimizer=self.row_optimizer, row_lr=LR)
 
     def _model(self, name: str, policy: Policy) -> RecModel:
         settings = ModelSettings(hidden=self.hidden)

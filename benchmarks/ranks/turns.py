@@ -117,7 +117,7 @@ def line_of(trainee: Trainee, here: Ranks, recipe: Recipe, common: Line) -> Line
         line["measured_ms"] = embedding_ms(trainee, line["stages_ms"])
         kinds = [p.kind for p in trainee.placed.placements]
         line["sharding"] = {kind: kinds.count(kind) for kind in sorted(set(kinds))}
-    if trainee.way not in ("alone", "apart", *FED_ROWS):
+    if trainee.placed is not None and trainee.way not in ("alone", "apart", *FED_ROWS):
         line["bytes"] = exchanged(trainee, here)
     return line
 

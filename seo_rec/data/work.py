@@ -11,8 +11,6 @@ All processes see the folder::
 
 from __future__ import annotations
 
-import hashlib
-import json
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -34,7 +32,7 @@ from seo_rec.data.split import Split
 from seo_rec.data.tokens import Ids
 from seo_rec.data.vocabulary import Pruning
 from seo_rec.files import read_json
-from seo_rec.schema import SPLITS
+from seo_rec.schema import SPLITS, document_digest
 
 COUNT_ROWS = SHARD_ROWS // 2  # of the pieces whose ids one task counts, about
 
@@ -95,7 +93,7 @@ class Work:
             "bad rows": asdict(self.bad_rows),
             "versions": versions(),
         }
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        return document_digest(asked)
 
     # ---- what follows from the records -----------------------------------------------------
 
