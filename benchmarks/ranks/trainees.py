@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from benchmarks.ranks.traffic import Traffic, watched
@@ -28,7 +29,8 @@ from seo_rec.plan.estimate import default_placements, estimate
 from seo_rec.policy import Policy
 from seo_rec.search import seo
 from seo_rec.train import Ranks, distribute, make_optimizers, topology_here
-from seo_rec.train.optimizers import FUSED, inner_model
+from seo_rec.train.dense_rows import DenseRowWiseAdagrad
+from seo_rec.train.optimizers import ADAGRAD_EPS, FUSED, inner_model
 from seo_rec.train.steps import make_steps
 
 LR = 1e-3
@@ -103,17 +105,19 @@ def by_torchrec(
 ) -> DistributedModelParallel:
     """The model sharded as TorchRec's documents do it: FBGEMM updates tables in the backward pass.
 
-    Tables on every rank have dense gradients. On a CPU the weights are new random ones.
+    Tables on every rank have dense gradients, and so have all with an optimizer that FBGEMM does
+    not fuse. On a CPU the weights are new random ones.
     """
     # The import compiles eight optimizers of TorchScript, which the other contestants never need.
     from torch.distributed.optim import (
         _apply_optimizer_in_backward as apply_optimizer_in_backward,
     )
 
-    kernels = {p.table: "fused" if p.shards else "dense" for p in placements}
-    optimizer, settings = FUSED[row_optimizer]
+    fusable = row_optimizer in FUSED
+    kernels = {p.table: "fused" if p.shards and fusable else "dense" for p in placements}
     bags = model.embedding.ebc.embedding_bags
     for table in (t for t, kernel in kernels.items() if kernel == "fused"):
+        optimizer, settings = FUSED[row_optimizer]
         apply_optimizer_in_backward(
             optimizer, bags[table_key(table)].parameters(), {"lr": row_lr, **settings}
         )
@@ -310,8 +314,7 @@ class Recipe:
         return replace(trainee, peak_bytes=peak[0])
 
     def _shard(self, whole: RecModel, way: str, placed: Placed, here: Ranks) -> nn.Module:
-        fused = way in THEIRS and self.row_optimizer in FUSED
-        shard = by_torchrec if fused else distribute
+        shard = by_torchrec if way in THEIRS else distribute
         return shard(whole, placed.placements, here, row_optimizer=self.row_optimizer, row_lr=LR)
 
     def _model(self, name: str, policy: Policy) -> RecModel:
@@ -326,6 +329,9 @@ class Recipe:
         self, name: str, way: str, policy: Policy, model: nn.Module, here: Ranks
     ) -> Trainee:
         optimizers = make_optimizers(model, self.row_optimizer, LR, LR)
+        if way in THEIRS and isinstance(rows := optimizers.get("rows"), DenseRowWiseAdagrad):
+            tables = rows.param_groups[0]["params"]  # its own optimizer, not ours
+            optimizers["rows"] = RowWiseAdagrad(tables, lr=LR, eps=ADAGRAD_EPS)
         gate = inner_model(model).embedding.gate
         if isinstance(gate, seo.Attention):
             settings = search_settings(self.params, self.dim)

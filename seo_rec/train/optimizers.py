@@ -23,6 +23,7 @@ from seo_rec.embed import PolicyEmbedding
 from seo_rec.embed.sparse import SparseTables
 from seo_rec.model import RecModel
 from seo_rec.settings import LARGEST_DENSE, FitSettings, settled
+from seo_rec.train.dense_rows import DenseRowWiseAdagrad
 from seo_rec.train.sparse_rows import SparseRows
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,9 @@ ROW_OPTIMIZERS: dict[str, _Make] = {
     "adam": lambda p, lr, l2: torch.optim.Adam(p, lr=lr, weight_decay=l2, fused=True),
     "lazy_adam": lambda p, lr, l2: torch.optim.Adam(p, lr=lr, weight_decay=l2, fused=True),
     "adagrad": lambda p, lr, l2: torch.optim.Adagrad(p, lr=lr, weight_decay=l2, eps=ADAGRAD_EPS),
-    "rowwise_adagrad": lambda p, lr, l2: RowWiseAdagrad(p, lr=lr, weight_decay=l2, eps=ADAGRAD_EPS),
+    "rowwise_adagrad": lambda p, lr, l2: DenseRowWiseAdagrad(
+        p, lr=lr, weight_decay=l2, eps=ADAGRAD_EPS
+    ),
     "sgd": lambda p, lr, l2: torch.optim.SGD(p, lr=lr, weight_decay=l2),
 }  # on dense gradients; lazy_adam's are of arrays and factors, whose every float is read
 DENSE_OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], float], Optimizer]] = {

@@ -7,16 +7,18 @@ move every row in every step; see :class:`seo_kernels.row_bag.RowUpdate`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torchrec.distributed.batched_embedding_kernel import BatchedDenseEmbeddingBag
 from torchrec.distributed.embedding_types import ShardedEmbeddingTable
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 
+from seo_kernels import native
 from seo_kernels.pages import ask_for_large_pages
 from seo_kernels.row_bag import (
     RowTable,
@@ -24,6 +26,7 @@ from seo_kernels.row_bag import (
     swap_means,
     update_rows,
 )
+from seo_rec.embed.dense import DenseTables
 from seo_rec.embed.sparse import SparseTables, TablePart
 
 EPS = 1e-8
@@ -160,15 +163,20 @@ def read_shards_sparsely(ebc: nn.Module, tables: Iterable[str]) -> list[SparseTa
 
     Args:
         ebc: What ``DistributedModelParallel`` made of a collection, its kernels ``dense``.
-        tables: Names of the tables, as the collection has them; the others stay as they are.
+        tables: Names of the tables, as the collection has them. The others keep dense gradients; on
+            a CPU their lookups are this project's (:class:`DenseTables`).
     """
     names, made = set(tables), list[SparseTables]()
     lookups = ebc._lookups if isinstance(ebc, ShardedEmbeddingBagCollection) else []
     for lookup in lookups:
+        if isinstance(lookup, DistributedDataParallel):
+            lookup = lookup.module
         for kernel in getattr(lookup, "_emb_modules", []):
             if isinstance(kernel, BatchedDenseEmbeddingBag):
                 if {t.name for t in kernel.config.embedding_tables} <= names:
                     made.append(_read_kernel_sparsely(kernel))
+                elif kernel.emb_module.weights.dtype == torch.float32 and native.missing() is None:
+                    _read_kernel_densely(kernel)
     return made
 
 
@@ -181,6 +189,19 @@ def _read_kernel_sparsely(kernel: BatchedDenseEmbeddingBag) -> SparseTables:
         [module.weights],
         [_part(t) for t in kernel.config.embedding_tables],
     )
+    module.forward = _forward(source)
+    return source
+
+
+def _read_kernel_densely(kernel: BatchedDenseEmbeddingBag) -> None:
+    module = kernel.emb_module
+    if module.weights.device.type == "cpu":
+        sizes = [tuple(w.shape) for w in module.split_embedding_weights()]
+        module.forward = _forward(DenseTables(module.weights, sizes, kernel._feature_table_map))
+
+
+def _forward(tables: SparseTables | DenseTables) -> Callable[..., torch.Tensor]:
+    """In place of the forward pass of FBGEMM's module."""
 
     def forward(
         indices: torch.Tensor,
@@ -188,11 +209,10 @@ def _read_kernel_sparsely(kernel: BatchedDenseEmbeddingBag) -> SparseTables:
         per_sample_weights: torch.Tensor | None = None,
         **_: Any,
     ) -> torch.Tensor:
-        bags = (offsets.numel() - 1) // source.layout.num_lookups
-        return source.look_up(indices, offsets, per_sample_weights, bags)
+        bags = (offsets.numel() - 1) // tables.layout.num_lookups
+        return tables.look_up(indices, offsets, per_sample_weights, bags)
 
-    module.forward = forward
-    return source
+    return forward
 
 
 def _part(table: ShardedEmbeddingTable) -> TablePart:

@@ -44,9 +44,9 @@ def main() -> None:
         constants = {"HAS_SHIFTS": shifts, "BLOCK": remap_kernel.BLOCK, "UNIT": unit}
         ptx = compile_for_hopper(remap_kernel._remap, {"K": "i32"}, **constants)
         assert max(vectors(ptx, "ld")) == max(vectors(ptx, "st")) == unit, (constants, ptx)
-    for (block, unit), scales, weights in itertools.product(
-        ((1, 1), (8, 1), (8, 8), (16, 2), (70, 4)), booleans, booleans
-    ):
+    shapes = ((1, 1), (8, 1), (8, 8), (16, 2), (70, 4))
+    for (i, (block, unit)), scales in itertools.product(enumerate(shapes), booleans):
+        weights = (i + scales) % 2 == 1  # any two of shape, scales and weights come together
         shape = kernel._shape(block, unit)
         assert shape["UNIT"] == min(unit, 4)
         has = {"HAS_SCALES": scales, "HAS_WEIGHTS": weights}

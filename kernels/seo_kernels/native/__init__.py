@@ -24,8 +24,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from seo_kernels.row_bag.layout import Reads, RowLayout, RowTable, RowUpdate
 
-ABI = 5  # of native.c; a library of another number is older or newer than this file
+ABI = 6  # of native.c; a library of another number is older or newer than this file
 GRAIN = 2**16  # floats that are worth a thread of their own
+STEP_GRAIN = 2**18  # floats of whole gradients that are, most of them zero
 REMAP_GRAIN = 2**19  # row numbers that are, which cost little more than writing them
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # the types of rows, by their number in C
 TILE_FLOATS = 2**16  # of the output; a tile stays in the second-level cache
@@ -122,12 +123,15 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
     library.seo_rows_read.argtypes = [rows, _pointer, _i64, _i64]
     library.seo_rows_group.argtypes = [rows, _i64, *[_pointer] * 3]
     library.seo_rows_update.argtypes = [rows, update, *[_pointer] * 3, *[_i64] * 3]
+    library.seo_rows_add.argtypes = [rows, _pointer, _i64]
+    tables = ctypes.POINTER(_Table)
+    library.seo_rows_step.argtypes = [tables, _i64, ctypes.POINTER(_pointer), update, _i64]
     library.seo_rows_swap_mean.argtypes = [ctypes.POINTER(_Table), update, _i64, _i64]
     for name in ("check", "group", "update"):
         getattr(library, f"seo_rows_{name}").restype = _i64
     for name in (
         *("remap", "blocks_forward", "blocks_backward", "blocks_scales"),
-        *("rows_read", "rows_swap_mean"),
+        *("rows_read", "rows_add", "rows_step", "rows_swap_mean"),
     ):
         getattr(library, f"seo_{name}").restype = None
     return library, None
@@ -338,15 +342,19 @@ def _reads_of(tables: Array[_Table], layout: RowLayout, reads: Reads) -> tuple[_
     return made, held
 
 
+def _weights_of(tables: Sequence[Tensor]) -> Array[_Table]:
+    made = (_Table * len(tables))()
+    for entry, table in zip(made, tables, strict=True):
+        entry.weight, (entry.rows, entry.dim) = _address(table), table.shape
+        entry.type = FLOATS.index(table.dtype)
+    return made
+
+
 def read_rows(tables: Sequence[Tensor], layout: RowLayout, reads: Reads) -> Tensor:
     """See :func:`seo_kernels.row_bag.read_rows`."""
     c = library()
     assert c is not None
-    entries = (_Table * len(tables))()
-    for entry, table in zip(entries, tables, strict=True):
-        entry.weight, (entry.rows, entry.dim) = _address(table), table.shape
-        entry.type = FLOATS.index(table.dtype)
-    made, held = _reads_of(entries, layout, reads)
+    made, held = _reads_of(_weights_of(tables), layout, reads)
     x_BE = torch.empty(reads.num_bags, layout.width)
     tile = max(16, min(512, TILE_FLOATS // max(1, layout.width)))
     threads = _threads(max(x_BE.numel(), held[0].numel()), GRAIN)
@@ -404,6 +412,26 @@ def update_rows(
     threads = _threads(max(held[0].numel(), grad_BE.numel()), GRAIN)
     if c.seo_rows_update(*arguments, pointers[2], num_rows, V, threads):
         raise MemoryError(f"no memory to sort the {V} reads of a batch; take smaller batches")
+
+
+def add_rows(tables: Sequence[Tensor], layout: RowLayout, reads: Reads, grad_BE: Tensor) -> None:
+    """See :func:`seo_kernels.row_bag.add_rows`."""
+    c = library()
+    assert c is not None
+    made, held = _reads_of(_weights_of(tables), layout, reads)
+    grad_BE = grad_BE.contiguous()
+    threads = _threads(max(held[0].numel(), grad_BE.numel()), GRAIN)
+    c.seo_rows_add(ctypes.byref(made), grad_BE.data_ptr(), threads)
+
+
+def step_rows(tables: Sequence[RowTable], gradients: Sequence[Tensor], update: RowUpdate) -> None:
+    """See :func:`seo_kernels.row_bag.step_rows`."""
+    c = library()
+    assert c is not None
+    how = _update_of(update)
+    pointers = (_pointer * len(tables))(*(g.data_ptr() for g in gradients))
+    threads = _threads(sum(g.numel() for g in gradients), STEP_GRAIN)
+    c.seo_rows_step(_tables_of(tables), len(tables), pointers, ctypes.byref(how), threads)
 
 
 def swap_means(table: RowTable, update: RowUpdate, back: bool) -> None:

@@ -12,7 +12,7 @@
 
 #include "native.h"
 
-#define ABI 5
+#define ABI 6
 
 enum { FEATURE, SEED, COUNT, START, STRIDE, WIDTH, COLUMN };
 enum { PIECE = 256, PAIRS = 4096 };

@@ -460,6 +460,71 @@ int64_t seo_rows_update(const Reads *p, const Update *u, const float *grad, cons
     return failed ? -1 : 0;
 }
 
+/* ---- whole gradients --------------------------------------------------------------------- */
+
+INLINE void add_lookup(const Reads *p, const float *grad, int64_t k, uint64_t me, uint64_t threads,
+                       int64_t dim) {
+    const int64_t B = p->num_bags, E = p->row_floats;
+    float *to = p->tables[p->table_of[k]].weight;
+    const float *from = grad + p->columns[k];
+    for (int64_t b = 0; b < B; b++) {
+        const int64_t begin = p->offsets ? p->offsets[k * B + b] : k * B + b;
+        const int64_t end = p->offsets ? p->offsets[k * B + b + 1] : begin + 1;
+        if (b + AHEAD < B) __builtin_prefetch(from + (b + AHEAD) * E);
+        for (int64_t v = begin; v < end; v++) {
+            if (threads > 1 && (uint64_t)p->rows[v] % threads != me) continue;
+            add_scaled(to + p->rows[v] * dim, from + b * E, p->id_weights ? p->id_weights[v] : 1.0f,
+                       dim);
+        }
+    }
+}
+
+CLONES static void add_rows(const Reads *p, const float *grad, uint64_t me, uint64_t threads) {
+    for (int64_t k = 0; k < p->num_lookups; k++) {
+        const int64_t dim = p->tables[p->table_of[k]].dim;
+        BY_WIDTH(dim, add_lookup(p, grad, k, me, threads, W))
+    }
+}
+
+/* Add the gradient (B, E) of every vector to the rows that it is the sum of; the tables are
+   gradients of tables, of 32 bits. */
+void seo_rows_add(const Reads *p, const float *grad, int64_t threads) {
+#pragma omp parallel num_threads(threads)
+    add_rows(p, grad, (uint64_t)omp_get_thread_num(), (uint64_t)omp_get_num_threads());
+}
+
+INLINE void step_range(const Update *u, const Table *table, const float *grad, int64_t first,
+                       int64_t last, int64_t dim) {
+    for (int64_t row = first; row < last; row++) {
+        const float *g = grad + row * dim;
+        uint32_t set = 0;
+        for (int64_t i = 0; i < dim; i++) {
+            uint32_t bits;
+            memcpy(&bits, g + i, sizeof bits);
+            set |= bits;
+        }
+        if (!set) continue;
+        const Row its = {(float *)g, 0, 0, 0}; /* without L2 the gradient is not written */
+        update_row(u, table, row, its, 1, FLOAT32, dim);
+    }
+}
+
+CLONES static void step_piece(const Update *u, const Table *table, const float *grad, int64_t first,
+                              int64_t last) {
+    BY_WIDTH(table->dim, step_range(u, table, grad, first, last, W))
+}
+
+/* Update every row of 32 bits whose gradient is not zero; grads[t] is the gradient of table t, of
+   its shape. The update has no L2, and one of a row whose gradient is zero would not move it. */
+void seo_rows_step(const Table *tables, int64_t num_tables, const float *const *grads,
+                   const Update *u, int64_t threads) {
+#pragma omp parallel num_threads(threads)
+    for (int64_t t = 0; t < num_tables; t++) {
+        const int64_t T = omp_get_num_threads(), me = omp_get_thread_num(), rows = tables[t].rows;
+        step_piece(u, tables + t, grads[t], rows * me / T, rows * (me + 1) / T);
+    }
+}
+
 /* ---- the running mean -------------------------------------------------------------------- */
 
 INLINE void exchange_floats(const Table *table, const Update *u, int64_t row, int64_t back) {

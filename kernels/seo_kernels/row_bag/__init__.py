@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from seo_kernels import native
@@ -36,10 +37,12 @@ __all__ = [
     "RowLayout",
     "RowTable",
     "RowUpdate",
+    "add_rows",
     "mean_share",
     "read_rows",
     "settled_step",
     "share_left",
+    "step_rows",
     "swap_means",
     "update_rows",
     "weight_gradient",
@@ -92,6 +95,54 @@ def update_rows(
     reference.update_rows(tables, layout, reads, gradients, update)
 
 
+def add_rows(tables: Sequence[Tensor], layout: RowLayout, reads: Reads, gradient: Tensor) -> None:
+    """``tables[t_k][row_v] += w_v gradient[b, columns of k]`` for every read v in bag (k, b).
+
+    This is the gradient of whole tables if they are zeros before.
+
+    Args:
+        tables: float32 (R, D) each, written in place.
+        layout, reads: As for :func:`read_rows`.
+        gradient: (B, E), of what :func:`read_rows` gives.
+
+    Raises:
+        ValueError: A row or an offset is out of range (a GPU does not look).
+    """
+    if _calls_c([*tables, gradient], torch.float32):
+        native.add_rows(tables, layout, reads, gradient)
+        return
+    reference.add_rows(tables, layout, reads, gradient)
+
+
+def step_rows(tables: Sequence[RowTable], gradients: Sequence[Tensor], update: RowUpdate) -> None:
+    """One optimizer step, in place, of every row whose gradient is not zero.
+
+    With ``sgd``, ``adagrad`` and ``rowwise_adagrad`` this is a step of all rows, because a gradient
+    of zero moves neither a weight nor its sum of squares.
+
+    Args:
+        tables: The float32 weights and the sums of each table, without a mean.
+        gradients: Of each table, (R, D).
+        update: An optimizer named above, without L2.
+
+    Raises:
+        ValueError: The update moves rows whose gradient is zero.
+    """
+    if (
+        update.optimizer == "lazy_adam"
+        or update.l2_on != "none"
+        or any(t.mean is not None for t in tables)
+    ):
+        raise ValueError(
+            f"step_rows with optimizer {update.optimizer}, L2 on {update.l2_on}, or a mean, which "
+            "move rows whose gradient is zero; allowed: sgd, adagrad and rowwise_adagrad alone"
+        )
+    if _calls_c([*(t.weight for t in tables), *gradients], torch.float32):
+        native.step_rows(tables, gradients, update)
+        return
+    reference.step_rows(tables, gradients, update)
+
+
 def swap_means(table: RowTable, update: RowUpdate, back: bool) -> None:
     """Exchange weights and running means, in place; rows that were never read are their own mean.
 
@@ -114,7 +165,8 @@ def weight_gradient(
     return reference.weight_gradient(tables, layout, reads, gradient)
 
 
-def _calls_c(tables: Sequence[Tensor]) -> bool:
+def _calls_c(tables: Sequence[Tensor], *dtypes: torch.dtype) -> bool:
+    allowed = dtypes or native.FLOATS
     return native.missing() is None and all(
-        t.device.type == "cpu" and t.dtype in native.FLOATS and t.is_contiguous() for t in tables
+        t.device.type == "cpu" and t.dtype in allowed and t.is_contiguous() for t in tables
     )

@@ -69,6 +69,23 @@ def update_rows(
             _update(state, torch.cat(its_rows), torch.cat(its_vectors), update)
 
 
+def add_rows(tables: Sequence[Tensor], layout: RowLayout, reads: Reads, gradient: Tensor) -> None:
+    """See :func:`seo_kernels.row_bag.add_rows`."""
+    parts = gradient.split(layout.widths, dim=1)
+    for k, (table, rows, bags, weights) in enumerate(_by_lookup(layout, reads)):
+        vectors = parts[k].index_select(0, bags)
+        if weights is not None:
+            vectors = vectors * weights[:, None].to(vectors.dtype)
+        tables[table].index_add_(0, rows, vectors)
+
+
+def step_rows(tables: Sequence[RowTable], gradients: Sequence[Tensor], update: RowUpdate) -> None:
+    """See :func:`seo_kernels.row_bag.step_rows`."""
+    for table, gradient in zip(tables, gradients, strict=True):
+        rows = (gradient != 0).any(1).nonzero().squeeze(1)
+        _update(table, rows, gradient[rows], update)
+
+
 def _by_lookup(layout: RowLayout, reads: Reads) -> list[tuple[int, Tensor, Tensor, Tensor | None]]:
     """Of every lookup: its table, and of its reads the rows, the bags (from 0) and the weights."""
     B, device = reads.num_bags, reads.rows_V.device
