@@ -17,7 +17,7 @@ from seo_rec.schema import Column, Schema
 from seo_rec.search import seo
 from seo_rec.search.cce_tables import CceSettings, divide
 from seo_rec.search.pruned import PrunedSettings, best_cells, pruned_policy
-from spec import cross_id
+from spec import cross_id, digest
 
 
 def schema(*columns: Column) -> Schema:
@@ -441,6 +441,49 @@ POLICIES = {
     "one-row": Policy((Table("a", 1, 1),), (Feature("user", (Lookup("a", seed=5),)),)),
     "dropped": Policy(
         (Table("a", 8, 4),), (Feature("hour", (Lookup("a"),)),), dropped=("user", "item")
+    ),
+}
+
+# Vocabularies of digests, read by every address of the index, beside hashes of the ids themselves.
+DIGESTS = np.sort(np.array([digest(i) for i in VOCABULARY.tolist()]))
+DIGESTED = {
+    "digests": Policy(
+        (Table("a", 12, 4), Table("b", 9, 4, "int8"), Table("c", 3, 4), Table("d", 40, 4)),
+        (
+            Feature(
+                "user", (Lookup("a", "id", 8, unknown_rows=5), Lookup("d", seed=8)), id_bits=32
+            ),
+            Feature("item", (Lookup("b", "id"), Lookup("a", seed=3)), "sum", id_bits=32),
+            Feature("hour", (Lookup("a", "id"), Lookup("d", seed=1))),
+            Feature(
+                "digits",
+                (Lookup("c", "remainder", modulus=3), Lookup("c", "quotient", modulus=3)),
+                "mul",
+                columns=("user",),
+                id_bits=32,
+            ),
+            Feature(
+                "coded",
+                (
+                    Lookup("b", "codes", codes="by id"),
+                    Lookup("d", "codes", 9, modulus=7, codes="by id"),
+                ),
+                columns=("item",),
+                id_bits=32,
+            ),
+            Feature(
+                "known", (Lookup("b", "id", 6, unknown_rows=2),), columns=USER_ITEM, id_bits=32
+            ),
+        ),
+        vocabularies={
+            "user": DIGESTS,
+            "item": DIGESTS[:3],
+            "hour": VOCABULARY,
+            "digits": DIGESTS,
+            "coded": DIGESTS,
+            "known": np.sort(np.array([digest(i) for i in CROSSED.tolist()]))[:4],
+        },
+        codes={"by id": np.array([0, 4, 3, 0, 0, 1, 2], np.int32)},
     ),
 }
 

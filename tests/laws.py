@@ -66,12 +66,14 @@ def counts_what_is_stored(policy: Policy) -> None:
     stored = [quantize_rows(weights.pop(t.name), t.dtype) for t in policy.tables]
     stored += [quantize_rows(weights.pop(a.name)[None, :], a.dtype) for a in policy.arrays]
     stored += weights.values()  # projections, float32
-    stored += [ids.astype(np.int64) for ids in policy.vocabularies.values()]
+    bits = {f.name: f.id_bits for f in policy.features}
+    kinds = {64: np.int64, 32: np.uint32}
+    stored += [ids.astype(kinds[bits[n]]) for n, ids in policy.vocabularies.items()]
     stored += [codes.astype(np.int32) for codes in policy.codes.values()]
     assert policy.num_bytes == sum(part.nbytes for part in stored)
     if {x.dtype for x in (*policy.tables, *policy.arrays)} == {"float32"}:
-        ids = sum(len(v) for v in policy.vocabularies.values())
-        assert policy.num_bytes == 4 * policy.num_params + 8 * ids
+        ids = sum(len(v) * bits[n] // 8 for n, v in policy.vocabularies.items())
+        assert policy.num_bytes == 4 * policy.num_params + ids
 
 
 # ---- methods -------------------------------------------------------------------------------

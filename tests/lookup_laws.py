@@ -15,7 +15,7 @@ from seo_rec import embed
 from seo_rec.embed.cross import cross_ids
 from seo_rec.embed.remap import hash_rows, vocabulary_rows
 from seo_rec.policy import Feature, Lookup, Policy, addresses
-from spec import cross_id, reference_hash, reference_mix
+from spec import cross_id, digest, reference_hash, reference_mix
 
 # ---- columns -------------------------------------------------------------------------------
 
@@ -120,6 +120,10 @@ def collides_afresh(ids: torch.Tensor, seed: int, other: int, num_rows: int) -> 
 
 def reference_rows(policy: Policy, lookup: Lookup, feature: str, ids: Sequence[int]) -> list[int]:
     """Rows of a lookup in Python: the formula of the hash, or a search from the front."""
+    bits = next(f.id_bits for f in policy.features if f.name == feature)
+    hashes = lookup.address == "hash" or (lookup.address == "codes" and lookup.modulus > 0)
+    if bits == 32 and not hashes:
+        ids = [digest(i) for i in ids]
     num_rows = next(t.num_rows for t in policy.tables if t.name == lookup.table)
 
     def index(i: int) -> int:

@@ -25,6 +25,11 @@ def reference_hash(value: int, seed: int, num_rows: int) -> int:
     return ((reference_mix(value ^ seed) % 2**32) * num_rows) // 2**32
 
 
+def digest(value: int) -> int:
+    """What a vocabulary of 32 bits has in place of an id."""
+    return reference_mix(value ^ 0x3243F6A8885A308D) % 2**32
+
+
 def cross_id(ids: Sequence[int]) -> int:
     """The id of a cross: a mix of its columns' ids in order, or the missing id."""
     if MISSING in ids:

@@ -20,7 +20,7 @@ from seo_rec.data.shards import read_shards
 from seo_rec.documents import read_object
 from seo_rec.files import finite
 from seo_rec.policy import Ids, Policy
-from seo_rec.policy.addresses import lookup_rows
+from seo_rec.policy.addresses import known_as, lookup_rows
 from seo_rec.runs import RunError
 from seo_rec.runs.layout import POLICY_FILE, RUN_FILE
 from seo_rec.schema import BINARY, SCHEMA_FILE, DataError
@@ -125,7 +125,7 @@ def drift(old: DataSet, new: DataSet, policy: Policy | None = None, rows: int = 
         known = policy.vocabularies.get(f.name) if policy else None
         if known is not None and not f.is_cross and f.columns[0] in columns:
             ids, counts = new.counts(f.columns[0])
-            unknown[f.name] = _share(counts, ~np.isin(ids, known))
+            unknown[f.name] = _share(counts, ~np.isin(known_as(ids, f.id_bits), known))
     samples = [_sample(d, columns, rows) for d in (old, new)]
     labels = old.schema.label, new.schema.label
     worths = [worth(t, columns, y) for t, y in zip(samples, labels, strict=True)]

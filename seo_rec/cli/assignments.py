@@ -15,6 +15,7 @@ ELSEWHERE = {
     "budget_rows": "--params",
     "num_bytes": "--bytes",
     "precision": "--precision",
+    "id_bits": "--id-bits",
     "dim": "--dim",
     "exact_below": "--exact-below",
     "same_hash": "--same-hash",

@@ -12,7 +12,8 @@ import typer
 from seo_rec.cli.options import is_typed
 from seo_rec.methods.budget import proposed_budget, reason_of_proposal
 from seo_rec.policy import Allowance, row_bytes, stored_types
-from seo_rec.policy.allowance import BYTES, FLOATS, check_precision, read_bytes
+from seo_rec.policy.allowance import BYTES, FLOATS, check_id_bits, check_precision, read_bytes
+from seo_rec.policy.entries import FULL_BITS, SHORT_BITS
 
 if TYPE_CHECKING:
     from seo_rec.data.dataset import DataSet
@@ -30,18 +31,34 @@ class Wish:
         bytes_: The value of ``--bytes``; None if it was not given.
         budget_of: The value of ``--budget-of``; None if it was not given.
         precision: The value of ``--precision``.
+        id_bits: The value of ``--id-bits``; None if it was not given.
     """
 
     params: int | None
     bytes_: str | None
     budget_of: Path | None
     precision: str = "float32"
+    id_bits: int | None = None
+
+    def bits(self, in_bytes: bool) -> int:
+        """Bits of an id in a vocabulary: by default 32 where bytes are counted, else 64.
+
+        Raises:
+            ValueError: Another number was given.
+        """
+        if self.id_bits is None:
+            return SHORT_BITS if in_bytes else FULL_BITS
+        try:
+            check_id_bits(self.id_bits)
+        except ValueError as error:
+            raise ValueError(f"--{str(error).replace('_', '-')}") from None
+        return self.id_bits
 
 
 def budget(
     context: typer.Context, data: DataSet, dim: int, wish: Wish, *, whole_rows: bool
 ) -> Allowance:
-    """The budget of a command in parameters (floats) or in bytes, and the precision.
+    """The budget of a command in parameters (floats) or in bytes, the precision and the id bits.
 
     A budget that no option gives is proposed from the data, and a message on stderr says so.
 
@@ -61,14 +78,14 @@ def budget(
         raise ValueError(f"--dim {dim}; allowed: 1 or more")
     by = _said_by(context, wish)
     if by == "bytes_" and wish.bytes_ is not None:
-        return Allowance(_read(wish.bytes_), BYTES, wish.precision)
+        return Allowance(_read(wish.bytes_), BYTES, wish.precision, wish.bits(True))
     if by == "params" and (params := wish.params) is not None:
         if params < 0 or (whole_rows and (params < dim or params % dim)):
             allowed = f"a multiple of --dim {dim}" if whole_rows else "0 or more"
             raise ValueError(f"--params {params}; allowed: {allowed}")
-        return Allowance(params, FLOATS, wish.precision)
+        return Allowance(params, FLOATS, wish.precision, wish.bits(False))
     if by == "budget_of" and wish.budget_of is not None:
-        return _of_policy(wish.budget_of, dim, whole_rows, wish.precision)
+        return _of_policy(wish.budget_of, dim, whole_rows, wish)
     proposed = proposed_budget(data.schema, dim)
     takes = proposed // dim * row_bytes(dim, wish.precision)
     typer.echo(
@@ -76,7 +93,7 @@ def budget(
         f"{reason_of_proposal(data.schema)}; --params sets it",
         err=True,
     )
-    return Allowance(proposed, FLOATS, wish.precision)
+    return Allowance(proposed, FLOATS, wish.precision, wish.bits(False))
 
 
 def resolved(at: Allowance) -> Mapping[str, Any]:
@@ -108,7 +125,7 @@ def _read(text: str) -> int:
         raise ValueError(f"--bytes {error}") from None
 
 
-def _of_policy(path: Path, dim: int, whole_rows: bool, precision: str) -> Allowance:
+def _of_policy(path: Path, dim: int, whole_rows: bool, wish: Wish) -> Allowance:
     from seo_rec.apply import default_budget
     from seo_rec.policy import Policy
 
@@ -116,7 +133,7 @@ def _of_policy(path: Path, dim: int, whole_rows: bool, precision: str) -> Allowa
     made_for = policy.budget
     if made_for is not None and made_for.params is None and made_for.num_bytes is not None:
         typer.echo(f"budget of {path}: {made_for.num_bytes} bytes", err=True)
-        return Allowance(made_for.num_bytes, BYTES, precision)
+        return Allowance(made_for.num_bytes, BYTES, wish.precision, wish.bits(True))
     found = default_budget(policy)
     if found < dim:
         raise ValueError(f"{path}: {found} parameters; a row of --dim {dim} needs {dim}")
@@ -124,7 +141,7 @@ def _of_policy(path: Path, dim: int, whole_rows: bool, precision: str) -> Allowa
         rows = found // dim
         typer.echo(f"budget of {path}: {found} parameters, {rows} rows of {dim}", err=True)
         found = rows * dim
-    return Allowance(found, FLOATS, precision)
+    return Allowance(found, FLOATS, wish.precision, wish.bits(False))
 
 
 def in_bytes(policy: Policy, text: str) -> Allowance:

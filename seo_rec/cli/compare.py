@@ -161,6 +161,7 @@ def comparison_of(context: typer.Context, asked: Asked, at: Allowance) -> Compar
         params=0 if at.in_bytes else at.amount,
         num_bytes=at.amount if at.in_bytes else 0,
         precision=at.precision,
+        id_bits=at.id_bits,
         dim=asked.dim,
         seeds=asked.contestants.seeds,
         first_seed=asked.contestants.first_seed,

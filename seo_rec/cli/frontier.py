@@ -14,6 +14,7 @@ import typer
 
 from seo_rec.cli import parameters as par
 from seo_rec.cli.automatic import automatic, floats_of, settled_options
+from seo_rec.cli.budget import Wish
 from seo_rec.cli.compare import CONTESTANTS, Asked, Contestants, comparison_of
 from seo_rec.cli.config import set_texts
 from seo_rec.cli.crosses import all_crossed
@@ -93,6 +94,7 @@ def frontier(
     ] = "",
     dim: par.Dim = 16,
     precision: par.Precision = "float32",
+    id_bits: par.IdBits = None,
     *,
     contestants: Contestants,
     set_: par.SetOfMethod = None,
@@ -139,7 +141,8 @@ def frontier(
         wanted, unit = recipes.read_byte_budgets(bytes_), BYTES
     else:
         wanted, unit = recipes.read_budgets(budgets, opened[0], dim), FLOATS
-    at = Allowance(wanted[0], unit, precision)
+    bits = Wish(None, None, None, precision, id_bits).bits(unit == BYTES)
+    at = Allowance(wanted[0], unit, precision, bits)
     named = [find(name.removesuffix(SUFFIX)) for name in contestants.methods]
     fit = automatic(context, fit, opened[0], floats_of(at, dim), named)
     wide = all_crossed(opened, crosses, contestants.first_seed)
@@ -168,6 +171,7 @@ def _jobs(context: typer.Context, comparison: Comparison, budgets: Sequence[int]
         SET,
         "crosses",
         "cross_order",
+        "id_bits",  # each job is told where it needs it
         *settled,
     )  # crosses are given by name
     options = _typed(context, [p.name for p in context.command.params if p.name not in own])

@@ -64,6 +64,15 @@ SearchPrecision = Annotated[
         rich_help_panel=BUDGET,
     ),
 ]
+IdBits = Annotated[
+    int | None,
+    typer.Option(
+        metavar="32|64",
+        help="Bits of a stored id: 32 (its digest) or 64.  [default: 32 with --bytes, else 64]",
+        rich_help_panel=BUDGET,
+        show_default=False,
+    ),
+]
 BudgetOf = Annotated[
     Path | None,
     typer.Option(help="Take the budget of this policy file instead.", rich_help_panel=BUDGET),

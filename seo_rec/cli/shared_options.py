@@ -61,11 +61,12 @@ class BudgetOptions:
     budget_of: par.BudgetOf = None
     dim: par.Dim = 16
     precision: par.Precision = "float32"
+    id_bits: par.IdBits = None
 
     @property
     def wish(self) -> Wish:
         """The options without the width."""
-        return Wish(self.params, self.bytes_, self.budget_of, self.precision)
+        return Wish(self.params, self.bytes_, self.budget_of, self.precision, self.id_bits)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from seo_rec.recipes import Continued
 
 OF_BUDGET = ("params", "bytes_", "budget_of", "exact_below", "same_hash")
-OF_METHOD = (*OF_BUDGET, "dim", "precision", "set_", "crosses", "cross_order")
+OF_METHOD = (*OF_BUDGET, "dim", "precision", "id_bits", "set_", "crosses", "cross_order")
 OF_EARLIER = ("carry", "count_decay", "shared_rows", "candidates")
 OF_POLICY = ("plan", "weights")  # options that are for one policy
 
@@ -273,7 +273,9 @@ def plain_method(
         changes["exact_below"] = method_options.exact_below
     if method_options.same_hash:
         changes["same_hash"] = par.groups(method_options.same_hash, "--same-hash")
-    at = Allowance(0, precision=method_options.precision)
+    at = Allowance(
+        0, precision=method_options.precision, id_bits=method_options.wish.bits(in_bytes=False)
+    )
     if entry.budgeted:
         at = budget(context, data, method_options.dim, method_options.wish, whole_rows=False)
     else:

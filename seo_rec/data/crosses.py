@@ -208,8 +208,7 @@ class CrossedData(DataSet):
         self._crossed = dict(counts)
         self._verifier, self._said = whole._verifier, whole._said
 
-    def counts(self, feature: str) -> tuple[Ids, Ids]:
-        """The training ids of a column or a cross, ascending, and how often each occurs."""
+    def _ids_and_counts(self, feature: str) -> tuple[Ids, Ids]:
         return self._crossed[feature] if feature in self._crossed else self.whole.counts(feature)
 
     def kept(self, feature: str) -> Ids | None:

@@ -21,6 +21,8 @@ from seo_rec.data.shards import large_columns, large_numbers, read_shards
 from seo_rec.data.tokens import OUT_OF_VOCABULARY
 from seo_rec.data.vocabulary import KEPT_FOLDER, read_kept, read_vocabulary
 from seo_rec.places import place
+from seo_rec.policy.addresses import counted_as
+from seo_rec.policy.entries import FULL_BITS
 from seo_rec.schema import (
     BINARY,
     REGRESSION,
@@ -58,6 +60,7 @@ class DataSet:
     def __init__(self, path: Path, schema: Schema) -> None:
         self.path, self.schema = path, schema
         self._counted: dict[str, tuple[Ids, Ids]] = {}
+        self._digested: dict[str, tuple[Ids, Ids]] = {}
         self._said: set[str] = set()
         self._verifier = Verifier(path, schema)
 
@@ -190,20 +193,32 @@ class DataSet:
             self._said.add("numbers")
             log.warning("%s: %s", self.path, large_numbers(large))
 
-    def counts(self, feature: str) -> tuple[Ids, Ids]:
+    def counts(self, feature: str, id_bits: int = FULL_BITS) -> tuple[Ids, Ids]:
         """The training ids of ``feature``, ascending, and how often each occurs there.
+
+        Args:
+            feature: Its name.
+            id_bits: 32 for digests in place of the ids; ids of one digest are counted as one
+                (:func:`seo_rec.policy.addresses.counted_as`).
 
         Raises:
             DataError: The data set has no vocabulary of that column, or it is damaged.
         """
+        if id_bits == FULL_BITS:
+            return self._ids_and_counts(feature)
+        if feature not in self._digested:
+            self._digested[feature] = counted_as(*self._ids_and_counts(feature), id_bits)
+        return self._digested[feature]
+
+    def _ids_and_counts(self, feature: str) -> tuple[Ids, Ids]:
         if feature not in self._counted:
             self._verifier.vocabulary(feature)
             self._counted[feature] = read_vocabulary(self.path, feature)
         return self._counted[feature]
 
-    def vocabulary(self, feature: str) -> Ids:
-        """The training ids of ``feature``, ascending, int64 (V,)."""
-        return self.counts(feature)[0]
+    def vocabulary(self, feature: str, id_bits: int = FULL_BITS) -> Ids:
+        """The training ids of ``feature``, or with 32 bits their digests, ascending, int64 (V,)."""
+        return self.counts(feature, id_bits)[0]
 
     def kept(self, feature: str) -> Ids | None:
         """The ids of ``feature`` that keep their identity, ascending, int64 (V,).
@@ -225,10 +240,12 @@ class DataSet:
         ids = self.vocabulary(feature)
         return np.ascontiguousarray(ids[ids != OUT_OF_VOCABULARY])
 
-    def vocabularies(self, features: Sequence[str] | None = None) -> Mapping[str, Ids]:
-        """The training ids of these features, or of all, by name."""
+    def vocabularies(
+        self, features: Sequence[str] | None = None, id_bits: int = FULL_BITS
+    ) -> Mapping[str, Ids]:
+        """The training ids (or digests) of these features, or of all, by name."""
         names = [c.name for c in self.schema.features] if features is None else features
-        return {name: self.vocabulary(name) for name in names}
+        return {name: self.vocabulary(name, id_bits) for name in names}
 
     def stream(
         self,

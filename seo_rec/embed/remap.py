@@ -16,6 +16,7 @@ from seo_kernels.remap import remap
 from seo_rec.embed.combine import combines_ids, one_id_bags
 from seo_rec.policy import Feature, Lookup, Policy
 from seo_rec.policy.addresses import FIRST_FACTOR, LOW_32, SECOND_FACTOR
+from seo_rec.policy.entries import DIGEST_SEED, FULL_BITS
 
 
 def mix_(x: torch.Tensor) -> torch.Tensor:
@@ -106,6 +107,11 @@ def hashed_rows(lookup: Lookup, num_rows: int) -> int:
     return lookup.unknown_rows if lookup.address == "id" else num_rows
 
 
+def reads_digests(feature: Feature, lookup: Lookup) -> bool:
+    """Whether the digest of an id takes its place in a lookup (``id_bits`` 32)."""
+    return lookup.uses_index and feature.id_bits != FULL_BITS
+
+
 def addressed_rows(
     lookup: Lookup,
     num_rows: int,
@@ -119,8 +125,8 @@ def addressed_rows(
     Args:
         lookup: what to do.
         num_rows: of its table.
-        ids: int64, any shape.
-        vocabulary: sorted ids, where the lookup uses its index.
+        ids: int64, any shape; digests where the lookup reads them (:func:`reads_digests`).
+        vocabulary: sorted ids (or digests), where the lookup uses its index.
         codes: rows by base row, for the address ``codes``.
         hashed: the hashes of the ids with the lookup's seed into :func:`hashed_rows`, where they
             are known already.
@@ -171,6 +177,8 @@ class Remap(nn.Module):
         self.keys = [key for key, _, _ in found]
         self.feature_of = [i for _, i, _ in found]
         self.lookups = [k for _, _, k in found]
+        features = policy.features
+        self.digested = {n for n, (_, i, k) in enumerate(found) if reads_digests(features[i], k)}
         self.not_hashed = [k for k, x in enumerate(self.lookups) if x.address != "hash"]
         self.per_id = [i for i, f in enumerate(policy.features) if combines_ids(f)]
         self.unweighted = [k for k, i in enumerate(self.feature_of) if i in self.per_id]
@@ -180,9 +188,10 @@ class Remap(nn.Module):
             self.register_buffer(name, tensor, persistent=False)
 
         buffer("feature_K", self.feature_of)
-        buffer("seeds_K", [k.seed for k in self.lookups])
+        buffer("seeds_K", self._seeds())
         self.table_rows = [policy.table(k.table).num_rows for k in self.lookups]
         into = [hashed_rows(k, r) for k, r in zip(self.lookups, self.table_rows, strict=True)]
+        into = [LOW_32 + 1 if n in self.digested else r for n, r in enumerate(into)]
         buffer("rows_K", into)
         for i in {i for _, i, k in found if k.uses_index}:
             ids = torch.from_numpy(policy.vocabularies[self.names[i]].copy())
@@ -193,6 +202,10 @@ class Remap(nn.Module):
             self.register_buffer(f"codes_{i}", codes, persistent=False)
         self._ones = torch.empty(0, dtype=torch.int32)
 
+    def _seeds(self) -> list[int]:
+        """The seed of the hash of every lookup; of the digest, where the lookup reads that."""
+        return [DIGEST_SEED if n in self.digested else k.seed for n, k in enumerate(self.lookups)]
+
     @torch.no_grad()
     def readdress(self, policy: Policy) -> None:
         """Take over seeds and codes from now on.
@@ -201,7 +214,7 @@ class Remap(nn.Module):
             policy: It differs from the present one in the seeds of lookups and in codes alone.
         """
         self.lookups = [k for _, _, k in row_lookups(policy)]
-        self.seeds_K.copy_(torch.tensor([k.seed for k in self.lookups], dtype=torch.int64))
+        self.seeds_K.copy_(torch.tensor(self._seeds(), dtype=torch.int64))
         for i, name in enumerate(self.code_names):
             self.get_buffer(f"codes_{i}").copy_(torch.from_numpy(policy.codes[name].copy()))
 
@@ -269,12 +282,16 @@ class Remap(nn.Module):
     def _rows(self, k: int, ids: torch.Tensor, hashed: torch.Tensor) -> torch.Tensor:
         """Rows of lookup number ``k``, which is not by hash alone; ``hashed``: its hashes."""
         lookup = self.lookups[k]
-        vocabulary = codes = None
+        vocabulary = codes = known = None
+        if k in self.digested:
+            ids = hashed & LOW_32  # the hash into 2^32 rows is the digest, with a sign
+        else:
+            known = hashed
         if lookup.uses_index:
             vocabulary = self.get_buffer(f"vocabulary_{self.feature_of[k]}")
         if lookup.address == "codes":
             codes = self.get_buffer(f"codes_{self.code_names.index(lookup.codes)}")
-        return addressed_rows(lookup, self.table_rows[k], ids, vocabulary, codes, hashed)
+        return addressed_rows(lookup, self.table_rows[k], ids, vocabulary, codes, known)
 
     def _bags(self, features: KeyedJaggedTensor, split: bool, bags: int) -> KeyedJaggedTensor:
         """The general case: any number of ids in a bag, none included."""

@@ -16,6 +16,7 @@ from seo_rec.methods.origin import lookup_seed, settings_provenance
 from seo_rec.policy import Allowance, Ids, Policy, allowance_of
 from seo_rec.policy.addresses import hash_rows
 from seo_rec.policy.allowance import allowance_from
+from seo_rec.policy.entries import FULL_BITS
 from seo_rec.schema import Schema
 
 Ints = npt.NDArray[np.int64]
@@ -30,6 +31,7 @@ class CafeSettings:
         params: Budget in parameters, in which ids are free.
         num_bytes: Budget in bytes to serve, ids included, in place of params; 0: params says it.
         precision: The type in which rows are stored.
+        id_bits: Bits of an id in a vocabulary: 64, or 32 for its digest.
         dim: Width of a row, in floats.
         tail_share: Share of the budget for the hashed rows of ids that are not hot.
         slots: Ids that a bucket of the sketch holds.
@@ -40,6 +42,7 @@ class CafeSettings:
     params: int = 0
     num_bytes: int = 0
     precision: str = "float32"
+    id_bits: int = FULL_BITS
     dim: int = 16
     tail_share: float = 0.3
     slots: int = 4
@@ -47,7 +50,7 @@ class CafeSettings:
     interval: int = 10
 
     def __post_init__(self) -> None:
-        allowance_from(self.params, self.num_bytes, self.precision)
+        allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
         for name in ("dim", "slots", "interval"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 1 or more")
@@ -59,7 +62,7 @@ class CafeSettings:
     @property
     def allowance(self) -> Allowance:
         """The budget and the precision."""
-        return allowance_from(self.params, self.num_bytes, self.precision)
+        return allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
 
 
 class HotSketch:

@@ -25,6 +25,7 @@ from seo_rec.policy import (
     split_rows,
 )
 from seo_rec.policy.allowance import allowance_from
+from seo_rec.policy.entries import FULL_BITS
 from seo_rec.schema import Schema
 
 CHOSEN = ("global", "per-feature")
@@ -45,6 +46,7 @@ class FrequentSettings:
         params: Budget in parameters, in which ids are free.
         num_bytes: Budget in bytes to serve, ids included, in place of params; 0: params says it.
         precision: The type in which rows are stored.
+        id_bits: Bits of an id in a vocabulary: 64, or 32 for its digest.
         dim: Width of a row, in floats.
         chosen: Ids have a row by count over all features (global), or features share by reads.
         tail: What other ids read: row, hash, bands (by count), label-rate, co-occurrence.
@@ -57,6 +59,7 @@ class FrequentSettings:
     params: int = 0
     num_bytes: int = 0
     precision: str = "float32"
+    id_bits: int = FULL_BITS
     dim: int = 16
     chosen: str = "global"
     tail: str = "row"
@@ -66,7 +69,7 @@ class FrequentSettings:
     hot_share: float = 0.1
 
     def __post_init__(self) -> None:
-        allowance_from(self.params, self.num_bytes, self.precision)
+        allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
         for name, allowed in (("chosen", CHOSEN), ("tail", TAILS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(
@@ -94,7 +97,7 @@ class FrequentSettings:
     @property
     def allowance(self) -> Allowance:
         """The budget and the precision."""
-        return allowance_from(self.params, self.num_bytes, self.precision)
+        return allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
 
     @property
     def grouped(self) -> bool:

@@ -26,6 +26,7 @@ from seo_rec.policy import (
 )
 from seo_rec.policy.allowance import allowance_from
 from seo_rec.policy.budget import level
+from seo_rec.policy.entries import FULL_BITS
 from seo_rec.schema import Schema
 
 EVICTIONS = ("distance-lfu", "lfu")
@@ -43,6 +44,7 @@ class ManagedCollisionSettings:
         params: Budget in parameters, in which ids are free.
         num_bytes: Budget in bytes to serve, ids included, in place of params; 0: params says it.
         precision: The type in which rows are stored.
+        id_bits: Bits of an id in a vocabulary: 64, or 32 for its digest.
         dim: Width of a row, in floats.
         evict: Ids of the smallest count go (lfu), or of the smallest count over age (distance-lfu).
         decay: Power of the age in distance-lfu.
@@ -53,6 +55,7 @@ class ManagedCollisionSettings:
     params: int = 0
     num_bytes: int = 0
     precision: str = "float32"
+    id_bits: int = FULL_BITS
     dim: int = 16
     evict: str = "distance-lfu"
     decay: float = 1.0
@@ -60,7 +63,7 @@ class ManagedCollisionSettings:
     tail_share: float = 0.0
 
     def __post_init__(self) -> None:
-        allowance_from(self.params, self.num_bytes, self.precision)
+        allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
         if self.evict not in EVICTIONS:
             raise ValueError(f"evict is {self.evict!r}; allowed: {', '.join(EVICTIONS)}")
         for name in ("dim", "interval"):
@@ -78,7 +81,7 @@ class ManagedCollisionSettings:
     @property
     def allowance(self) -> Allowance:
         """The budget and the precision."""
-        return allowance_from(self.params, self.num_bytes, self.precision)
+        return allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
 
 
 class CollisionMap:

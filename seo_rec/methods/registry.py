@@ -26,6 +26,7 @@ from seo_rec.methods.sharing import MULTIPLEXED, PER_FEATURE, Sharing
 from seo_rec.methods.tensor import tensor
 from seo_rec.policy import Allowance, Policy
 from seo_rec.policy.allowance import allowance_from
+from seo_rec.policy.entries import FULL_BITS
 from seo_rec.schema import Schema
 
 
@@ -37,6 +38,7 @@ class PlainSettings:
         params: The budget in parameters, for methods that have one.
         num_bytes: The budget in bytes to serve instead; 0 where params says it.
         precision: The type in which rows are stored.
+        id_bits: Bits of an id in a vocabulary: 64, or 32 for its digest.
         dim: Width of a feature's embedding, floats.
         chunk_dim: Width of a table, floats, where the name of multi-size has no number.
         exact_below: Features with at most so many training ids keep a row per id; 0 for none.
@@ -47,6 +49,7 @@ class PlainSettings:
     params: int = 0
     num_bytes: int = 0
     precision: str = "float32"
+    id_bits: int = FULL_BITS
     dim: int = 16
     chunk_dim: int = 8
     exact_below: int = 0
@@ -58,12 +61,12 @@ class PlainSettings:
             raise ValueError(f"dim is {self.dim}; allowed: 1 or more")
         if self.exact_below < 0:
             raise ValueError(f"exact_below is {self.exact_below}; allowed: 0 or more")
-        allowance_from(self.params, self.num_bytes, self.precision)
+        allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
 
     @property
     def allowance(self) -> Allowance:
         """The budget and the precision."""
-        return allowance_from(self.params, self.num_bytes, self.precision)
+        return allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
 
 
 @dataclass(frozen=True)

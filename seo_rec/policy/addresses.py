@@ -7,12 +7,15 @@ modules to the bit, which a test checks for every kind of lookup. Letters: V ids
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from seo_rec.policy.entries import MISSING_ID, Feature, Ids, Lookup
+from seo_rec.policy.entries import DIGEST_SEED, FULL_BITS, MISSING_ID, Feature, Ids, Lookup
 from seo_rec.policy.policy import Policy
+
+Number = TypeVar("Number", np.int64, np.float64)
 
 FIRST_FACTOR = -0x00AE502812AA7333
 SECOND_FACTOR = -0x3B314601E57A13AD
@@ -66,6 +69,47 @@ def hash_rows(ids_V: Ids, seed: int, num_rows: int) -> npt.NDArray[np.int64]:
     return hashed
 
 
+def digests(ids_V: Ids) -> Ids:
+    """``mix(id xor DIGEST_SEED) mod 2^32``: what a vocabulary of 32 bits holds of an id.
+
+    Args:
+        ids_V: int64, not negative.
+
+    Returns:
+        int64 in [0, 2^32), (V,).
+    """
+    digested: Ids = mix(ids_V ^ DIGEST_SEED) & LOW_32
+    return digested
+
+
+def known_as(ids_V: Ids, id_bits: int) -> Ids:
+    """What stands for every id in a vocabulary of so many bits: itself, or its digest."""
+    return ids_V if id_bits == FULL_BITS else digests(ids_V)
+
+
+def counted_as(
+    ids_V: Ids, counts_V: npt.NDArray[Number], id_bits: int
+) -> tuple[Ids, npt.NDArray[Number]]:
+    """Ids and their counts as a vocabulary of so many bits tells the ids apart.
+
+    Ids of one digest are one id, with the sum of their counts.
+
+    Args:
+        ids_V: int64, ascending and distinct.
+        counts_V: How often each occurs.
+        id_bits: 64 changes nothing; 32 digests.
+
+    Returns:
+        What stands for the ids, ascending and distinct, and the counts.
+    """
+    if id_bits == FULL_BITS:
+        return ids_V, counts_V
+    found, place_V = np.unique(digests(ids_V), return_inverse=True)
+    sums = np.zeros(len(found), counts_V.dtype)
+    np.add.at(sums, place_V, counts_V)
+    return found, sums
+
+
 def block_seeds(lookup: Lookup) -> list[int]:
     """The seed of each block of a lookup: ``mix(seed xor j) mod 2^63`` for block j."""
     numbers = np.arange(-(-lookup.width // lookup.block), dtype=np.int64)
@@ -86,6 +130,18 @@ def lookup_rows(
 
     Returns:
         int64 row numbers, (V,).
+    """
+    if lookup.uses_index:
+        ids_V = known_as(ids_V, feature.id_bits)
+    return rows_of_known(policy, feature, lookup, ids_V)
+
+
+def rows_of_known(
+    policy: Policy, feature: Feature, lookup: Lookup, ids_V: Ids
+) -> npt.NDArray[np.int64]:
+    """:func:`lookup_rows` of what stands for ids in a vocabulary (:func:`known_as`).
+
+    A lookup that does not use the index takes the ids themselves.
     """
     num_rows = policy.table(lookup.table).num_rows
     if lookup.uses_index:

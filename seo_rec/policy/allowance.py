@@ -9,11 +9,11 @@ from fractions import Fraction
 from typing import Any
 
 from seo_rec.policy.dtypes import BITS, DTYPES, FLOAT_BYTES, SCALE_BYTES, row_bytes
-from seo_rec.policy.entries import Budget, PolicyError
+from seo_rec.policy.entries import FULL_BITS, ID_BITS, SHORT_BITS, Budget, PolicyError, id_bytes
 from seo_rec.policy.policy import Policy
 
 FLOATS, BYTES = "parameters", "bytes"
-ID_BYTES, CODE_BYTES = 8, 4
+CODE_BYTES = 4
 _NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kKMG]?)(i?)B?")
 _POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3}
 _LARGEST = 2**62
@@ -25,25 +25,28 @@ class Allowance:
 
     In floats it is counted as :attr:`seo_rec.policy.Policy.num_params` counts, so that ids are
     free. In bytes it is counted as :attr:`seo_rec.policy.Policy.num_bytes` counts: rows in the
-    precision, with scales and offsets, 8 for every id of a vocabulary, 4 for every code.
+    precision, with scales and offsets, 8 or 4 for every id of a vocabulary, 4 for every code.
 
     Args:
         amount: How many floats or bytes.
         unit: ``parameters`` (floats) or ``bytes``.
         precision: The type of stored rows, one of :data:`seo_rec.policy.DTYPES`.
+        id_bits: Of an id in a vocabulary: 64, or 32 for its digest.
 
     Raises:
-        ValueError: The unit or the precision is unknown.
+        ValueError: The unit, the precision or the number of bits is unknown.
     """
 
     amount: int
     unit: str = FLOATS
     precision: str = "float32"
+    id_bits: int = FULL_BITS
 
     def __post_init__(self) -> None:
         if self.unit not in (FLOATS, BYTES):
             raise ValueError(f"unit {self.unit!r}; allowed: {FLOATS}, {BYTES}")
         check_precision(self.precision)
+        check_id_bits(self.id_bits)
 
     @property
     def in_bytes(self) -> bool:
@@ -56,7 +59,7 @@ class Allowance:
 
     def ids(self, count: int) -> int:
         """What so many ids of vocabularies take; nothing where floats are counted."""
-        return ID_BYTES * count if self.in_bytes else 0
+        return id_bytes(self.id_bits) * count if self.in_bytes else 0
 
     def codes(self, count: int) -> int:
         """What so many codes take."""
@@ -83,14 +86,19 @@ class Allowance:
         return replace(self, amount=amount)
 
     def typed(self, policy: Policy) -> Policy:
-        """The policy with the precision for all tables and arrays; as it is for floats alone."""
+        """The policy with the precision for all tables and arrays; as it is for floats alone.
+
+        With ``id_bits`` 32 every vocabulary of the policy must hold digests already, as
+        :meth:`seo_rec.data.dataset.DataSet.counts` gives them; its feature then says so.
+        """
         says = self.in_bytes or self.precision != "float32"
-        return with_precision(policy, self.precision) if says else policy
+        made = with_precision(policy, self.precision) if says else policy
+        return made if self.id_bits == FULL_BITS else with_digests(made)
 
     def to_json(self) -> dict[str, Any]:
-        """What a policy records: ``params`` or ``num_bytes``; the precision unless float32."""
-        told: dict[str, Any] = {"num_bytes" if self.in_bytes else "params": self.amount}
-        return told if self.precision == "float32" else {**told, "precision": self.precision}
+        """What a policy records: ``params`` or ``num_bytes``; what else is not the default."""
+        told = {"precision": self.precision, "id_bits": self.id_bits}
+        return {"num_bytes" if self.in_bytes else "params": self.amount, **without_unset(told)}
 
     def budget(self) -> Budget | None:
         """The budget that a policy records; None for nothing."""
@@ -100,6 +108,7 @@ class Allowance:
 
     def __str__(self) -> str:
         kept = "" if self.precision == "float32" else f", rows as {self.precision}"
+        kept += "" if self.id_bits == FULL_BITS else f", ids of {self.id_bits} bits"
         return f"{self.amount} {self.unit}{kept}"
 
 
@@ -108,26 +117,29 @@ def allowance_of(budget: int | Allowance) -> Allowance:
     return budget if isinstance(budget, Allowance) else Allowance(budget)
 
 
-def allowance_from(params: int, num_bytes: int, precision: str) -> Allowance:
+def allowance_from(
+    params: int, num_bytes: int, precision: str, id_bits: int = FULL_BITS
+) -> Allowance:
     """The allowance of settings: bytes where ``num_bytes`` is above 0, else floats.
 
     Raises:
-        ValueError: Both numbers are given, one is negative, or the precision is unknown.
+        ValueError: Both numbers are given, one is negative, or the precision or the number of bits
+            is unknown.
     """
     for name, number in (("params", params), ("num_bytes", num_bytes)):
         if number < 0:
             raise ValueError(f"{name} is {number}; allowed: 0 or more")
     if params and num_bytes:
         raise ValueError(f"params {params} and num_bytes {num_bytes}; allowed: one of the two")
-    return Allowance(num_bytes or params, BYTES if num_bytes else FLOATS, precision)
+    return Allowance(num_bytes or params, BYTES if num_bytes else FLOATS, precision, id_bits)
 
 
 def without_unset(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as records keep them: as earlier releases did where the budget is in floats.
 
-    A number of bytes of 0 and the precision float32 are left out.
+    A number of bytes of 0, the precision float32 and ids of 64 bits are left out.
     """
-    unset = {"num_bytes": 0, "precision": "float32"}
+    unset = {"num_bytes": 0, "precision": "float32", "id_bits": FULL_BITS}
     return {k: v for k, v in values.items() if k not in unset or unset[k] != v}
 
 
@@ -140,6 +152,25 @@ def check_precision(precision: str) -> None:
         )
     if precision not in DTYPES:
         raise ValueError(f"precision {precision!r}; allowed: {', '.join(DTYPES)}")
+
+
+def check_id_bits(id_bits: int) -> None:
+    """ValueError unless vocabularies can hold ids of so many bits."""
+    if id_bits not in ID_BITS:
+        raise ValueError(f"id_bits {id_bits}; allowed: 64 (ids), 32 (digests of ids)")
+
+
+def with_digests(policy: Policy) -> Policy:
+    """The policy whose vocabularies, which hold digests, say so.
+
+    Raises:
+        PolicyError: A vocabulary has a number that is no digest.
+    """
+    features = tuple(
+        replace(f, id_bits=SHORT_BITS) if f.name in policy.vocabularies else f
+        for f in policy.features
+    )
+    return replace(policy, features=features)
 
 
 def stored_types(policy: Policy) -> list[str]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from seo_rec.policy.addresses import lookup_rows
+from seo_rec.policy.addresses import rows_of_known
 from seo_rec.policy.entries import Feature, Ids, Lookup
 from seo_rec.policy.policy import Policy
 from seo_rec.policy.renewal import DecayedCounts, renewable_features
@@ -100,10 +100,10 @@ def left_out(served: Policy, trained: Policy) -> dict[str, LeftOut]:
             if rows[k.table] == served.table(k.table).num_rows or k.table in found:
                 continue
             ids = np.setdiff1d(trained.vocabularies[f.name], own, assume_unique=True)
-            trained_rows = lookup_rows(trained, after[f.name], k, ids)
-            unknown = lookup_rows(served, f, k, ids)
+            trained_rows = rows_of_known(trained, after[f.name], k, ids)
+            unknown = rows_of_known(served, f, k, ids)
             rows_R = np.arange(served.table(k.table).num_rows)
-            rows_R[lookup_rows(served, f, k, own)] = lookup_rows(trained, after[f.name], k, own)
+            rows_R[rows_of_known(served, f, k, own)] = rows_of_known(trained, after[f.name], k, own)
             candidates = {int(u): trained_rows[unknown == u] for u in np.unique(unknown)}
             found[k.table] = LeftOut(rows_R, candidates)
     return found

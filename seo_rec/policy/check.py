@@ -11,6 +11,8 @@ from seo_rec.policy.entries import (
     ADDRESS_FIELDS,
     ADDRESSES,
     COMBINES,
+    FULL_BITS,
+    ID_BITS,
     MAX_COLUMNS,
     MAX_ROWS,
     MAX_SEED,
@@ -50,6 +52,8 @@ def check_policy(policy: Policy) -> None:
             f"the vocabularies of {unused} are used by no lookup of a feature of that name; "
             "remove them"
         )
+    for f in policy.features:
+        _check_id_bits(policy, f, f.name in used)
     if twice := sorted(names & set(policy.dropped)):
         raise PolicyError(f"features {twice} are both served and dropped")
     if twice := sorted(set(policy.columns) & set(policy.dropped)):
@@ -95,6 +99,27 @@ def _check_tables(policy: Policy) -> dict[str, Table | int]:
 def _check_dtype(where: str, dtype: str) -> None:
     if dtype not in DTYPES:
         raise PolicyError(f"{where} has dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
+
+
+def _check_id_bits(policy: Policy, f: Feature, by_index: bool) -> None:
+    """What the vocabulary of a feature holds."""
+    where = f"feature {f.name!r}"
+    if f.id_bits not in ID_BITS:
+        raise PolicyError(f"{where} has id_bits {f.id_bits}; allowed: 64, 32")
+    if f.id_bits == FULL_BITS:
+        return
+    if not by_index:
+        raise PolicyError(
+            f"{where} has id_bits {f.id_bits} and no lookup by index, so that it has no "
+            f"vocabulary; allowed: {FULL_BITS}"
+        )
+    known = policy.vocabularies[f.name]
+    if known.size and not (known[0] >= 0 and known[-1] < 1 << f.id_bits):
+        raise PolicyError(
+            f"the vocabulary of feature {f.name!r} has numbers from {known[0]} to {known[-1]}; "
+            "with id_bits 32 it holds digests, from 0 to 2^32 - 1 "
+            "(seo_rec.policy.addresses.digests)"
+        )
 
 
 def _check_sources(f: Feature) -> None:

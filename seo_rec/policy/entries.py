@@ -26,6 +26,9 @@ MAX_BUDGET = 2**63 - 1
 MAX_COLUMNS = 8  # of one cross
 MAX_CROSS_IDS = 256  # that a cross makes of one row of the data
 MISSING_ID = 2**62 - 1  # the id of a missing value, in data and in crosses
+FULL_BITS, SHORT_BITS = 64, 32  # of an id in a vocabulary: the id itself, or its digest
+ID_BITS = (FULL_BITS, SHORT_BITS)
+DIGEST_SEED = 0x3243F6A8885A308D  # of the hash that makes digests; from the digits of pi
 
 Ids = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int32]
@@ -33,6 +36,11 @@ Codes = npt.NDArray[np.int32]
 
 class PolicyError(ValueError):
     """A policy that cannot be built; the message names the entry, what it holds and the fix."""
+
+
+def id_bytes(id_bits: int) -> int:
+    """Bytes that one id of a vocabulary takes: 8, or 4 where its digest is stored."""
+    return id_bits // 8
 
 
 class BagConfig(Protocol):
@@ -75,7 +83,8 @@ class Array:
 class Lookup:
     """One vector per id: a row of a table, or blocks of a flat array.
 
-    The *index* of an id is 1 + its rank in the feature's vocabulary, 0 if it is not in it.
+    The *index* of an id is 1 + its rank in the feature's vocabulary, 0 if it is not in it; where
+    the feature's ``id_bits`` are 32, its digest takes the place of the id.
     ``address`` says how an id becomes a row of ``table``:
 
     * ``hash``: ``floor(mix(id, seed) * num_rows / 2^32)``, see :mod:`seo_rec.embed.remap`.
@@ -121,6 +130,11 @@ class Feature:
     ``columns`` are the data's columns that the ids come from; by default the one of the feature's
     own name. Two and more make the feature a *cross*: its ids are a mix of theirs, see
     :mod:`seo_rec.embed.cross`. Their order matters.
+
+    ``id_bits`` says what the vocabulary holds: ids (64), or their digests of 32 bits
+    (:func:`seo_rec.policy.addresses.digests`), which take half of the bytes. Ids of one digest are
+    one id to all lookups by index. Of n digests, an id that was never kept has one with probability
+    ``n / 2^32``. Only features with a lookup by index have ``id_bits`` 32.
     """
 
     name: str
@@ -129,6 +143,7 @@ class Feature:
     project: int | None = None
     weights: Lookup | None = None
     columns: tuple[str, ...] = ()
+    id_bits: int = FULL_BITS
 
     def __post_init__(self) -> None:
         if isinstance(self.columns, str):

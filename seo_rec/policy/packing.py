@@ -8,12 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from seo_rec.policy.entries import MAX_ROWS, Codes, Ids, PolicyError
+from seo_rec.policy.entries import (
+    FULL_BITS,
+    MAX_ROWS,
+    SHORT_BITS,
+    Codes,
+    Ids,
+    PolicyError,
+    id_bytes,
+)
 from seo_rec.policy.strict_json import integer, json_object, string
 
+_KINDS = {FULL_BITS: "<i8", SHORT_BITS: "<u4"}  # of the differences between ids
 
-def pack_ids(ids: Ids) -> str:
-    deltas = np.diff(ids, prepend=np.int64(0)).astype("<i8")
+
+def pack_ids(ids: Ids, id_bits: int = FULL_BITS) -> str:
+    deltas = np.diff(ids, prepend=np.int64(0)).astype(_KINDS[id_bits])
     return _packed(deltas.tobytes())
 
 
@@ -34,12 +44,12 @@ def _unpacked(packed: str, most_bytes: int, more: str) -> bytes:
     return data
 
 
-def unpack_ids(packed: Any, most: int, where: str) -> Ids:
+def unpack_ids(packed: Any, most: int, where: str, id_bits: int = FULL_BITS) -> Ids:
     most = max(most, 1)
     more = f"{most} ids, the rows of the largest table less one"
     try:
-        data = _unpacked(string(packed, where), 8 * most, more)
-        ids: Ids = np.cumsum(np.frombuffer(data, dtype="<i8"), dtype=np.int64)
+        data = _unpacked(string(packed, where), id_bytes(id_bits) * most, more)
+        ids: Ids = np.cumsum(np.frombuffer(data, dtype=_KINDS[id_bits]), dtype=np.int64)
     except (ValueError, zlib.error) as error:
         if isinstance(error, PolicyError):
             raise

@@ -24,16 +24,17 @@ from seo_rec.policy.entries import (
     Lookup,
     PolicyError,
     Table,
+    id_bytes,
 )
 from seo_rec.policy.packing import pack_codes, pack_ids
 from seo_rec.policy.reading import (
     FORMAT,
-    VERSION,
     array_json,
     budget_json,
     feature_json,
     read_parts,
     table_json,
+    version_of,
 )
 from seo_rec.policy.strict_json import read_document
 
@@ -47,7 +48,8 @@ class Policy:
         features: the served features, in the order of their slices in ``x_BE``.
         dropped: columns of the data set that the policy leaves out, by name.
         vocabularies: sorted ids of the features whose lookups use their index
-            (see :class:`Lookup`), by feature; for a cross, the mixed ids.
+            (see :class:`Lookup`), by feature; for a cross, the mixed ids; where the feature's
+            ``id_bits`` are 32, sorted digests from 0 to 2^32 - 1, also int64.
         provenance: method, arguments, data fingerprint, code version; JSON values only.
         codes: int32 rows by base row, for the ``codes`` address; by a name of their own.
         arrays: flat arrays, for the ``blocks`` address.
@@ -128,14 +130,20 @@ class Policy:
         """Bytes that must be stored to serve the embeddings, vocabularies included.
 
         Rows of tables and flat arrays in their types, with scales and offsets; 4 bytes for every
-        number of a projection and for every code, 8 for every id of a vocabulary.
+        number of a projection and for every code, 8 or 4 for every id of a vocabulary.
         """
         rows = sum(t.num_rows * row_bytes(t.dim, t.dtype) for t in self.tables)
         flat = sum(row_bytes(a.size, a.dtype) for a in self.arrays)
         projected = sum(f.project * self.combined_width(f) for f in self.features if f.project)
         codes = sum(int(c.size) for c in self.codes.values())
-        ids = sum(int(v.size) for v in self.vocabularies.values())
-        return rows + flat + 4 * (projected + codes) + 8 * ids
+        bits = self.id_bits
+        ids = sum(int(v.size) * id_bytes(bits[n]) for n, v in self.vocabularies.items())
+        return rows + flat + 4 * (projected + codes) + ids
+
+    @property
+    def id_bits(self) -> dict[str, int]:
+        """By feature, the bits of an id in its vocabulary: 64, or 32 for digests."""
+        return {f.name: f.id_bits for f in self.features}
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -148,14 +156,15 @@ class Policy:
         return sum(len(f.all_lookups) for f in self.features)
 
     def to_json(self) -> dict[str, Any]:
+        version, bits = version_of(self.features), self.id_bits
         return {
             "format": FORMAT,
-            "version": VERSION,
+            "version": version,
             "tables": [table_json(t) for t in self.tables],
             "arrays": [array_json(a) for a in self.arrays],
-            "features": [feature_json(f) for f in self.features],
+            "features": [feature_json(f, version) for f in self.features],
             "dropped": list(self.dropped),
-            "vocabularies": {name: pack_ids(ids) for name, ids in self.vocabularies.items()},
+            "vocabularies": {n: pack_ids(ids, bits[n]) for n, ids in self.vocabularies.items()},
             "codes": {name: pack_codes(codes) for name, codes in self.codes.items()},
             "provenance": dict(self.provenance),
             "budget": budget_json(self.budget),
@@ -169,7 +178,7 @@ class Policy:
 
     @classmethod
     def load(cls, path: Path | str) -> Policy:
-        """Read a policy file of version 1, 2 or 3. PolicyError says what is wrong and where."""
+        """Read a policy file of version 1 to 4. PolicyError says what is wrong and where."""
         return cls.from_json(read_document(Path(path)), where=str(path))
 
     @classmethod

@@ -1,17 +1,20 @@
 """The JSON form of a policy and its strict reading. ``docs/policy-format.md`` is the spec.
 
-Versions 1 and 2 are read too. They lack keys that came later: version 1 has only ``hash`` and
-``id`` lookups, and both lack the budget, types of storage, columns and rows for unknown ids.
+Versions 1 to 3 are read too. They lack keys that came later: version 1 has only ``hash`` and
+``id`` lookups, 1 and 2 lack the budget, types of storage, columns and rows for unknown ids, and all
+lack the bits of ids. A policy whose ids all have 64 bits is written as version 3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from seo_rec.policy.entries import (
     ADDRESS_FIELDS,
+    FULL_BITS,
+    ID_BITS,
     MAX_BUDGET,
     MAX_ROWS,
     Array,
@@ -27,7 +30,7 @@ from seo_rec.policy.packing import unpack_codes, unpack_ids
 from seo_rec.policy.strict_json import integer, items, json_object, kind, string
 
 FORMAT = "seo-rec-policy"
-VERSION = 3
+VERSION = 4
 
 _KEYS = {"format", "version", "tables", "features", "dropped", "vocabularies", "provenance"}
 _FEATURE_KEYS = {"name", "combine", "lookups"}
@@ -41,11 +44,13 @@ _ADDED_KEYS: dict[int, dict[str, set[str]]] = {
         "table": {"dtype"},
         "array": {"dtype"},
     },
+    4: {"feature": {"id_bits"}},
 }
 _ADDRESS_FIELDS: dict[int, dict[str, tuple[str, ...]]] = {
     1: {"hash": ("seed",), "id": ("seed",)},
     2: {**ADDRESS_FIELDS, "id": ()},
     3: ADDRESS_FIELDS,
+    4: ADDRESS_FIELDS,
 }
 
 
@@ -84,8 +89,11 @@ def read_parts(document: Any, where: str) -> Parts:
         used = {f.name for f in features if any(k.uses_index for k in f.all_lookups)}
         packed_ids = {name: packed for name, packed in packed_ids.items() if name in used}
     most = most_ids(tables, features, codes)
+    bits = {f.name: f.id_bits for f in features}
     vocabularies = {
-        name: unpack_ids(packed, most, f"{where}: vocabularies[{name!r}]")
+        name: unpack_ids(
+            packed, most, f"{where}: vocabularies[{name!r}]", bits.get(name, FULL_BITS)
+        )
         for name, packed in packed_ids.items()
     }
     provenance = _free_object(doc["provenance"], f"{where}: provenance")
@@ -169,7 +177,12 @@ def _feature(entry: Any, at: str, version: int) -> Feature:
         columns = tuple(string(item, place) for place, item in items(f, "columns", at, "."))
         if not columns:
             raise PolicyError(f"{at}.columns: names no column; allowed: one or more")
-    return Feature(name, lookups, combine, project, weights, columns)
+    id_bits = FULL_BITS
+    if version >= 4:
+        id_bits = integer(f["id_bits"], f"{at}.id_bits")
+        if id_bits not in ID_BITS:
+            raise PolicyError(f"{at}.id_bits: {id_bits}; allowed: 64, 32")
+    return Feature(name, lookups, combine, project, weights, columns, id_bits)
 
 
 def _lookup(entry: Any, at: str, version: int) -> Lookup:
@@ -258,7 +271,13 @@ def lookup_json(k: Lookup) -> dict[str, Any]:
     return {"table": k.table, "address": k.address, **fields}
 
 
-def feature_json(f: Feature) -> dict[str, Any]:
+def version_of(features: Iterable[Feature]) -> int:
+    """The version in which a policy of these features is written, the oldest that has its keys."""
+    return VERSION if any(f.id_bits != FULL_BITS for f in features) else VERSION - 1
+
+
+def feature_json(f: Feature, version: int = VERSION) -> dict[str, Any]:
+    bits = {"id_bits": f.id_bits} if version >= 4 else {}
     return {
         "name": f.name,
         "columns": list(f.columns),
@@ -266,6 +285,7 @@ def feature_json(f: Feature) -> dict[str, Any]:
         "lookups": [lookup_json(k) for k in f.lookups],
         "project": f.project,
         "weights": None if f.weights is None else lookup_json(f.weights),
+        **bits,
     }
 
 

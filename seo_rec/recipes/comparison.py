@@ -11,6 +11,7 @@ from seo_rec.data.dataset import DataSet, require_opened
 from seo_rec.methods import SUFFIX, Mlet, PlainSettings
 from seo_rec.policy import Allowance
 from seo_rec.policy.allowance import allowance_from, without_unset
+from seo_rec.policy.entries import FULL_BITS
 from seo_rec.search import Method, find
 from seo_rec.train import Training
 
@@ -36,6 +37,7 @@ class Comparison:
         same_hash: Groups of features that hash alike, in every method without a search.
         num_bytes: The budget in bytes to serve, ids included, in place of params.
         precision: The type in which every method stores its rows, and is scored.
+        id_bits: Bits of an id in a vocabulary: 64, or 32 for its digest.
         trials: Trainings by which each method is tuned on validation rows; 0: none is tuned.
         wide: Every data set with the same crosses, which all methods then have as features; empty:
             there are none.
@@ -54,6 +56,7 @@ class Comparison:
     same_hash: tuple[tuple[str, ...], ...] = ()
     num_bytes: int = 0
     precision: str = "float32"
+    id_bits: int = FULL_BITS
     trials: int = 0
     wide: tuple[CrossedData, ...] = ()
 
@@ -67,7 +70,7 @@ class Comparison:
     @property
     def allowance(self) -> Allowance:
         """The budget and the precision."""
-        return allowance_from(self.params, self.num_bytes, self.precision)
+        return allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
 
     def settings_of(self, method: Method) -> Any:
         """The settings of a method at the budget of the comparison.
@@ -104,7 +107,7 @@ def asked_of(comparison: Comparison) -> dict[str, Any]:
         "data": [str(d.path) for d in c.data],
         "data_fingerprints": [d.fingerprint for d in c.data],
         "params": c.params,
-        **without_unset({"num_bytes": c.num_bytes, "precision": c.precision}),
+        **without_unset({"num_bytes": c.num_bytes, "precision": c.precision, "id_bits": c.id_bits}),
         "dim": c.dim,
         "model": c.training.model.as_json(),
         "fit": {k: v for k, v in c.training.fit.as_json().items() if k != "seed"},

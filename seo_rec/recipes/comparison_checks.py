@@ -15,6 +15,7 @@ BUDGET_SETTINGS = (
     "budget_rows",
     "num_bytes",
     "precision",
+    "id_bits",
 )  # the comparison gives the budget, for all methods
 
 
@@ -74,7 +75,7 @@ def _check_settings(comparison: Comparison) -> None:
         if budget := sorted({*BUDGET_SETTINGS} & {*changes}):
             raise ValueError(
                 f"settings of {family!r} name {', '.join(budget)}; the comparison has one budget "
-                "for all methods, which --params or --bytes sets, and --precision"
+                "for all methods, which --params or --bytes sets, and --precision and --id-bits"
             )
 
 

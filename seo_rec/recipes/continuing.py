@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -19,8 +20,11 @@ from seo_rec.embed.cross import Columns
 from seo_rec.files import write_bytes
 from seo_rec.places import place
 from seo_rec.policy import Ids, Policy
+from seo_rec.policy.addresses import counted_as, known_as
 from seo_rec.policy.candidates import with_candidates
 from seo_rec.policy.columns import ColumnChange, adapted
+from seo_rec.policy.entries import FULL_BITS
+from seo_rec.policy.preimages import as_ids
 from seo_rec.policy.renewal import (
     SHARED,
     DecayedCounts,
@@ -113,6 +117,7 @@ def continued(
     old = earlier.policy
     told = counts_of_run(run, old)
     if policy is not None:
+        told = _told_as(told, old, policy)
         counts = _with_day(told, data, policy, decay)
         made = Continued(earlier, policy, policy, counts)
     else:
@@ -149,6 +154,7 @@ def require_same_rules(earlier: Earlier, data: DataSet) -> None:
 def feature_counts(data: DataSet, policy: Policy) -> dict[str, tuple[Ids, Any]]:
     """How often the training rows hold each id of the features with a vocabulary.
 
+    Features whose vocabulary holds digests have counts of digests.
     The counts of a column are those of its vocabulary file; the mixed ids of a cross are counted
     in one pass over the rows. A column without such a file is left out: training does not need it.
     """
@@ -168,7 +174,7 @@ def feature_counts(data: DataSet, policy: Policy) -> dict[str, tuple[Ids, Any]]:
                 for n, counter in counters.items():
                     counter.add(mixed[n].values().numpy())
         found |= {n: counter.result() for n, counter in counters.items()}
-    return {n: found[n] for n in names if n in found}
+    return {n: counted_as(*found[n], features[n].id_bits) for n in names if n in found}
 
 
 def first_counts(data: DataSet, policy: Policy) -> DecayedCounts:
@@ -241,6 +247,16 @@ def _once(ids: Ids) -> tuple[Ids, Any]:
     return ids, np.ones(len(ids))
 
 
+def _told_as(told: DecayedCounts, old: Policy, new: Policy) -> DecayedCounts:
+    """Counts of an earlier run as another policy tells ids apart; left out where it tells more."""
+    before, after = old.id_bits, new.id_bits
+    return {
+        n: counts if after.get(n, bits) == bits else counted_as(*counts, after[n])
+        for n, counts in told.items()
+        if (bits := before[n]) == FULL_BITS or after.get(n, bits) == bits
+    }
+
+
 def _with_day(told: DecayedCounts, data: DataSet, policy: Policy, decay: float) -> DecayedCounts:
     nothing = np.zeros(0, np.int64), np.zeros(0)
     day = feature_counts(data, policy)
@@ -250,21 +266,38 @@ def _with_day(told: DecayedCounts, data: DataSet, policy: Policy, decay: float) 
 def _known(data: DataSet, old: Policy, new: Policy, counts: DecayedCounts) -> dict[str, Ids]:
     """By feature of both policies, the ids whose rows may move, the most frequent last."""
     known = {}
-    before = {f.name for f in old.features}
+    before = old.id_bits
     for f in new.features:
         if f.name not in before:
             continue
         nothing = np.zeros(0, np.int64)
-        ids = [p.vocabularies.get(f.name, nothing) for p in (old, new)]
+        named = [
+            as_ids(p.vocabularies.get(f.name, nothing), bits)
+            for p, bits in ((old, before[f.name]), (new, f.id_bits))
+        ]
         counted: tuple[Ids, Any] = nothing, np.zeros(0)
         if f.name in counts:
             counted = counts[f.name]
-        elif not f.is_cross:
-            counted = data.counts(f.columns[0])
-        rest = np.union1d(ids[0], ids[1])
-        every, amounts = added_counts(counted, (rest, np.zeros(len(rest))), 1.0)
+            named.append(as_ids(counted[0], f.id_bits))
+        if f.name not in counts or f.id_bits != FULL_BITS:
+            if not f.is_cross:  # with digests, ids of the day for lookups by their hash
+                of_day = data.counts(f.columns[0])
+                counted = counted if f.name in counts else counted_as(*of_day, f.id_bits)
+                named.append(of_day[0])
+        every = np.unique(np.concatenate(named))
+        amounts = _amounts(counted, known_as(every, f.id_bits))
         known[f.name] = every[np.lexsort((every, amounts))]
     return known
+
+
+def _amounts(counted: tuple[Ids, Any], ids: Ids) -> npt.NDArray[np.float64]:
+    """The count of every id; 0 for ids that are not counted."""
+    amounts = np.zeros(len(ids))
+    if len(counted[0]):
+        place = np.searchsorted(counted[0], ids).clip(max=len(counted[0]) - 1)
+        there = counted[0][place] == ids
+        amounts[there] = counted[1][place[there]]
+    return amounts
 
 
 # ---- words for people ------------------------------------------------------------------------

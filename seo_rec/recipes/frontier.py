@@ -24,6 +24,7 @@ from seo_rec.documents import read_object
 from seo_rec.files import write_json
 from seo_rec.methods import SUFFIX
 from seo_rec.policy.allowance import read_bytes
+from seo_rec.policy.entries import FULL_BITS, SHORT_BITS
 from seo_rec.process import Terminated
 from seo_rec.recipes.comparing import run_comparison
 from seo_rec.recipes.comparison import Comparison, asked_of, whole
@@ -240,6 +241,8 @@ def jobs(
         words += ["--out", str(folder), "--", *more, "--methods", ",".join(fits)]
         amount = part.allowance.amount
         words += ["--bytes" if part.num_bytes else "--params", str(amount)]
+        if part.id_bits != (SHORT_BITS if part.num_bytes else FULL_BITS):  # compare's default
+            words += ["--id-bits", str(part.id_bits)]
         if part.wide:
             words += ["--crosses", ",".join(c.name for c in part.wide[0].crosses)]
         words += options

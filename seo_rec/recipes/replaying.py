@@ -22,6 +22,7 @@ from seo_rec.embed.quantize import serve_stored_
 from seo_rec.files import finite, write_json
 from seo_rec.metrics import binary_metrics, labels_metrics
 from seo_rec.policy import Policy
+from seo_rec.policy.addresses import known_as
 from seo_rec.policy.renewal import SHARED, indexed_features, require_share
 from seo_rec.recipes.continuing import (
     DECAY,
@@ -300,7 +301,8 @@ def unknown_shares(data: DataSet, policy: Policy) -> dict[str, float]:
     for name in indexed_features(policy):
         if not features[name].is_cross:
             ids, counts = data.counts(features[name].columns[0])
-            outside = ~np.isin(ids, policy.vocabularies[name])
+            known = known_as(ids, features[name].id_bits)
+            outside = ~np.isin(known, policy.vocabularies[name])
             found[name] = float(counts[outside].sum() / max(1, counts.sum()))
     return found
 

@@ -24,6 +24,7 @@ OPTIONAL = frozenset(
         "trained_policy",
         "num_bytes",
         "precision",
+        "id_bits",
         "budget_bytes",
         "crosses",
         "trials",

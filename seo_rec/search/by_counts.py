@@ -11,12 +11,13 @@ from typing import Any
 from seo_rec.data.dataset import DataSet
 from seo_rec.methods.frequent import CLUSTERED, Counts, FrequentSettings, frequent
 from seo_rec.policy import Policy
+from seo_rec.policy.entries import FULL_BITS
 from seo_rec.search.found import Found
 from seo_rec.search.id_batches import id_batches
 from seo_rec.search.row_means import cluster_by
 from seo_rec.train import Training
 
-BUDGET_FIELDS = ("params", "num_bytes", "precision")  # of settings
+BUDGET_FIELDS = ("params", "num_bytes", "precision", "id_bits")  # of settings
 
 
 # Reads the ids of the training rows once, batch after batch; its arguments are (schema, counts,
@@ -24,9 +25,12 @@ BUDGET_FIELDS = ("params", "num_bytes", "precision")  # of settings
 FromBatches = Callable[..., Policy]
 
 
-def counts_of(data: DataSet) -> Counts:
-    """The training ids of every feature, ascending, and how often each occurs."""
-    return {c.name: data.counts(c.name) for c in data.schema.features}
+def counts_of(data: DataSet, id_bits: int = FULL_BITS) -> Counts:
+    """The training ids of every feature, ascending, and how often each occurs.
+
+    With 32 bits their digests; see :meth:`seo_rec.data.dataset.DataSet.counts`.
+    """
+    return {c.name: data.counts(c.name, id_bits) for c in data.schema.features}
 
 
 def frequent_ids(
@@ -36,9 +40,14 @@ def frequent_ids(
     started, seed, cluster = time.perf_counter(), training.fit.seed, None
     values = {k: v for k, v in vars(settings).items() if k not in BUDGET_FIELDS}
     if settings.tail in CLUSTERED:
-        cluster = cluster_by(settings.tail, data, seed)
+        cluster = cluster_by(settings.tail, data, seed, settings.id_bits)
     policy = frequent(
-        data.schema, counts_of(data), settings.allowance, **values, cluster=cluster, seed=seed
+        data.schema,
+        counts_of(data, settings.id_bits),
+        settings.allowance,
+        **values,
+        cluster=cluster,
+        seed=seed,
     )
     return Found(policy, None, time.perf_counter() - started, 0, {})
 
@@ -55,7 +64,9 @@ def from_batches(
 ) -> Found:
     """The policy of a method that reads the batches of a training in their order."""
     started = time.perf_counter()
-    policy = _made(make, data, settings, training, id_batches(data, training.fit.seed))
+    policy = _made(
+        make, data, settings, training, id_batches(data, training.fit.seed, settings.id_bits)
+    )
     return Found(policy, None, time.perf_counter() - started, 0, {})
 
 
@@ -68,5 +79,5 @@ def _made(
     make: FromBatches, data: DataSet, settings: Any, training: Training, batches: Iterable[Any]
 ) -> Policy:
     values = {k: v for k, v in vars(settings).items() if k not in (*BUDGET_FIELDS, "dim")}
-    counts, seed = counts_of(data), training.fit.seed
+    counts, seed = counts_of(data, settings.id_bits), training.fit.seed
     return make(data.schema, counts, settings.allowance, settings.dim, batches, **values, seed=seed)

@@ -38,6 +38,7 @@ from seo_rec.metrics import Metrics
 from seo_rec.model import RecModel, build_model
 from seo_rec.policy import Codes, Policy
 from seo_rec.policy.allowance import without_unset
+from seo_rec.search.by_counts import counts_of
 from seo_rec.search.cce_tables import CceSettings, Division, divide
 from seo_rec.search.clustering import Points, clustered
 from seo_rec.search.found import Found, table_bytes
@@ -49,8 +50,7 @@ from seo_rec.train.state import State
 
 def divided(data: DataSet, settings: CceSettings, seed: int) -> Division:
     """:func:`divide` for a prepared data set."""
-    counts = {c.name: data.counts(c.name) for c in data.schema.features}
-    return divide(data.schema, counts, settings, seed)
+    return divide(data.schema, counts_of(data), settings, seed)
 
 
 def require_division(data: DataSet, settings: CceSettings, training: Training) -> None:

@@ -15,9 +15,10 @@ import numpy as np
 from seo_rec.methods import lookup_seed
 from seo_rec.methods.frequent import Counts
 from seo_rec.policy import Allowance, Codes, Feature, Ids, Lookup, Policy, PolicyError, Table
-from seo_rec.policy.addresses import hash_rows
+from seo_rec.policy.addresses import counted_as, hash_rows, known_as
 from seo_rec.policy.allowance import allowance_from
 from seo_rec.policy.budget import level
+from seo_rec.policy.entries import FULL_BITS
 from seo_rec.schema import Schema
 from seo_rec.search.clustering import Ints
 from seo_rec.search.space import require
@@ -36,6 +37,7 @@ class CceSettings:
         params: Budget in parameters (floats), codes included; ids are free.
         num_bytes: Budget in bytes to serve, ids included, in place of params; 0: params says it.
         precision: The type in which rows are stored.
+        id_bits: Bits of an id in a vocabulary: 64, or 32 for its digest.
         dim: Width of a row, in floats.
         address: Codes for the most frequent training ids (id), or for hashes of ids (hash).
         code_share: Share of the budget that codes and the ids that have one may take.
@@ -49,6 +51,7 @@ class CceSettings:
     params: int = 0
     num_bytes: int = field(default=0, kw_only=True)
     precision: str = field(default="float32", kw_only=True)
+    id_bits: int = field(default=FULL_BITS, kw_only=True)
     dim: int = 16
     address: str = "id"
     code_share: float = 0.5
@@ -59,7 +62,7 @@ class CceSettings:
     iterations: int = 25
 
     def __post_init__(self) -> None:
-        allowance_from(self.params, self.num_bytes, self.precision)
+        allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
         require(1 <= self.dim <= 65536, "dim", self.dim, "1 to 65536")
         require(self.address in ADDRESSES, "address", self.address, ", ".join(ADDRESSES))
         require(0 < self.code_share < 1, "code_share", self.code_share, "between 0 and 1")
@@ -70,7 +73,7 @@ class CceSettings:
     @property
     def allowance(self) -> Allowance:
         """The budget and the precision."""
-        return allowance_from(self.params, self.num_bytes, self.precision)
+        return allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,12 @@ class Pair:
     Args:
         name: Of the feature.
         ids: Its training ids, ascending.
-        coded: Of these the ids that have a code, ascending; None where hashes have codes.
+        coded: Of these the ids that have a code, ascending, or with 32 bits their digests; None
+            where hashes have codes.
         bases: Base rows, each of which has a code.
         rows: Rows of the first and of the second table.
         seed: Salt of the hash functions.
+        id_bits: Of what has a code.
     """
 
     name: str
@@ -92,14 +97,16 @@ class Pair:
     bases: int
     rows: tuple[int, int]
     seed: int
+    id_bits: int = FULL_BITS
 
     @cached_property
     def base_V(self) -> Ints:
         """The base row of every training id, int64 (V,); 0 is the one of ids without a code."""
         if self.coded is None:
             return hash_rows(self.ids, self._base_seed, self.bases)
-        found = np.isin(self.ids, self.coded)
-        return np.where(found, 1 + np.searchsorted(self.coded, self.ids), 0).astype(np.int64)
+        ids = known_as(self.ids, self.id_bits)
+        found = np.isin(ids, self.coded)
+        return np.where(found, 1 + np.searchsorted(self.coded, ids), 0).astype(np.int64)
 
     @property
     def _base_seed(self) -> int:
@@ -141,7 +148,7 @@ class Division:
 
     Args:
         schema: The data set.
-        exact: The ids of the features that have a row for each, by name.
+        exact: The ids (or digests) of the features that have a row for each, by name.
         pairs: The features that have two tables, by name.
         settings: Of the search.
     """
@@ -193,7 +200,8 @@ def divide(schema: Schema, counts: Counts, settings: CceSettings, seed: int) -> 
     """
     allowance = settings.allowance
     row = allowance.row(settings.dim)
-    size = {c.name: len(counts[c.name][0]) for c in schema.features}
+    known = {c.name: counted_as(*counts[c.name], settings.id_bits) for c in schema.features}
+    size = {n: len(ids) for n, (ids, _) in known.items()}
     of_code = allowance.codes(1) + (allowance.ids(1) if settings.address == "id" else 0)
 
     def exact(m: int) -> list[str]:
@@ -224,19 +232,25 @@ def divide(schema: Schema, counts: Counts, settings: CceSettings, seed: int) -> 
         low, high = (middle, high) if fits else (low, middle - 1)
     names = exact(low)
     rows = (allowance.amount - fixed(names, coded)) // row
-    pairs = _pairs([n for n in size if n not in names], counts, settings, coded, rows, seed)
-    return Division(schema, {n: counts[n][0] for n in names}, pairs, settings)
+    pairs = _pairs(
+        {n: counts[n][0] for n in size if n not in names}, known, settings, coded, rows, seed
+    )
+    return Division(schema, {n: known[n][0] for n in names}, pairs, settings)
 
 
 def _pairs(
-    names: Sequence[str],
+    ids: Mapping[str, Ids],
     counts: Counts,
     settings: CceSettings,
     coded: int,
     rows: int,
     seed: int,
 ) -> dict[str, Pair]:
-    """The tables of these features, which have so many codes and rows together."""
+    """The tables of these features, which have so many codes and rows together.
+
+    ``counts`` has what codes can be of: the ids, or their digests.
+    """
+    names = list(ids)
     kept: dict[str, Ids] = {}
     if settings.address == "id":
         kept = _most_frequent(names, counts, coded)
@@ -248,7 +262,15 @@ def _pairs(
     # a first table needs no more rows than there are codes
     levels = level([*(bases[n] for n in names), *(rows for _ in names)], rows)
     return {
-        n: Pair(n, counts[n][0], kept.get(n), bases[n], (levels[i], levels[len(names) + i]), seed)
+        n: Pair(
+            n,
+            ids[n],
+            kept.get(n),
+            bases[n],
+            (levels[i], levels[len(names) + i]),
+            seed,
+            settings.id_bits,
+        )
         for i, n in enumerate(names)
     }
 

@@ -37,7 +37,7 @@ class MagnitudeSettings(PrunedSettings):
 def require_magnitude(data: DataSet, settings: MagnitudeSettings, training: Training) -> None:
     """PolicyError or TooLargeError if no policy fits, or the rows of all ids fit no memory."""
     require_shared_rows(len(data.schema.features), settings)
-    whole = whole_policy(data.schema, data.vocabularies(), settings.dim)
+    whole = whole_policy(data.schema, data.vocabularies(id_bits=settings.id_bits), settings)
     require_memory(whole, training.fit, ranks(), search="magnitude")
 
 
@@ -52,8 +52,8 @@ def magnitude(
         PolicyError: The budget has no room for a shared row of every feature.
     """
     require_shared_rows(len(data.schema.features), settings)
-    vocabularies = data.vocabularies()
-    whole = whole_policy(data.schema, vocabularies, settings.dim)
+    vocabularies = data.vocabularies(id_bits=settings.id_bits)
+    whole = whole_policy(data.schema, vocabularies, settings)
     trained = fit_policy(data, whole, training, out=out, title="magnitude")
     ended = time.perf_counter()
     model = inner_model(trained.model)

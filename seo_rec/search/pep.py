@@ -149,7 +149,7 @@ def check_pep(data: DataSet, settings: PepSettings, training: Training) -> None:
 def require_pep(data: DataSet, settings: PepSettings, training: Training) -> None:
     """PolicyError or TooLargeError if no policy fits, or the rows of all ids fit no memory."""
     require_shared_rows(len(data.schema.features), settings, optional=True)
-    whole = whole_policy(data.schema, data.vocabularies(), settings.dim)
+    whole = whole_policy(data.schema, data.vocabularies(id_bits=settings.id_bits), settings)
     require_memory(whole, training.fit, ranks(), search="pep", shared=False)
 
 
@@ -166,9 +166,9 @@ def pep(data: DataSet, settings: PepSettings, training: Training, out: Path | No
     """
     check_pep(data, settings, training)
     require_shared_rows(len(data.schema.features), settings, optional=True)
-    f, vocabularies = training.fit, data.vocabularies()
+    f, vocabularies = training.fit, data.vocabularies(id_bits=settings.id_bits)
     names = [c.name for c in data.schema.features]
-    whole = whole_policy(data.schema, vocabularies, settings.dim)
+    whole = whole_policy(data.schema, vocabularies, settings)
     plain = build_model(whole, data.num_numeric, training.model, f.seed)
     model = ShrunkModel(plain, names, settings).to(ranks().device)
     optimizers = make_optimizers(model, settings, f)

@@ -25,6 +25,7 @@ from seo_rec.policy import (
     Table,
 )
 from seo_rec.policy.allowance import allowance_from
+from seo_rec.policy.entries import FULL_BITS
 from seo_rec.schema import Schema
 from seo_rec.search.space import require
 
@@ -40,6 +41,7 @@ class PrunedSettings:
         params: Budget in parameters (floats), in which ids are free.
         num_bytes: Budget in bytes to serve, ids included, in place of params; 0: params says it.
         precision: The type in which rows are stored.
+        id_bits: Bits of an id in a vocabulary: 64, or 32 for its digest.
         dim: Width of a row, in floats.
         blocks: Parts of equal width of a row, each of which is kept or not; 1 keeps whole rows.
     """
@@ -47,11 +49,12 @@ class PrunedSettings:
     params: int = 0
     num_bytes: int = field(default=0, kw_only=True)
     precision: str = field(default="float32", kw_only=True)
+    id_bits: int = field(default=FULL_BITS, kw_only=True)
     dim: int = 16
     blocks: int = 1
 
     def __post_init__(self) -> None:
-        allowance_from(self.params, self.num_bytes, self.precision)
+        allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
         require(1 <= self.dim <= 65536, "dim", self.dim, "1 to 65536")
         good = self.blocks >= 1 and self.dim % self.blocks == 0
         require(good, "blocks", self.blocks, f"a divisor of dim {self.dim}")
@@ -59,14 +62,14 @@ class PrunedSettings:
     @property
     def allowance(self) -> Allowance:
         """The budget and the precision."""
-        return allowance_from(self.params, self.num_bytes, self.precision)
+        return allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
 
 
-def whole_policy(schema: Schema, vocabularies: Mapping[str, Ids], dim: int) -> Policy:
+def whole_policy(schema: Schema, vocabularies: Mapping[str, Ids], s: PrunedSettings) -> Policy:
     """A row for every training id, and one for all others, of every feature."""
     names = [c.name for c in schema.features]
-    tables = tuple(Table(n, len(vocabularies[n]) + 1, dim) for n in names)
-    features = tuple(Feature(n, (Lookup(n, "id"),)) for n in names)
+    tables = tuple(Table(n, len(vocabularies[n]) + 1, s.dim) for n in names)
+    features = tuple(Feature(n, (Lookup(n, "id"),), id_bits=s.id_bits) for n in names)
     return Policy(tables, features, (), {n: vocabularies[n] for n in names})
 
 

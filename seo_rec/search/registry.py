@@ -368,7 +368,7 @@ def _decide_plain(
     training: Training,
     out: Path | None = None,
 ) -> Found:
-    vocabularies = data.vocabularies(method.features_by_id(data.schema, settings))
+    vocabularies = data.vocabularies(method.features_by_id(data.schema, settings), settings.id_bits)
     policy = method.policy(data.schema, settings, vocabularies, training.fit.seed)
     return Found(policy, None, 0.0, 0, {})
 

@@ -17,7 +17,8 @@ from seo_rec.data.dataset import DataSet
 from seo_rec.methods import lookup_seed
 from seo_rec.methods.frequent import Cluster
 from seo_rec.policy import Ids
-from seo_rec.policy.addresses import hash_rows
+from seo_rec.policy.addresses import hash_rows, known_as
+from seo_rec.policy.entries import FULL_BITS
 from seo_rec.search.tail_clusters import Floats, FoldSums, Ints, clusters, shrunk_means
 
 FOLDS = 4
@@ -25,12 +26,15 @@ SIGNS = 16  # of an id, by which ids of other features are told apart
 BATCH_ROWS = 65_536
 
 
-def label_rates(data: DataSet, ids: Mapping[str, Ids]) -> dict[str, Floats]:
+def label_rates(
+    data: DataSet, ids: Mapping[str, Ids], id_bits: int = FULL_BITS
+) -> dict[str, Floats]:
     """The mean label of the training rows of every id, float64 (N, 1).
 
     Args:
         data: The data set.
         ids: Ids of some features, ascending, by feature.
+        id_bits: 32 if these are digests of ids.
 
     Returns:
         By feature: the mean label, shrunk to the mean over all these ids as much as the labels of
@@ -42,10 +46,12 @@ def label_rates(data: DataSet, ids: Mapping[str, Ids]) -> dict[str, Floats]:
         labels_B = batch.labels_B.numpy().astype(np.float64)
         return lambda feature, rows_V: labels_B[rows_V, None]
 
-    return _means(data, ids, labels, 1)
+    return _means(data, ids, labels, 1, id_bits)
 
 
-def co_occurrence(data: DataSet, ids: Mapping[str, Ids], seed: int = 0) -> dict[str, Floats]:
+def co_occurrence(
+    data: DataSet, ids: Mapping[str, Ids], seed: int = 0, id_bits: int = FULL_BITS
+) -> dict[str, Floats]:
     """The mean over its training rows of the ids that occur beside an id, float64 (N, 16).
 
     An id of another feature is a vector of 16 signs, which are bits of its hash, so that the inner
@@ -56,6 +62,7 @@ def co_occurrence(data: DataSet, ids: Mapping[str, Ids], seed: int = 0) -> dict[
         data: The data set.
         ids: Ids of some features, ascending, by feature.
         seed: Salt of the hash functions.
+        id_bits: 32 if the ids are digests.
     """
 
     def beside(batch: Batch) -> Callable[[str, Ints], Floats]:
@@ -64,23 +71,27 @@ def co_occurrence(data: DataSet, ids: Mapping[str, Ids], seed: int = 0) -> dict[
         return lambda feature, rows_V: (all_BD - of[feature])[rows_V]
 
     names = [c.name for c in data.schema.features]
-    return _means(data, ids, beside, SIGNS)
+    return _means(data, ids, beside, SIGNS, id_bits)
 
 
-def cluster_by(tail: str, data: DataSet, seed: int) -> Cluster:
+def cluster_by(tail: str, data: DataSet, seed: int, id_bits: int = FULL_BITS) -> Cluster:
     """What :func:`seo_rec.methods.frequent` takes as ``cluster``.
 
     Args:
         tail: ``label-rate`` or ``co-occurrence``.
         data: The data set.
         seed: Salt of the hash functions of co-occurrence.
+        id_bits: 32 if ids are clustered by their digests.
     """
 
     def cluster(ids: Mapping[str, Ids], count: int) -> dict[str, Ints]:
-        points = label_rates(data, ids) if tail == "label-rate" else co_occurrence(data, ids, seed)
+        if tail == "label-rate":
+            points = label_rates(data, ids, id_bits)
+        else:
+            points = co_occurrence(data, ids, seed, id_bits)
         found = {}
         for name, of in ids.items():
-            known, reads = data.counts(name)
+            known, reads = data.counts(name, id_bits)
             found[name] = clusters(points[name], reads[np.searchsorted(known, of)], count)
         return found
 
@@ -114,6 +125,7 @@ def _means(
     ids: Mapping[str, Ids],
     known_of: Callable[[Batch], Callable[[str, Ints], Floats]],
     width: int,
+    id_bits: int,
 ) -> dict[str, Floats]:
     """The shrunk means of what is known of the rows of every id, in one pass over the rows."""
     sums = {
@@ -127,7 +139,8 @@ def _means(
             if not len(of):
                 continue
             bags, found = batch.sparse[name], sums[name]
-            values_V, rows_V = bags.values().numpy(), _rows(bags.lengths().numpy())
+            values_V = known_as(bags.values().numpy(), id_bits)
+            rows_V = _rows(bags.lengths().numpy())
             rank_V = np.searchsorted(of, values_V).clip(max=len(of) - 1)
             is_one = of[rank_V] == values_V
             rank_V, rows_V = rank_V[is_one], rows_V[is_one]

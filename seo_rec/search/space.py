@@ -28,6 +28,7 @@ from seo_rec.policy import (
     split_rows,
 )
 from seo_rec.policy.allowance import allowance_from, without_unset
+from seo_rec.policy.entries import FULL_BITS
 from seo_rec.schema import Schema
 
 ADDRESSES = ("auto", "id", "hash")
@@ -51,6 +52,7 @@ class SpaceSettings:
         hash_rows: Rows of features that have more ids, where ids are hashed; 0 fills the budget.
         num_bytes: Budget in bytes to serve, ids included, in place of params; 0: params says it.
         precision: The type in which rows are stored.
+        id_bits: Bits of an id in a vocabulary: 64, or 32 for its digest.
     """
 
     params: int = 0
@@ -59,10 +61,11 @@ class SpaceSettings:
     hash_rows: int = 0
     num_bytes: int = field(default=0, kw_only=True)
     precision: str = field(default="float32", kw_only=True)
+    id_bits: int = field(default=FULL_BITS, kw_only=True)
 
     def __post_init__(self) -> None:
         require(self.params >= 0, "params", self.params, "0 (no budget) or more")
-        allowance_from(self.params, self.num_bytes, self.precision)
+        allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
         require(1 <= self.max_dim <= 65536, "max_dim", self.max_dim, "1 to 65536")
         require(self.address in ADDRESSES, "address", self.address, ", ".join(ADDRESSES))
         require(self.hash_rows >= 0, "hash_rows", self.hash_rows, "0 or more")
@@ -77,7 +80,7 @@ class SpaceSettings:
     @property
     def allowance(self) -> Allowance:
         """The budget and the precision."""
-        return allowance_from(self.params, self.num_bytes, self.precision)
+        return allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
 
     @property
     def amount(self) -> int:
@@ -290,6 +293,8 @@ def open_space(
     schema = data.schema
     names = [c.name for c in schema.features]
     exact = [(c.vocab_size or 0) + 1 for c in schema.features]
+    if settings.id_bits != FULL_BITS and all(c.vocab_size is not None for c in schema.features):
+        exact = [len(data.vocabulary(name, settings.id_bits)) + 1 for name in names]
     address = settings.address
     if address == "auto":
         fits = not settings.amount or fits_by_id(schema, settings.allowance)
@@ -300,7 +305,9 @@ def open_space(
         most = settings.hash_rows or _level(exact, settings.allowance, mean)
     rows = tuple(min(r, most) for r in exact)
     vocabularies = {
-        name: data.vocabulary(name) for name, r in zip(names, exact, strict=True) if r <= most
+        name: data.vocabulary(name, settings.id_bits)
+        for name, r in zip(names, exact, strict=True)
+        if r <= most
     }
     counts = settings.allowance
     return Space(schema, rows, vocabularies, seed, settings.max_dim, allowance=counts)

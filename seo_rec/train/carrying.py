@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seo_rec.policy import Feature, Ids, Lookup, Policy
-from seo_rec.policy.addresses import lookup_rows
+from seo_rec.policy.addresses import known_as, lookup_rows
 
 NEW = -1
 
@@ -93,7 +93,8 @@ class _Reader:
             alike = np.array_equal(old.codes[a.codes], new.codes[b.codes])
         if alike and a.uses_index:
             name = self.feature.name
-            alike = np.array_equal(old.vocabularies[name], new.vocabularies[name])
+            alike = self.feature_before.id_bits == self.feature.id_bits
+            alike = alike and np.array_equal(old.vocabularies[name], new.vocabularies[name])
         return alike
 
 
@@ -141,7 +142,7 @@ def _by_ids(
             after = lookup_rows(new, r.feature, r.after, ids)
             before = lookup_rows(old, r.feature_before, r.before, ids)
             if r.after.uses_index:  # ids that stay unknown decide nothing
-                named = np.isin(ids, new.vocabularies[r.feature.name])
+                named = _is_known(new, r.feature, ids)
                 wider = r.before.uses_index and r.after.unknown_rows > r.before.unknown_rows
                 wider &= old.table(r.before.table) == new.table(r.after.table)  # it was renewed
                 if wider and not newcomers:
@@ -165,4 +166,9 @@ def _newcomers(old: Policy, reader: _Reader, ids: Ids) -> npt.NDArray[np.bool_]:
     """Which ids shared a row of the unknown in the old policy and have one of their own now."""
     if not reader.before.uses_index or not reader.after.uses_index:
         return np.zeros(len(ids), bool)
-    return ~np.isin(ids, old.vocabularies[reader.feature.name])
+    return ~_is_known(old, reader.feature_before, ids)
+
+
+def _is_known(policy: Policy, feature: Feature, ids: Ids) -> npt.NDArray[np.bool_]:
+    """Which ids the vocabulary of a feature knows."""
+    return np.isin(known_as(ids, feature.id_bits), policy.vocabularies[feature.name])

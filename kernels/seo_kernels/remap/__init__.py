@@ -36,7 +36,8 @@ def remap(
         starts: F + 1 numbers, where the ids of each feature begin and end.
         features: K numbers in [0, F), the feature that a lookup reads.
         seeds_K: int64, not negative.
-        rows_K: int64, in [1, 2^31].
+        rows_K: int64, in [1, 2^31]; 2^32 gives the hash itself as a number of 32 bits with a sign,
+            in [-2^31, 2^31).
         shifts_K: int64, added to the row numbers; None for zeros.
 
     Returns:

@@ -33,7 +33,7 @@ def hash_rows(
     Args:
         ids: int64, any shape, not negative.
         seeds, num_rows: numbers, or int64 tensors that broadcast against ``ids``; seeds not
-            negative, rows at most 2^31.
+            negative, rows at most 2^31, or 2^32 for the hash itself, in [-2^31, 2^31).
 
     Returns:
         int64 in [0, num_rows), of the broadcast shape.

@@ -9,6 +9,7 @@ from typing import Any
 from seo_rec import methods
 from seo_rec.data.crosses import CrossedData
 from seo_rec.policy import Policy, PolicyError
+from seo_rec.search.by_counts import counts_of
 from seo_rec.search.run_off.candidates import Candidate
 from seo_rec.search.run_off.plain import Shape
 
@@ -62,7 +63,7 @@ def _shared(data: CrossedData, shape: Shape, lookups: int) -> Callable[[], Polic
 
 
 def _frequent(data: CrossedData, shape: Shape, width: int) -> Callable[[], Policy]:
-    counts = {c.name: data.counts(c.name) for c in data.schema.features}
+    counts = counts_of(data, shape.allowance.id_bits)
     return lambda: methods.frequent(data.schema, counts, shape.allowance, width, seed=shape.seed)
 
 

@@ -10,6 +10,7 @@ from seo_rec import methods
 from seo_rec.data.dataset import DataSet
 from seo_rec.policy import Allowance, Feature, Policy, allowance_of
 from seo_rec.schema import Schema
+from seo_rec.search.by_counts import counts_of
 from seo_rec.search.mixed_dimension import MixedDimensionSettings, mixed_dimension
 from seo_rec.search.no_search import NoSearchSettings, no_search
 from seo_rec.search.run_off.candidates import Candidate
@@ -102,7 +103,7 @@ def by_frequency(data: DataSet, shape: Shape) -> list[Candidate]:
 
     A width is left out where the row that all other ids share does not fit.
     """
-    counts = {c.name: data.counts(c.name) for c in data.schema.features}
+    counts = counts_of(data, shape.allowance.id_bits)
     found = []
     for width in dict.fromkeys((shape.dim, shape.chunk_dim)):
         if len(counts) * shape.allowance.row(width) <= shape.allowance.amount:
@@ -144,7 +145,11 @@ def side_by_side(own: Policy, shared: Policy, origin: Mapping[str, Any]) -> Poli
     """Every feature reads what it reads in either policy, its own table first."""
     name = "own {}".format  # so that no feature's table has the name of a shared one
     features = tuple(
-        Feature(f.name, (*(replace(k, table=name(k.table)) for k in f.lookups), *g.lookups))
+        Feature(
+            f.name,
+            (*(replace(k, table=name(k.table)) for k in f.lookups), *g.lookups),
+            id_bits=f.id_bits,
+        )
         for f, g in zip(own.features, shared.features, strict=True)
     )
     tables = (*(replace(t, name=name(t.name)) for t in own.tables), *shared.tables)

@@ -15,6 +15,7 @@ from seo_rec.data.dataset import DataSet
 from seo_rec.methods import PlainSettings, find_method
 from seo_rec.methods.frequent import FrequentSettings
 from seo_rec.policy import Policy, PolicyError
+from seo_rec.search.by_counts import counts_of
 from seo_rec.search.run_off.candidates import Candidate
 from seo_rec.search.run_off.plain import Shape
 
@@ -42,13 +43,13 @@ def _named(name: str, data: DataSet, shape: Shape) -> Policy:
     method = find_method(name)
     assert method is not None
     settings = PlainSettings(**shape.allowance.to_json(), dim=shape.dim)
-    known = data.vocabularies(method.features_by_id(data.schema, settings))
+    known = data.vocabularies(method.features_by_id(data.schema, settings), shape.allowance.id_bits)
     return method.policy(data.schema, settings, known, shape.seed)
 
 
 def _frequent(form: FrequentSettings, data: DataSet, shape: Shape) -> Policy:
     """``frequent`` in another form; widths count in sixteenths of the shape's ``dim``."""
-    counts = {c.name: data.counts(c.name) for c in data.schema.features}
+    counts = counts_of(data, shape.allowance.id_bits)
     return methods.frequent(
         data.schema,
         counts,

@@ -54,7 +54,7 @@ def _filled(
 ) -> Policy:
     return water_filled(
         data.schema,
-        counts_of(data),
+        counts_of(data, settings.id_bits),
         settings.allowance,
         [max(1, settings.dim // part) for part in (1, 2, 4)],
         {c.name: w for c, w in zip(data.schema.features, worth, strict=True)},

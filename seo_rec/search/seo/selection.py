@@ -84,7 +84,7 @@ def by_frequency(
     even = float(sums.mean())
     kept = {c.name for c, s in zip(schema.features, sums.tolist(), strict=True) if s >= even}
     columns = tuple(c for c in schema.columns if c.name in kept)
-    counts = {c.name: data.counts(c.name) for c in columns}
+    counts = {c.name: data.counts(c.name, settings.id_bits) for c in columns}
     part = replace(schema, columns=columns)
     policy = frequent(part, counts, settings.allowance, width, seed=seed)
     dropped = tuple(c.name for c in schema.features if c.name not in kept)

@@ -8,6 +8,7 @@ from typing import Any
 
 from seo_rec.policy import Allowance
 from seo_rec.policy.allowance import allowance_from, without_unset
+from seo_rec.policy.entries import FULL_BITS
 from seo_rec.search.run_off import RunOff
 
 APPLY = ("none", "exact", "round-robin", "divide")
@@ -37,6 +38,7 @@ class SeoSettings:
         logit_lr: Learning rate of the logits of the attention.
         num_bytes: Budget in bytes to serve; budget_rows then sizes the search alone. 0: no bytes.
         precision: The type of stored rows; auto, with num_bytes and run_off.cost: int8 and others.
+        id_bits: Bits of an id in a vocabulary: 64, or 32 for its digest.
     """
 
     budget_rows: int = 6000
@@ -56,6 +58,7 @@ class SeoSettings:
     logit_lr: float = 5e-3
     num_bytes: int = field(default=0, kw_only=True)
     precision: str = field(default="float32", kw_only=True)
+    id_bits: int = field(default=FULL_BITS, kw_only=True)
 
     @property
     def search_bytes(self) -> int:
@@ -97,7 +100,7 @@ class SeoSettings:
                 f"warmup_epochs {self.warmup_epochs} with search_split 'train' would be ignored; "
                 "allowed with search_split 'held-out'"
             )
-        allowance_from(0, self.num_bytes, self.stored)
+        allowance_from(0, self.num_bytes, self.stored, self.id_bits)
         if not self.logit_lr > 0:
             raise ValueError(f"logit_lr is {self.logit_lr}; allowed: above 0")
 
@@ -124,7 +127,8 @@ class SeoSettings:
     @property
     def allowance(self) -> Allowance:
         """The budget of the final model, in floats or in bytes, and the precision."""
-        return allowance_from(0 if self.num_bytes else self.params, self.num_bytes, self.stored)
+        params = 0 if self.num_bytes else self.params
+        return allowance_from(params, self.num_bytes, self.stored, self.id_bits)
 
     def chosen(self, num_features: int) -> int:
         """M: chunks that ``select`` takes in all."""
