@@ -116,9 +116,7 @@ def test_rivals_are_in_the_order_of_validation_rows_and_have_all_splits() -> Non
     assert "`monolithic`" not in text.split("minus", 1)[1]
     assert "| seo | int8 | 2 | 319,000 |" in text
     assert "answered: `frequent-8` 2." in text
-    assert (
-        "**criteo, 320,000 bytes, ids of 8 bytes**, mlp, dropout 0.1, L2 0, batches" in text
-    )
+    assert "**criteo, 320,000 bytes, ids of 8 bytes**, mlp, dropout 0.1, L2 0, batches" in text
     assert page.regions([], [])["boosted"] == [
         "`python -m benchmarks.accuracy.boosted`: not run.",
         "",

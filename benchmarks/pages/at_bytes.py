@@ -130,18 +130,18 @@ def rows_of(lines: Sequence[Line]) -> list[Row]:
 def _parts(rows: Sequence[Row]) -> list[list[Row]]:
     """Rows that compare with each other: of one budget, and of one size of ids.
 
-    Methods that store no ids stand beside either size, on the splits of the methods that do.
+    Methods that store no ids stand beside either size, on the splits of methods that do.
     """
     parts = []
     for num_bytes in dict.fromkeys(r.num_bytes for r in rows):
         here = [r for r in rows if r.num_bytes == num_bytes]
         sizes = sorted({r.id_bits for r in here} - {0})
-        for bits in sizes[1:] and sizes:
+        for bits in sizes:
             splits = {s for r in here if r.id_bits == bits for s in r.runs}
             of_size = [r for r in here if r.id_bits in (bits, 0)]
             kept = [{s: x for s, x in r.runs.items() if s in splits} for r in of_size]
             parts.append([replace(r, runs=k) for r, k in zip(of_size, kept, strict=True) if k])
-        if not sizes[1:]:
+        if not sizes:
             parts.append(here)
     return parts
 
