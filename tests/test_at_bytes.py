@@ -17,6 +17,7 @@ from seo_rec import recipes
 from seo_rec.data.crosses import Cross, with_crosses
 from seo_rec.data.dataset import open_data
 from seo_rec.data.synthetic import synthetic
+from seo_rec.policy import Policy
 from seo_rec.search import Found
 from seo_rec.settings import FitSettings, ModelSettings
 
@@ -92,6 +93,7 @@ def line(method: str, split: int, val: float, test: float, precision: str = "int
         "method": method,
         "precision": precision,
         "split": split,
+        "data_fingerprint": f"split {split}",
         "num_bytes": 319_000,
         "val_auc": val,
         "test_auc": test,
@@ -108,13 +110,13 @@ def test_rivals_are_in_the_order_of_validation_rows_and_have_all_splits() -> Non
     lines += [line("separate", s, 0.73, 0.790) for s in (0, 1)]
     lines += [line("monolithic", 0, 0.76, 0.740)]  # on an easier split only
     lines += [line("frequent", s, 0.76, 0.790) for s in (0, 1)]  # no plain method
-    text = "\n".join(page.regions(lines, [])["at-bytes"])
+    text = "\n".join(page.tables(lines)["at-bytes"])
     assert "The search in int8 minus plain methods in int8" in text
     assert "test AUC: `multi-size` +0.00550 ± 0.00050" in text
     assert "`monolithic`" not in text.split("minus", 1)[1]
     assert "| seo | int8 | 2 | 319,000 |" in text
     assert "answered: `frequent-8` 2." in text
-    assert "**criteo, 320,000 bytes**, mlp, dropout 0.1, L2 0, batches of 2048" in text
+    assert "**criteo, 320,000 bytes, ids of 8 bytes**, mlp, dropout 0.1, L2 0, batches" in text
     assert page.regions([], [])["boosted"] == [
         "`python -m benchmarks.accuracy.boosted`: not run.",
         "",
@@ -129,7 +131,7 @@ def test_the_search_with_crosses_stands_beside_the_one_without() -> None:
     won, taken = {"winner": "crosses-2-frequent-8"}, [["a*b", "a*c"], ["a*b"]]
     lines += [line("seo", s, 0.76, 0.770) | won | {"taken": taken[s]} for s in (0, 1)]
     lines += [line("multi-size", s, 0.74, 0.750 + 0.001 * s) for s in (0, 1)]
-    text = "\n".join(page.regions(lines, [])["at-bytes"])
+    text = "\n".join(page.tables(lines)["at-bytes"])
     assert "| seo, no crosses | int8 | 2 |" in text and "| seo | int8 | 2 |" in text
     assert "* The search in int8 minus plain" in text and "`multi-size` +0.01950" in text
     assert "* The search without crosses in int8 minus plain" in text
@@ -139,6 +141,42 @@ def test_the_search_with_crosses_stands_beside_the_one_without() -> None:
         "crosses that were taken: `a*b` 2, `a*c` 1." in text
     )
     assert "the search without crosses in int8 answered: `frequent-8` 2." in text
+
+
+def test_sizes_of_ids_have_tables_of_their_own_and_hashed_methods_stand_in_both() -> None:
+    """Every search is compared on its own splits, whose numbers both sets of lines count from 0."""
+    short = {"id_bits": 32, "data_fingerprint": "another split"}
+    lines = [line("seo", 0, 0.75, 0.752), line("seo", 0, 0.75, 0.757) | short]
+    lines += [line("multi-size", 0, 0.74, 0.750), line("multi-size", 0, 0.74, 0.754) | short]
+    lines[3].pop("id_bits")  # it stores none
+    lines += [line("no-search", 0, 0.73, 0.740) | short]
+    (text,) = page.tables(lines).values()
+    whole, shorter = "\n".join(text).split("**criteo, 320,000 bytes, ids of ")[1:]
+    whole, shorter = (whole, shorter) if whole.startswith("8") else (shorter, whole)
+    assert "`multi-size` +0.00200." in whole and "no-search" not in whole
+    assert "`multi-size` +0.00300, `no-search` +0.01700." in shorter
+    assert all("| multi-size | int8 | 1 |" in part for part in (whole, shorter))
+    short_table = "\n".join(page.regions(lines, [])["the search at equal bytes"])
+    assert "| criteo | 320,000 | 8 bytes | 1 | `multi-size` | +0.00200 |" in short_table
+    assert "| criteo | 320,000 | 4 bytes | 1 | `multi-size` | +0.00300 |" in short_table
+
+
+@pytest.mark.parametrize("bits", [64, 32])
+def test_lines_say_the_size_of_ids_where_a_method_stores_some(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int
+) -> None:
+    monkeypatch.setattr(at_bytes, "RECORD", tmp_path / "at-bytes.jsonl")
+    study = at_bytes.Study((2_000,), FitSettings(epochs=1, batch_size=200))
+    monkeypatch.setitem(at_bytes.STUDIES, "criteo", study)
+    arguments = ["at_bytes", "criteo", "--data", str(tiny), "--out", str(tmp_path / "runs")]
+    arguments += ["--record", "--precision", "int8", "--methods", "multi-size", "frequent"]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--id-bits", str(bits)])
+    at_bytes.main()
+    hashed, frequent = read(at_bytes.RECORD)
+    assert (hashed["id_bits"], frequent["id_bits"]) == (64, bits)
+    (saved,) = (tmp_path / "runs").rglob("frequent-seed0/policy.json")
+    policy = Policy.load(saved)
+    assert {f.id_bits for f in policy.features if f.name in policy.vocabularies} == {bits}
 
 
 def test_ranks_of_ids_are_by_count(tmp_path: Path) -> None:

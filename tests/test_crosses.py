@@ -261,6 +261,15 @@ def test_triples_are_proposed_on_request(seo_rec, tiny, tmp_path, caplog, monkey
     again = ["--config", tmp_path / "run" / "settings.json", "--out", tmp_path / "again"]
     assert seo_rec("train", tiny, *again).code == 0
     assert Policy.load(tmp_path / "again" / "policy.json") == policy
+    named = [*again[:2], "--crosses", PAIR.name, "--out", tmp_path / "named"]
+    done = seo_rec("train", tiny, *named)  # the order of the file is of other crosses
+    assert done.code == 0, done.err
+    policy = Policy.load(tmp_path / "named" / "policy.json")
+    assert policy.features[-1].columns == PAIR.columns
+    kept = json.loads((tmp_path / "named" / "settings.json").read_text())
+    assert kept["options"]["cross_order"] == 2
+    done = seo_rec("train", tiny, *named[:-1], tmp_path / "x", "--cross-order", 3)
+    assert done.code == 2 and "allowed: a number of crosses" in flat(done.err)
     done = seo_rec("train", tiny, "--out", tmp_path / "pairs", *asked)
     assert orders == [3, 3, 2]
     search = ["search", tiny, "--method", "multi-size", *common]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 from seo_rec import recipes
 from seo_rec.data.crosses import Cross, CrossedData, with_crosses
 from seo_rec.data.dataset import DataSet, open_data
+from seo_rec.methods import water_filled
 from seo_rec.methods.frequent import FrequentSettings
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Policy
@@ -27,7 +29,7 @@ from seo_rec.search.crossing import NONE, choose_crosses, chosen_line
 from seo_rec.search.run_off import RunOff, Shape, crossed_candidates, whole_length
 from seo_rec.search.run_off.contest import Contest
 from seo_rec.search.run_off.crossed import numbers_of
-from seo_rec.search.seo import SeoSearch
+from seo_rec.search.seo import SeoSearch, SeoSettings, by_worth_with_crosses
 from seo_rec.train import FitSettings, Training, check_policy_fits
 
 NAMES = "abcdef"
@@ -273,6 +275,61 @@ def test_the_search_takes_crosses_inside_its_limit(planted: DataSet, tmp_path: P
     (out / "search.json").unlink()
     again = recipes.search("seo", planted, out, INSIDE, LIMITED, resume=True, crosses="auto")
     assert again.policy == found.policy and again.record["crosses"] == told
+
+
+def test_rows_are_divided_over_columns_and_crosses_together(planted: DataSet) -> None:
+    """As if crosses were columns; what is worth nothing, or gets no rows, is left out."""
+    wide = with_crosses(planted, [AB, AC, CD])
+    settings = SeoSettings(budget_rows=60, dim=4, chunk_dim=2, search_dim=8)
+    worth = dict.fromkeys(NAMES, 1e-3) | {AB.name: 0.1, AC.name: -1e-3, CD.name: 1e-9}
+    found = by_worth_with_crosses(wide, list(worth.values()), settings)
+    assert found is not None
+    policy, taken = found
+    assert taken == (AB.name,)  # a*c is worth nothing, and the budget has no row for c*d
+    part = wide.only([AB])
+    counts = {c.name: part.counts(c.name) for c in part.schema.features}
+    of_part = {name: worth[name] for name in (*NAMES, AB.name)}
+    wanted = water_filled(part.schema, counts, 240, (1, 2, 4), of_part)
+    assert (policy.tables, policy.features) == (wanted.tables, wanted.features)
+    assert len(policy.vocabularies[AB.name]) == 36 and policy.num_params <= 240
+    assert by_worth_with_crosses(wide, [1e-3] * 6 + [0.0, -1.0, 0.0], settings) is None
+
+
+def test_the_search_divides_by_the_worth_of_crosses(
+    planted: DataSet, tmp_path: Path, monkeypatch
+) -> None:
+    """Inside the same limit: an attention that is trained anyway reads the crosses as well."""
+    module, attended = sys.modules["seo_rec.search.seo.search"], list[int]()
+
+    def fit(*arguments: Any, **more: Any) -> Any:
+        result = real(*arguments, **more)
+        attended.append(result.steps)
+        return result
+
+    real = module.fit  # type: ignore[attr-defined]
+    monkeypatch.setattr(module, "fit", fit)
+    out = tmp_path / "out"
+    settings = replace(INSIDE, run_off=replace(OFF, frequent=True))
+    found = recipes.search("seo", planted, out, settings, LIMITED, crosses="auto")
+    scores = found.record["run_off"]
+    origin = scores["seo-2-worth-crosses"]["origin"]
+    assert {"a*b", "c*d"} <= set(origin["crosses"]) <= set(found.record["crosses"]["proposed"])
+    worth = origin["worth"]
+    pairs = min(worth["a*b"], worth["c*d"])
+    assert pairs > 0.02 > max(abs(worth["e"]), abs(worth["f"]))
+    assert scores["seo-2-worth-crosses"]["params"] <= SIZE
+    attention = found.record["searches"]["2"]
+    assert attention["features"] == list(NAMES)  # the others of this width have no crosses
+    assert sum(map(sum, attention["attention"])) == pytest.approx(1)
+    length = whole_length(planted, LIMITED)
+    kept = [json.loads(p.read_text()) for p in (out / "work").rglob("*-seed*.json")]
+    ends, begun = (sum(length.rows(k.get(at, 0)) for k in kept) for at in ("steps", "begun"))
+    assert len(attended) == 1 and found.record["halving"]["rows"] == ends - begun
+    assert sum(map(length.rows, attended)) + ends - begun <= 4 * length.whole
+    (out / "search.json").unlink()
+    again = recipes.search("seo", planted, out, settings, LIMITED, resume=True, crosses="auto")
+    assert again.policy == found.policy and again.record["run_off"] == scores
+    assert len(attended) == 1
 
 
 def test_without_a_clear_pair_the_search_is_as_without_crosses(

@@ -109,6 +109,7 @@ LATER = (
     "size.md",
     "at-bytes.md",
     "at-bytes-settings.md",
+    "at-bytes-tables.md",
     "prepared-format.md",
     "papers.md",
 )  # half of 52,400 words were there before

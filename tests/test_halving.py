@@ -103,17 +103,38 @@ def test_a_search_reads_at_most_its_limit(
 
 
 def test_the_finalists_of_the_default_limit() -> None:
-    """Five begin, three go on after a fifth, two after half; a sixth of the rows screens."""
+    """Six begin, and four, three and two go on after a tenth, a fifth and half of a training.
+
+    A sixth of the rows screens.
+    """
     length = Length(20, 100, 100_000, 1000)
     schedule = rounds(31, length, 4.0, 4 * 20 * 100_000 // 8)
-    assert [(r.candidates, r.steps) for r in schedule.finals] == [(5, 400), (3, 1000), (2, 2000)]
+    finals = [(6, 200), (4, 400), (3, 1000), (2, 2000)]
+    assert [(r.candidates, r.steps) for r in schedule.finals] == finals
     assert schedule.screening is not None and schedule.screening.candidates == 31
     assert 31 * schedule.screening.steps == pytest.approx(0.6 * 2000, rel=0.03)
     alone = rounds(31, length, 4.0, 0, goes_on=False)
     assert [(r.candidates, r.steps) for r in alone.finals] == [(2, 2000)]
-    assert [r.candidates for r in rounds(31, length, 8.0, 0).finals] == [10, 6, 4]
+    assert [r.candidates for r in rounds(31, length, 8.0, 0).finals] == [12, 8, 6, 4]
     assert rounds(3, length, 4.0, 0).rounds == rounds(3, length, 4.0, 0).finals
     assert rounds(3, length, 4.0, 0).finals[0].steps == length.steps
+
+
+@pytest.mark.parametrize(
+    "epochs, finals",
+    [
+        (8, [(6, 1), (3, 4), (2, 8)]),  # a tenth and a fifth of 8 epochs are one epoch
+        (12, [(6, 1), (4, 2), (3, 6), (2, 12)]),
+        (6, [(5, 1), (3, 3), (2, 6)]),  # six would be one training too many
+        (5, [(5, 1), (3, 2), (2, 5)]),
+    ],
+)
+def test_finalists_are_as_many_as_whole_epochs_have_room_for(
+    epochs: int, finals: list[tuple[int, int]]
+) -> None:
+    length = Length(epochs, 100, 100_000, 1000)
+    found = rounds(31, length, 4.0, epochs * 100_000 // 2).finals
+    assert [(r.candidates, r.steps // 100) for r in found] == finals
 
 
 def stay(auc: dict[str, float], searched: set[str], keep: int, *more: Any) -> list[str]:
@@ -149,9 +170,12 @@ def test_the_best_of_a_family_stays_although_it_learns_more_slowly() -> None:
     assert stay(auc, searched, 4, family) == ["first", "a", "s", "u"]
     assert stay(auc, searched, 5, family) == ["first", "a", "i", "s", "u"]
     assert stay(auc, searched, 6, family) == ["first", "a", "b", "i", "s", "u"]
-    assert stay(auc, searched, 4, family, {"t"}) == ["first", "a", "s", "t"]
-    assert stay(auc, searched, 4, family, {"s", "t"}) == ["first", "a", "s", "u"]
-    assert stay(auc, searched, 5, family, {"t"}) == ["first", "a", "s", "t", "u"]
+    assert stay(auc, searched, 4, family, [{"t"}]) == ["first", "a", "s", "t"]
+    assert stay(auc, searched, 4, family, [{"s", "t"}]) == ["first", "a", "s", "u"]
+    assert stay(auc, searched, 5, family, [{"t"}]) == ["first", "a", "s", "t", "u"]
+    two = [{"t"}, {"j", "u"}]  # the best one of each kind, the first kind first
+    assert stay(auc, searched, 4, family, two) == ["first", "a", "s", "t"]
+    assert stay(auc, searched, 5, family, two) == ["first", "a", "j", "s", "t"]
 
 
 def test_short_trainings_have_higher_rates() -> None:
@@ -315,7 +339,7 @@ def test_a_leader_of_short_rounds_does_not_win_by_them(
     second = {n: s["curve"][1][1] for n, s in scores.items() if len(s["curve"]) > 1}
     others = sorted(set(second) - {"trivial-1"}, key=lambda n: -second[n])
     third = {n for n, s in scores.items() if len(s["curve"]) > 2}
-    assert len(second) == 5 and third == {"trivial-1", *others[:2]}  # by AUC, whatever their kind
+    assert len(second) == 6 and third == {"trivial-1", *others[:2]}  # by AUC, whatever their kind
     last = int(stops * length.steps)
     whole = [(name, begun) for name, begun, end in trained if end == last]
     assert tuple(name for name, _ in whole) == outcome.last and len(whole) == finalists
@@ -326,6 +350,33 @@ def test_a_leader_of_short_rounds_does_not_win_by_them(
     assert not list(tmp_path.glob("*-training"))  # checkpoints are not kept
     kept = {p.name for p in tmp_path.glob("*.json")}
     assert {f"{name}-seed{training.fit.seed}.json" for name in outcome.last} <= kept
+
+
+def test_slow_kinds_are_among_the_finalists(
+    monkeypatch: pytest.MonkeyPatch, tiny_data: DataSet, tmp_path: Path
+) -> None:
+    """The best division by worth is last in the short round, and wins after whole trainings."""
+    names = [f"trivial-{i}" for i in range(10)] + [f"seo-{i}" for i in range(6)]
+    quality = dict.fromkeys(names, 0.8) | {"seo-3": 2.0, "seo-4": 1.9}
+    halfway = dict.fromkeys(names, 1.0) | {"seo-3": 60.0, "seo-4": 60.0}
+    scripted(monkeypatch, tiny_data, quality, halfway)
+    training = Training(TRAINING.model, FitSettings(epochs=8, batch_size=20))
+    spent = whole_length(tiny_data, training).whole // 2
+    marked = ("seo-3", "seo-4")
+    last = {}
+    for kind in ({"by_worth": True}, {}):
+        candidates = [
+            replace(c, **kind) if c.name in marked else c
+            for c in policies(tiny_data, names, shared=3)
+        ]
+        outcome = run_off(
+            tiny_data, candidates, RunOff(), training, tmp_path / str(len(kind)), spent
+        )
+        last[len(kind)] = outcome
+    curve = {n: s["curve"] for n, s in last[1].scores.items()}
+    assert min(names, key=lambda n: curve[n][0][1]) in marked
+    assert last[1].winner.name == "seo-3" and len(curve["seo-4"]) == 1  # one of a kind stays
+    assert last[0].winner.name not in marked
 
 
 def test_in_one_round_the_best_of_shared_chunks_is_the_one_to_beat(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,28 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
 
 FIT = FitSettings(epochs=4, batch_size=256, row_lr=1e-2, dense_lr=1e-2)
 TRAINING = Training(ModelSettings(hidden=(16,)), FIT)
+
+
+def test_an_attention_reads_test_rows_on_request_only(
+    planted: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most of the rows of a data set may be test rows."""
+    module, splits = sys.modules["seo_rec.search.seo.search"], list[str]()
+
+    def eval_stream(data: DataSet, split: str) -> Any:
+        splits.append(split)
+        return real(data, split)
+
+    real = module.eval_stream  # type: ignore[attr-defined]
+    monkeypatch.setattr(module, "eval_stream", eval_stream)
+    settings = SeoSearch(budget_rows=64, dim=8, chunk_dim=8, search_dim=16).attention
+    once = replace(TRAINING, fit=replace(FIT, epochs=1))
+    assert search_attention(planted, settings, once, tmp_path).test_auc is None
+    assert splits == ["val"]
+    for _ in range(2):  # trained, and found again
+        found = search_attention(planted, settings, once, tmp_path, reads_test_rows=True)
+        assert found.test_auc is not None and 0.5 < found.test_auc < 1
+    assert splits == ["val", "val", "test"]
 
 
 def test_the_search_gives_noise_no_rows(planted: DataSet, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def policy_of(cell: Cell, data: DataSet, hashing: str, out: Path) -> Policy:
     if cell.model in BASELINES:
         return recipes.method_policy(cell.model, data, cell.rows * DIM, DIM, seed=cell.seed)
     settings, F = cell.settings(hashing), len(data.schema.features)
-    found = search_attention(data, settings, cell.training, out)
+    found = search_attention(data, settings, cell.training, out, reads_test_rows=True)
     total = settings.chosen(F)
     least = total // F if cell.reading == "per-feature" else 0
     return applied(cell, select(found.space, found.alpha, total, least))
@@ -160,7 +160,8 @@ def train(cell: Cell, data: DataSet, hashing: str, out: Path) -> Line:
     searches, training = out / "attentions", cell.training
     what = what_of(cell, data.fingerprint, hashing)
     if cell.model == "search":
-        found = search_attention(data, cell.settings(hashing), training, searches)
+        settings = cell.settings(hashing)
+        found = search_attention(data, settings, training, searches, reads_test_rows=True)
         values: Line = {"data": data.schema.dataset, "environment": stamp()}
         values |= {"val_auc": found.val_auc, "test_auc": found.test_auc, "seconds": found.seconds}
         values |= {"embedding_params": found.space.num_params, "attention": found.alpha.tolist()}

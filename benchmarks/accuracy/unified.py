@@ -129,6 +129,7 @@ LATER = (  # settings that older lines lack, and the values that they had
     ("clip_norm", 0.0),
     ("num_bytes", 0),
     ("precision", "float32"),
+    ("id_bits", 64),
     ("frequent", False),
     ("divide", False),
     ("cost", 0),

@@ -7,10 +7,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.accuracy import boosted
-from benchmarks.accuracy.at_bytes import DEFAULT, NONE, PLAIN, RECORD, STUDIES, USUAL
+from benchmarks.accuracy.at_bytes import (
+    DEFAULT,
+    HASHED,
+    NONE,
+    PLAIN,
+    RECORD,
+    STUDIES,
+    USUAL,
+)
 from benchmarks.pages.cells import Runs, mean, minus, with_deviation
 from benchmarks.pages.markdown import Column, entry, table
 from benchmarks.record import Line, read
@@ -20,12 +28,16 @@ AHEAD = {DEFAULT: "The search", "frequent": "`frequent`"}
 
 @dataclass(frozen=True)
 class Row:
-    """One method in one precision at one budget: lines by split."""
+    """One method in one precision at one budget: lines by split, which are numbered as they came.
+
+    ``id_bits`` is 0 for a method that stores no ids.
+    """
 
     num_bytes: int
     method: str
     precision: str
     crosses: str
+    id_bits: int
     runs: Runs
 
     @property
@@ -44,23 +56,51 @@ class Row:
 def regions(
     lines: Sequence[Line] | None = None, trees: Sequence[Line] | None = None
 ) -> dict[str, list[str]]:
-    """The regions of the page: one for the studies, one for boosted trees.
+    """The regions of the page of findings: the search in short, and boosted trees.
 
     Args:
         lines: Default: the record.
         trees: Default: the record of boosted trees.
     """
-    lines = read(RECORD) if lines is None else lines
     trees = read(boosted.RECORD) if trees is None else trees
-    studies = [s for s in STUDIES if any(x["study"] == s for x in lines)]
-    shown: list[str] = []
-    for study in studies:
-        shown += _study(study, [x for x in lines if x["study"] == study])
-    command = "python -m benchmarks.accuracy"
+    columns = [
+        entry("study"),
+        Column("bytes", lambda r: r["ours"].num_bytes, ",d"),
+        Column("an id", lambda r: f"{r['ours'].id_bits // 8} bytes"),
+        Column("splits", lambda r: len(r["ours"].runs), "d"),
+        Column("best plain method", lambda r: f"`{r['rival'].method}`"),
+        Column("the search minus it, test AUC", lambda r: minus(r["ours"].runs, r["rival"].runs)),
+    ]
+    rows = [
+        {"study": study, "ours": ours, "rival": rivals(part, ours, ours.precision)[0]}
+        for study, found in _studies(lines)
+        for part in _parts(rows_of(found))
+        for ours in part
+        if ours.method == DEFAULT and ours.crosses != NONE and rivals(part, ours, ours.precision)
+    ]
     return {
-        "at-bytes": shown or [f"`{command}.at_bytes`: not run.", ""],
-        "boosted": _boosted(trees) or [f"`{command}.boosted`: not run.", ""],
+        "the search at equal bytes": table(columns, rows) if rows else ["not run", ""],
+        "boosted": _boosted(trees) or ["`python -m benchmarks.accuracy.boosted`: not run.", ""],
     }
+
+
+def tables(lines: Sequence[Line] | None = None) -> dict[str, list[str]]:
+    """The region of the page of tables: every study.
+
+    Args:
+        lines: Default: the record.
+    """
+    shown: list[str] = []
+    for study, found in _studies(lines):
+        shown += _study(study, found)
+    return {"at-bytes": shown or ["`python -m benchmarks.accuracy.at_bytes`: not run.", ""]}
+
+
+def _studies(lines: Sequence[Line] | None) -> list[tuple[str, list[Line]]]:
+    """The lines of every study that has some."""
+    lines = read(RECORD) if lines is None else lines
+    named = {s: [x for x in lines if x["study"] == s] for s in STUDIES}
+    return [(study, found) for study, found in named.items() if found]
 
 
 def rivals(rows: Sequence[Row], ours: Row, precision: str) -> list[Row]:
@@ -75,20 +115,40 @@ def rivals(rows: Sequence[Row], ours: Row, precision: str) -> list[Row]:
 
 def rows_of(lines: Sequence[Line]) -> list[Row]:
     """Lines of one study grouped, budgets ascending."""
-    groups: dict[tuple[int, str, str, str], dict[int, Line]] = {}
+    groups: dict[tuple[int, str, str, str, int], dict[int, Line]] = {}
+    numbers: dict[str, int] = {}
     for line in lines:
-        crosses = {**USUAL, **line}["crosses"]
-        key = (line["bytes"], line["method"], line["precision"], crosses)
-        groups.setdefault(key, {})[line["split"]] = line
+        said = {**USUAL, **line}
+        bits = 0 if line["method"] in HASHED else said["id_bits"]
+        key = (line["bytes"], line["method"], line["precision"], said["crosses"], bits)
+        split = numbers.setdefault(line["data_fingerprint"], len(numbers))
+        groups.setdefault(key, {})[split] = line
     found = [Row(*key, runs) for key, runs in groups.items()]
     return sorted(found, key=lambda r: r.num_bytes)
 
 
-def _study(study: str, lines: Sequence[Line]) -> list[str]:
-    out: list[str] = []
-    rows = rows_of(lines)
+def _parts(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows that compare with each other: of one budget, and of one size of ids.
+
+    Methods that store no ids stand beside either size, on the splits of methods that do.
+    """
+    parts = []
     for num_bytes in dict.fromkeys(r.num_bytes for r in rows):
         here = [r for r in rows if r.num_bytes == num_bytes]
+        sizes = sorted({r.id_bits for r in here} - {0})
+        for bits in sizes:
+            splits = {s for r in here if r.id_bits == bits for s in r.runs}
+            of_size = [r for r in here if r.id_bits in (bits, 0)]
+            kept = [{s: x for s, x in r.runs.items() if s in splits} for r in of_size]
+            parts.append([replace(r, runs=k) for r, k in zip(of_size, kept, strict=True) if k])
+        if not sizes:
+            parts.append(here)
+    return parts
+
+
+def _study(study: str, lines: Sequence[Line]) -> list[str]:
+    out: list[str] = []
+    for rows in _parts(rows_of(lines)):
         columns = [
             Column("method", lambda r: r.name),
             Column("rows", lambda r: r.precision),
@@ -98,8 +158,10 @@ def _study(study: str, lines: Sequence[Line]) -> list[str]:
             Column("test AUC", lambda r: with_deviation(r.runs, "test_auc")),
             Column("epochs", lambda r: mean(r.runs, "epochs"), ".1f"),
         ]
-        title = f"**{study}, {num_bytes:,} bytes**, {_training(lines[0])}"
-        out += [title, "", *table(columns, here), *_ahead(here)]
+        bits = max(r.id_bits for r in rows)
+        ids = f", ids of {bits // 8} bytes" if bits else ""
+        title = f"**{study}, {rows[0].num_bytes:,} bytes{ids}**, {_training(lines[0])}"
+        out += [title, "", *table(columns, rows), *_ahead(rows)]
     return out
 
 

@@ -143,6 +143,7 @@ PAGES = {
     ),
     "halving": Page(ROOT / "docs" / "halving.md", lambda: {"planted": planted.region()}),
     "at-bytes": Page(MEASURED / "at-bytes.md", at_bytes.regions),
+    "at-bytes-tables": Page(MEASURED / "at-bytes-tables.md", at_bytes.tables),
     "serving": Page(MEASURED / "serving.md", serving.regions),
     "speed": Page(MEASURED / "speed.md", speed.regions),
     "size": Page(MEASURED / "size.md", speed.size_regions),

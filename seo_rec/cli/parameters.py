@@ -10,7 +10,17 @@ import typer
 from seo_rec.backbone_settings import BACKBONE_NAMES, INTERACTIONS, Interaction
 from seo_rec.cli.config import start_from
 from seo_rec.cli.fields import fields_of, type_name, value_of
-from seo_rec.cli.options import BUDGET, DATA, MODEL, RUN, SEARCH, TRAINING, FromSettings, Option
+from seo_rec.cli.options import (
+    BUDGET,
+    DATA,
+    MODEL,
+    RUN,
+    SEARCH,
+    TRAINING,
+    FromSettings,
+    Option,
+    is_typed,
+)
 from seo_rec.methods import Mlet
 from seo_rec.multi_task import MultiTask
 from seo_rec.schema import DataError
@@ -127,6 +137,8 @@ SameHash = Annotated[
 def _crosses(context: typer.Context, text: str) -> str:
     """``none`` is what no text says, for every command; ``--cross-order`` stands behind a number.
 
+    An order of ``--config`` says nothing about other crosses that are typed.
+
     Raises:
         BadParameter: The order would be ignored.
     """
@@ -134,6 +146,9 @@ def _crosses(context: typer.Context, text: str) -> str:
     if order == 2 or "^" in text:
         return "" if text == "none" else text
     if not text.strip().isdecimal():
+        if is_typed(context, "crosses") and not is_typed(context, "cross_order"):
+            context.params["cross_order"] = 2
+            return "" if text == "none" else text
         raise typer.BadParameter(
             f"--crosses {text or 'none'} with --cross-order {order}, which says how many columns a "
             "proposed cross may have; allowed: a number of crosses, as --crosses 8; crosses that "

@@ -21,6 +21,8 @@ class Candidate:
         shared: Whether it is a plain policy of hashed chunks that all features share, of which the
             best one is among the finalists of a limited run-off.
         of_both_kinds: Whether it is the plain policy of shared chunks and rows by id side by side.
+        by_worth: Whether rows and widths are divided by what every feature is worth to a model; the
+            best one of these is among the finalists of a limited run-off, too.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Candidate:
     origin: Mapping[str, Any] = field(default_factory=dict)
     shared: bool = False
     of_both_kinds: bool = False
+    by_worth: bool = False
 
     @property
     def family(self) -> str:

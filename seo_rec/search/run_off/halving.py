@@ -26,7 +26,7 @@ def in_order(
     auc: Mapping[str, float],
     searched: Collection[str],
     family: Mapping[str, str],
-    crossed: Collection[str] = (),
+    kinds_that_stay: Sequence[Collection[str]] = (),
     safe: str | None = None,
 ) -> list[str]:
     """All candidates of a round, in the order of their claim to stay; ties go to the earlier one.
@@ -34,21 +34,22 @@ def in_order(
     The safe one is first, so that the answer is never below it, and then the best other plain one
     and the best searched one, the higher AUC first, so that the last round compares the two kinds.
     Some policies learn more slowly than others: crosses, whose ids are rare, and rows by id. So the
-    best one with crosses follows, and then the best searched and the best plain one of every
-    family. The others follow by their AUC.
+    best one of every kind that stays follows, and then the best searched and the best plain one of
+    every family. The others follow by their AUC.
 
     Args:
         auc: Validation AUC of the candidates of the round.
         searched: The candidates that a search decided.
         family: Of every candidate (:attr:`Candidate.family`).
-        crossed: The candidates that have crosses.
+        kinds_that_stay: The candidates of each of these kinds, the kind with the first claim first.
         safe: The plain candidate that stays in any case; None: the first one.
     """
     first = next(iter(auc)) if safe is None else safe
     ranked = sorted((n for n in auc if n != first), key=lambda name: -auc[name])
     kinds = [[n for n in ranked if (n in searched) is kind] for kind in (False, True)]
     leaders = sorted((name for kind in kinds for name in kind[:1]), key=lambda name: -auc[name])
-    leaders += [name for name in ranked if name in crossed][:1]
+    for names in kinds_that_stay:
+        leaders += [name for name in ranked if name in names][:1]
     for kind in reversed(kinds):
         best = dict.fromkeys(family[name] for name in kind)  # in the order of their best ones
         leaders += [next(n for n in kind if family[n] == one) for one in best]
@@ -173,7 +174,10 @@ def _ordered(contest: Contest, names: Sequence[str], screened: bool) -> list[str
         auc,
         [name for name in names if known[name].searched],
         {name: known[name].family for name in names},
-        [name for name in names if crosses_of_candidate(known[name])],
+        (
+            [name for name in names if crosses_of_candidate(known[name])],
+            [name for name in names if known[name].by_worth],
+        ),
         safe,
     )
 

@@ -6,12 +6,13 @@ Letters: T rows of one whole training, n candidates.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from seo_rec.settings import FitSettings
 
-FINALS = ((5, 1 / 5), (3, 1 / 2), (2, 1.0))  # finalists, and the part of their trainings
+# finalists, and the part of their trainings
+FINALS = ((6, 1 / 10), (4, 1 / 5), (3, 1 / 2), (2, 1.0))
 FINALS_AT = 4  # a limit of twice as many trainings has room for twice as many finalists
 FINALS_SHARE = 5 / 6  # of the rows that are left for candidates
 REACH = 0.7  # steps times learning rate of a training that is long enough for narrow rows
@@ -128,11 +129,11 @@ def rounds(
 ) -> Schedule:
     """The trainings of a search that trains on at most ``cost * T`` rows in all.
 
-    All n candidates are screened by short trainings. The best are finalists (:data:`FINALS`): five
-    of them begin their whole training, three go on after a fifth of it, and two after half of it,
-    to its end. That takes 2.9 T. Finals are shorter where the limit has no room for them, and take
-    one round where a training cannot go on or is too short. A training has one step at least: the
-    limit holds if every round has room for that.
+    All n candidates are screened by short trainings. The best are finalists (:data:`FINALS`): six
+    of them begin their whole training, four go on after a tenth of it, three after a fifth, and two
+    after half of it, to its end. That takes 2.9 T. Finals are shorter or have fewer finalists where
+    the limit has no room for them, and take one round where a training cannot go on or is too
+    short. A training has one step at least: the limit holds if every round has room for that.
 
     Args:
         candidates: n.
@@ -160,19 +161,29 @@ def rounds(
 def _finals(finals: Sequence[tuple[int, float]], length: Length, share: float) -> tuple[Round, ...]:
     """The longest rounds of finalists that read at most ``share`` rows, as many rounds as go.
 
-    They end with epochs, where a training can go on, unless there is room for less than one.
+    They end with epochs, where a training can go on, unless there is room for less than one. Rounds
+    that would end with the same epoch are one, with the finalists of the first of them.
     """
     for epochs in range(length.epochs, 0, -1):
-        for skipped in range(len(finals)):
+        for ladder in _ladders(finals):
             steps = dict[int, int]()  # how many are trained for so many steps
-            for size, part in finals[skipped:]:
+            for size, part in ladder:
                 whole = max(1, math.floor(part * epochs)) * length.steps_per_epoch
-                steps[min(whole, length.steps)] = size
+                steps.setdefault(min(whole, length.steps), size)
             found = tuple(Round(size, number) for number, size in steps.items())
             if _rows_of(found, length) <= share:
                 return found
     size = finals[-1][0]
     return (Round(size, length.steps_within(share / size)),)
+
+
+def _ladders(finals: Sequence[tuple[int, float]]) -> Iterator[Sequence[tuple[int, float]]]:
+    """The rounds of finalists, with ever fewer in the first one, and then without the first one."""
+    for skipped, (size, part) in enumerate(finals):
+        others = finals[skipped + 1 :]
+        fewest = others[0][0] if others else size - 1
+        for fewer in range(size, fewest, -1):
+            yield ((fewer, part), *others)
 
 
 def _rows_of(finals: Sequence[Round], length: Length) -> int:

@@ -34,7 +34,7 @@ from seo_rec.search.seo.attention import (
     make_gate,
     search_space,
 )
-from seo_rec.search.seo.division import by_worth, divided
+from seo_rec.search.seo.division import by_worth, by_worth_with_crosses, divided
 from seo_rec.search.seo.search import (
     Searched,
     check_seo,
@@ -55,6 +55,7 @@ __all__ = [
     "by_frequency",
     "by_id",
     "by_worth",
+    "by_worth_with_crosses",
     "check_seo",
     "divided",
     "gate_optimizers",

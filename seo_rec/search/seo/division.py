@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from seo_rec.data.crosses import CrossedData
 from seo_rec.data.dataset import DataSet
 from seo_rec.methods import water_filled
 from seo_rec.policy import Policy
@@ -47,6 +48,37 @@ def by_worth(data: DataSet, worth: Sequence[float], settings: SeoSettings, seed:
         PolicyError: The budget has no room for the shared row of every feature.
     """
     return _filled(data, [max(0.0, w) for w in worth], settings, "seo-worth", seed)
+
+
+def by_worth_with_crosses(
+    wide: CrossedData, worth: Sequence[float], settings: SeoSettings, seed: int = 0
+) -> tuple[Policy, tuple[str, ...]] | None:
+    """The division of :func:`by_worth` over columns and crosses together.
+
+    A cross that is worth nothing, or whose ids get no rows, is left out.
+
+    Args:
+        wide: The data with all proposed crosses.
+        worth: Of every column and then of every cross, in the order of the schema.
+        settings: The budget and ``dim``.
+        seed: Is recorded.
+
+    Returns:
+        The policy, and the names of its crosses; None where no cross gets rows.
+
+    Raises:
+        PolicyError: The budget has no room for the shared row of every feature.
+    """
+    known = dict(zip([c.name for c in wide.schema.features], worth, strict=True))
+    taken = tuple(c for c in wide.crosses if known[c.name] > 0)
+    while taken:
+        part = wide.only(taken)
+        policy = by_worth(part, [known[c.name] for c in part.schema.features], settings, seed)
+        with_rows = tuple(c for c in taken if len(policy.vocabularies[c.name]))
+        if with_rows == taken:
+            return policy, tuple(c.name for c in taken)
+        taken = with_rows
+    return None
 
 
 def _filled(

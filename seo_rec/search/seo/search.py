@@ -47,7 +47,7 @@ from seo_rec.search.seo.attention import (
 from seo_rec.search.seo.division import divided
 from seo_rec.search.seo.selection import by_id, check_total, select
 from seo_rec.search.seo.settings import SeoSearch, SeoSettings
-from seo_rec.search.seo.types_of_rows import by_counts, in_other_types
+from seo_rec.search.seo.types_of_rows import by_counts, in_other_types, with_crosses_by_worth
 from seo_rec.search.space import fits_by_id
 from seo_rec.search.worth import worth_of_features
 from seo_rec.train import (
@@ -74,20 +74,31 @@ class Searched:
         space: The policy of the search model.
         alpha: Attention of every feature and chunk, (F, C), summing to one.
         val_auc: Validation AUC of the search model.
-        test_auc: Its test AUC.
         seconds: Time of the training.
         seconds_per_epoch: Median training time of an epoch.
         worth: Of every feature, by :func:`~seo_rec.search.worth.worth_of_features`; None with a
             down projection, which mixes the features.
+        test_auc: Its test AUC, where it was asked for.
     """
 
     space: Policy
     alpha: torch.Tensor
     val_auc: float
-    test_auc: float
     seconds: float
     seconds_per_epoch: float
     worth: tuple[float, ...] | None = None
+    test_auc: float | None = None
+
+    def on_columns(self, data: DataSet, settings: SeoSettings, seed: int) -> Searched:
+        """The same attention over the columns of ``data`` alone, the first ones of its features.
+
+        A softmax over some entries is the one over all of them, divided by its sum there.
+        """
+        space = search_space(data.schema, settings, seed)
+        F = len(space.features)
+        alpha = self.alpha[:F] / self.alpha[:F].sum()
+        worth = None if self.worth is None else self.worth[:F]
+        return replace(self, space=space, alpha=alpha, worth=worth)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values of all but the space."""
@@ -97,15 +108,21 @@ class Searched:
 
 
 def search_attention(
-    data: DataSet, settings: SeoSettings, training: Training, out: Path
+    data: DataSet,
+    settings: SeoSettings,
+    training: Training,
+    out: Path,
+    *,
+    reads_test_rows: bool = False,
 ) -> Searched:
     """SEO stage 1: train the search model; its attention and its own AUC.
 
     It works in a folder of ``out`` whose name depends on all settings. A result that is there is
-    read, and an unfinished search is resumed.
+    read, and an unfinished search is resumed. Test rows are read only with ``reads_test_rows``.
     """
     seed = training.fit.seed
     asked = _asked("attention", data, without_unset(asdict(settings)), training)
+    asked |= {"test_rows": True} if reads_test_rows else {}
     folder = out / f"attention-{settings.chunk_dim}-seed{seed}-{_key(asked)}"
     here = ranks()
     finished = here.on_first(lambda: _finished(folder, asked))
@@ -115,7 +132,7 @@ def search_attention(
         if finished.get("worth") is not None:
             finished |= {"worth": tuple(finished["worth"])}
         return Searched(space, **finished)
-    searched = _train_attention(data, space, settings, training, folder)
+    searched = _train_attention(data, space, settings, training, folder, reads_test_rows)
     here.on_first(lambda: write_json(folder / RESULT_FILE, searched.to_json()))
     return searched
 
@@ -141,7 +158,12 @@ def _key(asked: Mapping[str, Any]) -> str:
 
 
 def _train_attention(
-    data: DataSet, space: Policy, settings: SeoSettings, training: Training, folder: Path
+    data: DataSet,
+    space: Policy,
+    settings: SeoSettings,
+    training: Training,
+    folder: Path,
+    reads_test_rows: bool,
 ) -> Searched:
     fit_settings = training.fit
     gate = make_gate(data.schema, settings, fit_settings.seed)
@@ -158,7 +180,7 @@ def _train_attention(
     # the attention belongs to the best weights, and has the temperature of their step
     best_step = min(result.steps, (result.best_epoch + 1) * len(train))
     gate.temperature = temperature_at(settings, best_step, fit_settings.epochs * len(train))
-    test, _, _ = evaluate(model, eval_stream(data, "test"))
+    test_auc = evaluate(model, eval_stream(data, "test"))[0].auc if reads_test_rows else None
     worth = None
     if gate.projection is None:
         shuffled = train_stream(data, fit_settings, split="val")
@@ -167,10 +189,10 @@ def _train_attention(
         space,
         gate.alpha().detach().cpu(),
         result.val.quality,
-        test.auc,
         result.seconds,
         result.seconds_per_epoch,
         worth,
+        test_auc,
     )
 
 
@@ -178,7 +200,7 @@ def _finished(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a finished search in ``folder`` came to; claims the folder otherwise."""
     claim_run(folder, asked, resume=True)
     result = folder / RESULT_FILE
-    numbers = ("val_auc", "test_auc", "seconds", "seconds_per_epoch")
+    numbers = ("val_auc", "seconds", "seconds_per_epoch")
     wanted = {"alpha": list, **dict.fromkeys(numbers, float)}
     return read_object(result, wanted) if result.exists() else None
 
@@ -217,7 +239,7 @@ def seo(
         return _search_alone(data, settings, training, out)
     length = whole_length(data, settings.run_off.shortened(training))
     attending = attention_training(settings, training)
-    candidates, searches = _candidates(data, settings, attending, out)
+    candidates, searches = _candidates(data, settings, attending, out, wide)
     if wide is not None:
         shape = _shape(settings, training.fit.seed)
         candidates += crossed_candidates(wide, shape, by_id=settings.run_off.by_id)
@@ -273,12 +295,21 @@ def paper_policy(searched: Searched, settings: SeoSettings, strategy: str) -> Po
 
 
 def _candidates(
-    data: DataSet, settings: SeoSearch, training: Training, out: Path
+    data: DataSet,
+    settings: SeoSearch,
+    training: Training,
+    out: Path,
+    wide: CrossedData | None = None,
 ) -> tuple[list[Candidate], dict[int, Searched]]:
-    """The policies of the run-off: plain ones, and those selected from searches of each width."""
+    """The policies of the run-off: plain ones, and those selected from searches of each width.
+
+    With proposed crosses the attention of the last width reads them, too, so that they have a worth
+    beside the columns.
+    """
     assert settings.run_off is not None
     schema, seed, by_rows = data.schema, training.fit.seed, settings.run_off.by_id
     limited, shape = settings.run_off.cost > 0, _shape(settings, seed)
+    counted = limited and by_rows and settings.run_off.frequent  # rows by counts of ids
     candidates = plain_candidates(data, shape, settings.run_off)
     if limited:
         often = settings.run_off.frequent
@@ -288,7 +319,12 @@ def _candidates(
     progress = Progress("attentions", len(widths))
     for width in widths:
         of_width = replace(settings.attention, chunk_dim=width, total_chunks=None)
-        found = search_attention(data, of_width, training, out / ATTENTIONS_FOLDER)
+        reads_crosses = wide is not None and width == widths[-1] and counted
+        read = wide if wide is not None and reads_crosses else data
+        found = search_attention(read, of_width, training, out / ATTENTIONS_FOLDER)
+        if wide is not None and reads_crosses:
+            candidates += with_crosses_by_worth(wide, found.worth, of_width, seed)
+            found = found.on_columns(data, of_width, seed)
         searches[width] = found
         progress.done(f"chunks of {width}, validation AUC {found.val_auc:.5f}")
         total = of_width.chosen(len(schema.features))
@@ -299,7 +335,7 @@ def _candidates(
                 origin = {"chunk_dim": width, "min_chunks": least, "apply": name}
                 label = f"seo-{width}-min{least}-{name}"
                 candidates.append(Candidate(label, policy, True, origin))
-        if limited and by_rows and settings.run_off.frequent:
+        if counted:
             candidates += by_counts(data, found.alpha, found.worth, of_width, seed)
         if by_rows and fits_by_id(schema, settings.allowance):
             policy = by_id(data, found.alpha, of_width, seed)
@@ -335,7 +371,6 @@ def _attentions_record(searches: Mapping[int, Searched]) -> dict[str, Any]:
             "features": [f.name for f in s.space.features],
             "attention": s.alpha.tolist(),
             "val_auc": s.val_auc,
-            "test_auc": s.test_auc,
             "seconds": s.seconds,
             "seconds_per_epoch": s.seconds_per_epoch,
             "worth": None if s.worth is None else list(s.worth),

@@ -9,12 +9,14 @@ from functools import partial
 
 import torch
 
+from seo_rec.data.crosses import CrossedData
 from seo_rec.data.dataset import DataSet
 from seo_rec.policy import Policy, PolicyError
 from seo_rec.search.run_off import Candidate, RunOff, Shape, by_chunks
+from seo_rec.search.run_off.crossed import CROSSES
 from seo_rec.search.run_off.plain import EQUAL, by_frequency, by_id
 from seo_rec.search.seo import selection
-from seo_rec.search.seo.division import by_worth
+from seo_rec.search.seo.division import by_worth, by_worth_with_crosses
 from seo_rec.search.seo.settings import SeoSettings
 
 log = logging.getLogger(__name__)
@@ -53,10 +55,41 @@ def by_counts(
     found = []
     for name, make in makers.items():
         try:
-            found.append(Candidate(name, make(), True, origin))
+            of_worth = name.endswith("-worth")
+            found.append(Candidate(name, make(), True, origin, by_worth=of_worth))
         except PolicyError as error:
             log.info("%s is no candidate: %s", name, error)
     return found
+
+
+def with_crosses_by_worth(
+    wide: CrossedData, worth: Sequence[float] | None, settings: SeoSettings, seed: int
+) -> list[Candidate]:
+    """Rows and widths divided over columns and crosses by what each is worth, one candidate.
+
+    None where no cross gets rows, or the budget is too small.
+
+    Args:
+        wide: The data with all proposed crosses.
+        worth: Of every column and then of every cross; None: there is no candidate.
+        settings: Budget, precision and widths.
+        seed: Salt of the hash functions.
+    """
+    name = f"seo-{settings.chunk_dim}-worth-crosses"
+    if worth is None:
+        return []
+    try:
+        found = by_worth_with_crosses(wide, worth, settings, seed)
+    except PolicyError as error:
+        log.info("%s is no candidate: %s", name, error)
+        return []
+    if found is None:
+        return []
+    policy, taken = found
+    names = [c.name for c in wide.schema.features]
+    told = dict(zip(names, worth, strict=True))
+    origin = {"chunk_dim": settings.chunk_dim, CROSSES: list(taken), "worth": told}
+    return [Candidate(name, policy, True, origin, by_worth=True)]
 
 
 def in_other_types(
