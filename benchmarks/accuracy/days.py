@@ -14,7 +14,8 @@ Arms: ``hashed`` has a hashed table for each column; ``by-id`` a row for each id
 set, renewed from day to day inside the same bytes, with one row for all other ids;
 ``by-id-candidates``, the default of ``seo-rec replay``, also has rows in training for ids that may
 enter; ``by-id-fixed`` is not renewed; ``by-id-shared`` is renewed and gives a share of the rows to
-ids that have none of their own.
+ids that have none of their own. ``by-id-calm`` is ``by-id-candidates`` with a quarter of the learning
+rate of the dense layers on every day after the first.
 ``hashed-retrained`` and ``by-id-retrained`` train from scratch on all days so far instead, by id
 with as many rows as ``by-id``, for the most frequent ids so far; ``by-id-retrained-all`` has a row
 for every id so far, and so more bytes. All take one pass with the same settings. ``cost`` takes the
@@ -60,6 +61,7 @@ ARMS = (
     "by-id-fixed",
     "by-id-shared",
     "by-id-candidates",
+    "by-id-calm",
     "hashed-retrained",
     "by-id-retrained",
     "by-id-retrained-all",
@@ -209,7 +211,8 @@ def _replayed(what: Line, start: DataSet, later: list[DataSet], folder: Path, _:
         policy=policy,
         renew=what["arm"] != "by-id-fixed",
         shared=what.get("shared", 0.0),
-        candidates=what["arm"] == "by-id-candidates",
+        candidates=what["arm"] in ("by-id-candidates", "by-id-calm"),
+        later_dense_lr=what.get("later_dense_lr", 0.0),
         resume=True,
     )
     days = done.days[1:]
@@ -275,6 +278,8 @@ def wanted(options: argparse.Namespace) -> Iterator[Line]:
                     settings["first"] = settings["steps"] - 1
                 if arm == "by-id-shared":
                     settings["shared"] = options.shared
+                if arm == "by-id-calm":
+                    settings["later_dense_lr"] = FitSettings().dense_lr / 4
                 yield {"stream": stream, "arm": arm, "seed": seed, **settings}
 
 
