@@ -355,11 +355,17 @@ def test_a_leader_of_short_rounds_does_not_win_by_them(
 def test_slow_kinds_are_among_the_finalists(
     monkeypatch: pytest.MonkeyPatch, tiny_data: DataSet, tmp_path: Path
 ) -> None:
-    """The best division by worth is last in the short round, and wins after whole trainings."""
+    """The best division by worth is last in the short round, and wins after whole trainings.
+
+    One with crosses, which learns fast, does not take its place.
+    """
     names = [f"trivial-{i}" for i in range(10)] + [f"seo-{i}" for i in range(6)]
     quality = dict.fromkeys(names, 0.8) | {"seo-3": 2.0, "seo-4": 1.9}
+    quality["seo-5"] = 1.0
     halfway = dict.fromkeys(names, 1.0) | {"seo-3": 60.0, "seo-4": 60.0}
     scripted(monkeypatch, tiny_data, quality, halfway)
+    contest = sys.modules["seo_rec.search.run_off.contest"]
+    monkeypatch.setattr(contest.Contest, "_worth", lambda *_: {})
     training = Training(TRAINING.model, FitSettings(epochs=8, batch_size=20))
     spent = whole_length(tiny_data, training).whole // 2
     marked = ("seo-3", "seo-4")
@@ -369,6 +375,7 @@ def test_slow_kinds_are_among_the_finalists(
             replace(c, **kind) if c.name in marked else c
             for c in policies(tiny_data, names, shared=3)
         ]
+        candidates[-1] = replace(candidates[-1], by_worth=True, origin={"crosses": ["a*b"]})
         outcome = run_off(
             tiny_data, candidates, RunOff(), training, tmp_path / str(len(kind)), spent
         )
@@ -377,6 +384,7 @@ def test_slow_kinds_are_among_the_finalists(
     assert min(names, key=lambda n: curve[n][0][1]) in marked
     assert last[1].winner.name == "seo-3" and len(curve["seo-4"]) == 1  # one of a kind stays
     assert last[0].winner.name not in marked
+    assert all(len(found.scores["seo-5"]["curve"]) > 1 for found in last.values())
 
 
 def test_in_one_round_the_best_of_shared_chunks_is_the_one_to_beat(

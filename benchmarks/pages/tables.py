@@ -35,6 +35,7 @@ from benchmarks.pages import (
     readme,
     results,
     scaling,
+    search_variants,
     seo_grid,
     serving,
     speed,
@@ -117,6 +118,10 @@ def _papers() -> dict[str, list[str]]:
     }
 
 
+def _halving() -> dict[str, list[str]]:
+    return {"planted": planted.region(), "search variants": search_variants.region()}
+
+
 def _churn_lines() -> list[dict[str, object]]:
     return churn.planned(read(churn_runs.RECORD))
 
@@ -141,7 +146,7 @@ PAGES = {
         lambda: {"churn": churn.region(_churn_lines())},
         (("churn.png", lambda: churn.plot(_churn_lines())),),
     ),
-    "halving": Page(ROOT / "docs" / "halving.md", lambda: {"planted": planted.region()}),
+    "halving": Page(ROOT / "docs" / "halving.md", _halving),
     "at-bytes": Page(MEASURED / "at-bytes.md", at_bytes.regions),
     "at-bytes-tables": Page(MEASURED / "at-bytes-tables.md", at_bytes.tables),
     "serving": Page(MEASURED / "serving.md", serving.regions),

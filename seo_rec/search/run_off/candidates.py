@@ -22,7 +22,7 @@ class Candidate:
             best one is among the finalists of a limited run-off.
         of_both_kinds: Whether it is the plain policy of shared chunks and rows by id side by side.
         by_worth: Whether rows and widths are divided by what every feature is worth to a model; the
-            best one of these is among the finalists of a limited run-off, too.
+            best one of these without crosses is among the finalists of a limited run-off, too.
     """
 
     name: str

@@ -170,14 +170,13 @@ def _ordered(contest: Contest, names: Sequence[str], screened: bool) -> list[str
     contest.compare(names, safe)
     if not screened:
         return [safe, *sorted((n for n in names if n != safe), key=lambda name: -auc[name])]
+    crossed = [name for name in names if crosses_of_candidate(known[name])]
+    by_worth = [name for name in names if known[name].by_worth and name not in crossed]
     return in_order(
         auc,
         [name for name in names if known[name].searched],
         {name: known[name].family for name in names},
-        (
-            [name for name in names if crosses_of_candidate(known[name])],
-            [name for name in names if known[name].by_worth],
-        ),
+        (crossed, by_worth),
         safe,
     )
 
