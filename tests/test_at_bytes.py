@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -43,8 +44,18 @@ def test_a_study_is_resumed_and_its_lines_say_the_bytes(
     assert all(x["split"] == 0 and x["precision"] == "int8" for x in lines)
     at_bytes.main()
     assert read(at_bytes.RECORD) == lines
+    assert [x["id_bits"] for x in lines] == [64, 32]  # multi-size stores none
+    monkeypatch.setattr(sys, "argv", [*arguments, "--id-bits", "64"])
+    at_bytes.main()
+    whole = read(at_bytes.RECORD)[2:]
+    assert [(x["method"], x["id_bits"]) for x in whole] == [("frequent", 64)]
+    assert whole[0]["embedding_params"] < 0.9 * lines[1]["embedding_params"]
+    without = {k: v for k, v in whole[0].items() if k != "id_bits"}
+    at_bytes.RECORD.write_text(json.dumps(without) + "\n")  # as such lines were recorded first
+    at_bytes.main()
+    assert [x["method"] for x in read(at_bytes.RECORD)] == ["frequent", "multi-size"]
     shown = capsys.readouterr().out
-    assert shown.count("validation AUC") == 4 and "test" not in shown.replace(str(tmp_path), "")
+    assert shown.count("validation AUC") == 8 and "test" not in shown.replace(str(tmp_path), "")
 
 
 def test_the_search_may_take_crosses_and_its_line_says_which(
@@ -154,3 +165,14 @@ def test_ranks_of_ids_are_by_count(tmp_path: Path) -> None:
         for rank, value in enumerate(expected):
             assert set(ids[ranks[:, i] == rank, i]) == {value}
         assert set(ranks[~np.isin(ids[:, i], expected), i]) <= {-1}
+
+
+def test_methods_with_shorter_ids_stand_beside_those_with_whole_ones() -> None:
+    lines = [line("frequent", s, 0.75, 0.751) for s in (0, 1)]
+    lines += [line("frequent", s, 0.76, 0.761) | {"id_bits": 32} for s in (0, 1)]
+    lines += [line("multi-size", s, 0.74, 0.750 + 0.001 * s) | {"id_bits": 64} for s in (0, 1)]
+    text = "\n".join(page.regions(lines, [])["at-bytes"])
+    assert "| frequent | int8 | 2 |" in text
+    assert "| frequent, ids of 4 bytes | int8 | 2 |" in text
+    assert "* `frequent` with ids of 4 bytes in int8 minus plain methods" in text
+    assert "| multi-size | int8 | 2 |" in text

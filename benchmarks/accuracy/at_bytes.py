@@ -6,8 +6,9 @@ A study is a data set, its budgets in bytes to serve, and how models are trained
 on validation rows of other splits. Every prepared split is one seed. Each method is trained once
 per split, budget and precision; the search ``seo`` is the default of ``seo-rec search``, which may
 take crosses of columns into the same bytes, and with ``--crosses none`` the same search without
-them. Runs go to ``--out`` and are found again there, unfinished ones too. ``--record`` adds the
-lines that the record does not have yet.
+them. Ids take 4 bytes, and 8 with ``--id-bits 64``, as in lines that do not say it. Runs go to
+``--out`` and are found again there, unfinished ones too. ``--record`` adds the lines that the
+record does not have yet.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from seo_rec import recipes
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.policy import Policy
 from seo_rec.policy.allowance import read_bytes
+from seo_rec.policy.entries import FULL_BITS, ID_BITS, SHORT_BITS
 from seo_rec.recipes.crossing import AUTO, takes_automatic
 from seo_rec.runs import Run, SearchCost, read_runs
 from seo_rec.runs.layout import POLICY_FILE, RESULTS_FILE, search_folder, training_folder
@@ -32,12 +34,16 @@ from seo_rec.search import find
 from seo_rec.settings import FitSettings, ModelSettings, Training
 
 RECORD = path_of("at-bytes")
-IDENTITY = ("study", "data_fingerprint", "bytes", "precision", "method", "fit", "model", "crosses")
+IDENTITY = ("study", "data_fingerprint", "bytes", "precision", "method", "fit", "model", "crosses",
+            "id_bits")  # fmt: skip
 NONE = "none"  # of --crosses
-USUAL = {"crosses": NONE}  # of lines that were recorded before there was a choice
+USUAL = {
+    "crosses": NONE,
+    "id_bits": FULL_BITS,
+}  # of lines that were recorded before there was a choice
 DEFAULT = "seo"
-PLAIN = ("separate", "monolithic", "multi-size", "multi-size-4", "multi-size-8", "mixed-dimension",
-         "no-search")  # fmt: skip
+HASHED = ("separate", "monolithic", "multi-size", "multi-size-4", "multi-size-8")  # no ids stored
+PLAIN = (*HASHED, "mixed-dimension", "no-search")
 METHODS = (*PLAIN, "frequent", DEFAULT)
 PRECISIONS = ("float32", "int8")
 TIMES = ("seconds", "seconds_per_epoch")  # not in the record: several parts may run side by side
@@ -93,11 +99,17 @@ class Part:
     precision: str
     methods: tuple[str, ...]
     crosses: str = AUTO
+    id_bits: int = SHORT_BITS
 
     @property
     def folder(self) -> str:
         """Of its comparison."""
-        return f"{self.name}-{self.num_bytes}-{self.precision}-{self.data.fingerprint[:8]}"
+        name = f"{self.name}-{self.num_bytes}-{self.precision}-{self.data.fingerprint[:8]}"
+        return name if self.id_bits == FULL_BITS else f"{name}-ids-{self.id_bits}"
+
+    def bits_of(self, method: str) -> int:
+        """The bits of the ids that a method stores; 64 for methods that store none."""
+        return FULL_BITS if method in HASHED else self.id_bits
 
     def comparison(self, methods: tuple[str, ...]) -> recipes.Comparison:
         """Some of its methods, of one family."""
@@ -109,6 +121,7 @@ class Part:
             params=0,
             num_bytes=self.num_bytes,
             precision=self.precision,
+            id_bits=self.id_bits,
             seeds=1,
             first_seed=self.seed,
             training=Training(self.study.model, self.study.fit),
@@ -126,6 +139,7 @@ class Part:
             "fit": recorded_fit(self.study.fit),
             "model": self.study.model.as_json(),
             "crosses": AUTO if self.takes_crosses(method) else NONE,
+            "id_bits": self.bits_of(method),
         }
 
     def takes_crosses(self, method: str) -> bool:
@@ -155,7 +169,17 @@ def parts(args: Namespace) -> Iterator[Part]:
     for seed, opened in enumerate([open_data(path) for path in args.data]):
         for size in budgets:
             for precision in args.precision:
-                yield Part(args.study, asked, opened, seed, size, precision, names, args.crosses)
+                yield Part(
+                    args.study,
+                    asked,
+                    opened,
+                    seed,
+                    size,
+                    precision,
+                    names,
+                    args.crosses,
+                    args.id_bits,
+                )
 
 
 def run(part: Part, records: Records, out: Path) -> None:
@@ -219,6 +243,7 @@ def main() -> None:
     parser.add_argument("--precision", nargs="*", default=list(PRECISIONS), choices=PRECISIONS)
     parser.add_argument("--methods", nargs="*", default=list(METHODS), help="some only")
     parser.add_argument("--crosses", default=AUTO, choices=(AUTO, NONE), help="of the search")
+    parser.add_argument("--id-bits", type=int, default=SHORT_BITS, choices=ID_BITS, help="of ids")
     args = parser.parse_args()
     set_up(args.threads)
     records = Records(RECORD, IDENTITY, USUAL, writes=args.record)

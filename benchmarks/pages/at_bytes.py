@@ -26,19 +26,26 @@ class Row:
     method: str
     precision: str
     crosses: str
+    id_bits: int
     runs: Runs
 
     @property
     def name(self) -> str:
         """Of the method in tables: a search says where it was not let take crosses."""
         bare = self.method == DEFAULT and self.crosses == NONE
-        return f"{self.method}, no crosses" if bare else self.method
+        return (f"{self.method}, no crosses" if bare else self.method) + self._ids
 
     @property
     def told(self) -> str:
         """Of the method in sentences."""
         bare = self.method == DEFAULT and self.crosses == NONE
-        return f"{AHEAD[self.method]} without crosses" if bare else AHEAD[self.method]
+        name = f"{AHEAD[self.method]} without crosses" if bare else AHEAD[self.method]
+        return name + self._ids.replace(",", " with")
+
+    @property
+    def _ids(self) -> str:
+        """What is said of ids that are not the 8 bytes of the first lines."""
+        return "" if self.id_bits == USUAL["id_bits"] else f", ids of {self.id_bits // 8} bytes"
 
 
 def regions(
@@ -75,10 +82,10 @@ def rivals(rows: Sequence[Row], ours: Row, precision: str) -> list[Row]:
 
 def rows_of(lines: Sequence[Line]) -> list[Row]:
     """Lines of one study grouped, budgets ascending."""
-    groups: dict[tuple[int, str, str, str], dict[int, Line]] = {}
+    groups: dict[tuple[int, str, str, str, int], dict[int, Line]] = {}
     for line in lines:
-        crosses = {**USUAL, **line}["crosses"]
-        key = (line["bytes"], line["method"], line["precision"], crosses)
+        crosses, bits = (({**USUAL, **line})[name] for name in ("crosses", "id_bits"))
+        key = (line["bytes"], line["method"], line["precision"], crosses, bits)
         groups.setdefault(key, {})[line["split"]] = line
     found = [Row(*key, runs) for key, runs in groups.items()]
     return sorted(found, key=lambda r: r.num_bytes)
@@ -121,7 +128,7 @@ def _ahead(rows: Sequence[Row]) -> list[str]:
         for ours in (r for r in rows if r.method == name):
             for precision in precisions:
                 gains = [
-                    f"`{rival.method}` {minus(ours.runs, rival.runs)}"
+                    f"`{rival.name}` {minus(ours.runs, rival.runs)}"
                     for rival in rivals(rows, ours, precision)
                 ]
                 if gains:
