@@ -165,7 +165,7 @@ class FitSettings:
         log_every: Steps between two lines of metrics.jsonl.
         max_steps: Training ends after so many steps, whatever the epoch; 0 sets no limit.
         average: Decay of the mean of weights that is evaluated; 0: no mean.
-        keep_by: The best epoch is by validation auc or logloss.
+        keep_by: Best epoch by validation auc or logloss.
         seed: Seed of weights, order of rows and hash functions.
     """
 

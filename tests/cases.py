@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from seo_rec import apply, methods
 from seo_rec.backbones import AutoIntSettings, DCNSettings, DCNv2Settings, XDeepFMSettings
 from seo_rec.model import ModelSettings
-from seo_rec.policy import Array, Feature, Lookup, Policy, Table
+from seo_rec.policy import Allowance, Array, Feature, Lookup, Policy, Table, allowance_of
 from seo_rec.schema import Column, Schema
 from seo_rec.search import seo
 from seo_rec.search.cce_tables import CceSettings, divide
@@ -64,12 +64,19 @@ def vocabularies(of: Schema) -> dict[str, np.ndarray]:
     return found
 
 
-def counts(of: Schema) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The ids of every feature and how often each occurs: few often, many rarely, with ties."""
+def counts(of: Schema, id_bits: int = 64) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The ids of every feature and how often each occurs: few often, many rarely, with ties.
+
+    With 32 bits the digests of the ids, of which no two are equal here.
+    """
     found = {}
     for i, (name, ids) in enumerate(vocabularies(of).items()):
         rank = np.random.default_rng(i).permutation(len(ids)) + 1
         found[name] = ids, (1_000 // rank + 1).astype(np.int64)
+        if id_bits == 32:
+            digests = np.array([digest(i) for i in ids.tolist()], np.int64)
+            order = np.argsort(digests)
+            found[name] = digests[order], found[name][1][order]
     return found
 
 
@@ -125,6 +132,11 @@ def halves_pruned(of: Schema, params: int) -> Policy:
     draw = np.random.default_rng(0)
     scores = [draw.random((len(own), 2)).astype(np.float32) for own in ids.values()]
     return pruned_policy(of, ids, best_cells(scores, settings), settings, {})
+
+
+def with_digests(params: int | Allowance) -> Allowance:
+    """The budget of a policy whose vocabularies hold digests."""
+    return replace(allowance_of(params), id_bits=32)
 
 
 # One name for each way to compute: test_methods.py says which methods have equal policies.
@@ -185,6 +197,11 @@ METHODS = {
     ),
     "frequent": Method(
         lambda s, p, seed: methods.frequent(s, counts(s), p, 8, seed=seed),
+        exact=False,
+        seeded=False,
+    ),
+    "frequent-digests": Method(
+        lambda s, p, seed: methods.frequent(s, counts(s, 32), with_digests(p), 4, seed=seed),
         exact=False,
         seeded=False,
     ),
@@ -249,6 +266,7 @@ USER_ITEM = ("user", "item")
 CROSSED = np.sort(  # ids of crosses of two columns, and that of a missing value
     [2**62 - 1, *(cross_id((i, j)) for i in VOCABULARY.tolist()[:2] for j in (0, 2**62, 7))]
 )
+DIGESTS = np.sort(np.array([digest(i) for i in VOCABULARY.tolist()]))
 
 POLICIES = {
     # Widths differ between tables; lookups are not in the order of the tables.
@@ -438,15 +456,7 @@ POLICIES = {
         codes={"kept": np.array([0, 1, 2, 3] * 5, np.int32)},
         arrays=(Array("m", 50),),
     ),
-    "one-row": Policy((Table("a", 1, 1),), (Feature("user", (Lookup("a", seed=5),)),)),
-    "dropped": Policy(
-        (Table("a", 8, 4),), (Feature("hour", (Lookup("a"),)),), dropped=("user", "item")
-    ),
-}
-
-# Vocabularies of digests, read by every address of the index, beside hashes of the ids themselves.
-DIGESTS = np.sort(np.array([digest(i) for i in VOCABULARY.tolist()]))
-DIGESTED = {
+    # Vocabularies of digests, read by every address of the index, beside hashes of the ids.
     "digests": Policy(
         (Table("a", 12, 4), Table("b", 9, 4, "int8"), Table("c", 3, 4), Table("d", 40, 4)),
         (
@@ -484,6 +494,10 @@ DIGESTED = {
             "known": np.sort(np.array([digest(i) for i in CROSSED.tolist()]))[:4],
         },
         codes={"by id": np.array([0, 4, 3, 0, 0, 1, 2], np.int32)},
+    ),
+    "one-row": Policy((Table("a", 1, 1),), (Feature("user", (Lookup("a", seed=5),)),)),
+    "dropped": Policy(
+        (Table("a", 8, 4),), (Feature("hour", (Lookup("a"),)),), dropped=("user", "item")
     ),
 }
 

@@ -201,7 +201,7 @@ def test_every_setting_of_methods_in_a_comparison_arrives(
     assert done.code == 0 and done.err == ""
     (asked,) = compared
     seo = asked.settings_of(find("seo"))
-    floats = {"num_bytes": 0, "precision": "float32"}
+    floats = {"num_bytes": 0, "precision": "float32", "id_bits": 64}
     assert asdict(seo.attention) == {"budget_rows": 100, "dim": 8, **floats, **attention}
     assert seo.run_off == RunOff(**run_off)
     dimgrow = asked.settings_of(find("dimgrow"))

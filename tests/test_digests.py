@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import laws
-from cases import BAGS, DIGESTED, DIGESTS, SCHEMAS, VOCABULARY
+from cases import BAGS, DIGESTS, POLICIES, SCHEMAS, VOCABULARY
 from policy_documents import SPEC, packed
 from seo_kernels.remap import reference, remap
 from seo_rec import methods
@@ -29,7 +29,7 @@ from test_bytes import BYTES, DIM, QUICKLY, SHORT, decided
 from test_registry import EVERY, UNTRAINED
 
 Command = Callable[..., Any]
-POLICY = DIGESTED["digests"]
+POLICY = POLICIES["digests"]
 STORES_IDS = [
     *("frequent", "two-level", "managed-collision", "cafe", "no-search", "mixed-dimension", "qr"),
     *("seo-divide", "cce", "magnitude", "pep", "dimgrow", "autodim", "sseds"),

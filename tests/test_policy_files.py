@@ -169,9 +169,9 @@ def test_a_bomb_of_codes_is_refused_without_unpacking_it(tmp_path):
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("version", [0, 4, "3", 3.0, True, None, [1], 10**30])
+@pytest.mark.parametrize("version", [0, 5, "3", 3.0, True, None, [1], 10**30])
 def test_other_versions_are_refused(version, tmp_path):
-    message = "this release reads 'seo-rec-policy' versions 1 to 3"
+    message = "this release reads 'seo-rec-policy' versions 1 to 4"
     refused(tmp_path / "p.json", put(document(), ("version",), version), message)
 
 

@@ -78,7 +78,7 @@ IdBits = Annotated[
     int | None,
     typer.Option(
         metavar="32|64",
-        help="Bits of a stored id: 32 (its digest) or 64.  [default: 32 with --bytes, else 64]",
+        help="Bits of a stored id; by default 32 with --bytes, 64 without.",
         rich_help_panel=BUDGET,
         show_default=False,
     ),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -194,7 +195,7 @@ class Remap(nn.Module):
         into = [LOW_32 + 1 if n in self.digested else r for n, r in enumerate(into)]
         buffer("rows_K", into)
         for i in {i for _, i, k in found if k.uses_index}:
-            ids = torch.from_numpy(policy.vocabularies[self.names[i]].copy())
+            ids = torch.from_numpy(policy.vocabularies[self.names[i]].astype(np.int64))
             self.register_buffer(f"vocabulary_{i}", ids, persistent=False)
         self.code_names = list(policy.codes)
         for i, name in enumerate(self.code_names):

@@ -14,8 +14,9 @@ from seo_rec.embed.remap import hashed_rows
 from seo_rec.export.hashes import folded, hash_each, hash_rows
 from seo_rec.export.stored import Stored
 from seo_rec.policy import Feature, Lookup, Policy
-from seo_rec.policy.addresses import block_seeds
-from seo_rec.serve.layout import CODES, IDS, code_order, vocabulary_order
+from seo_rec.policy.addresses import LOW_32, block_seeds
+from seo_rec.policy.entries import ID_BITS
+from seo_rec.serve.layout import CODES, IDS, IDS_OF, code_order, vocabulary_order
 
 _WAYS = 16  # of the search in a vocabulary: 15 numbers are compared at a time
 
@@ -28,10 +29,16 @@ class Addresses(nn.Module):
         policy: Policy,
         reads: Sequence[tuple[Feature, Lookup]],
         slots: Mapping[str, int],
+        index_slots: Mapping[str, int],
         stored: Stored,
     ) -> None:
+        """Args: ``index_slots``: of features with digests, where these are in the matrix of ids."""
         super().__init__()
         self.policy, self.stored = policy, [stored]
+
+        def slot(f: Feature, k: Lookup) -> int:
+            return index_slots.get(f.name, slots[f.name]) if k.uses_index else slots[f.name]
+
         rows = [(i, f, k) for i, (f, k) in enumerate(reads) if k.address != "blocks"]
         hashed = [(i, f, k) for i, f, k in rows if k.address == "hash"]
         bases = [(i, f, k) for i, f, k in rows if _hashes_besides(k)]
@@ -39,7 +46,7 @@ class Addresses(nn.Module):
         self.order = [i for i, _, _ in hashed] + [i for i, _, _ in self.others]
         self.width, self.num_hashed = len(self.order), len(hashed)
         self.base_of = {i: len(hashed) + j for j, (i, _, _) in enumerate(bases)}
-        slot_of = [slots[f.name] for _, f, _ in hashed + bases]
+        slot_of = [slot(f, k) for _, f, k in hashed + bases]
         self.slot_of, self.each = _runs(slot_of)
         tables = [policy.table(k.table).num_rows for _, _, k in hashed + bases]
         into = [hashed_rows(k, n) for (_, _, k), n in zip(hashed + bases, tables, strict=True)]
@@ -50,7 +57,14 @@ class Addresses(nn.Module):
         self.same_size = into[0] if len(set(into)) == 1 else None
         self.register_buffer("into", torch.tensor(into, dtype=torch.int64).view(shape))
         names = list(dict.fromkeys(f.name for _, f, k in self.others if k.uses_index))
-        self.index = Index(policy, names, [slots[n] for n in names], stored) if names else None
+        parts = []
+        for bits in ID_BITS:
+            of = [n for n in names if policy.id_bits[n] == bits]
+            if of:
+                at = [index_slots.get(n, slots[n]) for n in of]
+                parts.append(Index(policy, of, at, stored, bits))
+        self.indices = nn.ModuleList(parts)
+        self.index_names = [n for part in parts for n in part.names]
         starts, start = {}, 0
         for name in code_order(policy):
             starts[name] = start
@@ -72,10 +86,11 @@ class Addresses(nn.Module):
             parts.append(hashes[:, : self.num_hashed] if self.base_of else hashes)
         if not self.others:
             return parts[0]
-        index = None if self.index is None else self.index(ids_RC)
+        found = [part(ids_RC) for part in self.indices]
+        index = torch.cat(found, dim=1) if len(found) > 1 else next(iter(found), None)
         plain = [self._plain(k) for _, _, k in self.others]
-        if self.index is not None and all(plain) and self.index.covers(self.others):
-            parts.append(index)  # type: ignore[arg-type]
+        if index is not None and all(plain) and self._covered():
+            parts.append(index)
         else:
             parts += [self._rows(i, f, k, index, hashes)[:, None] for i, f, k in self.others]
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
@@ -86,6 +101,10 @@ class Addresses(nn.Module):
         if self.each == 1:
             return hash_rows(ids_RC, self.get_buffer("seeds"), into)
         return hash_each(ids_RC, self.get_buffer("seeds"), into)
+
+    def _covered(self) -> bool:
+        """Whether the lookups that are not by hash are one of each index, in their order."""
+        return [f.name for _, f, _ in self.others] == self.index_names
 
     @staticmethod
     def _plain(k: Lookup) -> bool:
@@ -101,8 +120,8 @@ class Addresses(nn.Module):
     ) -> torch.Tensor:
         """int64 (R,) of a lookup that is not by hash alone."""
         if k.uses_index:
-            assert self.index is not None and index is not None
-            base = index[:, self.index.names.index(f.name)]
+            assert index is not None
+            base = index[:, self.index_names.index(f.name)]
         else:
             assert hashes is not None
             base = hashes[:, self.base_of[i]]
@@ -137,17 +156,25 @@ def _hashes_besides(k: Lookup) -> bool:
 class Index(nn.Module):
     """The index of every id in its feature's vocabulary, int64 (R, F), by a search of 16 ways.
 
+    All of the features have ids of ``id_bits`` bits; with 32, the matrix has their digests.
+
     ONNX has no search in a sorted list. With ``step`` a power of 16, one round compares the id
     with 15 numbers of its vocabulary that are ``step`` apart, which leaves a sixteenth.
     """
 
     def __init__(
-        self, policy: Policy, names: Sequence[str], slots: Sequence[int], stored: Stored
+        self,
+        policy: Policy,
+        names: Sequence[str],
+        slots: Sequence[int],
+        stored: Stored,
+        id_bits: int,
     ) -> None:
         super().__init__()
         self.names, self.stored, self.slots = list(names), [stored], list(slots)
+        self.tensor = IDS_OF[id_bits][0]
         starts, start = {}, 0
-        for name in vocabulary_order(policy):
+        for name in vocabulary_order(policy, id_bits):
             starts[name] = start
             start += len(policy.vocabularies[name])
         self.num_ids = start
@@ -161,10 +188,6 @@ class Index(nn.Module):
         self.register_buffer("end", first + torch.tensor(sizes, dtype=torch.int64))
         self.register_buffer("ways", torch.arange(1, _WAYS, dtype=torch.int64))
 
-    def covers(self, others: Sequence[tuple[int, Feature, Lookup]]) -> bool:
-        """Whether these lookups are one of each feature, in the order of this index."""
-        return [f.name for _, f, _ in others] == self.names
-
     def forward(self, ids_RC: torch.Tensor) -> torch.Tensor:
         ids_RF = ids_RC
         if self.slots != list(range(ids_RC.shape[1])):
@@ -172,16 +195,19 @@ class Index(nn.Module):
         first, end = self.get_buffer("first"), self.get_buffer("end")
         if not self.num_ids:
             return torch.zeros_like(ids_RF)
-        known = self.stored[0].tensor(IDS)
         below = first.expand_as(ids_RF)  # the first place whose id is not below, once searched
         for round_ in range(self.rounds - 1, -1, -1):
             places = below[..., None] + (self.get_buffer("ways") * _WAYS**round_ - 1)
             within = places < end[:, None]
-            smaller = known[places.clamp(max=self.num_ids - 1)] < ids_RF[..., None]
+            smaller = self._known(places) < ids_RF[..., None]
             below = below + (within & smaller).sum(-1) * _WAYS**round_
-        at = known[below.clamp(max=self.num_ids - 1)]
-        found = (at == ids_RF) & (below < end)
+        found = (self._known(below) == ids_RF) & (below < end)
         return torch.where(found, below - first + 1, torch.zeros_like(below))
+
+    def _known(self, places: torch.Tensor) -> torch.Tensor:
+        """What the vocabularies hold at these places, int64; beyond the end, the last number."""
+        found = self.stored[0].tensor(self.tensor)[places.clamp(max=self.num_ids - 1)]
+        return found if self.tensor == IDS else found.long() & LOW_32
 
 
 class Blocks(nn.Module):

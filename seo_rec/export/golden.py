@@ -7,7 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from seo_rec.data.tokens import MISSING
-from seo_rec.policy import Policy
+from seo_rec.policy import Feature, Policy
+from seo_rec.policy.entries import FULL_BITS
+from seo_rec.policy.preimages import as_ids
 from seo_rec.serve.bags import Bags, Ids, Inputs
 from seo_rec.serve.layout import EXAMPLES
 from seo_rec.serve.predictor import example_table
@@ -15,6 +17,7 @@ from seo_rec.serve.preparation import Preparation
 from seo_rec.serve.preparation_rules import Column
 
 ROWS = 64  # golden rows, the examples among them
+MOST_DIGESTS = 1024  # of a vocabulary, of which ids are computed
 _LONGEST_BAG = 3
 
 
@@ -34,12 +37,20 @@ def golden_inputs(
     dense = rng.normal(size=(rows, preparation.num_dense)).astype(np.float32)
     columns = {}
     for c in preparation.embedded:
-        alone = [f.name for f in policy.features if f.columns == (c.name,)]
-        known = [policy.vocabularies[name] for name in alone if name in policy.vocabularies]
+        alone = [f for f in policy.features if f.columns == (c.name,)]
+        known = [_known(policy, f) for f in alone if f.name in policy.vocabularies]
         if c.kept is not None:
             known.append(c.kept)
         columns[c.name] = _joined(first.columns[c.name], _made_up(c, rows, known, rng))
     return Inputs(np.concatenate([first.dense_BN, dense]), columns)
+
+
+def _known(policy: Policy, f: Feature) -> Ids:
+    """Known ids of a feature: all of them, or ids of some of its digests."""
+    kept = policy.vocabularies[f.name]
+    if f.id_bits == FULL_BITS:
+        return kept
+    return as_ids(kept[:: -(-len(kept) // MOST_DIGESTS) or 1].astype(np.int64), f.id_bits)
 
 
 def _made_up(column: Column, rows: int, known: list[Ids], rng: np.random.Generator) -> Bags:

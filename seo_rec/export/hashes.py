@@ -13,6 +13,7 @@ import torch
 
 from seo_rec.policy import MISSING_ID
 from seo_rec.policy.addresses import CROSS_START, FIRST_FACTOR, LOW_32, LOW_63, SECOND_FACTOR
+from seo_rec.policy.entries import DIGEST_SEED
 
 _LOW_62 = 2**62 - 1
 _LOW_35 = 2**35 - 1  # what a shift by 29 leaves; a graph of ONNX does without it
@@ -52,6 +53,22 @@ def unsigned_shifts() -> Iterator[None]:
 def hash_rows(ids: torch.Tensor, seeds: torch.Tensor, num_rows: torch.Tensor | int) -> torch.Tensor:
     """``((mix(id ^ seed) mod 2^32) * num_rows) >> 32``, int64 in [0, num_rows).
 
+    Args:
+        ids, seeds: int64, :func:`folded`.
+        num_rows: From 1 to 2^31.
+    """
+    return not_negative(hash_32(ids, seeds) * num_rows, 32)
+
+
+def digests(ids: torch.Tensor) -> torch.Tensor:
+    """The digest of every id, which is not negative; int64 in [0, 2^32), of their shape."""
+    seed = torch.full((), DIGEST_SEED, dtype=torch.int64)
+    return hash_32(folded(ids), folded(seed))
+
+
+def hash_32(ids: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
+    """``mix(id ^ seed) mod 2^32``, int64.
+
     The last shift of the mix does not repeat the sign bit, which the low 32 bits never see. The
     first one shifts ``w = (id ^ seed) * FIRST_FACTOR`` by 29 and repeats the sign bit, which takes
     three steps on unsigned numbers. Within :func:`unsigned_shifts` the sign bit of the seed is
@@ -60,7 +77,6 @@ def hash_rows(ids: torch.Tensor, seeds: torch.Tensor, num_rows: torch.Tensor | i
 
     Args:
         ids, seeds: int64, :func:`folded`.
-        num_rows: From 1 to 2^31.
     """
     if _UNSIGNED.get():
         u = (ids ^ (seeds ^ _SIGN)) * FIRST_FACTOR
@@ -68,7 +84,7 @@ def hash_rows(ids: torch.Tensor, seeds: torch.Tensor, num_rows: torch.Tensor | i
     else:
         w = (ids ^ seeds) * FIRST_FACTOR
         x = (w ^ (w >> 29)) * SECOND_FACTOR
-    return not_negative(((x ^ not_negative(x, 32)) & LOW_32) * num_rows, 32)
+    return (x ^ not_negative(x, 32)) & LOW_32
 
 
 def hash_each(

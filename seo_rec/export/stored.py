@@ -132,7 +132,9 @@ class Stored(nn.Module):
 
 
 def _tensor(value: Array) -> torch.Tensor:
-    """A stored tensor, bfloat16 as such."""
+    """A stored tensor, bfloat16 as such; whole numbers of 32 bits all have a sign."""
     if value.dtype == np.uint16:
         return torch.from_numpy(value.view(np.int16).copy()).view(torch.bfloat16)
+    if value.dtype == np.uint32:  # torch computes with few of them
+        value = value.view(np.int32)
     return torch.from_numpy(value.copy())

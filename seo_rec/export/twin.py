@@ -18,9 +18,10 @@ import torch
 from torch import nn
 
 from seo_rec.export.addresses import Addresses, Blocks
-from seo_rec.export.hashes import crossed
+from seo_rec.export.hashes import crossed, digests
 from seo_rec.export.stored import Group, Stored
 from seo_rec.policy import Feature, Policy
+from seo_rec.policy.entries import FULL_BITS
 from seo_rec.serve.layout import BACKBONE_WEIGHTS_FILE, EMBEDDINGS_FILE, table_places
 from seo_rec.serve.package import Array
 from seo_rec.serve.signature import Signature
@@ -166,7 +167,10 @@ class Block(nn.Module):
         self.slots = self._slots(columns)
         reads = [(f, k) for f in features for k in f.all_lookups]
         self.lookups = [k for _, k in reads]
-        self.addresses = Addresses(policy, reads, self.slots, stored)
+        self.digested = [f for f in features if f.id_bits != FULL_BITS]
+        at = self._width(columns)
+        index_slots = {f.name: at + i for i, f in enumerate(self.digested)}
+        self.addresses = Addresses(policy, reads, self.slots, index_slots, stored)
         self.groups = self._groups(policy)
         self.blocks = Blocks(policy, reads, self.slots, stored)
         slots = [self.slots[f.name] for f, _ in reads]
@@ -186,6 +190,10 @@ class Block(nn.Module):
             slots |= {f.name: place + i for i, f in enumerate(alike)}
             place += len(alike)
         return slots
+
+    def _width(self, columns: Sequence[str] | None) -> int:
+        """Columns of the matrix, crosses included; digests stand behind them."""
+        return 1 if columns is None else len(columns) + sum(len(p[0]) for _, p in self.crosses)
 
     def _groups(self, policy: Policy) -> list[Group]:
         places = table_places(policy)
@@ -209,6 +217,9 @@ class Block(nn.Module):
         for _, parts in self.crosses:
             ids.append(crossed(ids_RC, parts))
         matrix = torch.cat(ids, dim=1) if len(ids) > 1 else ids_RC
+        if self.digested:
+            chosen = [self.slots[f.name] for f in self.digested]
+            matrix = torch.cat([matrix, digests(matrix[:, chosen])], dim=1)
         found = []
         if self.groups:
             rows = self.addresses(matrix)

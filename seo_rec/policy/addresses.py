@@ -164,5 +164,7 @@ def _indices(ids_V: Ids, vocabulary: Ids) -> npt.NDArray[np.int64]:
     """1 + rank of each id in the sorted vocabulary, 0 for ids that are not in it."""
     if not vocabulary.size:
         return np.zeros(ids_V.shape, np.int64)
-    rank_V = np.searchsorted(vocabulary, ids_V).clip(max=vocabulary.size - 1)
+    kind = vocabulary.dtype  # uint32 in a package of digests; else it would be copied as int64
+    rank_V = np.searchsorted(vocabulary, ids_V.astype(kind, copy=False))
+    rank_V = rank_V.clip(max=vocabulary.size - 1)
     return np.where(vocabulary[rank_V] == ids_V, rank_V + 1, 0)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from seo_rec.policy import Policy, row_bytes
 from seo_rec.policy.dtypes import BITS
+from seo_rec.policy.entries import FULL_BITS, SHORT_BITS
 
 FORMAT = "seo-rec-package"
-VERSION = 1
+VERSION = 2
 
 MANIFEST_FILE = "manifest.json"
 POLICY_FILE = "policy.json"
@@ -32,7 +33,9 @@ REQUIRED = (
 OPTIONAL = (KEPT_FILE, ONNX_FILE, AOTI_FILE)
 ALL_FILES = (MANIFEST_FILE, *REQUIRED, *OPTIONAL)
 
-IDS, CODES = "ids", "codes"  # tensors of all vocabularies and of all codes
+IDS, DIGESTS, CODES = "ids", "digests", "codes"  # tensors of all vocabularies and of all codes
+# by the bits of ids in a vocabulary: the tensor that holds them, and NumPy's name of its type
+IDS_OF = {FULL_BITS: (IDS, "<i8"), SHORT_BITS: (DIGESTS, "<u4")}
 EXAMPLES = 8  # rows whose raw cells are kept beside their ids
 GOLDEN_TOLERANCE = 1e-5  # of a score
 
@@ -90,16 +93,24 @@ def embedding_shapes(policy: Policy) -> dict[str, tuple[str, tuple[int, ...]]]:
     for i, f in enumerate(policy.features):
         if f.project is not None:
             found[f"project.{i}"] = "<f4", (f.project, policy.combined_width(f))
-    if policy.vocabularies:
-        found[IDS] = "<i8", (sum(len(ids) for ids in policy.vocabularies.values()),)
+    for bits, (tensor, kind) in IDS_OF.items():
+        if names := vocabulary_order(policy, bits):
+            found[tensor] = kind, (sum(len(policy.vocabularies[n]) for n in names),)
     if policy.codes:
         found[CODES] = "<i4", (sum(len(codes) for codes in policy.codes.values()),)
     return found
 
 
-def vocabulary_order(policy: Policy) -> list[str]:
-    """Features whose vocabularies follow each other in the tensor of ids: in the policy's order."""
-    return [f.name for f in policy.features if f.name in policy.vocabularies]
+def vocabulary_order(policy: Policy, id_bits: int) -> list[str]:
+    """Features whose vocabularies follow each other in a tensor: in the policy's order."""
+    return [
+        f.name for f in policy.features if f.name in policy.vocabularies and f.id_bits == id_bits
+    ]
+
+
+def version_of(policy: Policy) -> int:
+    """The version of a package that holds the policy: 2 where vocabularies have digests, else 1."""
+    return VERSION if any(f.id_bits != FULL_BITS for f in policy.features) else VERSION - 1
 
 
 def code_order(policy: Policy) -> list[str]:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seo_rec.files import checksum
-from seo_rec.policy import Policy, PolicyError
+from seo_rec.policy import Feature, Policy, PolicyError
 from seo_rec.policy.reading import read_parts
 from seo_rec.policy.strict_json import integer, json_object, parse_document, string
 from seo_rec.schema import REGRESSION, DataError
@@ -148,9 +148,9 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
         doc = json_object(parse_document(content, where), _MANIFEST_KEYS, where)
         if doc["format"] != layout.FORMAT or type(doc["version"]) is not int:
             raise PackageError(f"{where}: format {doc['format']!r}; allowed: {layout.FORMAT!r}")
-        if doc["version"] != layout.VERSION:
+        if not 1 <= doc["version"] <= layout.VERSION:
             raise PackageError(
-                f"{where}: version {doc['version']}; this release reads {layout.VERSION}"
+                f"{where}: version {doc['version']}; this release reads 1 to {layout.VERSION}"
             )
         string(doc["precision"], f"{where}: precision")
         if integer(doc["num_bytes"], f"{where}: num_bytes") < 1:
@@ -231,6 +231,11 @@ def _json_bytes(path: Path) -> bytes:
 def _parsed(folder: Path, manifest: dict[str, Any], digest: str) -> Package:
     embeddings = read_tensors(folder / layout.EMBEDDINGS_FILE)
     policy = _policy(folder / layout.POLICY_FILE, embeddings)
+    if manifest["version"] < (least := layout.version_of(policy)):
+        raise PackageError(
+            f"{folder}: its version is {manifest['version']} and its policy has vocabularies of "
+            f"digests; allowed with version {least}"
+        )
     if policy.num_bytes != manifest["num_bytes"]:
         raise PackageError(
             f"{folder}: the manifest says {manifest['num_bytes']} bytes and the policy has "
@@ -272,11 +277,7 @@ def _policy(path: Path, embeddings: Mapping[str, Array]) -> Policy:
     if not isinstance(document, dict):
         raise PackageError(f"{path}: must be an object")
     parts = read_parts({**document, "vocabularies": {}, "codes": {}}, str(path))
-    named = document.get("vocabularies")
-    known = [f.name for f in parts.features]
-    vocabularies = _divided(named, known, embeddings.get(layout.IDS), f"{path}: vocabularies")
-    for name, ids in vocabularies.items():
-        _require_ascending(ids, f"{path}: vocabularies[{name!r}]")
+    vocabularies = _vocabularies(document.get("vocabularies"), parts.features, embeddings, path)
     named = document.get("codes")
     known = sorted(named) if isinstance(named, dict) else []
     codes = _divided(named, known, embeddings.get(layout.CODES), f"{path}: codes")
@@ -301,6 +302,23 @@ def _policy(path: Path, embeddings: Mapping[str, Array]) -> Policy:
                 f"policy needs {_said(need)}"
             )
     return policy
+
+
+def _vocabularies(
+    sizes: Any, features: Sequence[Feature], embeddings: Mapping[str, Array], path: Path
+) -> dict[str, Array]:
+    """The ids or digests of every feature that has some."""
+    where, names = f"{path}: vocabularies", [f.name for f in features]
+    if not isinstance(sizes, dict) or set(sizes) - set(names):
+        raise PackageError(f"{where}: must be an object that names {names}")
+    found: dict[str, Array] = {}
+    for bits, (tensor, kind) in layout.IDS_OF.items():
+        of = [f.name for f in features if f.id_bits == bits]
+        mine = {name: sizes[name] for name in of if name in sizes}
+        found |= _divided(mine, of, embeddings.get(tensor), where)
+        for name in mine:
+            _require_ascending(found[name], f"{where}[{name!r}]", kind)
+    return found
 
 
 def _divided(sizes: Any, order: list[str], numbers: Array | None, where: str) -> dict[str, Array]:
@@ -329,10 +347,10 @@ def _said(tensor: tuple[Any, tuple[int, ...]] | None) -> str:
     return "absent" if tensor is None else f"{tensor[0]} of shape {tensor[1]}"
 
 
-def _require_ascending(ids: Array, where: str) -> None:
-    if not fits(ids, "i8", None):
+def _require_ascending(ids: Array, where: str, kind: str = "<i8") -> None:
+    if not fits(ids, kind, None):
         raise PackageError(
-            f"{where}: ids are {ids.dtype} of shape {ids.shape}; allowed: int64 (V,)"
+            f"{where}: ids are {ids.dtype} of shape {ids.shape}; allowed: {np.dtype(kind)} (V,)"
         )
     if len(ids) and (int(ids[0]) < 0 or not bool(np.all(ids[1:] > ids[:-1]))):
         raise PackageError(f"{where}: ids are not ascending, or negative")

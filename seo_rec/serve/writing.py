@@ -74,9 +74,9 @@ def stored_embeddings(policy: Policy, floats: Mapping[str, Array]) -> dict[str, 
     for i, f in enumerate(policy.features):
         if f.project is not None:
             found[f"project.{i}"] = np.asarray(floats[f"project.{i}"], np.float32)
-    if policy.vocabularies:
-        ids = [policy.vocabularies[name] for name in layout.vocabulary_order(policy)]
-        found[layout.IDS] = np.concatenate(ids).astype(np.int64)
+    for bits, (tensor, kind) in layout.IDS_OF.items():
+        if names := layout.vocabulary_order(policy, bits):
+            found[tensor] = np.concatenate([policy.vocabularies[n] for n in names]).astype(kind)
     if policy.codes:
         codes = [policy.codes[name] for name in layout.code_order(policy)]
         found[layout.CODES] = np.concatenate(codes).astype(np.int32)
@@ -132,7 +132,7 @@ def _manifest(parts: Parts, files: Mapping[str, bytes]) -> bytes:
     return _json(
         {
             "format": layout.FORMAT,
-            "version": layout.VERSION,
+            "version": layout.version_of(parts.policy),
             "files": entries,
             "num_bytes": parts.policy.num_bytes,
             **parts.about,

@@ -17,10 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from spec import cross_id, reference_hash, reference_mix
+from spec import cross_id, digest, reference_hash, reference_mix
 
 MISSING, PRUNED = 2**62 - 1, 2**62 - 2
-TYPES = {"F32": "<f4", "F16": "<f2", "U16": "<u2", "U8": "u1", "I64": "<i8", "I32": "<i4"}
+TYPES = {
+    "F32": "<f4",
+    "F16": "<f2",
+    "U16": "<u2",
+    "U8": "u1",
+    "I64": "<i8",
+    "I32": "<i4",
+    "U32": "<u4",
+}
 
 
 def tensors_of(path: Path) -> dict[str, np.ndarray]:
@@ -41,7 +49,7 @@ class Package:
 
     def __init__(self, folder: Path) -> None:
         manifest = json.loads((folder / "manifest.json").read_text())
-        assert (manifest["format"], manifest["version"]) == ("seo-rec-package", 1)
+        assert manifest["format"] == "seo-rec-package" and manifest["version"] in (1, 2)
         assert {p.name for p in folder.iterdir()} == {"manifest.json", *manifest["files"]}
         for name, entry in manifest["files"].items():
             content = (folder / name).read_bytes()
@@ -68,11 +76,15 @@ class Package:
             self.first[table["name"]] = key, ends.get(key, 0), table
             ends[key] = ends.get(key, 0) + table["num_rows"]
         self.arrays = {a["name"]: (i, a) for i, a in enumerate(self.policy["arrays"])}
-        self.vocabularies, self.codes, at = {}, {}, 0
-        for feature in self.policy["features"]:
-            if (size := self.policy["vocabularies"].get(feature["name"])) is not None:
-                self.vocabularies[feature["name"]] = self.stored.get("ids", np.empty(0))[at:][:size]
-                at += size
+        self.vocabularies, self.codes = {}, {}
+        self.bits = {f["name"]: f.get("id_bits", 64) for f in self.policy["features"]}
+        ends = {"ids": 0, "digests": 0}
+        for name, bits in self.bits.items():
+            if (size := self.policy["vocabularies"].get(name)) is not None:
+                tensor = {64: "ids", 32: "digests"}[bits]
+                numbers = self.stored.get(tensor, np.empty(0))
+                self.vocabularies[name] = numbers[ends[tensor] :][:size]
+                ends[tensor] += size
         at = 0
         for name in sorted(self.policy["codes"]):
             self.codes[name] = self.stored["codes"][at : at + self.policy["codes"][name]]
@@ -87,6 +99,8 @@ class Package:
             return reference_hash(id_, lookup["seed"], num_rows)
         if address == "codes" and modulus:
             return int(self.codes[lookup["codes"]][reference_hash(id_, lookup["seed"], modulus)])
+        if self.bits[feature] == 32:
+            id_ = digest(id_)
         known = self.vocabularies[feature].tolist()
         rank = bisect.bisect_left(known, id_)
         index = 1 + rank if known[rank : rank + 1] == [id_] else 0
