@@ -129,7 +129,7 @@ def chain(
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The titles of the models that are trained from now on."""
-    from seo_rec.search.seo import search as seo_search
+    from seo_rec.search.seo import searched
     from seo_rec.train import policy_fit
 
     titles: list[str] = []
@@ -139,7 +139,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         titles.append(title)
         return fit(*arguments, title=title, **more)
 
-    for module in (policy_fit, seo_search):
+    for module in (policy_fit, searched):
         monkeypatch.setattr(module, "fit", watched)
     return titles
 

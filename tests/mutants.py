@@ -11,6 +11,7 @@ its tests to fail; one that survives means that a test is missing. None of these
 from __future__ import annotations
 
 from tests.mutant import Mutant
+from tests.mutants_of_digests import DIGESTS
 from tests.mutants_of_methods import METHODS_AND_SEARCHES
 from tests.mutants_of_training import DATA_AND_TRAINING
 
@@ -39,8 +40,8 @@ _POLICY = (
     Mutant(
         "num-bytes-counts-half-of-an-id",
         "seo_rec/policy/policy.py",
-        "4 * (projected + codes) + 8 * ids",
-        "4 * (projected + codes + ids)",
+        "int(v.size) * id_bytes(bits[n]) for",
+        "int(v.size) * 4 for",
         ("tests/test_embed.py::test_num_bytes_is_what_is_stored",),
     ),
     Mutant(
@@ -67,7 +68,7 @@ _POLICY = (
     Mutant(
         "ids-of-a-vocabulary-are-free-in-bytes",
         "seo_rec/policy/allowance.py",
-        "return ID_BYTES * count if self.in_bytes else 0",
+        "return id_bytes(self.id_bits) * count if self.in_bytes else 0",
         "return 0",
         ("tests/test_bytes.py::test_every_method_without_training",),
     ),
@@ -360,6 +361,7 @@ _SERVE = (
 
 MUTANTS = (
     *_POLICY,
+    *DIGESTS,
     *_EMBED,
     *_METHODS,
     *METHODS_AND_SEARCHES,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,6 @@ from seo_rec import recipes
 from seo_rec.data.crosses import Cross, with_crosses
 from seo_rec.data.dataset import open_data
 from seo_rec.data.synthetic import synthetic
-from seo_rec.policy import Policy
 from seo_rec.search import Found
 from seo_rec.settings import FitSettings, ModelSettings
 
@@ -44,8 +44,18 @@ def test_a_study_is_resumed_and_its_lines_say_the_bytes(
     assert all(x["split"] == 0 and x["precision"] == "int8" for x in lines)
     at_bytes.main()
     assert read(at_bytes.RECORD) == lines
+    assert [x["id_bits"] for x in lines] == [64, 32]  # multi-size stores none
+    monkeypatch.setattr(sys, "argv", [*arguments, "--id-bits", "64"])
+    at_bytes.main()
+    whole = read(at_bytes.RECORD)[2:]
+    assert [(x["method"], x["id_bits"]) for x in whole] == [("frequent", 64)]
+    assert whole[0]["embedding_params"] < 0.9 * lines[1]["embedding_params"]
+    without = {k: v for k, v in whole[0].items() if k != "id_bits"}
+    at_bytes.RECORD.write_text(json.dumps(without) + "\n")  # as such lines were recorded first
+    at_bytes.main()
+    assert [x["method"] for x in read(at_bytes.RECORD)] == ["frequent", "multi-size"]
     shown = capsys.readouterr().out
-    assert shown.count("validation AUC") == 4 and "test" not in shown.replace(str(tmp_path), "")
+    assert shown.count("validation AUC") == 8 and "test" not in shown.replace(str(tmp_path), "")
 
 
 def test_the_search_may_take_crosses_and_its_line_says_which(
@@ -159,24 +169,6 @@ def test_sizes_of_ids_have_tables_of_their_own_and_hashed_methods_stand_in_both(
     short_table = "\n".join(page.regions(lines, [])["the search at equal bytes"])
     assert "| criteo | 320,000 | 8 bytes | 1 | `multi-size` | +0.00200 |" in short_table
     assert "| criteo | 320,000 | 4 bytes | 1 | `multi-size` | +0.00300 |" in short_table
-
-
-@pytest.mark.parametrize("bits", [64, 32])
-def test_lines_say_the_size_of_ids_where_a_method_stores_some(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int
-) -> None:
-    monkeypatch.setattr(at_bytes, "RECORD", tmp_path / "at-bytes.jsonl")
-    study = at_bytes.Study((2_000,), FitSettings(epochs=1, batch_size=200))
-    monkeypatch.setitem(at_bytes.STUDIES, "criteo", study)
-    arguments = ["at_bytes", "criteo", "--data", str(tiny), "--out", str(tmp_path / "runs")]
-    arguments += ["--record", "--precision", "int8", "--methods", "multi-size", "frequent"]
-    monkeypatch.setattr(sys, "argv", [*arguments, "--id-bits", str(bits)])
-    at_bytes.main()
-    hashed, frequent = read(at_bytes.RECORD)
-    assert (hashed["id_bits"], frequent["id_bits"]) == (64, bits)
-    (saved,) = (tmp_path / "runs").rglob("frequent-seed0/policy.json")
-    policy = Policy.load(saved)
-    assert {f.id_bits for f in policy.features if f.name in policy.vocabularies} == {bits}
 
 
 def test_ranks_of_ids_are_by_count(tmp_path: Path) -> None:

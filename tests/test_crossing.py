@@ -299,7 +299,7 @@ def test_the_search_divides_by_the_worth_of_crosses(
     planted: DataSet, tmp_path: Path, monkeypatch
 ) -> None:
     """Inside the same limit: an attention that is trained anyway reads the crosses as well."""
-    module, attended = sys.modules["seo_rec.search.seo.search"], list[int]()
+    module, attended = sys.modules["seo_rec.search.seo.searched"], list[int]()
 
     def fit(*arguments: Any, **more: Any) -> Any:
         result = real(*arguments, **more)

@@ -21,6 +21,7 @@ from seo_rec.data.table import TableColumns, prepare_table
 from seo_rec.export.package import export_run
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Allowance, Policy
+from seo_rec.policy.addresses import digests
 from seo_rec.recipes.evaluation import load_trained, stream_of
 from seo_rec.schema import SPLITS
 from seo_rec.search.proposals import crosses_of
@@ -33,7 +34,7 @@ USERS, SHIFT, ROWS, DAYS = 260, 60, 900, 3
 TRAINING = Training(
     ModelSettings(hidden=(8,)), FitSettings(epochs=1, batch_size=64, row_lr=0.02, dense_lr=0.02)
 )
-KINDS = ("by-id", "int8", "crosses")
+KINDS = ("by-id", "int8", "crosses", "digests")
 
 
 def day_table(day: int) -> pa.Table:
@@ -64,8 +65,10 @@ def policy_of(kind: str, first: DataSet) -> Policy:
     budget: Any = 0
     if kind == "int8":
         budget = Allowance(0, precision="int8")
-    if kind == "crosses":
+    if kind in ("crosses", "digests"):
         first = with_crosses(first, crosses_of(first, "user*item", 0))
+    if kind == "digests":
+        budget = Allowance(0, id_bits=32)
     return recipes.method_policy("collisionless", first, budget, 4)
 
 
@@ -128,10 +131,16 @@ def test_ids_come_and_go_inside_the_bytes(
     assert last.num_bytes <= first.num_bytes and last.tables == first.tables
     assert features["user"].lookups[0].unknown_rows == len(first.vocabularies["user"]) // 20
     assert features["item"].lookups[0].unknown_rows == 1
-    left = np.setdiff1d(first.vocabularies["user"], last.vocabularies["user"])
+    every = np.arange(USERS + SHIFT * DAYS)
+    known = {bits: every if bits == 64 else digests(every) for bits in (64, 32)}
+    assert {f.id_bits for f in last.features} == {32 if kind == "digests" else 64}
+    named = [
+        every[np.isin(known[p.id_bits["user"]], p.vocabularies["user"])] for p in (first, last)
+    ]
+    left = np.setdiff1d(*named)
     assert len(left) > SHIFT and np.median(left) < SHIFT
     assert found[-1].unknown["user"] > 0.05 and found[-1].admitted > SHIFT / 2
-    if kind == "crosses":
+    if kind in ("crosses", "digests"):
         crossed = next(name for name in features if features[name].is_cross)
         assert features[crossed].lookups[0].unknown_rows > 25
         assert not np.array_equal(first.vocabularies[crossed], last.vocabularies[crossed])

@@ -75,13 +75,20 @@ def test_tune_chooses_by_validation(data: Path, tmp_path: Path, seo_rec: Any) ->
     assert json.loads((tmp_path / "tuned" / "tune.json").read_text())["test_quality"] is None
 
 
-@pytest.mark.parametrize("command", ["compare", "search", "frontier"])
+def test_a_search_reads_no_test_rows(data: Path, tmp_path: Path, seo_rec: Any) -> None:
+    asked = ("--method", "seo-divide", "--params", 400, "--dim", 4, "--set", "chunk_dim=4")
+    options = ("--set", "search_dim=8", "--epochs", 1, "--hidden", "8")
+    done = seo_rec("search", data, *asked, *options, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert (tmp_path / "out" / "policy.json").exists()
+
+
+@pytest.mark.parametrize("command", ["compare", "frontier"])
 def test_what_needs_test_rows_says_so_first(
     command: str, data: Path, tmp_path: Path, seo_rec: Any
 ) -> None:
     options = {
         "compare": ("--methods", "separate,monolithic", "--params", 400),
-        "search": ("--method", "seo-divide", "--params", 400),
         "frontier": ("--methods", "separate,monolithic", "--budgets", "400,800"),
     }[command]
     done = seo_rec(command, data, *options, "--out", tmp_path / "out")

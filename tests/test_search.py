@@ -34,7 +34,7 @@ from seo_rec.search.seo import (
     search_attention,
     search_space,
 )
-from seo_rec.search.seo import search as seo_search
+from seo_rec.search.seo import searched as seo_search
 from seo_rec.train import FitSettings, Training, evaluate, make_optimizers
 
 SMALL = ModelSettings(hidden=(8,))

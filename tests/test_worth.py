@@ -90,7 +90,7 @@ def test_an_attention_reads_test_rows_on_request_only(
     planted: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Most of the rows of a data set may be test rows."""
-    module, splits = sys.modules["seo_rec.search.seo.search"], list[str]()
+    module, splits = sys.modules["seo_rec.search.seo.searched"], list[str]()
 
     def eval_stream(data: DataSet, split: str) -> Any:
         splits.append(split)

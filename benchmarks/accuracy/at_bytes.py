@@ -39,9 +39,8 @@ IDENTITY = ("study", "data_fingerprint", "bytes", "precision", "method", "fit", 
 NONE = "none"  # of --crosses
 USUAL = {"crosses": NONE, "id_bits": FULL_BITS}  # of lines from before there was a choice
 DEFAULT = "seo"
-PLAIN = ("separate", "monolithic", "multi-size", "multi-size-4", "multi-size-8", "mixed-dimension",
-         "no-search")  # fmt: skip
-HASHED = PLAIN[:5]  # they store no ids, so that all numbers of bits are one to them
+HASHED = ("separate", "monolithic", "multi-size", "multi-size-4", "multi-size-8")  # no ids stored
+PLAIN = (*HASHED, "mixed-dimension", "no-search")
 METHODS = (*PLAIN, "frequent", DEFAULT)
 PRECISIONS = ("float32", "int8")
 TIMES = ("seconds", "seconds_per_epoch")  # not in the record: several parts may run side by side
@@ -105,6 +104,10 @@ class Part:
         whole = "-id64" * (self.id_bits == FULL_BITS)
         return f"{self.name}-{self.num_bytes}-{self.precision}-{self.data.fingerprint[:8]}{whole}"
 
+    def bits_of(self, method: str) -> int:
+        """The bits of the ids that a method stores; 64 for methods that store none."""
+        return FULL_BITS if method in HASHED else self.id_bits
+
     def comparison(self, methods: tuple[str, ...]) -> recipes.Comparison:
         """Some of its methods, of one family."""
         family = find(methods[0]).family
@@ -133,7 +136,7 @@ class Part:
             "fit": recorded_fit(self.study.fit),
             "model": self.study.model.as_json(),
             "crosses": AUTO if self.takes_crosses(method) else NONE,
-            "id_bits": FULL_BITS if method in HASHED else self.id_bits,
+            "id_bits": self.bits_of(method),
         }
 
     def takes_crosses(self, method: str) -> bool:

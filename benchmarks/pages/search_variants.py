@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from benchmarks.accuracy.search_variants import DEFAULT, EXHAUSTIVE, RECORD
 from benchmarks.pages.cells import Runs, by_seed, in_words, mean, paired, seeds_in_words
@@ -57,13 +57,13 @@ def _answers(runs: Runs) -> str:
     return ", ".join(f"`{name}` {count}" for name, count in answers.most_common())
 
 
-def _difference(runs: dict[Group, Runs], group: Group) -> str | None:
+def _difference(runs: Mapping[Group, Runs], group: Group) -> str | None:
     other = runs.get((group[0], DEFAULT))
     found = None if other is None or group[1] == DEFAULT else paired(runs[group], other, "val_auc")
     return None if found is None else in_words(found)
 
 
-def _distances(runs: dict[Group, Runs]) -> list[str]:
+def _distances(runs: Mapping[Group, Runs]) -> list[str]:
     """A line for each exhaustive search that has a default one beside it."""
     lines = list[str]()
     for place, variant in runs:

@@ -76,7 +76,7 @@ def search(
     here, trains = ranks(), entry.trains or bool(crosses)
     if trains:
         data.require_binary(f"search {method}")
-        data.require_rows("train", "val", "test", needed_by=f"the search {method}")
+        data.require_rows("train", "val", needed_by=f"the search {method}")
         data.check_validation(warn=here.first)
 
     def begin() -> bool:

@@ -12,6 +12,7 @@ import torch
 from served import ABOUT, LINEAR, linear_program, preparation_for, trained
 from small_package import POLICY, small_package
 
+from cases import POLICIES
 from seo_rec.export import load_compiled, package_parts
 from seo_rec.export.aoti import AOTI_FILE
 from seo_rec.serve import PackageError, read_package
@@ -30,11 +31,12 @@ def compiled(tmp_path_factory) -> dict[str, Path]:
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("seo_rec.export.package.program_of", linear_program)
-        for kind in ("optional", "multivalent"):
-            preparation = preparation_for(POLICY, kind=kind)
-            parts = package_parts(trained(POLICY, LINEAR), preparation, None, ABOUT, ("aoti",))
-            found[kind] = tmp_path_factory.mktemp(kind)
-            write_package(found[kind], parts)
+        for name in ("optional", "multivalent", "digests"):
+            policy = POLICIES.get(name, POLICY)
+            preparation = preparation_for(policy, kind="optional" if name in POLICIES else name)
+            parts = package_parts(trained(policy, LINEAR), preparation, None, ABOUT, ("aoti",))
+            found[name] = tmp_path_factory.mktemp(name)
+            write_package(found[name], parts)
     return found
 
 
@@ -45,7 +47,7 @@ def test_a_package_without_machine_code_is_refused(tmp_path):
 
 @needs_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["optional", "multivalent"])
+@pytest.mark.parametrize("kind", ["optional", "multivalent", "digests"])
 def test_machine_code_gives_the_golden_scores_at_every_batch_size(kind, compiled):
     with pytest.raises(PackageError, match="trust_code=True"):
         load_compiled(compiled[kind])
@@ -86,8 +88,9 @@ def command_of(text: str) -> list[str]:
 
 @needs_compiler
 @pytest.mark.slow
-def test_the_example_in_cpp_gives_the_golden_scores(compiled, program):
-    package = read_package(compiled["optional"])
+@pytest.mark.parametrize("kind", ["optional", "digests"])
+def test_the_example_in_cpp_gives_the_golden_scores(kind, compiled, program):
+    package = read_package(compiled[kind])
     signature = signature_of(package.policy, package.preparation)
     feed = signature.feed(package.policy, package.golden.inputs)
     rows = [

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from seo_rec.search.progress import say
 from seo_rec.search.run_off.crossed import crosses_of_candidate
-from seo_rec.search.run_off.schedule import Length, Schedule, rounds
+from seo_rec.search.run_off.schedule import Length, Schedule, early_steps, rounds
 from seo_rec.train.progress import duration
 
 if TYPE_CHECKING:
@@ -63,7 +63,14 @@ class _Rounds:
         self.contest, self.whole = contest, contest.once
         self.length, self.cost = contest.length(), contest.settings.cost
         self.goes_on = self.whole.fit.schedule == "constant"  # a cosine depends on the end
-        self.schedule = rounds(len(names), self.length, self.cost, spent, goes_on=self.goes_on)
+        self.schedule = rounds(
+            len(names),
+            self.length,
+            self.cost,
+            spent,
+            goes_on=self.goes_on,
+            early=early_steps(self.whole.fit),
+        )
         self.pace = _Pace(self.schedule.rows)
         self.read = 0
 

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 from seo_rec.settings import FitSettings
 
-# finalists, and the part of their trainings
+# finalists, and the part of their trainings; the second form is for trainings of few steps
 FINALS = ((6, 1 / 10), (4, 1 / 5), (3, 1 / 2), (2, 1.0))
+SHORT_FINALS = ((5, 1 / 5), (3, 1 / 2), (2, 1.0))
 FINALS_AT = 4  # a limit of twice as many trainings has room for twice as many finalists
 FINALS_SHARE = 5 / 6  # of the rows that are left for candidates
 REACH = 0.7  # steps times learning rate of a training that is long enough for narrow rows
+GROWN = 0.2  # the same, of the shortest training after which finalists may leave
 MOST_HASTE = 3.0  # times the learning rates of a training that is too short
 
 
@@ -113,6 +115,16 @@ def haste(fit: FitSettings) -> float:
     return min(MOST_HASTE, max(1.0, REACH / (fit.max_steps * fit.row_lr)))
 
 
+def early_steps(fit: FitSettings) -> int:
+    """Steps after which finalists may leave: steps times learning rate is 0.2 then, 1 at least.
+
+    After fewer, rows have hardly left 0, and rows that are read rarely, as with a row for every id,
+    least of all. Optimizers other than Adam have steps of other sizes, for which this says 1.
+    """
+    adam = fit.row_optimizer in ("auto", "adam", "lazy_adam")
+    return max(1, math.ceil(GROWN / fit.row_lr)) if adam else 1
+
+
 def attention_epochs(epochs: int, widths: int, cost: float) -> int:
     """Epochs of each attention that is searched: together an eighth of the limit, at least one.
 
@@ -125,13 +137,20 @@ def attention_epochs(epochs: int, widths: int, cost: float) -> int:
 
 
 def rounds(
-    candidates: int, length: Length, cost: float, spent: int, *, goes_on: bool = True
+    candidates: int,
+    length: Length,
+    cost: float,
+    spent: int,
+    *,
+    goes_on: bool = True,
+    early: int = 1,
 ) -> Schedule:
     """The trainings of a search that trains on at most ``cost * T`` rows in all.
 
     All n candidates are screened by short trainings. The best are finalists (:data:`FINALS`): six
     of them begin their whole training, four go on after a tenth of it, three after a fifth, and two
-    after half of it, to its end. That takes 2.9 T. Finals are shorter or have fewer finalists where
+    after half of it, to its end. That takes 2.9 T. Where a tenth has too few steps, five begin and
+    three go on after a fifth, which takes as much. Finals are shorter or have fewer finalists where
     the limit has no room for them, and take one round where a training cannot go on or is too
     short. A training has one step at least: the limit holds if every round has room for that.
 
@@ -141,12 +160,15 @@ def rounds(
         cost: The limit, in whole trainings.
         spent: Rows that other parts of the search train on, such as its attentions.
         goes_on: Whether a training can be continued.
+        early: Finalists leave after so many steps at the earliest (:func:`early_steps`), if a fifth
+            of a training has as many.
     """
     left = max(0, math.floor(cost * length.whole) - spent)
     if candidates * length.whole <= left:
         return Schedule(None, (Round(candidates, length.steps),), left)
     times = max(1, math.floor(cost / FINALS_AT))
-    finals = [(min(candidates, times * size), part) for size, part in FINALS]
+    form = FINALS if _whole_epochs(FINALS[0][1], length.epochs, length) >= early else SHORT_FINALS
+    finals = [(min(candidates, times * size), part) for size, part in form]
     if not goes_on:
         finals = finals[-1:]
     found = _finals(finals, length, left)
@@ -168,13 +190,17 @@ def _finals(finals: Sequence[tuple[int, float]], length: Length, share: float) -
         for ladder in _ladders(finals):
             steps = dict[int, int]()  # how many are trained for so many steps
             for size, part in ladder:
-                whole = max(1, math.floor(part * epochs)) * length.steps_per_epoch
-                steps.setdefault(min(whole, length.steps), size)
+                steps.setdefault(_whole_epochs(part, epochs, length), size)
             found = tuple(Round(size, number) for number, size in steps.items())
             if _rows_of(found, length) <= share:
                 return found
     size = finals[-1][0]
     return (Round(size, length.steps_within(share / size)),)
+
+
+def _whole_epochs(part: float, epochs: int, length: Length) -> int:
+    """Steps of a part of some epochs, in whole epochs, one at least."""
+    return min(max(1, math.floor(part * epochs)) * length.steps_per_epoch, length.steps)
 
 
 def _ladders(finals: Sequence[tuple[int, float]]) -> Iterator[Sequence[tuple[int, float]]]:

@@ -1,0 +1,100 @@
+"""Days that go on with vocabularies of digests: rows move exactly, counts and shares agree."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from seo_rec import recipes
+from seo_rec.analysis.drift import drift
+from seo_rec.data.dataset import open_data
+from seo_rec.policy import Allowance, Policy
+from seo_rec.policy.addresses import known_as
+from seo_rec.recipes.continuing import read_counts
+from seo_rec.recipes.replaying import unknown_shares
+from seo_rec.train import warm_start
+from test_warm_start import BAG, saved_tensors, trained
+from tests.days import prepare_day
+
+
+@pytest.fixture(scope="module")
+def days(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("days")
+    return [prepare_day(folder / f"day{i}", i) for i in range(2)]
+
+
+def every_id(day: Path, bits: int) -> Policy:
+    """A row for every training id of a day."""
+    return recipes.method_policy("collisionless", open_data(day), Allowance(0, id_bits=bits), 4)
+
+
+def rows_of(policy: Policy, ids: np.ndarray) -> torch.Tensor:
+    """The row of users that the vocabulary knows."""
+    known = policy.vocabularies["user"]
+    of = known_as(ids, policy.id_bits["user"])
+    assert np.isin(of, known).all()
+    return torch.from_numpy(1 + np.searchsorted(known, of))
+
+
+def users(data: Path, policy: Policy) -> np.ndarray:
+    """The training ids of a day that a policy knows."""
+    ids = open_data(data).vocabulary("user")
+    return ids[np.isin(known_as(ids, policy.id_bits["user"]), policy.vocabularies["user"])]
+
+
+@pytest.mark.parametrize(("before", "after"), [(32, None), (64, 32), (32, 64)])
+def test_rows_of_ids_that_stay_move_bit_for_bit(
+    before: int, after: int | None, days: list[Path], tmp_path: Path
+) -> None:
+    """Renewed, and taken over by a policy that tells ids apart in the other way."""
+    first = every_id(days[0], before)
+    trained(days[0], first, tmp_path / "run")
+    old = saved_tensors(tmp_path / "run" / "checkpoints")
+    data = open_data(days[1])
+    policy = None if after is None else every_id(days[1], after)
+    made = recipes.continued(tmp_path / "run", data, policy=policy)
+    training = made.earlier.training
+    start = replace(training, fit=replace(training.fit, seed=5))
+    warm_start.write_first_checkpoint(tmp_path / "next", data, made.trained, start, made.earlier)
+    new = saved_tensors(tmp_path / "next" / "checkpoints", 0)
+    assert made.policy.id_bits["user"] == (after or 32)
+    both = np.intersect1d(users(days[0], first), users(days[1], made.trained))
+    assert len(both) > 5
+    tables = [n for n in old if BAG in n and old[n].dim() == 2]
+    assert {n.split(".")[0] for n in tables} == {"model", "average", "optimizer"}
+    for name in tables:
+        wanted = old[name][rows_of(first, both)]
+        assert wanted.any() and torch.equal(new[name][rows_of(made.trained, both)], wanted), name
+    came = np.setdiff1d(users(days[1], made.trained), users(days[0], first))
+    name = next(n for n in tables if n.startswith("model"))
+    unknown = old[name][:1].expand(len(came), -1)
+    assert len(came) > 2 and torch.equal(new[name][rows_of(made.trained, came)], unknown)
+
+
+def test_counts_are_of_digests_and_decay(days: list[Path], tmp_path: Path) -> None:
+    policy = every_id(days[0], 32)
+    trained(days[0], policy, tmp_path / "run")
+    kept = read_counts(tmp_path / "run" / "counts.npz")["user"]
+    ids, counts = open_data(days[0]).counts("user")
+    of = dict(zip(known_as(ids, 32).tolist(), counts.tolist(), strict=True))
+    assert dict(zip(kept[0].tolist(), kept[1].tolist(), strict=True)) == of
+    made = recipes.continued(tmp_path / "run", open_data(days[1]), decay=0.5)
+    found = dict(zip(*(x.tolist() for x in made.counts["user"]), strict=True))
+    later_ids, later = open_data(days[1]).counts("user")
+    day = dict(zip(known_as(later_ids, 32).tolist(), later.tolist(), strict=True))
+    wanted = {i: 0.5 * of.get(i, 0) + day.get(i, 0) for i in {*of, *day}}
+    assert all(found[i] == wanted[i] for i in found) and len(found) > len(of) / 2
+
+
+def test_shares_of_unknown_ids_are_those_of_whole_ids(days: list[Path]) -> None:
+    data = [open_data(day) for day in days]
+    short, whole = (every_id(days[0], bits) for bits in (32, 64))
+    shares = unknown_shares(data[1], short)
+    assert shares == unknown_shares(data[1], whole) and shares["user"] > 0.05
+    reports = [drift(*data, policy=policy, rows=100) for policy in (short, whole)]
+    assert reports[0].unknown == reports[1].unknown and reports[0].unknown["user"] > 0.05
+    assert reports[0].to_json().keys() == reports[1].to_json().keys()
