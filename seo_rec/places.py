@@ -32,6 +32,11 @@ EXTRAS = {
 }
 # pathlib makes one slash of the two behind the colon
 _URL = re.compile(rf"({'|'.join(EXTRAS)}):/+(.*)", re.DOTALL)
+_NO_HADOOP = (
+    "Hadoop's native library libhdfs, or the Java that it runs in, cannot be loaded; install both, "
+    "and set JAVA_HOME, HADOOP_HOME (or ARROW_LIBHDFS_DIR, the folder of libhdfs.so) and "
+    "CLASSPATH=$(hadoop classpath --glob); or give the URL as webhdfs://, which needs neither"
+)
 _BLOCK_BYTES = 8 << 20  # read ahead, where a file is read from end to end
 
 
@@ -200,19 +205,20 @@ class RemotePath:
         with self._said("write") as store:
             store.rm_file(str(self))
 
-    def download(self, folder: Path) -> None:
-        """Copy all files of this folder below a local one, which is made."""
+    def download(self, target: Path) -> None:
+        """Copy this file to a local one, or all files of this folder below one that is made."""
         with self._said() as store:
-            if store.info(str(self))["type"] != "directory":
-                raise FileNotFoundError(str(self))
-            store.get(str(self), str(folder), recursive=True)
+            if store.info(str(self))["type"] == "directory":
+                store.get(str(self), str(target), recursive=True)
+            else:
+                store.get_file(str(self), str(target))
 
     @contextmanager
     def _said(self, what: str = "read") -> Iterator[Any]:
         """The store; within the block its errors become one line that names this place."""
-        from fsspec.core import url_to_fs
-
         try:
+            from fsspec.core import url_to_fs
+
             store = url_to_fs(str(self), use_listings_cache=False)[0]  # others write there, too
             if self._protocol == "webhdfs":
                 store.session.hooks["response"] = [_refuse_failed_read]
@@ -231,6 +237,8 @@ class RemotePath:
             ) from error
         except Exception as error:  # of any class: each store's library has its own
             why = _one_line(error) or type(error).__name__
+            if self._protocol == "hdfs" and re.search("libhdfs|libjvm", why):
+                raise RemoteError(f"{self}: {_NO_HADOOP} ({why:.100})") from error
             raise RemoteError(
                 f"{self}: cannot {what} it ({why:.200}); check the connection and your "
                 "credentials, and give the command again"
@@ -282,10 +290,10 @@ class _File(io.RawIOBase):
 
 @contextmanager
 def local_copy(path: Path | str) -> Iterator[Path]:
-    """A folder on a local disk: itself, or for a URL a copy that the end of the block removes.
+    """A path on a local disk: itself, or for a URL a copy that the end of the block removes.
 
     Raises:
-        RemoteError: The folder does not exist or cannot be read.
+        RemoteError: The file or folder does not exist or cannot be read.
     """
     found = place(path)
     if not isinstance(found, RemotePath):

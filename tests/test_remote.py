@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -326,3 +328,17 @@ def test_a_run_at_a_server_is_evaluated_and_reported(
     assert found.exit_code == 0, found.output
     assert page.exists()
     assert os.listdir(tmp_path).count("s3:") == 0
+
+
+def test_hdfs_without_java_says_what_is_missing() -> None:
+    """In a process of its own, since pyarrow looks for the library once."""
+    pytest.importorskip("fsspec", reason="fsspec is not installed")
+    code = "from seo_rec.data.dataset import open_data; open_data('hdfs://node:9000/clicks')"
+    nowhere = {"JAVA_HOME": "/nowhere", "HADOOP_HOME": "/nowhere", "ARROW_LIBHDFS_DIR": "/nowhere"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **nowhere}
+    )
+    said = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and "hdfs://node:9000/clicks" in said, done.stderr
+    for word in ("libhdfs", "JAVA_HOME", "HADOOP_HOME", "CLASSPATH", "webhdfs://"):
+        assert word in said

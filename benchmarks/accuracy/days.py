@@ -14,8 +14,8 @@ Arms: ``hashed`` has a hashed table for each column; ``by-id`` a row for each id
 set, renewed from day to day inside the same bytes, with one row for all other ids;
 ``by-id-candidates``, the default of ``seo-rec replay``, also has rows in training for ids that may
 enter; ``by-id-fixed`` is not renewed; ``by-id-shared`` is renewed and gives a share of the rows to
-ids that have none of their own. ``by-id-calm`` is ``by-id-candidates`` with a quarter of the learning
-rate of the dense layers on every day after the first.
+ids that have none of their own. ``by-id-calm`` is ``by-id-candidates`` with a quarter of the
+learning rate of the dense layers on every day after the first.
 ``hashed-retrained`` and ``by-id-retrained`` train from scratch on all days so far instead, by id
 with as many rows as ``by-id``, for the most frequent ids so far; ``by-id-retrained-all`` has a row
 for every id so far, and so more bytes. All take one pass with the same settings. ``cost`` takes the

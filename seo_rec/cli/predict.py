@@ -11,6 +11,7 @@ import typer
 from seo_rec.cli import parameters as par
 from seo_rec.cli.options import DATA, refuse_ignored
 from seo_rec.files import require_new_file
+from seo_rec.places import place
 from seo_rec.schema import SCHEMA_FILE, DataError
 
 
@@ -20,7 +21,7 @@ def predict(
     raw: Annotated[
         list[Path],
         typer.Option(
-            help="CSV, TSV or Parquet file, or the folder of a prepared data set.",
+            help="CSV, TSV or Parquet file, or the folder of prepared data; or a URL.",
             rich_help_panel=DATA,
         ),
     ],
@@ -56,7 +57,7 @@ def predict(
     from seo_rec.serve import Predictor
     from seo_rec.serve.predict import predict_files, predict_split
 
-    paths = [*raw, *(more or [])]
+    paths = [place(path) for path in (*raw, *(more or []))]
     names = split_names(keep)
     is_prepared = _is_prepared(context, paths)
     rule = par.bad_rows(on_bad_row, max_bad)

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from seo_rec.files import whole_file
+from seo_rec.places import local_copy
 from seo_rec.serve.layout import PackageError
 
 MAX_MEMBERS = 64
@@ -29,16 +30,23 @@ def write_tar(folder: Path, path: Path) -> None:
 
 
 @contextmanager
-def unpacked(path: Path, names: Sequence[str]) -> Iterator[Path]:
+def unpacked(path: Path | str, names: Sequence[str]) -> Iterator[Path]:
     """The folder that a tar file holds, until the block ends; of a folder, itself.
 
     Args:
-        path: A folder, or an uncompressed tar file.
+        path: A folder, or an uncompressed tar file; or the URL of one, which is copied.
         names: The files that it may hold.
 
     Raises:
         PackageError: It is neither, or holds anything but such files.
+        RemoteError: The URL cannot be read.
     """
+    with local_copy(path) as copy, _unpacked(copy, names) as folder:
+        yield folder
+
+
+@contextmanager
+def _unpacked(path: Path, names: Sequence[str]) -> Iterator[Path]:
     if path.is_dir():
         yield path
         return

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from seo_rec.places import place
 from seo_rec.schema import DataError
 from seo_rec.serve import fast
 from seo_rec.serve.archive import unpacked
@@ -55,21 +56,26 @@ class Predictor:
         The tables are mapped into memory: pages are read when rows of them are used.
 
         Args:
-            path: The folder of the package, or its tar file.
+            path: The folder of the package, or its tar file; or the URL of one, which is copied to
+                a temporary folder first.
             engine: What computes the scores: ``onnxruntime``, ``numpy``, or ``auto``, which takes
                 ONNX Runtime if it is installed and the package holds its graph.
             threads: That ONNX Runtime uses for one call; 0 takes one for each core.
 
         Raises:
             PackageError: It is not a package, is damaged, or scores its golden rows otherwise.
+            RemoteError: The URL cannot be read.
             ValueError: There is no such engine, or it is not installed.
         """
         if engine not in ENGINES:
             raise ValueError(f"engine {engine!r}; allowed: {', '.join(ENGINES)}")
         if engine == "onnxruntime" and not fast.is_installed():
             raise ValueError("engine 'onnxruntime' is not installed: pip install onnxruntime")
-        with unpacked(Path(path), ALL_FILES) as folder:
-            return cls._opened(folder, engine, threads)
+        with unpacked(path, ALL_FILES) as folder:
+            try:
+                return cls._opened(folder, engine, threads)
+            except PackageError as error:  # it names the copy of a URL or of a tar file
+                raise PackageError(str(error).replace(str(folder), str(place(path)))) from error
 
     @classmethod
     def _opened(cls, folder: Path, engine: str, threads: int) -> Predictor:

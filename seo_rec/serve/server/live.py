@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from seo_rec.places import is_url, place
 from seo_rec.schema import DataError
 from seo_rec.serve.layout import PackageError
 from seo_rec.serve.predictor import Predictor
@@ -22,13 +23,18 @@ class LivePackage:
         threads: See :meth:`Predictor.load`.
 
     Raises:
-        PackageError: There is no good package at the path.
+        PackageError: There is no good package at the path, or it is a URL.
         ValueError: The engine is not installed.
     """
 
     def __init__(self, path: Path, engine: str = "auto", threads: int = 0) -> None:
         self.path, self.engine, self.threads = path, engine, threads
         self._seen: Stamp = ()
+        if is_url(path):
+            raise PackageError(
+                f"{place(path)}: a server looks for new packages on a local disk; copy the package "
+                "to one, and name its folder"
+            )
         self.predictor = self._load()
 
     @property
