@@ -619,3 +619,28 @@ def test_a_page_says_how_to_print_the_tables_that_it_leaves_out(name: str) -> No
     if any(len(lines) > len(shown.get(region, [])) for region, lines in whole.items()):
         text = " ".join(page.path.read_text().split())
         assert f"python -m benchmarks.pages.tables {name} --print" in text
+
+
+def test_the_whole_command_has_a_line_for_each_type_of_tables():
+    """A run on a busy machine has no times."""
+    line = {
+        "floats": 1e9,
+        "ranks": 1,
+        "start_seconds": 28.0,
+        "epoch_seconds": 6.5,
+        "training_bytes": 10e9,
+        "peak_bytes": 11e9,
+        "peak_limit": 13e9,
+        "resumed_equal": True,
+        "eval_equal": False,
+        "cpu": "c",
+        "threads": 2,
+        "torch": "2",
+        "date": "2026-11-28",
+        "git_sha": "0" * 40,
+        "git_dirty": False,
+    }
+    busy = {**line, "storage": "bfloat16", "start_seconds": None, "epoch_seconds": None}
+    page = "\n".join(speed.large([line, busy]))
+    assert "| 1e+09 | float32 | 1 | 28 | 6.5 | 10.00 | 11.00 | 13.00 | equal | differs |" in page
+    assert "| 1e+09 | bfloat16 | 1 | — | — |" in page

@@ -77,7 +77,7 @@ def size(lines: Sequence[Line]) -> list[str]:
 
 def large(lines: Sequence[Line]) -> list[str]:
     """The whole command at 10^9 floats: start, memory, and what a stop and an evaluation give."""
-    last = {(x["floats"], x["ranks"]): x for x in lines}
+    last = {(x["floats"], x["ranks"], x.get("storage", "float32")): x for x in lines}
     if not last:
         return ["`python -m benchmarks.speed.large`: not run.", ""]
 
@@ -86,6 +86,7 @@ def large(lines: Sequence[Line]) -> list[str]:
 
     columns = [
         Column("floats", lambda x: f"{x['floats']:.0e}"),
+        Column("tables", lambda x: x.get("storage", "float32")),
         entry("ranks", "processes", "d"),
         entry("start_seconds", "start, s", ".0f"),
         entry("epoch_seconds", "epoch, s", ".1f"),

@@ -63,9 +63,15 @@ typedef struct {
 
 INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* 0 if all reads and writes stay inside, -1 for bad offsets, k + 1 for a bad lookup k. */
-int64_t seo_rows_check(const Reads *p, int64_t num_reads) {
+/* 0 if all reads and writes stay inside, -1 for bad offsets, k + 1 for a bad lookup k. Offsets that
+   say that every bag holds one id become NULL. */
+CLONES static int64_t check(Reads *p, int64_t num_reads) {
     const int64_t B = p->num_bags, K = p->num_lookups;
+    if (p->offsets && num_reads == K * B) {
+        int64_t odd = 0;
+        for (int64_t b = 0; b <= K * B; b++) odd |= p->offsets[b] ^ b;
+        if (!odd) p->offsets = 0;
+    }
     if (p->offsets) {
         int64_t odd = p->offsets[0] != 0 || p->offsets[K * B] != num_reads;
         for (int64_t b = 0; b < K * B; b++) odd |= p->offsets[b + 1] < p->offsets[b];
@@ -78,13 +84,15 @@ int64_t seo_rows_check(const Reads *p, int64_t num_reads) {
         if (t < 0 || t >= p->num_tables) return k + 1;
         const int64_t begin = p->offsets ? p->offsets[k * B] : k * B;
         const int64_t end = p->offsets ? p->offsets[(k + 1) * B] : (k + 1) * B;
-        const int64_t rows = p->tables[t].rows;
+        const uint64_t rows = (uint64_t)p->tables[t].rows;
         int64_t odd = p->columns[k] < 0 || p->columns[k] + p->tables[t].dim > p->row_floats;
-        for (int64_t v = begin; v < end; v++) odd |= p->rows[v] < 0 || p->rows[v] >= rows;
+        for (int64_t v = begin; v < end; v++) odd |= (uint64_t)p->rows[v] >= rows;
         if (odd) return k + 1;
     }
     return 0;
 }
+
+int64_t seo_rows_check(Reads *p, int64_t num_reads) { return check(p, num_reads); }
 
 /* ---- reads ------------------------------------------------------------------------------- */
 
@@ -134,7 +142,7 @@ CLONES static void read_tile(const Reads *p, int64_t first_bag, int64_t end_bag,
             const int64_t *rows = p->rows + k * B;
             const float *w = p->id_weights ? p->id_weights + k * B : 0;
             BY_WIDTH(dim, for (int64_t b = first_bag; b < end_bag; b++) {
-                if (b + AHEAD < end_bag) __builtin_prefetch(weight + rows[b + AHEAD] * W);
+                if (b + AHEAD < B) __builtin_prefetch(weight + rows[b + AHEAD] * W);
                 copy_scaled(to + b * E, weight + rows[b] * W, w ? w[b] : 1.0f, W);
             })
             continue;
@@ -467,11 +475,13 @@ INLINE void add_lookup(const Reads *p, const float *grad, int64_t k, uint64_t me
     const int64_t B = p->num_bags, E = p->row_floats;
     float *to = p->tables[p->table_of[k]].weight;
     const float *from = grad + p->columns[k];
+    const int64_t last = p->offsets ? p->offsets[(k + 1) * B] : (k + 1) * B;
     for (int64_t b = 0; b < B; b++) {
         const int64_t begin = p->offsets ? p->offsets[k * B + b] : k * B + b;
         const int64_t end = p->offsets ? p->offsets[k * B + b + 1] : begin + 1;
         if (b + AHEAD < B) __builtin_prefetch(from + (b + AHEAD) * E);
         for (int64_t v = begin; v < end; v++) {
+            if (v + AHEAD < last) __builtin_prefetch(to + p->rows[v + AHEAD] * dim, 1);
             if (threads > 1 && (uint64_t)p->rows[v] % threads != me) continue;
             add_scaled(to + p->rows[v] * dim, from + b * E, p->id_weights ? p->id_weights[v] : 1.0f,
                        dim);
@@ -493,19 +503,35 @@ void seo_rows_add(const Reads *p, const float *grad, int64_t threads) {
     add_rows(p, grad, (uint64_t)omp_get_thread_num(), (uint64_t)omp_get_num_threads());
 }
 
-INLINE void step_range(const Update *u, const Table *table, const float *grad, int64_t first,
-                       int64_t last, int64_t dim) {
+/* The rows from first to last whose gradient is not zero; returns how many. No branch depends on
+   the numbers: rows that are read alternate at random with others. */
+INLINE int64_t rows_to_step(const float *grad, int64_t first, int64_t last, int64_t *found,
+                            int64_t dim) {
+    int64_t n = 0;
     for (int64_t row = first; row < last; row++) {
-        const float *g = grad + row * dim;
         uint32_t set = 0;
         for (int64_t i = 0; i < dim; i++) {
             uint32_t bits;
-            memcpy(&bits, g + i, sizeof bits);
+            memcpy(&bits, grad + row * dim + i, sizeof bits);
             set |= bits;
         }
-        if (!set) continue;
-        const Row its = {(float *)g, 0, 0, 0}; /* without L2 the gradient is not written */
-        update_row(u, table, row, its, 1, FLOAT32, dim);
+        found[n] = row;
+        n += set != 0;
+    }
+    return n;
+}
+
+INLINE void step_range(const Update *u, const Table *table, const float *grad, int64_t first,
+                       int64_t last, int64_t dim) {
+    for (; first < last; first += AT_ONCE) {
+        int64_t found[AT_ONCE];
+        const int64_t n = rows_to_step(grad, first, smaller(first + AT_ONCE, last), found, dim);
+        for (int64_t i = 0; i < n; i++) fetch_row(table, found[i]);
+        for (int64_t i = 0; i < n; i++) {
+            /* without L2 the gradient is not written */
+            const Row its = {(float *)(grad + found[i] * dim), 0, 0, 0};
+            update_row(u, table, found[i], its, 1, FLOAT32, dim);
+        }
     }
 }
 
