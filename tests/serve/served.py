@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from cases import BACKBONES, Bags
+from cases import BACKBONES, BUILDABLE, Bags
 from laws import stored_weights
 from seo_rec.data.dataset import DataSet
 from seo_rec.data.table import TableColumns
 from seo_rec.export import package_parts
 from seo_rec.model import ModelSettings, RecModel, build_model
-from seo_rec.policy import Policy
+from seo_rec.policy import Feature, Policy
 from seo_rec.serve import bags as serving
 from seo_rec.serve.preparation import Preparation
 from seo_rec.serve.preparation_rules import Column
@@ -33,6 +33,31 @@ def trained(policy: Policy, settings: ModelSettings, num_dense: int = 2, seed: i
     settings = replace(settings, init_scale=0.5)
     model = build_model(policy, num_dense, settings, seed).eval()
     return model
+
+
+def everything(names: tuple[str, ...]) -> Policy:
+    """The tables, arrays, codes and features of many policies, side by side."""
+    tables, arrays, features, vocabularies, codes = [], [], [], {}, {}
+    for i, name in enumerate(names):
+        policy = BUILDABLE[name]
+        tables += [replace(t, name=f"{i} {t.name}") for t in policy.tables]
+        arrays += [replace(a, name=f"{i} {a.name}") for a in policy.arrays]
+        for f in policy.features:
+            lookups = [
+                replace(k, table=f"{i} {k.table}", codes=k.codes and f"{i} {k.codes}")
+                for k in f.all_lookups
+            ]
+            own = len(f.lookups)
+            weights = lookups[own] if f.weights is not None else None
+            features.append(Feature(
+                f"{i} {f.name}", tuple(lookups[:own]), f.combine, f.project, weights, f.columns
+            ))  # fmt: skip
+        vocabularies |= {f"{i} {n}": ids for n, ids in policy.vocabularies.items()}
+        codes |= {f"{i} {n}": numbers for n, numbers in policy.codes.items()}
+    return Policy(
+        tuple(tables), tuple(features), vocabularies=vocabularies, codes=codes,
+        arrays=tuple(arrays),
+    )  # fmt: skip
 
 
 def preparation_for(policy: Policy, num_dense: int = 2, kind: str = "multivalent") -> Preparation:

@@ -1,4 +1,7 @@
-"""Packages of several labels and of regressions: the laws of packages, for every network."""
+"""Packages of several labels and of regressions: the laws of packages, for every network.
+
+Their graphs are tested in ``test_onnx.py``, beside those of clicks.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from served import ABOUT, as_inputs, model_logits, preparation_for, trained
+from served import ABOUT, as_inputs, everything, model_logits, preparation_for, trained
 from test_delta import bytes_of
 from test_package import bytes_without_header
 
@@ -21,7 +24,7 @@ from seo_rec.export import package_parts
 from seo_rec.export.twin import Twin
 from seo_rec.model import ModelSettings, RecModel
 from seo_rec.multi_task import MultiTask
-from seo_rec.policy import Feature, Policy
+from seo_rec.policy import Policy
 from seo_rec.serve import Predictor, read_package
 from seo_rec.serve.archive import write_tar
 from seo_rec.serve.delta import apply_delta, write_delta
@@ -109,14 +112,6 @@ def test_a_package_scores_as_the_model_does(task, tmp_path):
         size = bytes_without_header(tmp_path / kind / EMBEDDINGS_FILE)
         assert size == predictor.package.policy.num_bytes
         scores_equal(predictor, model, kind)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS)
-def test_its_graph_does_too(task, tmp_path):
-    kind = ("optional", "multivalent")[list(TASKS).index(task) % 2]
-    model = written(tmp_path / kind, task, kind=kind, formats=("onnx",))
-    scores_equal(Predictor.load(tmp_path / kind, "onnxruntime"), model, kind)
 
 
 @pytest.mark.parametrize("task", ["towers", "regression"])
@@ -214,31 +209,6 @@ def test_the_server_goes_on_from_one_label_to_two(tmp_path):
 
 
 # ---- machine code, and all policies in one -----------------------------------------------------
-
-
-def everything(names: tuple[str, ...]) -> Policy:
-    """The tables, arrays, codes and features of many policies, side by side."""
-    tables, arrays, features, vocabularies, codes = [], [], [], {}, {}
-    for i, name in enumerate(names):
-        policy = BUILDABLE[name]
-        tables += [replace(t, name=f"{i} {t.name}") for t in policy.tables]
-        arrays += [replace(a, name=f"{i} {a.name}") for a in policy.arrays]
-        for f in policy.features:
-            lookups = [
-                replace(k, table=f"{i} {k.table}", codes=k.codes and f"{i} {k.codes}")
-                for k in f.all_lookups
-            ]
-            own = len(f.lookups)
-            weights = lookups[own] if f.weights is not None else None
-            features.append(Feature(
-                f"{i} {f.name}", tuple(lookups[:own]), f.combine, f.project, weights, f.columns
-            ))  # fmt: skip
-        vocabularies |= {f"{i} {n}": ids for n, ids in policy.vocabularies.items()}
-        codes |= {f"{i} {n}": numbers for n, numbers in policy.codes.items()}
-    return Policy(
-        tuple(tables), tuple(features), vocabularies=vocabularies, codes=codes,
-        arrays=tuple(arrays),
-    )  # fmt: skip
 
 
 @pytest.mark.slow
