@@ -72,31 +72,33 @@ def written(
     formats: tuple[str, ...] = (),
     seed: int = 3,
     scale: float = 3,
+    num_dense: int = 2,
 ) -> RecModel:
     """Write a package into a new folder; returns the model, whose scores differ between rows.
 
     Weights of layers are multiplied by ``scale``; the scores of shallow models then differ more.
     """
-    model = trained(policy, settings or settings_of(task), seed=seed)
+    model = trained(policy, settings or settings_of(task), num_dense, seed)
     with torch.no_grad():
         for weight in model.backbone.parameters():
             weight *= scale if weight.dim() > 1 else 1
-    preparation = preparation_for(policy, kind=kind)
+    preparation = preparation_for(policy, num_dense, kind)
     parts = package_parts(model, preparation, None, about_of(task), formats)
     folder.mkdir()
     write_package(folder, parts)
     return model
 
 
-def rows_of(policy: Policy, kind: str):
+def rows_of(policy: Policy, kind: str, num_dense: int = 2):
     bags = {"categorical": "single", "optional": "optional", "multivalent": "bags"}[kind]
     columns = batch(policy.columns, BAGS[bags], rows=20)
-    return columns, as_inputs(columns, single=kind == "categorical")
+    return columns, as_inputs(columns, num_dense, single=kind == "categorical")
 
 
 def scores_equal(predictor: Predictor, model: RecModel, kind: str, least: float = 0.01) -> None:
     """The scores of 20 rows, whose standard deviation is ``least`` or more."""
-    columns, inputs = rows_of(predictor.package.policy, kind)
+    num_dense = predictor.package.preparation.num_dense
+    columns, inputs = rows_of(predictor.package.policy, kind, num_dense)
     logits = model_logits(model, columns, inputs.dense_BN)
     wanted = logits if predictor.package.is_regression else scores_of(logits)
     assert wanted.std(axis=0).min() > least
@@ -143,9 +145,11 @@ def package_embeddings(model: RecModel):
     "backbone, task", zip(BACKBONES, cycle(("towers", "regression")), strict=False)
 )
 def test_the_steps_of_every_backbone(backbone, task, tmp_path):
-    """Of two labels and of a number in turn; of a click in ``test_scorer.py``."""
+    """Two labels and a number in turn, without dense columns; ``test_scorer.py`` has clicks."""
     policy, settings = POLICIES["mixed-dims"], settings_of(task, BACKBONES[backbone])
-    model = written(tmp_path / "package", task, policy, settings, "categorical", scale=1)
+    model = written(
+        tmp_path / "package", task, policy, settings, "categorical", scale=1, num_dense=0
+    )
     # larger weights make larger numbers in deep backbones, and so larger roundings
     predictor = Predictor.load(tmp_path / "package", "numpy")
     scores_equal(predictor, model, "categorical", least=1e-3)
