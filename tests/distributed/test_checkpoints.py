@@ -116,9 +116,7 @@ def test_another_plan_of_whole_tables_goes_on_to_the_bit(runs: Runs, tmp_path: P
     assert_equal(found, runs.undisturbed("adagrad", "table_wise", 2))
 
 
-@pytest.mark.parametrize(
-    "optimizer, kind", [("adam", "row_wise"), ("adagrad", "data_parallel"), ("sgd", "row_wise")]
-)
+@pytest.mark.parametrize("optimizer, kind", [("adam", "row_wise"), ("adagrad", "data_parallel")])
 def test_another_plan_that_adds_in_another_order_goes_on(
     runs: Runs, tmp_path: Path, optimizer: str, kind: str
 ) -> None:
@@ -153,15 +151,20 @@ ONE_TO_TWO = (("", 1), ("mixed", 2))
 @pytest.mark.parametrize(
     "optimizer, before, after",
     [
-        *(("adam", *change) for change in (TWO_TO_ONE, FOUR_TO_TWO, ONE_TO_TWO)),
-        *(("adagrad", *change) for change in (TWO_TO_ONE, TWO_TO_FOUR, ONE_TO_TWO)),
+        ("adam", *FOUR_TO_TWO),
+        ("adam", *ONE_TO_TWO),
+        ("adagrad", *TWO_TO_FOUR),
+        ("adagrad", *ONE_TO_TWO),
         ("sgd", *TWO_TO_ONE),
     ],
 )
 def test_another_number_of_ranks_goes_on(
     runs: Runs, tmp_path: Path, optimizer: str, before: tuple[str, int], after: tuple[str, int]
 ) -> None:
-    """Fused Adagrad and SGD of shards are torch's own where one process holds it all."""
+    """Fused Adagrad and SGD of shards are torch's own where one process holds it all.
+
+    That all state of two ranks arrives in one process is tested to the bit below.
+    """
     found = runs.resumed(optimizer, before, after, tmp_path / "run")
     assert_close(found, runs.undisturbed(optimizer, "", 1))
 

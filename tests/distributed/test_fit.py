@@ -361,15 +361,16 @@ def test_a_run_of_overlapping_steps_is_the_plain_run(
 # ---- SIGTERM ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", [1, 11])
 def test_sigterm_saves_first_and_the_resume_goes_on_to_the_bit(
-    tiny_data: DataSet, tmp_path: Path, step: int
+    tiny_data: DataSet, tmp_path: Path
 ) -> None:
     wanted = settings("adam", average=0.0)
-    stop(tiny_data, wanted, "column_wise", 2, tmp_path / "run", step)
-    assert [int(p.name[5:]) for p in (tmp_path / "run/checkpoints").iterdir()][-1:] == [step]
     undisturbed = train(tiny_data, wanted, "column_wise", 2, tmp_path / "whole")
-    assert_equal(train(tiny_data, wanted, "column_wise", 2, tmp_path / "run"), undisturbed)
+    for step in (1, 11):
+        out = tmp_path / str(step)
+        stop(tiny_data, wanted, "column_wise", 2, out, step)
+        assert [int(p.name[5:]) for p in (out / "checkpoints").iterdir()][-1:] == [step]
+        assert_equal(train(tiny_data, wanted, "column_wise", 2, out), undisturbed)
 
 
 def test_sigterm_at_the_end_of_an_epoch_waits_for_its_evaluation(
