@@ -1,6 +1,6 @@
 """Packages of several labels and of regressions: the laws of packages, for every network.
 
-Their graphs and machine code are tested in ``test_onnx.py`` and ``test_aoti.py``.
+Their graphs are tested in ``test_onnx.py``, beside those of clicks.
 """
 
 from __future__ import annotations
@@ -212,7 +212,26 @@ def test_the_server_goes_on_from_one_label_to_two(tmp_path):
     np.testing.assert_allclose(two["scores"], [[x["data"][0] for x in two["outputs"]]])
 
 
-# ---- all policies in one -----------------------------------------------------------------------
+# ---- machine code, and all policies in one -----------------------------------------------------
+
+
+@pytest.mark.slow
+def test_machine_code_of_crosses_and_two_labels(tmp_path):
+    from test_aoti import COMPILER
+
+    from seo_rec.export import load_compiled
+
+    if COMPILER is None:
+        pytest.skip("needs g++")
+    model = written(tmp_path / "package", "mmoe", CROSSED, formats=("aoti",))
+    compiled = load_compiled(tmp_path / "package", trust_code=True)
+    scores_equal(compiled, model, "optional")
+    plain = Predictor.load(tmp_path / "package", "numpy")
+    _, inputs = rows_of(CROSSED, "optional")
+    for number in (1, 0):
+        found, wanted = (p.score(inputs.slice(0, number)) for p in (compiled, plain))
+        assert found.shape == wanted.shape == (number, 2)
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_everything_is_a_policy_that_a_package_can_hold(tmp_path):
