@@ -17,7 +17,7 @@ from seo_rec.data.dataset import DataSet
 from seo_rec.data.table import TableColumns
 from seo_rec.export import package_parts
 from seo_rec.model import ModelSettings, RecModel, build_model
-from seo_rec.policy import Feature, Policy
+from seo_rec.policy import Policy
 from seo_rec.serve import bags as serving
 from seo_rec.serve.preparation import Preparation
 from seo_rec.serve.preparation_rules import Column
@@ -38,8 +38,7 @@ def trained(policy: Policy, settings: ModelSettings, num_dense: int = 2, seed: i
 def everything(names: tuple[str, ...]) -> Policy:
     """The tables, arrays, codes and features of many policies, side by side."""
     tables, arrays, features, vocabularies, codes = [], [], [], {}, {}
-    for i, name in enumerate(names):
-        policy = BUILDABLE[name]
+    for i, policy in enumerate(BUILDABLE[name] for name in names):
         tables += [replace(t, name=f"{i} {t.name}") for t in policy.tables]
         arrays += [replace(a, name=f"{i} {a.name}") for a in policy.arrays]
         for f in policy.features:
@@ -49,9 +48,8 @@ def everything(names: tuple[str, ...]) -> Policy:
             ]
             own = len(f.lookups)
             weights = lookups[own] if f.weights is not None else None
-            features.append(Feature(
-                f"{i} {f.name}", tuple(lookups[:own]), f.combine, f.project, weights, f.columns
-            ))  # fmt: skip
+            name = f"{i} {f.name}"
+            features.append(replace(f, name=name, lookups=tuple(lookups[:own]), weights=weights))
         vocabularies |= {f"{i} {n}": ids for n, ids in policy.vocabularies.items()}
         codes |= {f"{i} {n}": numbers for n, numbers in policy.codes.items()}
     return Policy(
