@@ -24,7 +24,7 @@ _DATA = (
         "seo_rec/data/tally.py",
         'if split == "train":\n            for name, counter',
         'if split != "test":\n            for name, counter',
-        ("tests/test_prepare.py::test_pruning_counts_the_training_split_only",),
+        ("tests/test_prepare_splits.py::test_pruning_counts_the_training_split_only",),
     ),
     Mutant(
         "numbers-are-standardised-by-all-rows",

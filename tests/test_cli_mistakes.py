@@ -21,7 +21,8 @@ OWN += ["--backbone", "dcn-v2", "--interaction"]
         (["train", NO_DATA, "--out", "o", "--method", "monolithic"], "no-such-folder"),
         (["search", NO_DATA, "--out", "o"], "no-such-folder"),
         (["compare", NO_DATA, "--out", "o"], "no-such-folder"),
-        (["eval", "no-run", "DATA"], "no-run: not a finished training run"),
+        (["eval", "no-run", "DATA"], "no-run: no such folder; name the folder of a finished trai"),
+        (["export", "no-run", "--out", "o"], "no-run: no such folder; name the folder of a fin"),
         (["report", "no-run", "--out", "o.html"], "no-run"),
         (["train", "DATA", "--out", "o"], "either --policy FILE or --method NAME"),
         (

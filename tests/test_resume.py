@@ -7,24 +7,17 @@ by SIGKILL at random moments.
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import shutil
-import signal
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
+from killed_runs import Fuse, Killed, called, differences, outcome
 from seo_rec import recipes
 from seo_rec.data.dataset import DataSet
 from seo_rec.data.stream import Stream
@@ -38,32 +31,6 @@ from seo_rec.search.seo import SeoSearch
 from seo_rec.search.seo import search as attention
 from seo_rec.settings import DENSE_OPTIMIZER_NAMES
 from seo_rec.train import CheckpointError, FitSettings, Training, checkpoint
-
-CLOCKS = {"seconds", "seconds_per_epoch", "epoch_seconds", "search_seconds", "examples_per_s"}
-CLOCKS |= {"command", "environment"}
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: not an Exception, so that no handler takes it for a mistake."""
-
-
-class Fuse:
-    """Counts the places where a run can be killed, and kills it at place ``at``."""
-
-    def __init__(self) -> None:
-        self.count, self.at = 0, 0
-        self.at_place = ""
-        self.places: list[str] = []
-
-    def burn(self, place: str) -> None:
-        self.count += 1
-        self.places.append(place)
-        if self.count == self.at or place == self.at_place:
-            raise Killed(place)
-
-    def light(self, at: int, place: str = "") -> None:
-        """Kill at the ``at``-th place from now on, or at this one; 0: never."""
-        self.count, self.at, self.at_place, self.places = 0, at, place, []
 
 
 @pytest.fixture
@@ -150,64 +117,8 @@ def stages_of_a_checkpoint(fuse: Fuse, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "shutil", SimpleNamespace(rmtree=rmtree))
 
 
-def called(folder: Path) -> str:
-    """A checkpoint's short name: ``best 5``, ``checkpoints 5``."""
-    step = folder.name.removeprefix(".").removesuffix(".part").removeprefix("step-")
-    return f"{folder.parent.name} {int(step)}"
-
-
-def outcome(out: Path) -> dict[str, Any]:
-    """Everything a run left that must not depend on how often it was killed."""
-    found: dict[str, Any] = {}
-    for path in sorted(out.rglob("*")):
-        name = str(path.relative_to(out))
-        if path.name.startswith(".step-"):
-            found[name] = "left behind"
-        elif path.parent.name.startswith("step-"):
-            if path.name == "complete.json":
-                found[name] = contents(path.parent)
-        elif path.name == "metrics.jsonl" or path.name == "results.jsonl":
-            found[name] = [_timeless(json.loads(line)) for line in path.read_text().splitlines()]
-        elif path.suffix == ".json":
-            found[name] = _timeless(json.loads(path.read_text()))
-        elif path.suffix == ".npy":
-            found[name] = torch.from_numpy(np.load(path, allow_pickle=False))
-    assert found, f"{out} holds no outcome"
-    return found
-
-
-def contents(folder: Path) -> dict[str, Any]:
-    """Values and tensors of a checkpoint, its files verified."""
-    saved = checkpoint.open_checkpoint(folder)
-    tensors = {name: torch.zeros(size, dtype=dtype) for name, (size, dtype) in saved.sizes.items()}
-    checkpoint.load_tensors(saved, tensors)
-    return {"values": _timeless(saved.values), "tensors": tensors}
-
-
-def _timeless(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _timeless(v) for k, v in value.items() if k not in CLOCKS}
-    return [_timeless(v) for v in value] if isinstance(value, list) else value
-
-
-def differences(a: Any, b: Any, where: str = "") -> list[str]:
-    """Places in which two outcomes differ; tensors must be equal to the bit."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        found = [f"{where}/{k} is in one only" for k in sorted(set(a) ^ set(b))]
-        for k in sorted(set(a) & set(b)):
-            found += differences(a[k], b[k], f"{where}/{k}")
-        return found
-    if isinstance(a, list) and isinstance(b, list):
-        if len(a) != len(b):
-            return [f"{where}: {len(a)} and {len(b)} entries"]
-        return [d for i in range(len(a)) for d in differences(a[i], b[i], f"{where}[{i}]")]
-    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        same = a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
-        return [] if same else [f"{where}: tensors differ"]
-    return [] if a == b or (a != a and b != b) else [f"{where}: {a!r} and {b!r}"]
-
-
 # ---- killed in process, everywhere -------------------------------------------------------
+
 
 SMALL = ModelSettings(hidden=(8,), dropout=0.3)
 
@@ -521,77 +432,3 @@ def test_a_finished_run_is_not_trained_again(
         again = places_of(run, tmp_path / name, fuse)
         assert [p for p in again if "batch" in p] == []
         assert {p: p.stat().st_mtime_ns for p in (tmp_path / name).rglob("*.distcp")} == times
-
-
-# ---- killed for real -----------------------------------------------------------------------
-
-TRAIN = ["--method", "multi-size", "--params", "1600", "--hidden", "8", "--dropout", "0.2"]
-TRAIN += ["--epochs", "4", "--patience", "4", "--batch-size", "10", "--lr", "0.01"]
-TRAIN += ["--checkpoint-every", "5", "--threads", "1"]
-SEARCH = ["--params", "1600", "--set", "run_off=none", "--set", "search_split=held-out"]
-SEARCH += ["--set", "temperature_end=0.5", "--hidden", "8", "--epochs", "3", "--patience", "3"]
-SEARCH += ["--batch-size", "10", "--lr", "0.01", "--checkpoint-every", "5", "--threads", "1"]
-
-
-def start(command: Callable[[], Any]) -> Any:
-    """The command line in a fork of this process, which has the imports behind it."""
-
-    def run() -> None:
-        os._exit(command().code)  # nothing of the tests' own cleaning up
-
-    process = get_context("fork").Process(target=run)
-    process.start()
-    return process
-
-
-def kill_within(process: Any, out: Path, delay: float) -> bool:
-    """SIGKILL ``delay`` seconds after the process first writes below ``out``; True if it hit."""
-    before = newest(out)
-    while process.is_alive() and newest(out) == before:
-        time.sleep(0.01)
-    process.join(delay)
-    process.kill()
-    process.join()
-    return process.exitcode == -signal.SIGKILL
-
-
-def newest(out: Path) -> int:
-    """When a file of the training below ``out`` last changed."""
-    times = []
-    for folder, _, files in os.walk(out):
-        for name in {"metrics.jsonl", "complete.json"} & set(files):
-            try:
-                times.append(Path(folder, name).stat().st_mtime_ns)
-            except FileNotFoundError:  # an old checkpoint, removed meanwhile
-                continue
-    return max(times, default=0)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "command, options, kills", [("train", TRAIN, 3), ("search", SEARCH, 2)], ids=["train", "search"]
-)
-def test_sigkill(
-    command: str,
-    options: list[str],
-    kills: int,
-    tiny: Path,
-    tmp_path: Path,
-    seo_rec: Callable[..., Any],
-) -> None:
-    """A process killed at random moments, each time resumed, against one that ran in peace."""
-    started = time.process_time()  # no run is faster than this, whatever else the machine does
-    whole = seo_rec(command, tiny, "--out", tmp_path / "whole", *options)
-    duration = time.process_time() - started
-    assert whole.code == 0, whole.err
-    seed = random.SystemRandom().randrange(10**6)
-    rng, hits = random.Random(seed), 0
-    print(f"seed of the kills: {seed}; an undisturbed run took {duration:.1f} s of a core")
-    out = tmp_path / "killed"
-    resumed = partial(seo_rec, command, tiny, "--out", out, *options, "--resume")
-    for _ in range(kills):
-        hits += kill_within(start(resumed), out, rng.uniform(0, duration / kills))
-    last = resumed()
-    assert last.code == 0, f"seed {seed}: {last.err}"
-    assert hits, f"seed {seed}: the run ended before the first kill"
-    assert not differences(outcome(tmp_path / "whole"), outcome(out)), f"seed {seed}"

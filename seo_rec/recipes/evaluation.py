@@ -22,6 +22,7 @@ from seo_rec.places import place
 from seo_rec.policy import Policy, with_precision
 from seo_rec.recipes.groups import Grouping, quality_by_group
 from seo_rec.runs import RunError, types_of
+from seo_rec.runs.claim import unfinished
 from seo_rec.runs.groups import GroupReport
 from seo_rec.runs.layout import (
     BEST_FOLDER,
@@ -62,7 +63,7 @@ def load_trained(run: Path | str) -> RecModel:
     """
     run = place(run)
     if not (run / RESULT_FILE).exists() or not Checkpoints(run / BEST_FOLDER).steps():
-        raise RunError(f"{run}: not a finished training run; `seo-rec train --resume` finishes it")
+        raise unfinished(run)
     asked = read_object(run / RUN_FILE, {"model": dict, "num_dense": int})
     policy = Policy.load(run / POLICY_FILE)
     try:

@@ -36,6 +36,13 @@ class RunError(RuntimeError):
     """A run folder that cannot be used as asked; the message says why and what to do."""
 
 
+def unfinished(run: Path) -> RunError:
+    """The error of a path that is not the folder of a finished training run."""
+    if not run.is_dir():
+        return RunError(f"{run}: no such folder; name the folder of a finished training run")
+    return RunError(f"{run}: not a finished training run; `seo-rec train --resume` finishes it")
+
+
 def claim_run(out: Path, asked: Mapping[str, Any], resume: bool) -> None:
     """Claim ``out`` for the run described by ``asked``, or find that run there again.
 

@@ -12,6 +12,7 @@ from seo_rec.files import checksum
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Ids, Policy
 from seo_rec.runs import RunError
+from seo_rec.runs.claim import unfinished
 from seo_rec.runs.layout import (
     BEST_FOLDER,
     CHECKPOINTS_FOLDER,
@@ -108,10 +109,7 @@ def open_earlier(run: Path) -> Earlier:
     """
     best = Checkpoints(run / BEST_FOLDER).steps()
     if not (run / RESULT_FILE).exists() or not best:
-        raise RunError(
-            f"{run}: not a finished training run, which a training could continue; "
-            "`seo-rec train --resume` finishes one"
-        )
+        raise unfinished(run)
     required = {"model": dict, "fit": dict, "method": str, "preparation": dict, "numeric": list}
     asked = read_object(run / RUN_FILE, required)
     try:

@@ -11,8 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from distributed.interrupted import (
     build,
@@ -29,7 +31,10 @@ from distributed.sharded import Trained
 from patience import PATIENCE
 from seo_rec import recipes
 from seo_rec.data.dataset import DataSet
+from seo_rec.export import export_run
 from seo_rec.model import ModelSettings
+from seo_rec.serve import Predictor
+from seo_rec.serve.predict import predict_split
 from seo_rec.train import Checkpoints, FitSettings, Training, checkpoint, load_tensors, loop, ranks
 from seo_rec.train.state import State, copied, local_tensors, optimizer_state, weights_of
 from seo_rec.train.steps import make_steps
@@ -111,9 +116,7 @@ def test_another_plan_of_whole_tables_goes_on_to_the_bit(runs: Runs, tmp_path: P
     assert_equal(found, runs.undisturbed("adagrad", "table_wise", 2))
 
 
-@pytest.mark.parametrize(
-    "optimizer, kind", [("adam", "row_wise"), ("adagrad", "data_parallel"), ("sgd", "row_wise")]
-)
+@pytest.mark.parametrize("optimizer, kind", [("adam", "row_wise"), ("adagrad", "data_parallel")])
 def test_another_plan_that_adds_in_another_order_goes_on(
     runs: Runs, tmp_path: Path, optimizer: str, kind: str
 ) -> None:
@@ -148,15 +151,20 @@ ONE_TO_TWO = (("", 1), ("mixed", 2))
 @pytest.mark.parametrize(
     "optimizer, before, after",
     [
-        *(("adam", *change) for change in (TWO_TO_ONE, FOUR_TO_TWO, ONE_TO_TWO)),
-        *(("adagrad", *change) for change in (TWO_TO_ONE, TWO_TO_FOUR, ONE_TO_TWO)),
+        ("adam", *FOUR_TO_TWO),
+        ("adam", *ONE_TO_TWO),
+        ("adagrad", *TWO_TO_FOUR),
+        ("adagrad", *ONE_TO_TWO),
         ("sgd", *TWO_TO_ONE),
     ],
 )
 def test_another_number_of_ranks_goes_on(
     runs: Runs, tmp_path: Path, optimizer: str, before: tuple[str, int], after: tuple[str, int]
 ) -> None:
-    """Fused Adagrad and SGD of shards are torch's own where one process holds it all."""
+    """Fused Adagrad and SGD of shards are torch's own where one process holds it all.
+
+    That all state of two ranks arrives in one process is tested to the bit below.
+    """
     found = runs.resumed(optimizer, before, after, tmp_path / "run")
     assert_close(found, runs.undisturbed(optimizer, "", 1))
 
@@ -381,7 +389,9 @@ def test_a_checkpoint_of_another_model_is_told_on_every_rank(runs: Runs, tmp_pat
 # ---- a run of several processes, read by one ----------------------------------------------------
 
 
-def test_one_process_evaluates_a_sharded_run(tiny_data: DataSet, tmp_path: Path) -> None:
+def test_one_process_evaluates_and_exports_a_sharded_run(
+    tiny_data: DataSet, tmp_path: Path
+) -> None:
     policy = recipes.method_policy("multi-size", tiny_data, 1600)
     wanted = Training(
         ModelSettings(hidden=(8,)),
@@ -402,6 +412,12 @@ def test_one_process_evaluates_a_sharded_run(tiny_data: DataSet, tmp_path: Path)
         if split == "test":
             for _, by_ranks in answers:
                 assert by_ranks == pytest.approx(found, abs=1e-7)
+    export_run(out, tmp_path / "package", data=tiny_data.path, formats=())
+    predictor = Predictor.load(tmp_path / "package", "numpy")
+    predict_split(predictor, tiny_data.path, "test", tmp_path / "scores.parquet")
+    scores = pq.read_table(tmp_path / "scores.parquet")["score"].to_numpy()
+    of_package = roc_auc_score(tiny_data.labels("test"), scores)
+    assert of_package == pytest.approx(result["test_auc"], abs=TOLERANCE)
     alone = recipes.train(tiny_data, policy, tmp_path / "alone", wanted)
     assert alone.test_auc == pytest.approx(result["test_auc"], abs=TOLERANCE)
     assert alone.test_logloss == pytest.approx(result["test_logloss"], abs=TOLERANCE)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from cases import BACKBONES, Bags
+from cases import BACKBONES, BUILDABLE, Bags
 from laws import stored_weights
 from seo_rec.data.dataset import DataSet
 from seo_rec.data.table import TableColumns
@@ -33,6 +33,29 @@ def trained(policy: Policy, settings: ModelSettings, num_dense: int = 2, seed: i
     settings = replace(settings, init_scale=0.5)
     model = build_model(policy, num_dense, settings, seed).eval()
     return model
+
+
+def everything(names: tuple[str, ...]) -> Policy:
+    """The tables, arrays, codes and features of many policies, side by side."""
+    tables, arrays, features, vocabularies, codes = [], [], [], {}, {}
+    for i, policy in enumerate(BUILDABLE[name] for name in names):
+        tables += [replace(t, name=f"{i} {t.name}") for t in policy.tables]
+        arrays += [replace(a, name=f"{i} {a.name}") for a in policy.arrays]
+        for f in policy.features:
+            lookups = [
+                replace(k, table=f"{i} {k.table}", codes=k.codes and f"{i} {k.codes}")
+                for k in f.all_lookups
+            ]
+            own = len(f.lookups)
+            weights = lookups[own] if f.weights is not None else None
+            name = f"{i} {f.name}"
+            features.append(replace(f, name=name, lookups=tuple(lookups[:own]), weights=weights))
+        vocabularies |= {f"{i} {n}": ids for n, ids in policy.vocabularies.items()}
+        codes |= {f"{i} {n}": numbers for n, numbers in policy.codes.items()}
+    return Policy(
+        tuple(tables), tuple(features), vocabularies=vocabularies, codes=codes,
+        arrays=tuple(arrays),
+    )  # fmt: skip
 
 
 def preparation_for(policy: Policy, num_dense: int = 2, kind: str = "multivalent") -> Preparation:

@@ -1,4 +1,7 @@
-"""Packages of several labels and of regressions: the laws of packages, for every network."""
+"""Packages of several labels and of regressions: the laws of packages, for every network.
+
+Their graphs are tested in ``test_onnx.py``, beside those of clicks.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from served import ABOUT, as_inputs, model_logits, preparation_for, trained
+from served import ABOUT, as_inputs, everything, model_logits, preparation_for, trained
 from test_delta import bytes_of
 from test_package import bytes_without_header
 
@@ -21,7 +24,7 @@ from seo_rec.export import package_parts
 from seo_rec.export.twin import Twin
 from seo_rec.model import ModelSettings, RecModel
 from seo_rec.multi_task import MultiTask
-from seo_rec.policy import Feature, Policy
+from seo_rec.policy import Policy
 from seo_rec.serve import Predictor, read_package
 from seo_rec.serve.archive import write_tar
 from seo_rec.serve.delta import apply_delta, write_delta
@@ -69,31 +72,33 @@ def written(
     formats: tuple[str, ...] = (),
     seed: int = 3,
     scale: float = 3,
+    num_dense: int = 2,
 ) -> RecModel:
     """Write a package into a new folder; returns the model, whose scores differ between rows.
 
     Weights of layers are multiplied by ``scale``; the scores of shallow models then differ more.
     """
-    model = trained(policy, settings or settings_of(task), seed=seed)
+    model = trained(policy, settings or settings_of(task), num_dense, seed)
     with torch.no_grad():
         for weight in model.backbone.parameters():
             weight *= scale if weight.dim() > 1 else 1
-    preparation = preparation_for(policy, kind=kind)
+    preparation = preparation_for(policy, num_dense, kind)
     parts = package_parts(model, preparation, None, about_of(task), formats)
     folder.mkdir()
     write_package(folder, parts)
     return model
 
 
-def rows_of(policy: Policy, kind: str):
+def rows_of(policy: Policy, kind: str, num_dense: int = 2):
     bags = {"categorical": "single", "optional": "optional", "multivalent": "bags"}[kind]
     columns = batch(policy.columns, BAGS[bags], rows=20)
-    return columns, as_inputs(columns, single=kind == "categorical")
+    return columns, as_inputs(columns, num_dense, single=kind == "categorical")
 
 
 def scores_equal(predictor: Predictor, model: RecModel, kind: str, least: float = 0.01) -> None:
     """The scores of 20 rows, whose standard deviation is ``least`` or more."""
-    columns, inputs = rows_of(predictor.package.policy, kind)
+    num_dense = predictor.package.preparation.num_dense
+    columns, inputs = rows_of(predictor.package.policy, kind, num_dense)
     logits = model_logits(model, columns, inputs.dense_BN)
     wanted = logits if predictor.package.is_regression else scores_of(logits)
     assert wanted.std(axis=0).min() > least
@@ -109,14 +114,6 @@ def test_a_package_scores_as_the_model_does(task, tmp_path):
         size = bytes_without_header(tmp_path / kind / EMBEDDINGS_FILE)
         assert size == predictor.package.policy.num_bytes
         scores_equal(predictor, model, kind)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS)
-def test_its_graph_does_too(task, tmp_path):
-    kind = ("optional", "multivalent")[list(TASKS).index(task) % 2]
-    model = written(tmp_path / kind, task, kind=kind, formats=("onnx",))
-    scores_equal(Predictor.load(tmp_path / kind, "onnxruntime"), model, kind)
 
 
 @pytest.mark.parametrize("task", ["towers", "regression"])
@@ -148,9 +145,11 @@ def package_embeddings(model: RecModel):
     "backbone, task", zip(BACKBONES, cycle(("towers", "regression")), strict=False)
 )
 def test_the_steps_of_every_backbone(backbone, task, tmp_path):
-    """Of two labels and of a number in turn; of a click in ``test_scorer.py``."""
+    """Two labels and a number in turn, without dense columns; ``test_scorer.py`` has clicks."""
     policy, settings = POLICIES["mixed-dims"], settings_of(task, BACKBONES[backbone])
-    model = written(tmp_path / "package", task, policy, settings, "categorical", scale=1)
+    model = written(
+        tmp_path / "package", task, policy, settings, "categorical", scale=1, num_dense=0
+    )
     # larger weights make larger numbers in deep backbones, and so larger roundings
     predictor = Predictor.load(tmp_path / "package", "numpy")
     scores_equal(predictor, model, "categorical", least=1e-3)
@@ -214,31 +213,6 @@ def test_the_server_goes_on_from_one_label_to_two(tmp_path):
 
 
 # ---- machine code, and all policies in one -----------------------------------------------------
-
-
-def everything(names: tuple[str, ...]) -> Policy:
-    """The tables, arrays, codes and features of many policies, side by side."""
-    tables, arrays, features, vocabularies, codes = [], [], [], {}, {}
-    for i, name in enumerate(names):
-        policy = BUILDABLE[name]
-        tables += [replace(t, name=f"{i} {t.name}") for t in policy.tables]
-        arrays += [replace(a, name=f"{i} {a.name}") for a in policy.arrays]
-        for f in policy.features:
-            lookups = [
-                replace(k, table=f"{i} {k.table}", codes=k.codes and f"{i} {k.codes}")
-                for k in f.all_lookups
-            ]
-            own = len(f.lookups)
-            weights = lookups[own] if f.weights is not None else None
-            features.append(Feature(
-                f"{i} {f.name}", tuple(lookups[:own]), f.combine, f.project, weights, f.columns
-            ))  # fmt: skip
-        vocabularies |= {f"{i} {n}": ids for n, ids in policy.vocabularies.items()}
-        codes |= {f"{i} {n}": numbers for n, numbers in policy.codes.items()}
-    return Policy(
-        tuple(tables), tuple(features), vocabularies=vocabularies, codes=codes,
-        arrays=tuple(arrays),
-    )  # fmt: skip
 
 
 @pytest.mark.slow

@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import replace
-from itertools import cycle
+from itertools import chain, cycle, repeat, zip_longest
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
-from served import ABOUT, LINEAR, as_inputs, preparation_for, trained
+from served import ABOUT, LINEAR, as_inputs, everything, preparation_for, trained
+from test_every_model import TASKS, about_of, settings_of
 
 from cases import BACKBONES, BAGS, BUILDABLE, POLICIES, batch
 from seo_rec.export import dequantized, package_parts
@@ -32,21 +33,25 @@ KINDS = {"categorical": "single", "optional": "optional", "multivalent": "bags"}
 SOME = {"multi-size-2": ("categorical", "int8"), "dtypes": ("optional", None)}  # not slow
 
 
-def graphs() -> Iterator[tuple[str, str, str | None, int, str]]:
-    """Every policy once, with a kind of columns, a type and a backbone: each of these in turn.
+LABELLED = {"fnn": "towers", "wide-deep": "regression", "mlp": "bottom", "mlp-dropout": "mmoe"}
 
-    Half of the tables of int8 and int4 become floats at loading, and half stay as they are. Every
-    backbone is there once, with a policy of several features; the other policies have none.
+
+def graphs() -> Iterator[tuple[str, str, str, str | None, int, str]]:
+    """Two policies side by side, a kind of columns, a type and a backbone: each of these in turn.
+
+    Every policy and every backbone is there. Half of the tables of int8 and int4 become floats at
+    loading, and half stay as they are.
     """
-    networks = iter(name for name in BACKBONES if name != "mlp-linear")
+    names = [name for name in BUILDABLE if name not in SOME]
+    networks = chain(BACKBONES, repeat("mlp-linear"))
     kinds, types = cycle(KINDS), cycle((None, "int8", None, "int4"))
     limits = cycle((0, 0, 0, 0, *(dequantized.FLOAT_BYTES,) * 4))
-    for name, kind, precision, limit in zip(BUILDABLE, kinds, types, limits, strict=False):
-        if name not in SOME:
-            several = len(BUILDABLE[name].features) > 1
-            network = next(networks, "mlp-linear") if several else "mlp-linear"
-            yield name, kind, precision, limit, network
-    assert next(networks, None) is None
+    pairs = [*zip_longest(names[::2], names[1::2], fillvalue=names[0])]
+    assert len(pairs) >= len(BACKBONES) and {*LABELLED.values()} == {*TASKS}
+    for pair, kind, precision, limit, network in zip(
+        pairs, kinds, types, limits, networks, strict=False
+    ):
+        yield *pair, kind, precision, limit, network
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,10 +73,10 @@ def _one_list_of_operators():
         yield
 
 
-def graph_of(folder, policy, kind, precision=None, settings=LINEAR):
+def graph_of(folder, policy, kind, precision=None, settings=LINEAR, about=ABOUT):
     model = trained(policy, settings)
     preparation = preparation_for(policy, kind=kind)
-    parts = package_parts(model, preparation, precision, ABOUT, ("onnx",))
+    parts = package_parts(model, preparation, precision, about, ("onnx",))
     write_package(folder, parts)
     return onnx.load(folder / ONNX_FILE, load_external_data=False)
 
@@ -97,13 +102,18 @@ def test_some_policies(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, kind, precision, limit, network", graphs())
+@pytest.mark.parametrize("one, other, kind, precision, limit, network", graphs())
 def test_every_policy_and_every_backbone(
-    name, kind, precision, limit, network, tmp_path, monkeypatch
+    one, other, kind, precision, limit, network, tmp_path, monkeypatch
 ):
+    """And what is predicted: clicks, several labels with every way to share layers, a number."""
     monkeypatch.setattr(dequantized, "FLOAT_BYTES", limit)
-    graph_of(tmp_path, BUILDABLE[name], kind, precision, BACKBONES[network])
-    equals_numpy(tmp_path, BUILDABLE[name], kind)
+    policy, settings, about = everything((one, other)), BACKBONES[network], ABOUT
+    if network in LABELLED:
+        settings, about = settings_of(LABELLED[network], settings), about_of(LABELLED[network])
+    graph_of(tmp_path, policy, kind, precision, settings, about)
+    equals_numpy(tmp_path, policy, kind)
+    Predictor.load(tmp_path, "onnxruntime")  # gives the scores of the model for the golden rows
 
 
 def steps_at_a_score(folder):

@@ -56,24 +56,17 @@ def test_stored_rows_are_served(name, precision, tmp_path):
 def test_every_backbone(name, tmp_path):
     """And a reader that was written from the pages of the formats agrees."""
     model = written(tmp_path, POLICIES["mixed-dims"], BACKBONES[name], num_dense=3)
-    scores_as(model, tmp_path, num_dense=3)
+    scores_as(model, tmp_path)
     agrees(tmp_path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", BACKBONES)
-def test_every_backbone_without_dense_columns(name, tmp_path):
-    model = written(tmp_path, POLICIES["mixed-dims"], BACKBONES[name], num_dense=0)
-    scores_as(model, tmp_path, num_dense=0)
-
-
-def scores_as(model, folder, num_dense) -> None:
+def scores_as(model, folder) -> None:
     """The scorer of the package gives the logits and the scores of the model, for all bags."""
     package = read_package(folder)
     scorer = NumpyScorer(package)
     for bags in BAGS.values():
         columns = batch(package.policy.columns, bags)
-        inputs = as_inputs(columns, num_dense)
+        inputs = as_inputs(columns, 3)
         wanted = model_logits(model, columns, inputs.dense_BN)
         np.testing.assert_allclose(scorer.logits(inputs), wanted, rtol=1e-5, atol=1e-6)
         scores = torch.sigmoid(torch.from_numpy(wanted).double()).numpy()
