@@ -90,4 +90,4 @@ def test_the_table_sets_variants_beside_the_default_of_the_same_seed() -> None:
     assert alone.endswith("| — |")
     (told,) = (r for r in found if r.startswith("*"))
     assert "seed 1: the answer of the limited search is 0.00030 of validation AUC below" in told
-    assert "and 0.00000 below the best of 2 candidates" in told
+    assert "and 0.00000 below the best of 2 candidates, all trained in full" in told

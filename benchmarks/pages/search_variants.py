@@ -79,6 +79,6 @@ def _distances(runs: Mapping[Group, Runs]) -> list[str]:
         lines.append(
             f"* {_told(place)}, {seeds_in_words(seeds)}: the answer of the limited search is "
             f"{max(below):.5f} of validation AUC below the exhaustive one at most, and "
-            f"{max(best):.5f} below the best of {max(trained)} candidates that were trained in full."
+            f"{max(best):.5f} below the best of {max(trained)} candidates, all trained in full."
         )
     return [*lines, ""] if lines else []
