@@ -242,7 +242,7 @@ _SEARCH = (
     ),
     Mutant(
         "the-temperature-of-the-last-step",
-        "seo_rec/search/seo/search.py",
+        "seo_rec/search/seo/searched.py",
         "best_step = min(result.steps, (result.best_epoch + 1) * len(train))",
         "best_step = result.steps",
         ("tests/test_search.py::test_a_search_reports_its_best_epoch_at_that_epochs_temperature",),

@@ -63,14 +63,15 @@ def test_a_line_has_the_whole_trainings(
     found = Found(policy, 0.8, 1.0, 0, {"halving": halving, "run_off": scores}, {}, "seo-8-worth")
     monkeypatch.setattr(variants.recipes, "search", lambda *_, **__: found)
     line = part.measured(variants.DEFAULT, tmp_path)
+    assert line["rows"] == part.data.schema.num_rows["train"]
     assert line["trainings"] == 3.5 and line["winner"] == "seo-8-worth"
     assert line["candidates"] == {"trivial-2x8": 0.7, "seo-8-worth": 0.8}
     assert not any(name.startswith("test") for name in line)
 
 
 def line_of(variant: str, seed: int, auc: float, **more: Any) -> dict[str, Any]:
-    line = {"study": "planted", "budget": 4800, "unit": "parameters", "rule": 9, "seed": seed}
-    line |= {"fit": {"epochs": 12, "seed": seed}, "variant": variant, "val_auc": auc}
+    line = {"study": "planted", "rows": 24_000, "budget": 4800, "unit": "parameters", "rule": 9}
+    line |= {"seed": seed, "fit": {"epochs": 12, "seed": seed}, "variant": variant, "val_auc": auc}
     return {**line, "winner": "seo-8-worth", "trainings": 3.5, "candidates": {"a": auc}, **more}
 
 
@@ -89,4 +90,4 @@ def test_the_table_sets_variants_beside_the_default_of_the_same_seed() -> None:
     assert alone.endswith("| — |")
     (told,) = (r for r in found if r.startswith("*"))
     assert "seed 1: the answer of the limited search is 0.00030 of validation AUC below" in told
-    assert "and 0.00000 below the best of 2 to 2 candidates" in told
+    assert "and 0.00000 below the best of 2 candidates, all trained in full" in told

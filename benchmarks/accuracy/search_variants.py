@@ -127,7 +127,8 @@ class Part:
         found = recipes.search(
             METHOD, self.data, out / name, settings, training, resume=True, crosses=crosses
         )
-        return {**told(found), **self.asked(variant), "environment": stamp()}
+        rows = self.data.schema.num_rows["train"]
+        return {**told(found), **self.asked(variant), "rows": rows, "environment": stamp()}
 
 
 def told(found: Found) -> Line:

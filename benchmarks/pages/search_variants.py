@@ -11,7 +11,7 @@ from benchmarks.pages.cells import Runs, by_seed, in_words, mean, paired, seeds_
 from benchmarks.pages.markdown import Column, table
 from benchmarks.record import Line, read
 
-PLACE = ("study", "budget", "unit", "rule", "epochs")
+PLACE = ("study", "rows", "budget", "unit", "rule", "epochs")
 Group = tuple[tuple[object, ...], str]
 
 
@@ -27,7 +27,9 @@ def region(lines: Sequence[Line] | None = None) -> list[str]:
     groups = dict[Group, list[Line]]()
     for line in lines:
         groups.setdefault((_place(line), line["variant"]), []).append(line)
-    runs = {group: by_seed(found) for group, found in groups.items()}
+    places = list(dict.fromkeys(place for place, _ in groups))
+    order = sorted(groups, key=lambda group: places.index(group[0]))  # variants of a place together
+    runs = {group: by_seed(groups[group]) for group in order}
     columns = [
         Column("data", lambda group: _told(group[0])),
         Column("search", lambda group: group[1]),
@@ -48,8 +50,8 @@ def _place(line: Line) -> tuple[object, ...]:
 
 
 def _told(place: tuple[object, ...]) -> str:
-    study, budget, unit, _, epochs, _ = place
-    return f"{study}, {budget:,} {unit}, {epochs} epochs"
+    study, rows, budget, unit, _, epochs, _ = place
+    return f"{study}, {rows:,} rows, {budget:,} {unit}, {epochs} epochs"
 
 
 def _answers(runs: Runs) -> str:
@@ -77,7 +79,6 @@ def _distances(runs: Mapping[Group, Runs]) -> list[str]:
         lines.append(
             f"* {_told(place)}, {seeds_in_words(seeds)}: the answer of the limited search is "
             f"{max(below):.5f} of validation AUC below the exhaustive one at most, and "
-            f"{max(best):.5f} below the best of {min(trained)} to {max(trained)} candidates that "
-            "were trained in full."
+            f"{max(best):.5f} below the best of {max(trained)} candidates, all trained in full."
         )
     return [*lines, ""] if lines else []
