@@ -74,20 +74,14 @@ def test_days_come_in_the_order_of_numbers(days: list[Path]) -> None:
         day_folders(days[0] / "train")
 
 
-@pytest.mark.parametrize("later", [0.0, 1e-4])
-def test_a_day_is_scored_by_the_model_of_the_days_before(
-    later: float, days: list[Path], tmp_path: Path
-) -> None:
+def test_a_day_is_scored_by_the_model_of_the_days_before(days: list[Path], tmp_path: Path) -> None:
     """Against a plain loop over hashed tables, which know no vocabulary."""
     policy = recipes.method_policy("monolithic", open_data(days[0]), 160, 4)
-    done = replay(days[:3], tmp_path / "run", TRAINING, policy=policy, later_dense_lr=later)
+    done = replay(days[:3], tmp_path / "run", TRAINING, policy=policy)
     model = build_model(policy, 1, TRAINING.model, TRAINING.fit.seed)
-    of_parts = optimizers_of(model, TRAINING.fit)
-    optimizers = of_parts.values()
+    optimizers = optimizers_of(model, TRAINING.fit).values()
     aucs = []
-    for number, path in enumerate(days[:3]):
-        if number and later:
-            of_parts["dense"].param_groups[0]["lr"] = later
+    for path in days[:3]:
         data = open_data(path)
         model.eval()
         z, y = [], []
@@ -208,8 +202,6 @@ def test_misfits_are_refused(days: list[Path], by_id: Policy, whole: Path, tmp_p
         replay([days[0], log], tmp_path / "out", TRAINING, policy=by_id)
     with pytest.raises(ValueError, match="give one of them"):
         replay(days, tmp_path / "out", TRAINING)
-    with pytest.raises(ValueError, match="later_dense_lr -1"):
-        replay(days, tmp_path / "out", TRAINING, policy=by_id, later_dense_lr=-1)
     with pytest.raises(ValueError, match="keep 1"):
         replay(days, tmp_path / "out", TRAINING, policy=by_id, keep=1)
     with pytest.raises(RunError, match="already holds this run"):
@@ -223,7 +215,6 @@ def test_misfits_are_refused(days: list[Path], by_id: Policy, whole: Path, tmp_p
 def test_the_command(days: list[Path], tmp_path: Path, seo_rec: Any) -> None:
     method = ("--method", "monolithic", "--params", 160, "--dim", 4)
     options = ("--by", "day", "--batch-size", 64, "--hidden", "8", *method)
-    options += ("--later-dense-lr", 1e-4)
     done = seo_rec("replay", days[0].parent, "--out", tmp_path / "run", *options)
     assert done.code == 0, done.err
     lines = done.out.splitlines()
@@ -236,9 +227,12 @@ def test_the_command(days: list[Path], tmp_path: Path, seo_rec: Any) -> None:
     )
     assert again.code == 0 and f"mean AUC {mean:.5f}" in again.out, again.err
     more = ("--from", tmp_path / "run" / "days" / "day-10", "--out", tmp_path / "more")
-    done = seo_rec("replay", days[0].parent, *more)
+    done = seo_rec("replay", days[0].parent, *more, "--dense-lr", 1e-4)
     assert done.code == 0, done.err
     assert f"of 4 days; the model is {tmp_path / 'more' / 'days' / 'day-10'}" in done.out
+    asked = json.loads((tmp_path / "more" / "days" / "day-1" / "run.json").read_text())
+    before = json.loads((tmp_path / "run" / "days" / "day-10" / "run.json").read_text())
+    assert asked["fit"] == {**before["fit"], "dense_lr": 1e-4}
     done = seo_rec("replay", days[0].parent, "--out", tmp_path / "x", "--by", "week", *method)
     assert done.code == 2 and "--by week; allowed: day" in done.err
     done = seo_rec("replay", days[0].parent, *more[:2], *method, "--out", tmp_path / "x")

@@ -27,6 +27,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,22 +205,30 @@ def one(what: Line, data: Path, out: Path) -> Line:
 
 def _replayed(what: Line, start: DataSet, later: list[DataSet], folder: Path, _: Any) -> Line:
     policy = policy_of(what["arm"], start, what)
+    runs, settings = folder / "runs" / what["arm"], training(what)
+    days = [d.path for d in (start, *later)]
+    earlier = None
+    if what["arm"] == "by-id-calm":
+        first = recipes.replay(days[:1], runs / "first", settings, policy=policy, resume=True)
+        earlier, days = first.last, days[1:]
+        fit = replace(settings.fit, dense_lr=what["later_dense_lr"])
+        settings, runs = replace(settings, fit=fit), runs / "later"
     done = recipes.replay(
-        [d.path for d in (start, *later)],
-        folder / "runs" / what["arm"],
-        training(what),
-        policy=policy,
+        days,
+        runs,
+        settings,
+        policy=None if earlier else policy,
+        earlier=earlier,
         renew=what["arm"] != "by-id-fixed",
         shared=what.get("shared", 0.0),
         candidates=what["arm"] in ("by-id-candidates", "by-id-calm"),
-        later_dense_lr=what.get("later_dense_lr", 0.0),
         resume=True,
     )
-    days = done.days[1:]
+    scored = done.days if earlier else done.days[1:]
     return {
-        "auc": [d.auc for d in days],
-        "log_loss": [d.log_loss for d in days],
-        "unknown": [max(d.unknown.values(), default=0.0) for d in days],
+        "auc": [d.auc for d in scored],
+        "log_loss": [d.log_loss for d in scored],
+        "unknown": [max(d.unknown.values(), default=0.0) for d in scored],
         "num_bytes": policy.num_bytes,
     }
 

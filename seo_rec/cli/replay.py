@@ -15,7 +15,6 @@ from seo_rec.cli.options import (
     DATA,
     RUN,
     SEARCH,
-    TRAINING,
     FromSettings,
     load_stack,
     refuse_ignored,
@@ -88,13 +87,6 @@ def replay(
     mlet: Mlet | None,
     multi_task: MultiTask | None,
     fit: FitSettings,
-    later_dense_lr: Annotated[
-        float,
-        typer.Option(
-            help="Learning rate of the dense layers after the first day; 0: as before.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = 0.0,
     keep_days: Annotated[
         int,
         typer.Option(help="The last days whose weights are kept; 0: all.", rich_help_panel=RUN),
@@ -132,7 +124,6 @@ def replay(
             decay=count_decay,
             shared=shared_rows,
             candidates=candidates,
-            later_dense_lr=later_dense_lr,
             keep=keep_days,
             resume=resume,
             said=_say,

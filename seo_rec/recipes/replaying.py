@@ -7,7 +7,6 @@ one, and goes on when days are added.
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -92,7 +91,6 @@ def replay(
     renew: bool = True,
     shared: float = SHARED,
     candidates: bool = True,
-    later_dense_lr: float = 0.0,
     keep: int = KEPT_DAYS,
     resume: bool = False,
     said: Callable[[Day], None] | None = None,
@@ -111,8 +109,6 @@ def replay(
         method: Who decided it, for reports.
         earlier: A finished training that the first day goes on from; None starts afresh.
         decay, renew, shared, candidates: See :func:`seo_rec.recipes.continued`.
-        later_dense_lr: The learning rate of the dense layers on every day that goes on from an
-            earlier one; 0 takes the rate of ``training``.
         keep: The number of last days whose weights are kept; 0 keeps all.
         resume: Whether ``out`` may hold this replay already.
         said: Called with each finished day.
@@ -130,8 +126,6 @@ def replay(
     if keep == 1 or keep < 0:
         raise ValueError(f"keep {keep}; allowed: 2 or more days, which a resume needs, or 0 (all)")
     require_share(shared)
-    if not 0 <= later_dense_lr < math.inf:
-        raise ValueError(f"later_dense_lr {later_dense_lr}; allowed: 0 (as dense_lr) or more")
     opened = [open_data(path) for path in folders]
     _require_alike([d.schema for d in opened], folders)
     for data in opened:
@@ -150,17 +144,12 @@ def replay(
         "shared": shared,
         "candidates": candidates,
     }
-    later = training
-    if later_dense_lr:
-        start["later_dense_lr"] = later_dense_lr
-        later = replace(training, fit=replace(training.fit, dense_lr=later_dense_lr))
     claim_run(out, _asked(opened[0], folders[0].parent, training) | start, resume)
     (out / SCORES_FOLDER).mkdir(exist_ok=True)
     done: list[Day] = []
     before = earlier
     for number, (path, data) in enumerate(zip(folders, opened, strict=True)):
-        settings = training if before is None else later
-        day = _Day(path.name, data, out, settings, Renewal(decay, renew, shared, candidates))
+        day = _Day(path.name, data, out, training, Renewal(decay, renew, shared, candidates))
         result = day.run(before, policy if number == 0 else None, method)
         if said is not None:
             said(result)
