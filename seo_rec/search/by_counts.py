@@ -65,7 +65,11 @@ def from_batches(
     """The policy of a method that reads the batches of a training in their order."""
     started = time.perf_counter()
     policy = _made(
-        make, data, settings, training, id_batches(data, training.fit.seed, settings.id_bits)
+        make,
+        data,
+        settings,
+        training,
+        id_batches(data, training.fit.seed, id_bits=settings.id_bits),
     )
     return Found(policy, None, time.perf_counter() - started, 0, {})
 

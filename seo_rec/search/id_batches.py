@@ -13,7 +13,7 @@ BATCH_ROWS = 2048  # whatever the batches of a training are, so that a method gi
 
 
 def id_batches(
-    data: DataSet, seed: int, id_bits: int = FULL_BITS, rows: int = BATCH_ROWS
+    data: DataSet, seed: int, rows: int = BATCH_ROWS, id_bits: int = FULL_BITS
 ) -> Iterator[dict[str, Ids]]:
     """The ids of every feature in the rows of the first epoch of a training, in their order.
 
@@ -22,8 +22,8 @@ def id_batches(
     Args:
         data: The data set.
         seed: Of the order of the training.
-        id_bits: 32 for the digests of the ids.
         rows: Rows of a batch; the last one may have fewer.
+        id_bits: 32 for the digests of the ids.
     """
     names = [c.name for c in data.schema.features]
     for batch in data.stream("train", batch_size=rows, shuffle=True, seed=seed):

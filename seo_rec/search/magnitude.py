@@ -37,7 +37,9 @@ class MagnitudeSettings(PrunedSettings):
 def require_magnitude(data: DataSet, settings: MagnitudeSettings, training: Training) -> None:
     """PolicyError or TooLargeError if no policy fits, or the rows of all ids fit no memory."""
     require_shared_rows(len(data.schema.features), settings)
-    whole = whole_policy(data.schema, data.vocabularies(id_bits=settings.id_bits), settings)
+    whole = whole_policy(
+        data.schema, data.vocabularies(id_bits=settings.id_bits), settings.dim, settings.id_bits
+    )
     require_memory(whole, training.fit, ranks(), search="magnitude")
 
 
@@ -53,7 +55,7 @@ def magnitude(
     """
     require_shared_rows(len(data.schema.features), settings)
     vocabularies = data.vocabularies(id_bits=settings.id_bits)
-    whole = whole_policy(data.schema, vocabularies, settings)
+    whole = whole_policy(data.schema, vocabularies, settings.dim, settings.id_bits)
     trained = fit_policy(data, whole, training, out=out, title="magnitude")
     ended = time.perf_counter()
     model = inner_model(trained.model)

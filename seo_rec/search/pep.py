@@ -149,7 +149,9 @@ def check_pep(data: DataSet, settings: PepSettings, training: Training) -> None:
 def require_pep(data: DataSet, settings: PepSettings, training: Training) -> None:
     """PolicyError or TooLargeError if no policy fits, or the rows of all ids fit no memory."""
     require_shared_rows(len(data.schema.features), settings, optional=True)
-    whole = whole_policy(data.schema, data.vocabularies(id_bits=settings.id_bits), settings)
+    whole = whole_policy(
+        data.schema, data.vocabularies(id_bits=settings.id_bits), settings.dim, settings.id_bits
+    )
     require_memory(whole, training.fit, ranks(), search="pep", shared=False)
 
 
@@ -168,7 +170,7 @@ def pep(data: DataSet, settings: PepSettings, training: Training, out: Path | No
     require_shared_rows(len(data.schema.features), settings, optional=True)
     f, vocabularies = training.fit, data.vocabularies(id_bits=settings.id_bits)
     names = [c.name for c in data.schema.features]
-    whole = whole_policy(data.schema, vocabularies, settings)
+    whole = whole_policy(data.schema, vocabularies, settings.dim, settings.id_bits)
     plain = build_model(whole, data.num_numeric, training.model, f.seed)
     model = ShrunkModel(plain, names, settings).to(ranks().device)
     optimizers = make_optimizers(model, settings, f)

@@ -65,11 +65,13 @@ class PrunedSettings:
         return allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
 
 
-def whole_policy(schema: Schema, vocabularies: Mapping[str, Ids], s: PrunedSettings) -> Policy:
-    """A row for every training id, and one for all others, of every feature."""
+def whole_policy(
+    schema: Schema, vocabularies: Mapping[str, Ids], dim: int, id_bits: int = FULL_BITS
+) -> Policy:
+    """A row for every training id (or digest), and one for all others, of every feature."""
     names = [c.name for c in schema.features]
-    tables = tuple(Table(n, len(vocabularies[n]) + 1, s.dim) for n in names)
-    features = tuple(Feature(n, (Lookup(n, "id"),), id_bits=s.id_bits) for n in names)
+    tables = tuple(Table(n, len(vocabularies[n]) + 1, dim) for n in names)
+    features = tuple(Feature(n, (Lookup(n, "id"),), id_bits=id_bits) for n in names)
     return Policy(tables, features, (), {n: vocabularies[n] for n in names})
 
 
