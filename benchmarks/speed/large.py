@@ -108,8 +108,7 @@ def measure(
 
     def command(out: Path, *more: str) -> list[str]:
         asked = ("--method", METHOD, "--params", str(floats), "--dim", str(WIDTH))
-        asked += ("--storage", storage)
-        lasting = ("--epochs", str(EPOCHS), "--out", str(out))
+        lasting = ("--storage", storage, "--epochs", str(EPOCHS), "--out", str(out))
         return [*launcher, "train", str(data), *asked, *lasting, *more]
 
     whole = Watched(command(folder / "whole"), folder / "whole" / "metrics.jsonl", threads)
