@@ -182,6 +182,20 @@ def test_every_weight_has_one_optimizer_of_its_kind(name):
     assert [n for n, p in model.named_parameters() if torch.equal(p, before[n])] == []
 
 
+@pytest.mark.parametrize("name, lines", [("rows-and-blocks", 1), ("codes", 0)])
+def test_what_is_dense_beside_sparse_rows_is_said(
+    name: str, lines: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = build_model(BUILDABLE[name], 0, ModelSettings(hidden=(4,)), 0)
+    dense = 0 if model.embedding.flat is None else model.embedding.flat.weight.numel()
+    assert (dense > 0) == bool(lines)
+    with caplog.at_level("INFO", logger="seo_rec.train.optimizers"):
+        make_optimizers(model, "rowwise_adagrad", 0.1, 0.1)
+    found = [x for x in caplog.messages if "have dense gradients" in x]
+    assert len(found) == lines
+    assert all(x.startswith(f"{dense} floats of arrays") and "ms more" in x for x in found)
+
+
 def test_every_parameter_belongs_to_one_optimizer(tiny_data: DataSet) -> None:
     model = model_of(tiny_data)
     held = [

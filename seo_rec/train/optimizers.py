@@ -114,11 +114,12 @@ def make_optimizers(
     whole += [] if embedding.flat is None else list(embedding.flat.parameters())
     if whole:
         optimizers["arrays" if sparse else "rows"] = make(whole, row_lr, row_l2)
-    _log_choice(chosen, whole)
+    factors = [] if embedding.factors is None else list(embedding.factors.parameters())
+    _log_choice(chosen, whole, factors)
     if isinstance(model, DistributedModelParallel) and model.fused_optimizer.params:
         optimizers["fused"] = model.fused_optimizer
-    if embedding.factors is not None:
-        optimizers["factors"] = make(embedding.factors.parameters(), row_lr, 0.0)
+    if factors:
+        optimizers["factors"] = make(factors, row_lr, 0.0)
     maps = [] if embedding.project is None else list(embedding.project.parameters())
     dense = [*inner_model(model).backbone.parameters(), *maps]
     optimizers["dense"] = DENSE_OPTIMIZERS[chosen.dense_optimizer](dense, dense_lr)
@@ -167,23 +168,26 @@ def _holds(parameter: nn.Parameter, source: SparseTables) -> bool:
     return any(begin <= w.data_ptr() < end for w in source.weights if w.numel())
 
 
-def _log_choice(settings: FitSettings, whole: list[nn.Parameter]) -> None:
+def _log_choice(
+    settings: FitSettings, whole: list[nn.Parameter], factors: list[nn.Parameter]
+) -> None:
+    """Say how tables are updated, and what else has dense gradients and what that costs."""
     log.info("tables: %s", settings.table_update)
-    floats = sum(p.numel() for p in whole)
+    floats = sum(p.numel() for p in (*whole, *factors))
     if settings.has_dense_gradients or not floats:
         return
-    if floats > LARGEST_DENSE:
-        log.warning(
-            "%d floats of arrays, or of tables copied to every process, have dense gradients: each "
-            "step passes over all of them, about %.1f ms more",
-            floats,
-            floats * DENSE_NS / 1e6,
-        )
-    if settings.row_optimizer == "lazy_adam" or settings.row_l2:
+    log.log(
+        logging.WARNING if floats > LARGEST_DENSE else logging.INFO,
+        "%d floats of arrays, of factors, or of tables copied to every process, have dense "
+        "gradients: each step passes over all of them, about %.3g ms more",
+        floats,
+        floats * DENSE_NS / 1e6,
+    )
+    if whole and (settings.row_optimizer == "lazy_adam" or settings.row_l2):
         log.warning(
             "%s: for the %d floats of arrays that means all of them in every step",
             settings.table_update,
-            floats,
+            sum(p.numel() for p in whole),
         )
 
 
