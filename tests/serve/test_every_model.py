@@ -142,7 +142,7 @@ def package_embeddings(model: RecModel):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "backbone, task", zip(BACKBONES, cycle(("towers", "regression")), strict=False)
+    "backbone, task", [*zip(BACKBONES, cycle(("towers", "regression")), strict=False)]
 )
 def test_the_steps_of_every_backbone(backbone, task, tmp_path):
     """Two labels and a number in turn, without dense columns; ``test_scorer.py`` has clicks."""

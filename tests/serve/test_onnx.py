@@ -102,7 +102,7 @@ def test_some_policies(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("one, other, kind, precision, limit, network", graphs())
+@pytest.mark.parametrize("one, other, kind, precision, limit, network", [*graphs()])
 def test_every_policy_and_every_backbone(
     one, other, kind, precision, limit, network, tmp_path, monkeypatch
 ):
