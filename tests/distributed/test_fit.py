@@ -229,7 +229,9 @@ def test_a_search_on_ranks_is_that_of_one_process(
 
     def found(world: int) -> list[Any]:
         out = tmp_path / str(world)
-        return on_ranks(lambda: search_attention(tiny_data, wanted, TRAINING, out), world)
+        return on_ranks(
+            lambda: search_attention(tiny_data, wanted, TRAINING, out, reads_test_rows=True), world
+        )
 
     (one,) = found(1)
     assert float(one.alpha.max()) > 1.05 / one.alpha.numel()  # the logits have moved
