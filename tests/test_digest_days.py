@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ import torch
 from seo_rec import recipes
 from seo_rec.analysis.drift import drift
 from seo_rec.data.dataset import open_data
-from seo_rec.policy import Allowance, Policy
-from seo_rec.policy.addresses import known_as
+from seo_rec.policy import Allowance, Feature, Lookup, Policy, Table
+from seo_rec.policy.addresses import known_as, lookup_rows
+from seo_rec.policy.preimages import ids_of_digests
 from seo_rec.recipes.continuing import read_counts
 from seo_rec.recipes.replaying import unknown_shares
 from seo_rec.train import warm_start
+from seo_rec.train.carrying import row_moves
 from test_warm_start import BAG, saved_tensors, trained
 from tests.days import prepare_day
 
@@ -98,3 +101,41 @@ def test_shares_of_unknown_ids_are_those_of_whole_ids(days: list[Path]) -> None:
     reports = [drift(*data, policy=policy, rows=100) for policy in (short, whole)]
     assert reports[0].unknown == reports[1].unknown and reports[0].unknown["user"] > 0.05
     assert reports[0].to_json().keys() == reports[1].to_json().keys()
+
+
+@pytest.mark.parametrize("bits", [64, 32])
+def test_a_row_of_an_id_continues_the_row_that_its_hash_had(
+    bits: int, days: list[Path], tmp_path: Path
+) -> None:
+    """From hashed rows to a row per id, whatever the vocabulary holds of it."""
+    data = open_data(days[0])
+    hashed = recipes.method_policy("hashing-trick", data, 120 * 4, 4)
+    trained(days[0], hashed, tmp_path / "run")
+    made = recipes.continued(tmp_path / "run", data, policy=every_id(days[0], bits))
+    moves = row_moves(hashed, made.policy, made.earlier.known, made.earlier.stand_ins)
+    ids = data.vocabulary("user")
+    before, after = (
+        lookup_rows(p, f, f.lookups[0], ids)
+        for p in (hashed, made.policy)
+        for f in p.features
+        if f.name == "user"
+    )
+    assert len(np.unique(before)) > 5
+    np.testing.assert_array_equal(moves["user"].row_R[after], before)
+
+
+def test_ids_that_stand_in_for_digests_decide_nothing_for_lookups_of_whole_ids() -> None:
+    known = ids_of_digests(np.arange(10))
+
+    def policy(lookup: Lookup, **more: Any) -> Policy:
+        return Policy((Table("t", 11, 4),), (Feature("u", (lookup,), **more),), **kept(more))
+
+    def kept(more: Any) -> dict[str, Any]:
+        return {"vocabularies": {"u": np.arange(10)}} if more else {}
+
+    hashed = policy(Lookup("t", "hash", seed=5))
+    other = policy(Lookup("t", "hash", seed=6))
+    short = policy(Lookup("t", "id"), id_bits=32)
+    for old, new in ((hashed, short), (short, hashed), (hashed, other)):
+        assert row_moves(old, new, {"u": known})["t"].carried > 3
+        assert not row_moves(old, new, {"u": known}, {"u": known})["t"].carried

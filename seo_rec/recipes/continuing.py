@@ -23,8 +23,8 @@ from seo_rec.policy import Ids, Policy
 from seo_rec.policy.addresses import counted_as, known_as
 from seo_rec.policy.candidates import with_candidates
 from seo_rec.policy.columns import ColumnChange, adapted
-from seo_rec.policy.entries import FULL_BITS
-from seo_rec.policy.preimages import as_ids
+from seo_rec.policy.entries import FULL_BITS, ID_BITS, SHORT_BITS
+from seo_rec.policy.preimages import ids_of_digests
 from seo_rec.policy.renewal import (
     SHARED,
     DecayedCounts,
@@ -128,10 +128,10 @@ def continued(
         counts = {n: bounded(c, made_policy.vocabularies[n]) for n, c in counts.items()}
         trained = with_candidates(made_policy, counts if renew and candidates else {})
         made = Continued(earlier, made_policy, trained, counts, change, turnovers, tuple(fixed))
-    known = _known(data, old, made.policy, made.counts)
+    known, stand_ins = _known(data, old, made.policy, made.counts)
     return replace(
         made,
-        earlier=replace(earlier, known=known),
+        earlier=replace(earlier, known=known, stand_ins=stand_ins),
         new_numeric=new_numeric,
         lost_numeric=lost_numeric,
     )
@@ -263,31 +263,37 @@ def _with_day(told: DecayedCounts, data: DataSet, policy: Policy, decay: float) 
     return {n: added_counts(told.get(n, nothing), counts, decay) for n, counts in day.items()}
 
 
-def _known(data: DataSet, old: Policy, new: Policy, counts: DecayedCounts) -> dict[str, Ids]:
-    """By feature of both policies, the ids whose rows may move, the most frequent last."""
-    known = {}
+def _known(
+    data: DataSet, old: Policy, new: Policy, counts: DecayedCounts
+) -> tuple[dict[str, Ids], dict[str, Ids]]:
+    """By feature of both policies, the ids whose rows may move, the most frequent last.
+
+    The second result has those of them that stand in for a digest: no id with it is known.
+    """
+    known, stand_ins = {}, {}
     before = old.id_bits
     for f in new.features:
         if f.name not in before:
             continue
         nothing = np.zeros(0, np.int64)
-        named = [
-            as_ids(p.vocabularies.get(f.name, nothing), bits)
-            for p, bits in ((old, before[f.name]), (new, f.id_bits))
-        ]
+        named: dict[int, list[Ids]] = {FULL_BITS: [nothing], SHORT_BITS: [nothing]}
+        for p, bits in ((old, before[f.name]), (new, f.id_bits)):
+            named[bits].append(p.vocabularies.get(f.name, nothing))
         counted: tuple[Ids, Any] = nothing, np.zeros(0)
         if f.name in counts:
             counted = counts[f.name]
-            named.append(as_ids(counted[0], f.id_bits))
+            named[f.id_bits].append(counted[0])
         if f.name not in counts or f.id_bits != FULL_BITS:
             if not f.is_cross:  # with digests, ids of the day for lookups by their hash
                 of_day = data.counts(f.columns[0])
                 counted = counted if f.name in counts else counted_as(*of_day, f.id_bits)
-                named.append(of_day[0])
-        every = np.unique(np.concatenate(named))
+                named[FULL_BITS].append(of_day[0])
+        ids, digested = (np.unique(np.concatenate(named[bits])) for bits in ID_BITS)
+        stand_ins[f.name] = ids_of_digests(np.setdiff1d(digested, known_as(ids, SHORT_BITS)))
+        every = np.union1d(ids, stand_ins[f.name])
         amounts = _amounts(counted, known_as(every, f.id_bits))
         known[f.name] = every[np.lexsort((every, amounts))]
-    return known
+    return known, stand_ins
 
 
 def _amounts(counted: tuple[Ids, Any], ids: Ids) -> npt.NDArray[np.float64]:

@@ -43,7 +43,12 @@ class RowMove:
         return int((self.table_R != NEW).sum())
 
 
-def row_moves(old: Policy, new: Policy, known: Mapping[str, Ids]) -> dict[str, RowMove]:
+def row_moves(
+    old: Policy,
+    new: Policy,
+    known: Mapping[str, Ids],
+    stand_ins: Mapping[str, Ids] | None = None,
+) -> dict[str, RowMove]:
     """For every table of ``new`` that continues tables of ``old``, where its rows come from.
 
     A table whose readers find their rows as they did is taken over row by row. Otherwise the row
@@ -57,6 +62,8 @@ def row_moves(old: Policy, new: Policy, known: Mapping[str, Ids]) -> dict[str, R
         old: The earlier policy.
         new: The policy to train.
         known: By feature, the ids whose rows are to move, the most important last.
+        stand_ins: By feature, those of them that have nothing of the id they stand in for but its
+            digest. They decide nothing where a lookup takes whole ids.
     """
     moves = {}
     for table in new.tables:
@@ -70,7 +77,9 @@ def row_moves(old: Policy, new: Policy, known: Mapping[str, Ids]) -> dict[str, R
             zeros = np.zeros(table.num_rows, np.int64)
             moves[table.name] = RowMove(names, zeros, rows, zeros.astype(bool), whole=True)
         else:
-            moves[table.name] = _by_ids(old, new, table.num_rows, names, pairs, known)
+            moves[table.name] = _by_ids(
+                old, new, table.num_rows, names, pairs, known, stand_ins or {}
+            )
     return moves
 
 
@@ -124,6 +133,7 @@ def _by_ids(
     names: tuple[str, ...],
     readers: list[_Reader],
     known: Mapping[str, Ids],
+    stand_ins: Mapping[str, Ids],
 ) -> RowMove:
     table_R = np.full(num_rows, NEW, np.int64)
     row_R = np.zeros(num_rows, np.int64)
@@ -137,6 +147,8 @@ def _by_ids(
     for newcomers in (True, False):
         for r in readers:
             ids = known.get(r.feature.name, np.zeros(0, np.int64))
+            if r.feature.name in stand_ins and not (r.before.uses_index and r.after.uses_index):
+                ids = ids[~np.isin(ids, stand_ins[r.feature.name])]
             fresh = _newcomers(old, r, ids)
             ids = ids[fresh == newcomers]
             after = lookup_rows(new, r.feature, r.after, ids)

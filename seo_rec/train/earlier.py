@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class Earlier:
         state: The checkpoint with the optimizer state; None if none is left.
         best: The checkpoint of the best weights.
         known: By feature, the ids whose rows move to other places, the most important last.
+        stand_ins: By feature, those of them that only have the digest of an id that is not known.
     """
 
     run: Path
@@ -56,6 +57,7 @@ class Earlier:
     state: Path | None
     best: Path
     known: Mapping[str, Ids]
+    stand_ins: Mapping[str, Ids] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:

@@ -139,7 +139,7 @@ class _WarmStart:
         self.state = None if saved is None else Tensors(saved)
         self.best = self.state if earlier.is_last_best else Tensors(open_checkpoint(earlier.best))
         self.steps = 0 if saved is None else _steps(saved)
-        self.rows = row_moves(earlier.trained, policy, earlier.known)
+        self.rows = row_moves(earlier.trained, policy, earlier.known, earlier.stand_ins)
         numeric = tuple(c.name for c in data.schema.numeric)
         new = columns_of(policy, numeric)
         self.backbone = backbone_moves(training.model, earlier.columns, new)
