@@ -295,8 +295,11 @@ def _known(
                 counted = counted if f.name in counts else counted_as(*of_day, f.id_bits)
                 named[FULL_BITS].append(of_day[0])
         ids, digested = (np.unique(np.concatenate(named[bits])) for bits in ID_BITS)
-        stand_ins[f.name] = ids_of_digests(np.setdiff1d(digested, known_as(ids, SHORT_BITS)))
-        every = np.union1d(ids, stand_ins[f.name])
+        every = ids
+        if len(digested):
+            left = np.setdiff1d(digested, known_as(ids, SHORT_BITS))
+            stand_ins[f.name] = ids_of_digests(left)
+            every = np.union1d(ids, stand_ins[f.name])
         amounts = _amounts(counted, known_as(every, f.id_bits))
         known[f.name] = every[np.lexsort((every, amounts))]
     return known, stand_ins

@@ -32,7 +32,7 @@ class DenseRowWiseAdagrad(RowWiseAdagrad):
             plain = not (group["weight_decay"] or group["lr_decay"] or group["maximize"])
             in_one_pass = [p for p in with_gradient if plain and _is_table(p)]
             self._in_one_pass(in_one_pass, group)
-            rest = [p for p in with_gradient if not any(p is q for q in in_one_pass)]
+            rest = [p for p in with_gradient if not (plain and _is_table(p))]
             adagrad(
                 rest,
                 [p.grad for p in rest],
