@@ -97,10 +97,34 @@ def test_a_row_outside_of_its_table_is_refused(in_c: bool, monkeypatch: pytest.M
 
 
 @both
+def test_gradients_and_sums_of_another_shape_are_refused(
+    in_c: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C would read and write beside them."""
+    choose(in_c, monkeypatch)
+    reads, gradient = batch(0, False)
+    layout, tables = RowLayout(TABLE_OF, [3, 16, 8]), [torch.zeros(s) for s in SIZES]
+    for wrong in (gradient[:-1], gradient[:, 1:], gradient.view(-1)):
+        with pytest.raises(ValueError, match=r"gradient is of shape .* allowed: \(6, 43\)"):
+            add_rows(tables, layout, reads, wrong)
+    weight, sums = torch.zeros(4, 3), torch.zeros(4, 1)
+    cases = [
+        ("sgd", None, torch.zeros(3, 3), "allowed: the same shape"),
+        ("adagrad", None, weight.clone(), "no sums; allowed: 12 sums"),
+        ("adagrad", sums, weight.clone(), "allowed: 12 sums"),
+        ("rowwise_adagrad", None, weight.clone(), "no sums; allowed: 4 sums"),
+        ("rowwise_adagrad", weight.clone(), weight.clone(), "allowed: 4 sums"),
+    ]
+    for optimizer, first, of_table, told in cases:
+        with pytest.raises(ValueError, match=told):
+            step_rows([RowTable(weight, first)], [of_table], RowUpdate(optimizer, 0.1, 1))
+
+
+@both
 @pytest.mark.parametrize("width", [1, 3, 16])
-@pytest.mark.parametrize("l2", [0.0, 0.3])
+@pytest.mark.parametrize("more", [{}, {"weight_decay": 0.3}, {"lr_decay": 0.5}])
 def test_row_wise_adagrad_is_torchrecs(
-    in_c: bool, width: int, l2: float, monkeypatch: pytest.MonkeyPatch
+    in_c: bool, width: int, more: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows without a gradient stay to the bit; the state is what a checkpoint of TorchRec has."""
     choose(in_c, monkeypatch)
@@ -109,7 +133,7 @@ def test_row_wise_adagrad_is_torchrecs(
     made: list[Any] = []
     for kind in (DenseRowWiseAdagrad, RowWiseAdagrad):
         parameters = [torch.nn.Parameter(w.clone()) for w in starts]
-        made.append((parameters, kind(parameters, lr=0.1, eps=1e-8, weight_decay=l2)))
+        made.append((parameters, kind(parameters, lr=0.1, eps=1e-8, **more)))
     for step in range(4):
         for number, start in enumerate(starts):
             gradient = torch.randn(start.shape, generator=draw)
@@ -122,7 +146,7 @@ def test_row_wise_adagrad_is_torchrecs(
     (ours, mine), (theirs, other) = made
     for a, b, start in zip(ours, theirs, starts, strict=True):
         torch.testing.assert_close(a, b)
-        assert torch.equal(a[5], start[5]) == (l2 == 0)
+        assert torch.equal(a[5], start[5]) == ("weight_decay" not in more)
     state, expected = mine.state_dict()["state"], other.state_dict()["state"]
     torch.testing.assert_close(state, expected)
 

@@ -16,7 +16,7 @@ from seo_rec.data.dataset import open_data
 from seo_rec.policy import Allowance, Feature, Lookup, Policy, Table
 from seo_rec.policy.addresses import known_as, lookup_rows
 from seo_rec.policy.preimages import ids_of_digests
-from seo_rec.recipes.continuing import read_counts
+from seo_rec.recipes.continuing import counts_of_run, read_counts, write_counts
 from seo_rec.recipes.replaying import unknown_shares
 from seo_rec.train import warm_start
 from seo_rec.train.carrying import row_moves
@@ -139,3 +139,16 @@ def test_ids_that_stand_in_for_digests_decide_nothing_for_lookups_of_whole_ids()
     for old, new in ((hashed, short), (short, hashed), (hashed, other)):
         assert row_moves(old, new, {"u": known})["t"].carried > 3
         assert not row_moves(old, new, {"u": known}, {"u": known})["t"].carried
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [([-3, 5], "not a file of counts"), ([3, 2**32], "counts 4294967296 of 'user'")],
+)
+def test_counts_that_are_no_counts_of_digests_are_refused(
+    ids: list[int], message: str, days: list[Path], tmp_path: Path
+) -> None:
+    counts = {"user": (np.array(ids), np.ones(2)), "item": (np.arange(2), np.ones(2))}
+    write_counts(tmp_path / "counts.npz", counts)
+    with pytest.raises(ValueError, match=message):
+        counts_of_run(tmp_path, every_id(days[0], 32))

@@ -187,7 +187,7 @@ def first_counts(data: DataSet, policy: Policy) -> DecayedCounts:
 
 
 def counts_of_run(run: Path, policy: Policy) -> DecayedCounts:
-    """The decayed counts that a run kept.
+    """The decayed counts that a run kept; ValueError if they are damaged.
 
     A run of an earlier release kept none; its data are counted if they are still there, and
     otherwise every id of its vocabularies counts once.
@@ -196,6 +196,12 @@ def counts_of_run(run: Path, policy: Policy) -> DecayedCounts:
     names = indexed_features(policy)
     if path.exists():
         found = read_counts(path)
+        for name, (ids, _) in found.items():
+            if policy.id_bits.get(name) == SHORT_BITS and len(ids) and ids[-1] >> SHORT_BITS:
+                raise ValueError(
+                    f"{path}: counts {ids[-1]} of {name!r}, whose vocabulary holds digests, from 0 "
+                    "to 2^32 - 1; remove it, and the run's data are counted again"
+                )
         return {n: found.get(n, _once(policy.vocabularies[n])) for n in names}
     asked = read_object(run / RUN_FILE, {"data": str, "data_fingerprint": str})
     try:
@@ -231,8 +237,8 @@ def read_counts(path: Path) -> DecayedCounts:
         for ids, counts in found.values():
             good = ids.dtype == np.int64 and counts.dtype == np.float64
             good = good and ids.ndim == counts.ndim == 1 and len(ids) == len(counts)
-            if not good or not bool((ids[1:] > ids[:-1]).all()):
-                raise ValueError("ids that do not ascend")
+            if not good or not bool((np.diff(ids, prepend=-1) > 0).all()):
+                raise ValueError("ids that do not ascend, or are negative")
             if not bool(np.isfinite(counts).all()) or bool((counts < 0).any()):
                 raise ValueError("counts below 0")
     except Exception as error:  # there is no end to what damaged bytes make a reader raise
@@ -289,8 +295,11 @@ def _known(
                 counted = counted if f.name in counts else counted_as(*of_day, f.id_bits)
                 named[FULL_BITS].append(of_day[0])
         ids, digested = (np.unique(np.concatenate(named[bits])) for bits in ID_BITS)
-        stand_ins[f.name] = ids_of_digests(np.setdiff1d(digested, known_as(ids, SHORT_BITS)))
-        every = np.union1d(ids, stand_ins[f.name])
+        every = ids
+        if len(digested):
+            left = np.setdiff1d(digested, known_as(ids, SHORT_BITS))
+            stand_ins[f.name] = ids_of_digests(left)
+            every = np.union1d(ids, stand_ins[f.name])
         amounts = _amounts(counted, known_as(every, f.id_bits))
         known[f.name] = every[np.lexsort((every, amounts))]
     return known, stand_ins

@@ -11,10 +11,11 @@ from seo_kernels.row_bag import RowTable, RowUpdate, step_rows
 
 
 class DenseRowWiseAdagrad(RowWiseAdagrad):
-    """TorchRec's ``RowWiseAdagrad``, whose state it has, without L2 in one pass over the gradient.
+    """TorchRec's ``RowWiseAdagrad``, whose state it has, in one pass over the gradient.
 
     ``s <- s + mean(g^2)``, ``w <- w - lr g / (sqrt(s) + eps)`` for each row w with gradient g. Rows
-    whose gradient is zero are not touched, which is the same: neither s nor w would move.
+    whose gradient is zero are not touched, which is the same: neither s nor w would move. With L2,
+    a decay of the rate, or on a GPU, TorchRec's own step is taken.
     """
 
     @torch.no_grad()
@@ -28,9 +29,10 @@ class DenseRowWiseAdagrad(RowWiseAdagrad):
             raise ValueError("step takes no closure; call backward before it")
         for group in self.param_groups:
             with_gradient = [p for p in group["params"] if p.grad is not None]
-            in_one_pass = [p for p in with_gradient if not group["weight_decay"] and _is_table(p)]
+            plain = not (group["weight_decay"] or group["lr_decay"] or group["maximize"])
+            in_one_pass = [p for p in with_gradient if plain and _is_table(p)]
             self._in_one_pass(in_one_pass, group)
-            rest = [p for p in with_gradient if not any(p is q for q in in_one_pass)]
+            rest = [p for p in with_gradient if not (plain and _is_table(p))]
             adagrad(
                 rest,
                 [p.grad for p in rest],
@@ -55,4 +57,6 @@ class DenseRowWiseAdagrad(RowWiseAdagrad):
 
 
 def _is_table(parameter: torch.Tensor) -> bool:
-    return parameter.ndim == 2 and parameter.device.type == "cpu" and parameter.is_contiguous()
+    """Whether C can step a parameter: float32 on a CPU, row after row."""
+    on_cpu = parameter.device.type == "cpu" and parameter.dtype == torch.float32
+    return on_cpu and parameter.ndim == 2 and parameter.is_contiguous()

@@ -106,8 +106,14 @@ def add_rows(tables: Sequence[Tensor], layout: RowLayout, reads: Reads, gradient
         gradient: (B, E), of what :func:`read_rows` gives.
 
     Raises:
-        ValueError: A row or an offset is out of range (a GPU does not look).
+        ValueError: A row or an offset is out of range (a GPU does not look), or the gradient is of
+            another shape.
     """
+    if gradient.shape != (reads.num_bags, layout.width):
+        raise ValueError(
+            f"the gradient is of shape {tuple(gradient.shape)}; allowed: "
+            f"({reads.num_bags}, {layout.width}), the bags and the floats of all lookups"
+        )
     if _calls_c([*tables, gradient], torch.float32):
         native.add_rows(tables, layout, reads, gradient)
         return
@@ -126,7 +132,8 @@ def step_rows(tables: Sequence[RowTable], gradients: Sequence[Tensor], update: R
         update: An optimizer named above, without L2.
 
     Raises:
-        ValueError: The update moves rows whose gradient is zero.
+        ValueError: The update moves rows whose gradient is zero, or a gradient or the sums are not
+            of the shape of their table.
     """
     if (
         update.optimizer == "lazy_adam"
@@ -137,10 +144,29 @@ def step_rows(tables: Sequence[RowTable], gradients: Sequence[Tensor], update: R
             f"step_rows with optimizer {update.optimizer}, L2 on {update.l2_on}, or a mean, which "
             "move rows whose gradient is zero; allowed: sgd, adagrad and rowwise_adagrad alone"
         )
+    for table, gradient in zip(tables, gradients, strict=True):
+        _check_step(table, gradient, update)
     if _calls_c([*(t.weight for t in tables), *gradients], torch.float32):
         native.step_rows(tables, gradients, update)
         return
     reference.step_rows(tables, gradients, update)
+
+
+def _check_step(table: RowTable, gradient: Tensor, update: RowUpdate) -> None:
+    """ValueError unless a table's gradient and sums are of its shape."""
+    rows, dim = table.weight.shape
+    if gradient.shape != (rows, dim):
+        raise ValueError(
+            f"the gradient of a table of shape {(rows, dim)} is of shape {tuple(gradient.shape)}; "
+            "allowed: the same shape"
+        )
+    sums = {"sgd": 0, "adagrad": rows * dim, "rowwise_adagrad": rows}[update.optimizer]
+    first = table.first
+    if sums and (first is None or first.numel() != sums):
+        has = "no sums" if first is None else f"sums of shape {tuple(first.shape)}"
+        raise ValueError(
+            f"{update.optimizer} on a table of shape {(rows, dim)} with {has}; allowed: {sums} sums"
+        )
 
 
 def swap_means(table: RowTable, update: RowUpdate, back: bool) -> None:
