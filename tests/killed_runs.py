@@ -11,10 +11,15 @@ import torch
 
 from seo_rec.train import checkpoint
 
-CLOCKS = {"seconds", "seconds_per_epoch", "epoch_seconds", "search_seconds", "examples_per_s"}
-
-
-CLOCKS |= {"command", "environment"}
+CLOCKS = {
+    "seconds",
+    "seconds_per_epoch",
+    "epoch_seconds",
+    "search_seconds",
+    "examples_per_s",
+    "command",
+    "environment",
+}
 
 
 class Killed(BaseException):

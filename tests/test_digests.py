@@ -264,6 +264,16 @@ def test_a_number_of_bits_that_is_refused(seo_rec: Command, tiny: Path, tmp_path
     assert not (tmp_path / "r").exists()
 
 
+def test_bits_of_ids_that_no_policy_stores_are_refused(
+    seo_rec: Command, tiny: Path, tmp_path: Path
+) -> None:
+    asked = ["--method", "separate", "--bytes", "2k", "--id-bits", "32"]
+    for command in ("train", "tune"):
+        done = seo_rec(command, tiny, "--out", tmp_path / "r", *asked)
+        assert done.code == 2 and "--id-bits with --method separate would be ignored" in done.err
+        assert not (tmp_path / "r" / "policy.json").exists()
+
+
 def test_settings_take_the_bits_of_the_budget() -> None:
     for name in STORES_IDS:
         settings = find(name).settings_at(Allowance(900, "bytes", id_bits=32), 16, SHORT)

@@ -238,6 +238,7 @@ class PlainMethod:
         changes: Other values of the settings of the method.
         budget: As :func:`seo_rec.recipes.train` takes it.
         resolved: See :class:`Wanted`.
+        stores_ids: Whether a policy without ids is an error, since ``--id-bits`` was typed.
     """
 
     data: DataSet
@@ -246,13 +247,22 @@ class PlainMethod:
     changes: Mapping[str, Any]
     budget: int | None
     resolved: Mapping[str, Any]
+    stores_ids: bool
 
     def policy(self, dim: int, seed: int) -> Policy:
         """The policy; PolicyError or ValueError where there is none of this width."""
         from seo_rec import recipes
 
         changes = self.changes
-        return recipes.method_policy(self.name, self.data, self.at, dim, seed=seed, changes=changes)
+        found = recipes.method_policy(
+            self.name, self.data, self.at, dim, seed=seed, changes=changes
+        )
+        if self.stores_ids and not found.vocabularies:
+            raise ValueError(
+                f"--id-bits with --method {self.name} would be ignored, since the policy stores "
+                "no ids; allowed with methods that store ids, as frequent"
+            )
+        return found
 
     def wanted(self, dim: int, seed: int) -> Wanted:
         """What a command trains."""
@@ -286,4 +296,5 @@ def plain_method(
         data = crossed(data, given["crosses"], given["seed"])
     asked_for = recipes.OWN_BUDGET if entry.budgeted else None
     resolved_options = {"set": texts, **resolved(at)}
-    return PlainMethod(data, method_options.method, at, changes, asked_for, resolved_options)
+    typed = is_typed(context, "id_bits")
+    return PlainMethod(data, method_options.method, at, changes, asked_for, resolved_options, typed)

@@ -44,6 +44,7 @@ def by_counts(
     """
     width, dim = settings.chunk_dim, settings.dim
     origin = {"chunk_dim": width}
+    of_worth = f"seo-{width}-worth"
     makers: dict[str, Callable[[], Policy]] = {
         f"seo-{width}-frequent": lambda: selection.by_frequency(data, alpha, width, settings, seed),
         f"seo-{width}-frequent-{dim}": lambda: selection.by_frequency(
@@ -51,12 +52,11 @@ def by_counts(
         ),
     }
     if worth is not None:
-        makers[f"seo-{width}-worth"] = lambda: by_worth(data, worth, settings, seed)
+        makers[of_worth] = lambda: by_worth(data, worth, settings, seed)
     found = []
     for name, make in makers.items():
         try:
-            of_worth = name.endswith("-worth")
-            found.append(Candidate(name, make(), True, origin, by_worth=of_worth))
+            found.append(Candidate(name, make(), True, origin, by_worth=name == of_worth))
         except PolicyError as error:
             log.info("%s is no candidate: %s", name, error)
     return found
@@ -67,7 +67,7 @@ def with_crosses_by_worth(
 ) -> list[Candidate]:
     """Rows and widths divided over columns and crosses by what each is worth, one candidate.
 
-    None where no cross gets rows, or the budget is too small.
+    There is no candidate where no cross gets rows, or where the budget is too small.
 
     Args:
         wide: The data with all proposed crosses.
