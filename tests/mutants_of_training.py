@@ -111,8 +111,8 @@ _FIT = (
     Mutant(
         "l2-of-the-second-layer-too",
         "seo_rec/train/optimizers.py",
-        "make(embedding.factors.parameters(), row_lr, 0.0)",
-        "make(embedding.factors.parameters(), row_lr, row_l2)",
+        "make(factors, row_lr, 0.0)",
+        "make(factors, row_lr, row_l2)",
         ("tests/test_mlet.py::test_l2_is_of_the_first_layer_only",),
     ),
     Mutant(
