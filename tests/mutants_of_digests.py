@@ -68,6 +68,16 @@ DIGESTS = (
         ("tests/test_digest_days.py::test_counts_are_of_digests_and_decay",),
     ),
     Mutant(
+        "ids-that-stand-in-for-digests-move-hashed-rows",
+        "seo_rec/train/carrying.py",
+        "ids = ids[~np.isin(ids, stand_ins[r.feature.name])]",
+        "ids = ids[:]",
+        (
+            "tests/test_digest_days.py"
+            "::test_ids_that_stand_in_for_digests_decide_nothing_for_lookups_of_whole_ids",
+        ),
+    ),
+    Mutant(
         "a-graph-reads-digests-with-a-sign",
         "seo_rec/export/addresses.py",
         "found.long() & LOW_32",

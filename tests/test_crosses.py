@@ -147,6 +147,17 @@ def test_no_crosses_change_nothing(tiny_data: DataSet) -> None:
     assert with_crosses(tiny_data, ()).schema == tiny_data.schema
 
 
+def test_columns_are_counted_once_for_all_sets_of_crosses(tiny_data: DataSet) -> None:
+    """Digests of large vocabularies take time and memory."""
+    crossed = with_crosses(tiny_data, CROSSES)
+    for bits in (64, 32):
+        ids, _ = crossed.only((PAIR,)).counts("noise_0", bits)
+        assert ids is tiny_data.counts("noise_0", bits)[0]
+        cross = crossed.only((PAIR,)).counts(PAIR.name, bits)
+        assert len(cross[0]) > 3 and cross[1].sum() == crossed.counts(PAIR.name)[1].sum()
+        assert (cross[0].max() < 2**32) == (bits == 32)
+
+
 def test_searches_find_policies_of_columns_and_crosses(tiny_data, tmp_path) -> None:
     """Also a search that trains, and drops features: its policy fits the data without crosses."""
     crossed = with_crosses(tiny_data, (PAIR,))

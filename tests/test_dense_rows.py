@@ -9,12 +9,21 @@ import torch
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from seo_kernels import native
-from seo_kernels.row_bag import Reads, RowLayout, RowTable, RowUpdate, add_rows, step_rows
+from seo_kernels.row_bag import (
+    Reads,
+    RowLayout,
+    RowTable,
+    RowUpdate,
+    add_rows,
+    step_rows,
+    update_rows,
+)
 from seo_kernels.row_bag.layout import ROW_OPTIMIZERS
 from seo_rec.embed.dense import DenseTables
 from seo_rec.train.dense_rows import DenseRowWiseAdagrad
 
 SIZES, TABLE_OF, B = [(5, 3), (7, 16), (4, 8)], [1, 0, 1, 2], 6
+SGD = RowUpdate("sgd", 0.1, 1)
 both = pytest.mark.parametrize("in_c", [False, True], ids=["reference", "C"])
 
 
@@ -107,6 +116,8 @@ def test_gradients_and_sums_of_another_shape_are_refused(
     for wrong in (gradient[:-1], gradient[:, 1:], gradient.view(-1)):
         with pytest.raises(ValueError, match=r"gradient is of shape .* allowed: \(6, 43\)"):
             add_rows(tables, layout, reads, wrong)
+        with pytest.raises(ValueError, match=r"gradient is of shape .* allowed: \(6, 43\)"):
+            update_rows(list(map(RowTable, tables)), layout, [reads], [wrong], SGD)
     weight, sums = torch.zeros(4, 3), torch.zeros(4, 1)
     cases = [
         ("sgd", None, torch.zeros(3, 3), "allowed: the same shape"),

@@ -24,7 +24,7 @@ from seo_rec.data.stream import Stream
 from seo_rec.data.vocabulary import IdCounter
 from seo_rec.policy import Policy
 from seo_rec.policy.addresses import cross_ids
-from seo_rec.policy.entries import MAX_COLUMNS
+from seo_rec.policy.entries import FULL_BITS, MAX_COLUMNS
 from seo_rec.schema import Column, DataError, Schema
 
 ALL = "all"
@@ -208,8 +208,14 @@ class CrossedData(DataSet):
         self._crossed = dict(counts)
         self._verifier, self._said = whole._verifier, whole._said
 
+    def counts(self, feature: str, id_bits: int = FULL_BITS) -> tuple[Ids, Ids]:
+        """As of the data set without crosses, which keeps them for all sets of crosses."""
+        if feature not in self._crossed:
+            return self.whole.counts(feature, id_bits)
+        return super().counts(feature, id_bits)
+
     def _ids_and_counts(self, feature: str) -> tuple[Ids, Ids]:
-        return self._crossed[feature] if feature in self._crossed else self.whole.counts(feature)
+        return self._crossed[feature]
 
     def kept(self, feature: str) -> Ids | None:
         """As of the data set without crosses; all ids of a cross keep their identity."""

@@ -86,9 +86,15 @@ def update_rows(
         layout: As for :func:`read_rows`.
         reads, gradients: What :func:`read_rows` was given, and the gradient (B, E) of its result.
         update: The optimizer, its rate, L2 and the running mean.
+
+    Raises:
+        ValueError: A row or an offset is out of range (a GPU does not look), or a gradient is of
+            another shape.
     """
     if not reads:
         return
+    for read, gradient in zip(reads, gradients, strict=True):
+        _check_gradient(layout, read, gradient)
     if len(reads) == 1 and _calls_c([t.weight for t in tables]):
         native.update_rows(tables, layout, reads[0], gradients[0], update)
         return
@@ -109,11 +115,7 @@ def add_rows(tables: Sequence[Tensor], layout: RowLayout, reads: Reads, gradient
         ValueError: A row or an offset is out of range (a GPU does not look), or the gradient is of
             another shape.
     """
-    if gradient.shape != (reads.num_bags, layout.width):
-        raise ValueError(
-            f"the gradient is of shape {tuple(gradient.shape)}; allowed: "
-            f"({reads.num_bags}, {layout.width}), the bags and the floats of all lookups"
-        )
+    _check_gradient(layout, reads, gradient)
     if _calls_c([*tables, gradient], torch.float32):
         native.add_rows(tables, layout, reads, gradient)
         return
@@ -150,6 +152,15 @@ def step_rows(tables: Sequence[RowTable], gradients: Sequence[Tensor], update: R
         native.step_rows(tables, gradients, update)
         return
     reference.step_rows(tables, gradients, update)
+
+
+def _check_gradient(layout: RowLayout, reads: Reads, gradient: Tensor) -> None:
+    """ValueError unless a gradient is of the shape of what :func:`read_rows` gives."""
+    if gradient.shape != (reads.num_bags, layout.width):
+        raise ValueError(
+            f"the gradient is of shape {tuple(gradient.shape)}; allowed: "
+            f"({reads.num_bags}, {layout.width}), the bags and the floats of all lookups"
+        )
 
 
 def _check_step(table: RowTable, gradient: Tensor, update: RowUpdate) -> None:
