@@ -47,6 +47,7 @@ def _tables(line: Line) -> list[str]:
         entry("rows_per_s", "rows/s", ","),
         entry("p50_ms", "p50 ms", ".2f"),
         entry("p99_ms", "p99 ms", ".2f"),
+        entry("processor_ms", "server's processor ms", ".2f"),
         entry("failed", "failed", ","),
     ]
     return [

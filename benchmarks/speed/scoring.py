@@ -11,7 +11,8 @@ written several times over to a text file and to a Parquet file, and scored:
               The goal, on two cores, is 300,000 rows/s for MovieLens' six columns and 60,000 for
               39 columns of Criteo.
     serve     the server with 1, 8 and 32 clients on the same machine, with 1 and 64 rows in a
-              request, as JSON and as Arrow: requests/s, p50 and p99 of their times.
+              request, as JSON and as Arrow: requests/s, p50 and p99 of their times, and the server's
+              milliseconds of processor time for one.
     reloads   8 clients while the package is exchanged four times, and while SIGTERM ends the
               server: requests that failed.
 
@@ -117,7 +118,7 @@ def of_predict(package: Path, files: dict[str, Path], rounds: int, folder: Path)
     """All ways of ``predict``, the fastest of the rounds of each; the first scores are kept."""
     cores = [n for n in CORES if n <= len(os.sched_getaffinity(0))]
     best: dict[tuple[str, int], Line] = {}
-    wanted = None
+    wanted: Any = None
     for turn in range(rounds):
         for form, raw in files.items():
             for number in cores:
@@ -137,14 +138,14 @@ def of_predict(package: Path, files: dict[str, Path], rounds: int, folder: Path)
 def of_server(package: Path, table: Any, wanted: Any, seconds: float) -> list[Line]:
     """Every load of the server; the scores of a first request are compared with ``predict``'s."""
     found = []
-    with load.running(package) as (_, address):
+    with load.running(package) as (process, address):
         for form in load.FORMS:
             for rows in REQUEST_ROWS:
                 requests = load.requests_of(form, table, rows)
                 scores = load.scores_in(form, load.one_answer(address, requests[0]))
                 np.testing.assert_allclose(scores, wanted[:rows], rtol=1e-5, err_msg=form)
                 for clients in CLIENTS:
-                    line = load.under_load(address, requests, clients, seconds)
+                    line = load.under_load(process.pid, address, requests, clients, seconds)
                     rate = round(rows * line["requests_per_s"])
                     found.append({"form": form, "rows": rows, **line, "rows_per_s": rate})
     return found

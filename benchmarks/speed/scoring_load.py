@@ -171,28 +171,46 @@ def one_answer(address: Address, request: bytes) -> bytes:
     return answer.body
 
 
-def under_load(address: Address, requests: Sequence[bytes], clients: int, seconds: float) -> Line:
-    """Throughput and latency of so many clients that ask all the time, after a warm-up."""
+def processor_seconds(pid: int) -> float:
+    """Processor time that a process has taken so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    async def load() -> Seen:
+
+def under_load(
+    pid: int, address: Address, requests: Sequence[bytes], clients: int, seconds: float
+) -> Line:
+    """Throughput and latency of so many clients that ask all the time, after a warm-up.
+
+    Args:
+        pid: The server's process, whose processor time is read.
+        address: Where it answers.
+        requests: What every client sends in turn.
+        clients: How many ask at a time.
+        seconds: How long they are counted.
+    """
+
+    async def load() -> tuple[Seen, float, float]:
         seen, ended = Seen(), asyncio.Event()
         tasks = [
             asyncio.create_task(_client(address, requests, i, ended, seen)) for i in range(clients)
         ]
         await asyncio.sleep(WARM_SECONDS)
-        begin = time.perf_counter()
+        begin, before = time.perf_counter(), processor_seconds(pid)
         await asyncio.sleep(seconds)
-        end = time.perf_counter()
+        end, used = time.perf_counter(), processor_seconds(pid) - before
         ended.set()
         await asyncio.gather(*tasks)
         seen.answers = [(at, took) for at, took in seen.answers if begin <= at < end]
-        return seen
+        return seen, end - begin, used
 
-    seen = asyncio.run(load())
+    seen, elapsed, used = asyncio.run(load())
+    answers = len(seen.answers)
     return {
         "clients": clients,
-        "requests_per_s": round(len(seen.answers) / seconds, 1),
+        "requests_per_s": round(answers / elapsed, 1),
         **_quantiles(seen),
+        "processor_ms": round(used * 1e3 / answers, 3) if answers else None,
         "failed": len(seen.failures),
     }
 
