@@ -60,6 +60,22 @@ def test_vectorised_hash_equals_the_reference() -> None:
     assert hash_tokens(sliced).tolist() == ids[7:107].tolist()
 
 
+def test_few_tokens_have_the_ids_that_they_have_among_many() -> None:
+    """They are hashed another way, one token at a time."""
+    rng = np.random.default_rng(1)
+    sizes = [0, 1, 8, 17, 18, 19, 63, 64, 65, 128, 129, 300]
+    tokens = [rng.integers(0, 256, n, dtype=np.uint8).tobytes() for n in sizes]
+    tokens += [b"1" * n for n in sizes] + [b"0", b"00", b"01", b"-1", b"+1", b" 1", b"1_0"]
+    tokens += ["\N{ARABIC-INDIC DIGIT ONE}".encode(), b"12a", b"9" * 18, b"0" * 18]
+    array = pa.array(tokens, pa.binary())
+    wanted = hash_tokens(array).tolist()
+    for size in (1, 2, 15, 16, 17):
+        for start in range(len(tokens) - size + 1):
+            found = hash_tokens(array.slice(start, size))
+            assert found.dtype == np.int64
+            assert found.tolist() == wanted[start : start + size], (start, size)
+
+
 def test_ids_are_the_same_for_every_type() -> None:
     numbers = [0, 7, -7, 10**18, 2**62]
     expected = [token_id(str(n)) for n in numbers]
