@@ -211,7 +211,17 @@ def test_other_data_are_refused(tiny_data):
 
 
 @pytest.mark.slow
-def test_a_tiny_run(tmp_path, monkeypatch):
+def test_a_tiny_run(tmp_path, monkeypatch, seo_rec):
+    in_a_process = scoring.seo_rec
+
+    def command(*arguments):
+        if arguments[0] == "predict":
+            return in_a_process(*arguments)
+        done = seo_rec(*arguments)  # torch is loaded already
+        assert done.code == 0, done.err
+        return done.out
+
+    monkeypatch.setattr(scoring, "seo_rec", command)
     raw = tmp_path / "train.txt"
     write_criteo(raw)
     prepare_criteo(raw, tmp_path / "data", embed_numeric=True)
