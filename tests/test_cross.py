@@ -99,7 +99,7 @@ def test_features_are_made_of_columns_as_written(policy):
 
 def test_policies_without_crosses_have_nothing_new_to_do():
     plain = [n for n, p in BUILDABLE.items() if not needs_columns(p)]
-    assert set(BUILDABLE) - set(plain) == {"columns", "crosses", "crosses-of-all-kinds"}
+    assert set(BUILDABLE) - set(plain) == {"columns", "crosses", "crosses-of-all-kinds", "digests"}
     for name in plain:
         assert embed.PolicyEmbedding(BUILDABLE[name]).columns is None
 

@@ -28,7 +28,7 @@ from seo_rec.recipes import outcome as outcomes
 from seo_rec.runs import claim
 from seo_rec.search.run_off import RunOff, contest
 from seo_rec.search.seo import SeoSearch
-from seo_rec.search.seo import search as attention
+from seo_rec.search.seo import searched as attention
 from seo_rec.settings import DENSE_OPTIMIZER_NAMES
 from seo_rec.train import CheckpointError, FitSettings, Training, checkpoint
 
