@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def open_session(path: Path, threads: int) -> Any:
 
     Args:
         path: Of the graph.
-        threads: That one call uses; 0 takes one for each core.
+        threads: That one call uses; 0 takes one for each core that the process may run on.
 
     Raises:
         PackageError: It cannot be loaded.
@@ -32,7 +33,7 @@ def open_session(path: Path, threads: int) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors become exceptions, and warnings are of no use here
     try:
@@ -48,7 +49,7 @@ class OnnxScorer:
 
     Args:
         package: A package that holds ``model.onnx``.
-        threads: That one call uses; 0 takes one for each core.
+        threads: That one call uses; 0 takes one for each core that the process may run on.
 
     Raises:
         PackageError: The package holds no graph, or one that does not fit the package.

@@ -60,7 +60,8 @@ class Predictor:
                 a temporary folder first.
             engine: What computes the scores: ``onnxruntime``, ``numpy``, or ``auto``, which takes
                 ONNX Runtime if it is installed and the package holds its graph.
-            threads: That ONNX Runtime uses for one call; 0 takes one for each core.
+            threads: That ONNX Runtime uses for one call; 0 takes one for each core that the process
+                may run on.
 
         Raises:
             PackageError: It is not a package, is damaged, or scores its golden rows otherwise.

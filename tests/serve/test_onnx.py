@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from copy import copy
@@ -233,3 +234,18 @@ def test_a_graph_of_another_package_is_refused(clicks):
     )
     with pytest.raises(PackageError, match=r"has the inputs .* the package needs \{'dense'"):
         OnnxScorer(package)
+
+
+def test_threads_stay_on_the_cores_of_the_process(clicks):
+    """A process that is kept to some cores, as by taskset, starts no thread on the others."""
+    allowed = os.sched_getaffinity(0)
+    one = {min(allowed)}
+    before = set(os.listdir("/proc/self/task"))
+    os.sched_setaffinity(0, one)
+    try:
+        scorer = OnnxScorer(read_package(clicks.package))
+        started = set(os.listdir("/proc/self/task")) - before
+        assert [os.sched_getaffinity(int(thread)) for thread in started] == [one] * len(started)
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert scorer._session.get_session_options().intra_op_num_threads == 1
