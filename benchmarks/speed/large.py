@@ -68,7 +68,7 @@ class Watched:
         while self.process.poll() is None:
             for pid in _descendants(self.process.pid):
                 self.peaks[pid] = max(self.peaks.get(pid, 0), _peak(pid))
-            if self.first_epoch is None and self.metrics.exists() and self.metrics.read_text():
+            if self.first_epoch is None and epochs_in(self.metrics):
                 self.first_epoch = time.perf_counter() - self.begin
                 if stop_after_first:
                     self.process.send_signal(signal.SIGTERM)
@@ -79,6 +79,14 @@ class Watched:
         """Raises SystemExit with what the command printed if it failed."""
         if self.wait():
             raise SystemExit(self.process.stdout.read() if self.process.stdout else "failed")
+
+
+def epochs_in(metrics: Path) -> list[dict[str, Any]]:
+    """The finished epochs of a training that may still run; losses of steps are left out."""
+    if not metrics.exists():
+        return []
+    whole = [line for line in metrics.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [event for event in map(json.loads, whole) if event["event"] == "epoch"]
 
 
 def _descendants(pid: int) -> list[int]:
@@ -116,7 +124,7 @@ def measure(
     result = json.loads((folder / "whole" / "result.json").read_text())
     settings = FitSettings(epochs=EPOCHS, storage=storage)
     state = training_bytes(Policy.load(folder / "whole" / "policy.json"), settings)
-    first = (folder / "whole" / "metrics.jsonl").read_text().splitlines()[0]
+    first = epochs_in(folder / "whole" / "metrics.jsonl")[0]
     evaluated = json.loads(
         subprocess.run(
             [*SEO_REC, "eval", str(folder / "whole"), str(data)],
@@ -128,7 +136,7 @@ def measure(
     shutil.rmtree(folder / "whole")  # a checkpoint is as large as what training keeps
     stopped = Watched(command(folder / "cut"), folder / "cut" / "metrics.jsonl", threads)
     status = stopped.wait(stop_after_first=True)
-    done = len((folder / "cut" / "metrics.jsonl").read_text().splitlines())
+    done = len(epochs_in(folder / "cut" / "metrics.jsonl"))
     resumed = Watched(command(folder / "cut", "--resume"), folder / "cut" / "none", threads)
     resumed.require_success()
     again = json.loads((folder / "cut" / "result.json").read_text())
@@ -140,7 +148,7 @@ def measure(
         "ranks": ranks,
         "threads": threads,
         "storage": storage,
-        "start_seconds": whole.first_epoch - json.loads(first)["seconds"],
+        "start_seconds": whole.first_epoch - first["seconds"],
         "epoch_seconds": result["seconds_per_epoch"],
         "training_bytes": state,
         "peak_bytes": sum(sorted(whole.peaks.values())[-ranks:]),
