@@ -31,6 +31,16 @@ class RankError(AssertionError):
     """A rank raised, died or did not finish in time; the message holds its traceback."""
 
 
+def told(action: Callable[[], Any]) -> tuple[str, str, float]:
+    """Type and text of what ``action`` raised, and after how many seconds."""
+    started = time.monotonic()
+    try:
+        action()
+    except Exception as error:
+        return type(error).__name__, str(error), time.monotonic() - started
+    return "", "", time.monotonic() - started
+
+
 def run_ranks(
     fn: Callable[..., Any], world_size: int, *args: object, timeout: float = PATIENCE
 ) -> list[Any]:

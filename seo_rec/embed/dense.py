@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from seo_kernels.row_bag import Reads, RowLayout, add_rows, read_rows, weight_gradient
+from seo_rec.embed.sparse import TableLookups
 
 
-class DenseTables:
+class DenseTables(TableLookups):
     """Some tables in one tensor, and their lookups.
 
     The backward pass writes every float of the tensor's gradient once and adds the rows that were
@@ -31,22 +32,7 @@ class DenseTables:
         self.parameter, self.sizes = parameter, list(sizes)
         self.layout = RowLayout(table_of, [width for _, width in sizes])
 
-    def look_up(
-        self,
-        rows_V: torch.Tensor,
-        offsets: torch.Tensor | None,
-        weights_V: torch.Tensor | None,
-        num_bags: int,
-    ) -> torch.Tensor:
-        """``x_BE``, the pooled rows of every lookup side by side; see :func:`read_rows`.
-
-        Args:
-            rows_V: int64, the row of every read, lookup after lookup, bag after bag.
-            offsets: (K * B + 1) where the bags begin; None if each has one read.
-            weights_V: A factor of every read; None for ones.
-            num_bags: B.
-        """
-        reads = Reads(rows_V, offsets, weights_V, num_bags)
+    def read(self, reads: Reads, weights_V: torch.Tensor | None) -> torch.Tensor:
         x_BE: torch.Tensor = _ReadTables.apply(self, reads, weights_V, self.parameter)
         return x_BE
 

@@ -6,6 +6,7 @@ Letters: K lookups, B bags, V reads, E sum of the lookups' widths, R rows and D 
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,35 @@ class TablePart:
         return int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
 
 
-class SparseTables:
+class TableLookups(ABC):
+    """The lookups of some tables; how their gradients are kept is what its kinds differ in."""
+
+    layout: RowLayout
+
+    def look_up(
+        self,
+        rows_V: torch.Tensor,
+        offsets: torch.Tensor | None,
+        weights_V: torch.Tensor | None,
+        num_bags: int,
+    ) -> torch.Tensor:
+        """``x_BE``, the pooled rows of every lookup side by side; see :func:`read_rows`.
+
+        Args:
+            rows_V: int64, the row of every read, lookup after lookup, bag after bag.
+            offsets: (K * B + 1) where the bags begin; None if each has one read.
+            weights_V: A factor of every read; None for ones.
+            num_bags: B.
+        """
+        reads = Reads(rows_V, offsets, weights_V, num_bags)
+        return self.read(reads, weights_V)
+
+    @abstractmethod
+    def read(self, reads: Reads, weights_V: torch.Tensor | None) -> torch.Tensor:
+        """``x_BE`` of these reads, (B, E), with what its backward pass needs."""
+
+
+class SparseTables(TableLookups):
     """Some tables, their lookups, and the gradients of the rows read since the last update.
 
     A dense gradient of a table has as many floats as the table. Here the backward pass leaves the
@@ -62,25 +91,11 @@ class SparseTables:
         self.layout = RowLayout(table_of, [w.shape[1] for w in weights])
         self.pending: list[tuple[Reads, torch.Tensor]] = []
 
-    def look_up(
-        self,
-        rows_V: torch.Tensor,
-        offsets: torch.Tensor | None,
-        weights_V: torch.Tensor | None,
-        num_bags: int,
-    ) -> torch.Tensor:
-        """``x_BE``, the pooled rows of every lookup side by side; see :func:`read_rows`.
-
-        Args:
-            rows_V: int64, the row of every read, lookup after lookup, bag after bag.
-            offsets: (K * B + 1) where the bags begin; None if each has one read.
-            weights_V: A factor of every read; None for ones.
-            num_bags: B.
-        """
-        reads = Reads(rows_V, offsets, weights_V, num_bags)
+    def read(self, reads: Reads, weights_V: torch.Tensor | None) -> torch.Tensor:
         if not torch.is_grad_enabled():
             return read_rows([w.detach() for w in self.weights], self.layout, reads)
-        return _ReadRows.apply(self, reads, weights_V, *self.parameters)
+        x_BE: torch.Tensor = _ReadRows.apply(self, reads, weights_V, *self.parameters)
+        return x_BE
 
 
 class _ReadRows(torch.autograd.Function):

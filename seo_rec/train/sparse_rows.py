@@ -27,7 +27,7 @@ from seo_kernels.row_bag import (
     update_rows,
 )
 from seo_rec.embed.dense import DenseTables
-from seo_rec.embed.sparse import SparseTables, TablePart
+from seo_rec.embed.sparse import SparseTables, TableLookups, TablePart
 
 EPS = 1e-8
 MOMENTS = {"sgd": (), "adagrad": ("sum",), "rowwise_adagrad": ("sum",)}
@@ -200,7 +200,7 @@ def _read_kernel_densely(kernel: BatchedDenseEmbeddingBag) -> None:
         module.forward = _forward(DenseTables(module.weights, sizes, kernel._feature_table_map))
 
 
-def _forward(tables: SparseTables | DenseTables) -> Callable[..., torch.Tensor]:
+def _forward(tables: TableLookups) -> Callable[..., torch.Tensor]:
     """In place of the forward pass of FBGEMM's module."""
 
     def forward(

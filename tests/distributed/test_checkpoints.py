@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,7 +36,7 @@ from seo_rec.serve.predict import predict_split
 from seo_rec.train import Checkpoints, FitSettings, Training, checkpoint, load_tensors, loop, ranks
 from seo_rec.train.state import State, copied, local_tensors, optimizer_state, weights_of
 from seo_rec.train.steps import make_steps
-from spawn import run_ranks
+from spawn import run_ranks, told
 
 TOLERANCE = 1e-6
 STOPPED_AT = 7
@@ -279,16 +277,6 @@ def differing(a: State, b: State) -> list[str]:
 
 
 # ---- a rank that cannot write or read -----------------------------------------------------------
-
-
-def told(action: Callable[[], Any]) -> tuple[str, str, float]:
-    """Type and text of what ``action`` raised, and after how many seconds."""
-    started = time.monotonic()
-    try:
-        action()
-    except Exception as error:
-        return type(error).__name__, str(error), time.monotonic() - started
-    return "", "", time.monotonic() - started
 
 
 @pytest.mark.parametrize("what, victim", [("checkpoints", 1), ("best", 0)])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,19 +26,9 @@ from seo_rec.train import (
     said_by_first,
     sharding,
 )
-from spawn import run_ranks
+from spawn import run_ranks, told
 
 # ---- plans that do not fit --------------------------------------------------------------------
-
-
-def told(action: Callable[[], Any]) -> tuple[str, str, float]:
-    """Type and text of what ``action`` raised, and after how many seconds."""
-    started = time.monotonic()
-    try:
-        action()
-    except Exception as error:
-        return type(error).__name__, str(error), time.monotonic() - started
-    return "", "", time.monotonic() - started
 
 
 def refusals(data: DataSet, out: Path, plan: Path | None) -> list[tuple[str, str, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -40,6 +41,9 @@ from seo_rec.train import (
     shard,
     train_stream,
 )
+from seo_rec.train.optimizers import DENSE_NS
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,13 @@ def _train_attention(
     model = shard(whole, fit_settings, rates=rates_of(data.schema))
     optimizers = optimizers_of(model, fit_settings)
     optimizers |= gate_optimizers(gate, settings, fit_settings.dense_lr)
+    numbers = sum(p.numel() for p in gate.parameters())
+    log.info(
+        "%d numbers of the attention have dense gradients: each step passes over all of them, "
+        "about %.3g ms more",
+        numbers,
+        numbers * DENSE_NS / 1e6,
+    )
     step = logit_step(gate, settings, data, fit_settings, len(train))
     title = f"attention over chunks of {settings.chunk_dim}"
     result = fit(
