@@ -34,12 +34,12 @@ from seo_rec.search.run_off import (
     run_off,
     whole_length,
 )
-from seo_rec.search.run_off.schedule import Length, early_steps, haste, rounds
+from seo_rec.search.run_off.schedule import Length, early_steps, has_few_steps, haste, rounds
 from seo_rec.search.seo import SeoSearch
 from seo_rec.train import FitSettings, Trained, Training, eval_stream, evaluate, fit_policy
 
 TRAINING = Training(ModelSettings(hidden=(8,)), FitSettings(epochs=4, batch_size=50))
-SEARCH = SeoSearch(budget_rows=400, logit_lr=0.05)
+SEARCH = SeoSearch(budget_rows=400, logit_lr=0.05, run_off=RunOff(in_full=False))
 
 
 @functools.cache
@@ -143,6 +143,42 @@ def test_an_attention_has_two_epochs_where_they_are_an_eighth_of_the_limit() -> 
     found = {n: attention_epochs(n, 2, 4.0) for n in (1, 3, 7, 8, 12, 17, 18, 20, 24)}
     assert found == {1: 1, 3: 1, 7: 1, 8: 2, 12: 2, 17: 2, 18: 3, 20: 3, 24: 4}
     assert attention_epochs(3, 1, 100.0) == 3
+
+
+def test_a_training_of_few_steps_is_told_before_it_starts() -> None:
+    """A fifth of it is below 0.2 of steps times rate, and it reads 200,000 rows at most."""
+    rates = FitSettings(row_lr=4e-3)  # rows have grown after 50 steps
+    for steps_per_epoch, few in ((24, True), (25, False)):  # of 10 epochs two are a fifth
+        length = Length(10, steps_per_epoch, 512 * steps_per_epoch, 512)
+        assert has_few_steps(length, rates) is few
+    assert not has_few_steps(Length(10, 24, 512 * 24, 512), FitSettings(row_optimizer="adagrad"))
+    assert has_few_steps(Length(10, 20, 20_000, 1000), rates)
+    assert not has_few_steps(Length(10, 20, 20_001, 1001), rates)
+
+
+def test_with_few_steps_every_candidate_is_trained_in_full(
+    tiny_data: DataSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The search says so in one line, and so does its story; its attentions are whole, too."""
+    caplog.set_level("INFO", "seo_rec.progress")
+    off = RunOff(epochs=2, chunk_dims=(), trivial_lookups=(), frequent=False)
+    search, out = replace(SEARCH, run_off=off), tmp_path / "out"
+    recipes.search("seo", tiny_data, out, search, TRAINING)
+    halving = json.loads((out / "search.json").read_text())["record"]["halving"]
+    length = whole_length(tiny_data, off.shortened(TRAINING))
+    assert halving["elsewhere"] == length.whole
+    count = halving["rounds"][0]["candidates"]
+    assert [r["steps"] for r in halving["rounds"]] == [length.steps]
+    assert halving["rows"] == count * length.whole > 4 * length.whole
+    few = [m for m in caplog.messages if "too few for rounds" in m]
+    assert len(few) == 1 and f"a training has {length.steps} steps" in few[0]
+    assert f"{count} candidates, each trained in full: " in caplog.text
+    (read,) = reading.read([out]).searches
+    assert read.halving is not None
+    lines = story(read.halving, read.decision)
+    assert len(lines) <= 5 and "attentions included; each was trained in full." in lines[0]
+    assert "in_full" not in off.to_json() | RunOff(cost=0, in_full=False).to_json()
+    assert RunOff(in_full=False).to_json()["in_full"] is False
 
 
 def test_finalists_do_not_leave_before_rows_have_grown() -> None:

@@ -29,6 +29,7 @@ from seo_rec.policy import Allowance, allowance_of
 from seo_rec.policy.allowance import read_bytes
 from seo_rec.runs import command_line
 from seo_rec.search import Found, find
+from seo_rec.search.run_off import ROOM_FOR_ALL
 from seo_rec.search.seo import AUTO, MOSTLY, SeoSearch
 from seo_rec.settings import Training
 
@@ -46,8 +47,6 @@ IDENTITY = (
 )
 METHOD, DIM = "seo", 16
 PLANTED, DEFAULT, EXHAUSTIVE = "planted", "default", "exhaustive"
-# a limit with room for a whole training of every candidate; without a limit there are fewer
-ROOM_FOR_ALL = 1000.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,8 @@ class Variant:
 
 VARIANTS = {
     DEFAULT: Variant(),
-    EXHAUSTIVE: Variant({"run_off.cost": ROOM_FOR_ALL}),
+    EXHAUSTIVE: Variant({"run_off.cost": ROOM_FOR_ALL}),  # without a limit there are fewer
+    "limited": Variant({"run_off.in_full": False}),
     "precision-auto": Variant({"precision": AUTO}),
     "pairs": Variant(crosses="8"),
     "triples": Variant(crosses="8^3"),

@@ -85,10 +85,13 @@ def story(halving: Halving, decision: Mapping[str, Any]) -> list[str]:
     """The search in at most five lines: what it read, who left in which round, and who won."""
     plain = sum(c.is_plain for c in halving.courses)
     told = list[str]()
+    limit = f"the limit was {halving.limit:g} times"
+    if len(halving.stages) == 1:
+        limit = "each was trained in full"
     lines = [
         f"{plain} plain and {len(halving.courses) - plain} searched candidates read "
         f"{halving.rows / halving.one_training:.1f} times the {halving.one_training:,} rows of one "
-        f"training, attentions included; the limit was {halving.limit:g} times."
+        f"training, attentions included; {limit}."
     ]
     for number, stage in enumerate(halving.stages[:-1], 1):
         out = [c for c in halving.courses if c.left == number]

@@ -7,11 +7,12 @@ from seo_rec.search.run_off.contest import Outcome, run_off, whole_length
 from seo_rec.search.run_off.crossed import crossed_candidates
 from seo_rec.search.run_off.plain import Shape, by_chunks, plain_candidates, side_by_side
 from seo_rec.search.run_off.proposals import PROPOSALS, Proposal, proposed
-from seo_rec.search.run_off.schedule import attention_epochs
-from seo_rec.search.run_off.settings import RULE, RunOff
+from seo_rec.search.run_off.schedule import attention_epochs, has_few_steps
+from seo_rec.search.run_off.settings import ROOM_FOR_ALL, RULE, RunOff
 
 __all__ = [
     "PROPOSALS",
+    "ROOM_FOR_ALL",
     "RULE",
     "Candidate",
     "Outcome",
@@ -21,6 +22,7 @@ __all__ = [
     "attention_epochs",
     "by_chunks",
     "crossed_candidates",
+    "has_few_steps",
     "plain_candidates",
     "proposed",
     "run_off",

@@ -135,10 +135,10 @@ def halve(contest: Contest, spent: int) -> tuple[list[str], dict[str, Any]]:
     names = contest.different()
     stages = _Rounds(contest, names, spent)
     length, schedule = stages.length, stages.schedule
-    say(
-        f"{len(names)} candidates, on at most {stages.cost:g} times the {length.whole:,} rows of "
-        f"one training: {_told(schedule, length)}"
-    )
+    limit = f"on at most {stages.cost:g} times the {length.whole:,} rows of one training"
+    if len(schedule.rounds) == 1 and schedule.rounds[0].steps == length.steps:
+        limit = "each trained in full"
+    say(f"{len(names)} candidates, {limit}: {_told(schedule, length)}")
     finalists = stages.all(names)
     curves = [contest.scores[name]["curve"] for name in names]
     told = [

@@ -18,6 +18,7 @@ FINALS_AT = 4  # a limit of twice as many trainings has room for twice as many f
 FINALS_SHARE = 9 / 10  # of the rows that are left for candidates
 REACH = 0.7  # steps times learning rate of a training that is long enough for narrow rows
 GROWN = 0.2  # the same, of the shortest training after which finalists may leave
+SMALL = 200_000  # rows of a training of which all candidates' together take minutes
 MOST_HASTE = 3.0  # times the learning rates of a training that is too short
 
 
@@ -123,6 +124,21 @@ def early_steps(fit: FitSettings) -> int:
     """
     adam = fit.row_optimizer in ("auto", "adam", "lazy_adam")
     return max(1, math.ceil(GROWN / fit.row_lr)) if adam else 1
+
+
+def has_few_steps(length: Length, fit: FitSettings) -> bool:
+    """Whether a training is so short that rounds cannot rank, and so small that none are needed.
+
+    Rounds cannot rank where rows have hardly left 0 after a fifth of a training
+    (:func:`early_steps`), since three candidates are chosen then. It is small up to
+    :data:`SMALL` rows.
+
+    Args:
+        length: One whole training.
+        fit: Its settings.
+    """
+    fifth = _whole_epochs(SHORT_FINALS[0][1], length.epochs, length)
+    return fifth < early_steps(fit) and length.whole <= SMALL
 
 
 def attention_epochs(epochs: int, widths: int, cost: float) -> int:

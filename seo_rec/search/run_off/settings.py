@@ -10,6 +10,7 @@ from seo_rec.settings import Training
 
 # of a run-off's candidates and winner, without and with a limit; a change is another search
 RULE, LIMITED_RULE = 5, 10
+ROOM_FOR_ALL = 1000.0  # a limit in which every candidate and attention is trained in full
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class RunOff:
         frequent: Whether rows for the most frequent ids are candidates, dim and chunk_dim wide.
         divide: Whether a division of rows and width by each attention is a candidate (seo-divide).
         cost: The search trains on at most so many times the rows of a training; 0: no limit.
+        in_full: Whether a search with a cost exceeds it where a training has few steps.
         tune: Whether L2 and learning rates are chosen first, for each family of policies.
     """
 
@@ -46,6 +48,7 @@ class RunOff:
     frequent: bool = True
     divide: bool = False
     cost: float = 4.0
+    in_full: bool = True
     tune: bool = False
 
     def __post_init__(self) -> None:
@@ -74,11 +77,13 @@ class RunOff:
         """JSON values, and the rule by which a winner is found.
 
         ``divide`` is there only where it is set, ``cost`` and ``tune`` only where there is a
-        limit, as it was recorded before they came.
+        limit, and ``in_full`` only where it is turned off, as it was recorded before they came.
         """
         values = {**asdict(self), "rule": LIMITED_RULE if self.cost else RULE}
         if not values["divide"]:
             del values["divide"]
+        if not self.cost or self.in_full:
+            del values["in_full"]
         if not self.cost:
             del values["cost"], values["tune"]
         return values

@@ -17,18 +17,21 @@ from seo_rec.data.dataset import DataSet
 from seo_rec.policy import Policy, stored_types
 from seo_rec.runs.layout import ATTENTIONS_FOLDER, SCORES_FOLDER
 from seo_rec.search.found import Found
-from seo_rec.search.progress import Progress
+from seo_rec.search.progress import Progress, say
 from seo_rec.search.run_off import (
+    ROOM_FOR_ALL,
     Candidate,
     Shape,
     attention_epochs,
     by_chunks,
     crossed_candidates,
+    has_few_steps,
     plain_candidates,
     proposed,
     run_off,
     whole_length,
 )
+from seo_rec.search.run_off.schedule import Length
 from seo_rec.search.seo.attention import search_space
 from seo_rec.search.seo.division import divided
 from seo_rec.search.seo.searched import Searched, asked_of, key_of, search_attention
@@ -74,6 +77,8 @@ def seo(
     if settings.run_off is None:
         return _search_alone(data, settings, training, out)
     length = whole_length(data, settings.run_off.shortened(training))
+    settings = _with_room(settings, length, training)
+    assert settings.run_off is not None
     attending = attention_training(settings, training)
     candidates, searches = _candidates(data, settings, attending, out, wide)
     if wide is not None:
@@ -103,6 +108,19 @@ def seo(
         candidates={c.name: c.policy for c in candidates if c.name in outcome.last},
         searched=paper_policy(own, settings, "exact"),
     )
+
+
+def _with_room(settings: SeoSearch, length: Length, training: Training) -> SeoSearch:
+    """The settings; with room for whole trainings of all candidates, where these have few steps."""
+    off = settings.run_off
+    if off is None or not (off.cost and off.in_full and has_few_steps(length, training.fit)):
+        return settings
+    say(
+        f"a training has {length.steps} steps, too few for rounds to rank candidates by: every "
+        "candidate and attention is trained in full, which exceeds run_off.cost "
+        f"(run_off.in_full=false keeps to {off.cost:g} times one training)"
+    )
+    return replace(settings, run_off=replace(off, cost=max(off.cost, ROOM_FOR_ALL)))
 
 
 def _search_alone(data: DataSet, settings: SeoSearch, training: Training, out: Path) -> Found:
