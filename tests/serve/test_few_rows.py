@@ -273,7 +273,7 @@ def test_columns_of_different_lengths_are_left_to_arrow() -> None:
 def test_a_predictor_scores_few_rows_as_many(tmp_path: Path) -> None:
     """Dicts, tables and frames, by one row or by all; columns that are not read do not matter."""
     predictor = Predictor.load(small_package(tmp_path / "p"), engine="numpy")
-    rows_of: dict[str, list[Any]] = dict(ROWS)
+    rows_of: dict[str, Any] = dict(ROWS)
     encode = mock.Mock(side_effect=predictor.preparation.encode)
     with mock.patch.object(Preparation, "encode", encode):
         wanted = predictor({name: pa.array(cells) for name, cells in rows_of.items()})
