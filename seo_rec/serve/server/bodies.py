@@ -17,6 +17,7 @@ from seo_rec.serve.bags import Floats
 from seo_rec.serve.predict import score_columns
 from seo_rec.serve.predictor import as_table
 from seo_rec.serve.preparation import Preparation
+from seo_rec.serve.preparation_rules import Column
 from seo_rec.serve.server.arrow_messages import is_compressed
 
 JSON = "application/json"
@@ -185,7 +186,7 @@ def require_few_rows(rows: int, max_rows: int) -> None:
 
 
 def _arrow_table(content: bytes, preparation: Preparation, max_rows: int) -> Any:
-    names = {c.name for c in preparation.columns}
+    names = {c.name: c for c in preparation.columns}
     try:
         if is_compressed(content):
             raise RequestError(400, "the Arrow stream is compressed; write it uncompressed")
@@ -193,7 +194,7 @@ def _arrow_table(content: bytes, preparation: Preparation, max_rows: int) -> Any
             schema, batches, rows = reader.schema, [], 0
             for field in schema:
                 if field.name in names:
-                    _require_known_type(field, preparation)
+                    _require_known_type(field, names[field.name])
             for batch in reader:
                 rows += batch.num_rows
                 require_few_rows(rows, max_rows)
@@ -208,10 +209,9 @@ def _arrow_table(content: bytes, preparation: Preparation, max_rows: int) -> Any
     return table.select([i for i, f in enumerate(schema) if f.name in names])
 
 
-def _require_known_type(field: Any, preparation: Preparation) -> None:
+def _require_known_type(field: Any, column: Column) -> None:
     """RequestError unless no cell of this type can hold more values than the body has bytes."""
     kind, t = field.type, pa.types
-    column = next(c for c in preparation.columns if c.name == field.name)
     lists = t.is_list(kind) or t.is_large_list(kind)
     if lists if column.kind == "multivalent" else t.is_dictionary(kind):
         kind = kind.value_type
