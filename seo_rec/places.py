@@ -4,6 +4,7 @@ A place is a :class:`pathlib.Path`, or a :class:`RemotePath` that has the same m
 reading needs them. ``s3://`` and ``gs://`` need a package of their own, which an extra of this
 package installs (``s3``, ``gs``). ``webhdfs://`` reaches HDFS by HTTP, and ``hdfs://`` by Hadoop's
 native library. These look for addresses and credentials where their documentation says.
+``file://`` URLs are paths of this machine.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from fnmatch import fnmatchcase
 from functools import total_ordering
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer as Buffer
@@ -32,6 +34,9 @@ EXTRAS = {
 }
 # pathlib makes one slash of the two behind the colon
 _URL = re.compile(rf"({'|'.join(EXTRAS)}):/+(.*)", re.DOTALL)
+_FILE_URL = re.compile(
+    r"(?P<option>--[a-z-]+=)?file:(?://(?P<host>[^/]*)(?=/|$)|(?=/))(?P<path>.*)", re.DOTALL
+)
 _NO_HADOOP = (
     "Hadoop's native library libhdfs, or the Java that it runs in, cannot be loaded; install both, "
     "and set JAVA_HOME, HADOOP_HOME (or ARROW_LIBHDFS_DIR, the folder of libhdfs.so) and "
@@ -63,8 +68,26 @@ def place(path: Path | str) -> Path:
         return path
     found = _URL.fullmatch(str(path))
     if found is None:
-        return Path(path)
+        return Path(local_argument(str(path)))
     return cast(Path, RemotePath(found[1], found[2].rstrip("/")))
+
+
+def local_argument(text: str) -> str:
+    """An argument as it is; the path instead of a ``file:`` URL, also behind ``--option=``.
+
+    Raises:
+        RemoteError: The URL names another machine, or no path from the root.
+    """
+    found = _FILE_URL.fullmatch(text)
+    if found is None:
+        return text
+    option, host, path = found["option"] or "", found["host"] or "", unquote(found["path"])
+    if host not in ("", "localhost") or not path.startswith("/") or "\0" in path:
+        raise RemoteError(
+            f"{text}: names no file of this machine; allowed: file:///FOLDER/FILE, from the root; "
+            "or give the path without file://"
+        )
+    return option + path
 
 
 def require_local(path: Path | str) -> None:

@@ -24,7 +24,7 @@ from seo_rec.data.parallel import Workers
 from seo_rec.data.synthetic import synthetic
 from seo_rec.data.table import TableColumns, prepare_table
 from seo_rec.files import new_folder, write_text
-from seo_rec.places import RemoteError, RemotePath, is_url, local_copy, place
+from seo_rec.places import RemoteError, RemotePath, is_url, local_argument, local_copy, place
 from seo_rec.schema import SPLITS, DataError
 from stores import batches, upload
 
@@ -126,6 +126,42 @@ def test_a_url_is_told_from_a_path_however_it_arrives() -> None:
         assert not is_url(text)
     assert sorted([place("gs://b/2"), place("gs://b/1")])[0] == place("gs://b/1/")
     assert len({place("hdfs://n:9000/d"), place("hdfs://n:9000/d")}) == 1
+
+
+def test_a_file_url_is_a_path(tmp_path: Path) -> None:
+    for text, wanted in (
+        ("file:///a/b.csv", "/a/b.csv"),
+        ("file://localhost/a/b", "/a/b"),
+        ("file:/a/b", "/a/b"),
+        ("file:///a%20b/%C3%A9", "/a b/é"),
+        ("--raw=file:///a", "--raw=/a"),
+        ("file:x", "file:x"),
+        ("a/file:///b", "a/file:///b"),
+        ("profile:///b", "profile:///b"),
+        ("--raw=s3://b/file:///a", "--raw=s3://b/file:///a"),
+    ):
+        assert local_argument(text) == wanted
+    for text in ("file://host/a", "file://", "file://a", "file:///a%00b"):
+        with pytest.raises(RemoteError, match="names no file of this machine; allowed: file:///"):
+            local_argument(text)
+    found = place(Path("file:///a/b"))
+    assert found == Path("/a/b") and not is_url(found)
+
+
+def test_file_urls_are_read_by_commands_and_from_python(tmp_path: Path) -> None:
+    raw = write_csv(tmp_path / "a b.csv").as_uri()
+    assert raw.startswith("file:///") and "%20" in raw
+    wanted = prepare_table(tmp_path / "a b.csv", tmp_path / "one", columns=COLUMNS)
+    assert prepare_table(raw, tmp_path / "two", columns=COLUMNS) == wanted
+    assert open_data((tmp_path / "one").as_uri()).schema == open_data(tmp_path / "two").schema
+    options = ["--label", "y", "--categorical", "u", "--numeric", "x"]
+    out = tmp_path / "three"
+    command = ["prepare", "table", "--raw", raw, f"--out={out.as_uri()}", *options]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert open_data(out).fingerprint == open_data(tmp_path / "one").fingerprint
+    result = CliRunner().invoke(app, ["report", "file://other/runs"])
+    assert isinstance(result.exception, RemoteError)
 
 
 def test_what_is_only_read_is_not_written_to(

@@ -38,6 +38,7 @@ from seo_rec.cli.serve import serve
 from seo_rec.cli.train import train
 from seo_rec.cli.tune import tune
 from seo_rec.files import one_line, said
+from seo_rec.places import local_argument
 from seo_rec.process import (
     leave,
     quiet_libraries,
@@ -53,7 +54,13 @@ T = TypeVar("T")
 
 
 class _Stoppable(TyperGroup):
-    """Commands that say so when they are stopped outside of a run folder, which says more."""
+    """Commands that say so when they are stopped outside of a run folder, which says more.
+
+    Paths among their arguments may be ``file://`` URLs.
+    """
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        return super().parse_args(ctx, [local_argument(argument) for argument in args])
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         try:

@@ -75,12 +75,7 @@ class NumericRule:
 
     def values(self, numbers: Numbers) -> Floats:
         """The model's numbers, float32 (B,); ``numbers`` has NaN where they are missing."""
-        with np.errstate(invalid="ignore", over="ignore"):
-            if self.rule == "log":
-                numbers = np.sign(numbers) * np.log1p(np.abs(numbers))
-            elif self.rule == "standard":
-                numbers = np.clip((numbers - self.mean) / self.scale, -_LARGEST, _LARGEST)
-        return np.nan_to_num(numbers, nan=0.0).astype(np.float32)
+        return transformed(numbers, self.rule, self.mean, self.scale)
 
     def buckets(self, numbers: Numbers) -> tuple[Ids, npt.NDArray[np.bool_]]:
         """The categories, int64 (B,), and where the number is missing."""
@@ -119,6 +114,28 @@ class NumericRule:
             return cls(rule, mean, scale, tuple(rest), document.get("indicator", False))
         except (DataError, OverflowError) as error:
             raise DataError(f"{where}: {error}") from error
+
+
+def transformed(
+    numbers: Numbers, rule: str, mean: float | Numbers, scale: float | Numbers
+) -> Floats:
+    """The model's numbers by ``none``, ``log`` or ``standard``; see :class:`NumericRule`.
+
+    Args:
+        numbers: float64 of any shape, with NaN where they are missing.
+        rule: The rule.
+        mean: Of ``standard``, for all numbers or of a shape that fits theirs.
+        scale: Of ``standard``, likewise.
+
+    Returns:
+        float32 of the same shape.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        if rule == "log":
+            numbers = np.sign(numbers) * np.log1p(np.abs(numbers))
+        elif rule == "standard":
+            numbers = np.clip((numbers - mean) / scale, -_LARGEST, _LARGEST)
+    return np.nan_to_num(numbers, nan=0.0).astype(np.float32)
 
 
 def rules_of(schema: Schema) -> dict[str, NumericRule]:

@@ -18,6 +18,7 @@ given by value: :mod:`seo_rec.data.values` brings each value into one form first
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,10 @@ MISSING_RULES = ("token", "empty")
 _FNV_OFFSET = np.uint64(0xCBF29CE484222325)
 _FNV_PRIME = np.uint64(0x100000001B3)
 _MAX_DIGITS = 18
+FIRST_HASHED_NUMBER = 10**_MAX_DIGITS  # whole numbers below are their own ids
 # So few tokens, of so few bytes in all, are faster one by one: a request of one row, say.
 _FEW_TOKENS, _FEW_BYTES = 16, 128
+_FEW_BYTES_OF_A_REQUEST = 1024
 
 
 def token_id(token: str | bytes | int) -> int:
@@ -108,6 +111,14 @@ def hash_tokens(tokens: Any) -> Ids:
     restored = np.empty_like(ids)
     restored[order] = ids
     return restored
+
+
+def hash_few(tokens: Sequence[bytes]) -> Sequence[int]:
+    """Ids of few ``tokens``, as :func:`hash_tokens` gives them, without Arrow's set-up."""
+    if sum(map(len, tokens)) <= _FEW_BYTES_OF_A_REQUEST:
+        return [_id_of_bytes(token) for token in tokens]
+    found: list[int] = hash_tokens(pa.array(tokens, pa.large_binary())).tolist()
+    return found
 
 
 def _id_of_bytes(token: bytes) -> int:

@@ -52,9 +52,14 @@ def numbers(column: Any, rule: Column) -> list[Floats]:
     null = [np.isnan(values).astype(np.float32)] if rule.numbers.indicator else []
     if rule.rule != "shifted_log":
         return [rule.numbers.values(values), *null]
+    return [shifted_log(values, float(rule.shift)), *null]
+
+
+def shifted_log(values: npt.NDArray[np.float64], shift: float | npt.NDArray[np.float64]) -> Floats:
+    """ln(max(x + shift, 1)), float32 of the same shape; 0 for NaN."""
     with np.errstate(invalid="ignore"):
-        values = np.log(np.maximum(values + float(rule.shift), 1.0))
-    return [np.nan_to_num(values, nan=0.0).astype(np.float32), *null]
+        values = np.log(np.maximum(values + shift, 1.0))
+    return np.nan_to_num(values, nan=0.0).astype(np.float32)
 
 
 def _require_float32(values: npt.NDArray[np.float64], name: str) -> None:
@@ -163,7 +168,7 @@ def _computed(column: Any, rule: Column) -> tuple[Ids, npt.NDArray[np.bool_]]:
         why, fix = "not a whole number", "correct or null the cell"
     else:
         bad = null | (values < 1e7) | (values >= 1e8) | (values != np.floor(values))
-        bad |= values % 100 > 23
+        bad |= np.where(bad, 0, values) % 100 > 23
         why, fix = "not an hour written as YYMMDDHH", "correct the cell"
     if bad.any():
         row = int(np.argmax(bad))

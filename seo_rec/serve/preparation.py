@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from seo_rec.data.delimited import require_delimiter
@@ -16,6 +17,7 @@ from seo_rec.policy.strict_json import integer, items, json_object, string
 from seo_rec.schema import DataError
 from seo_rec.serve.bags import Ids, Inputs
 from seo_rec.serve.cells import encode_column, numbers, side_by_side, stored_bags
+from seo_rec.serve.few_rows import FewRows
 from seo_rec.serve.preparation_rules import (
     ID_RULES,
     MAX_SHIFT,
@@ -65,6 +67,11 @@ class Preparation:
     @property
     def embedded(self) -> tuple[Column, ...]:
         return tuple(c for c in self.columns if c.kind != "numeric")
+
+    @cached_property
+    def few_rows(self) -> FewRows:
+        """What reads and encodes few rows faster than :meth:`encode`, with equal results."""
+        return FewRows(self.columns)
 
     def require_in(self, names: Sequence[str]) -> None:
         """DataError if a table with columns of these names lacks one, or has one twice."""

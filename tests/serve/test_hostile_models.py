@@ -20,11 +20,12 @@ from test_open_inference import in_binary, request
 from test_server_bodies import ROWS, TABLE, stream
 
 from cases import BUILDABLE, POLICIES
+from seo_rec.schema import DataError
 from seo_rec.serve import PackageError, Predictor
 from seo_rec.serve.delta import apply_delta, write_delta
 from seo_rec.serve.server.bodies import ARROW, JSON, Body, RequestError, read_body
 from seo_rec.serve.server.open_inference import read_request
-from seo_rec.serve.server.service import Service
+from seo_rec.serve.server.together import prepared
 from seo_rec.serve.writing import write_package
 
 NAMES = ("labels and crosses", "frequent-bands", "cce", "managed-collision-hash")
@@ -182,7 +183,9 @@ def test_mutated_requests(kind, served):
     for i in range(150):
         bad = mutated(content, rng) if i else content
         try:
-            inputs = Service._prepared(served, read)
+            inputs = prepared(served.preparation, [read(served)])[0].inputs
+            if isinstance(inputs, DataError):
+                raise RequestError(422, str(inputs))
         except RequestError as error:
             assert 400 <= error.status < 500 and 0 < len(str(error)) < 4_000
             refused_ones += 1

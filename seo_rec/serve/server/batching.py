@@ -1,4 +1,4 @@
-"""Dynamic batching: rows of the requests that wait are scored in one call."""
+"""Dynamic batching: rows of the requests that wait are prepared and scored in one call."""
 
 from __future__ import annotations
 
@@ -10,29 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seo_rec.serve.bags import Bags, Floats, Inputs
+from seo_rec.serve.bags import Floats, Inputs
 from seo_rec.serve.predictor import Predictor
-
-
-def joined(pieces: Sequence[Inputs]) -> Inputs:
-    """The rows of all pieces, in order; an id without a weight gets 1 if another has one."""
-    if len(pieces) == 1:
-        return pieces[0]
-    columns = {}
-    for name in pieces[0].columns:
-        bags = [piece.columns[name] for piece in pieces]
-        lengths = weights = None
-        if any(b.lengths is not None for b in bags):
-            lengths = np.concatenate([b.counts() for b in bags])
-        if any(b.weights is not None for b in bags):
-            weights = np.concatenate([_weights(b) for b in bags])
-        columns[name] = Bags(np.concatenate([b.ids for b in bags]), lengths, weights)
-    return Inputs(np.concatenate([piece.dense_BN for piece in pieces]), columns)
-
-
-def _weights(bags: Bags) -> Floats:
-    """float32 (V,): the weight of each id, 1 where none is given."""
-    return np.ones(len(bags.ids), np.float32) if bags.weights is None else bags.weights
+from seo_rec.serve.server.bodies import Body
+from seo_rec.serve.server.together import joined, prepared
 
 
 @dataclass(frozen=True)
@@ -40,18 +21,17 @@ class _Waiting:
     """Rows of a request that wait for their scores."""
 
     predictor: Predictor
-    inputs: Inputs
+    body: Body
     scores: asyncio.Future[Floats]
 
     @property
     def kind(self) -> tuple[int, bool]:
         """Only requests of one kind are scored together: ids with weights take another way."""
-        weighted = any(b.weights is not None for b in self.inputs.columns.values())
-        return id(self.predictor), weighted
+        return id(self.predictor), bool(self.body.weights)
 
 
 class Batcher:
-    """Scores rows of many requests; one call of a scorer runs at a time.
+    """Prepares and scores rows of many requests; one call of a scorer runs at a time.
 
     While a call runs, further requests wait, and the next call takes all of them up to a number of
     rows. So batches grow with the load, and a request that comes alone is scored at once.
@@ -68,14 +48,14 @@ class Batcher:
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="seo-rec-score")
 
-    async def score(self, predictor: Predictor, inputs: Inputs) -> Floats:
-        """The scores of prepared rows, float32 (B,).
+    async def score(self, predictor: Predictor, body: Body) -> Floats:
+        """The scores of raw rows, float32 (B,).
 
         Raises:
-            DataError: A row cannot be scored.
+            DataError: A row cannot be prepared or scored.
         """
         future: asyncio.Future[Floats] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(predictor, inputs, future))
+        self._waiting.append(_Waiting(predictor, body, future))
         self._arrived.set()
         return await future
 
@@ -90,8 +70,9 @@ class Batcher:
             if not self._waiting:
                 self._arrived.clear()
             if batch:
-                results = await loop.run_in_executor(self._thread, _scored, batch)
-                self.seen(sum(len(waiting.inputs) for waiting in batch))
+                results, calls = await loop.run_in_executor(self._thread, _answers, batch)
+                for rows in calls:
+                    self.seen(rows)
                 for waiting, result in zip(batch, results, strict=True):
                     if waiting.scores.done():
                         continue  # its client has left
@@ -101,7 +82,7 @@ class Batcher:
                         waiting.scores.set_result(result)
 
     def _waiting_rows(self) -> int:
-        return sum(len(waiting.inputs) for waiting in self._waiting)
+        return sum(len(waiting.body) for waiting in self._waiting)
 
     def _next(self) -> list[_Waiting]:
         """The first requests that wait, of one kind, up to the number of rows."""
@@ -109,7 +90,7 @@ class Batcher:
         rows = 0
         while self._waiting:
             first = self._waiting[0]
-            rows += len(first.inputs)
+            rows += len(first.body)
             if batch and (rows > self.rows or first.kind != batch[0].kind):
                 break
             self._waiting.popleft()
@@ -117,14 +98,52 @@ class Batcher:
         return batch
 
 
-def _scored(batch: Sequence[_Waiting]) -> list[Floats | Exception]:
-    """The scores of each request, or why it has none; a bad one does not spoil the others."""
-    predictor = batch[0].predictor
+def _answers(batch: Sequence[_Waiting]) -> tuple[list[Floats | Exception], list[int]]:
+    """As :func:`_scored`; no error ends the thread's loop."""
     try:
-        scores = predictor.score(joined([waiting.inputs for waiting in batch]))
+        return _scored(batch)
     except Exception as error:
-        if len(batch) == 1:
-            return [error]
-        return [_scored([waiting])[0] for waiting in batch]
-    ends = np.cumsum([len(waiting.inputs) for waiting in batch])
-    return list(np.split(scores, ends[:-1]))
+        return [error] * len(batch), []
+
+
+def _scored(batch: Sequence[_Waiting]) -> tuple[list[Floats | Exception], list[int]]:
+    """The scores of each request, or why it has none, and the rows of each call of the scorer."""
+    predictor = batch[0].predictor
+    results: dict[int, Floats | Exception] = {}
+    places, pieces = [], []
+    for group in prepared(predictor.preparation, [waiting.body for waiting in batch]):
+        if isinstance(group.inputs, Inputs):
+            places += group.places
+            pieces.append(group.inputs)
+        else:
+            results[group.places[0]] = group.inputs
+    calls: list[int] = []
+    if places:
+        sizes = [len(batch[place].body) for place in places]
+        parts, calls = _parts(predictor, joined(pieces), sizes)
+        results.update(zip(places, parts, strict=True))
+    return [results[place] for place in range(len(batch))], calls
+
+
+def _parts(
+    predictor: Predictor, inputs: Inputs, sizes: Sequence[int]
+) -> tuple[list[Floats | Exception], list[int]]:
+    """The scores of each request, one behind the other in ``inputs``, and the rows of each call.
+
+    If the call for all fails, each request has a call of its own, which a bad one alone fails.
+    """
+    ends = np.cumsum(sizes).tolist()
+    try:
+        return list(np.split(predictor.score(inputs), ends[:-1])), [len(inputs)]
+    except Exception as error:
+        if len(sizes) == 1:
+            return [error], []
+    found: list[Floats | Exception] = []
+    calls = []
+    for start, end in zip([0, *ends], ends, strict=False):
+        try:
+            found.append(predictor.score(inputs.slice(start, end)))
+            calls.append(end - start)
+        except Exception as error:
+            found.append(error)
+    return found, calls

@@ -17,6 +17,7 @@ from seo_rec.serve.bags import Floats
 from seo_rec.serve.predict import score_columns
 from seo_rec.serve.predictor import as_table
 from seo_rec.serve.preparation import Preparation
+from seo_rec.serve.preparation_rules import Column
 from seo_rec.serve.server.arrow_messages import is_compressed
 
 JSON = "application/json"
@@ -42,12 +43,15 @@ class Body:
     """The rows of a request.
 
     Args:
-        table: An Arrow table of raw columns.
+        rows: An Arrow table of raw columns, or few rows whose cells have been read.
         weights: By name of a column, factors for the vectors of its ids.
     """
 
-    table: Any
+    rows: Any
     weights: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 def read_body(kind: str, content: bytes, preparation: Preparation, max_rows: int) -> Body:
@@ -64,13 +68,31 @@ def read_body(kind: str, content: bytes, preparation: Preparation, max_rows: int
             415 for another media type, and 422 if its columns cannot be scored.
     """
     if kind == JSON:
-        body = _json_body(content, preparation, max_rows)
-    elif kind == ARROW:
-        body = Body(_arrow_table(content, preparation, max_rows), {})
-    else:
-        raise RequestError(415, f"Content-Type is {kind[:80]!r}; allowed: {JSON}, {ARROW}")
-    require_short_texts(body.table, preparation)
-    return body
+        return _json_body(content, preparation, max_rows)
+    if kind == ARROW:
+        table = _arrow_table(content, preparation, max_rows)
+        return Body(preparation.few_rows.read(table) or checked(table, preparation), {})
+    raise RequestError(415, f"Content-Type is {kind[:80]!r}; allowed: {JSON}, {ARROW}")
+
+
+def rows_of(columns: Mapping[str, Any], preparation: Preparation) -> Any:
+    """Few rows or an Arrow table of columns, which have the names of the preparation's.
+
+    Raises:
+        RequestError: With status 422: the columns are not of equal length and type, or a value is
+            too long.
+    """
+    if (few := preparation.few_rows.read(columns)) is not None:
+        return few
+    return _table(columns, preparation)
+
+
+def _table(columns: Mapping[str, Any], preparation: Preparation) -> Any:
+    try:
+        table = as_table(columns)
+    except DataError as error:
+        raise RequestError(422, str(error)) from error
+    return checked(typed(table, preparation), preparation)
 
 
 # ---- JSON ----------------------------------------------------------------------------------
@@ -97,11 +119,8 @@ def _json_body(content: bytes, preparation: Preparation, max_rows: int) -> Body:
         raise RequestError(400, 'weights must be an object of lists, as in {"name": [1.0, ...]}')
     for name, factors in weights.items():
         _require_numbers(name, factors)
-    try:
-        table = as_table({name: cells for name, cells in columns.items() if name in names})
-    except DataError as error:
-        raise RequestError(422, str(error)) from error
-    return Body(typed(table, preparation), weights)
+    read = {name: cells for name, cells in columns.items() if name in names}
+    return Body((_table if weights else rows_of)(read, preparation), weights)
 
 
 def _require_numbers(name: str, factors: list[Any]) -> None:
@@ -167,7 +186,7 @@ def require_few_rows(rows: int, max_rows: int) -> None:
 
 
 def _arrow_table(content: bytes, preparation: Preparation, max_rows: int) -> Any:
-    names = {c.name for c in preparation.columns}
+    names = {c.name: c for c in preparation.columns}
     try:
         if is_compressed(content):
             raise RequestError(400, "the Arrow stream is compressed; write it uncompressed")
@@ -175,7 +194,7 @@ def _arrow_table(content: bytes, preparation: Preparation, max_rows: int) -> Any
             schema, batches, rows = reader.schema, [], 0
             for field in schema:
                 if field.name in names:
-                    _require_known_type(field, preparation)
+                    _require_known_type(field, names[field.name])
             for batch in reader:
                 rows += batch.num_rows
                 require_few_rows(rows, max_rows)
@@ -190,10 +209,9 @@ def _arrow_table(content: bytes, preparation: Preparation, max_rows: int) -> Any
     return table.select([i for i, f in enumerate(schema) if f.name in names])
 
 
-def _require_known_type(field: Any, preparation: Preparation) -> None:
+def _require_known_type(field: Any, column: Column) -> None:
     """RequestError unless no cell of this type can hold more values than the body has bytes."""
     kind, t = field.type, pa.types
-    column = next(c for c in preparation.columns if c.name == field.name)
     lists = t.is_list(kind) or t.is_large_list(kind)
     if lists if column.kind == "multivalent" else t.is_dictionary(kind):
         kind = kind.value_type
@@ -210,8 +228,8 @@ def _require_known_type(field: Any, preparation: Preparation) -> None:
 # ---- both ----------------------------------------------------------------------------------
 
 
-def require_short_texts(table: Any, preparation: Preparation) -> None:
-    """RequestError with status 422 if a value has more bytes than :data:`MAX_TEXT`."""
+def checked(table: Any, preparation: Preparation) -> Any:
+    """The table; RequestError with status 422 if a value has more bytes than :data:`MAX_TEXT`."""
     for c in preparation.columns:
         if c.name not in table.column_names or table.column_names.count(c.name) > 1:
             continue  # the preparation says what is wrong with these
@@ -222,6 +240,7 @@ def require_short_texts(table: Any, preparation: Preparation) -> None:
                     422,
                     f"column {c.name!r} has a value of {longest} bytes; allowed: {MAX_TEXT}",
                 )
+    return table
 
 
 def _longest(array: Any, separator: str | None) -> int:

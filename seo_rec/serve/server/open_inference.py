@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from seo_rec.schema import DataError
 from seo_rec.serve.bags import Floats
+from seo_rec.serve.few_rows import MAX_ROWS
 from seo_rec.serve.package import Package
 from seo_rec.serve.predict import score_columns, score_names
-from seo_rec.serve.predictor import as_table
 from seo_rec.serve.preparation import Preparation
 from seo_rec.serve.preparation_rules import Column
 from seo_rec.serve.server.bodies import (
@@ -29,8 +28,7 @@ from seo_rec.serve.server.bodies import (
     RequestError,
     parsed,
     require_few_rows,
-    require_short_texts,
-    typed,
+    rows_of,
 )
 
 HEADER_LENGTH = "inference-header-content-length"
@@ -101,13 +99,8 @@ def read_request(
         raise RequestError(400, f"{len(tail)} bytes are left behind the last binary input")
     if missing := [name for name in columns if name not in cells]:
         raise RequestError(422, f"the inputs lack the columns {missing}")
-    try:
-        table = as_table({name: cells[name] for name in columns})
-    except DataError as error:
-        raise RequestError(422, str(error)) from error
-    table = typed(table, preparation)
-    require_short_texts(table, preparation)
-    return Body(table, {}), _asked(document, score_names(labels))
+    rows = rows_of({name: cells[name] for name in columns}, preparation)
+    return Body(rows, {}), _asked(document, score_names(labels))
 
 
 def write_answer(
@@ -255,7 +248,8 @@ def _from_bytes(content: bytes, datatype: str, where: str) -> Any:
 def _cells(values: Any, shape: list[int], column: Column) -> Any:
     """The cells of a column: one for each row, or for a multivalent column a list for each row."""
     if len(shape) == 1 or (shape[1] == 1 and column.kind != "multivalent"):
-        return values
+        few = isinstance(values, np.ndarray) and len(values) <= MAX_ROWS
+        return values.tolist() if few else values
     if column.kind != "multivalent":
         raise RequestError(422, f"column {column.name!r}: shape {shape}; allowed: [rows]")
     try:

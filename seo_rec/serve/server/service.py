@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-import pyarrow as pa
-
 from seo_rec.schema import DataError
-from seo_rec.serve.bags import Floats, Inputs
+from seo_rec.serve.bags import Floats
 from seo_rec.serve.layout import PackageError
 from seo_rec.serve.package import Package
 from seo_rec.serve.predictor import Predictor
@@ -21,7 +20,7 @@ from seo_rec.serve.server.metrics import Metrics
 from seo_rec.settings import ServerSettings
 
 LOG = logging.getLogger("seo_rec.progress")
-_SMALL = 16 << 10  # bytes of a body that is prepared at once, without the way to another thread
+_SMALL = 16 << 10  # bytes of a body that is read at once, without the way to another thread
 
 
 class Service:
@@ -39,6 +38,8 @@ class Service:
         self.batcher = Batcher(
             settings.batch_rows, settings.batch_wait, lambda rows: metrics.batch_rows.observe(rows)
         )
+        # one thread: several that parse only wait for each other
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="seo-rec-read")
         self._in_flight = 0
         self._reload = asyncio.Lock()
         metrics.serves(live.version)
@@ -93,23 +94,16 @@ class Service:
         """
         predictor = self.live.predictor
         if size <= _SMALL:
-            inputs = self._prepared(predictor, read)
+            body = read(predictor)
         else:
-            inputs = await asyncio.to_thread(self._prepared, predictor, read)
+            loop = asyncio.get_running_loop()
+            body = await loop.run_in_executor(self._reading, read, predictor)
         try:
-            scores = await self.batcher.score(predictor, inputs)
+            scores = await self.batcher.score(predictor, body)
         except DataError as error:
             raise RequestError(422, str(error)) from error
         self.metrics.rows.inc(len(scores))
         return scores, predictor.package
-
-    @staticmethod
-    def _prepared(predictor: Predictor, read: Callable[[Predictor], Body]) -> Inputs:
-        rows = read(predictor)
-        try:
-            return predictor.preparation.encode(rows.table, rows.weights)
-        except (DataError, pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-            raise RequestError(422, str(error)) from error
 
     async def reload(self) -> None:
         """Serve what is at the package's path now; a bad package is logged and not served."""
