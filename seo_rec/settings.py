@@ -26,7 +26,9 @@ ADAGRAD_RATE = 10.0  # times Adam's learning rate, where auto takes row-wise Ada
 LATER = ("storage", "schedule", "clip_norm", "keep_by", "dense_optimizer")
 SCHEDULES = ("constant", "cosine")
 L2_ON_NAMES = ("auto", "all", "read", "frequency")
-STORAGES = ("float32", "float16", "bfloat16")  # of tables while they are trained
+HALVES = ("float16", "bfloat16")  # types of 16 bits
+STORAGES = ("float32", *HALVES)  # of tables while they are trained
+AUTO_STORAGE = "auto"  # the type of the policy, see seo_rec.train.storage
 KEEP_BY_NAMES = ("auc", "logloss")
 # Floats of tables at which a step with dense Adam took 1.08 times as long as with row-wise Adagrad;
 # at 10,000,000 it took 2.1 times as long (benchmarks/speed/size.py, docs/measured/size.md).
@@ -156,11 +158,11 @@ class FitSettings:
         dense_lr: Learning rate of the dense layers.
         row_l2: Weight of half the squared norm of the tables; tune it first.
         l2_on: Rows that L2 acts on: auto, all, read (by the batch), frequency (read, over reads).
-        storage: Type of the tables while they are trained: float32, float16, bfloat16.
+        storage: Type of the tables while they are trained: auto, float32, float16, bfloat16.
         warmup_steps: Steps over which the learning rates rise linearly from 0.
         schedule: Learning rates after the warm-up: constant, or cosine, down to 0 at the last step.
         clip_norm: Largest norm of the gradient of the dense layers, not of tables; 0: no limit.
-        checkpoint_every: Steps between checkpoints; 0: one at the end of each epoch.
+        checkpoint_every: Steps between checkpoints; 0: one per epoch.
         keep: Checkpoints that are kept on disk.
         log_every: Steps between two lines of metrics.jsonl.
         max_steps: Training ends after so many steps, whatever the epoch; 0 sets no limit.
@@ -245,14 +247,15 @@ class FitSettings:
         return {k: v for k, v in asdict(self).items() if k not in later or v != later[k]}
 
     def _check_storage(self) -> None:
-        if self.storage not in STORAGES:
-            raise ValueError(f"storage is {self.storage!r}; allowed: {', '.join(STORAGES)}")
+        if self.storage not in (AUTO_STORAGE, *STORAGES):
+            allowed = ", ".join((AUTO_STORAGE, *STORAGES))
+            raise ValueError(f"storage is {self.storage!r}; allowed: {allowed}")
         asked = {
             "--optimizer adam": self.row_optimizer == "adam",
             "--l2-on all": self.l2_on == "all",
         }
         dense = [name for name, is_asked in asked.items() if is_asked]
-        if self.storage != "float32" and dense:
+        if self.storage in HALVES and dense:
             raise ValueError(
                 f"--storage {self.storage} with {dense[0]}, which moves every row in every step; "
                 "allowed: --storage float32, or --optimizer auto, lazy_adam, adagrad, "
@@ -264,7 +267,7 @@ class FitSettings:
         """The optimizer of the tables in words, for settings that are :func:`settled`."""
         kind = "every row in every step" if self.has_dense_gradients else "rows of the batch"
         l2 = f", L2 {self.row_l2:g} on {self.l2_on} rows" if self.row_l2 else ""
-        stored = f", rows of {self.storage}" if self.storage != "float32" else ""
+        stored = f", rows of {self.storage}" if self.storage in HALVES else ""
         return f"{self.row_optimizer} at {self.row_lr:g} ({kind}){l2}{stored}"
 
     @property
@@ -279,9 +282,10 @@ def settled(settings: FitSettings, floats: int) -> FitSettings:
     Up to :data:`LARGEST_DENSE` floats ``auto`` is ``adam``, or ``lazy_adam`` where ``l2_on`` asks
     for rows of the batch, or ``storage`` for 16 bits; above it is ``rowwise_adagrad``, at
     :data:`ADAGRAD_RATE` times the ``row_lr``. L2 acts on all rows of small tables, and on the rows
-    of the batch of large ones, of ``lazy_adam`` and of tables of 16 bits.
+    of the batch of large ones, of ``lazy_adam`` and of tables of 16 bits. A ``storage`` of ``auto``
+    is float32 here, since only a policy can say another (:func:`seo_rec.train.with_storage`).
     """
-    small, by_rows = floats <= LARGEST_DENSE, settings.storage != "float32"
+    small, by_rows = floats <= LARGEST_DENSE, settings.storage in HALVES
     optimizer, l2_on, row_lr = settings.row_optimizer, settings.l2_on, settings.row_lr
     if optimizer == "auto" and small:
         optimizer = "lazy_adam" if by_rows or l2_on in ("read", "frequency") else "adam"
@@ -290,7 +294,8 @@ def settled(settings: FitSettings, floats: int) -> FitSettings:
     if l2_on == "auto":
         dense = optimizer == "adam" or (small and optimizer != "lazy_adam" and not by_rows)
         l2_on = "all" if dense else "read"
-    return replace(settings, row_optimizer=optimizer, row_lr=row_lr, l2_on=l2_on)
+    storage = settings.storage if by_rows else "float32"
+    return replace(settings, row_optimizer=optimizer, row_lr=row_lr, l2_on=l2_on, storage=storage)
 
 
 def require_float32(settings: FitSettings, search: str) -> None:
@@ -301,12 +306,12 @@ def require_float32(settings: FitSettings, search: str) -> None:
         search: Its name.
 
     Raises:
-        ValueError: Another ``storage`` than float32.
+        ValueError: A ``storage`` of 16 bits; ``auto`` is one for the policies that it trains.
     """
-    if settings.storage != "float32":
+    if settings.storage in HALVES:
         raise ValueError(
-            f"--storage {settings.storage} with the search {search}; allowed: --storage float32 to "
-            "search, and another one to train the policy that it finds"
+            f"--storage {settings.storage} with the search {search}; allowed: --storage auto or "
+            "float32 to search, and another one to train the policy that it finds"
         )
 
 

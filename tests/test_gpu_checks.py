@@ -21,6 +21,7 @@ from benchmarks.gpu.cause import cause
 from benchmarks.gpu.lines import Run, check, measure
 from benchmarks.pages import gpu as page
 from patience import PATIENCE
+from seo_kernels.row_bag import Reads, RowLayout, RowUpdate, reference
 from seo_rec.train import distributed, ranks, steps
 from spawn import run_ranks
 
@@ -186,6 +187,24 @@ def test_another_update_is_noticed(run: Run) -> None:
 
     tables = fused.make_tables("EXACT_ADAGRAD", [(fused.V, fused.D)] * fused.T, run.device)
     assert fused.apart(tables, without_square_root, run.device) > 100 * fused.LIMIT
+
+
+def test_the_adam_to_compare_with_is_ours() -> None:
+    """FBGEMM's, which needs a GPU, is compared with this definition of ``lazy_adam``."""
+    draw, adam = torch.Generator().manual_seed(0), fused._lazy_adam()
+    table = rows.make_table("lazy_adam", torch.float64, draw)
+    table = replace(table, mean=None, mean_at=None)
+    assert table.first is not None and table.second is not None
+    table = replace(table, first=table.first.double(), second=table.second.double())
+    weight_VD, layout = table.weight.clone(), RowLayout([0], [rows.D])
+    for step in range(1, 6):
+        read = torch.randint(0, rows.V, (40,), generator=draw)
+        gradient = torch.randn(40, rows.D, generator=draw, dtype=torch.float64)
+        update = RowUpdate("lazy_adam", fused.LR, step, eps=fused.EPS)
+        reference.update_rows([table], layout, [Reads(read, None, None, 40)], [gradient], update)
+        sums = torch.zeros_like(weight_VD).index_add(0, read, gradient)
+        adam(weight_VD, sums, weight_VD)
+    torch.testing.assert_close(weight_VD, table.weight, rtol=1e-9, atol=1e-9)
 
 
 def test_other_random_numbers_are_noticed(run: Run) -> None:

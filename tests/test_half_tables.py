@@ -207,7 +207,7 @@ def test_auto_takes_an_optimizer_of_rows(storage: str) -> None:
 @pytest.mark.parametrize(
     "asked, message",
     [
-        ({"storage": "int8"}, "storage is 'int8'; allowed: float32, float16, bfloat16"),
+        ({"storage": "int8"}, "storage is 'int8'; allowed: auto, float32, float16, bfloat16"),
         (
             {"storage": "float16", "row_optimizer": "adam"},
             "--storage float16 with --optimizer adam, .* or --optimizer auto, lazy_adam",

@@ -16,10 +16,11 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_common import (
 )
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
     SplitTableBatchedEmbeddingBagsCodegen,
+    UserEnabledConfigDefinition,
 )
 from torch import Tensor
 
-from benchmarks.gpu.lines import Lines, Run, check, forbidden
+from benchmarks.gpu.lines import Lines, Run, check, forbidden, note
 
 V, D, B, L, T = 50, 8, 40, 3, 2
 STEPS, LR, EPS = 5, 0.1, 1e-8
@@ -57,6 +58,42 @@ def updates(run: Run) -> Lines:
             yield forbidden(f"fused {name}", f"{type(error).__name__}: {error}".splitlines()[0])
             continue
         yield check(f"fused {name}", apart(tables, update, run.device), LIMIT)
+    if run.device.type == "cuda":  # FBGEMM has no Adam for a CPU
+        yield from lazy_adam(run.device)
+
+
+def lazy_adam(device: torch.device) -> Lines:
+    """Whether FBGEMM's Adam that counts the updates of every row is the optimizer ``lazy_adam``.
+
+    Where it passes, ``lazy_adam`` can be fused too: an entry more in ``seo_rec.embed.fused``.
+    """
+    try:
+        by_row = UserEnabledConfigDefinition(use_rowwise_bias_correction=True)
+        tables = make_tables("ADAM", [(V, D)] * T, device, extra_optimizer_config=by_row)
+        found = apart(tables, _lazy_adam(), device)
+    except Exception as error:
+        yield forbidden("fused ADAM", f"{type(error).__name__}: {error}".splitlines()[0])
+        return
+    yield note("fused ADAM", f"{found:.2g} from lazy_adam in largest weights (same: <= {LIMIT:g})")
+
+
+def _lazy_adam() -> Update:
+    """The definition of ``lazy_adam``: moments and bias of the rows that were read."""
+    moments: dict[int, list[Tensor]] = {}
+
+    def update(weight_VD: Tensor, gradient_VD: Tensor, state_VD: Tensor) -> None:
+        kept = moments.setdefault(id(weight_VD), [torch.zeros_like(weight_VD) for _ in range(3)])
+        first_VD, second_VD, counts_VD = kept
+        read = (gradient_VD != 0).any(1)
+        g_UD = gradient_VD[read]
+        counts_VD[read] += 1
+        first_VD[read] = 0.9 * first_VD[read] + 0.1 * g_UD
+        second_VD[read] = 0.999 * second_VD[read] + 0.001 * g_UD.square()
+        t_UD = counts_VD[read]
+        second_UD = (second_VD[read] / (1 - 0.999**t_UD)).sqrt() + EPS
+        weight_VD[read] -= LR * first_VD[read] / (1 - 0.9**t_UD) / second_UD
+
+    return update
 
 
 def make_tables(
@@ -64,6 +101,7 @@ def make_tables(
     shapes: list[tuple[int, int]],
     device: torch.device,
     table_of: list[int] | None = None,
+    extra_optimizer_config: UserEnabledConfigDefinition | None = None,
 ) -> SplitTableBatchedEmbeddingBagsCodegen:
     """FBGEMM's tables with an update in the backward pass, on a device or in host memory.
 
@@ -72,6 +110,7 @@ def make_tables(
         shapes: rows and width of every table.
         device: of the tables.
         table_of: the table of every lookup; None: one lookup of each.
+        extra_optimizer_config: of FBGEMM.
     """
     cuda = device.type == "cuda"
     where = EmbeddingLocation.DEVICE if cuda else EmbeddingLocation.HOST
@@ -84,6 +123,7 @@ def make_tables(
         eps=EPS,
         pooling_mode=PoolingMode.SUM,
         device=device,
+        extra_optimizer_config=extra_optimizer_config,
     )
 
 

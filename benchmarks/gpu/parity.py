@@ -21,7 +21,7 @@ from seo_rec.model import ModelSettings, RecModel, build_model
 from seo_rec.plan import Placement, PlanError, Shard
 from seo_rec.policy import Feature, Lookup, Policy, Table
 from seo_rec.train import Ranks, distribute, make_optimizers
-from seo_rec.train.optimizers import inner_model
+from seo_rec.train.optimizers import ADAGRAD_EPS, FUSED, inner_model
 from seo_rec.train.ranks import ranks_of
 from seo_rec.train.state import Sharded, weights_of
 from seo_rec.train.steps import PipelinedSteps, PlainSteps
@@ -96,9 +96,18 @@ class Case:
     def optimizers(self, model: nn.Module, name: str) -> dict[str, torch.optim.Optimizer]:
         return make_optimizers(model, name, lr_of(name), 2e-3)
 
-    def whole(self, device: torch.device, name: str) -> tuple[list[float], RecModel]:
-        """Losses of the steps in one process, and the model after them."""
-        model = self.model().to(device)
+    def whole(
+        self, device: torch.device, name: str, fused: bool = False
+    ) -> tuple[list[float], RecModel]:
+        """Losses of the steps in one process, and the model after them.
+
+        ``fused`` updates tables within the backward pass, as one process on a GPU does where no
+        running mean is kept.
+        """
+        model = self.model()
+        if fused:
+            model.embedding.update_in_backward(name, ADAGRAD_EPS, device)
+        model = model.to(device)
         steps = PlainSteps(model, self.optimizers(model, name), Ranks(device=device))
         return [float(s.loss) for s in steps(self.batches[:STEPS])], model
 
@@ -215,7 +224,7 @@ def compare(case: Case, kind: str, optimizer: str, way: str) -> Lines:
 
 
 def unsharded(run: Run) -> Lines:
-    """One process on this device against one on the CPU, every optimizer."""
+    """One process on this device against one on the CPU, every optimizer and way of updates."""
     case = Case(Ranks(device=run.device))
     for name in OPTIMIZERS:
         expected, whole = case.whole(torch.device("cpu"), name)
@@ -223,6 +232,11 @@ def unsharded(run: Run) -> Lines:
         apart = max(abs(a - b) for a, b in zip(losses, expected, strict=True))
         yield check(f"losses: {name}", apart, LOSS)
         yield check(f"weights: {name}", weights_apart(found, whole), WEIGHTS)
+        if name in FUSED:
+            losses, found = case.whole(run.device, name, fused=True)
+            apart = max(abs(a - b) for a, b in zip(losses, expected, strict=True))
+            yield check(f"losses: {name}, fused", apart, LOSS)
+            yield check(f"weights: {name}, fused", weights_apart(found, whole), WEIGHTS)
 
 
 def plans(run: Run) -> Lines:

@@ -29,6 +29,7 @@ from seo_rec.methods import monolithic
 from seo_rec.model import ModelSettings, build_model
 from seo_rec.plan import plan_policy
 from seo_rec.train import Ranks, make_optimizers, topology_here
+from seo_rec.train.optimizers import ADAGRAD_EPS
 from seo_rec.train.steps import PlainSteps
 
 OF_COPY = 0.7  # goal: the bytes that must be moved, at so much of the bandwidth of a copy
@@ -162,28 +163,35 @@ def sizes(run: Run) -> Lines:
     """Milliseconds of a step against rows of the table: ours, and FBGEMM's fused tables bare.
 
     39 lookups of 16 floats of one table, row-wise Adagrad, the same MLP on both sides; the bare
-    tables are given row numbers, and ours hashes ids.
+    tables are given row numbers, and ours hashes ids. Ours updates within the backward pass, and
+    again with the gradients of the rows that were read, as it does where a running mean is kept.
     """
     dim, rows, batch = 16, (20_000, 2_000_000, 20_000_000, 60_000_000), run.pick(16_384, 16)
     schema = zipf_schema(39, 1_000_000, 13)
     batches = zipf_batches(schema, 1.05, batch, 3, 0)
     for count in rows[:1] if run.small else rows:
         try:
-            ours = _ours(run, count, dim, batches)
+            ours = _ours(run, count, dim, batches, fused=True)
+            by_rows = _ours(run, count, dim, batches, fused=False)
             bare = _bare(run, count, dim, batches)
         except torch.cuda.OutOfMemoryError as error:
             yield note(f"{count} rows", f"do not fit: {str(error).splitlines()[0]}")
             return
         yield measure(f"step of {count} rows: ours", ours, "ms")
+        over = {"ours_over": ours / by_rows}
+        yield measure(f"step of {count} rows: ours, gradients of rows", by_rows, "ms", **over)
         yield measure(
             f"step of {count} rows: FBGEMM fused, bare", bare, "ms", ours_over=ours / bare
         )
 
 
-def _ours(run: Run, rows: int, dim: int, batches: list[Batch]) -> float:
+def _ours(run: Run, rows: int, dim: int, batches: list[Batch], *, fused: bool) -> float:
     schema = zipf_schema(39, 1_000_000, 13)
     policy = monolithic(schema, rows * dim, dim)
-    model = build_model(policy, 13, ModelSettings(hidden=(256, 128)), 0).to(run.device)
+    model = build_model(policy, 13, ModelSettings(hidden=(256, 128)), 0)
+    if fused:
+        model.embedding.update_in_backward("rowwise_adagrad", ADAGRAD_EPS, run.device)
+    model = model.to(run.device)
     optimizers = make_optimizers(model, "rowwise_adagrad", 0.01, 1e-3)
     steps = PlainSteps(model, optimizers, Ranks(device=run.device))
     on_device = [b.to(run.device) for b in batches]

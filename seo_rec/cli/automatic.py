@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from seo_rec.schema import BINARY
-from seo_rec.settings import FitSettings
+from seo_rec.settings import FitSettings, Training
 
 if TYPE_CHECKING:
     from seo_rec.data.dataset import DataSet
@@ -22,7 +22,10 @@ AUTO = "auto"
 def automatic(
     context: typer.Context, fit: FitSettings, data: DataSet, floats: int, methods: Sequence[Method]
 ) -> FitSettings:
-    """The settings with every ``auto`` of the command decided; a message on stderr says how.
+    """The settings with ``auto`` of batch and L2 decided; a message on stderr says how.
+
+    The storage stays ``auto`` where no run that is there already has recorded one: it follows the
+    policy, of which a comparison trains several.
 
     Args:
         context: The command.
@@ -32,11 +35,12 @@ def automatic(
         methods: What decides the policies. Where one of them is a search with which the rules were
             not measured, the numbers of :class:`FitSettings` stay.
     """
-    if any(method.trains and not method.automatic for method in methods):
-        return fit
-    from seo_rec.train import ranks
+    from seo_rec.train import as_recorded, ranks
     from seo_rec.train.automatic import batch_for, l2_for
 
+    fit = as_recorded(Training(fit=fit), context.params["out"]).fit
+    if any(method.trains and not method.automatic for method in methods):
+        return fit
     rows, said = data.schema.num_rows["train"], []
     if context.params["batch_size"] == AUTO:
         fit = replace(fit, batch_size=batch_for(rows, ranks().world_size))

@@ -113,7 +113,9 @@ def compare(
     grouping = recipes.Grouping(tuple(group or ()), tuple(by or ()), tuple(by_frequency or ()))
     for one in opened:
         grouping.check(one)
-    with run_folder(context, out, **resolved(at), **settled_options(fit), set=texts):
+    with run_folder(
+        context, out, **resolved(at), **settled_options(fit), storage=fit.storage, set=texts
+    ):
         runs = recipes.compare(comparison, out)
         if grouping:
             recipes.measure_groups(comparison, out, grouping)

@@ -148,7 +148,7 @@ def frontier(
     wide = all_crossed(opened, crosses, contestants.first_seed)
     asked = Asked(opened, contestants, dim, texts, same_hash, Training(model, fit), mlet, wide)
     comparison = comparison_of(context, asked, at)
-    with run_folder(context, out, **settled_options(fit), set=texts):
+    with run_folder(context, out, **settled_options(fit), storage=fit.storage, set=texts):
         if scheduler:
             _jobs(context, comparison, wanted)
             return

@@ -24,7 +24,7 @@ from seo_rec.cli.options import (
 from seo_rec.methods import Mlet
 from seo_rec.multi_task import MultiTask
 from seo_rec.schema import DataError
-from seo_rec.settings import FitSettings, ModelSettings
+from seo_rec.settings import AUTO_STORAGE, FitSettings, ModelSettings
 
 if TYPE_CHECKING:
     from seo_rec.data.rawfile import BadRows
@@ -414,7 +414,11 @@ AVERAGE = Option("average")
 KEEP_BY = Option("keep_by")
 L2 = Option("l2", ("row_l2",), word="auto")
 L2_ON = Option("l2_on")
-STORAGE = Option("storage")
+STORAGE = Option(
+    "storage",
+    default=AUTO_STORAGE,
+    help="Tables: auto, float32, float16, bfloat16",
+)
 WARMUP = Option("warmup_steps")
 SCHEDULE = Option("schedule")
 CLIP_NORM = Option("clip_norm")
@@ -424,8 +428,8 @@ FIT = (EPOCHS, PATIENCE, KEEP_BY, BATCH_SIZE, LR, DENSE_LR, OPTIMIZER, AVERAGE, 
 STEPS = (WARMUP, SCHEDULE, CLIP_NORM, DENSE_OPTIMIZER)
 
 TRAIN_OPTIONS = FromSettings(FitSettings, TRAINING, (*FIT, STORAGE, *STEPS, CHECKPOINT_EVERY, SEED))
-SEARCH_OPTIONS = FromSettings(FitSettings, TRAINING, (*FIT, CHECKPOINT_EVERY, SEED))
-COMPARE_OPTIONS = FromSettings(FitSettings, TRAINING, (*FIT, *STEPS))
+SEARCH_OPTIONS = FromSettings(FitSettings, TRAINING, (*FIT, STORAGE, CHECKPOINT_EVERY, SEED))
+COMPARE_OPTIONS = FromSettings(FitSettings, TRAINING, (*FIT, STORAGE, *STEPS))
 
 
 def groups(texts: list[str] | None, option: str) -> tuple[tuple[str, ...], ...]:

@@ -57,7 +57,7 @@ def plan(
     storage: Annotated[
         str,
         typer.Option(help="Type of the tables, as `seo-rec train --storage`.", rich_help_panel=RUN),
-    ] = "float32",
+    ] = "auto",
     compute_kernels: Annotated[
         str,
         typer.Option(
@@ -76,7 +76,7 @@ def plan(
 ) -> None:
     """Place a policy's tables on devices, which need not be there."""
     from seo_rec.policy import Policy
-    from seo_rec.settings import FitSettings, settled
+    from seo_rec.settings import AUTO_STORAGE, FitSettings, Training, settled
 
     require_new_file(out)
     placed = Policy.load(policy)
@@ -84,12 +84,16 @@ def plan(
     with without_collection():  # these import TorchRec, whose own plan is priced beside ours
         from seo_rec.data.dataset import open_data
         from seo_rec.plan import plan_policy, rates_of, read_topology
+        from seo_rec.train import storage_for
 
     data = open_data(rates) if rates else None
     fit = FitSettings(row_optimizer=row_optimizer, storage=storage)
+    devices = read_topology(topology, nodes)
+    if storage == AUTO_STORAGE:
+        storage = storage_for(placed, Training(fit=fit), device=devices.device).dtype
     found = plan_policy(
         placed,
-        read_topology(topology, nodes),
+        devices,
         batch_size=batch,
         row_optimizer=settled(fit, placed.num_params).row_optimizer,
         storage=storage,

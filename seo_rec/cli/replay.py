@@ -100,17 +100,21 @@ def replay(
     from seo_rec import recipes
     from seo_rec.data.dataset import open_data
     from seo_rec.data.periods import Periods
+    from seo_rec.train import Start, with_storage
+    from seo_rec.train.earlier import open_earlier
 
     days = recipes.steps_of(data, out, Periods(by, rows))
     training = Training(replace(model, mlet=mlet, multi_task=multi_task), fit)
     wanted, resolved = None, dict[str, object]()
     if from_ is None:
         wanted = policy_of(context, open_data(days[0]), method_options, fit.seed)
-        resolved = dict(wanted.resolved)
+        training = with_storage(training, wanted.policy, out=out)
+        resolved = {**wanted.resolved, "storage": training.fit.storage}
     else:
         refuse_ignored(context, ("policy", *OF_METHOD), "--from", "a replay that starts afresh")
         training = training_from(context, from_, REPLAY_OPTIONS)
         training = replace(training, fit=replace(training.fit, epochs=fit.epochs))
+        training = with_storage(training, None, Start(earlier=open_earlier(from_)), out)
         values = fit_values(training.fit, REPLAY_OPTIONS)
         resolved = {**values, **dict.fromkeys((*OF_METHOD, *OF_MODEL, *OF_LABELS))}
     with run_folder(context, out, **resolved):

@@ -111,7 +111,9 @@ def search(
         at, values = _in_types(context, entry, at, dim, values)
     if entry.trains:
         fit = automatic(context, fit, opened, floats_of(at, dim), [entry])
-    training, kept = Training(model, fit), settled_options(fit) if entry.trains else {}
+    training, kept = Training(model, fit), dict[str, Any]()
+    if entry.trains:
+        kept = {**settled_options(fit), "storage": fit.storage}
     chosen = entry.settings_at(at, dim, training, values)
     by_default = crosses == CROSSES_AUTO and not is_typed(context, "crosses")
     if by_default and not takes_automatic(entry, chosen):

@@ -93,11 +93,13 @@ def train(
     load_stack(threads)
     from seo_rec import recipes
     from seo_rec.data.dataset import open_data
-    from seo_rec.train import Start
+    from seo_rec.train import Start, with_storage
 
     opened, idle = open_data(data), _idle(context, policy, method_options.method, from_)
     training = Training(replace(model, mlet=mlet, multi_task=multi_task), fit)
     following = None
+    unused = [n for n in OF_POLICY if idle and not is_typed(context, n)]
+    start = Start(*(None if name in unused else context.params[name] for name in OF_POLICY))
     if from_ is not None:
         training = training_from(context, from_)
     else:
@@ -105,19 +107,17 @@ def train(
     wanted = _wanted(context, opened, method_options, idle, training.fit.seed)
     if from_ is None:
         assert wanted is not None
-        fit = automatic(context, fit, opened, wanted.policy.num_params, ())
+        training = with_storage(training, wanted.policy, start, out)
+        fit = automatic(context, training.fit, opened, wanted.policy.num_params, ())
         training = replace(training, fit=fit)
-    if from_ is not None:
+        kept = {**wanted.resolved, **settled_options(fit), "storage": fit.storage}
+    else:
         following = following_run(context, opened, None if wanted is None else wanted.policy)
-    if wanted is None:
-        assert following is not None
-        wanted = _of_run(context, following)
-    kept = {**wanted.resolved, **(fit_values(training.fit) if following else settled_options(fit))}
-    if following:
-        kept |= dict.fromkeys(OF_LABELS)
+        training = with_storage(training, None, Start(earlier=following.earlier), out)
+        wanted = wanted or _of_run(context, following)
+        kept = {**wanted.resolved, **fit_values(training.fit), **dict.fromkeys(OF_LABELS)}
     if idle:  # the plan and the weights of --config are for the policy that is not trained
-        kept |= {idle: None, **{n: None for n in OF_POLICY if not is_typed(context, n)}}
-    start = Start(*(None if name in kept else context.params[name] for name in OF_POLICY))
+        kept |= {idle: None, **dict.fromkeys(unused)}
     with run_folder(context, out, **kept):
         run = recipes.train(
             opened,

@@ -22,7 +22,7 @@ from seo_rec.methods import Mlet
 from seo_rec.runs.command_settings import TUNED
 from seo_rec.runs.layout import TUNED_FILE, trial_folder
 from seo_rec.schema import QUALITY_NAMES
-from seo_rec.settings import FitSettings, ModelSettings, Training
+from seo_rec.settings import HALVES, FitSettings, ModelSettings, Training
 
 if TYPE_CHECKING:
     from seo_rec.data.dataset import DataSet
@@ -87,11 +87,15 @@ def tune(
     load_stack(threads)
     from seo_rec.data.dataset import open_data
     from seo_rec.recipes import tuning
+    from seo_rec.train import with_storage
 
     opened = open_data(data)
     policies, method_name, budget, kept = _subject(context, opened, method_options, fit.seed)
-    fit = automatic(context, fit, opened, policies(method_options.dim).num_params, ())
-    kept, training = {**kept, **settled_options(fit)}, Training(replace(model, mlet=mlet), fit)
+    first = policies(method_options.dim)
+    training = with_storage(Training(replace(model, mlet=mlet), fit), first, out=out)
+    fit = automatic(context, training.fit, opened, first.num_params, ())
+    kept, training = {**kept, **settled_options(fit)}, replace(training, fit=fit)
+    kept["storage"] = fit.storage
     names = tuple(name.strip() for name in (tune_ or ALL).split(",") if name.strip())
     if policy is not None:
         names = tuple(name for name in names if name != "dim" or tune_)
@@ -141,9 +145,17 @@ def _subject(
 
 
 def _tuned_options(context: typer.Context, found: Tuned, kept: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of the best training, without those that have their default."""
+    """The options of the best training, without those that have their default.
+
+    Storage of 16 bits that followed the policy stays ``auto``, since searches cannot have another.
+    """
+    from seo_rec.policy import stored_types
+
     defaults = {p.name: p.default for p in context.command.params}
-    given = command_options(context, kept).options
+    asked = context.params["storage"]
+    if found.training.fit.storage == "float32" and {*HALVES} & {*stored_types(found.policy)}:
+        asked = "float32"
+    given = command_options(context, {**kept, "storage": asked}).options
     options = {k: v for k, v in given.items() if k in OF_TRAINING and v != defaults[k]}
     fit = found.training.fit
     tuned = {name.replace("-", "_"): value for name, value in found.values.items()}

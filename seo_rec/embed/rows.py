@@ -19,11 +19,12 @@ from seo_rec.embed.chunks import ChunkBag
 from seo_rec.embed.combine import Combine, Project, combines_ids
 from seo_rec.embed.cross import Columns, needs_columns
 from seo_rec.embed.flat import FlatArrays
+from seo_rec.embed.fused import FusedTables
 from seo_rec.embed.initial import InitialRows
 from seo_rec.embed.mlet import Factors
 from seo_rec.embed.order import Permute, order_of
 from seo_rec.embed.remap import Remap, row_lookups
-from seo_rec.embed.sparse import SparseTables, TablePart
+from seo_rec.embed.sparse import SparseTables, TableLookups, TablePart
 from seo_rec.embed.tables import initial_ranges, table_configs, table_key
 from seo_rec.methods import Mlet, inner_policy
 from seo_rec.policy import Policy
@@ -120,7 +121,7 @@ class PolicyEmbedding(nn.Module):
         self.project = None if _no_project(policy) else _project(policy, device)
         self.batched = TableBatched(self.stored) if policy.tables else None
         self.chunks = ChunkBag(self.stored) if policy.tables and _by_hash(policy) else None
-        self.sparse: SparseTables | None = None
+        self.sparse: TableLookups | None = None
         self.sparse_shards: list[SparseTables] = []
         if gate is not None and (
             policy.arrays
@@ -177,11 +178,32 @@ class PolicyEmbedding(nn.Module):
 
         For an unsharded embedding, whose tables :class:`seo_rec.train.SparseRows` then updates.
         """
-        index = {t.name: i for i, t in enumerate(self.stored.tables)}
-        table_of = [index[k.table] for _, _, k in row_lookups(self.stored)]
         parts = [TablePart(key) for key in self.table_keys]
-        self.sparse = SparseTables(self._tables(), table_of, parts=parts)
-        return self.sparse
+        self.sparse = found = SparseTables(self._tables(), self._table_of(), parts=parts)
+        return found
+
+    def update_in_backward(self, optimizer: str, eps: float, device: torch.device) -> FusedTables:
+        """From now on the backward pass updates the rows read, in tables on the device.
+
+        For an unsharded embedding; its parameters are parts of what FBGEMM holds.
+
+        Args:
+            optimizer: ``sgd``, ``adagrad`` or ``rowwise_adagrad``.
+            eps: See :class:`FusedTables`.
+            device: Where the tables are from now on.
+        """
+        weights = [w.detach() for w in self._tables()]
+        self.sparse = found = FusedTables(
+            weights, self._table_of(), optimizer, eps=eps, device=device
+        )
+        for key, weight in zip(self.table_keys, found.weights, strict=True):
+            self.ebc.embedding_bags[key].weight = nn.Parameter(weight)
+        return found
+
+    def _table_of(self) -> list[int]:
+        """Of every lookup, the number of its table."""
+        index = {t.name: i for i, t in enumerate(self.stored.tables)}
+        return [index[k.table] for _, _, k in row_lookups(self.stored)]
 
     def readdress(self, policy: Policy) -> None:
         """Read rows as ``policy`` says from now on, which a search changes while it trains.
@@ -222,7 +244,7 @@ class PolicyEmbedding(nn.Module):
         bags = self.ebc.embedding_bags
         return [bags[key].weight for key in self.table_keys]
 
-    def _look_up_sparsely(self, features: KeyedJaggedTensor, tables: SparseTables) -> torch.Tensor:
+    def _look_up_sparsely(self, features: KeyedJaggedTensor, tables: TableLookups) -> torch.Tensor:
         lookups = self.remap(features)
         return tables.look_up(
             lookups.values(), bag_offsets(lookups), lookups.weights_or_none(), lookups.stride()

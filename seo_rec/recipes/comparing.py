@@ -37,7 +37,7 @@ from seo_rec.schema import QUALITY_NAMES
 from seo_rec.search import Method
 from seo_rec.search.changes import whole_values
 from seo_rec.search.progress import Progress
-from seo_rec.train import agree, ranks
+from seo_rec.train import agree, as_recorded, ranks
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ def compare(comparison: Comparison, out: Path | str) -> list[Run]:
         ValueError: An unknown method, or one with the suffix of MLET without settings of it.
     """
     out = Path(out)
+    comparison = replace(comparison, training=as_recorded(comparison.training, out))
     agree(whole(comparison), out=out)
     check_comparison(comparison)
     return run_comparison(comparison, out)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from seo_rec.data.dataset import DataSet
 from seo_rec.methods import METHOD_NAMES, MULTIPLEXED_NAMES, SUFFIX, PlainSettings, inner_policy
 from seo_rec.policy import PolicyError
 from seo_rec.recipes.comparison import Comparison
 from seo_rec.recipes.tuned_comparison import check_trials
+from seo_rec.settings import HALVES
+from seo_rec.train import check_storage
 
 BUDGET_SETTINGS = (
     "params",
@@ -106,10 +109,20 @@ def infeasible(comparison: Comparison) -> dict[str, str]:
 
 
 def _require_feasible(comparison: Comparison, name: str, data: DataSet) -> None:
-    """PolicyError if a method is known to have no policy for one data set."""
+    """PolicyError if a method is known to have no policy for one data set.
+
+    Raises:
+        ValueError: Tables of 16 bits are asked for, and the method has none.
+    """
     method, training = comparison.method_of(name), comparison.training
     training = training.with_seed(comparison.first_seed)
     settings = comparison.settings_of(method)
     method.require_feasible(data, settings, training)
-    if not method.trains and name.endswith(SUFFIX) and comparison.mlet is not None:
-        inner_policy(method.decide(data, settings, training).policy, comparison.mlet)
+    mlet = comparison.mlet if name.endswith(SUFFIX) else None
+    half = training.fit.storage in HALVES
+    if method.trains or (mlet is None and not half):
+        return
+    policy = method.decide(data, settings, training).policy
+    if mlet is not None:
+        inner_policy(policy, mlet)
+    check_storage(policy, replace(training, model=replace(training.model, mlet=mlet)))

@@ -41,7 +41,7 @@ from seo_rec.runs.layout import (
     UNBUDGETED_FOLDER,
     budget_folder,
 )
-from seo_rec.train import Preempted, agree, ranks
+from seo_rec.train import Preempted, agree, as_recorded, ranks
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +142,7 @@ def frontier(comparison: Comparison, budgets: Sequence[int], out: Path | str) ->
         ValueError: an unknown method or a budget that is no multiple of the width.
     """
     out = Path(out)
+    comparison = replace(comparison, training=as_recorded(comparison.training, out))
     agree({**whole(comparison), "kind": "frontier", "budgets": list(budgets)}, out=out)
     wanted = parts(comparison, budgets, out)
     if not wanted:
@@ -223,6 +224,7 @@ def jobs(
             the method, or by ``+mlet``.
         scheduler: of TorchX, such as ``slurm``.
     """
+    comparison = replace(comparison, training=as_recorded(comparison.training, out))
     wanted = parts(comparison, budgets, out)
     check_comparison(comparison)
     for part in wanted.values():

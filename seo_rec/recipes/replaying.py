@@ -71,6 +71,7 @@ from seo_rec.train import (
     check_storage,
     fit_policy,
     require_memory,
+    with_storage,
 )
 from seo_rec.train.earlier import open_earlier
 from seo_rec.train.evaluation import NOT_EVALUATED, score
@@ -130,9 +131,10 @@ def replay(
     _require_alike([d.schema for d in opened], folders)
     for data in opened:
         data.require_binary("a replay", several=True)
-    training = for_label(training, opened[0])
+    begun = Start(earlier=None if earlier is None else open_earlier(earlier))
+    training = with_storage(for_label(training, opened[0]), policy, begun, out)
     if earlier is not None:
-        check_start(training, Start(earlier=open_earlier(earlier)))
+        check_start(training, begun)
     elif policy is not None:
         check_storage(policy, training)
     start = {

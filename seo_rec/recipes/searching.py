@@ -26,7 +26,7 @@ from seo_rec.runs.layout import (
 )
 from seo_rec.search import Found, Method, find
 from seo_rec.search.progress import say
-from seo_rec.train import Training, agree, ranks, read_weights, save_weights
+from seo_rec.train import Training, agree, as_recorded, ranks, read_weights, save_weights
 
 
 def search(
@@ -66,6 +66,7 @@ def search(
     """
     require_opened(data, "search")
     out = Path(out)
+    training = as_recorded(training, out)
     entry, asked = find(method), _asked(method, data, settings, training)
     if crosses:
         check_asked(entry, data, settings, crosses)

@@ -49,6 +49,7 @@ from seo_rec.train import (
     ranks,
     require_memory,
     weights_digest,
+    with_storage,
 )
 from seo_rec.train.earlier import Earlier
 from seo_rec.train.unknown_rows import served_weights
@@ -142,7 +143,7 @@ def train(
     if following is not None:
         start = replace(start, earlier=following.earlier)
     trained_policy = policy if following is None else following.trained
-    training = for_label(training, data, start.earlier)
+    training = with_storage(for_label(training, data, start.earlier), policy, start, out)
     check_start(training, start)
     check_storage(policy, training)
     here, asked = ranks(), asked_for(data, policy, training, method, start, trained_policy)

@@ -45,7 +45,15 @@ from seo_rec.runs.layout import (
     trial_folder,
 )
 from seo_rec.search.progress import say
-from seo_rec.train import Start, TooLargeError, Training, check_storage, fit_policy, ranks
+from seo_rec.train import (
+    Start,
+    TooLargeError,
+    Training,
+    check_storage,
+    fit_policy,
+    ranks,
+    with_storage,
+)
 from seo_rec.train.after_step import AfterStep
 from seo_rec.train.evaluation import score_of
 
@@ -146,13 +154,14 @@ def tune(tuning: Tuning, out: Path, *, resume: bool = False, test: bool = True) 
     if tuning.trials < 1:
         raise ValueError(f"{tuning.trials} trials; allowed: 1 or more")
     training = for_label(tuning.training, tuning.data)
-    tuning = replace(tuning, training=training)
     if (here := ranks()).world_size > 1:
         raise ValueError(
             f"tuning in a launch of {here.world_size} processes; allowed: processes that are "
             "started alone and share a folder, as `seo-rec tune` and its TorchX component are"
         )
     policy = tuning.policy_of(tuning.dim)
+    training = with_storage(training, policy, out=out)
+    tuning = replace(tuning, training=training)
     check_storage(policy, training)
     check_before(tuning.data, policy, training)
     tuning.data.check_numbers()

@@ -14,7 +14,7 @@ from optuna.distributions import (
     FloatDistribution,
 )
 
-from seo_rec.settings import LARGEST_DENSE, FitSettings, Training, settled
+from seo_rec.settings import HALVES, LARGEST_DENSE, FitSettings, Training, settled
 
 TUNED_NAMES = ("l2", "l2-on", "lr", "dense-lr", "dropout", "dim", "batch-size")
 Value = float | int | str
@@ -140,6 +140,6 @@ def _l2_forms(subject: Subject) -> Sequence[str]:
     if fit.row_optimizer == "adam":
         return (now,)
     by_rows = ("read", "frequency")
-    small = subject.floats <= LARGEST_DENSE and fit.storage == "float32"
+    small = subject.floats <= LARGEST_DENSE and fit.storage not in HALVES
     every = ("all", *by_rows) if small and fit.row_optimizer != "lazy_adam" else by_rows
     return every if now in every else (now, *every)

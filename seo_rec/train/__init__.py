@@ -27,7 +27,6 @@ from seo_rec.train.policy_fit import (
     Trained,
     check_policy_fits,
     check_start,
-    check_storage,
     fit_policy,
     store_,
 )
@@ -46,6 +45,7 @@ from seo_rec.train.sharding import check_plan, shard, topology_here
 from seo_rec.train.sparse_rows import SparseRows
 from seo_rec.train.steps import ready
 from seo_rec.train.stopping import Preempted
+from seo_rec.train.storage import as_recorded, check_storage, storage_for, with_storage
 from seo_rec.train.streams import EVAL_BATCH, eval_stream, share_stream, train_stream
 from seo_rec.train.weights import read_weights, save_weights, weights_digest
 
@@ -68,6 +68,7 @@ __all__ = [
     "Trained",
     "Training",
     "agree",
+    "as_recorded",
     "check_plan",
     "check_policy_fits",
     "check_start",
@@ -97,8 +98,10 @@ __all__ = [
     "set_rng_states",
     "shard",
     "share_stream",
+    "storage_for",
     "store_",
     "topology_here",
     "train_stream",
     "weights_digest",
+    "with_storage",
 ]

@@ -6,7 +6,7 @@ defaults of :class:`~seo_rec.settings.FitSettings` are numbers, which recorded f
 
 from __future__ import annotations
 
-from seo_rec.settings import LARGEST_DENSE, FitSettings
+from seo_rec.settings import HALVES, LARGEST_DENSE, FitSettings
 
 STEPS = 200  # of an epoch, at least
 LEAST_BATCH, MOST_BATCH = 256, 2048
@@ -43,6 +43,6 @@ def l2_for(fit: FitSettings, rows: int, floats: int, binary: bool) -> float:
         binary: Whether the label is 0 or 1.
     """
     usual = fit.row_optimizer in ("auto", "adam") and fit.l2_on in ("auto", "all")
-    small = floats <= LARGEST_DENSE and fit.storage == "float32"
+    small = floats <= LARGEST_DENSE and fit.storage not in HALVES
     found = min(MOST_L2, L2_ROWS / max(1, rows))
     return float(f"{found:.2g}") if usual and small and binary else 0.0

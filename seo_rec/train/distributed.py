@@ -27,6 +27,7 @@ from seo_rec.plan import (
 )
 from seo_rec.policy import Policy
 from seo_rec.settings import FitSettings, settled
+from seo_rec.train.fused_rows import FUSED_ON
 from seo_rec.train.optimizers import FUSED, inner_model
 from seo_rec.train.ranks import Ranks
 from seo_rec.train.sparse_rows import read_shards_sparsely
@@ -97,7 +98,7 @@ def kernels(
             continue
         sparse = bool(widths) and updates_rows(p.kind, row_optimizer, row_l2)
         by_torch = mean or l2_by_rows or storage != "float32"
-        fused = sparse and device == "cuda" and not by_torch and row_optimizer in FUSED
+        fused = sparse and device in FUSED_ON and not by_torch and row_optimizer in FUSED
         names[p.table] = "fused" if fused else "sparse" if sparse else "dense"
     return names
 

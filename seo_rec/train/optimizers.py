@@ -4,7 +4,7 @@ Two kinds update tables. ``adam``, and every optimizer whose L2 acts on all rows
 gradients: torch's (or TorchRec's) own optimizer, whose step costs as much as the tables are large.
 The others update the rows that a batch read, by :class:`SparseRows`, in one process and in the
 shards of many. On CUDA FBGEMM updates sharded tables within the backward pass ("fused") where no
-running mean is kept.
+running mean is kept, and so it does in one process (:class:`FusedRows`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from seo_rec.embed import PolicyEmbedding
+from seo_rec.embed.fused import FusedTables
 from seo_rec.embed.sparse import SparseTables
 from seo_rec.model import RecModel
 from seo_rec.settings import LARGEST_DENSE, FitSettings, settled
 from seo_rec.train.dense_rows import DenseRowWiseAdagrad
+from seo_rec.train.fused_rows import FusedRows
 from seo_rec.train.sparse_rows import SparseRows
 
 log = logging.getLogger(__name__)
@@ -99,6 +101,9 @@ def make_optimizers(
     make, row_lr = ROW_OPTIMIZERS[chosen.row_optimizer], chosen.row_lr
     sources = sparse_sources(embedding, chosen)
     tables = [p for p in embedding.ebc.parameters() if p.numel() and not in_backward(p)]
+    if isinstance(embedding.sparse, FusedTables):
+        _check_fused(embedding.sparse, chosen)
+        optimizers["rows"], tables = FusedRows(embedding.sparse, tables, row_lr), []
     sparse = [p for p in tables if any(_holds(p, source) for source in sources)]
     if sparse:
         optimizers["rows"] = SparseRows(
@@ -113,7 +118,7 @@ def make_optimizers(
     whole = [p for p in tables if not any(p is q for q in sparse)]
     whole += [] if embedding.flat is None else list(embedding.flat.parameters())
     if whole:
-        optimizers["arrays" if sparse else "rows"] = make(whole, row_lr, row_l2)
+        optimizers["arrays" if "rows" in optimizers else "rows"] = make(whole, row_lr, row_l2)
     factors = [] if embedding.factors is None else list(embedding.factors.parameters())
     _log_choice(chosen, whole, factors)
     if isinstance(model, DistributedModelParallel) and model.fused_optimizer.params:
@@ -157,8 +162,19 @@ def sparse_sources(embedding: PolicyEmbedding, settings: FitSettings) -> list[Sp
                 "rows of a batch; give distribute and make_optimizers the same settings"
             )
         return embedding.sparse_shards
+    if isinstance(embedding.sparse, FusedTables):
+        return []
     embedding.sparse = None  # another optimizer may have kept the rows
     return [embedding.keep_sparse_gradients()] if embedding.policy.tables and not dense else []
+
+
+def _check_fused(tables: FusedTables, settings: FitSettings) -> None:
+    """ValueError unless tables that update themselves do it as the settings say."""
+    if settings.row_optimizer != tables.optimizer or settings.row_l2:
+        raise ValueError(
+            f"{settings.table_update} for tables that {tables.optimizer} without L2 updates within "
+            "the backward pass; give shard and make_optimizers the same settings"
+        )
 
 
 def _holds(parameter: nn.Parameter, source: SparseTables) -> bool:

@@ -14,7 +14,7 @@ from seo_rec.model import build_model
 from seo_rec.plan import rates_of
 from seo_rec.policy import Policy, stored_types
 from seo_rec.runs import RunError
-from seo_rec.settings import Training
+from seo_rec.settings import AUTO_STORAGE, HALVES, Training
 from seo_rec.train.after_step import AfterStep
 from seo_rec.train.earlier import Carried, Earlier
 from seo_rec.train.loop import fit
@@ -23,6 +23,7 @@ from seo_rec.train.optimizers import inner_model, optimizers_of
 from seo_rec.train.ranks import ranks
 from seo_rec.train.run_state import FitResult
 from seo_rec.train.sharding import shard
+from seo_rec.train.storage import check_storage, with_storage
 from seo_rec.train.streams import eval_stream, train_stream
 from seo_rec.train.warm_start import Begun, continue_from
 from seo_rec.train.weights import load_weights
@@ -87,6 +88,7 @@ def fit_policy(
         ValueError: Tables of 16 bits where they cannot be trained (:func:`check_storage`).
     """
     start = start or Start()
+    training = with_storage(training, policy, start)
     check_storage(policy, training)
     settings = training.fit
     train = train_stream(data, settings, policy.columns)
@@ -161,23 +163,6 @@ def check_policy_fits(data: DataSet, policy: Policy) -> None:
         )
 
 
-def check_storage(policy: Policy, training: Training) -> None:
-    """ValueError if tables of 16 bits are asked for where a gradient is dense."""
-    storage = training.fit.storage
-    if storage == "float32":
-        return
-    if policy.arrays or not policy.tables:
-        raise ValueError(
-            f"--storage {storage} with a policy of {len(policy.arrays)} flat arrays, whose "
-            "gradients are dense; allowed: --storage float32, or a policy of tables"
-        )
-    if training.model.mlet is not None:
-        raise ValueError(
-            f"--storage {storage} with --mlet-dim {training.model.mlet.dim}, whose tables are "
-            "products of two layers; allowed: --storage float32, or no --mlet-dim"
-        )
-
-
 def check_start(training: Training, start: Start) -> None:
     """ValueError if a plan or weights of tables of one layer are to be used with two, and the like.
 
@@ -185,7 +170,7 @@ def check_start(training: Training, start: Start) -> None:
     search are float32 and do not go with tables of 16 bits; those of an earlier run have its type.
     """
     storage = training.fit.storage
-    if start.weights and storage != "float32":
+    if start.weights and storage in HALVES:
         raise ValueError(
             f"--storage {storage} with --weights, whose tables are float32; allowed: "
             "--storage float32, or a training without --weights"
@@ -195,10 +180,11 @@ def check_start(training: Training, start: Start) -> None:
             f"weights {start.weights} and the earlier run {start.earlier.run}; a training goes on "
             "from one of them; leave --weights or --from out"
         )
-    if start.earlier and start.earlier.training.fit.storage != storage:
+    kept = start.earlier.training.fit.storage if start.earlier else storage
+    if start.earlier and storage not in (AUTO_STORAGE, kept):
         raise ValueError(
             f"--storage {storage}, and the tables of {start.earlier.run} are "
-            f"{start.earlier.training.fit.storage}; name the same type"
+            f"{kept}; name the same type"
         )
     if start.earlier and start.earlier.training.model != training.model:
         raise ValueError(

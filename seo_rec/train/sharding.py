@@ -16,6 +16,7 @@ from seo_rec.model import RecModel
 from seo_rec.plan import (
     DEFAULT_KERNELS,
     FUSED,
+    LANES,
     PRESETS,
     Placement,
     Plan,
@@ -27,6 +28,8 @@ from seo_rec.plan import (
 from seo_rec.policy import Policy
 from seo_rec.settings import FitSettings, settled
 from seo_rec.train.distributed import distribute, fusable
+from seo_rec.train.fused_rows import FUSED_ON
+from seo_rec.train.optimizers import ADAGRAD_EPS
 from seo_rec.train.ranks import Ranks, ranks
 
 log = logging.getLogger(__name__)
@@ -60,6 +63,9 @@ def shard(
     if here.world_size == 1:
         if plan is not None:
             _placements(policy, settings, plan, rates, here)
+        if fuses_alone(policy, settings, here.device):
+            embedding = model.embedding
+            embedding.update_in_backward(settings.row_optimizer, ADAGRAD_EPS, here.device)
         return model.to(here.device)
     placements = here.on_first(lambda: _placements(policy, settings, plan, rates, here))
     return distribute(
@@ -71,6 +77,23 @@ def shard(
         row_l2=settings.row_l2,
         l2_on=settings.l2_on,
         mean=settings.average > 0,
+    )
+
+
+def fuses_alone(policy: Policy, settings: FitSettings, device: torch.device) -> bool:
+    """Whether one process on a device updates its tables within the backward pass.
+
+    Args:
+        policy: The tables as they are trained.
+        settings: Of the training, :func:`seo_rec.settings.settled`.
+        device: Of the process.
+    """
+    return (
+        device.type in FUSED_ON
+        and bool(policy.tables)
+        and settings.storage == "float32"
+        and fusable(settings.row_optimizer, settings.average > 0, settings.row_l2 > 0)
+        and all(t.dim % LANES == 0 for t in policy.tables)
     )
 
 
