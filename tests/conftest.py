@@ -150,9 +150,11 @@ def forked_python() -> Iterator[str]:
     """A ``python`` whose processes are forks of one that has loaded the libraries."""
     import fork_server
 
-    with tempfile.TemporaryDirectory(prefix="fork-") as folder:
-        with fork_server.forked_python(Path(folder)) as program:
-            yield program
+    with (
+        tempfile.TemporaryDirectory(prefix="fork-") as folder,
+        fork_server.forked_python(Path(folder)) as program,
+    ):
+        yield program
 
 
 @pytest.fixture(scope="session")

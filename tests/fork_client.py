@@ -13,7 +13,7 @@ import sys
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 # What is read when libraries are loaded: a process that wants it otherwise is no fork.
-FIXED = ("PYTHONPATH", "PYTHONHASHSEED", "OMP_NUM_THREADS", "LD_PRELOAD", "CUDA_VISIBLE_DEVICES")
+FIXED = ("PYTHONPATH", "PYTHONHASHSEED", "OMP_NUM_THREADS", "LD_PRELOAD")
 
 
 def module_of(words):
@@ -22,10 +22,17 @@ def module_of(words):
     return (words[1], words[2:]) if words[:1] == ["-m"] and len(words) > 1 else None
 
 
-def main(address, python, fixed):
+def fixed_of(variables, tree):
+    """The values of ``FIXED``; folders of ``tree`` in PYTHONPATH, which all have, say nothing."""
+    found = {name: variables.get(name) for name in FIXED}
+    paths = (found["PYTHONPATH"] or "").split(os.pathsep)
+    return {**found, "PYTHONPATH": [p for p in paths if p and p not in tree]}
+
+
+def main(address, python, fixed, tree):
     """Never returns: the status is the fork's, or this process becomes ``python``."""
     wanted = module_of(sys.argv[1:])
-    alike = all(os.environ.get(name) == fixed[name] for name in FIXED)
+    alike = fixed_of(os.environ, tree) == fixed
     server = socket.socket(socket.AF_UNIX)
     if wanted is None or not alike or server.connect_ex(address):
         os.execv(python, [python, *sys.argv[1:]])

@@ -1,9 +1,9 @@
 """Real processes without their imports: a server that has the libraries forks one per command.
 
-Loading torch and TorchRec takes six seconds of processor time. ``forked_python()`` gives the path of
-a program that is called like ``python`` (``fork_client.py``). A command that it starts has a process
-of its own, with its own working directory, variables, open files, signals and exit status; only its
-imports are done before. Tests of the imports, of warnings while importing, of signals and of an
+Loading torch and TorchRec takes six seconds of processor time. ``forked_python()`` gives the path
+of a program that is called like ``python`` (``fork_client.py``). A command that it starts has a
+process of its own, with its own working directory, variables, open files, signals and exit status;
+only its imports are done before. Tests of imports, of warnings of imports, of signals and of an
 installation take ``sys.executable``.
 
 The server computes nothing, has one thread, and ends with the test process. Where it cannot be had
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import io
 import json
 import logging
 import os
@@ -25,13 +26,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import fork_client
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parent.parent
+TREE = [str(ROOT), str(ROOT / "kernels")]
 # What trainings, searches and their launchers import, if late.
 LOADED = (
     "torch.distributed.optim",
@@ -61,10 +63,11 @@ def forked_python(folder: Path, loaded: Sequence[str] = LOADED) -> Iterator[str]
     if not hasattr(os, "pidfd_open") or max(len(address), len(sys.executable)) > LONGEST - 20:
         yield sys.executable
         return
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", **UNTHREADED}
-    fixed = {name: variables.get(name) for name in fork_client.FIXED}
+    path = os.pathsep.join([*TREE, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **UNTHREADED}
+    fixed = fork_client.fixed_of(variables, TREE)
     source = Path(fork_client.__file__).read_text()
-    call = f"main({address!r}, {sys.executable!r}, {fixed!r})"
+    call = f"main({address!r}, {sys.executable!r}, {fixed!r}, {TREE!r})"
     program.write_text(f"#!{sys.executable} -IS\n{source}\n\n{call}\n")
     program.chmod(0o700)
     server = subprocess.Popen(
@@ -141,10 +144,8 @@ def tell(loop: selectors.BaseSelector, running: dict[int, socket.socket], key: A
             loop.unregister(client)
         return
     _, status = os.waitpid(process, 0)
-    try:
+    with suppress(OSError):  # it was killed
         client.sendall(os.waitstatus_to_exitcode(status).to_bytes(4, "big", signed=True))
-    except OSError:
-        pass  # killed
     if client in loop.get_map():
         loop.unregister(client)
     loop.unregister(key.fileobj)
@@ -158,9 +159,7 @@ def become(request: dict[str, Any]) -> None:
     for number, file in enumerate(request["files"]):
         os.dup2(file, number)
         os.close(file)
-    if request["unbuffered"]:
-        for stream in (sys.stdout, sys.stderr):
-            stream.reconfigure(write_through=True)
+    open_streams(request["unbuffered"])
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["variables"])
@@ -174,6 +173,21 @@ def become(request: dict[str, Any]) -> None:
         module = sys.modules.get(name)
         if module is not None and not hasattr(module, "__path__"):
             del sys.modules[name]  # it is run, not imported
+
+
+def open_streams(unbuffered: bool) -> None:
+    """Open stdin, stdout and stderr as Python does when it starts."""
+    for name, mode, errors in (
+        ("stdin", "rb", "strict"),
+        ("stdout", "wb", "strict"),
+        ("stderr", "wb", "backslashreplace"),
+    ):
+        file, encoding = getattr(sys, name).fileno(), getattr(sys, name).encoding
+        raw = open(file, mode, 0 if unbuffered and mode == "wb" else -1, closefd=False)  # noqa: SIM115
+        by_line = not unbuffered and (name == "stderr" or os.isatty(file))
+        stream = io.TextIOWrapper(raw, encoding, errors, None, by_line, unbuffered)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
 
 
 if __name__ == "__main__":

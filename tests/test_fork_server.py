@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fork_server import forked_python
+from fork_server import TREE, forked_python
 from patience import PATIENCE, until
 
 PROBE = """
@@ -25,6 +25,10 @@ told |= {"variable": os.environ.get("PROBE"), "program": os.path.basename(sys.ar
 told |= {"in": sys.stdin.read() if words[0] == "read" else "", "pid": os.getpid()}
 print(json.dumps(told), flush=words[0] != "late")
 print("to stderr", file=sys.stderr)
+if words[0] == "streams":
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")
+        print(stream.encoding, stream.line_buffering, stream.write_through, stream.isatty())
 if words[0] == "exit":
     sys.exit(json.loads(words[1]))
 if words[0] == "raise":
@@ -104,11 +108,22 @@ def test_a_process_is_as_python_makes_it(words: list[str], program: str, folder:
     assert finished(program, folder, *words) == finished(sys.executable, folder, *words)
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_its_streams_are_as_python_makes_them(unbuffered: str, program: str, folder: Path) -> None:
+    fork, true = (
+        finished(python, folder, "streams", PYTHONUNBUFFERED=unbuffered)
+        for python in (program, sys.executable)
+    )
+    assert fork == true
+
+
 def test_its_libraries_are_loaded_and_what_it_starts_is_forked_too(
     program: str, folder: Path
 ) -> None:
-    _, out, _ = finished(program, folder, "loaded")
-    assert json.loads(out)[1] == f"True {program}"
+    paths = os.pathsep.join([*TREE, os.environ.get("PYTHONPATH", "")])
+    for more in ({}, {"PYTHONPATH": paths}):
+        _, out, _ = finished(program, folder, "loaded", **more)
+        assert json.loads(out)[1] == f"True {program}"
     _, out, _ = finished(sys.executable, folder, "loaded")
     assert json.loads(out)[1] == f"False {sys.executable}"
 
