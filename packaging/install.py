@@ -115,7 +115,8 @@ def main() -> None:
     stack = detect() if wish == "auto" else wish
     print(f"installing the {stack} build of the stack", flush=True)
 
-    install("--upgrade", "pip>=25")  # older ones try combinations of versions for minutes
+    # Older versions of pip try combinations of versions for minutes; setuptools builds this project.
+    install("--upgrade", "pip>=25", "setuptools>=77.0.3")
     if remove := misfits(stack):
         pip("uninstall", "-y", *remove)
     index = WHEELS[stack]
@@ -131,7 +132,9 @@ def main() -> None:
         constraints = Path(folder) / "constraints.txt"
         lines = [*(f"{name}=={v}" for name, v in pins.items()), *BOUNDS]
         constraints.write_text("".join(f"{line}\n" for line in lines))
-        install("--constraint", str(constraints), *shim, "-e", ".[dev]")
+        # Without an environment of its own for each build, into which pip would install setuptools.
+        options = ["--no-build-isolation", "--constraint", str(constraints)]
+        install(*options, *shim, "-e", ".[dev]")
 
     # Read the versions first: a wrong triple then ends in a sentence, not in a trace.
     code = "from seo_rec import stack; stack.check(); import torchrec"

@@ -7,6 +7,7 @@ import fcntl
 import io
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +143,18 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for module in (policy_fit, searched):
         monkeypatch.setattr(module, "fit", watched)
     return titles
+
+
+@pytest.fixture(scope="session")
+def forked_python() -> Iterator[str]:
+    """A ``python`` whose processes are forks of one that has loaded the libraries."""
+    import fork_server
+
+    with (
+        tempfile.TemporaryDirectory(prefix="fork-") as folder,
+        fork_server.forked_python(Path(folder)) as program,
+    ):
+        yield program
 
 
 @pytest.fixture(scope="session")

@@ -315,8 +315,10 @@ def test_without_a_gpu_it_says_so(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_rehearsal_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts in their own processes, with one rank and with two; their times are those of a GPU."""
+def test_a_rehearsal_on_a_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forked_python: str
+) -> None:
+    """Parts in processes (forks), with one rank and with two; their times are those of a GPU."""
     planned = driver.planned
     chosen = {("tests", 1), ("pipelines", 2)}
 
@@ -325,6 +327,8 @@ def test_a_rehearsal_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         return [replace(p, seconds=3600.0) for p in parts]
 
     monkeypatch.setattr(driver, "planned", few)
+    monkeypatch.setattr(sys, "executable", forked_python)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert driver.main(["--device", "cpu", "--minutes", "60", "--out", str(tmp_path)]) == 0
     done = [path.stem.partition("-")[2] for path in tmp_path.glob("*.jsonl")]
     assert sorted(done) == sorted(name for name, _ in chosen)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -332,12 +332,15 @@ def test_the_width_of_a_policy_file_is_fixed(command: Path, tiny: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_trials(tiny: Path, tmp_path: Path, whole: Path) -> None:
+def test_two_processes_share_the_trials(
+    tiny: Path, tmp_path: Path, whole: Path, forked_python: str
+) -> None:
     """Together they train each trial once, and one of them ends the tuning."""
-    words = [sys.executable, "-m", "seo_rec", "tune", str(tiny), "--out", str(tmp_path / "out")]
+    words = [forked_python, "-m", "seo_rec", "tune", str(tiny), "--out", str(tmp_path / "out")]
     words += [*TUNE, "--trials", "6", "--resume"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     both = [
-        subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
         for _ in range(2)
     ]
     said = [p.communicate() for p in both]

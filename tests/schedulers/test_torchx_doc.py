@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import slurm
 import two_hosts
-from torchx_jobs import APPLIER, ROOT, SEARCH, TORCHX, make_clone
+from torchx_jobs import APPLIER, CLI, ROOT, SEARCH, TORCHX, make_clone
 
 DOCUMENT = ROOT / "docs" / "torchx.md"
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -55,12 +55,12 @@ DRY = [c for c in commands() if "--dryrun" in c]
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone in which the jobs of this machine have run."""
+def clone(forked_python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which the jobs of this machine have run, as forks."""
     folder = make_clone(tmp_path_factory.mktemp("doc") / "clone")
     for words in LOCAL:
         done = subprocess.run(
-            [*TORCHX, *shortened(words)],
+            [forked_python, *CLI, *shortened(words)],
             cwd=folder,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             capture_output=True,

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-TORCHX = [sys.executable, "-m", "torchx.cli.main"]
+CLI = ["-m", "torchx.cli.main"]
+TORCHX = [sys.executable, *CLI]
 
 # The jobs' own defaults, made small.
 SEARCH = ["--rows", "4000", "--epochs", "1", "--batch-size", "512"]
