@@ -23,7 +23,7 @@ from seo_rec import recipes
 from seo_rec.backbones import build_backbone
 from seo_rec.data.dataset import open_data
 from seo_rec.methods import find_method
-from seo_rec.policy import PolicyError
+from seo_rec.policy import Policy, PolicyError
 from seo_rec.search.seo import search_space, select
 from seo_rec.settings import FitSettings
 
@@ -332,3 +332,42 @@ def test_policies_are_timed_beside_the_original(
     assert "| policy | floats | model 1 row | package 1 row | model 64 rows |" in (
         capsys.readouterr().out
     )
+
+
+# ---- lookups of single features ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "reads"),
+    [
+        ("multi-size-2", "lookups=strong_0:4,noise_0:1", {"strong_0": 4, "noise_0": 1}),
+        ("multi-size-2", "lookups=strong_0:1", {"strong_0": 1}),
+    ],
+)
+def test_the_command_trains_features_of_several_widths(
+    method: str,
+    change: str,
+    reads: dict[str, int],
+    seo_rec: Callable[..., Any],
+    tiny: Path,
+    tmp_path: Path,
+) -> None:
+    """Named features read as many rows as they are given, the others dim / chunk_dim."""
+    quickly = ["--epochs", "1", "--batch-size", "200", "--hidden", "8", "--threads", "1"]
+    asked = ["--method", method, "--params", "900", "--dim", "4", "--set", change]
+    done = seo_rec("train", tiny, "--out", tmp_path / "r", *asked, *quickly)
+    assert done.code == 0, done.err
+    policy = Policy.load(tmp_path / "r/policy.json")
+    assert {f.name: len(f.lookups) for f in policy.features} == {
+        f.name: reads.get(f.name, 2) for f in policy.features
+    }
+    assert {t.dim for t in policy.tables} == {2} and 900 - 2 < policy.num_params <= 900
+
+
+def test_a_number_of_lookups_that_is_none_is_named_before_any_training(
+    seo_rec: Callable[..., Any], tiny: Path, tmp_path: Path
+) -> None:
+    asked = ["--method", "multi-size-2", "--params", "900", "--dim", "4", "--set", "lookups=user:4"]
+    done = seo_rec("train", tiny, "--out", tmp_path / "r", *asked)
+    assert done.code != 0 and not (tmp_path / "r").exists()
+    assert "lookups 'user:4'; allowed: FEATURE:NUMBER" in done.err
