@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,22 @@ def test_appliers_store_the_budget_or_the_rows_of_their_search() -> None:
             searched = seo_grid.applied(replace(cell, at_budget=False), chosen)
             assert (at_budget.num_params, searched.num_params) == (96_000, floats)
             assert searched.features == at_budget.features and searched.budget is None
+
+
+def test_cells_of_one_policy_share_a_training(tiny: Path, tmp_path: Path) -> None:
+    """A search of the budget's size keeps its rows, whether they are fitted or not."""
+    data, cell = open_data(tiny), seo_grid.Cell(50, (8,), 0, "exact", adjusts=True)
+    quick = FitSettings(epochs=1, batch_size=200)
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(seo_grid, "FitSettings", lambda **given: quick)
+        for adjusts, fits in product((True, False), (True, False)):
+            here = replace(cell, adjusts=adjusts, at_budget=fits)
+            policy = seo_grid.policy_of(here, data, "shared", tmp_path)
+            plain = replace(policy, provenance={}, budget=None)
+            found[adjusts, fits] = seo_grid.digest(plain)
+    assert found[True, True] == found[True, False]
+    assert len({found[True, True], found[False, True], found[False, False]}) == 3
 
 
 def test_per_feature_takes_the_best_chunks_of_each() -> None:
@@ -136,7 +153,9 @@ def test_seos_grid_runs_once(
     assert [x["cell"]["model"] for x in lines] == models
     assert [x["cell"]["at_budget"] for x in lines[-3:]] == [True, True, False]
     assert [x["embedding_params"] for x in lines[:2]] == [50 * 16] * 2
-    assert len(list((tmp_path / "runs/attentions").iterdir())) == 1
+    runs = tmp_path / "runs"
+    assert len(list((runs / "attentions").iterdir())) == 1
+    assert len(list(runs.iterdir())) == 1 + 5  # the attention, and all lines but the search's
 
 
 # ---- Unified Embedding -------------------------------------------------------------------------

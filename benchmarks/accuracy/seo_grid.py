@@ -35,6 +35,8 @@ Runs go to ``--out`` and are found again there; what ``--record`` wrote is not r
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -191,11 +193,19 @@ def train(cell: Cell, data: DataSet, hashing: str, out: Path) -> Line:
         values |= {"val_auc": found.val_auc, "test_auc": found.test_auc, "seconds": found.seconds}
         values |= {"embedding_params": found.space.num_params, "attention": found.alpha.tolist()}
         return {**values, **what}
-    policy = policy_of(cell, data, hashing, searches)
-    parts = ["x".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in vars(cell).values()]
-    folder = out / "-".join([data.fingerprint, hashing, *parts])
-    run = recipes.train(data, policy, folder, training, method=cell.model, resume=True)
+    policy = replace(policy_of(cell, data, hashing, searches), provenance={}, budget=None)
+    layers = "x".join(map(str, cell.hidden))
+    parts = [data.fingerprint, layers, f"{cell.epochs}-epochs", f"seed{cell.seed}", digest(policy)]
+    run = recipes.train(data, policy, out / "-".join(parts), training, method="seo", resume=True)
     return {**outcome(run), **what, "dropped": list(policy.dropped)}
+
+
+def digest(policy: Policy) -> str:
+    """8 hexadecimal digits by which cells that come to one policy share its training.
+
+    An applier whose search has the size of the budget, for one, is the same with either rows.
+    """
+    return hashlib.sha256(json.dumps(policy.to_json(), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def main() -> None:
