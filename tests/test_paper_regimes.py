@@ -147,7 +147,7 @@ def test_seos_grid_runs_once(
     asked = ("table2", "--data", tiny, "--record", "--out", tmp_path / "runs", "--seeds", 0, 1)
     asked = (*asked, "--budgets", 50, "--hidden", "8,4", "--limit")
     command(seo_grid, *asked, 3)
-    command(seo_grid, *asked, 3)
+    command(seo_grid, *asked, 3, "--readings", "global")
     lines = read(seo_grid.RECORD)
     models = ["separate", "monolithic", "search", "exact", "rr", "exact"]
     assert [x["cell"]["model"] for x in lines] == models

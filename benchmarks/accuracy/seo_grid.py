@@ -214,6 +214,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="prepared data set")
     parser.add_argument("--budgets", type=int, nargs="*", help="rows of 16 floats; default: all")
     parser.add_argument("--hidden", nargs="*", metavar="WIDTHS", help="as 256,128; default: all")
+    parser.add_argument("--readings", nargs="*", choices=READINGS, help="default: the part's")
     parser.add_argument("--seeds", type=int, nargs=2, metavar=("FIRST", "COUNT"), default=(0, 5))
     parser.add_argument("--hashing", choices=("shared", "independent"), default="shared")
     parser.add_argument("--limit", type=int, default=0, help="stop after so many new trainings")
@@ -224,6 +225,7 @@ def main() -> None:
         plan,
         rows=tuple(options.budgets or plan.rows),
         hidden=tuple(layers or plan.hidden),
+        readings=tuple(options.readings or plan.readings),
         seeds=tuple(range(first, first + count)),
     )
     data = open_data(options.data)
