@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ from benchmarks.accuracy import mlet_regime, seo_grid, unified
 from benchmarks.pages import inference as inference_page
 from benchmarks.pages import mlet_regime as mlet_regime_page
 from benchmarks.pages import seo_grid as seo_grid_page
+from benchmarks.pages import unified_grid as unified_grid_page
 from benchmarks.record import read
 from benchmarks.speed import inference
 from cases import SCHEMAS
 from seo_rec import recipes
 from seo_rec.backbones import build_backbone
+from seo_rec.data.dataset import open_data
 from seo_rec.methods import find_method
-from seo_rec.policy import PolicyError
+from seo_rec.policy import Policy, PolicyError
 from seo_rec.search.seo import search_space, select
 from seo_rec.settings import FitSettings
 
@@ -55,6 +58,22 @@ def test_appliers_store_the_budget_or_the_rows_of_their_search() -> None:
             searched = seo_grid.applied(replace(cell, at_budget=False), chosen)
             assert (at_budget.num_params, searched.num_params) == (96_000, floats)
             assert searched.features == at_budget.features and searched.budget is None
+
+
+def test_cells_of_one_policy_share_a_training(tiny: Path, tmp_path: Path) -> None:
+    """A search of the budget's size keeps its rows, whether they are fitted or not."""
+    data, cell = open_data(tiny), seo_grid.Cell(50, (8,), 0, "exact", adjusts=True)
+    quick = FitSettings(epochs=1, batch_size=200)
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(seo_grid, "FitSettings", lambda **given: quick)
+        for adjusts, fits in product((True, False), (True, False)):
+            here = replace(cell, adjusts=adjusts, at_budget=fits)
+            policy = seo_grid.policy_of(here, data, "shared", tmp_path)
+            plain = replace(policy, provenance={}, budget=None)
+            found[adjusts, fits] = seo_grid.digest(plain)
+    assert found[True, True] == found[True, False]
+    assert len({found[True, True], found[False, True], found[False, False]}) == 3
 
 
 def test_per_feature_takes_the_best_chunks_of_each() -> None:
@@ -94,7 +113,25 @@ def test_the_pages_of_seo_show_cells_and_stored_floats() -> None:
     assert "monolithic 0.85050, seeds 0, 1." in page
     assert "0.86050; +0.01000 ± 0.00000; 192,000 | 0.86050; +0.01000 ± 0.00000; 96,000" in page
     assert "| exact | per-feature | of the budget | 0.86000; +0.01000; 192,000 |" in page
-    assert "630 (`grid`) and 190 (`table2`) trainings" in seo_grid_page.region([])[0]
+    assert "630 (`grid`), 190 (`table2`), 40 (`table2-short`)" in seo_grid_page.region([])[0]
+
+
+def test_short_trainings_are_told_from_whole_ones() -> None:
+    """A page of short trainings takes none of the whole ones, and the other way round."""
+    short = seo_grid.PLANS["table2-short"]
+    cells = list(short.cells())
+    assert {(c.projects, c.training.fit.epochs) for c in cells} == {(False, seo_grid.SHORT)}
+    assert {c.training.fit.row_lr for c in cells} == {seo_grid.SHORT_RATE}
+    assert seo_grid.Cell(6000, (8,), 0, "search").training.fit.epochs == seo_grid.LONG
+    short = replace(short, seeds=(0, 1))
+    whole = replace(short, configs=seo_grid.CONFIGS, epochs=seo_grid.LONG)
+    plans = {"table2": whole, "table2-short": short}
+    lines = [seo_line(c, 0.8 + 0.01 * c.seed, 96_000) for c in short.cells()]
+    lines += [seo_line(next(whole.cells()), 0.9, 96_000)]
+    page = "\n".join(seo_grid_page.region(lines, plans))
+    assert "`table2`: 1 of 76 planned" in page and "`table2-short`: 40 of 40 planned" in page
+    assert "monolithic 0.80500, seeds 0, 1." in page and page.count("| search |") == 1
+    assert "projected" not in page
 
 
 def test_seos_grid_runs_once(
@@ -110,13 +147,15 @@ def test_seos_grid_runs_once(
     asked = ("table2", "--data", tiny, "--record", "--out", tmp_path / "runs", "--seeds", 0, 1)
     asked = (*asked, "--budgets", 50, "--hidden", "8,4", "--limit")
     command(seo_grid, *asked, 3)
-    command(seo_grid, *asked, 2)
+    command(seo_grid, *asked, 3, "--readings", "global")
     lines = read(seo_grid.RECORD)
-    models = ["separate", "monolithic", "search", "exact", "exact"]
+    models = ["separate", "monolithic", "search", "exact", "rr", "exact"]
     assert [x["cell"]["model"] for x in lines] == models
-    assert [x["cell"]["at_budget"] for x in lines[-2:]] == [True, False]
+    assert [x["cell"]["at_budget"] for x in lines[-3:]] == [True, True, False]
     assert [x["embedding_params"] for x in lines[:2]] == [50 * 16] * 2
-    assert len(list((tmp_path / "runs/attentions").iterdir())) == 1
+    runs = tmp_path / "runs"
+    assert len(list((runs / "attentions").iterdir())) == 1
+    assert len(list(runs.iterdir())) == 1 + 5  # the attention, and all lines but the search's
 
 
 # ---- Unified Embedding -------------------------------------------------------------------------
@@ -149,6 +188,49 @@ def test_a_grid_point_that_no_budget_holds_is_left_out(capsys: pytest.CaptureFix
     assert unified.chosen(runs, "PQ", ("pq-2", "pq-3", "pq-4"), 10) == "pq-3"
     assert "pq-2" in capsys.readouterr().out
     assert unified.chosen(runs, "PQ", ("pq-2", "pq-2"), 10) is None
+
+
+def test_short_trainings_are_no_figures_of_table_1(
+    tiny: Path, tmp_path: Path, command: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have a record and folders of their own, and another digest of their settings."""
+    whole = unified.STUDIES["movielens-1m"]
+    fit = FitSettings(epochs=2, batch_size=200)
+    study = replace(whole, name=open_data(tiny).schema.dataset, budgets=(1500,), fit=fit)
+    monkeypatch.setattr(unified, "STUDIES", {study.name: study})
+    monkeypatch.setattr(unified, "RECORD", tmp_path / "unified.jsonl")
+    monkeypatch.setattr(unified, "GRID_RECORD", tmp_path / "grid.jsonl")
+    asked = ("--data", tiny, "--rows", "QR Embedding", "Multiplex QR", "--grid", "--epochs", 1)
+    asked = (*asked, "--seeds", 1, "--out", tmp_path / "runs", "--record")
+    command(unified, *asked)
+    assert not unified.RECORD.exists()
+    lines = read(unified.GRID_RECORD)
+    assert {x["row"] for x in lines} >= {"Multiplex QR"}
+    assert {(x["epochs"], x["fit"]["epochs"]) for x in lines} == {(1, 1)}
+    assert study.settings("qr-2") not in {x["settings"] for x in lines}
+    folders = {p.name for p in (tmp_path / "runs").iterdir()}
+    assert folders == {f"{study.name}-1500-1-epochs"}
+    monkeypatch.setattr(recipes, "train", None)
+    command(unified, *asked)
+    assert "1,500 floats, 1 epochs:" in "\n".join(unified_grid_page.region(lines))
+
+
+def test_the_page_of_the_grid_marks_what_seed_0_chooses() -> None:
+    """pq-3 is chosen on validation rows of seed 0, although pq-2 has the higher test AUC."""
+    known = {"study": "d", "row": "PQ", "budget": 1000, "fit": {"epochs": 3}}
+    aucs = {"pq-2": (0.70, 0.82), "pq-3": (0.71, 0.80)}
+    lines = [
+        {**known, "method": m, "seed": s, "val_auc": val, "test_auc": test + 0.01 * s}
+        for m, (val, test) in aucs.items()
+        for s in (0, 1)
+    ]
+    lines += [{**known, "row": "One", "method": "one", "seed": 0, "val_auc": 0.6, "test_auc": 0.6}]
+    page = unified_grid_page.region(lines)
+    assert page[0] == "d, 1,000 floats, 3 epochs:"
+    assert "| PQ | `pq-2` | 0, 1 | 0.70000 | 0.82500 ± 0.00500 | +0.02000 ± 0.00000 |" in page
+    assert "| PQ | **`pq-3`** | 0, 1 | 0.71000 | 0.80500 ± 0.00500 | — |" in page
+    assert any(row.startswith("| One | `one` | 0 | 0.60000 |") for row in page)
+    assert unified_grid_page.region([]) == ["Nothing is recorded yet."]
 
 
 # ---- MLET --------------------------------------------------------------------------------------
@@ -269,3 +351,42 @@ def test_policies_are_timed_beside_the_original(
     assert "| policy | floats | model 1 row | package 1 row | model 64 rows |" in (
         capsys.readouterr().out
     )
+
+
+# ---- lookups of single features ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "reads"),
+    [
+        ("multi-size-2", "lookups=strong_0:4,noise_0:1", {"strong_0": 4, "noise_0": 1}),
+        ("multi-size-2", "lookups=strong_0:1", {"strong_0": 1}),
+    ],
+)
+def test_the_command_trains_features_of_several_widths(
+    method: str,
+    change: str,
+    reads: dict[str, int],
+    seo_rec: Callable[..., Any],
+    tiny: Path,
+    tmp_path: Path,
+) -> None:
+    """Named features read as many rows as they are given, the others dim / chunk_dim."""
+    quickly = ["--epochs", "1", "--batch-size", "200", "--hidden", "8", "--threads", "1"]
+    asked = ["--method", method, "--params", "900", "--dim", "4", "--set", change]
+    done = seo_rec("train", tiny, "--out", tmp_path / "r", *asked, *quickly)
+    assert done.code == 0, done.err
+    policy = Policy.load(tmp_path / "r/policy.json")
+    assert {f.name: len(f.lookups) for f in policy.features} == {
+        f.name: reads.get(f.name, 2) for f in policy.features
+    }
+    assert {t.dim for t in policy.tables} == {2} and 900 - 2 < policy.num_params <= 900
+
+
+def test_a_number_of_lookups_that_is_none_is_named_before_any_training(
+    seo_rec: Callable[..., Any], tiny: Path, tmp_path: Path
+) -> None:
+    asked = ["--method", "multi-size-2", "--params", "900", "--dim", "4", "--set", "lookups=user:4"]
+    done = seo_rec("train", tiny, "--out", tmp_path / "r", *asked)
+    assert done.code != 0 and not (tmp_path / "r").exists()
+    assert "lookups 'user:4'; allowed: FEATURE:NUMBER" in done.err

@@ -19,7 +19,9 @@ features of few ids, which at these budgets are left with one row each.
 With ``--grid`` the rows try the paper's own grid (appendix B): k = 2 or 3 lookups and a share p of
 0.05, 0.1 or 0.2 for hash embeddings, 2, 4, 8 or 16 blocks for ROBE, k = 2, 3, 4, 8 or 16 for PQ and
 multi-size, 2, 3 or 4 components for QR; a grid point that a budget cannot hold is named and left
-out. On MovieLens-1M that is at most 26 runs more at each budget.
+out. On MovieLens-1M that is at most 26 runs more at each budget. ``--epochs`` makes trainings
+shorter, which orders the settings of a row at less cost; such lines are no figures of Table 1, and
+go to ``benchmarks/results/unified-grid.jsonl``.
 
 Runs are kept in ``--out`` and found again there, also unfinished ones; ``--record`` appends the new
 lines to ``benchmarks/results/unified.jsonl``, and ``python -m benchmarks.pages.tables methods``
@@ -50,6 +52,7 @@ from seo_rec.search.seo import SeoSearch, SeoSettings
 from seo_rec.settings import FitSettings, Training
 
 RECORD = path_of("unified")
+GRID_RECORD = path_of("unified-grid")  # of trainings that `--epochs` cut short
 # The rows of Table 1 by its names, with the settings that seed 0 tries; the last two are ours.
 ROWS = {
     "Collisionless": ("collisionless",),
@@ -87,6 +90,12 @@ class Study:
     run_off: RunOff
     fit: FitSettings
     exact_below: int
+
+    @property
+    def suffix(self) -> str:
+        """What tells folders of shorter trainings from the study's own; empty for these."""
+        short = self.fit != STUDIES[self.name].fit
+        return f"-{self.fit.epochs}-epochs" if short else ""
 
     def settings(self, method: str) -> str:
         """A digest of all that decides a run besides its row, budget, seed and data."""
@@ -203,7 +212,7 @@ class Runs:
         self.records.refresh()  # several processes may share the rows
         if known := self.records.find(what):
             return known
-        folder = self.out / f"{self.study.name}-{params}" / f"{method}-{seed}"
+        folder = self.out / f"{self.study.name}-{params}{self.study.suffix}" / f"{method}-{seed}"
         fit = replace(self.study.fit, seed=seed)
         policy = policy_of(method, data, self.study, params, fit, folder)
         training = Training(MODEL, fit)
@@ -218,6 +227,8 @@ class Runs:
             "search_seconds": _seconds(folder / "search" / SEARCH_FILE),
             "command": f"python -m benchmarks.accuracy.unified --data {folders}",
         }
+        if self.study.suffix:
+            line["fit"] = recorded_fit(fit)
         print(
             f"{params:7} {method:30} seed {seed}: validation {run.val_auc:.5f}, test "
             f"{run.test_auc:.5f}, {run.epochs} epochs of {run.seconds_per_epoch:.1f} s",
@@ -266,6 +277,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="prepared data sets")
     parser.add_argument("--rows", nargs="*", metavar="ROW", help=f"some of {', '.join(ROWS)}")
     parser.add_argument("--grid", action="store_true", help="the settings of the paper's grid")
+    parser.add_argument("--epochs", type=int, help="of a training at most; default: the study's")
     parser.add_argument("--budgets", type=int, nargs="*", help="floats; default: the study's")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--first-seed", type=int, default=0, help="0 first: it chooses the setting")
@@ -273,8 +285,11 @@ def main() -> None:
     set_up(options.threads)
     data = [open_data(path) for path in options.data]
     study = STUDIES[data[0].schema.dataset]
+    if options.epochs is not None:
+        study = replace(study, fit=replace(study.fit, epochs=options.epochs))
     rows = rows_of(study, options.grid)
-    runs = Runs(data, study, options.out, RECORD if options.record else None)
+    record = GRID_RECORD if study.suffix else RECORD
+    runs = Runs(data, study, options.out, record if options.record else None)
     for seed, row, params in cells(study, options):
         if (method := chosen(runs, row, rows[row], params)) is not None:
             runs.line(row, method, params, seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 
 from benchmarks.accuracy.seo_grid import (
@@ -47,12 +48,12 @@ def grid_table(done: Done, fingerprint: str, plan: Plan) -> list[str]:
     """Test AUC of every cell of the grid: baselines, and the best applier by validation AUC."""
 
     def runs(place: tuple[int, tuple[int, ...]], model: str) -> dict[int, Line]:
-        rows, hidden = place
+        base = Cell(*place, 0, model, epochs=plan.epochs)
         if model in BASELINES:
-            return runs_of(done, fingerprint, Cell(rows, hidden, 0, model), plan.seeds)
+            return runs_of(done, fingerprint, base, plan.seeds)
         tried = [
-            runs_of(done, fingerprint, Cell(rows, hidden, 0, model, *config), plan.seeds)
-            for config in PAPER
+            runs_of(done, fingerprint, replace(base, projects=p, adjusts=a), plan.seeds)
+            for p, a in plan.configs
         ]
         known = [found for found in tried if found]
         return max(known, key=lambda r: mean(r, "val_auc")) if known else {}
@@ -81,11 +82,12 @@ def grid_table(done: Done, fingerprint: str, plan: Plan) -> list[str]:
 def table_2(done: Done, fingerprint: str, plan: Plan) -> list[str]:
     """The cell of Table 2: search models and appliers, with the floats that they store."""
     rows, hidden = TABLE_2
-    mono = runs_of(done, fingerprint, Cell(rows, hidden, 0, "monolithic"), plan.seeds)
+    base = Cell(rows, hidden, 0, "monolithic", epochs=plan.epochs)
+    mono = runs_of(done, fingerprint, base, plan.seeds)
 
     def runs(row: tuple[str, str, bool], config: tuple[bool, bool]) -> dict[int, Line]:
         model, reading, fits = row
-        cell = Cell(rows, hidden, 0, model, *config, reading, fits)
+        cell = Cell(rows, hidden, 0, model, *config, reading, fits, plan.epochs)
         return runs_of(done, fingerprint, cell, plan.seeds)
 
     def said(config: tuple[bool, bool], row: tuple[str, str, bool]) -> str | None:
@@ -103,7 +105,7 @@ def table_2(done: Done, fingerprint: str, plan: Plan) -> list[str]:
         (m, reading, fits) for m in APPLIERS for fits in (True, False) for reading in READINGS
     ]
     wanted = [("search", "global", True), *appliers]
-    there = [row for row in wanted if any(runs(row, config) for config in PAPER)]
+    there = [row for row in wanted if any(runs(row, config) for config in plan.configs)]
     if not there:
         return []
     columns = [
@@ -112,8 +114,8 @@ def table_2(done: Done, fingerprint: str, plan: Plan) -> list[str]:
         Column(
             "rows", lambda row: "of the budget" if row[2] and row[0] != "search" else "searched"
         ),
-        *each(PAPER, _named, said),
-        *each(PAPER, lambda config: f"paper, {_named(config)}", paper),
+        *each(plan.configs, _named, said),
+        *each(plan.configs, lambda config: f"paper, {_named(config)}", paper),
     ]
     found = f"monolithic {mean(mono, 'test_auc'):.5f}" if mono else "monolithic is not recorded"
     text = f"Test AUC; − monolithic; floats stored. {found}, {seeds_in_words(mono)}."
@@ -144,19 +146,19 @@ def region(
     parts: dict[str, Callable[[Done, str, Plan], list[str]]] = {
         "grid": grid_table,
         "table2": table_2,
+        "table2-short": table_2,
+        "grid-short": grid_table,
     }
     out: list[str] = []
     for fingerprint in dict.fromkeys(line["data_fingerprint"] for line in lines):
         here = [x for x in lines if x["data_fingerprint"] == fingerprint]
         done = {key_of(x, IDENTITY): x for x in here}
-        for part, make in parts.items():
-            wanted = {
-                key_of(what_of(c, fingerprint, HASHING), IDENTITY) for c in plans[part].cells()
-            }
+        for part, plan in plans.items():
+            wanted = {key_of(what_of(c, fingerprint, HASHING), IDENTITY) for c in plan.cells()}
             text = f"{here[0]['data']}, fingerprint `{fingerprint}`, `{part}`: "
             text += f"{len(wanted & set(done))} of {len(wanted)} planned trainings are recorded."
-            out += [text, "", *make(done, fingerprint, plans[part])]
+            out += [text, "", *parts[part](done, fingerprint, plan)]
     if out:
         return out
-    sizes = " and ".join(f"{len(list(p.cells()))} (`{name}`)" for name, p in plans.items())
+    sizes = ", ".join(f"{len(list(p.cells()))} (`{name}`)" for name, p in plans.items())
     return [f"Nothing is recorded yet; the plans have {sizes} trainings."]

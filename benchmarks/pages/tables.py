@@ -41,6 +41,7 @@ from benchmarks.pages import (
     speed,
     throughput,
     unified,
+    unified_grid,
 )
 from benchmarks.pages.markdown import fill, shortened
 from benchmarks.record import read
@@ -113,6 +114,7 @@ def _searches() -> dict[str, list[str]]:
 def _papers() -> dict[str, list[str]]:
     return {
         "mlet regime": mlet_regime.region(),
+        "unified grid": unified_grid.region(),
         "seo grid": seo_grid.region(),
         "inference": inference.region(),
     }
