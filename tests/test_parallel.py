@@ -462,6 +462,98 @@ def test_a_killed_process_loses_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     assert not work.exists()
 
 
+def telling_source(raw: list[Path], told: Path) -> Source:
+    """A source that writes who reads a piece, with which variable, and in which modules."""
+    source = table_source(raw, COLUMNS)
+
+    def read(intake: Intake) -> Iterator[Any]:
+        if intake.piece is not None:
+            said = [os.getpid(), os.getppid(), os.environ.get("SEO_REC_TOLD"), os.getcwd()]
+            (told / intake.piece.path.name).write_text(json.dumps(said))
+        yield from source.read(intake)
+
+    return replace(source, read=read)
+
+
+@pytest.mark.parametrize("by_server", [True, False])
+def test_processes_are_forks_of_a_server_and_see_what_this_one_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_server: bool
+) -> None:
+    """Also where the server is older than a variable, and where the system has no such server."""
+    raw, told = rows_of_files(tmp_path), tmp_path / "told"
+    told.mkdir()
+    rules: dict[str, Any] = {"split": Split(), "pruning": Pruning(), "bad_rows": BadRows()}
+    prepare_by(Workers(), partial(table_source, raw, COLUMNS), tmp_path / "one", **rules)
+    if not by_server:
+        monkeypatch.setattr(started, "has_fork_server", lambda: False)
+    monkeypatch.chdir(told)
+    for value in ("a", "b") if by_server else ("a",):
+        monkeypatch.setenv("SEO_REC_TOLD", value)
+        make = partial(telling_source, raw, told)
+        prepare_by(Workers(2), make, tmp_path / value, **rules)
+        assert contents(tmp_path / value) == contents(tmp_path / "one")
+        said = [json.loads(path.read_text()) for path in told.iterdir()]
+        assert len(said) == len(raw)
+        assert {(seen, folder) for _, _, seen, folder in said} == {(value, str(told))}
+        parents = {parent for _, parent, _, _ in said}
+        assert len(parents) == 1
+        assert (os.getpid() not in parents) == by_server
+        assert os.getpid() not in {process for process, _, _, _ in said}
+
+
+def test_nothing_that_the_server_imports_starts_a_thread_of_arrow() -> None:
+    """A fork has no thread but one, and would wait for the others for ever."""
+    source = criteo_source(__file__, embed_numeric=False, missing="token")
+    names = started.preloaded(source)
+    assert {"seo_rec.data.started", "seo_rec.data.criteo"} <= set(names)
+    code = (
+        "import pathlib, sys\n"
+        f"for name in {names!r}: __import__(name)\n"
+        "print([p.joinpath('comm').read_text().strip() "
+        "for p in pathlib.Path('/proc/self/task').iterdir()], 'torch' in sys.modules)"
+    )
+    alone = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **alone},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    threads = [name for name in done.stdout.split("'")[1::2] if name != "jemalloc_bg_thd"]
+    assert len(threads) == 1, done.stdout
+    assert done.stdout.strip().endswith("False")
+
+
+@pytest.mark.usefixtures("small")
+def test_the_largest_tasks_come_first(tmp_path: Path) -> None:
+    """So that none of them is alone at the end of its stage."""
+    raw = write_table(tmp_path / "t.csv", table_rows(random.Random(8), 500))
+    source = table_source(raw, COLUMNS)
+    job = Job(source, tmp_path / "work", Split(), Pruning(), BadRows())
+    found: dict[str, list[Task]] = {}
+    for stage in job.stages():
+        found[stage[0].kind] = stage
+        for task in stage:
+            job.perform(task)
+    by_kind = {"write": len(job.shards), "count": len(job.groups)}
+    counted = {kind: sum(t.kind == kind for t in found["write"]) for kind in by_kind}
+    assert counted == by_kind
+    assert len(set(found["write"])) == sum(by_kind.values())
+    rows = [
+        job.record("write", t.number)["rows"]
+        if t.kind == "write"
+        else sum(
+            table.num_rows
+            for piece in job.groups[t.number]
+            for table in job.rows(piece, "train", 0, sys.maxsize)
+        )
+        for t in found["write"]
+    ]
+    assert rows == sorted(rows, reverse=True)
+    assert rows[0] > rows[-1]
+
+
 def test_another_request_starts_afresh(tmp_path: Path, small: None) -> None:
     raw, out = rows_of_files(tmp_path, 2), tmp_path / "out"
     work = tmp_path / ".out.parallel.part"

@@ -28,7 +28,7 @@ from seo_rec.data.rawfile import (
 )
 from seo_rec.schema import DataError
 
-PIECE_BYTES = 32 << 20
+PIECE_BYTES = 16 << 20  # the last pieces keep all processes busy
 PIECE_ROWS = 131_072  # of Parquet
 _LINE_END = re.compile(rb"[^\r\n]\r?\n")  # of a line that is not blank
 _SEARCH_BYTES = 1 << 20

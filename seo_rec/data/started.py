@@ -1,13 +1,25 @@
-"""Processes of this machine that take one task of a preparation after the other."""
+"""Processes of this machine that take one task of a preparation after the other.
+
+They are forks of a server, a process that imports the libraries once and runs nothing else, so that
+no thread of Arrow is copied. The server begins when :class:`Started` is entered. Meanwhile a thread
+of this process cuts the first file and takes its checksum. The server ends with this process.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import (
+    CancelledError,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    as_completed,
+)
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +36,10 @@ from seo_rec.data.work import Task
 from seo_rec.schema import DataError
 
 DEATHS = 3  # of processes, one after the other, without a task that is done in between
+FORK_SERVER = "forkserver"
+# Arrow imports pandas, if it is installed, with the first array that it makes.
+LIBRARIES = ("pandas", "pyarrow.compute", "pyarrow.csv", "pyarrow.parquet")
+IN_THREAD = ("cut", "hash")  # kinds of which a thread of this process does the first task
 
 
 class LostProcessError(DataError):
@@ -39,14 +55,18 @@ class Started:
     def __init__(self, job: Job, make: Callable[[], Source], processes: int) -> None:
         self._job, self._processes = job, processes
         threads = max(1, len(os.sched_getaffinity(0)) // processes)
-        self._arguments = (threads, make, job.work, job.split, job.pruning, job.bad_rows)
+        rules = (job.split, job.pruning, job.bad_rows)
+        self._arguments = (dict(os.environ), threads, make, job.work, *rules)
         self._pool: ProcessPoolExecutor | None = None
+        self._thread = ThreadPoolExecutor(1, "prepare-first-file")
 
     def __enter__(self) -> Started:
+        start_server(self._job.source)
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._end()
+        self._thread.shutdown(cancel_futures=True)
 
     def run(self, tasks: Sequence[Task], done: Callable[[int], None]) -> None:
         """Do the tasks, or those up to a bad piece.
@@ -72,7 +92,12 @@ class Started:
 
     def _run(self, tasks: Sequence[Task], before: int, done: Callable[[int], None]) -> bool:
         """Whether the tasks were done to the last one."""
-        futures = {self._opened().submit(_perform, task): task for task in tasks}
+        futures: dict[Future[None], Task] = {}
+        for task in tasks:
+            if not futures and task.kind in IN_THREAD:
+                futures[self._thread.submit(self._job.perform, task)] = task
+            else:
+                futures[self._opened().submit(_perform, task)] = task
         stopped = False
         for number, future in enumerate(as_completed(futures), before + 1):
             with suppress(CancelledError):
@@ -86,7 +111,7 @@ class Started:
 
     def _opened(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            context = multiprocessing.get_context("spawn")  # a fork would copy Arrow's threads
+            context = multiprocessing.get_context(FORK_SERVER if has_fork_server() else "spawn")
             self._pool = ProcessPoolExecutor(self._processes, context, _start, self._arguments)
         return self._pool
 
@@ -101,12 +126,38 @@ class Started:
                 process.join()
 
 
+def has_fork_server() -> bool:
+    """Whether the system can start processes by a server; Windows cannot."""
+    return FORK_SERVER in multiprocessing.get_all_start_methods()
+
+
+def start_server(source: Source) -> None:
+    """Start the server that processes are forked from, unless it runs; it is not waited for.
+
+    A server that was started earlier may lack the module of the source. Its processes then import
+    it.
+    """
+    if not has_fork_server():
+        return
+    from multiprocessing import forkserver
+
+    forkserver.set_forkserver_preload(preloaded(source))
+    forkserver.ensure_running()
+
+
+def preloaded(source: Source) -> list[str]:
+    """Names of the modules that the server imports, none of which starts a thread of Arrow."""
+    there = [m for m in (source.read.__module__, "seo_rec.cli.main") if m in sys.modules]
+    return [*LIBRARIES, __name__, *(m for m in there if m.startswith("seo_rec."))]
+
+
 def _cancel(futures: dict[Future[None], Task]) -> None:
     for future in futures:
         future.cancel()
 
 
 def _start(
+    environment: Mapping[str, str],
     threads: int,
     make: Callable[[], Source],
     work: Path,
@@ -116,6 +167,8 @@ def _start(
 ) -> None:
     """The first thing that a process does."""
     global _job
+    os.environ.clear()  # the server may be older than a variable
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process ends them
     parent = multiprocessing.parent_process()
     assert parent is not None

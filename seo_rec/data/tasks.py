@@ -103,7 +103,7 @@ class Job(Work):
             yield merges
             yield writes
         else:
-            yield [*writes, *counts]
+            yield sorted([*writes, *counts], key=self.rows_of_task, reverse=True)
             yield merges
 
     # ---- the tasks -------------------------------------------------------------------------

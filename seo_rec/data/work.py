@@ -142,6 +142,14 @@ class Work:
             for number in range(max(1, -(-self.split_rows[name][-1] // SHARD_ROWS)))
         ]
 
+    def rows_of_task(self, task: Task) -> int:
+        """The training rows whose ids a task counts, or the rows of the shard that it writes."""
+        if task.kind == "count":
+            group, before = self.groups[task.number], self.split_rows["train"]
+            return before[group.stop] - before[group.start]
+        split, shard = self.shards[task.number]
+        return min(SHARD_ROWS, self.split_rows[split][-1] - shard * SHARD_ROWS)
+
     @property
     def training_shards(self) -> list[int]:
         """The numbers of the shards of training rows, which are measured one by one."""
