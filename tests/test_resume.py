@@ -7,6 +7,7 @@ by SIGKILL at random moments.
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -148,6 +149,7 @@ def searches(
         trivial_lookups=(2, 4),
         by_id=not cost,
         cost=cost,
+        in_full=False,
     )
     off = rules if run_off else None
     wanted = SeoSearch(budget_rows=100, temperature_end=0.5, logit_lr=0.05, run_off=off, **settings)
@@ -337,6 +339,8 @@ def test_a_limited_run_off_killed_anywhere_ends_the_same(
     """By successive halving: also in a later round, and between two parts of a training."""
     run = searches(tiny_data, run_off=True, cost=6)
     assert_survives_every_kill(run, tmp_path, fuse, every)
+    whole = json.loads((tmp_path / "whole/search.json").read_text())
+    assert len(whole["record"]["halving"]["rounds"]) > 1
 
 
 @pytest.mark.slow

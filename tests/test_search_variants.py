@@ -82,7 +82,7 @@ def test_the_table_sets_variants_beside_the_default_of_the_same_seed() -> None:
     lines += [line_of("exhaustive", 1, 0.8503, **every), line_of("tuned", 0, 0.839)]
     lines.append(line_of("tuned", 0, 0.9, fit={"epochs": 3, "seed": 0}))  # with no default beside
     found = page.region(lines)
-    rows = {r.split(" | ")[1]: r for r in found if "12 epochs |" in r}
+    rows = {r.split(" | ")[2]: r for r in found if "12 epochs | 9 |" in r}
     assert rows["default"].endswith("| 3.5 | `seo-8-worth` 2 | 0.84500 | — |")
     assert "| 1 | 33.0 |" in rows["exhaustive"] and "| +0.00030 |" in rows["exhaustive"]
     assert "\N{MINUS SIGN}0.00100" in rows["tuned"]

@@ -143,6 +143,7 @@ LATER = (  # settings that older lines lack, and the values that they had
     ("divide", False),
     ("cost", 0),
     ("tune", False),
+    ("in_full", True),
     ("keep_by", "auc"),
 )
 IDENTITY = ("row", "method", "budget", "seed", "data_fingerprint", "settings")

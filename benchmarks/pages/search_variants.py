@@ -32,6 +32,7 @@ def region(lines: Sequence[Line] | None = None) -> list[str]:
     runs = {group: by_seed(groups[group]) for group in order}
     columns = [
         Column("data", lambda group: _told(group[0])),
+        Column("rule", lambda group: group[0][PLACE.index("rule")], "d"),
         Column("search", lambda group: group[1]),
         Column("seeds", lambda group: len(runs[group]), "d"),
         Column("times one training", lambda group: mean(runs[group], "trainings"), ".1f"),

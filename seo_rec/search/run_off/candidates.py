@@ -19,7 +19,7 @@ class Candidate:
         searched: Whether a search decided it; the others are plain and need none.
         origin: What was searched and how it was applied, JSON values, for reports.
         shared: Whether it is a plain policy of hashed chunks that all features share, of which the
-            best one is among the finalists of a limited run-off.
+            best one is the one to beat at the end of a limited run-off.
         of_both_kinds: Whether it is the plain policy of shared chunks and rows by id side by side.
         by_worth: Whether rows and widths are divided by what every feature is worth to a model; the
             best one of these without crosses is among the finalists of a limited run-off, too.
