@@ -47,6 +47,11 @@ def region(lines: Sequence[Line]) -> list[str]:
 def goals(line: Line) -> Iterator[tuple[str, float, float]]:
     """What is wanted of the medians, what was found, and what is allowed at most."""
     median = {w: {b: found["ms"][b][0] for b in BATCHES} for w, found in line["ways"].items()}
+    if set(median) <= set(OURS):  # tables too large for caches
+        for b in BATCHES:
+            ratio = median["onnxruntime, int8"][b] / median["onnxruntime"][b]
+            yield f"{b} rows, onnxruntime, int8 by float32", ratio, 1
+        return
     best = {b: min((median[way][b], way) for way in OURS) for b in BATCHES}
     others = {b: min((ms[b], w) for w, ms in median.items() if "Torch" in w) for b in BATCHES}
     torchrec = min((ms["1"], w) for w, ms in median.items() if w.startswith("TorchRec"))

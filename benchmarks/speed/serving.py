@@ -12,7 +12,7 @@ after the last call, and Python and its libraries are part of it.
     ..., in a matrix    the same graph alone, given a matrix of ids
     ..., hashed before  the same without the hash, given a matrix of row numbers
     ..., int8           the package's graph with tables of int8, which become floats at loading
-    ..., row by row     the same as tables too large for that are read
+    ..., row by row     the same as tables too large for that are read, but small
     numpy               the reference scorer, from ids too
     AOTI, C++           ``model.pt2`` in ``serving_aoti.cpp``; hashing is inside
     AOTI, C++, int8     the same with tables of int8
@@ -20,6 +20,9 @@ after the last call, and Python and its libraries are part of it.
     TorchRec            an ``EmbeddingBagCollection`` instead, with its ``KeyedJaggedTensor`` made
                         in the call
     TorchRec, int8      the same collection by ``torchrec.quant``, fx-traced and scripted
+
+A third model has tables too large for caches, and for int8 to become floats: 26 of 100,000 rows.
+Each call then reads other rows, and ONNX Runtime alone is timed, with float32 and with int8.
 
 PyTorch and TorchRec get row numbers that were hashed beforehand. Every way's logits are compared
 with the first way's before it is timed.
@@ -44,7 +47,7 @@ import torch
 from benchmarks.command import make_parser, set_up
 from benchmarks.pages import serving as page
 from benchmarks.record import Line, append, path_of
-from benchmarks.speed.serving_ways import BATCHES, WAYS
+from benchmarks.speed.serving_ways import BATCHES, LARGE_WAYS, WAYS
 from seo_rec.export import FORMATS, dequantized, package_parts
 from seo_rec.export.aoti import aoti_bytes
 from seo_rec.export.onnx_graph import onnx_bytes
@@ -77,19 +80,21 @@ def shared() -> Policy:
     )
 
 
-def separate() -> Policy:
+def separate(rows: int = 10_000) -> Policy:
     """26 features with a table each."""
     return Policy(
-        tuple(Table(f"t{i}", 10_000, 16) for i in range(26)),
+        tuple(Table(f"t{i}", rows, 16) for i in range(26)),
         tuple(Feature(f"c{i}", (Lookup(f"t{i}", seed=i + 1),)) for i in range(26)),
     )
 
 
 MODELS = {"6 columns, 4 shared tables": shared, "26 columns of width 16": separate}
+LARGE_ROWS = 100_000  # of each table of the third model
+LARGE_MODEL = "26 columns of width 16, 166 MB of floats"
 
 
-def write_packages(policy: Policy, folder: Path) -> None:
-    """Packages of one model in float32 and in int8, and its graph without the hash."""
+def write_packages(policy: Policy, folder: Path, *, large: bool = False) -> None:
+    """Packages of one model in float32 and in int8, and if small its graph without the hash."""
     columns = tuple(Column(name, "categorical") for name in policy.columns)
     preparation = Preparation("table", "label", {}, columns)
     about: dict[str, Mapping[str, str]] = {
@@ -97,11 +102,13 @@ def write_packages(policy: Policy, folder: Path) -> None:
     }
     for precision in ("float32", "int8"):
         model = build_model(policy, 0, ModelSettings(hidden=HIDDEN, init_scale=0.1), 0).eval()
-        parts = package_parts(model, preparation, precision, about, FORMATS)
+        parts = package_parts(model, preparation, precision, about, ("onnx",) if large else FORMATS)
         (folder / precision).mkdir()
         write_package(folder / precision, parts)
-        if precision == "float32":
+        if precision == "float32" and not large:
             write_without_hash(model, parts, folder)
+    if large:
+        return
     with mock.patch.object(dequantized, "FLOAT_BYTES", 0):
         model = build_model(policy, 0, ModelSettings(hidden=HIDDEN, init_scale=0.1), 0).eval()
         parts = package_parts(model, preparation, "int8", about, ("onnx",))
@@ -149,14 +156,17 @@ def timed(way: str, packages: Path, program: Path) -> Line:
 
 def measure(name: str, rounds: int, program: Path) -> Line:
     """All ways of one model."""
-    times: dict[str, dict[int, list[int]]] = {w: {b: [] for b in BATCHES} for w in WAYS}
+    large = name == LARGE_MODEL
+    ways = LARGE_WAYS if large else WAYS
+    times: dict[str, dict[int, list[int]]] = {w: {b: [] for b in BATCHES} for w in ways}
     memory: dict[str, int] = {}
     wanted: list[float] = []
     folder = Path(tempfile.mkdtemp(prefix="serving-"))
     try:
-        write_packages(MODELS[name](), folder)
+        policy = separate(LARGE_ROWS) if large else MODELS[name]()
+        write_packages(policy, folder, large=large)
         for round_ in range(rounds):
-            for way in WAYS[round_ % len(WAYS) :] + WAYS[: round_ % len(WAYS)]:
+            for way in ways[round_ % len(ways) :] + ways[: round_ % len(ways)]:
                 said = timed(way, folder, program)
                 wanted = wanted or said["logits"]
                 tolerance = 0.05 if "int8" in way else 1e-4
@@ -177,7 +187,7 @@ def measure(name: str, rounds: int, program: Path) -> Line:
                     for b, ns in times[way].items()
                 },
             }
-            for way in WAYS
+            for way in ways
         },
     }
 
@@ -189,7 +199,7 @@ def main() -> None:
     environment = set_up(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         program = build(Path(folder))
-        for name in MODELS:
+        for name in (*MODELS, LARGE_MODEL):
             line = {**measure(name, options.rounds, program), "environment": environment}
             print("\n".join(page.region([line])), flush=True)
             if options.record:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,10 @@ WAYS = [
     "TorchRec",
     "TorchRec, int8",
 ]
+
+LARGE_WAYS = ["onnxruntime", "onnxruntime, int8"]  # of a model with large tables
+LARGE = 64 << 20  # bytes of floats above which the graph reads int8 row by row
+SPREAD = 64  # batches of other rows, which take turns where tables are larger than caches
 
 Ids = npt.NDArray[np.int64]
 Call = Callable[[], Any]
@@ -77,13 +82,19 @@ def folder_of(way: str) -> str:
 def ours(packages: Path, way: str) -> Callable[[int], Call]:
     folder = packages / folder_of(way)
     predictor = Predictor.load(folder, way.partition(",")[0], 1)
-    names = predictor.package.policy.columns
-    ids = ids_of(predictor.package, max(BATCHES))
+    policy = predictor.package.policy
+    floats = sum(t.num_rows * t.dim * 4 for t in policy.tables)
+    spread = SPREAD if floats > LARGE else 1
+    ids = ids_of(predictor.package, max(BATCHES) * spread)
 
     def call(rows: int) -> Call:
-        columns = {n: Bags(np.ascontiguousarray(ids[:rows, i])) for i, n in enumerate(names)}
-        inputs = Inputs(np.zeros((rows, 0), np.float32), columns)
-        return lambda: predictor.scorer.logits(inputs)
+        batches = []
+        for start in range(0, rows * spread, rows):
+            part = ids[start : start + rows]
+            columns = {n: Bags(part[:, i].copy()) for i, n in enumerate(policy.columns)}
+            batches.append(Inputs(np.zeros((rows, 0), np.float32), columns))
+        turns = cycle(batches)
+        return lambda: predictor.scorer.logits(next(turns))
 
     return call
 

@@ -73,6 +73,33 @@ def test_goals_are_judged():
     assert "| 1 row, AOTI, C++ by TorchRec | 1.000 | 0.33 | missed |" in text
 
 
+def test_large_tables_are_judged_by_themselves():
+    line = line_of(0.03)
+    line["ways"] = {way: line["ways"][way] for way in serving_ways.LARGE_WAYS}
+    line["ways"]["onnxruntime, int8"] = {
+        "resident_mb": 5, "ms": {b: [1.5, 2.0] for b in page.BATCHES}
+    }  # fmt: skip
+    assert [value for _, value, _ in page.goals(line)] == [50.0, 1.5, 1.5]
+    text = "\n".join(page.region([line]))
+    assert "| 64 rows, onnxruntime, int8 by float32 | 1.500 | 1.00 | missed |" in text
+
+
+@pytest.mark.slow
+def test_large_tables_are_read_by_calls_of_other_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(serving_ways, "BATCHES", {1: 2, 8: 2})
+    monkeypatch.setattr(serving_ways, "LARGE", 1 << 10)
+    monkeypatch.setattr(serving.dequantized, "FLOAT_BYTES", 1 << 10)
+    serving.write_packages(serving.separate(50), tmp_path, large=True)
+    for way in serving_ways.LARGE_WAYS:
+        call = serving_ways.way_of(tmp_path, way)(8)
+        first, second = call(), call()
+        assert not np.allclose(first, second)
+        said = serving_ways.timed(serving_ways.way_of(tmp_path, way))
+        np.testing.assert_allclose(said["logits"], first, atol=1e-6)
+    ops = (tmp_path / "int8" / "model.onnx").read_bytes()
+    assert b"DequantizeLinear" in ops
+
+
 # ---- the study of types ------------------------------------------------------------------------
 
 
