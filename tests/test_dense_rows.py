@@ -75,7 +75,7 @@ def test_lookups_and_gradients_are_those_of_torch(
     in_c: bool, weighted: bool, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     choose(in_c, monkeypatch)
-    monkeypatch.setattr(native, "_threads", lambda work, grain: threads)
+    monkeypatch.setattr(native, "threads_for", lambda work, grain: threads)
     floats = torch.randn(sum(r * w for r, w in SIZES), generator=torch.Generator().manual_seed(9))
     for seed in range(3):
         reads, gradient = batch(seed, weighted)

@@ -24,6 +24,7 @@ from seo_kernels.row_bag import (
     RowLayout,
     RowTable,
     RowUpdate,
+    add_rows,
     mean_share,
     read_rows,
     reference,
@@ -565,3 +566,26 @@ def test_what_acts_on_all_floats_of_arrays_is_said(
         make_optimizers(model, "lazy_adam", 0.1, 0.1, 0.2, "read")
     (message,) = caplog.messages
     assert "L2 0.2 on read rows: for the" in message and "all of them in every step" in message
+
+
+@needs_c
+@pytest.mark.parametrize("layout", ["rows of longer ones", "columns first", "one row"])
+def test_a_gradient_need_not_lie_row_after_row(layout: str) -> None:
+    """A network that reads dense columns beside the vectors gives a part of its own gradient."""
+    update = RowUpdate("adagrad", 0.1, 1)
+    bags = 1 if layout == "one row" else B
+    rows = torch.cat([torch.randint(0, ROWS[t], (bags,)) for t in TABLE_OF])
+    reads, width = Reads(rows, None, None, bags), LAYOUT.width
+    gradient = torch.randn(bags, width + 5)[:, 3 : 3 + width]
+    if layout == "columns first":
+        gradient = torch.randn(width, bags).T
+    whole, part = tables(update), tables(update)
+    for mine, theirs in zip(part, whole, strict=True):
+        mine.weight.copy_(theirs.weight)
+    update_rows(whole, LAYOUT, [reads], [gradient.contiguous()], update)
+    update_rows(part, LAYOUT, [reads], [gradient], update)
+    sums = [[torch.zeros_like(t.weight) for t in whole] for _ in range(2)]
+    for into, of in zip(sums, (gradient, gradient.contiguous()), strict=True):
+        add_rows(into, LAYOUT, reads, of)
+    for mine, theirs, a, b in zip(part, whole, *sums, strict=True):
+        assert torch.equal(mine.weight, theirs.weight) and torch.equal(a, b) and a.any()

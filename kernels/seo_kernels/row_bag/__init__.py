@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from seo_kernels import native
+from seo_kernels.native import rows as c_rows
 from seo_kernels.row_bag import reference
 from seo_kernels.row_bag.layout import (
     L2_ON,
@@ -64,7 +65,7 @@ def read_rows(tables: Sequence[Tensor], layout: RowLayout, reads: Reads) -> Tens
         ValueError: A row or an offset is out of range (a GPU does not look).
     """
     if _calls_c(tables):
-        return native.read_rows(tables, layout, reads)
+        return c_rows.read_rows(tables, layout, reads)
     return reference.read_rows(tables, layout, reads)
 
 
@@ -96,7 +97,7 @@ def update_rows(
     for read, gradient in zip(reads, gradients, strict=True):
         _check_gradient(layout, read, gradient)
     if len(reads) == 1 and _calls_c([t.weight for t in tables]):
-        native.update_rows(tables, layout, reads[0], gradients[0], update)
+        c_rows.update_rows(tables, layout, reads[0], gradients[0], update)
         return
     reference.update_rows(tables, layout, reads, gradients, update)
 
@@ -117,7 +118,7 @@ def add_rows(tables: Sequence[Tensor], layout: RowLayout, reads: Reads, gradient
     """
     _check_gradient(layout, reads, gradient)
     if _calls_c([*tables, gradient], torch.float32):
-        native.add_rows(tables, layout, reads, gradient)
+        c_rows.add_rows(tables, layout, reads, gradient)
         return
     reference.add_rows(tables, layout, reads, gradient)
 
@@ -149,7 +150,7 @@ def step_rows(tables: Sequence[RowTable], gradients: Sequence[Tensor], update: R
     for table, gradient in zip(tables, gradients, strict=True):
         _check_step(table, gradient, update)
     if _calls_c([*(t.weight for t in tables), *gradients], torch.float32):
-        native.step_rows(tables, gradients, update)
+        c_rows.step_rows(tables, gradients, update)
         return
     reference.step_rows(tables, gradients, update)
 
@@ -190,7 +191,7 @@ def swap_means(table: RowTable, update: RowUpdate, back: bool) -> None:
         back: Undo the exchange.
     """
     if _calls_c([table.weight]):
-        native.swap_means(table, update, back)
+        c_rows.swap_means(table, update, back)
         return
     reference.swap_means(table, update, back)
 
