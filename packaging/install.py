@@ -10,12 +10,15 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -108,6 +111,46 @@ def pip(*args: str) -> None:
         sys.exit(f"pip failed with exit status {done.returncode}; its message is above")
 
 
+@contextmanager
+def installed_beside(*args: str) -> Iterator[None]:
+    """A ``pip install`` that runs beside the body; its output comes after it.
+
+    Raises:
+        SystemExit: It failed.
+    """
+    command = [sys.executable, "-m", "pip", "install", "--no-compile", *args]
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            yield
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        ended = process.wait()
+        log.seek(0)
+        print("+", *command, log.read(), sep=" ", flush=True)
+    if ended:
+        sys.exit(f"pip failed with exit status {ended}; its message is above")
+
+
+def requirements(*extras: str) -> list[str]:
+    """What ``pip install -e .[EXTRAS]`` installs beside this project.
+
+    Args:
+        extras: Names in ``optional-dependencies`` of ``pyproject.toml``.
+    """
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found, waiting = list[str](project["dependencies"]), [*extras]
+    for extra in waiting:  # grows
+        for text in project["optional-dependencies"][extra]:
+            if own := re.fullmatch(r"seo-rec\[(.*)\]", text):
+                waiting += [name for name in own[1].split(",") if name not in waiting]
+            else:
+                found.append(text)
+    return found
+
+
 def main() -> None:
     wish = sys.argv[1] if len(sys.argv) > 1 else "auto"
     if wish not in ("auto", *WHEELS):
@@ -115,8 +158,20 @@ def main() -> None:
     stack = detect() if wish == "auto" else wish
     print(f"installing the {stack} build of the stack", flush=True)
 
-    # Older versions of pip try combinations of versions for minutes; setuptools builds this project.
+    # Older versions of pip try combinations for minutes; setuptools builds this project.
     install("--upgrade", "pip>=25", "setuptools>=77.0.3")
+    # Its kernels are compiled on one core while the libraries are installed on another.
+    with installed_beside("--no-build-isolation", "--no-deps", "-e", "."):
+        install_libraries(stack)
+
+    # Read the versions first: a wrong triple then ends in a sentence, not in a trace.
+    code = "from seo_rec import stack; stack.check(); import torchrec"
+    if subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode:
+        sys.exit("the stack was installed but does not load; its message is above")
+
+
+def install_libraries(stack: str) -> None:
+    """The triple of the stack, and what this project and its tools need."""
     if remove := misfits(stack):
         pip("uninstall", "-y", *remove)
     index = WHEELS[stack]
@@ -132,14 +187,7 @@ def main() -> None:
         constraints = Path(folder) / "constraints.txt"
         lines = [*(f"{name}=={v}" for name, v in pins.items()), *BOUNDS]
         constraints.write_text("".join(f"{line}\n" for line in lines))
-        # Without an environment of its own for each build, into which pip would install setuptools.
-        options = ["--no-build-isolation", "--constraint", str(constraints)]
-        install(*options, *shim, "-e", ".[dev]")
-
-    # Read the versions first: a wrong triple then ends in a sentence, not in a trace.
-    code = "from seo_rec import stack; stack.check(); import torchrec"
-    if subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode:
-        sys.exit("the stack was installed but does not load; its message is above")
+        install("--constraint", str(constraints), *shim, *requirements("dev"))
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ def test_folders_may_be_given_as_text(tiny_data: DataSet, tmp_path: Path) -> Non
     assert len(recipes.read_replay(f"{out}/replay").days) == 2
 
 
+@pytest.mark.slow
 def test_a_terminal_without_unicode_gets_all_tables(tiny_data: DataSet, tmp_path: Path) -> None:
     """Lines and signs are replaced, and nothing fails; headings at 80 columns are whole."""
     comparison = Comparison((tiny_data,), ("separate", "monolithic"), 400, 8, 2, training=TRAINING)

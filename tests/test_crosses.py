@@ -347,6 +347,7 @@ def test_crosses_hash_alike_in_the_stream_and_in_the_model() -> None:
     assert cross_ids(parts).tolist() == in_torch([torch.from_numpy(p) for p in parts]).tolist()
 
 
+@pytest.mark.slow
 def test_a_model_with_crosses_is_served(seo_rec, tiny, tiny_data, crossed, tmp_path) -> None:
     """NumPy and ONNX Runtime make the crosses themselves; the AUC is the one of the model."""
     policy = recipes.method_policy("frequent", crossed, 3_000, 8)

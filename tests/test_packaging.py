@@ -88,6 +88,41 @@ def test_a_set_up_for_the_other_kind_of_machine_is_removed_first(kind, versions,
     assert installer.misfits(kind) == (both if removed == "both" else removed)
 
 
+def test_the_set_up_installs_what_the_extra_for_developers_asks_for():
+    """All extras lead to it but one, which CI installs elsewhere; the project is no library."""
+    extras = PROJECT["optional-dependencies"]
+    texts = {
+        *PROJECT["dependencies"],
+        *(t for n, ts in extras.items() if n != "triton" for t in ts),
+    }
+    other = {*extras["hdfs"]} - {*extras["s3"]}
+    wanted = {t for t in texts - other if Requirement(t).name != "seo-rec"}
+    found = load_installer().requirements("dev")
+    assert set(found) == wanted and len(found) == len(wanted)
+
+
+def test_what_is_installed_beside_fails_the_set_up_and_ends_with_it(monkeypatch, capfd):
+    installer = load_installer()
+    with installer.installed_beside("--help"):
+        pass
+    assert "pip install [options]" in capfd.readouterr().out
+    with pytest.raises(SystemExit, match="exit status"):
+        with installer.installed_beside("--no-such-option"):
+            pass
+    assert "no such option" in capfd.readouterr().out
+    started = []
+    popen = installer.subprocess.Popen
+
+    def sleeping(command, **more):
+        started.append(popen(["sleep", "3600"], **more))
+        return started[0]
+
+    monkeypatch.setattr(installer.subprocess, "Popen", sleeping)
+    with pytest.raises(KeyboardInterrupt), installer.installed_beside():
+        raise KeyboardInterrupt
+    assert started[0].returncode == -9
+
+
 def test_folders_named_like_well_known_packages_do_not_hide_them():
     for name in ("packaging", "kernels"):
         assert not (ROOT / name / "__init__.py").exists()

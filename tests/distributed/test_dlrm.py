@@ -16,6 +16,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipeline
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
+from at_length import at_length
 from cases import BAGS, Bags
 from seo_rec import embed
 from seo_rec.batch import Batch
@@ -148,7 +149,9 @@ def train_sharded(model: WithLoss, bags: Bags, loop: str) -> tuple[torch.Tensor,
     return torch.stack(scores), pieces(sharded), ahead
 
 
-@pytest.mark.parametrize("loop", ["plain", "base", "sparse-dist"])
+@pytest.mark.parametrize(
+    "loop", at_length(["plain", "base", "sparse-dist"], ["plain", "sparse-dist"])
+)
 @pytest.mark.parametrize("model", MODELS)
 def test_sharded_equals_unsharded(model, loop):
     """Scores of every step and all weights after the last, for every kind of cut at once."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+from at_length import at_length
 from distributed.sharded import (
     MACHINE_PLANS,
     PLANS,
@@ -72,12 +71,6 @@ QUICK = {("table_wise", "adam"), ("row_wise", "adagrad"), ("column_wise", "sgd")
 QUICK |= {("data_parallel", "adagrad"), ("one_rank", "sgd"), *(("mixed", o) for o in OPTIMIZERS)}
 
 
-def pairs(quick: set[tuple[str, str]], all_pairs: Iterable[tuple[str, str]]) -> list[Any]:
-    """Parameters, of which those that are not in ``quick`` are slow."""
-    slow = pytest.mark.slow
-    return [pytest.param(*p, marks=() if p in quick else slow) for p in all_pairs]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", MACHINE_PLANS)
 @pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
@@ -89,7 +82,7 @@ def test_machines_of_two_ranks_equal_one_process(
     assert_same(found, whole[optimizer])
 
 
-@pytest.mark.parametrize("kind, optimizer", pairs(QUICK, product(PLANS, OPTIMIZERS)))
+@pytest.mark.parametrize("kind, optimizer", at_length(product(PLANS, OPTIMIZERS), QUICK))
 def test_two_ranks_equal_one_process(
     tiny_data: DataSet, tmp_path: Path, whole: dict[str, Trained], kind: str, optimizer: str
 ) -> None:
@@ -99,7 +92,7 @@ def test_two_ranks_equal_one_process(
 FOUR = [*(("mixed", o) for o in OPTIMIZERS), ("row_wise", "adagrad")]
 
 
-@pytest.mark.parametrize("kind, optimizer", pairs({("mixed", "adagrad")}, FOUR))
+@pytest.mark.parametrize("kind, optimizer", at_length(FOUR, {("mixed", "adagrad")}))
 def test_four_ranks_equal_one_process(
     tiny_data: DataSet, tmp_path: Path, whole: dict[str, Trained], kind: str, optimizer: str
 ) -> None:

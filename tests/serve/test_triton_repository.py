@@ -14,6 +14,7 @@ from served import ABOUT, LINEAR, linear_program, preparation_for, trained
 from small_package import POLICY, PREPARATION, ROWS, small_run
 from typer.testing import CliRunner
 
+from at_length import at_length
 from seo_rec.cli.main import app
 from seo_rec.export import package_parts
 from seo_rec.serve import PackageError, Predictor, read_package
@@ -73,7 +74,9 @@ def packaged(folder, preparation, monkeypatch, formats=("onnx",)):
     return folder
 
 
-@pytest.mark.parametrize("kind", ["categorical", "optional", "multivalent"])
+@pytest.mark.parametrize(
+    "kind", at_length(["categorical", "optional", "multivalent"], ["optional"])
+)
 def test_the_configuration_describes_the_graph(kind, tmp_path, monkeypatch):
     folder = packaged(tmp_path / PACKAGE_FOLDER, preparation_for(POLICY, kind=kind), monkeypatch)
     write_config(tmp_path)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from served import as_inputs, is_single, model_logits, parts_of
 
+from at_length import at_length
 from cases import BACKBONES, BAGS, BUILDABLE, POLICIES, batch
 from seo_rec.export.twin import Twin
 from seo_rec.serve.signature import signature_of
@@ -41,7 +42,7 @@ def test_every_policy(name):
             np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6, err_msg=bags_name)
 
 
-@pytest.mark.parametrize("precision", [*PRECISIONS, None])
+@pytest.mark.parametrize("precision", at_length([*PRECISIONS, None], ["int8", None]))
 @pytest.mark.parametrize("name", POLICIES)
 def test_every_type(name, precision):
     policy = POLICIES[name]
