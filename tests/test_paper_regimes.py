@@ -155,8 +155,10 @@ def test_seos_grid_runs_once(
     assert [x["cell"]["model"] for x in lines] == models
     assert [x["cell"]["at_budget"] for x in lines[-3:]] == [True, True, False]
     assert [x["embedding_params"] for x in lines[:2]] == [50 * 16] * 2
+    command(seo_grid, *asked, 9, "--models", "separate", "search", "--readings", "global")
+    assert [x["cell"]["adjusts"] for x in read(seo_grid.RECORD)[6:]] == [True, False, True]
     runs = tmp_path / "runs"
-    assert len(list((runs / "attentions").iterdir())) == 1
+    assert len(list((runs / "attentions").iterdir())) == 4
     assert len(list(runs.iterdir())) == 1 + 5  # the attention, and all lines but the search's
 
 

@@ -222,6 +222,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="prepared data set")
     parser.add_argument("--budgets", type=int, nargs="*", help="rows of 16 floats; default: all")
     parser.add_argument("--hidden", nargs="*", metavar="WIDTHS", help="as 256,128; default: all")
+    models = ("search", *BASELINES, *APPLIERS)
+    parser.add_argument("--models", nargs="*", choices=models, help="default: all")
     parser.add_argument("--readings", nargs="*", choices=READINGS, help="default: the part's")
     parser.add_argument("--seeds", type=int, nargs=2, metavar=("FIRST", "COUNT"), default=(0, 5))
     parser.add_argument("--hashing", choices=("shared", "independent"), default="shared")
@@ -241,7 +243,7 @@ def main() -> None:
     set_up(options.threads)
     record_missing(
         records,
-        plan.cells(),
+        (c for c in plan.cells() if c.model in (options.models or models)),
         lambda cell: what_of(cell, data.fingerprint, options.hashing),
         lambda cell: train(cell, data, options.hashing, options.out),
         said,
