@@ -228,7 +228,7 @@ class Runs:
             "command": f"python -m benchmarks.accuracy.unified --data {folders}",
         }
         if self.study.suffix:
-            line["fit"] = recorded_fit(fit)
+            line |= {"fit": recorded_fit(fit), "command": run.command}
         print(
             f"{params:7} {method:30} seed {seed}: validation {run.val_auc:.5f}, test "
             f"{run.test_auc:.5f}, {run.epochs} epochs of {run.seconds_per_epoch:.1f} s",
