@@ -109,6 +109,11 @@ def outcome(run: Run) -> Line:
     return {name: getattr(run, name) for name in names}
 
 
+def outcome_without_times(run: Run) -> Line:
+    """The same for a study that asks no question about time, and may share its machine."""
+    return {k: v for k, v in outcome(run).items() if k not in ("seconds", "seconds_per_epoch")}
+
+
 def as_read_again(line: Mapping[str, Any]) -> Line:
     """``line`` as a reader of its file will see it: lists for tuples, texts for keys."""
     return json.loads(json.dumps(line))  # type: ignore[no-any-return]

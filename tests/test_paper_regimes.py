@@ -113,6 +113,8 @@ def test_the_pages_of_seo_show_cells_and_stored_floats() -> None:
     assert "monolithic 0.85050, seeds 0, 1." in page
     assert "0.86050; +0.01000 ± 0.00000; 192,000 | 0.86050; +0.01000 ± 0.00000; 96,000" in page
     assert "| exact | per-feature | of the budget | 0.86000; +0.01000; 192,000 |" in page
+    (best,) = (row for row in page.split("\n") if row.startswith("| exact | global | of"))
+    assert best.endswith("| 0.85246 | 0.83343 | 0.85310 | 0.83348 |")  # Table 1's best is exact
     assert "630 (`grid`), 190 (`table2`), 40 (`table2-short`)" in seo_grid_page.region([])[0]
 
 
@@ -153,8 +155,10 @@ def test_seos_grid_runs_once(
     assert [x["cell"]["model"] for x in lines] == models
     assert [x["cell"]["at_budget"] for x in lines[-3:]] == [True, True, False]
     assert [x["embedding_params"] for x in lines[:2]] == [50 * 16] * 2
+    command(seo_grid, *asked, 9, "--models", "separate", "search", "--readings", "global")
+    assert [x["cell"]["adjusts"] for x in read(seo_grid.RECORD)[6:]] == [True, False, True]
     runs = tmp_path / "runs"
-    assert len(list((runs / "attentions").iterdir())) == 1
+    assert len(list((runs / "attentions").iterdir())) == 4
     assert len(list(runs.iterdir())) == 1 + 5  # the attention, and all lines but the search's
 
 

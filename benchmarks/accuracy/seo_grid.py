@@ -43,7 +43,15 @@ from itertools import product
 from pathlib import Path
 
 from benchmarks.command import make_parser, set_up
-from benchmarks.record import Line, Records, outcome, path_of, record_missing, recorded_fit, stamp
+from benchmarks.record import (
+    Line,
+    Records,
+    outcome_without_times,
+    path_of,
+    record_missing,
+    recorded_fit,
+    stamp,
+)
 from seo_rec import apply, recipes
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.model import ModelSettings
@@ -190,14 +198,14 @@ def train(cell: Cell, data: DataSet, hashing: str, out: Path) -> Line:
         settings = cell.settings(hashing)
         found = search_attention(data, settings, training, searches, reads_test_rows=True)
         values: Line = {"data": data.schema.dataset, "environment": stamp()}
-        values |= {"val_auc": found.val_auc, "test_auc": found.test_auc, "seconds": found.seconds}
+        values |= {"val_auc": found.val_auc, "test_auc": found.test_auc}
         values |= {"embedding_params": found.space.num_params, "attention": found.alpha.tolist()}
         return {**values, **what}
     policy = replace(policy_of(cell, data, hashing, searches), provenance={}, budget=None)
     layers = "x".join(map(str, cell.hidden))
     parts = [data.fingerprint, layers, f"{cell.epochs}-epochs", f"seed{cell.seed}", digest(policy)]
     run = recipes.train(data, policy, out / "-".join(parts), training, method="seo", resume=True)
-    return {**outcome(run), **what, "dropped": list(policy.dropped)}
+    return {**outcome_without_times(run), **what, "dropped": list(policy.dropped)}
 
 
 def digest(policy: Policy) -> str:
@@ -214,6 +222,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="prepared data set")
     parser.add_argument("--budgets", type=int, nargs="*", help="rows of 16 floats; default: all")
     parser.add_argument("--hidden", nargs="*", metavar="WIDTHS", help="as 256,128; default: all")
+    models = ("search", *BASELINES, *APPLIERS)
+    parser.add_argument("--models", nargs="*", choices=models, help="default: all")
     parser.add_argument("--readings", nargs="*", choices=READINGS, help="default: the part's")
     parser.add_argument("--seeds", type=int, nargs=2, metavar=("FIRST", "COUNT"), default=(0, 5))
     parser.add_argument("--hashing", choices=("shared", "independent"), default="shared")
@@ -233,7 +243,7 @@ def main() -> None:
     set_up(options.threads)
     record_missing(
         records,
-        plan.cells(),
+        (c for c in plan.cells() if c.model in (options.models or models)),
         lambda cell: what_of(cell, data.fingerprint, options.hashing),
         lambda cell: train(cell, data, options.hashing, options.out),
         said,

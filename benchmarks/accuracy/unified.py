@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command import make_parser, set_up
-from benchmarks.record import Line, Records, outcome, path_of, recorded_fit
+from benchmarks.record import Line, Records, outcome, outcome_without_times, path_of, recorded_fit
 from seo_rec import recipes
 from seo_rec.backbones import DCNv2Settings
 from seo_rec.data.dataset import DataSet, open_data
@@ -220,7 +220,7 @@ class Runs:
         run = recipes.train(data, policy, folder / "run", training, method=method, resume=True)
         folders = " ".join(str(d.path) for d in self.data)
         line = {
-            **outcome(run),
+            **(outcome_without_times(run) if self.study.suffix else outcome(run)),
             **what,
             "study": self.study.name,
             "lookups": describe(policy),
@@ -229,7 +229,7 @@ class Runs:
             "command": f"python -m benchmarks.accuracy.unified --data {folders}",
         }
         if self.study.suffix:
-            line["fit"] = recorded_fit(fit)
+            line |= {"fit": recorded_fit(fit), "command": run.command}
         print(
             f"{params:7} {method:30} seed {seed}: validation {run.val_auc:.5f}, test "
             f"{run.test_auc:.5f}, {run.epochs} epochs of {run.seconds_per_epoch:.1f} s",
