@@ -97,6 +97,7 @@ LATER = (
     "gpu.md",
     "tables.md",
     "serving.md",
+    "scoring.md",
     "server.md",
     "package-format.md",
     "evaluation.md",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from benchmarks.pages import precision, scoring
+from benchmarks.pages import precision
 from benchmarks.pages.markdown import Column, each, table
 from benchmarks.pages.speed import place
 from benchmarks.record import Line, path_of, read
@@ -79,6 +79,5 @@ def goals(line: Line) -> Iterator[tuple[str, float, float]]:
 def regions() -> dict[str, list[str]]:
     return {
         "serving": region(read(path_of("serving"))),
-        "scoring": scoring.region(),
         "precision": precision.region(),
     }

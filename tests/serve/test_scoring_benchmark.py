@@ -198,7 +198,7 @@ def test_the_page_shows_the_last_line_of_each_set_and_judges_goals():
 
 def test_without_a_record_the_page_names_the_command():
     assert "benchmarks.speed.scoring" in page.region([])[0]
-    assert "scoring" in tables.PAGES["serving"].regions()
+    assert "scoring" in tables.PAGES["scoring"].regions()
 
 
 # ---- all of it ---------------------------------------------------------------------------------
