@@ -18,6 +18,7 @@ from seo_rec.cli.options import (
     SEARCH,
     FromSettings,
     Option,
+    is_typed,
     load_stack,
     refuse_ignored,
     takes_settings,
@@ -157,7 +158,7 @@ def comparison_of(context: typer.Context, asked: Asked, at: Allowance) -> Compar
     if not any(name.endswith(SUFFIX) for name in names):
         beside = f"--methods {','.join(names)}"
         refuse_ignored(context, ["mlet_dim", "mlet_std"], beside, f"a method ending in {SUFFIX}")
-    return recipes.Comparison(
+    made = recipes.Comparison(
         data=asked.data,
         methods=names,
         params=0 if at.in_bytes else at.amount,
@@ -175,3 +176,9 @@ def comparison_of(context: typer.Context, asked: Asked, at: Allowance) -> Compar
         trials=asked.contestants.trials if asked.contestants.tuned else 0,
         wide=asked.wide,
     )
+    if is_typed(context, "id_bits") and not recipes.stores_ids(made):
+        raise ValueError(
+            f"--id-bits with --methods {','.join(names)} would be ignored, since their policies "
+            "store no ids; allowed with methods that store ids, as frequent"
+        )
+    return made
