@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from seo_rec.cli import parameters as par
+from seo_rec.cli import training_options as opt
 from seo_rec.cli.assignments import assigned_by_family
 from seo_rec.cli.automatic import automatic, floats_of, settled_options
 from seo_rec.cli.budget import budget, resolved
@@ -73,9 +74,9 @@ CONTESTANTS = FromSettings(
 @takes_settings(
     budget_options=BUDGET_OPTIONS,
     contestants=CONTESTANTS,
-    model=par.MODEL_OPTIONS,
-    mlet=par.MLET_OPTIONS,
-    fit=par.COMPARE_OPTIONS,
+    model=opt.MODEL_OPTIONS,
+    mlet=opt.MLET_OPTIONS,
+    fit=opt.COMPARE_OPTIONS,
 )
 def compare(
     context: typer.Context,
