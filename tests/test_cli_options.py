@@ -23,7 +23,7 @@ from seo_rec.backbones import (
     DLRMSettings,
     XDeepFMSettings,
 )
-from seo_rec.cli import parameters as par
+from seo_rec.cli import training_options as opt
 from seo_rec.cli.main import app
 from seo_rec.cli.search import TRAINING_OPTIONS
 from seo_rec.recipes.comparison_checks import check_comparison
@@ -91,7 +91,7 @@ def test_every_training_option_arrives(seo_rec: Command, tiny: Path, tmp_path: P
 )
 def test_settings_of_a_backbone(backbone: str, given: str, wanted: Any) -> None:
     assert (
-        ModelSettings(backbone, interaction=par.interaction(backbone, given)).interaction == wanted
+        ModelSettings(backbone, interaction=opt.interaction(backbone, given)).interaction == wanted
     )
 
 

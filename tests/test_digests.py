@@ -22,6 +22,7 @@ from seo_rec.policy import Allowance, Feature, Lookup, Policy, PolicyError, Tabl
 from seo_rec.policy.addresses import counted_as, digests, known_as, lookup_rows
 from seo_rec.policy.entries import DIGEST_SEED
 from seo_rec.policy.preimages import as_ids, ids_of_digests
+from seo_rec.recipes import Comparison, stores_ids
 from seo_rec.search.registry import find
 from seo_rec.train import Training
 from spec import digest
@@ -272,6 +273,25 @@ def test_bits_of_ids_that_no_policy_stores_are_refused(
         done = seo_rec(command, tiny, "--out", tmp_path / "r", *asked)
         assert done.code == 2 and "--id-bits with --method separate would be ignored" in done.err
         assert not (tmp_path / "r" / "policy.json").exists()
+
+
+@pytest.mark.parametrize("command", ["compare", "frontier"])
+def test_bits_that_no_method_of_a_comparison_stores_are_refused(
+    seo_rec: Command, tiny: Path, tmp_path: Path, command: str
+) -> None:
+    asked = ["--methods", "separate,monolithic", "--bytes", "2k", "--id-bits", "64"]
+    done = seo_rec(command, tiny, "--out", tmp_path / "r", *asked)
+    refused = "--id-bits with --methods separate,monolithic would be ignored"
+    assert done.code == 2 and refused in done.err, done.err
+    assert not (tmp_path / "r").exists()
+
+
+def test_bits_are_for_a_comparison_that_stores_ids(tiny_data: DataSet) -> None:
+    def of(*names: str) -> bool:
+        return stores_ids(Comparison((tiny_data,), names, 0, num_bytes=4000, id_bits=32))
+
+    assert not of("separate", "monolithic")
+    assert of("separate", "frequent") and of("seo"), "a search may store ids"
 
 
 def test_settings_take_the_bits_of_the_budget() -> None:

@@ -102,13 +102,19 @@ def test_tables_move_as_the_reference_in_float64(optimizer: str, kind: str) -> N
         torch.testing.assert_close(mine.double(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_reading_without_gradients_moves_nothing() -> None:
+def test_only_a_backward_pass_to_the_tables_moves_them() -> None:
+    """Not a read alone, nor the gradient of what a search scales the vectors by."""
     draw = torch.Generator().manual_seed(0)
     weights = [torch.randn(shape, generator=draw) for shape in SHAPES]
     tables = FusedTables(weights, TABLE_OF, "adagrad", eps=EPS, device=CPU)
+    reads, scales_E = reads_of("bags", draw), torch.ones(tables.layout.width, requires_grad=True)
     with torch.no_grad():
-        assert not tables.read(reads_of("bags", draw), None).requires_grad
+        assert not tables.read(reads, None).requires_grad
+    (gradient,) = torch.autograd.grad((tables.read(reads, None) * scales_E).sum(), [scales_E])
+    assert gradient.abs().sum() > 0
     assert all(torch.equal(a, b) for a, b in zip(tables.weights, weights, strict=True))
+    (tables.read(reads, None) * scales_E).sum().backward()
+    assert not any(torch.equal(a, b) for a, b in zip(tables.weights, weights, strict=True))
 
 
 # ---- the choice ------------------------------------------------------------------------------

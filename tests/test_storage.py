@@ -87,6 +87,9 @@ def test_a_run_goes_on_in_the_type_that_it_recorded(
     for name in ("bfloat16", "float32"):
         assert as_recorded(AUTO, runs / name).fit.storage == name
     assert as_recorded(AUTO, tmp_path / "none").fit.storage == "auto"
+    (run / RUN_FILE).write_text('{"kind": "another"}')
+    with pytest.raises(RunError, match="another run"):
+        recipes.train(tiny_data, policy, run, AUTO, resume=True)
 
 
 def test_a_run_that_goes_on_from_another_has_its_type(runs: Path) -> None:

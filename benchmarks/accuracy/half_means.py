@@ -103,7 +103,7 @@ def trained(data: DataSet, params: int, epochs: int, decay: float, seed: int) ->
     rate = FitSettings.row_lr * ADAGRAD_RATE
     optimizers = make_optimizers(model, "rowwise_adagrad", rate, FitSettings.dense_lr)
     source = model.embedding.sparse
-    assert source is not None
+    assert isinstance(source, SparseTables)
     means = Means(source, decay, seed)
     dense = [p.detach().clone() for p in model.backbone.parameters()]
     stream = Stream(data, batch_size=FitSettings.batch_size, shuffle=True, seed=seed)
@@ -137,7 +137,7 @@ def auc_of(
     model: RecModel, data: DataSet, rows: Sequence[Tensor] | None, dense: Sequence[Tensor]
 ) -> float:
     """Validation AUC with these weights of tables, rounded to 16 bits, and of dense layers."""
-    assert model.embedding.sparse is not None
+    assert isinstance(model.embedding.sparse, SparseTables)
     tables = model.embedding.sparse.weights
     places = [*tables, *model.backbone.parameters()]
     kept = [p.detach().clone() for p in places]

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from seo_rec.cli import parameters as par
+from seo_rec.cli import training_options as opt
 from seo_rec.cli.fields import value_of
 from seo_rec.cli.options import TRAINING, FromSettings, load_stack, takes_settings
 from seo_rec.settings import FitSettings
@@ -72,12 +73,12 @@ FIT = FromSettings(
     FitSettings,
     TRAINING,
     (
-        dataclasses.replace(par.EPOCHS, default=10),
-        par.PATIENCE,
-        par.BATCH_SIZE,
-        par.LR,
-        par.OPTIMIZER,
-        par.SEED,
+        dataclasses.replace(opt.EPOCHS, default=10),
+        opt.PATIENCE,
+        opt.BATCH_SIZE,
+        opt.LR,
+        opt.OPTIMIZER,
+        opt.SEED,
     ),
     lambda values: FitSettings(**values, average=0.0),
 )

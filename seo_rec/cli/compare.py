@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from seo_rec.cli import parameters as par
+from seo_rec.cli import training_options as opt
 from seo_rec.cli.assignments import assigned_by_family
 from seo_rec.cli.automatic import automatic, floats_of, settled_options
 from seo_rec.cli.budget import budget, resolved
@@ -18,6 +19,7 @@ from seo_rec.cli.options import (
     SEARCH,
     FromSettings,
     Option,
+    is_typed,
     load_stack,
     refuse_ignored,
     takes_settings,
@@ -72,9 +74,9 @@ CONTESTANTS = FromSettings(
 @takes_settings(
     budget_options=BUDGET_OPTIONS,
     contestants=CONTESTANTS,
-    model=par.MODEL_OPTIONS,
-    mlet=par.MLET_OPTIONS,
-    fit=par.COMPARE_OPTIONS,
+    model=opt.MODEL_OPTIONS,
+    mlet=opt.MLET_OPTIONS,
+    fit=opt.COMPARE_OPTIONS,
 )
 def compare(
     context: typer.Context,
@@ -157,7 +159,7 @@ def comparison_of(context: typer.Context, asked: Asked, at: Allowance) -> Compar
     if not any(name.endswith(SUFFIX) for name in names):
         beside = f"--methods {','.join(names)}"
         refuse_ignored(context, ["mlet_dim", "mlet_std"], beside, f"a method ending in {SUFFIX}")
-    return recipes.Comparison(
+    made = recipes.Comparison(
         data=asked.data,
         methods=names,
         params=0 if at.in_bytes else at.amount,
@@ -175,3 +177,9 @@ def comparison_of(context: typer.Context, asked: Asked, at: Allowance) -> Compar
         trials=asked.contestants.trials if asked.contestants.tuned else 0,
         wide=asked.wide,
     )
+    if is_typed(context, "id_bits") and not recipes.stores_ids(made):
+        raise ValueError(
+            f"--id-bits with --methods {','.join(names)} would be ignored, since their policies "
+            "store no ids; allowed with methods that store ids, as frequent"
+        )
+    return made

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from seo_rec.cli import parameters as par
+from seo_rec.cli import training_options as opt
 from seo_rec.cli.options import FromSettings, given
 from seo_rec.settings import Training
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from seo_rec.policy import Policy
     from seo_rec.recipes import Continued
 
-OF_MODEL = tuple(o.name for o in (*par.MODEL_OPTIONS.options, *par.MLET_OPTIONS.options))
-OF_LABELS = tuple(o.name for o in par.MULTI_TASK_OPTIONS.options)  # of train and replay
+OF_MODEL = tuple(o.name for o in (*opt.MODEL_OPTIONS.options, *opt.MLET_OPTIONS.options))
+OF_LABELS = tuple(o.name for o in opt.MULTI_TASK_OPTIONS.options)  # of train and replay
 
 
 def training_from(
-    context: typer.Context, run: Path, options: FromSettings = par.TRAIN_OPTIONS
+    context: typer.Context, run: Path, options: FromSettings = opt.TRAIN_OPTIONS
 ) -> Training:
     """The model of an earlier run, and its training settings where no option says otherwise.
 
@@ -54,7 +54,7 @@ def training_from(
     return replace(earlier, fit=fit)
 
 
-def fit_values(fit: Any, options: FromSettings = par.TRAIN_OPTIONS) -> dict[str, Any]:
+def fit_values(fit: Any, options: FromSettings = opt.TRAIN_OPTIONS) -> dict[str, Any]:
     """The values of the training's options, by name, to be kept in the run folder."""
     values = asdict(fit)
     found = {o.name: values[o.sets[0]] for o in options.options}

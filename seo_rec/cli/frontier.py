@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seo_rec.cli import parameters as par
+from seo_rec.cli import training_options as opt
 from seo_rec.cli.automatic import automatic, floats_of, settled_options
 from seo_rec.cli.budget import Wish
 from seo_rec.cli.compare import CONTESTANTS, Asked, Contestants, comparison_of
@@ -62,9 +63,9 @@ def _contestants() -> FromSettings:
 
 @takes_settings(
     contestants=_contestants(),
-    model=par.MODEL_OPTIONS,
-    mlet=par.MLET_OPTIONS,
-    fit=par.COMPARE_OPTIONS,
+    model=opt.MODEL_OPTIONS,
+    mlet=opt.MLET_OPTIONS,
+    fit=opt.COMPARE_OPTIONS,
 )
 def frontier(
     context: typer.Context,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seo_rec.cli import parameters as par
+from seo_rec.cli import training_options as opt
 from seo_rec.cli.following import OF_LABELS, OF_MODEL, fit_values, training_from
 from seo_rec.cli.options import (
     DATA,
@@ -32,12 +33,12 @@ if TYPE_CHECKING:
 
 REPLAY_OPTIONS = FromSettings(
     FitSettings,
-    par.TRAIN_OPTIONS.panel,
+    opt.TRAIN_OPTIONS.panel,
     tuple(
         replace(o, default=1, help="Passes over the training rows of a day")
         if o.name == "epochs"
         else replace(o, word="")  # one batch and one L2 for days of any size
-        for o in par.TRAIN_OPTIONS.options
+        for o in opt.TRAIN_OPTIONS.options
         if o.name
         not in ("patience", "keep_by")  # they read validation rows, of which there are none
     ),
@@ -46,9 +47,9 @@ REPLAY_OPTIONS = FromSettings(
 
 @takes_settings(
     method_options=PLAIN_METHOD,
-    model=par.MODEL_OPTIONS,
-    mlet=par.MLET_OPTIONS,
-    multi_task=par.MULTI_TASK_OPTIONS,
+    model=opt.MODEL_OPTIONS,
+    mlet=opt.MLET_OPTIONS,
+    multi_task=opt.MULTI_TASK_OPTIONS,
     fit=REPLAY_OPTIONS,
 )
 def replay(

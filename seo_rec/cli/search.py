@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seo_rec.cli import parameters as par
+from seo_rec.cli import training_options as opt
 from seo_rec.cli.assignments import assigned, print_settings
 from seo_rec.cli.automatic import automatic, floats_of, settled_options
 from seo_rec.cli.budget import budget, resolved, size
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 # options that say how a model is trained, which some searches do not
 TRAINING_OPTIONS = tuple(
     option.name
-    for option in (*par.MODEL_OPTIONS.options, *par.SEARCH_OPTIONS.options)
-    if option is not par.SEED
+    for option in (*opt.MODEL_OPTIONS.options, *opt.SEARCH_OPTIONS.options)
+    if option is not opt.SEED
 )
 
 
@@ -54,7 +55,7 @@ def _print_and_leave(method: str) -> None:
     raise typer.Exit
 
 
-@takes_settings(budget_options=SEARCH_BUDGET, model=par.MODEL_OPTIONS, fit=par.SEARCH_OPTIONS)
+@takes_settings(budget_options=SEARCH_BUDGET, model=opt.MODEL_OPTIONS, fit=opt.SEARCH_OPTIONS)
 def search(
     context: typer.Context,
     data: par.Data,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seo_rec.cli import parameters as par
+from seo_rec.cli import training_options as opt
 from seo_rec.cli.assignments import assigned
 from seo_rec.cli.automatic import automatic, settled_options
 from seo_rec.cli.budget import budget, resolved, size
@@ -46,10 +47,10 @@ OF_POLICY = ("plan", "weights")  # options that are for one policy
 
 @takes_settings(
     method_options=PLAIN_METHOD,
-    model=par.MODEL_OPTIONS,
-    mlet=par.MLET_OPTIONS,
-    multi_task=par.MULTI_TASK_OPTIONS,
-    fit=par.TRAIN_OPTIONS,
+    model=opt.MODEL_OPTIONS,
+    mlet=opt.MLET_OPTIONS,
+    multi_task=opt.MULTI_TASK_OPTIONS,
+    fit=opt.TRAIN_OPTIONS,
 )
 def train(
     context: typer.Context,

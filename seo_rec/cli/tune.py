@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seo_rec.cli import parameters as par
+from seo_rec.cli import training_options as opt
 from seo_rec.cli.automatic import automatic, settled_options
 from seo_rec.cli.budget import size
 from seo_rec.cli.config import command_options
@@ -33,20 +34,20 @@ if TYPE_CHECKING:
 OF_TRAINING = frozenset(
     option.name
     for option in (
-        *par.MODEL_OPTIONS.options,
-        *par.MLET_OPTIONS.options,
-        *par.TRAIN_OPTIONS.options,
+        *opt.MODEL_OPTIONS.options,
+        *opt.MLET_OPTIONS.options,
+        *opt.TRAIN_OPTIONS.options,
     )
-    if option not in (par.SEED, par.CHECKPOINT_EVERY)
+    if option not in (opt.SEED, opt.CHECKPOINT_EVERY)
 )
 ALL = "l2,l2-on,lr,dense-lr,dropout,dim,batch-size"
 
 
 @takes_settings(
     method_options=PLAIN_METHOD,
-    model=par.MODEL_OPTIONS,
-    mlet=par.MLET_OPTIONS,
-    fit=par.TRAIN_OPTIONS,
+    model=opt.MODEL_OPTIONS,
+    mlet=opt.MLET_OPTIONS,
+    fit=opt.TRAIN_OPTIONS,
 )
 def tune(
     context: typer.Context,

@@ -15,8 +15,7 @@ from seo_rec.methods.managed_collision import Batches, Counts, rows_by_id, share
 from seo_rec.methods.origin import lookup_seed, settings_provenance
 from seo_rec.policy import Allowance, Ids, Policy, allowance_of
 from seo_rec.policy.addresses import hash_rows
-from seo_rec.policy.allowance import allowance_from
-from seo_rec.policy.entries import FULL_BITS
+from seo_rec.policy.allowance import BudgetSettings
 from seo_rec.schema import Schema
 
 Ints = npt.NDArray[np.int64]
@@ -24,14 +23,10 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class CafeSettings:
+class CafeSettings(BudgetSettings):
     """Settings of cafe: how a sketch finds the hot ids while training rows stream by.
 
     Args:
-        params: Budget in parameters, in which ids are free.
-        num_bytes: Budget in bytes to serve, ids included, in place of params; 0: params says it.
-        precision: The type in which rows are stored.
-        id_bits: Bits of an id in a vocabulary: 64, or 32 for its digest.
         dim: Width of a row, in floats.
         tail_share: Share of the budget for the hashed rows of ids that are not hot.
         slots: Ids that a bucket of the sketch holds.
@@ -39,10 +34,6 @@ class CafeSettings:
         interval: Batches from one decay to the next.
     """
 
-    params: int = 0
-    num_bytes: int = 0
-    precision: str = "float32"
-    id_bits: int = FULL_BITS
     dim: int = 16
     tail_share: float = 0.3
     slots: int = 4
@@ -50,7 +41,7 @@ class CafeSettings:
     interval: int = 10
 
     def __post_init__(self) -> None:
-        allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
+        super().__post_init__()
         for name in ("dim", "slots", "interval"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 1 or more")
@@ -58,11 +49,6 @@ class CafeSettings:
             raise ValueError(f"decay is {self.decay}; allowed: above 0 to 1")
         if not 0 <= self.tail_share < 1:
             raise ValueError(f"tail_share is {self.tail_share}; allowed: 0 to below 1")
-
-    @property
-    def allowance(self) -> Allowance:
-        """The budget and the precision."""
-        return allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
 
 
 class HotSketch:

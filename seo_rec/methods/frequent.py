@@ -24,8 +24,7 @@ from seo_rec.policy import (
     allowance_of,
     split_rows,
 )
-from seo_rec.policy.allowance import allowance_from
-from seo_rec.policy.entries import FULL_BITS
+from seo_rec.policy.allowance import BudgetSettings
 from seo_rec.schema import Schema
 
 CHOSEN = ("global", "per-feature")
@@ -39,14 +38,10 @@ Cluster = Callable[[Mapping[str, Ids], int], Mapping[str, Ints]]
 
 
 @dataclass(frozen=True)
-class FrequentSettings:
+class FrequentSettings(BudgetSettings):
     """Settings of frequent: which ids have a row, and what all others read.
 
     Args:
-        params: Budget in parameters, in which ids are free.
-        num_bytes: Budget in bytes to serve, ids included, in place of params; 0: params says it.
-        precision: The type in which rows are stored.
-        id_bits: Bits of an id in a vocabulary: 64, or 32 for its digest.
         dim: Width of a row, in floats.
         chosen: Ids have a row by count over all features (global), or features share by reads.
         tail: What other ids read: row, hash, bands (by count), label-rate, co-occurrence.
@@ -56,10 +51,6 @@ class FrequentSettings:
         hot_share: Share of the ids with a row that have these columns.
     """
 
-    params: int = 0
-    num_bytes: int = 0
-    precision: str = "float32"
-    id_bits: int = FULL_BITS
     dim: int = 16
     chosen: str = "global"
     tail: str = "row"
@@ -69,7 +60,7 @@ class FrequentSettings:
     hot_share: float = 0.1
 
     def __post_init__(self) -> None:
-        allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
+        super().__post_init__()
         for name, allowed in (("chosen", CHOSEN), ("tail", TAILS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(
@@ -93,11 +84,6 @@ class FrequentSettings:
                     f"{name} {getattr(self, name)} would be ignored; allowed with "
                     f"{'hot_dim above 0' if name == 'hot_share' else 'another tail'}"
                 )
-
-    @property
-    def allowance(self) -> Allowance:
-        """The budget and the precision."""
-        return allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
 
     @property
     def grouped(self) -> bool:

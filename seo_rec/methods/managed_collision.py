@@ -24,9 +24,8 @@ from seo_rec.policy import (
     allowance_of,
     split_rows,
 )
-from seo_rec.policy.allowance import allowance_from
+from seo_rec.policy.allowance import BudgetSettings
 from seo_rec.policy.budget import level
-from seo_rec.policy.entries import FULL_BITS
 from seo_rec.schema import Schema
 
 EVICTIONS = ("distance-lfu", "lfu")
@@ -37,14 +36,10 @@ Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class ManagedCollisionSettings:
+class ManagedCollisionSettings(BudgetSettings):
     """Settings of managed-collision: how ids compete for rows while training rows stream by.
 
     Args:
-        params: Budget in parameters, in which ids are free.
-        num_bytes: Budget in bytes to serve, ids included, in place of params; 0: params says it.
-        precision: The type in which rows are stored.
-        id_bits: Bits of an id in a vocabulary: 64, or 32 for its digest.
         dim: Width of a row, in floats.
         evict: Ids of the smallest count go (lfu), or of the smallest count over age (distance-lfu).
         decay: Power of the age in distance-lfu.
@@ -52,10 +47,6 @@ class ManagedCollisionSettings:
         tail_share: Share of the budget for hashed rows of ids without a row; 0: one row a feature.
     """
 
-    params: int = 0
-    num_bytes: int = 0
-    precision: str = "float32"
-    id_bits: int = FULL_BITS
     dim: int = 16
     evict: str = "distance-lfu"
     decay: float = 1.0
@@ -63,7 +54,7 @@ class ManagedCollisionSettings:
     tail_share: float = 0.0
 
     def __post_init__(self) -> None:
-        allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
+        super().__post_init__()
         if self.evict not in EVICTIONS:
             raise ValueError(f"evict is {self.evict!r}; allowed: {', '.join(EVICTIONS)}")
         for name in ("dim", "interval"):
@@ -77,11 +68,6 @@ class ManagedCollisionSettings:
             )
         if not 0 <= self.tail_share < 1:
             raise ValueError(f"tail_share is {self.tail_share}; allowed: 0 to below 1")
-
-    @property
-    def allowance(self) -> Allowance:
-        """The budget and the precision."""
-        return allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
 
 
 class CollisionMap:

@@ -25,20 +25,16 @@ from seo_rec.methods.rows import collisionless, multi_size
 from seo_rec.methods.sharing import MULTIPLEXED, PER_FEATURE, Sharing
 from seo_rec.methods.tensor import tensor
 from seo_rec.policy import Allowance, Policy
-from seo_rec.policy.allowance import allowance_from
-from seo_rec.policy.entries import FULL_BITS
+from seo_rec.policy.allowance import BudgetSettings
 from seo_rec.schema import Schema
 
 
 @dataclass(frozen=True)
-class PlainSettings:
+class PlainSettings(BudgetSettings):
     """What a method without a search is told.
 
     Args:
         params: The budget in parameters, for methods that have one.
-        num_bytes: The budget in bytes to serve instead; 0 where params says it.
-        precision: The type in which rows are stored.
-        id_bits: Bits of an id in a vocabulary: 64, or 32 for its digest.
         dim: Width of a feature's embedding, floats.
         chunk_dim: Width of a table, floats, where the name of multi-size has no number.
         exact_below: Features with at most so many training ids keep a row per id; 0 for none.
@@ -46,10 +42,6 @@ class PlainSettings:
         lookups: Rows that features read with multi-size, as user:4,hour:1; others dim / chunk_dim.
     """
 
-    params: int = 0
-    num_bytes: int = 0
-    precision: str = "float32"
-    id_bits: int = FULL_BITS
     dim: int = 16
     chunk_dim: int = 8
     exact_below: int = 0
@@ -61,12 +53,7 @@ class PlainSettings:
             raise ValueError(f"dim is {self.dim}; allowed: 1 or more")
         if self.exact_below < 0:
             raise ValueError(f"exact_below is {self.exact_below}; allowed: 0 or more")
-        allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
-
-    @property
-    def allowance(self) -> Allowance:
-        """The budget and the precision."""
-        return allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
+        super().__post_init__()
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -132,6 +132,34 @@ def allowance_from(
     if params and num_bytes:
         raise ValueError(f"params {params} and num_bytes {num_bytes}; allowed: one of the two")
     return Allowance(num_bytes or params, BYTES if num_bytes else FLOATS, precision, id_bits)
+
+
+@dataclass(frozen=True)
+class BudgetSettings:
+    """The budget among the settings of a method or a search.
+
+    Args:
+        params: Budget in parameters, in which ids are free.
+        num_bytes: Budget in bytes to serve, ids included, in place of params; 0: params says it.
+        precision: The type in which rows are stored.
+        id_bits: Bits of an id in a vocabulary: 64, or 32 for its digest.
+
+    Raises:
+        ValueError: See :func:`allowance_from`.
+    """
+
+    params: int = 0
+    num_bytes: int = field(default=0, kw_only=True)
+    precision: str = field(default="float32", kw_only=True)
+    id_bits: int = field(default=FULL_BITS, kw_only=True)
+
+    def __post_init__(self) -> None:
+        allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
+
+    @property
+    def allowance(self) -> Allowance:
+        """The budget and the precision."""
+        return allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
 
 
 def without_unset(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from seo_rec.recipes.comparing import compare, measure_groups
 from seo_rec.recipes.comparison import Comparison
-from seo_rec.recipes.comparison_checks import InfeasibleError
+from seo_rec.recipes.comparison_checks import InfeasibleError, stores_ids
 from seo_rec.recipes.continuing import Continued, change_lines, continued
 from seo_rec.recipes.demonstration import demo
 from seo_rec.recipes.evaluation import (
@@ -50,5 +50,6 @@ __all__ = [
     "replay",
     "search",
     "steps_of",
+    "stores_ids",
     "train",
 ]

@@ -82,6 +82,22 @@ def _check_settings(comparison: Comparison) -> None:
             )
 
 
+def stores_ids(comparison: Comparison) -> bool:
+    """Whether a policy of the comparison has a vocabulary, as far as is known without training."""
+    training = comparison.training.with_seed(comparison.first_seed)
+    data = comparison.deciding_on(comparison.first_seed)
+    for method in map(comparison.method_of, comparison.methods):
+        if method.trains:
+            return True
+        try:
+            found = method.decide(data, comparison.settings_of(method), training)
+        except PolicyError:  # the comparison says why there is no policy
+            return True
+        if found.policy.vocabularies:
+            return True
+    return False
+
+
 class InfeasibleError(PolicyError):
     """Methods of a comparison have no policy at its budget; ``reasons``: why, by their names."""
 

@@ -33,6 +33,7 @@ from seo_rec.recipes.comparison_checks import (
     check_comparison,
     check_methods,
     infeasible,
+    stores_ids,
 )
 from seo_rec.runs import Run, RunError, claim_run, command_line
 from seo_rec.runs.layout import (
@@ -243,7 +244,8 @@ def jobs(
         words += ["--out", str(folder), "--", *more, "--methods", ",".join(fits)]
         amount = part.allowance.amount
         words += ["--bytes" if part.num_bytes else "--params", str(amount)]
-        if part.id_bits != (SHORT_BITS if part.num_bytes else FULL_BITS):  # compare's default
+        other_bits = part.id_bits != (SHORT_BITS if part.num_bytes else FULL_BITS)
+        if other_bits and stores_ids(replace(part, methods=tuple(fits))):  # else it is refused
             words += ["--id-bits", str(part.id_bits)]
         if part.wide:
             words += ["--crosses", ",".join(c.name for c in part.wide[0].crosses)]

@@ -6,7 +6,7 @@ Letters: F features, K ids that have a code, over all features; m rows of a tabl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,9 +14,9 @@ import numpy as np
 
 from seo_rec.methods import lookup_seed
 from seo_rec.methods.frequent import Counts
-from seo_rec.policy import Allowance, Codes, Feature, Ids, Lookup, Policy, PolicyError, Table
+from seo_rec.policy import Codes, Feature, Ids, Lookup, Policy, PolicyError, Table
 from seo_rec.policy.addresses import counted_as, hash_rows, known_as
-from seo_rec.policy.allowance import allowance_from
+from seo_rec.policy.allowance import BudgetSettings
 from seo_rec.policy.budget import level
 from seo_rec.policy.entries import FULL_BITS
 from seo_rec.schema import Schema
@@ -28,16 +28,13 @@ STARTS = ("residual", "zero")
 
 
 @dataclass(frozen=True)
-class CceSettings:
+class CceSettings(BudgetSettings):
     """Settings of CCE: two tables per feature, the first of which is read by learned codes.
 
     Features whose ids need no more rows than two tables would have get a row for each id.
 
     Args:
         params: Budget in parameters (floats), codes included; ids are free.
-        num_bytes: Budget in bytes to serve, ids included, in place of params; 0: params says it.
-        precision: The type in which rows are stored.
-        id_bits: Bits of an id in a vocabulary: 64, or 32 for its digest.
         dim: Width of a row, in floats.
         address: Codes for the most frequent training ids (id), or for hashes of ids (hash).
         code_share: Share of the budget that codes and the ids that have one may take.
@@ -48,10 +45,6 @@ class CceSettings:
         iterations: Iterations of k-means, at most.
     """
 
-    params: int = 0
-    num_bytes: int = field(default=0, kw_only=True)
-    precision: str = field(default="float32", kw_only=True)
-    id_bits: int = field(default=FULL_BITS, kw_only=True)
     dim: int = 16
     address: str = "id"
     code_share: float = 0.5
@@ -62,18 +55,13 @@ class CceSettings:
     iterations: int = 25
 
     def __post_init__(self) -> None:
-        allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
+        super().__post_init__()
         require(1 <= self.dim <= 65536, "dim", self.dim, "1 to 65536")
         require(self.address in ADDRESSES, "address", self.address, ", ".join(ADDRESSES))
         require(0 < self.code_share < 1, "code_share", self.code_share, "between 0 and 1")
         require(self.second in STARTS, "second", self.second, ", ".join(STARTS))
         for name in ("clusterings", "every", "points", "iterations"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-
-    @property
-    def allowance(self) -> Allowance:
-        """The budget and the precision."""
-        return allowance_from(self.params, self.num_bytes, self.precision, self.id_bits)
 
 
 @dataclass(frozen=True)

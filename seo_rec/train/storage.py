@@ -126,7 +126,8 @@ def as_recorded(training: Training, out: Path | None) -> Training:
         path = out / RUN_FILE
         if not path.exists():
             return AUTO_STORAGE
-        return str(read_object(path, {"fit": dict})["fit"].get("storage", "float32"))
+        fit = read_object(path, {}).get("fit")
+        return str(fit.get("storage", "float32")) if isinstance(fit, dict) else AUTO_STORAGE
 
     return replace(training, fit=replace(training.fit, storage=ranks().on_first(recorded)))
 
