@@ -81,6 +81,7 @@ def continued(
     renew: bool = True,
     shared: float = SHARED,
     candidates: bool = True,
+    mean_anew: bool = False,
 ) -> Continued:
     """What trains on ``data`` in continuation of the run in ``run``.
 
@@ -96,6 +97,7 @@ def continued(
         shared: The share of the rows of a large vocabulary that its other ids share by hash.
         candidates: Whether ids that are counted outside of a vocabulary have rows in training
             (:func:`seo_rec.policy.candidates.with_candidates`), where it is renewed.
+        mean_anew: Whether the running mean starts anew at the weights, instead of going on.
 
     Raises:
         RunError: The folder is not a finished training, or the data were prepared by other rules or
@@ -131,7 +133,7 @@ def continued(
     known, stand_ins = _known(data, old, made.policy, made.counts)
     return replace(
         made,
-        earlier=replace(earlier, known=known, stand_ins=stand_ins),
+        earlier=replace(earlier, known=known, stand_ins=stand_ins, mean_anew=mean_anew),
         new_numeric=new_numeric,
         lost_numeric=lost_numeric,
     )
