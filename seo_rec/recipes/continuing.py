@@ -300,11 +300,11 @@ def _known(
             named[f.id_bits].append(counted[0])
         if f.name not in counts or f.id_bits != FULL_BITS:
             # with digests, ids of the day for lookups by their hash
-            of_day: tuple[Ids, Any] | None = of_crosses.get(f.name)
-            of_day = of_day if f.is_cross else data.counts(f.columns[0])
+            of_day = of_crosses.get(f.name) if f.is_cross else data.counts(f.columns[0])
             if of_day is not None:
-                counted = counted if f.name in counts else counted_as(*of_day, f.id_bits)
-                named[FULL_BITS].append(of_day[0])
+                of_ids, amounts = of_day
+                counted = counted if f.name in counts else counted_as(of_ids, amounts, f.id_bits)
+                named[FULL_BITS].append(of_ids)
         ids, digested = (np.unique(np.concatenate(named[bits])) for bits in ID_BITS)
         every = ids
         if len(digested):
