@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import sys
 from pathlib import Path
 
 import torch
@@ -32,8 +34,21 @@ def make_parser(
     return parser
 
 
+def leave_nothing() -> None:
+    """From now on SIGTERM, as ``timeout`` sends it, removes temporary folders before the end.
+
+    It raises ``SystemExit`` with the shell's status of the signal, so that ``with`` blocks are left
+    as by an error.
+    """
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+
 def set_up(threads: int) -> Line:
-    """Set the threads, silence the libraries' notices, print the environment and return it."""
+    """Set the threads, silence the libraries' notices, print the environment and return it.
+
+    From then on SIGTERM leaves no temporary folder (:func:`leave_nothing`).
+    """
+    leave_nothing()
     torch.set_num_threads(threads)
     quiet_libraries()
     environment = stamp()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from benchmarks.accuracy import combined, dimgrow, evidence, mlet, optembed, unified
+from benchmarks.command import leave_nothing
 from benchmarks.record import read
 from seo_rec import recipes
 from seo_rec.data.dataset import open_data
@@ -242,3 +246,17 @@ def test_a_row_of_table_1_is_trained_once(
     assert [x["method"] for x in lines] == ["collisionless", "multi-size-3", "multi-size-5", "seo"]
     assert [bool(x["winner"]) for x in lines] == [False, False, False, True]
     assert lines[-1]["search_seconds"] > 0 and lines[0]["search_seconds"] is None
+
+
+def test_sigterm_leaves_no_temporary_folder() -> None:
+    """As ``timeout`` sends it; the status is the shell's of the signal."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        leave_nothing()
+        with pytest.raises(SystemExit) as ended, TemporaryDirectory() as folder:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.sigtimedwait([], 5)  # Python raises when it is back
+        assert ended.value.code == 143
+        assert not Path(folder).exists()
+    finally:
+        signal.signal(signal.SIGTERM, before)

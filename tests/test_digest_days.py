@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from seo_rec import recipes
 from seo_rec.analysis.drift import drift
+from seo_rec.data.crosses import Cross, with_crosses
 from seo_rec.data.dataset import open_data
+from seo_rec.data.shards import read_shards
 from seo_rec.policy import Allowance, Feature, Lookup, Policy, Table
 from seo_rec.policy.addresses import known_as, lookup_rows
 from seo_rec.policy.preimages import ids_of_digests
@@ -20,6 +23,7 @@ from seo_rec.recipes.continuing import counts_of_run, read_counts, write_counts
 from seo_rec.recipes.replaying import unknown_shares
 from seo_rec.train import warm_start
 from seo_rec.train.carrying import row_moves
+from spec import cross_id
 from test_warm_start import BAG, saved_tensors, trained
 from tests.days import prepare_day
 
@@ -122,6 +126,41 @@ def test_a_row_of_an_id_continues_the_row_that_its_hash_had(
     )
     assert len(np.unique(before)) > 5
     np.testing.assert_array_equal(moves["user"].row_R[after], before)
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 32), (32, 0), (0, 64), (0, 0)])
+def test_a_row_of_a_cross_continues_the_row_that_its_mixed_id_had(
+    before: int, after: int, days: list[Path], tmp_path: Path
+) -> None:
+    """From hashed rows (0) to rows by digest, by id or by another hash, and back.
+
+    Against the mixed ids of the rows of the day, one by one.
+    """
+    data, cross = open_data(days[0]), Cross(("user", "item"))
+    crossed = with_crosses(data, (cross,))
+
+    def policy(bits: int, params: int) -> Policy:
+        if not bits:
+            return recipes.method_policy("hashing-trick", crossed, params, 4)
+        return recipes.method_policy("collisionless", crossed, Allowance(0, id_bits=bits), 4)
+
+    old, new = policy(before, 1200 * 4), policy(after, 1600 * 4)
+    trained(days[0], old, tmp_path / "run")
+    made = recipes.continued(tmp_path / "run", data, policy=new)
+    rows = pa.concat_tables(read_shards(days[0] / "train"))
+    pairs = zip(rows["user"].to_pylist(), rows["item"].to_pylist(), strict=True)
+    ids = np.unique([cross_id(pair) for pair in pairs])
+    assert len(ids) > 50
+    features = [next(f for f in p.features if f.name == cross.name) for p in (old, new)]
+    assert all(f.columns == cross.columns for f in features)
+    from_rows, to_rows = (
+        lookup_rows(p, f, f.lookups[0], ids) for p, f in zip((old, new), features, strict=True)
+    )
+    table = features[1].lookups[0].table
+    move = row_moves(old, new, made.earlier.known, made.earlier.stand_ins)[table]
+    assert move.carried >= len(np.unique(to_rows)) > 50
+    for row in np.unique(to_rows):  # several ids may meet there; one of them decides
+        assert move.row_R[row] in from_rows[to_rows == row]
 
 
 def test_ids_that_stand_in_for_digests_decide_nothing_for_lookups_of_whole_ids() -> None:

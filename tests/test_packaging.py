@@ -106,9 +106,11 @@ def test_what_is_installed_beside_fails_the_set_up_and_ends_with_it(monkeypatch,
     with installer.installed_beside("--help"):
         pass
     assert "pip install [options]" in capfd.readouterr().out
-    with pytest.raises(SystemExit, match="exit status"):
-        with installer.installed_beside("--no-such-option"):
-            pass
+    with (
+        pytest.raises(SystemExit, match="exit status"),
+        installer.installed_beside("--no-such-option"),
+    ):
+        pass
     assert "no such option" in capfd.readouterr().out
     started = []
     popen = installer.subprocess.Popen

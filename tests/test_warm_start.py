@@ -127,6 +127,45 @@ def test_rows_state_and_means_of_ids_that_stay_move_bit_for_bit(
     assert set(after) == {n for n in before if not n.startswith("rng")}
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "rowwise_adagrad", "lazy_adam"])
+def test_a_mean_that_starts_anew_knows_nothing_of_the_earlier_run(
+    optimizer: str, days: list[Path], tmp_path: Path
+) -> None:
+    """``m_t = a_t m_(t-1) + (1 - a_t) w_t`` with ``m_0 = w_0`` and t from 1, in float64."""
+    policy = recipes.method_policy("separate", open_data(days[0]), 400, 4)
+    trained(days[0], policy, tmp_path / "run", row_optimizer=optimizer)
+    data, ends = open_data(days[1]), {}
+    for anew in (False, True):
+        made = recipes.continued(tmp_path / "run", data, mean_anew=anew)
+        fit = replace(made.earlier.training.fit, checkpoint_every=1, keep=99, max_steps=6)
+        out = tmp_path / f"anew-{anew}"
+        recipes.train(data, made.policy, out, Training(MODEL, fit), following=made)
+        ends[anew] = saved_tensors(out / "best")
+        if not anew:
+            continue
+        first = tmp_path / "first"
+        warm_start.write_first_checkpoint(
+            first, data, made.policy, Training(MODEL, fit), made.earlier
+        )
+        places = [(first, 0), *((out, step) for step in range(1, 7))]
+        steps = [saved_tensors(place / "checkpoints", step) for place, step in places]
+        for name, found in ends[anew].items():
+            mean = steps[0][name].double()
+            for t, tensors in enumerate(steps[1:], 1):
+                share = min(fit.average, (1 + t) / (10 + t))
+                mean = share * mean + (1 - share) * tensors[name].double()
+            torch.testing.assert_close(found.double(), mean, rtol=1e-5, atol=1e-7)
+    assert any(not torch.equal(ends[True][n], ends[False][n]) for n in ends[True])
+    made = recipes.continued(tmp_path / "run", data, mean_anew=True)
+    fit = replace(FIT, average=0.0, row_optimizer=optimizer)
+    with pytest.raises(ValueError, match="--mean-anew with --average 0"):
+        recipes.train(data, made.policy, tmp_path / "no", Training(MODEL, fit), following=made)
+    with pytest.raises(RunError, match="mean_anew"):  # which began with a mean that goes on
+        fit = replace(made.earlier.training.fit, checkpoint_every=1, keep=99, max_steps=6)
+        out = tmp_path / "anew-False"
+        recipes.train(data, made.policy, out, Training(MODEL, fit), following=made, resume=True)
+
+
 def test_without_changes_nothing_changes(hashed: Path, days: list[Path], tmp_path: Path) -> None:
     """Hashed tables have no vocabulary: every tensor of the run goes on as it was."""
     before = saved_tensors(hashed / "checkpoints")

@@ -15,7 +15,8 @@ set, renewed from day to day inside the same bytes, with one row for all other i
 ``by-id-candidates``, the default of ``seo-rec replay``, also has rows in training for ids that may
 enter; ``by-id-fixed`` is not renewed; ``by-id-shared`` is renewed and gives a share of the rows to
 ids that have none of their own. ``by-id-calm`` is ``by-id-candidates`` with a quarter of the
-learning rate of the dense layers on every day after the first.
+learning rate of the dense layers on every day after the first. ``by-id-anew`` is
+``by-id-candidates`` with a running mean that starts anew with every day.
 ``hashed-retrained`` and ``by-id-retrained`` train from scratch on all days so far instead, by id
 with as many rows as ``by-id``, for the most frequent ids so far; ``by-id-retrained-all`` has a row
 for every id so far, and so more bytes. All take one pass with the same settings. ``cost`` takes the
@@ -63,6 +64,7 @@ ARMS = (
     "by-id-shared",
     "by-id-candidates",
     "by-id-calm",
+    "by-id-anew",
     "hashed-retrained",
     "by-id-retrained",
     "by-id-retrained-all",
@@ -221,7 +223,8 @@ def _replayed(what: Line, start: DataSet, later: list[DataSet], folder: Path, _:
         earlier=earlier,
         renew=what["arm"] != "by-id-fixed",
         shared=what.get("shared", 0.0),
-        candidates=what["arm"] in ("by-id-candidates", "by-id-calm"),
+        candidates=what["arm"] in ("by-id-candidates", "by-id-calm", "by-id-anew"),
+        mean_anew=what["arm"] == "by-id-anew",
         resume=True,
     )
     scored = done.days if earlier else done.days[1:]

@@ -26,6 +26,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.command import leave_nothing
 from benchmarks.record import Line, append, path_of, read
 
 RECORD = path_of("gpu")
@@ -233,6 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--record", action="store_true", help=f"append to {RECORD.name}")
     parser.add_argument("--out", type=Path, help="folder that keeps the lines and logs of parts")
     options = parser.parse_args(arguments)
+    leave_nothing()
     devices, environment = machine()
     devices = 2 if options.device == "cpu" else devices
     if not devices:

@@ -86,7 +86,13 @@ def following_run(context: typer.Context, data: DataSet, policy: Policy | None) 
             "rows are shared; leave it out"
         )
     made = recipes.continued(
-        run, data, policy=policy, decay=decay, shared=shared, candidates=candidates
+        run,
+        data,
+        policy=policy,
+        decay=decay,
+        shared=shared,
+        candidates=candidates,
+        mean_anew=params["mean_anew"],
     )
     for line in recipes.change_lines(made) if ranks().first else ():
         typer.echo(line, err=True)

@@ -220,6 +220,14 @@ Candidates = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
+MeanAnew = Annotated[
+    bool,
+    typer.Option(
+        "--mean-anew",
+        help="With --from: the running mean of weights starts at the earlier weights (for drift).",
+        rich_help_panel=TRAINING,
+    ),
+]
 Package = Annotated[Path, typer.Argument(help="Package of seo-rec export.", rich_help_panel=DATA)]
 Engine = Annotated[str, typer.Option(help="onnxruntime, numpy, or auto.", rich_help_panel=RUN)]
 OnBadRow = Annotated[

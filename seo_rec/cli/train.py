@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 OF_BUDGET = ("params", "bytes_", "budget_of", "exact_below", "same_hash")
 OF_METHOD = (*OF_BUDGET, "dim", "precision", "id_bits", "set_", "crosses", "cross_order")
-OF_EARLIER = ("carry", "count_decay", "shared_rows", "candidates")
+OF_EARLIER = ("carry", "count_decay", "shared_rows", "candidates", "mean_anew")
 OF_POLICY = ("plan", "weights")  # options that are for one policy
 
 
@@ -71,6 +71,7 @@ def train(
     count_decay: par.CountDecay = 0.9,
     shared_rows: par.SharedRows = 0.0,
     candidates: par.Candidates = True,
+    mean_anew: par.MeanAnew = False,
     *,
     method_options: PlainMethodOptions,
     crosses: par.Crosses = "",

@@ -81,6 +81,7 @@ def continued(
     renew: bool = True,
     shared: float = SHARED,
     candidates: bool = True,
+    mean_anew: bool = False,
 ) -> Continued:
     """What trains on ``data`` in continuation of the run in ``run``.
 
@@ -96,6 +97,7 @@ def continued(
         shared: The share of the rows of a large vocabulary that its other ids share by hash.
         candidates: Whether ids that are counted outside of a vocabulary have rows in training
             (:func:`seo_rec.policy.candidates.with_candidates`), where it is renewed.
+        mean_anew: Whether the running mean starts anew at the weights, instead of going on.
 
     Raises:
         RunError: The folder is not a finished training, or the data were prepared by other rules or
@@ -131,7 +133,7 @@ def continued(
     known, stand_ins = _known(data, old, made.policy, made.counts)
     return replace(
         made,
-        earlier=replace(earlier, known=known, stand_ins=stand_ins),
+        earlier=replace(earlier, known=known, stand_ins=stand_ins, mean_anew=mean_anew),
         new_numeric=new_numeric,
         lost_numeric=lost_numeric,
     )
@@ -164,17 +166,23 @@ def feature_counts(data: DataSet, policy: Policy) -> dict[str, tuple[Ids, Any]]:
     columns = {n: features[n].columns[0] for n in names if n not in crosses}
     there = {p.stem for p in (data.path / VOCABULARY_FOLDER).glob("*.parquet")}
     found = {n: data.counts(c) for n, c in columns.items() if c in there}
-    if crosses:
-        mixing = Columns(policy)
-        counters = {n: IdCounter() for n in crosses}
-        stream = data.stream("train", batch_size=COUNT_ROWS, columns=policy.columns)
-        with torch.no_grad():
-            for batch in stream:
-                mixed: KeyedJaggedTensor = mixing(batch.sparse)
-                for n, counter in counters.items():
-                    counter.add(mixed[n].values().numpy())
-        found |= {n: counter.result() for n, counter in counters.items()}
+    found |= _mixed_counts(data, policy, crosses)
     return {n: counted_as(*found[n], features[n].id_bits) for n in names if n in found}
+
+
+def _mixed_counts(data: DataSet, policy: Policy, crosses: list[str]) -> dict[str, tuple[Ids, Any]]:
+    """How often the training rows hold each mixed id of these crosses, in one pass over them."""
+    if not crosses:
+        return {}
+    mixing = Columns(policy)
+    counters = {n: IdCounter() for n in crosses}
+    stream = data.stream("train", batch_size=COUNT_ROWS, columns=policy.columns)
+    with torch.no_grad():
+        for batch in stream:
+            mixed: KeyedJaggedTensor = mixing(batch.sparse)
+            for n, counter in counters.items():
+                counter.add(mixed[n].values().numpy())
+    return {n: counter.result() for n, counter in counters.items()}
 
 
 def first_counts(data: DataSet, policy: Policy) -> DecayedCounts:
@@ -278,6 +286,7 @@ def _known(
     """
     known, stand_ins = {}, {}
     before = old.id_bits
+    of_crosses = _mixed_counts(data, new, _moved_crosses(old, new))
     for f in new.features:
         if f.name not in before:
             continue
@@ -290,10 +299,12 @@ def _known(
             counted = counts[f.name]
             named[f.id_bits].append(counted[0])
         if f.name not in counts or f.id_bits != FULL_BITS:
-            if not f.is_cross:  # with digests, ids of the day for lookups by their hash
-                of_day = data.counts(f.columns[0])
-                counted = counted if f.name in counts else counted_as(*of_day, f.id_bits)
-                named[FULL_BITS].append(of_day[0])
+            # with digests, ids of the day for lookups by their hash
+            of_day = of_crosses.get(f.name) if f.is_cross else data.counts(f.columns[0])
+            if of_day is not None:
+                of_ids, amounts = of_day
+                counted = counted if f.name in counts else counted_as(of_ids, amounts, f.id_bits)
+                named[FULL_BITS].append(of_ids)
         ids, digested = (np.unique(np.concatenate(named[bits])) for bits in ID_BITS)
         every = ids
         if len(digested):
@@ -303,6 +314,24 @@ def _known(
         amounts = _amounts(counted, known_as(every, f.id_bits))
         known[f.name] = every[np.lexsort((every, amounts))]
     return known, stand_ins
+
+
+def _moved_crosses(old: Policy, new: Policy) -> list[str]:
+    """Crosses of both policies whose rows move, and are found by the hash of a whole id in one.
+
+    Their ids are in no vocabulary, so the rows of the day have to be read.
+    """
+    before = {f.name: f for f in old.features}
+    moved = []
+    for f in new.features:
+        e = before.get(f.name)
+        if e is None or not f.is_cross or e.columns != f.columns:
+            continue
+        tables = [[p.table(k.table) for k in g.all_lookups] for p, g in ((old, e), (new, f))]
+        hashed = not all(k.uses_index for k in (*e.all_lookups, *f.all_lookups))
+        if hashed and (e.all_lookups != f.all_lookups or tables[0] != tables[1]):
+            moved.append(f.name)
+    return moved
 
 
 def _amounts(counted: tuple[Ids, Any], ids: Ids) -> npt.NDArray[np.float64]:

@@ -75,6 +75,7 @@ from seo_rec.train import (
 )
 from seo_rec.train.earlier import open_earlier
 from seo_rec.train.evaluation import NOT_EVALUATED, score
+from seo_rec.train.policy_fit import require_mean
 from seo_rec.train.ranks import ranks
 
 KEPT_DAYS = 2  # whose weights are kept by default
@@ -92,6 +93,7 @@ def replay(
     renew: bool = True,
     shared: float = SHARED,
     candidates: bool = True,
+    mean_anew: bool = False,
     keep: int = KEPT_DAYS,
     resume: bool = False,
     said: Callable[[Day], None] | None = None,
@@ -109,7 +111,7 @@ def replay(
         policy: Of the first day; None with an earlier run, which has one.
         method: Who decided it, for reports.
         earlier: A finished training that the first day goes on from; None starts afresh.
-        decay, renew, shared, candidates: See :func:`seo_rec.recipes.continued`.
+        decay, renew, shared, candidates, mean_anew: See :func:`seo_rec.recipes.continued`.
         keep: The number of last days whose weights are kept; 0 keeps all.
         resume: Whether ``out`` may hold this replay already.
         said: Called with each finished day.
@@ -127,6 +129,7 @@ def replay(
     if keep == 1 or keep < 0:
         raise ValueError(f"keep {keep}; allowed: 2 or more days, which a resume needs, or 0 (all)")
     require_share(shared)
+    require_mean(mean_anew, training.fit)
     opened = [open_data(path) for path in folders]
     _require_alike([d.schema for d in opened], folders)
     for data in opened:
@@ -137,7 +140,7 @@ def replay(
         check_start(training, begun)
     elif policy is not None:
         check_storage(policy, training)
-    start = {
+    start: dict[str, Any] = {
         "method": method,
         "policy": None if policy is None else policy.to_json(),
         "earlier": None if earlier is None else str(earlier.absolute()),
@@ -146,12 +149,13 @@ def replay(
         "shared": shared,
         "candidates": candidates,
     }
+    start |= {"mean_anew": True} if mean_anew else {}
     claim_run(out, _asked(opened[0], folders[0].parent, training) | start, resume)
     (out / SCORES_FOLDER).mkdir(exist_ok=True)
     done: list[Day] = []
-    before = earlier
+    before, renewal = earlier, Renewal(decay, renew, shared, candidates, mean_anew)
     for number, (path, data) in enumerate(zip(folders, opened, strict=True)):
-        day = _Day(path.name, data, out, training, Renewal(decay, renew, shared, candidates))
+        day = _Day(path.name, data, out, training, renewal)
         result = day.run(before, policy if number == 0 else None, method)
         if said is not None:
             said(result)
@@ -177,12 +181,13 @@ def _asked(first: DataSet, folder: Path, training: Training) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Renewal:
-    """How vocabularies are renewed; see :func:`seo_rec.recipes.continued`."""
+    """How vocabularies and the mean are renewed; see :func:`seo_rec.recipes.continued`."""
 
     decay: float
     renew: bool
     shared: float
     candidates: bool
+    mean_anew: bool
 
     def continued(self, before: Path, data: DataSet) -> Continued:
         """How the training on a day goes on from the day before."""
@@ -193,6 +198,7 @@ class Renewal:
             renew=self.renew,
             shared=self.shared,
             candidates=self.candidates,
+            mean_anew=self.mean_anew,
         )
 
 

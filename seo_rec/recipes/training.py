@@ -231,7 +231,10 @@ def asked_for(
     asked |= {"weights": weights_digest(start.weights)} if start.weights else {}
     if trained is not None and trained != policy:
         asked["trained_policy"] = document_digest(trained.to_json())
-    return asked | ({"earlier": start.earlier.digest} if start.earlier else {})
+    if start.earlier is None:
+        return asked
+    more = {"mean_anew": True} if start.earlier.mean_anew else {}
+    return asked | {"earlier": start.earlier.digest} | more
 
 
 def save_policies(out: Path, policy: Policy, trained: Policy) -> None:

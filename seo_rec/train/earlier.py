@@ -45,6 +45,8 @@ class Earlier:
         best: The checkpoint of the best weights.
         known: By feature, the ids whose rows move to other places, the most important last.
         stand_ins: By feature, those of them that only have the digest of an id that is not known.
+        mean_anew: Whether the running mean of the new run starts at the weights, as that of a run
+            that continues none; otherwise it goes on.
     """
 
     run: Path
@@ -58,6 +60,7 @@ class Earlier:
     best: Path
     known: Mapping[str, Ids]
     stand_ins: Mapping[str, Ids] = field(default_factory=dict)
+    mean_anew: bool = False
 
     @property
     def digest(self) -> str:

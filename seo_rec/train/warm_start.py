@@ -138,7 +138,8 @@ class _WarmStart:
         saved = None if earlier.state is None else open_checkpoint(earlier.state)
         self.state = None if saved is None else Tensors(saved)
         self.best = self.state if earlier.is_last_best else Tensors(open_checkpoint(earlier.best))
-        self.steps = 0 if saved is None else _steps(saved)
+        self.steps = 0 if saved is None or earlier.mean_anew else _steps(saved)
+        self.means = self.state if earlier.is_last_best and not earlier.mean_anew else None
         self.rows = row_moves(earlier.trained, policy, earlier.known, earlier.stand_ins)
         numeric = tuple(c.name for c in data.schema.numeric)
         new = columns_of(policy, numeric)
@@ -306,7 +307,7 @@ class _WarmStart:
         return self.owners.get(id(parameter)), parameter
 
     def _fill_mean(self) -> None:
-        """Running means go on; where the earlier run kept none, they start at the weights."""
+        """Running means go on; where there are none to continue, they start at the weights."""
         for name, mean in self.mean.state.items():
             if name.endswith(AT):
                 continue
@@ -315,12 +316,12 @@ class _WarmStart:
             assert isinstance(weight, torch.Tensor)
             at = self.mean.state.get(name + AT)
             assert at is None or isinstance(at, torch.Tensor)
-            if not self.earlier.is_last_best or self.state is None:
+            if self.means is None:
                 self._start_mean(mean, weight, at)
                 continue
             steps_kept = self._read_steps(name)
             self._start_mean(mean, weight, at)
-            if not self._move(name, Source(self.state, "average.", ""), mean):
+            if not self._move(name, Source(self.means, "average.", ""), mean):
                 continue
             if steps_kept is None:
                 if at is not None:
@@ -350,9 +351,9 @@ class _WarmStart:
 
     def _start_unknown_means(self) -> None:
         """The running means of these rows go on as the mean of those of the candidates."""
-        if not self.earlier.is_last_best or self.state is None:
+        if self.means is None:
             return  # all means start at the weights
-        kept, steps = (Source(self.state, "average.", suffix) for suffix in ("", AT))
+        kept, steps = (Source(self.means, "average.", suffix) for suffix in ("", AT))
         for u in self.unknown:
             name = _bag(u.before)
             old, weight = kept.read(name), self._weight().read(name)
@@ -368,12 +369,12 @@ class _WarmStart:
 
     def _read_steps(self, name: str) -> torch.Tensor | None:
         """Up to which step the means of rows were kept, if the earlier run kept them by rows."""
-        assert self.state is not None
+        assert self.means is not None
         if name not in self.keys:
             return None
         table = self.keys[name]
         move, rows = self.rows.get(table), self.policy.table(table).num_rows
-        source = Source(self.state, "average.", AT)
+        source = Source(self.means, "average.", AT)
         if move is None or not any(source.has(_bag(t)) for t in move.tables):
             return None
         steps = torch.full((rows, 1), -1, dtype=torch.int32)
