@@ -167,8 +167,26 @@ def test_sizes_of_ids_have_tables_of_their_own_and_hashed_methods_stand_in_both(
     assert "`multi-size` +0.00300, `no-search` +0.01700." in shorter
     assert all("| multi-size | int8 | 1 |" in part for part in (whole, shorter))
     short_table = "\n".join(page.regions(lines, [])["the search at equal bytes"])
-    assert "| criteo | 320,000 | 8 bytes | 1 | `multi-size` | +0.00200 |" in short_table
-    assert "| criteo | 320,000 | 4 bytes | 1 | `multi-size` | +0.00300 |" in short_table
+    assert "| criteo | 320,000 | 8 bytes | before 10 | 1 | `multi-size` | +0.00200 |" in short_table
+    assert "| criteo | 320,000 | 4 bytes | before 10 | 1 | `multi-size` | +0.00300 |" in short_table
+
+
+def test_rules_of_the_search_have_tables_of_their_own_with_their_splits() -> None:
+    """A split that both rules searched stands in both tables; one without a search in the first."""
+    lines = [line("seo", s, 0.75, 0.752) for s in (0, 1)]
+    lines += [line("seo", s, 0.75, 0.757) | {"rule": 12} for s in (1, 2)]
+    lines += [line("multi-size", s, 0.74, 0.750 + s / 1000) for s in range(3)]
+    lines += [line("no-search", s, 0.73, 0.740) | {"id_bits": 64} for s in (0, 2, 3)]
+    first, second = "\n".join(page.tables(lines)["at-bytes"]).split("**criteo, 320,000 bytes")[1:]
+    assert first.startswith(", ids of 8 bytes**") and "| seo | int8 | 2 |" in first
+    assert "| multi-size | int8 | 2 |" in first and "| no-search | int8 | 2 |" in first
+    assert "`multi-size` +0.00150 ± 0.00050" in first
+    assert second.startswith(", ids of 8 bytes, rule 12 of the search**")
+    assert "| multi-size | int8 | 2 |" in second and "| no-search | int8 | 1 |" in second
+    assert "`multi-size` +0.00550 ± 0.00050" in second
+    short = "\n".join(page.regions(lines, [])["the search at equal bytes"])
+    assert "| criteo | 320,000 | 8 bytes | before 10 | 2 | `multi-size` | +0.00150" in short
+    assert "| criteo | 320,000 | 8 bytes | 12 | 2 | `multi-size` | +0.00550" in short
 
 
 def test_ranks_of_ids_are_by_count(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from benchmarks.accuracy.at_bytes import (
     PLAIN,
     RECORD,
     STUDIES,
+    UNSAID,
     USUAL,
 )
 from benchmarks.pages.cells import Runs, mean, minus, with_deviation
@@ -30,7 +31,8 @@ AHEAD = {DEFAULT: "The search", "frequent": "`frequent`"}
 class Row:
     """One method in one precision at one budget: lines by split, which are numbered as they came.
 
-    ``id_bits`` is 0 for a method that stores no ids.
+    ``id_bits`` is 0 for a method that stores no ids. ``rule`` is the rule of the run-off, 0 for
+    methods without one and for searches that do not say it.
     """
 
     num_bytes: int
@@ -38,6 +40,7 @@ class Row:
     precision: str
     crosses: str
     id_bits: int
+    rule: int
     runs: Runs
 
     @property
@@ -67,6 +70,7 @@ def regions(
         entry("study"),
         Column("bytes", lambda r: r["ours"].num_bytes, ",d"),
         Column("an id", lambda r: f"{r['ours'].id_bits // 8} bytes"),
+        Column("rule", lambda r: _rule(r["ours"].rule)),
         Column("splits", lambda r: len(r["ours"].runs), "d"),
         Column("best plain method", lambda r: f"`{r['rival'].method}`"),
         Column("the search minus it, test AUC", lambda r: minus(r["ours"].runs, r["rival"].runs)),
@@ -115,12 +119,19 @@ def rivals(rows: Sequence[Row], ours: Row, precision: str) -> list[Row]:
 
 def rows_of(lines: Sequence[Line]) -> list[Row]:
     """Lines of one study grouped, budgets ascending."""
-    groups: dict[tuple[int, str, str, str, int], dict[int, Line]] = {}
+    groups: dict[tuple[int, str, str, str, int, int], dict[int, Line]] = {}
     numbers: dict[str, int] = {}
     for line in lines:
         said = {**USUAL, **line}
         bits = 0 if line["method"] in HASHED else said["id_bits"]
-        key = (line["bytes"], line["method"], line["precision"], said["crosses"], bits)
+        key = (
+            line["bytes"],
+            line["method"],
+            line["precision"],
+            said["crosses"],
+            bits,
+            said["rule"],
+        )
         split = numbers.setdefault(line["data_fingerprint"], len(numbers))
         groups.setdefault(key, {})[split] = line
     found = [Row(*key, runs) for key, runs in groups.items()]
@@ -128,22 +139,37 @@ def rows_of(lines: Sequence[Line]) -> list[Row]:
 
 
 def _parts(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows that compare with each other: of one budget, and of one size of ids.
+    """Rows that compare with each other: of one budget, one size of ids and one rule of the search.
 
-    Methods that store no ids stand beside either size, on the splits of methods that do.
+    Methods that store no ids stand beside either size, and all methods beside every rule, on the
+    splits of the rows that say it.
     """
     parts = []
     for num_bytes in dict.fromkeys(r.num_bytes for r in rows):
         here = [r for r in rows if r.num_bytes == num_bytes]
-        sizes = sorted({r.id_bits for r in here} - {0})
-        for bits in sizes:
-            splits = {s for r in here if r.id_bits == bits for s in r.runs}
+        for bits in sorted({r.id_bits for r in here} - {0}) or [0]:
             of_size = [r for r in here if r.id_bits in (bits, 0)]
-            kept = [{s: x for s, x in r.runs.items() if s in splits} for r in of_size]
-            parts.append([replace(r, runs=k) for r, k in zip(of_size, kept, strict=True) if k])
-        if not sizes:
-            parts.append(here)
+            for rule, splits in _splits(of_size, bits).items():
+                ruled = [r for r in of_size if r.method != DEFAULT or r.rule == rule]
+                kept = [{s: x for s, x in r.runs.items() if s in splits} for r in ruled]
+                parts.append([replace(r, runs=k) for r, k in zip(ruled, kept, strict=True) if k])
     return parts
+
+
+def _splits(rows: Sequence[Row], bits: int) -> dict[int, set[int]]:
+    """The splits of every rule of the search; the first has the splits without a search, too."""
+    found: dict[int, set[int]] = {}
+    for row in (r for r in rows if r.method == DEFAULT):
+        found.setdefault(row.rule, set()).update(row.runs)
+    searched = set().union(*found.values())
+    rest = {s for r in rows if r.id_bits == bits for s in r.runs} - searched
+    found.setdefault(min(found, default=UNSAID), set()).update(rest)
+    return dict(sorted(found.items()))
+
+
+def _rule(rule: int) -> str:
+    """Of the run-off, in words; older lines do not say it."""
+    return "before 10" if rule == UNSAID else str(rule)
 
 
 def _study(study: str, lines: Sequence[Line]) -> list[str]:
@@ -160,7 +186,9 @@ def _study(study: str, lines: Sequence[Line]) -> list[str]:
         ]
         bits = max(r.id_bits for r in rows)
         ids = f", ids of {bits // 8} bytes" if bits else ""
-        title = f"**{study}, {rows[0].num_bytes:,} bytes{ids}**, {_training(lines[0])}"
+        rule = max(r.rule for r in rows)
+        said = f", rule {rule} of the search" if rule else ""
+        title = f"**{study}, {rows[0].num_bytes:,} bytes{ids}{said}**, {_training(lines[0])}"
         out += [title, "", *table(columns, rows), *_ahead(rows)]
     return out
 
