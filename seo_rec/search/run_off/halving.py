@@ -9,51 +9,17 @@ trainings. All have the same seed, and so read the same rows in the same order.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from seo_rec.search.progress import say
-from seo_rec.search.run_off.crossed import crosses_of_candidate
+from seo_rec.search.run_off.claims import Kinds, after_finals, after_screening, kinds_of
 from seo_rec.search.run_off.schedule import Length, Schedule, early_steps, rounds
 from seo_rec.train.progress import duration
 
 if TYPE_CHECKING:
     from seo_rec.search.run_off.contest import Contest
-
-
-def in_order(
-    auc: Mapping[str, float],
-    searched: Collection[str],
-    family: Mapping[str, str],
-    kinds_that_stay: Sequence[Collection[str]] = (),
-    safe: str | None = None,
-) -> list[str]:
-    """All candidates of a round, in the order of their claim to stay; ties go to the earlier one.
-
-    The safe one is first, so that the answer is never below it, and then the best other plain one
-    and the best searched one, the higher AUC first, so that the last round compares the two kinds.
-    Some policies learn more slowly than others: crosses, whose ids are rare, and rows by id. So the
-    best one of every kind that stays follows, and then the best searched and the best plain one of
-    every family. The others follow by their AUC.
-
-    Args:
-        auc: Validation AUC of the candidates of the round.
-        searched: The candidates that a search decided.
-        family: Of every candidate (:attr:`Candidate.family`).
-        kinds_that_stay: The candidates of each of these kinds, the kind with the first claim first.
-        safe: The plain candidate that stays in any case; None: the first one.
-    """
-    first = next(iter(auc)) if safe is None else safe
-    ranked = sorted((n for n in auc if n != first), key=lambda name: -auc[name])
-    kinds = [[n for n in ranked if (n in searched) is kind] for kind in (False, True)]
-    leaders = sorted((name for kind in kinds for name in kind[:1]), key=lambda name: -auc[name])
-    for names in kinds_that_stay:
-        leaders += [name for name in ranked if name in names][:1]
-    for kind in reversed(kinds):
-        best = dict.fromkeys(family[name] for name in kind)  # in the order of their best ones
-        leaders += [next(n for n in kind if family[n] == one) for one in best]
-    return list(dict.fromkeys((first, *leaders, *ranked)))
 
 
 class _Rounds:
@@ -107,27 +73,51 @@ class _Rounds:
     def all(self, names: Sequence[str]) -> list[str]:
         """Train in all rounds; the names of the last one, the safe one first.
 
-        Where trainings stopped early, rows are left, and more than planned go on in the last round.
+        Where trainings stopped early, rows are left. Then more than planned take part in the last
+        round, and those that left most recently are the first of them.
         """
-        stages = self.schedule.rounds
-        order, before = list(names), list(names)
+        stages, contest = self.schedule.rounds, self.contest
+        order, before, waiting = list(names), list(names), list[str]()
         for number, stage in enumerate(stages, 1):
             self.begin(number)
             last, now = number == len(stages), order[: stage.candidates]
             if not last:
                 now = [name for name in names if name in now]
-                _note(self.contest, before, now, number - 1)
+                _note(contest, before, now, number - 1)
             for count, name in enumerate(now, 1):
                 self.train(name, number, count, len(now))
-            while last and len(now) < len(order) and self.has_room(order[len(now)]):
-                now.append(order[len(now)])
-                self.train(now[-1], number, len(now), len(now))
             if last:
-                _note(self.contest, before, now, number - 1)
-            screened = stage is self.schedule.screening
-            ended = last and number > 1  # the order is that of the round before
-            order, before = now if ended else _ordered(self.contest, now, screened), now
+                now += self.more([*order[len(now) :], *waiting], len(now))
+                _note(contest, before, now, number - 1)
+                return _ordered(contest, now)
+            if stage is self.schedule.screening:
+                order = _screened(contest, now)
+            else:
+                ending = number + 1 == len(stages)
+                waiting = [*order[stage.candidates :], *waiting] if number > 1 else []
+                order = _ordered(contest, now, stages[number].candidates, last=ending)
+            before = now
         return order
+
+    def more(self, waiting: Sequence[str], count: int) -> list[str]:
+        """Those of the waiting candidates that are trained to the end in the rows that are left.
+
+        A candidate that had left takes part in all rounds that it missed.
+        """
+        found = list[str]()
+        number = len(self.schedule.rounds)
+        for name in waiting:
+            if not self.has_room(name):
+                continue
+            found.append(name)
+            score = self.contest.scores[name]
+            if score.pop("round", None):
+                del score["behind"]
+                say(f"{name} is back, because trainings stopped early and rows are left")
+            for missed in range(len(score["curve"]) + 1, number + 1):
+                self.begin(missed)
+                self.train(name, missed, count + len(found), count + len(found))
+        return found
 
 
 def halve(contest: Contest, spent: int) -> tuple[list[str], dict[str, Any]]:
@@ -150,8 +140,11 @@ def halve(contest: Contest, spent: int) -> tuple[list[str], dict[str, Any]]:
         f"one training: {_told(schedule, length)}"
     )
     finalists = stages.all(names)
-    *others, final = schedule.rounds
-    told = [*others, replace(final, candidates=len(finalists))]
+    curves = [contest.scores[name]["curve"] for name in names]
+    told = [
+        replace(stage, candidates=sum(len(curve) >= number for curve in curves))
+        for number, stage in enumerate(schedule.rounds, 1)
+    ]
     record = {
         "limit": stages.cost,
         "one_training": length.whole,
@@ -164,28 +157,27 @@ def halve(contest: Contest, spent: int) -> tuple[list[str], dict[str, Any]]:
     return finalists, record
 
 
-def _ordered(contest: Contest, names: Sequence[str], screened: bool) -> list[str]:
-    """The candidates of a round in the order of their claim to stay, with their gains noted.
+def _screened(contest: Contest, names: Sequence[str]) -> list[str]:
+    """The candidates in the order of their claim to begin, with their gains noted."""
+    auc, kinds = _kinds(contest, names)
+    order = after_screening(auc, kinds)
+    contest.compare(names, order[0])
+    return order
 
-    After the short trainings kinds that learn slowly have a claim (:func:`in_order`); after that
-    the safe one is first, and AUC decides between the others.
-    """
+
+def _ordered(
+    contest: Contest, names: Sequence[str], places: int = 0, *, last: bool = True
+) -> list[str]:
+    """The finalists in the order of their claim to go on, with their gains noted."""
+    auc, kinds = _kinds(contest, names)
+    order = after_finals(auc, kinds, places, last=last)
+    contest.compare(names, order[0])
+    return order
+
+
+def _kinds(contest: Contest, names: Sequence[str]) -> tuple[dict[str, float], Kinds]:
     auc = {name: contest.scores[name]["val_auc"] for name in names}
-    known = {name: contest.candidates[name] for name in names}
-    shared = [name for name in names if known[name].shared] or list(names[:1])
-    safe = max(shared, key=lambda name: auc[name])
-    contest.compare(names, safe)
-    if not screened:
-        return [safe, *sorted((n for n in names if n != safe), key=lambda name: -auc[name])]
-    crossed = [name for name in names if crosses_of_candidate(known[name])]
-    by_worth = [name for name in names if known[name].by_worth and name not in crossed]
-    return in_order(
-        auc,
-        [name for name in names if known[name].searched],
-        {name: known[name].family for name in names},
-        (crossed, by_worth),
-        safe,
-    )
+    return auc, kinds_of([contest.candidates[name] for name in names])
 
 
 def _note(contest: Contest, names: Sequence[str], stay: Sequence[str], number: int) -> None:

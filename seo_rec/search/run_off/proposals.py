@@ -72,10 +72,7 @@ def _by_count(name: str, form: FrequentSettings) -> Proposal:
 
 PROPOSALS: tuple[Proposal, ...] = (
     _by_name("separate"),
-    _by_name("separate-cardinality"),
-    _by_name("hash-embedding-2"),
     _by_name("multiplexed-hash-embedding-2"),
-    _by_name("multiplexed-qr"),
     _by_count("quarter", FrequentSettings(dim=4)),
     _by_count("double", FrequentSettings(dim=32)),
     _by_count("per-feature", FrequentSettings(dim=16, chosen="per-feature")),

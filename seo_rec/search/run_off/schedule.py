@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from seo_rec.settings import FitSettings
 
 # finalists, and the part of their trainings; the second form is for trainings of few steps
-FINALS = ((6, 1 / 10), (4, 1 / 5), (3, 1 / 2), (2, 1.0))
-SHORT_FINALS = ((5, 1 / 5), (3, 1 / 2), (2, 1.0))
+FINALS = ((8, 1 / 10), (6, 1 / 5), (3, 1 / 2), (2, 1.0))
+SHORT_FINALS = ((7, 1 / 5), (3, 1 / 2), (2, 1.0))
 FINALS_AT = 4  # a limit of twice as many trainings has room for twice as many finalists
-FINALS_SHARE = 5 / 6  # of the rows that are left for candidates
+FINALS_SHARE = 9 / 10  # of the rows that are left for candidates
 REACH = 0.7  # steps times learning rate of a training that is long enough for narrow rows
 GROWN = 0.2  # the same, of the shortest training after which finalists may leave
 MOST_HASTE = 3.0  # times the learning rates of a training that is too short
@@ -126,14 +126,17 @@ def early_steps(fit: FitSettings) -> int:
 
 
 def attention_epochs(epochs: int, widths: int, cost: float) -> int:
-    """Epochs of each attention that is searched: together an eighth of the limit, at least one.
+    """Epochs of each attention that is searched: one at least.
+
+    Together they take a twelfth of the limit; or an eighth, where each has two epochs then at most.
 
     Args:
         epochs: Epochs of one whole training.
         widths: How many attentions are searched.
         cost: The limit of the whole search, in whole trainings.
     """
-    return min(epochs, max(1, int(cost / 8 * epochs / widths)))
+    each = cost * epochs / widths
+    return min(epochs, max(1, min(2, int(each / 8)), int(each / 12)))
 
 
 def rounds(
@@ -147,11 +150,11 @@ def rounds(
 ) -> Schedule:
     """The trainings of a search that trains on at most ``cost * T`` rows in all.
 
-    All n candidates are screened by short trainings. The best are finalists (:data:`FINALS`): six
-    of them begin their whole training, four go on after a tenth of it, three after a fifth, and two
-    after half of it, to its end. That takes 2.9 T. Where a tenth has too few steps, five begin and
-    three go on after a fifth, which takes as much. Finals are shorter or have fewer finalists where
-    the limit has no room for them, and take one round where a training cannot go on or is too
+    All n candidates are screened by short trainings. The best are finalists (:data:`FINALS`): eight
+    of them begin their whole training, six go on after a tenth of it, three after a fifth, and two
+    after half of it, to its end. That takes 3.3 T. Where a tenth has too few steps, seven begin and
+    three go on after a fifth, which takes 3.3 T, too. Finals are shorter or have fewer finalists
+    where the limit has no room for them, and take one round where a training cannot go on or is too
     short. A training has one step at least: the limit holds if every round has room for that.
 
     Args:

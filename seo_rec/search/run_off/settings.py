@@ -9,7 +9,7 @@ from typing import Any
 from seo_rec.settings import Training
 
 # of a run-off's candidates and winner, without and with a limit; a change is another search
-RULE, LIMITED_RULE = 5, 9
+RULE, LIMITED_RULE = 5, 10
 
 
 @dataclass(frozen=True)

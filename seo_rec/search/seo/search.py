@@ -166,7 +166,8 @@ def _candidates(
         total = of_width.chosen(len(schema.features))
         for least in sorted({0, settings.min_chunks}):
             chosen = select(found.space, found.alpha, total, least)
-            for name, strategy in apply.STRATEGIES.items():
+            for name in ["exact"] if limited else apply.STRATEGIES:
+                strategy = apply.STRATEGIES[name]
                 policy = strategy(chosen, settings.allowance)
                 origin = {"chunk_dim": width, "min_chunks": least, "apply": name}
                 label = f"seo-{width}-min{least}-{name}"
