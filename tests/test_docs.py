@@ -108,6 +108,7 @@ LATER = (
     "stack.md",
     "size.md",
     "at-bytes.md",
+    "at-bytes-earlier.md",
     "at-bytes-settings.md",
     "at-bytes-tables.md",
     "prepared-format.md",

@@ -6,7 +6,7 @@ Rivals are in the order of their mean validation AUC. Test rows say how far the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.accuracy import boosted
@@ -89,15 +89,31 @@ def regions(
 
 
 def tables(lines: Sequence[Line] | None = None) -> dict[str, list[str]]:
-    """The region of the page of tables: every study.
+    """The region of the page of tables: searches that say the rule of their run-off.
 
     Args:
         lines: Default: the record.
     """
+    return {"at-bytes": _tables(lines, lambda rule: rule != UNSAID)}
+
+
+def earlier(lines: Sequence[Line] | None = None) -> dict[str, list[str]]:
+    """The region of the page of earlier tables: the other searches, and splits without a search.
+
+    Args:
+        lines: Default: the record.
+    """
+    return {"at-bytes-earlier": _tables(lines, lambda rule: rule == UNSAID)}
+
+
+def _tables(lines: Sequence[Line] | None, wanted: Callable[[int], bool]) -> list[str]:
+    """The tables of all studies with rules that are ``wanted``."""
     shown: list[str] = []
     for study, found in _studies(lines):
-        shown += _study(study, found)
-    return {"at-bytes": shown or ["`python -m benchmarks.accuracy.at_bytes`: not run.", ""]}
+        for part in _parts(rows_of(found)):
+            if wanted(_rule_of(part)):
+                shown += _part(f"{study}, {part[0].num_bytes:,} bytes", _training(found[0]), part)
+    return shown or ["`python -m benchmarks.accuracy.at_bytes`: not run.", ""]
 
 
 def _studies(lines: Sequence[Line] | None) -> list[tuple[str, list[Line]]]:
@@ -172,25 +188,26 @@ def _rule(rule: int) -> str:
     return "before 10" if rule == UNSAID else str(rule)
 
 
-def _study(study: str, lines: Sequence[Line]) -> list[str]:
-    out: list[str] = []
-    for rows in _parts(rows_of(lines)):
-        columns = [
-            Column("method", lambda r: r.name),
-            Column("rows", lambda r: r.precision),
-            Column("splits", lambda r: len(r.runs), "d"),
-            Column("bytes", lambda r: round(mean(r.runs, "num_bytes")), ",d"),
-            Column("validation AUC", lambda r: with_deviation(r.runs, "val_auc")),
-            Column("test AUC", lambda r: with_deviation(r.runs, "test_auc")),
-            Column("epochs", lambda r: mean(r.runs, "epochs"), ".1f"),
-        ]
-        bits = max(r.id_bits for r in rows)
-        ids = f", ids of {bits // 8} bytes" if bits else ""
-        rule = max(r.rule for r in rows)
-        said = f", rule {rule} of the search" if rule else ""
-        title = f"**{study}, {rows[0].num_bytes:,} bytes{ids}{said}**, {_training(lines[0])}"
-        out += [title, "", *table(columns, rows), *_ahead(rows)]
-    return out
+def _part(title: str, training: str, rows: Sequence[Row]) -> list[str]:
+    """The table of rows that compare with each other."""
+    columns = [
+        Column("method", lambda r: r.name),
+        Column("rows", lambda r: r.precision),
+        Column("splits", lambda r: len(r.runs), "d"),
+        Column("bytes", lambda r: round(mean(r.runs, "num_bytes")), ",d"),
+        Column("validation AUC", lambda r: with_deviation(r.runs, "val_auc")),
+        Column("test AUC", lambda r: with_deviation(r.runs, "test_auc")),
+        Column("epochs", lambda r: mean(r.runs, "epochs"), ".1f"),
+    ]
+    bits, rule = max(r.id_bits for r in rows), _rule_of(rows)
+    ids = f", ids of {bits // 8} bytes" if bits else ""
+    said = f", rule {rule} of the search" if rule != UNSAID else ""
+    return [f"**{title}{ids}{said}**, {training}", "", *table(columns, rows), *_ahead(rows)]
+
+
+def _rule_of(rows: Sequence[Row]) -> int:
+    """The rule of the searches among rows that compare with each other."""
+    return max(r.rule for r in rows)
 
 
 def _training(line: Line) -> str:

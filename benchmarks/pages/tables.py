@@ -149,6 +149,7 @@ PAGES = {
     "halving": Page(ROOT / "docs" / "halving.md", _halving),
     "at-bytes": Page(MEASURED / "at-bytes.md", at_bytes.regions),
     "at-bytes-tables": Page(MEASURED / "at-bytes-tables.md", at_bytes.tables),
+    "at-bytes-earlier": Page(MEASURED / "at-bytes-earlier.md", at_bytes.earlier),
     "serving": Page(MEASURED / "serving.md", serving.regions),
     "speed": Page(MEASURED / "speed.md", speed.regions),
     "size": Page(MEASURED / "size.md", speed.size_regions),
