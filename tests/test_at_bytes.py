@@ -120,7 +120,7 @@ def test_rivals_are_in_the_order_of_validation_rows_and_have_all_splits() -> Non
     lines += [line("separate", s, 0.73, 0.790) for s in (0, 1)]
     lines += [line("monolithic", 0, 0.76, 0.740)]  # on an easier split only
     lines += [line("frequent", s, 0.76, 0.790) for s in (0, 1)]  # no plain method
-    text = "\n".join(page.tables(lines)["at-bytes"])
+    text = "\n".join(page.earlier(lines)["at-bytes-earlier"])
     assert "The search in int8 minus plain methods in int8" in text
     assert "test AUC: `multi-size` +0.00550 ± 0.00050" in text
     assert "`monolithic`" not in text.split("minus", 1)[1]
@@ -141,7 +141,7 @@ def test_the_search_with_crosses_stands_beside_the_one_without() -> None:
     won, taken = {"winner": "crosses-2-frequent-8"}, [["a*b", "a*c"], ["a*b"]]
     lines += [line("seo", s, 0.76, 0.770) | won | {"taken": taken[s]} for s in (0, 1)]
     lines += [line("multi-size", s, 0.74, 0.750 + 0.001 * s) for s in (0, 1)]
-    text = "\n".join(page.tables(lines)["at-bytes"])
+    text = "\n".join(page.earlier(lines)["at-bytes-earlier"])
     assert "| seo, no crosses | int8 | 2 |" in text and "| seo | int8 | 2 |" in text
     assert "* The search in int8 minus plain" in text and "`multi-size` +0.01950" in text
     assert "* The search without crosses in int8 minus plain" in text
@@ -160,15 +160,37 @@ def test_sizes_of_ids_have_tables_of_their_own_and_hashed_methods_stand_in_both(
     lines += [line("multi-size", 0, 0.74, 0.750), line("multi-size", 0, 0.74, 0.754) | short]
     lines[3].pop("id_bits")  # it stores none
     lines += [line("no-search", 0, 0.73, 0.740) | short]
-    (text,) = page.tables(lines).values()
+    (text,) = page.earlier(lines).values()
     whole, shorter = "\n".join(text).split("**criteo, 320,000 bytes, ids of ")[1:]
     whole, shorter = (whole, shorter) if whole.startswith("8") else (shorter, whole)
     assert "`multi-size` +0.00200." in whole and "no-search" not in whole
     assert "`multi-size` +0.00300, `no-search` +0.01700." in shorter
     assert all("| multi-size | int8 | 1 |" in part for part in (whole, shorter))
     short_table = "\n".join(page.regions(lines, [])["the search at equal bytes"])
-    assert "| criteo | 320,000 | 8 bytes | 1 | `multi-size` | +0.00200 |" in short_table
-    assert "| criteo | 320,000 | 4 bytes | 1 | `multi-size` | +0.00300 |" in short_table
+    assert "| criteo | 320,000 | 8 bytes | before 10 | 1 | `multi-size` | +0.00200 |" in short_table
+    assert "| criteo | 320,000 | 4 bytes | before 10 | 1 | `multi-size` | +0.00300 |" in short_table
+
+
+def test_rules_of_the_search_have_tables_of_their_own_with_their_splits() -> None:
+    """A split that both rules searched stands in both tables; one without a search in the first."""
+    lines = [line("seo", s, 0.75, 0.752) for s in (0, 1)]
+    lines += [line("seo", s, 0.75, 0.757) | {"rule": 12} for s in (1, 2)]
+    lines += [line("multi-size", s, 0.74, 0.750 + s / 1000) for s in range(3)]
+    lines += [line("no-search", s, 0.73, 0.740) | {"id_bits": 64} for s in (0, 2, 3)]
+    first = "\n".join(page.earlier(lines)["at-bytes-earlier"]).removeprefix(
+        "**criteo, 320,000 bytes"
+    )
+    second = "\n".join(page.tables(lines)["at-bytes"]).removeprefix("**criteo, 320,000 bytes")
+    assert "**criteo" not in first + second
+    assert first.startswith(", ids of 8 bytes**") and "| seo | int8 | 2 |" in first
+    assert "| multi-size | int8 | 2 |" in first and "| no-search | int8 | 2 |" in first
+    assert "`multi-size` +0.00150 ± 0.00050" in first
+    assert second.startswith(", ids of 8 bytes, rule 12 of the search**")
+    assert "| multi-size | int8 | 2 |" in second and "| no-search | int8 | 1 |" in second
+    assert "`multi-size` +0.00550 ± 0.00050" in second
+    short = "\n".join(page.regions(lines, [])["the search at equal bytes"])
+    assert "| criteo | 320,000 | 8 bytes | before 10 | 2 | `multi-size` | +0.00150" in short
+    assert "| criteo | 320,000 | 8 bytes | 12 | 2 | `multi-size` | +0.00550" in short
 
 
 def test_ranks_of_ids_are_by_count(tmp_path: Path) -> None:

@@ -109,6 +109,7 @@ LATER = (
     "stack.md",
     "size.md",
     "at-bytes.md",
+    "at-bytes-earlier.md",
     "at-bytes-settings.md",
     "at-bytes-tables.md",
     "prepared-format.md",

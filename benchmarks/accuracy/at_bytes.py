@@ -7,8 +7,10 @@ on validation rows of other splits. Every prepared split is one seed. Each metho
 per split, budget and precision; the search ``seo`` is the default of ``seo-rec search``, which may
 take crosses of columns into the same bytes, and with ``--crosses none`` the same search without
 them. A row with an id of its own takes 4 bytes for the id, with ``--id-bits 64`` it takes 8, as in
-the lines that do not say it. Runs go to ``--out`` and are found again there, unfinished ones too.
-``--record`` adds the lines that the record does not have yet.
+the lines that do not say it. The line of a search says the rule of its run-off, which
+is counted up with every change of the rounds: another rule is another line. Runs go to ``--out``
+and are found again there, unfinished ones too. ``--record`` adds the lines that the record does
+not have yet.
 """
 
 from __future__ import annotations
@@ -31,13 +33,16 @@ from seo_rec.recipes.crossing import AUTO, takes_automatic
 from seo_rec.runs import Run, SearchCost, read_runs
 from seo_rec.runs.layout import POLICY_FILE, RESULTS_FILE, search_folder, training_folder
 from seo_rec.search import find
+from seo_rec.search.run_off.settings import LIMITED_RULE
 from seo_rec.settings import FitSettings, ModelSettings, Training
 
 RECORD = path_of("at-bytes")
 IDENTITY = ("study", "data_fingerprint", "bytes", "precision", "method", "fit", "model", "crosses",
-            "id_bits")  # fmt: skip
+            "id_bits", "rule")  # fmt: skip
 NONE = "none"  # of --crosses
-USUAL = {"crosses": NONE, "id_bits": FULL_BITS}  # of lines from before there was a choice
+UNSAID = 0  # the rule of the run-off in lines that do not say it, and in those without a run-off
+# Of lines from before there was a choice.
+USUAL = {"crosses": NONE, "id_bits": FULL_BITS, "rule": UNSAID}
 DEFAULT = "seo"
 HASHED = ("separate", "monolithic", "multi-size", "multi-size-4", "multi-size-8")  # no ids stored
 PLAIN = (*HASHED, "mixed-dimension", "no-search")
@@ -137,6 +142,7 @@ class Part:
             "model": self.study.model.as_json(),
             "crosses": AUTO if self.takes_crosses(method) else NONE,
             "id_bits": self.bits_of(method),
+            "rule": LIMITED_RULE if method == DEFAULT else UNSAID,
         }
 
     def takes_crosses(self, method: str) -> bool:

@@ -6,7 +6,7 @@ Rivals are in the order of their mean validation AUC. Test rows say how far the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.accuracy import boosted
@@ -17,6 +17,7 @@ from benchmarks.accuracy.at_bytes import (
     PLAIN,
     RECORD,
     STUDIES,
+    UNSAID,
     USUAL,
 )
 from benchmarks.pages.cells import Runs, mean, minus, with_deviation
@@ -30,7 +31,8 @@ AHEAD = {DEFAULT: "The search", "frequent": "`frequent`"}
 class Row:
     """One method in one precision at one budget: lines by split, which are numbered as they came.
 
-    ``id_bits`` is 0 for a method that stores no ids.
+    ``id_bits`` is 0 for a method that stores no ids. ``rule`` is the rule of the run-off, 0 for
+    methods without one and for searches that do not say it.
     """
 
     num_bytes: int
@@ -38,6 +40,7 @@ class Row:
     precision: str
     crosses: str
     id_bits: int
+    rule: int
     runs: Runs
 
     @property
@@ -67,6 +70,7 @@ def regions(
         entry("study"),
         Column("bytes", lambda r: r["ours"].num_bytes, ",d"),
         Column("an id", lambda r: f"{r['ours'].id_bits // 8} bytes"),
+        Column("rule", lambda r: _rule(r["ours"].rule)),
         Column("splits", lambda r: len(r["ours"].runs), "d"),
         Column("best plain method", lambda r: f"`{r['rival'].method}`"),
         Column("the search minus it, test AUC", lambda r: minus(r["ours"].runs, r["rival"].runs)),
@@ -85,15 +89,31 @@ def regions(
 
 
 def tables(lines: Sequence[Line] | None = None) -> dict[str, list[str]]:
-    """The region of the page of tables: every study.
+    """The region of the page of tables: searches that say the rule of their run-off.
 
     Args:
         lines: Default: the record.
     """
+    return {"at-bytes": _tables(lines, lambda rule: rule != UNSAID)}
+
+
+def earlier(lines: Sequence[Line] | None = None) -> dict[str, list[str]]:
+    """The region of the page of earlier tables: the other searches, and splits without a search.
+
+    Args:
+        lines: Default: the record.
+    """
+    return {"at-bytes-earlier": _tables(lines, lambda rule: rule == UNSAID)}
+
+
+def _tables(lines: Sequence[Line] | None, wanted: Callable[[int], bool]) -> list[str]:
+    """The tables of all studies with rules that are ``wanted``."""
     shown: list[str] = []
     for study, found in _studies(lines):
-        shown += _study(study, found)
-    return {"at-bytes": shown or ["`python -m benchmarks.accuracy.at_bytes`: not run.", ""]}
+        for part in _parts(rows_of(found)):
+            if wanted(_rule_of(part)):
+                shown += _part(f"{study}, {part[0].num_bytes:,} bytes", _training(found[0]), part)
+    return shown or ["`python -m benchmarks.accuracy.at_bytes`: not run.", ""]
 
 
 def _studies(lines: Sequence[Line] | None) -> list[tuple[str, list[Line]]]:
@@ -115,12 +135,19 @@ def rivals(rows: Sequence[Row], ours: Row, precision: str) -> list[Row]:
 
 def rows_of(lines: Sequence[Line]) -> list[Row]:
     """Lines of one study grouped, budgets ascending."""
-    groups: dict[tuple[int, str, str, str, int], dict[int, Line]] = {}
+    groups: dict[tuple[int, str, str, str, int, int], dict[int, Line]] = {}
     numbers: dict[str, int] = {}
     for line in lines:
         said = {**USUAL, **line}
         bits = 0 if line["method"] in HASHED else said["id_bits"]
-        key = (line["bytes"], line["method"], line["precision"], said["crosses"], bits)
+        key = (
+            line["bytes"],
+            line["method"],
+            line["precision"],
+            said["crosses"],
+            bits,
+            said["rule"],
+        )
         split = numbers.setdefault(line["data_fingerprint"], len(numbers))
         groups.setdefault(key, {})[split] = line
     found = [Row(*key, runs) for key, runs in groups.items()]
@@ -128,41 +155,59 @@ def rows_of(lines: Sequence[Line]) -> list[Row]:
 
 
 def _parts(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows that compare with each other: of one budget, and of one size of ids.
+    """Rows that compare with each other: of one budget, one size of ids and one rule of the search.
 
-    Methods that store no ids stand beside either size, on the splits of methods that do.
+    Methods that store no ids stand beside either size, and all methods beside every rule, on the
+    splits of the rows that say it.
     """
     parts = []
     for num_bytes in dict.fromkeys(r.num_bytes for r in rows):
         here = [r for r in rows if r.num_bytes == num_bytes]
-        sizes = sorted({r.id_bits for r in here} - {0})
-        for bits in sizes:
-            splits = {s for r in here if r.id_bits == bits for s in r.runs}
+        for bits in sorted({r.id_bits for r in here} - {0}) or [0]:
             of_size = [r for r in here if r.id_bits in (bits, 0)]
-            kept = [{s: x for s, x in r.runs.items() if s in splits} for r in of_size]
-            parts.append([replace(r, runs=k) for r, k in zip(of_size, kept, strict=True) if k])
-        if not sizes:
-            parts.append(here)
+            for rule, splits in _splits(of_size, bits).items():
+                ruled = [r for r in of_size if r.method != DEFAULT or r.rule == rule]
+                kept = [{s: x for s, x in r.runs.items() if s in splits} for r in ruled]
+                parts.append([replace(r, runs=k) for r, k in zip(ruled, kept, strict=True) if k])
     return parts
 
 
-def _study(study: str, lines: Sequence[Line]) -> list[str]:
-    out: list[str] = []
-    for rows in _parts(rows_of(lines)):
-        columns = [
-            Column("method", lambda r: r.name),
-            Column("rows", lambda r: r.precision),
-            Column("splits", lambda r: len(r.runs), "d"),
-            Column("bytes", lambda r: round(mean(r.runs, "num_bytes")), ",d"),
-            Column("validation AUC", lambda r: with_deviation(r.runs, "val_auc")),
-            Column("test AUC", lambda r: with_deviation(r.runs, "test_auc")),
-            Column("epochs", lambda r: mean(r.runs, "epochs"), ".1f"),
-        ]
-        bits = max(r.id_bits for r in rows)
-        ids = f", ids of {bits // 8} bytes" if bits else ""
-        title = f"**{study}, {rows[0].num_bytes:,} bytes{ids}**, {_training(lines[0])}"
-        out += [title, "", *table(columns, rows), *_ahead(rows)]
-    return out
+def _splits(rows: Sequence[Row], bits: int) -> dict[int, set[int]]:
+    """The splits of every rule of the search; the first has the splits without a search, too."""
+    found: dict[int, set[int]] = {}
+    for row in (r for r in rows if r.method == DEFAULT):
+        found.setdefault(row.rule, set()).update(row.runs)
+    searched = set().union(*found.values())
+    rest = {s for r in rows if r.id_bits == bits for s in r.runs} - searched
+    found.setdefault(min(found, default=UNSAID), set()).update(rest)
+    return dict(sorted(found.items()))
+
+
+def _rule(rule: int) -> str:
+    """Of the run-off, in words; older lines do not say it."""
+    return "before 10" if rule == UNSAID else str(rule)
+
+
+def _part(title: str, training: str, rows: Sequence[Row]) -> list[str]:
+    """The table of rows that compare with each other."""
+    columns = [
+        Column("method", lambda r: r.name),
+        Column("rows", lambda r: r.precision),
+        Column("splits", lambda r: len(r.runs), "d"),
+        Column("bytes", lambda r: round(mean(r.runs, "num_bytes")), ",d"),
+        Column("validation AUC", lambda r: with_deviation(r.runs, "val_auc")),
+        Column("test AUC", lambda r: with_deviation(r.runs, "test_auc")),
+        Column("epochs", lambda r: mean(r.runs, "epochs"), ".1f"),
+    ]
+    bits, rule = max(r.id_bits for r in rows), _rule_of(rows)
+    ids = f", ids of {bits // 8} bytes" if bits else ""
+    said = f", rule {rule} of the search" if rule != UNSAID else ""
+    return [f"**{title}{ids}{said}**, {training}", "", *table(columns, rows), *_ahead(rows)]
+
+
+def _rule_of(rows: Sequence[Row]) -> int:
+    """The rule of the searches among rows that compare with each other."""
+    return max(r.rule for r in rows)
 
 
 def _training(line: Line) -> str:

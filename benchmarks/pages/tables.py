@@ -152,6 +152,7 @@ PAGES = {
     "halving": Page(ROOT / "docs" / "halving.md", _halving),
     "at-bytes": Page(MEASURED / "at-bytes.md", at_bytes.regions),
     "at-bytes-tables": Page(MEASURED / "at-bytes-tables.md", at_bytes.tables),
+    "at-bytes-earlier": Page(MEASURED / "at-bytes-earlier.md", at_bytes.earlier),
     "serving": Page(MEASURED / "serving.md", serving.regions),
     "scoring": Page(MEASURED / "scoring.md", lambda: {"scoring": scoring.region()}),
     "speed": Page(MEASURED / "speed.md", speed.regions),
