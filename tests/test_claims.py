@@ -21,7 +21,6 @@ AUC = {
 }  # fmt: skip
 KINDS = Kinds(
     shared={"1x16", "2x8", "4x4", "8x2"},
-    shapes={"2x8", "4x4", "8x2"},
     searched={"chunks", "ids", "crosses", "worth", "worth-2", "x"},
     by_id={"frequent", "ids", "worth", "worth-2"},
     crossed={"crosses"},
@@ -31,25 +30,25 @@ KINDS = Kinds(
 
 def test_every_kind_has_a_claim_to_begin() -> None:
     """In the order of the claims, each once; the rest by AUC."""
-    kinds = ["4x4", "x", "8x2", "2x8", "crosses", "worth", "1x16", "ids", "frequent"]
-    assert after_screening(AUC, KINDS) == [*kinds, "chunks", "qr", "worth-2"]
+    kinds = ["1x16", "x", "4x4", "8x2", "2x8", "crosses", "worth", "frequent", "ids", "qr"]
+    assert after_screening(AUC, KINDS) == [*kinds, "chunks", "worth-2"]
 
 
 def test_with_few_places_the_best_shape_and_the_best_searched_one_begin() -> None:
-    assert after_screening(AUC, KINDS)[:2] == ["4x4", "x"]
+    assert after_screening(AUC, KINDS)[:2] == ["1x16", "x"]
     ties = dict.fromkeys(AUC, 0.5)
-    assert after_screening(ties, KINDS)[:3] == ["2x8", "chunks", "4x4"]
+    assert after_screening(ties, KINDS)[:3] == ["1x16", "chunks", "2x8"]
 
 
 def test_three_shapes_go_on_where_there_are_five_places() -> None:
     """The best policy that stores ids goes on in any case, and then AUC decides."""
     assert after_finals(AUC, KINDS, 6, last=False)[:6] == [
-        "4x4", "8x2", "2x8", "frequent", "1x16", "x",
+        "1x16", "4x4", "8x2", "frequent", "x", "chunks",
     ]  # fmt: skip
-    assert after_finals(AUC, KINDS, 5, last=False)[:4] == ["4x4", "8x2", "2x8", "frequent"]
+    assert after_finals(AUC, KINDS, 5, last=False)[:4] == ["1x16", "4x4", "8x2", "frequent"]
     for places in (3, 4):
         order = after_finals(AUC, KINDS, places, last=False)
-        assert order[:4] == ["4x4", "frequent", "1x16", "x"]
+        assert order[:4] == ["1x16", "frequent", "x", "chunks"]
 
 
 def test_the_last_round_has_the_best_shared_one_and_the_highest_auc() -> None:
@@ -61,7 +60,7 @@ def test_the_last_round_has_the_best_shared_one_and_the_highest_auc() -> None:
 
 
 def test_without_a_shape_or_ids_auc_decides() -> None:
-    none = Kinds(shared={"a"}, shapes={"a"})
+    none = Kinds(shared={"a"})
     auc = {"a": 0.1, "b": 0.2, "c": 0.3}
     for order in (
         after_screening(auc, none),
@@ -76,8 +75,7 @@ def test_kinds_of_real_candidates(tiny_data: DataSet) -> None:
     plain = plain_candidates(tiny_data, shape, RunOff())
     plain += proposed(tiny_data, shape, by_id=True, frequent=True)
     found = kinds_of(plain)
-    shapes = {"trivial-2x8", "trivial-4x4", "trivial-8x2"}
-    assert found.shapes == shapes and found.shared == {*shapes, "trivial-1x16"}
+    assert found.shared == {"trivial-1x16", "trivial-2x8", "trivial-4x4", "trivial-8x2"}
     assert found.by_id == {c.name for c in plain if c.policy.vocabularies}
     assert not (found.searched or found.crossed or found.by_worth)
     policy = methods.monolithic(tiny_data.schema, 6400, 16)
@@ -87,7 +85,7 @@ def test_kinds_of_real_candidates(tiny_data: DataSet) -> None:
         Candidate("c", policy, True, {"crosses": ["a*b"]}, by_worth=True),
     ]
     found = kinds_of([one, *others])
-    assert found.shapes == found.shared == {"one"}  # no shape has several lookups
+    assert found.shared == {"one"}
     assert found.searched == {"w", "c"}
     assert (found.crossed, found.by_worth) == ({"c"}, {"w"})
     assert kinds_of([replace(one, shared=False), *others]).shared == {"one"}

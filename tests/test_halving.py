@@ -366,28 +366,40 @@ def test_a_leader_of_short_rounds_does_not_win_by_them(
     assert {f"{name}-seed{training.fit.seed}.json" for name in outcome.last} <= kept
 
 
+@pytest.mark.parametrize(
+    ("stops", "back", "end"), [(0.5, ["trivial-1", "trivial-0"], 4), (0.75, ["trivial-1"], 5)]
+)
 def test_who_left_comes_back_where_trainings_stopped_early(
-    monkeypatch: pytest.MonkeyPatch, tiny_data: DataSet, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_data: DataSet,
+    tmp_path: Path,
+    stops: float,
+    back: list[str],
+    end: int,
 ) -> None:
-    """The best of those that left last, through all rounds that it missed, inside the limit.
+    """Shapes of shared chunks first, through all rounds that they missed, inside the limit.
 
+    The second training that comes back has rows for five of the six epochs that others have.
     Stopped anywhere, the run-off goes on to the same outcome, and trains nothing again.
     """
     names = [f"trivial-{i}" for i in range(10)] + [f"seo-{i}" for i in range(6)]
     quality = {n: 0.3 + 0.1 * (i % 7) for i, n in enumerate(names)}
     training = Training(TRAINING.model, FitSettings(epochs=8, batch_size=20))
     length = whole_length(tiny_data, training)
-    trained = scripted(monkeypatch, tiny_data, quality, dict.fromkeys(names, 5.0), stops=0.5)
+    trained = scripted(monkeypatch, tiny_data, quality, dict.fromkeys(names, 5.0), stops)
     candidates = policies(tiny_data, names, shared=3)
     wanted = run_off(tiny_data, candidates, RunOff(), training, tmp_path / "a", length.whole // 4)
     scores, stages = wanted.scores, wanted.rounds
-    assert stages is not None and [r["candidates"] for r in stages["rounds"]] == [16, 7, 4, 4]
-    second = {n: s["val_auc"] for n, s in scores.items() if len(s["curve"]) > 1}
-    back = wanted.last[-1]
-    left = [n for n in second if n not in wanted.last]
-    assert {n for n, s in scores.items() if "round" not in s} == set(wanted.last)
-    assert all(scores[back]["curve"][1][1] >= scores[n]["curve"][1][1] for n in left)
-    assert [end for n, _, end in trained if n == back][2:] == [length.steps // 2] * 2
+    assert stages is not None and {n for n, s in scores.items() if "round" not in s} == set(
+        wanted.last
+    )
+    assert set(back) <= set(wanted.last) and wanted.last[0] == "trivial-2"
+    half = length.steps // 2
+    for name in back:
+        assert [at for n, at, _ in trained if n == name] == [0, 0, length.steps_per_epoch, half]
+    assert [at for n, _, at in trained if n in back][-1] == end * length.steps_per_epoch
+    others = {at for n, begun, at in trained if begun == half and n not in back}
+    assert others == {stops * length.steps}
     whole = list(trained)
     read = sum(length.rows(end) - length.rows(begun) for _, begun, end in whole)
     assert read == stages["rows"] and read + length.whole // 4 <= 4 * length.whole

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from seo_rec.search.run_off.candidates import Candidate
 from seo_rec.search.run_off.crossed import crosses_of_candidate
 
-SHAPES = 3  # plain shapes of hashed chunks that go on together
+SHAPES = 4  # plain shapes of hashed chunks that begin: 1, 2, 4 and 8 lookups of a feature
+SHAPES_ON = 3  # of these that go on together
 ROOM_FOR_SHAPES = 5  # places of a round in which they do
 LATE_GAIN = 0.001  # validation AUC that policies by id gain on hashed ones in the second half
 
@@ -23,8 +24,7 @@ class Kinds:
     """The kinds of some candidates, by their names.
 
     Args:
-        shared: Plain policies of hashed chunks that all features share.
-        shapes: The shared ones with several lookups of a feature; all shared ones if none has.
+        shared: Plain policies of hashed chunks that all features share, one of each shape.
         searched: Candidates that a search decided.
         by_id: Policies that store ids.
         crossed: Policies with crosses.
@@ -32,7 +32,6 @@ class Kinds:
     """
 
     shared: Collection[str]
-    shapes: Collection[str]
     searched: Collection[str] = ()
     by_id: Collection[str] = ()
     crossed: Collection[str] = ()
@@ -42,11 +41,9 @@ class Kinds:
 def kinds_of(candidates: Sequence[Candidate]) -> Kinds:
     """The kinds of these candidates; without a shared one the first candidate takes its part."""
     shared = [c for c in candidates if c.shared] or list(candidates[:1])
-    shapes = [c for c in shared if max(len(f.lookups) for f in c.policy.features) > 1]
     crossed = {c.name for c in candidates if crosses_of_candidate(c)}
     return Kinds(
         {c.name for c in shared},
-        {c.name for c in shapes or shared},
         {c.name for c in candidates if c.searched},
         {c.name for c in candidates if c.family == "by-id"},
         crossed,
@@ -57,8 +54,8 @@ def kinds_of(candidates: Sequence[Candidate]) -> Kinds:
 def after_screening(auc: Mapping[str, float], kinds: Kinds) -> list[str]:
     """All candidates in the order of their claim to begin a whole training.
 
-    The best shape is first, then the best searched candidate, the second and the third shape, the
-    best one with crosses, the best division by worth, the best other plain one, the best searched
+    The best shape is first, then the best searched candidate, the three other shapes, the best one
+    with crosses, the best division by worth, the best other plain one, the best searched
     and then the best other plain one of either family, hashed or by id. The others follow by AUC;
     ties go to the earlier candidate.
 
@@ -67,8 +64,8 @@ def after_screening(auc: Mapping[str, float], kinds: Kinds) -> list[str]:
         kinds: The kinds of the candidates.
     """
     ranked = _ranked(auc)
-    shapes = [name for name in ranked if name in kinds.shapes][:SHAPES]
-    rest = [name for name in ranked if name not in kinds.shapes]
+    shapes = [name for name in ranked if name in kinds.shared][:SHAPES]
+    rest = [name for name in ranked if name not in kinds.shared]
     searched = [name for name in rest if name in kinds.searched]
     plain = [name for name in rest if name not in kinds.searched]
     claims = [*shapes[:1], *searched[:1], *shapes[1:]]
@@ -99,8 +96,8 @@ def after_finals(auc: Mapping[str, float], kinds: Kinds, places: int, *, last: b
         late = {name: auc[name] + LATE_GAIN * (name in kinds.by_id) for name in auc}
         safe = [name for name in ranked if name in kinds.shared][:1]
         return list(dict.fromkeys((*safe, *_ranked(late))))
-    several = SHAPES if places >= ROOM_FOR_SHAPES else 1
-    shapes = [name for name in ranked if name in kinds.shapes][:several]
+    several = SHAPES_ON if places >= ROOM_FOR_SHAPES else 1
+    shapes = [name for name in ranked if name in kinds.shared][:several]
     slow = [name for name in ranked if name in kinds.by_id][:1]
     return list(dict.fromkeys((*shapes, *slow, *ranked)))
 

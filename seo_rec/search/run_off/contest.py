@@ -80,7 +80,7 @@ class Contest:
     ``at_last`` says that the trainings that follow are the last, for figures of finalists alone;
     ``short`` that they have the higher rates of short ones
     (:func:`~seo_rec.search.run_off.schedule.haste`), and ``goes_on`` that each goes on with the
-    training of its candidate before.
+    training of its candidate before. ``ends`` has the steps of whole trainings that are cut short.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Contest:
         self.at_last, self.short, self.goes_on = False, False, False
         # steps and seconds of the trainings that can go on
         self._begun: dict[str, tuple[int, float]] = {}
-        self.changes = dict(changes or {})
+        self.changes, self.ends = dict(changes or {}), dict[str, int]()
         self.data, self.settings, self.folder = data, settings, folder
         self.training = training
         self.candidates = {c.name: c for c in candidates}
@@ -190,7 +190,9 @@ class Contest:
         if not self._is_scored(name, training):
             policy = self.candidates[name].policy
             title = f"{name}, second seed" if training is self.again else name
-            changes: Mapping[str, Any] = self.changes.get(name, {})
+            changes: dict[str, Any] = dict(self.changes.get(name, {}))
+            if self.at_last and name in self.ends:
+                changes["max_steps"] = self.ends[name]
             own = replace(training, fit=self._hastened(replace(training.fit, **changes)))
             place = self.folder / f"{name}{TRAINING}" if self.goes_on else None
             trained = fit_policy(self.data, policy, own, out=place, title=title)

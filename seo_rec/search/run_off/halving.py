@@ -64,17 +64,27 @@ class _Rounds:
             f"validation AUC {score['val_auc']:.5f}{'' if fresh else ' (kept from before)'}{left}"
         )
 
-    def has_room(self, name: str) -> bool:
-        """Whether rows are left for one more training of the last round."""
-        steps = self.schedule.rounds[-1].steps
-        more = self.length.rows(steps) - self.length.rows(self.contest.begun(name))
-        return self.read + more <= self.schedule.rows
+    def end_of(self, name: str) -> int:
+        """Steps of a training of the last round in the rows that are left; 0 if they are too few.
+
+        A training that can go on may end with any epoch after the round before the last one: most
+        stop early by themselves. Its AUC is that of its best epoch, and so at most too low.
+        """
+        *others, last = self.schedule.rounds
+        left = self.schedule.rows - self.read + self.length.rows(self.contest.begun(name))
+        if self.length.rows(last.steps) <= left:
+            return last.steps
+        if not (self.goes_on and others):
+            return 0
+        steps = int(left // self.length.rows_per_epoch) * self.length.steps_per_epoch
+        return steps if steps > others[-1].steps else 0
 
     def all(self, names: Sequence[str]) -> list[str]:
         """Train in all rounds; the names of the last one, the safe one first.
 
         Where trainings stopped early, rows are left. Then more than planned take part in the last
-        round, and those that left most recently are the first of them.
+        round: shapes of shared chunks first, of which the best one is to be beaten, and then those
+        that left most recently.
         """
         stages, contest = self.schedule.rounds, self.contest
         order, before, waiting = list(names), list(names), list[str]()
@@ -106,10 +116,13 @@ class _Rounds:
         """
         found = list[str]()
         number = len(self.schedule.rounds)
-        for name in waiting:
-            if not self.has_room(name):
+        shared = _kinds(self.contest, waiting)[1].shared if waiting else ()
+        for name in sorted(waiting, key=lambda name: name not in shared):
+            if not (end := self.end_of(name)):
                 continue
             found.append(name)
+            if end < self.schedule.rounds[-1].steps:
+                self.contest.ends[name] = end
             score = self.contest.scores[name]
             if score.pop("round", None):
                 del score["behind"]

@@ -9,7 +9,7 @@ from typing import Any
 from seo_rec.settings import Training
 
 # of a run-off's candidates and winner, without and with a limit; a change is another search
-RULE, LIMITED_RULE = 5, 10
+RULE, LIMITED_RULE = 5, 11
 ROOM_FOR_ALL = 1000.0  # a limit in which every candidate and attention is trained in full
 
 
