@@ -256,8 +256,11 @@ def test_numbers_do_not_depend_on_their_neighbours() -> None:
         pa.table([pa.array([1]), pa.array([2])], names=["c", "c"]),
         pa.table({"d": ["a"]}),
     ],
-    ids=str,
-)
+    ids=[
+        "nothing", "no-rows", "many-rows", "another-column", "tuple", "numpy", "arrow", "list",
+        "table-many-rows", "table-no-rows", "table-one-name-twice", "table-another-column",
+    ],
+)  # fmt: skip
 def test_what_is_left_to_arrow(rows: Any) -> None:
     preparation = Preparation("table", "y", {}, (Column("c", "categorical"),))
     assert preparation.few_rows.read(rows) is None
