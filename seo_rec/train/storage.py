@@ -129,7 +129,7 @@ def as_recorded(training: Training, out: Path | None) -> Training:
         fit = read_object(path, {}).get("fit")
         return str(fit.get("storage", "float32")) if isinstance(fit, dict) else AUTO_STORAGE
 
-    return replace(training, fit=replace(training.fit, storage=ranks().on_first(recorded)))
+    return replace(training, fit=replace(training.fit, storage=recorded()))
 
 
 def check_storage(policy: Policy, training: Training) -> None:
