@@ -227,15 +227,16 @@ def test_the_command(days: list[Path], tmp_path: Path, seo_rec: Any) -> None:
     )
     assert again.code == 0 and f"mean AUC {mean:.5f}" in again.out, again.err
     more = ("--from", tmp_path / "run" / "days" / "day-10", "--out", tmp_path / "more")
-    done = seo_rec("replay", days[0].parent, *more, "--dense-lr", 1e-4, "--mean-anew")
+    done = seo_rec("replay", days[0].parent, *more, "--dense-lr", 1e-4)
     assert done.code == 0, done.err
     assert f"of 4 days; the model is {tmp_path / 'more' / 'days' / 'day-10'}" in done.out
     asked = json.loads((tmp_path / "more" / "days" / "day-1" / "run.json").read_text())
     before = json.loads((tmp_path / "run" / "days" / "day-10" / "run.json").read_text())
     assert asked["fit"] == {**before["fit"], "dense_lr": 1e-4}
-    assert asked["mean_anew"] and "mean_anew" not in before
-    done = seo_rec("replay", days[0].parent, *more, "--dense-lr", 1e-4, "--resume")
-    assert done.code == 2 and "mean_anew" in done.err
+    assert asked["mean_anew"] and before["mean_anew"]
+    on = ("--dense-lr", 1e-4, "--mean-goes-on", "--resume")
+    done = seo_rec("replay", days[0].parent, *more, *on)
+    assert done.code == 2 and "it differs in mean_anew" in done.err
     done = seo_rec("replay", days[0].parent, "--out", tmp_path / "x", "--by", "week", *method)
     assert done.code == 2 and "--by week; allowed: day" in done.err
     done = seo_rec("replay", days[0].parent, *more[:2], *method, "--out", tmp_path / "x")

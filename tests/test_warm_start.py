@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,9 @@ def next_day(run: Path, data: Path, out: Path, *, resume: bool = False, **change
 
 
 def first_checkpoint(run: Path, data: Path, out: Path, **changes: Any) -> dict[str, torch.Tensor]:
-    """The tensors with which the training on the next day starts."""
+    """The tensors with which the training on the next day starts; the running mean goes on."""
     opened = open_data(data)
-    made = recipes.continued(run, opened, policy=changes.pop("policy", None))
+    made = recipes.continued(run, opened, policy=changes.pop("policy", None), mean_anew=False)
     training = made.earlier.training
     training = replace(training, fit=replace(training.fit, **changes))
     warm_start.write_first_checkpoint(out, opened, made.policy, training, made.earlier)
@@ -164,6 +165,38 @@ def test_a_mean_that_starts_anew_knows_nothing_of_the_earlier_run(
         fit = replace(made.earlier.training.fit, checkpoint_every=1, keep=99, max_steps=6)
         out = tmp_path / "anew-False"
         recipes.train(data, made.policy, out, Training(MODEL, fit), following=made, resume=True)
+
+
+def test_a_running_mean_starts_anew_unless_the_run_began_otherwise(
+    by_id: Path, days: list[Path], tmp_path: Path
+) -> None:
+    """The default; a run of a release in which means went on is resumed as it began."""
+    data = open_data(days[1])
+    made = recipes.continued(by_id, data)
+    training = Training(MODEL, replace(made.earlier.training.fit, max_steps=9))
+    files = {}
+    for name, anew in (("unsaid", None), ("anew", True), ("on", False)):
+        asked = replace(made, earlier=replace(made.earlier, mean_anew=anew))
+        recipes.train(data, made.policy, tmp_path / name, training, following=asked)
+        files[name] = json.loads((tmp_path / name / "run.json").read_text())
+    assert files["unsaid"] == files["anew"] and files["anew"]["mean_anew"] is True
+    assert "mean_anew" not in files["on"]
+    kept = {name: saved_tensors(tmp_path / name / "best") for name in files}
+    for name in files:  # nothing is said the second time, and all is made again but run.json
+        (tmp_path / name / "result.json").unlink()
+        for folder in ("checkpoints", "best"):
+            shutil.rmtree(tmp_path / name / folder)
+        recipes.train(data, made.policy, tmp_path / name, training, following=made, resume=True)
+        again = saved_tensors(tmp_path / name / "best")
+        assert all(torch.equal(again[n], tensor) for n, tensor in kept[name].items()), name
+        assert json.loads((tmp_path / name / "run.json").read_text()) == files[name]
+    assert any(not torch.equal(kept["on"][n], kept["anew"][n]) for n in kept["on"])
+    with pytest.raises(RunError, match=r"another run .it differs in mean_anew"):
+        asked = replace(made, earlier=replace(made.earlier, mean_anew=True))
+        recipes.train(data, made.policy, tmp_path / "on", training, following=asked, resume=True)
+    none = Training(MODEL, replace(training.fit, average=0.0))
+    recipes.train(data, made.policy, tmp_path / "none", none, following=made)
+    assert "mean_anew" not in json.loads((tmp_path / "none" / "run.json").read_text())
 
 
 def test_without_changes_nothing_changes(hashed: Path, days: list[Path], tmp_path: Path) -> None:

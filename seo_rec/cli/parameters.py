@@ -221,10 +221,11 @@ Candidates = Annotated[
     ),
 ]
 MeanAnew = Annotated[
-    bool,
+    bool | None,
     typer.Option(
-        "--mean-anew",
-        help="With --from: the running mean of weights starts at the earlier weights (for drift).",
+        "--mean-anew/--mean-goes-on",
+        help="With --from: whether the running mean of weights starts at the earlier weights, as "
+        "suits days that differ (default), or goes on from the earlier mean.",
         rich_help_panel=TRAINING,
     ),
 ]

@@ -80,7 +80,7 @@ def replay(
     count_decay: par.CountDecay = 0.9,
     shared_rows: par.SharedRows = 0.0,
     candidates: par.Candidates = True,
-    mean_anew: par.MeanAnew = False,
+    mean_anew: par.MeanAnew = None,
     *,
     method_options: PlainMethodOptions,
     crosses: par.Crosses = "",

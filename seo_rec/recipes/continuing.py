@@ -81,7 +81,7 @@ def continued(
     renew: bool = True,
     shared: float = SHARED,
     candidates: bool = True,
-    mean_anew: bool = False,
+    mean_anew: bool | None = None,
 ) -> Continued:
     """What trains on ``data`` in continuation of the run in ``run``.
 
@@ -97,7 +97,8 @@ def continued(
         shared: The share of the rows of a large vocabulary that its other ids share by hash.
         candidates: Whether ids that are counted outside of a vocabulary have rows in training
             (:func:`seo_rec.policy.candidates.with_candidates`), where it is renewed.
-        mean_anew: Whether the running mean starts anew at the weights, instead of going on.
+        mean_anew: Whether the running mean starts anew at the weights, instead of going on; None:
+            see :func:`seo_rec.train.earlier.mean_starts_anew`.
 
     Raises:
         RunError: The folder is not a finished training, or the data were prepared by other rules or

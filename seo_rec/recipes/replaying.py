@@ -73,9 +73,8 @@ from seo_rec.train import (
     require_memory,
     with_storage,
 )
-from seo_rec.train.earlier import open_earlier
+from seo_rec.train.earlier import mean_starts_anew, open_earlier
 from seo_rec.train.evaluation import NOT_EVALUATED, score
-from seo_rec.train.policy_fit import require_mean
 from seo_rec.train.ranks import ranks
 
 KEPT_DAYS = 2  # whose weights are kept by default
@@ -93,7 +92,7 @@ def replay(
     renew: bool = True,
     shared: float = SHARED,
     candidates: bool = True,
-    mean_anew: bool = False,
+    mean_anew: bool | None = None,
     keep: int = KEPT_DAYS,
     resume: bool = False,
     said: Callable[[Day], None] | None = None,
@@ -129,7 +128,7 @@ def replay(
     if keep == 1 or keep < 0:
         raise ValueError(f"keep {keep}; allowed: 2 or more days, which a resume needs, or 0 (all)")
     require_share(shared)
-    require_mean(mean_anew, training.fit)
+    mean_anew = mean_starts_anew(mean_anew, training.fit, out)
     opened = [open_data(path) for path in folders]
     _require_alike([d.schema for d in opened], folders)
     for data in opened:

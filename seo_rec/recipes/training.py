@@ -51,7 +51,7 @@ from seo_rec.train import (
     weights_digest,
     with_storage,
 )
-from seo_rec.train.earlier import Earlier
+from seo_rec.train.earlier import Earlier, mean_starts_anew
 from seo_rec.train.unknown_rows import served_weights
 from seo_rec.train.warm_start import BAGS
 
@@ -141,7 +141,8 @@ def train(
     out = Path(out)
     start = start or Start()
     if following is not None:
-        start = replace(start, earlier=following.earlier)
+        anew = mean_starts_anew(following.earlier.mean_anew, training.fit, out)
+        start = replace(start, earlier=replace(following.earlier, mean_anew=anew))
     trained_policy = policy if following is None else following.trained
     training = with_storage(for_label(training, data, start.earlier), policy, start, out)
     check_start(training, start)

@@ -21,6 +21,7 @@ OPTIONAL = frozenset(
         "exact_below",
         "same_hash",
         "earlier",
+        "mean_anew",
         "trained_policy",
         "num_bytes",
         "precision",

@@ -46,7 +46,7 @@ class Earlier:
         known: By feature, the ids whose rows move to other places, the most important last.
         stand_ins: By feature, those of them that only have the digest of an id that is not known.
         mean_anew: Whether the running mean of the new run starts at the weights, as that of a run
-            that continues none; otherwise it goes on.
+            that continues none, or goes on; None: as :func:`mean_starts_anew` decides.
     """
 
     run: Path
@@ -60,7 +60,7 @@ class Earlier:
     best: Path
     known: Mapping[str, Ids]
     stand_ins: Mapping[str, Ids] = field(default_factory=dict)
-    mean_anew: bool = False
+    mean_anew: bool | None = None
 
     @property
     def digest(self) -> str:
@@ -100,6 +100,30 @@ class Carried:
 def columns_of(policy: Policy, numeric: tuple[str, ...]) -> Columns:
     """What the backbone of a policy reads."""
     return Columns(numeric, tuple(f.name for f in policy.features), policy.widths)
+
+
+def mean_starts_anew(asked: bool | None, fit: FitSettings, out: Path | None = None) -> bool:
+    """Whether the running mean of a warm start begins at the weights of the earlier run.
+
+    Args:
+        asked: What the caller says; None: as the run in ``out`` recorded, and in a new run if there
+            is a running mean. A run of a release that did not ask recorded nothing: its mean goes
+            on.
+        fit: How the run is trained.
+        out: The run folder.
+
+    Raises:
+        ValueError: It is to start anew and the settings keep none; or ``run.json`` is damaged.
+    """
+    if asked and not fit.average:
+        raise ValueError(
+            "--mean-anew with --average 0, which keeps no running mean; leave one of them out"
+        )
+    if asked is not None:
+        return asked
+    if out is not None and (out / RUN_FILE).exists():
+        return bool(read_object(out / RUN_FILE, {}).get("mean_anew"))
+    return bool(fit.average)
 
 
 def open_earlier(run: Path) -> Earlier:

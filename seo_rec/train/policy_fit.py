@@ -14,9 +14,9 @@ from seo_rec.model import build_model
 from seo_rec.plan import rates_of
 from seo_rec.policy import Policy, stored_types
 from seo_rec.runs import RunError
-from seo_rec.settings import AUTO_STORAGE, HALVES, FitSettings, Training
+from seo_rec.settings import AUTO_STORAGE, HALVES, Training
 from seo_rec.train.after_step import AfterStep
-from seo_rec.train.earlier import Carried, Earlier
+from seo_rec.train.earlier import Carried, Earlier, mean_starts_anew
 from seo_rec.train.loop import fit
 from seo_rec.train.memory import memory_said, require_memory
 from seo_rec.train.optimizers import inner_model, optimizers_of
@@ -163,14 +163,6 @@ def check_policy_fits(data: DataSet, policy: Policy) -> None:
         )
 
 
-def require_mean(mean_anew: bool, fit: FitSettings) -> None:
-    """ValueError if a running mean is to start anew and the settings keep none."""
-    if mean_anew and not fit.average:
-        raise ValueError(
-            "--mean-anew with --average 0, which keeps no running mean; leave one of them out"
-        )
-
-
 def check_start(training: Training, start: Start) -> None:
     """ValueError if a plan or weights of tables of one layer are to be used with two, and the like.
 
@@ -200,7 +192,7 @@ def check_start(training: Training, start: Start) -> None:
             f"from it has {start.earlier.training.model}"
         )
     if start.earlier:
-        require_mean(start.earlier.mean_anew, training.fit)
+        mean_starts_anew(start.earlier.mean_anew, training.fit)
     options = [
         option for option, path in (("plan", start.plan), ("weights", start.weights)) if path
     ]

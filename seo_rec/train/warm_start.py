@@ -31,7 +31,7 @@ from seo_rec.train.checkpoint import (
     open_checkpoint,
 )
 from seo_rec.train.columns import ParameterMove, backbone_moves
-from seo_rec.train.earlier import Carried, Earlier, columns_of
+from seo_rec.train.earlier import Carried, Earlier, columns_of, mean_starts_anew
 from seo_rec.train.earlier_tensors import Source, Tensors
 from seo_rec.train.optimizers import optimizers_of
 from seo_rec.train.ranks import ranks
@@ -138,8 +138,9 @@ class _WarmStart:
         saved = None if earlier.state is None else open_checkpoint(earlier.state)
         self.state = None if saved is None else Tensors(saved)
         self.best = self.state if earlier.is_last_best else Tensors(open_checkpoint(earlier.best))
-        self.steps = 0 if saved is None or earlier.mean_anew else _steps(saved)
-        self.means = self.state if earlier.is_last_best and not earlier.mean_anew else None
+        anew = mean_starts_anew(earlier.mean_anew, fit)
+        self.steps = 0 if saved is None or anew else _steps(saved)
+        self.means = self.state if earlier.is_last_best and not anew else None
         self.rows = row_moves(earlier.trained, policy, earlier.known, earlier.stand_ins)
         numeric = tuple(c.name for c in data.schema.numeric)
         new = columns_of(policy, numeric)
