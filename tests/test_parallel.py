@@ -475,30 +475,37 @@ def telling_source(raw: list[Path], told: Path) -> Source:
     return replace(source, read=read)
 
 
-@pytest.mark.parametrize("by_server", [True, False])
+@pytest.mark.parametrize("server", ["own", "earlier", "none"])
 def test_processes_are_forks_of_a_server_and_see_what_this_one_sees(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_server: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str
 ) -> None:
-    """Also where the server is older than a variable, and where the system has no such server."""
+    """Also where the server is older than a variable, and where the system has no such server.
+
+    The server ends with the preparation that started it, and one that ran before goes on.
+    """
     raw, told = rows_of_files(tmp_path), tmp_path / "told"
     told.mkdir()
     rules: dict[str, Any] = {"split": Split(), "pruning": Pruning(), "bad_rows": BadRows()}
     prepare_by(Workers(), partial(table_source, raw, COLUMNS), tmp_path / "one", **rules)
-    if not by_server:
+    if server == "none":
         monkeypatch.setattr(started, "has_fork_server", lambda: False)
+    if server == "earlier":
+        assert started.start_server(table_source(raw, COLUMNS))
     monkeypatch.chdir(told)
-    for value in ("a", "b") if by_server else ("a",):
-        monkeypatch.setenv("SEO_REC_TOLD", value)
-        make = partial(telling_source, raw, told)
-        prepare_by(Workers(2), make, tmp_path / value, **rules)
-        assert contents(tmp_path / value) == contents(tmp_path / "one")
-        said = [json.loads(path.read_text()) for path in told.iterdir()]
-        assert len(said) == len(raw)
-        assert {(seen, folder) for _, _, seen, folder in said} == {(value, str(told))}
-        parents = {parent for _, parent, _, _ in said}
-        assert len(parents) == 1
-        assert (os.getpid() not in parents) == by_server
-        assert os.getpid() not in {process for process, _, _, _ in said}
+    monkeypatch.setenv("SEO_REC_TOLD", "a")
+    prepare_by(Workers(2), partial(telling_source, raw, told), tmp_path / "two", **rules)
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    said = [json.loads(path.read_text()) for path in told.iterdir()]
+    assert len(said) == len(raw)
+    assert {(seen, folder) for _, _, seen, folder in said} == {("a", str(told))}
+    (parent,) = {parent for _, parent, _, _ in said}
+    assert (parent != os.getpid()) == (server != "none")
+    if server == "earlier":
+        os.kill(parent, 0)  # it is there
+        started.stop_server()
+    if server != "none":
+        with pytest.raises(ProcessLookupError):
+            os.kill(parent, 0)
 
 
 def test_nothing_that_the_server_imports_starts_a_thread_of_arrow() -> None:
