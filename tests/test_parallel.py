@@ -23,17 +23,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from patience import PATIENCE
-from seo_rec.data import numeric, parallel, pieces, shards, started, work
+from seo_rec.data import local_processes, numeric, parallel, pieces, shards, work
 from seo_rec.data.avazu import HEADER, avazu_source
 from seo_rec.data.criteo import criteo_source
 from seo_rec.data.dataset import open_data
+from seo_rec.data.local_processes import LostProcessError
 from seo_rec.data.parallel import Workers, prepare_by
 from seo_rec.data.pieces import cut
 from seo_rec.data.rawfile import BadRows, Intake, Piece, text_blocks
 from seo_rec.data.sketch import DistinctSketch
 from seo_rec.data.source import Source
 from seo_rec.data.split import Split
-from seo_rec.data.started import LostProcessError
 from seo_rec.data.table import TableColumns, table_source
 from seo_rec.data.tasks import Job
 from seo_rec.data.vocabulary import Pruning
@@ -106,7 +106,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "SHARD_ROWS", 64)
     monkeypatch.setattr(work, "COUNT_ROWS", 40)
     monkeypatch.setattr(numeric, "BLOCK_ROWS", 16)
-    monkeypatch.setattr(parallel, "Started", Alone)
+    monkeypatch.setattr(parallel, "LocalProcesses", Alone)
 
 
 def both(tmp_path: Path, make: Callable[[], Source], **rules: Any) -> tuple[Path, Path]:
@@ -439,7 +439,7 @@ def test_a_killed_process_loses_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     prepare_by(Workers(), make, tmp_path / "one", **rules)
 
     deaths.write_text("\n".join("123456"))
-    monkeypatch.setattr(started, "DEATHS", 2)
+    monkeypatch.setattr(local_processes, "DEATHS", 2)
     with pytest.raises(LostProcessError, match="the same command goes on"):
         prepare_by(Workers(2), make, out, **rules)
     work = tmp_path / ".out.parallel.part"
@@ -488,9 +488,9 @@ def test_processes_are_forks_of_a_server_and_see_what_this_one_sees(
     rules: dict[str, Any] = {"split": Split(), "pruning": Pruning(), "bad_rows": BadRows()}
     prepare_by(Workers(), partial(table_source, raw, COLUMNS), tmp_path / "one", **rules)
     if server == "none":
-        monkeypatch.setattr(started, "has_fork_server", lambda: False)
+        monkeypatch.setattr(local_processes, "has_fork_server", lambda: False)
     if server == "earlier":
-        assert started.start_server(table_source(raw, COLUMNS))
+        assert local_processes.start_server(table_source(raw, COLUMNS))
     monkeypatch.chdir(told)
     monkeypatch.setenv("SEO_REC_TOLD", "a")
     prepare_by(Workers(2), partial(telling_source, raw, told), tmp_path / "two", **rules)
@@ -502,7 +502,7 @@ def test_processes_are_forks_of_a_server_and_see_what_this_one_sees(
     assert (parent != os.getpid()) == (server != "none")
     if server == "earlier":
         os.kill(parent, 0)  # it is there
-        started.stop_server()
+        local_processes.stop_server()
     if server != "none":
         with pytest.raises(ProcessLookupError):
             os.kill(parent, 0)
@@ -511,8 +511,8 @@ def test_processes_are_forks_of_a_server_and_see_what_this_one_sees(
 def test_nothing_that_the_server_imports_starts_a_thread_of_arrow() -> None:
     """A fork has no thread but one, and would wait for the others for ever."""
     source = criteo_source(__file__, embed_numeric=False, missing="token")
-    names = started.preloaded(source)
-    assert {"seo_rec.data.started", "seo_rec.data.criteo"} <= set(names)
+    names = local_processes.preloaded(source)
+    assert {"seo_rec.data.local_processes", "seo_rec.data.criteo"} <= set(names)
     code = (
         "import pathlib, sys\n"
         f"for name in {names!r}: __import__(name)\n"

@@ -1,9 +1,9 @@
 """Processes of this machine that take one task of a preparation after the other.
 
 They are forks of a server, a process that imports the libraries once and runs nothing else, so that
-no thread of Arrow is copied. The server begins when :class:`Started` is entered. Meanwhile a thread
-of this process cuts the first file and takes its checksum. The server ends when :class:`Started` is
-left, unless it ran before.
+no thread of Arrow is copied. The server begins when :class:`LocalProcesses` is entered, and ends
+when it is left, unless it ran before. While it imports, a thread of this process cuts the first
+file and takes its checksum.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class LostProcessError(DataError):
 _job: Job | None = None  # of a process that was started here
 
 
-class Started:
+class LocalProcesses:
     """Processes of this machine, which are started here and take one task after the other."""
 
     def __init__(self, job: Job, make: Callable[[], Source], processes: int) -> None:
@@ -62,7 +62,7 @@ class Started:
         self._thread = ThreadPoolExecutor(1, "prepare-first-file")
         self._own_server = False
 
-    def __enter__(self) -> Started:
+    def __enter__(self) -> LocalProcesses:
         self._own_server = start_server(self._job.source)
         return self
 
