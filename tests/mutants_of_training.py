@@ -66,7 +66,7 @@ _FIT = (
     ),
     Mutant(
         "a-resume-forgets-the-state-of-the-search",
-        "seo_rec/train/loop.py",
+        "seo_rec/train/parts.py",
         'tensors = {n.removeprefix("after_step."): t for n, t in after.items()}',
         "tensors: dict[str, torch.Tensor] = {}",
         ("tests/test_baseline_searches.py::test_what_is_resumed_is_what_was_not_interrupted",),
@@ -80,7 +80,7 @@ _FIT = (
     ),
     Mutant(
         "a-resume-draws-other-dropout",
-        "seo_rec/train/loop.py",
+        "seo_rec/train/parts.py",
         "        set_rng_states(rng, self.ranks)\n",
         "",
         ("tests/test_resume.py::test_training_killed_anywhere_ends_the_same",),
