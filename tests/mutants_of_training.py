@@ -6,6 +6,15 @@ from tests.mutant import Mutant
 
 _DATA = (
     Mutant(
+        "the-server-of-a-preparation-outlives-it",
+        "seo_rec/data/local_processes.py",
+        "if self._own_server:",
+        "if False:",
+        (
+            "tests/test_parallel.py::test_processes_are_forks_of_a_server_and_see_what_this_one_sees",
+        ),
+    ),
+    Mutant(
         "ranks-overlap-in-the-last-batch",
         "seo_rec/data/stream.py",
         "(rank + 1) * rest // world_size)",
