@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from seo_rec import apply, methods
 from seo_rec.backbones import AutoIntSettings, DCNSettings, DCNv2Settings, XDeepFMSettings
+from seo_rec.methods.cafe import CafeSettings
+from seo_rec.methods.frequent import FrequentSettings
+from seo_rec.methods.managed_collision import ManagedCollisionSettings
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Allowance, Array, Feature, Lookup, Policy, Table, allowance_of
 from seo_rec.schema import Column, Schema
@@ -94,6 +98,11 @@ def batches(of: Schema, number: int = 12, rows: int = 40) -> list[dict[str, np.n
 def by_last_digit(ids: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
     """Clusters for ``frequent``: ids of one last decimal digit, modulo the number of clusters."""
     return {name: of % 10 % count for name, of in ids.items()}
+
+
+def told(budget: int | Allowance) -> dict[str, Any]:
+    """The budget as settings have it."""
+    return allowance_of(budget).to_json()
 
 
 # ---- methods -----------------------------------------------------------------------------
@@ -196,55 +205,80 @@ METHODS = {
         )
     ),
     "frequent": Method(
-        lambda s, p, seed: methods.frequent(s, counts(s), p, 8, seed=seed),
+        lambda s, p, seed: methods.frequent(
+            s, counts(s), FrequentSettings(**told(p), dim=8), seed=seed
+        ),
         exact=False,
         seeded=False,
     ),
     "frequent-digests": Method(
-        lambda s, p, seed: methods.frequent(s, counts(s, 32), with_digests(p), 4, seed=seed),
+        lambda s, p, seed: methods.frequent(
+            s, counts(s, 32), FrequentSettings(**told(with_digests(p)), dim=4), seed=seed
+        ),
         exact=False,
         seeded=False,
     ),
     "frequent-hash": Method(
-        lambda s, p, seed: methods.frequent(s, counts(s), p, 4, tail="hash", seed=seed),
+        lambda s, p, seed: methods.frequent(
+            s, counts(s), FrequentSettings(**told(p), dim=4, tail="hash"), seed=seed
+        ),
         exact=False,
         seeded=False,
     ),
     "frequent-bands": Method(
-        lambda s, p, seed: methods.frequent(s, counts(s), p, 3, tail="bands", seed=seed),
+        lambda s, p, seed: methods.frequent(
+            s, counts(s), FrequentSettings(**told(p), dim=3, tail="bands"), seed=seed
+        ),
         exact=False,
         seeded=False,
     ),
     "frequent-clusters": Method(
         lambda s, p, seed: methods.frequent(
-            s, counts(s), p, 3, tail="label-rate", cluster=by_last_digit, seed=seed
+            s,
+            counts(s),
+            FrequentSettings(**told(p), dim=3, tail="label-rate"),
+            cluster=by_last_digit,
+            seed=seed,
         ),
         exact=False,
         seeded=False,
     ),
     "frequent-hot": Method(
         lambda s, p, seed: methods.frequent(
-            s, counts(s), p, 4, hot_dim=3, chosen="per-feature", seed=seed
+            s,
+            counts(s),
+            FrequentSettings(**told(p), dim=4, hot_dim=3, chosen="per-feature"),
+            seed=seed,
         ),
         exact=False,
         seeded=False,
     ),
     "managed-collision": Method(
         lambda s, p, seed: methods.managed_collision(
-            s, counts(s), p, 4, batches(s), interval=3, seed=seed
+            s,
+            counts(s),
+            batches(s),
+            ManagedCollisionSettings(**told(p), dim=4, interval=3),
+            seed=seed,
         ),
         exact=False,
         seeded=False,
     ),
     "managed-collision-hash": Method(
         lambda s, p, seed: methods.managed_collision(
-            s, counts(s), p, 4, batches(s), evict="lfu", tail_share=0.3, seed=seed
+            s,
+            counts(s),
+            batches(s),
+            ManagedCollisionSettings(**told(p), dim=4, evict="lfu", tail_share=0.3),
+            seed=seed,
         ),
         exact=False,
         seeded=False,
     ),
     "cafe": Method(
-        lambda s, p, seed: methods.cafe(s, counts(s), p, 4, batches(s), interval=3, seed=seed),
+        lambda s, p, seed: methods.cafe(
+            s, counts(s), batches(s), CafeSettings(**told(p), dim=4, interval=3), seed=seed
+        ),
         exact=False,
         seeded=False,
     ),

@@ -57,8 +57,8 @@ METHODS_AND_SEARCHES = (
     Mutant(
         "the-sketch-decays-once",
         "seo_rec/methods/cafe.py",
-        "if number % interval == 0:",
-        "if number == interval:",
+        "if number % s.interval == 0:",
+        "if number == s.interval:",
         ("tests/test_cafe.py::test_the_policy_is_the_last_state",),
     ),
     Mutant(

@@ -6,6 +6,15 @@ from tests.mutant import Mutant
 
 _DATA = (
     Mutant(
+        "the-server-of-a-preparation-outlives-it",
+        "seo_rec/data/local_processes.py",
+        "if self._own_server:",
+        "if False:",
+        (
+            "tests/test_parallel.py::test_processes_are_forks_of_a_server_and_see_what_this_one_sees",
+        ),
+    ),
+    Mutant(
         "ranks-overlap-in-the-last-batch",
         "seo_rec/data/stream.py",
         "(rank + 1) * rest // world_size)",
@@ -66,7 +75,7 @@ _FIT = (
     ),
     Mutant(
         "a-resume-forgets-the-state-of-the-search",
-        "seo_rec/train/loop.py",
+        "seo_rec/train/parts.py",
         'tensors = {n.removeprefix("after_step."): t for n, t in after.items()}',
         "tensors: dict[str, torch.Tensor] = {}",
         ("tests/test_baseline_searches.py::test_what_is_resumed_is_what_was_not_interrupted",),
@@ -80,7 +89,7 @@ _FIT = (
     ),
     Mutant(
         "a-resume-draws-other-dropout",
-        "seo_rec/train/loop.py",
+        "seo_rec/train/parts.py",
         "        set_rng_states(rng, self.ranks)\n",
         "",
         ("tests/test_resume.py::test_training_killed_anywhere_ends_the_same",),

@@ -86,6 +86,30 @@ def test_modules_are_named_for_what_they_hold():
     assert found == []
 
 
+def test_every_package_says_where_to_begin():
+    """What it is, what comes in, what goes out, and the modules to read first, which exist."""
+    for path in (ROOT / "seo_rec").rglob("__init__.py"):
+        if path.parent == ROOT / "seo_rec":
+            continue
+        doc = ast.get_docstring(ast.parse(path.read_text())) or ""
+        place = path.parent.relative_to(ROOT).as_posix()
+        assert {"In:", "Out:", "Begin"} <= set(doc.split()), place
+        for name in re.findall(r":(?:mod|class|func|meth):`~?(seo_rec[\w.]*)`", doc):
+            assert names_something(name), f"{place}: {name}"
+
+
+def names_something(name: str) -> bool:
+    """Whether there is a module, or a definition in a module, of this dotted name."""
+    *parents, last = name.split(".")
+    folder = ROOT.joinpath(*parents)
+    if (folder / last).is_dir() or (folder / f"{last}.py").is_file():
+        return True
+    for module in (folder / "__init__.py", folder.with_suffix(".py")):
+        if module.is_file() and re.search(rf"\b{last}\b", module.read_text()):
+            return True
+    return len(parents) > 2 and names_something(".".join(parents))  # a method of a class
+
+
 def passes_kwargs_through(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     if function.args.kwarg is None:
         return False

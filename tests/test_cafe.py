@@ -96,8 +96,9 @@ def test_scores_are_bounded_by_what_was_added() -> None:
 def test_the_policy_is_the_last_state() -> None:
     """By the definition: counts of every batch, decay after every third, the largest scores."""
     read, row = batches(OF, 10), 16
-    allowance = Allowance(2_000, "bytes")
-    policy = cafe(OF, counts(OF), allowance, 4, read, interval=3, decay=0.5, seed=8)
+    policy = cafe(
+        OF, counts(OF), read, CafeSettings(num_bytes=2_000, dim=4, interval=3, decay=0.5), seed=8
+    )
     unknown = [f.lookups[0].unknown_rows for f in policy.features]
     hot = (2_000 - sum(unknown) * row) // (row + 8)
     slow = SlowSketch(hot, 4)
@@ -118,7 +119,9 @@ def test_the_policy_is_the_last_state() -> None:
 
 
 def test_other_ids_share_hashed_rows() -> None:
-    policy = cafe(OF, counts(OF), Allowance(3_000, "bytes", "int8"), 4, batches(OF), seed=1)
+    policy = cafe(
+        OF, counts(OF), batches(OF), CafeSettings(num_bytes=3_000, precision="int8", dim=4), seed=1
+    )
     hashed = [f.lookups[0].unknown_rows for f in policy.features]
     assert 0.8 * 0.3 * 3_000 <= laws.bytes_of_a_row(4, "int8") * sum(hashed) <= 0.3 * 3_000
     item = policy.features[1]
@@ -131,15 +134,15 @@ def test_other_ids_share_hashed_rows() -> None:
 def test_what_hot_ids_leave_goes_to_the_shared_rows() -> None:
     """One batch of few ids: the sketch holds them all, and the budget is filled all the same."""
     few = [{c.name: counts(OF)[c.name][0][:5] for c in OF.features}]
-    policy = cafe(OF, counts(OF), Allowance(4_000, "bytes"), 4, few)
+    policy = cafe(OF, counts(OF), few, CafeSettings(num_bytes=4_000, dim=4))
     assert [len(ids) for ids in policy.vocabularies.values()] == [5, 5, 5]
     assert 0 <= 4_000 - policy.num_bytes < 16
 
 
 def test_the_smallest_budget_is_named() -> None:
     with pytest.raises(PolicyError, match="feasible budget is 12"):
-        cafe(OF, counts(OF), 11, 4, [])
-    assert cafe(OF, counts(OF), 12, 4, batches(OF)).num_params == 12
+        cafe(OF, counts(OF), [], CafeSettings(11, dim=4))
+    assert cafe(OF, counts(OF), batches(OF), CafeSettings(12, dim=4)).num_params == 12
 
 
 @pytest.mark.parametrize(
@@ -163,5 +166,7 @@ def test_the_method_reads_the_stream_of_a_training(tiny_data: DataSet) -> None:
     settings = method.settings_at(budget, 4, training, {"decay": 0.5})
     known = {c.name: tiny_data.counts(c.name) for c in tiny_data.schema.features}
     read = list(id_batches(tiny_data, 5))
-    wanted = cafe(tiny_data.schema, known, budget, 4, read, decay=0.5, seed=5)
+    wanted = cafe(
+        tiny_data.schema, known, read, CafeSettings(**budget.to_json(), dim=4, decay=0.5), seed=5
+    )
     assert method.decide(tiny_data, settings, training).policy == wanted

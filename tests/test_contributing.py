@@ -71,6 +71,15 @@ def changed(text: str, code: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def test_the_way_of_a_value_is_there() -> None:
+    """Every file that the page names with a definition has it."""
+    page = (ROOT / PAGE).read_text()
+    named = re.findall(r"`(seo_rec/[\w/]+\.py)`: `(\w+)`", page)
+    assert len(named) >= 17
+    for path, name in named:
+        assert re.search(rf"^(def|class) {name}\b", (ROOT / path).read_text(), re.MULTILINE), name
+
+
 @pytest.mark.parametrize("recipe", recipes(), ids=lambda r: r.kind)
 def test_the_files_of_a_recipe(recipe: Recipe) -> None:
     written = [target(b) for b in examples() if b.language == "python"]

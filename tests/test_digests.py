@@ -18,6 +18,7 @@ from policy_documents import SPEC, packed
 from seo_kernels.remap import reference, remap
 from seo_rec import methods
 from seo_rec.data.dataset import DataSet
+from seo_rec.methods.frequent import FrequentSettings
 from seo_rec.policy import Allowance, Feature, Lookup, Policy, PolicyError, Table
 from seo_rec.policy.addresses import counted_as, digests, known_as, lookup_rows
 from seo_rec.policy.entries import DIGEST_SEED
@@ -88,7 +89,9 @@ def test_ids_of_one_digest_are_one_id_whose_counts_add_up() -> None:
     assert counted_as(ids, count, 64) == (ids, count)
     schema = SCHEMAS["one"]
     for_two = Allowance(3 * 8 + 2 * 4, "bytes", id_bits=32)
-    policy = methods.frequent(schema, {"only": (found, sums)}, for_two, 2)
+    policy = methods.frequent(
+        schema, {"only": (found, sums)}, FrequentSettings(**for_two.to_json(), dim=2)
+    )
     assert policy.num_bytes == for_two.amount
     feature = policy.features[0]
     rows = lookup_rows(policy, feature, feature.lookups[0], np.array([*twins, 7_000_000, 9]))

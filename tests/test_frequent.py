@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import laws
-from cases import SCHEMAS, by_last_digit, counts
+from cases import SCHEMAS, by_last_digit, counts, told
 from seo_rec import methods, recipes
 from seo_rec.data.dataset import DataSet
 from seo_rec.methods.frequent import FrequentSettings, frequent
@@ -27,7 +27,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "per-feature": {"chosen": "per-feature"},
     "hash": {"tail": "hash", "tail_share": 0.2},
     "bands": {"tail": "bands", "bands": 3, "tail_share": 0.2},
-    "clusters": {"tail": "label-rate", "bands": 3, "tail_share": 0.2, "cluster": by_last_digit},
+    "clusters": {"tail": "label-rate", "bands": 3, "tail_share": 0.2},
     "hot": {"hot_dim": 6, "hot_share": 0.2},
     "hot-bands": {"hot_dim": 3, "tail": "bands", "chosen": "per-feature"},
 }
@@ -38,7 +38,8 @@ units = pytest.mark.parametrize(
 
 
 def made(form: str, budget: int | Allowance, seed: int = 0) -> Policy:
-    return frequent(OF, COUNTS, budget, 4, **FORMS[form], seed=seed)
+    settings = FrequentSettings(**told(budget), dim=4, **FORMS[form])
+    return frequent(OF, COUNTS, settings, cluster=by_last_digit, seed=seed)
 
 
 def ranked(chosen: str) -> list[tuple[str, int]]:
@@ -73,7 +74,7 @@ def test_the_first_ids_that_fit_are_kept(chosen: str, unit: str, precision: str)
         of_id = row + (8 if unit == "bytes" else 0)
         fits = min((amount - len(OF.features) * row) // of_id, len(ranked(chosen)))
         allowance = Allowance(amount, unit, precision)
-        policy = frequent(OF, COUNTS, allowance, 4, chosen=chosen)
+        policy = frequent(OF, COUNTS, FrequentSettings(**told(allowance), dim=4, chosen=chosen))
         wanted = set(ranked(chosen)[:fits])
         kept = {(n, i) for n, ids in policy.vocabularies.items() for i in ids.tolist()}
         assert kept == wanted and set(own_rows(policy)) >= kept
@@ -117,7 +118,9 @@ def test_the_smallest_budget_is_named(form: str, unit: str, precision: str) -> N
 @pytest.mark.parametrize("chosen", ["global", "per-feature"])
 def test_with_room_for_all_ids_it_is_collisionless(chosen: str) -> None:
     known = {n: ids for n, (ids, _) in COUNTS.items()}
-    assert frequent(OF, COUNTS, 10**6, 4, chosen=chosen) == methods.collisionless(OF, 4, known)
+    assert frequent(
+        OF, COUNTS, FrequentSettings(10**6, dim=4, chosen=chosen)
+    ) == methods.collisionless(OF, 4, known)
 
 
 def test_hashed_tails_have_a_share_of_the_rows() -> None:
@@ -204,7 +207,11 @@ def test_two_level_divides_the_width(dim: int, narrow: int, hot: int, tiny_data:
     for chosen in ("global", "per-feature"):
         changes = {"chosen": chosen, "hot_share": 0.3}
         found = recipes.method_policy("two-level", tiny_data, budget, dim, changes=changes)
-        wanted = frequent(tiny_data.schema, of, budget, narrow, hot_dim=hot, **changes)
+        wanted = frequent(
+            tiny_data.schema,
+            of,
+            FrequentSettings(**told(budget), dim=narrow, hot_dim=hot, **changes),
+        )
         assert replace(found, budget=None, decision=None) == wanted
         assert set(found.widths) == {dim}
 

@@ -101,8 +101,12 @@ def test_the_policy_gives_rows_as_torchrecs_module_gives_slots(name: str) -> Non
     stream = batches(OF, number=12)
     row, ids = 16, 8
     budget = 3 * row + 75 * (row + ids)  # 25 rows for each feature, or all ids of a small one
-    allowance = Allowance(budget, "bytes", "float32")
-    policy = managed_collision(OF, counts(OF), allowance, 4, stream, interval=3, **changes)
+    policy = managed_collision(
+        OF,
+        counts(OF),
+        stream,
+        ManagedCollisionSettings(num_bytes=budget, dim=4, interval=3, **changes),
+    )
     assert [t.num_rows for t in policy.tables] == [27, 26, 25]  # one more for the first
     for f, table in zip(policy.features, policy.tables, strict=True):
         module = torchrec_module(table.num_rows - 1, 3, make())
@@ -118,7 +122,9 @@ def test_the_policy_gives_rows_as_torchrecs_module_gives_slots(name: str) -> Non
 
 def test_batches_after_the_last_interval_take_part_in_a_last_choice() -> None:
     stream = batches(OF, number=10)
-    policy = managed_collision(OF, counts(OF), 400, 4, stream, interval=4)
+    policy = managed_collision(
+        OF, counts(OF), stream, ManagedCollisionSettings(400, dim=4, interval=4)
+    )
     changed = 0
     for f, table in zip(policy.features, policy.tables, strict=True):
         held = CollisionMap(table.num_rows - 1)
@@ -139,7 +145,12 @@ def test_the_budget_is_filled(unit: str, precision: str, tail_share: float) -> N
     row = laws.bytes_of_a_row(4, precision) if unit == "bytes" else 4
     for amount in range(300, 1_500, 97):
         allowance = Allowance(amount, unit, precision)
-        policy = managed_collision(OF, counts(OF), allowance, 4, stream, tail_share=tail_share)
+        policy = managed_collision(
+            OF,
+            counts(OF),
+            stream,
+            ManagedCollisionSettings(**allowance.to_json(), dim=4, tail_share=tail_share),
+        )
         assert 0 <= amount - allowance.of(policy) < row + 8
         hashed = sum(f.lookups[0].unknown_rows for f in policy.features)
         assert hashed == 3 if not tail_share else hashed > 3
@@ -147,15 +158,15 @@ def test_the_budget_is_filled(unit: str, precision: str, tail_share: float) -> N
 
 def test_the_smallest_budget_is_named() -> None:
     with pytest.raises(PolicyError, match="feasible budget is 12"):
-        managed_collision(OF, counts(OF), 11, 4, [])
-    policy = managed_collision(OF, counts(OF), 12, 4, batches(OF))
+        managed_collision(OF, counts(OF), [], ManagedCollisionSettings(11, dim=4))
+    policy = managed_collision(OF, counts(OF), batches(OF), ManagedCollisionSettings(12, dim=4))
     assert policy.num_params == 12 and not any(map(len, policy.vocabularies.values()))
 
 
 def test_with_room_for_all_ids_it_is_collisionless() -> None:
     stream = [{n: ids for n, (ids, _) in counts(OF).items()}]
     known = stream[0]
-    made = managed_collision(OF, counts(OF), 10**6, 4, stream)
+    made = managed_collision(OF, counts(OF), stream, ManagedCollisionSettings(10**6, dim=4))
     assert made == methods.collisionless(OF, 4, known)
 
 
@@ -198,7 +209,13 @@ def test_the_method_reads_it(tiny_data: DataSet) -> None:
     budget, method = Allowance(4_000, "bytes"), find("managed-collision")
     known = {c.name: tiny_data.counts(c.name) for c in tiny_data.schema.features}
     read = list(id_batches(tiny_data, 5))
-    wanted = managed_collision(tiny_data.schema, known, budget, 4, read, evict="lfu", seed=5)
+    wanted = managed_collision(
+        tiny_data.schema,
+        known,
+        read,
+        ManagedCollisionSettings(**budget.to_json(), dim=4, evict="lfu"),
+        seed=5,
+    )
     for batch_size in (100, 2048):
         training = Training(fit=FitSettings(batch_size=batch_size, seed=5))
         settings = method.settings_at(budget, 4, training, {"evict": "lfu"})

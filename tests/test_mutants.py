@@ -6,6 +6,7 @@ Whether the tests notice the faults takes minutes: ``make mutants``.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,11 @@ each = pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
 def test_names_are_unique() -> None:
     names = [m.name for m in MUTANTS]
     assert len(set(names)) == len(names) >= 30
+
+
+def test_the_guide_says_how_many() -> None:
+    (said,) = re.findall(r"each of (\d+) likely faults", (ROOT / "CONTRIBUTING.md").read_text())
+    assert int(said) == len(MUTANTS)
 
 
 @each

@@ -23,17 +23,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from patience import PATIENCE
-from seo_rec.data import numeric, parallel, pieces, shards, started, work
+from seo_rec.data import local_processes, numeric, parallel, pieces, shards, work
 from seo_rec.data.avazu import HEADER, avazu_source
 from seo_rec.data.criteo import criteo_source
 from seo_rec.data.dataset import open_data
+from seo_rec.data.local_processes import LostProcessError
 from seo_rec.data.parallel import Workers, prepare_by
 from seo_rec.data.pieces import cut
 from seo_rec.data.rawfile import BadRows, Intake, Piece, text_blocks
 from seo_rec.data.sketch import DistinctSketch
 from seo_rec.data.source import Source
 from seo_rec.data.split import Split
-from seo_rec.data.started import LostProcessError
 from seo_rec.data.table import TableColumns, table_source
 from seo_rec.data.tasks import Job
 from seo_rec.data.vocabulary import Pruning
@@ -106,7 +106,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "SHARD_ROWS", 64)
     monkeypatch.setattr(work, "COUNT_ROWS", 40)
     monkeypatch.setattr(numeric, "BLOCK_ROWS", 16)
-    monkeypatch.setattr(parallel, "Started", Alone)
+    monkeypatch.setattr(parallel, "LocalProcesses", Alone)
 
 
 def both(tmp_path: Path, make: Callable[[], Source], **rules: Any) -> tuple[Path, Path]:
@@ -439,7 +439,7 @@ def test_a_killed_process_loses_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     prepare_by(Workers(), make, tmp_path / "one", **rules)
 
     deaths.write_text("\n".join("123456"))
-    monkeypatch.setattr(started, "DEATHS", 2)
+    monkeypatch.setattr(local_processes, "DEATHS", 2)
     with pytest.raises(LostProcessError, match="the same command goes on"):
         prepare_by(Workers(2), make, out, **rules)
     work = tmp_path / ".out.parallel.part"
@@ -475,37 +475,44 @@ def telling_source(raw: list[Path], told: Path) -> Source:
     return replace(source, read=read)
 
 
-@pytest.mark.parametrize("by_server", [True, False])
+@pytest.mark.parametrize("server", ["own", "earlier", "none"])
 def test_processes_are_forks_of_a_server_and_see_what_this_one_sees(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_server: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str
 ) -> None:
-    """Also where the server is older than a variable, and where the system has no such server."""
+    """Also where the server is older than a variable, and where the system has no such server.
+
+    The server ends with the preparation that started it, and one that ran before goes on.
+    """
     raw, told = rows_of_files(tmp_path), tmp_path / "told"
     told.mkdir()
     rules: dict[str, Any] = {"split": Split(), "pruning": Pruning(), "bad_rows": BadRows()}
     prepare_by(Workers(), partial(table_source, raw, COLUMNS), tmp_path / "one", **rules)
-    if not by_server:
-        monkeypatch.setattr(started, "has_fork_server", lambda: False)
+    if server == "none":
+        monkeypatch.setattr(local_processes, "has_fork_server", lambda: False)
+    if server == "earlier":
+        assert local_processes.start_server(table_source(raw, COLUMNS))
     monkeypatch.chdir(told)
-    for value in ("a", "b") if by_server else ("a",):
-        monkeypatch.setenv("SEO_REC_TOLD", value)
-        make = partial(telling_source, raw, told)
-        prepare_by(Workers(2), make, tmp_path / value, **rules)
-        assert contents(tmp_path / value) == contents(tmp_path / "one")
-        said = [json.loads(path.read_text()) for path in told.iterdir()]
-        assert len(said) == len(raw)
-        assert {(seen, folder) for _, _, seen, folder in said} == {(value, str(told))}
-        parents = {parent for _, parent, _, _ in said}
-        assert len(parents) == 1
-        assert (os.getpid() not in parents) == by_server
-        assert os.getpid() not in {process for process, _, _, _ in said}
+    monkeypatch.setenv("SEO_REC_TOLD", "a")
+    prepare_by(Workers(2), partial(telling_source, raw, told), tmp_path / "two", **rules)
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    said = [json.loads(path.read_text()) for path in told.iterdir()]
+    assert len(said) == len(raw)
+    assert {(seen, folder) for _, _, seen, folder in said} == {("a", str(told))}
+    (parent,) = {parent for _, parent, _, _ in said}
+    assert (parent != os.getpid()) == (server != "none")
+    if server == "earlier":
+        os.kill(parent, 0)  # it is there
+        local_processes.stop_server()
+    if server != "none":
+        with pytest.raises(ProcessLookupError):
+            os.kill(parent, 0)
 
 
 def test_nothing_that_the_server_imports_starts_a_thread_of_arrow() -> None:
     """A fork has no thread but one, and would wait for the others for ever."""
     source = criteo_source(__file__, embed_numeric=False, missing="token")
-    names = started.preloaded(source)
-    assert {"seo_rec.data.started", "seo_rec.data.criteo"} <= set(names)
+    names = local_processes.preloaded(source)
+    assert {"seo_rec.data.local_processes", "seo_rec.data.criteo"} <= set(names)
     code = (
         "import pathlib, sys\n"
         f"for name in {names!r}: __import__(name)\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import re
@@ -15,6 +14,7 @@ import pytest
 
 from benchmarks.ranks.planner import criteo_policy
 from cases import BUILDABLE
+from policy_documents import put
 from seo_rec.plan import Plan, PlanError, plan_policy, read_topology
 
 SPEC = Path(__file__).resolve().parent.parent / "docs" / "plan-format.md"
@@ -23,16 +23,6 @@ SPEC = Path(__file__).resolve().parent.parent / "docs" / "plan-format.md"
 @pytest.fixture(scope="module")
 def plan() -> Plan:
     return plan_policy(BUILDABLE["multi-size-2"], read_topology("2xcpu"), batch_size=64)
-
-
-def put(target: Any, at: tuple[str | int, ...], value: Any) -> Any:
-    """A deep copy of ``target`` with ``value`` at the path ``at``."""
-    changed = copy.deepcopy(target)
-    inner = changed
-    for key in at[:-1]:
-        inner = inner[key]
-    inner[at[-1]] = value
-    return changed
 
 
 def refused(path: Path, content: bytes | str, message: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from seo_rec import recipes
 from seo_rec.data.dataset import DataSet
 from seo_rec.methods import frequent, water_filled
+from seo_rec.methods.frequent import FrequentSettings
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Allowance, Policy, PolicyError
 from seo_rec.search.registry import find
@@ -54,7 +55,11 @@ def test_equal_attention_and_one_width_is_frequent(tiny_data: DataSet) -> None:
     F = len(tiny_data.schema.features)
     equal = torch.full((F, 4), 1 / (4 * F))
     policy = divided(tiny_data, equal, settings(1_500, 1, chunk_dim=1))
-    wanted = frequent(tiny_data.schema, known(tiny_data), Allowance(1_500, "bytes", "int8"), 1)
+    wanted = frequent(
+        tiny_data.schema,
+        known(tiny_data),
+        FrequentSettings(num_bytes=1_500, precision="int8", dim=1),
+    )
     assert (policy.tables, policy.features) == (wanted.tables, wanted.features)
     for name, ids in policy.vocabularies.items():
         assert ids.tolist() == wanted.vocabularies[name].tolist()

@@ -15,7 +15,7 @@ from cases import SCHEMAS, counts
 from seo_rec import methods, recipes
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.data.table import TableColumns, prepare_table
-from seo_rec.methods.frequent import frequent
+from seo_rec.methods.frequent import FrequentSettings, frequent
 from seo_rec.policy import Allowance, Policy, PolicyError
 from seo_rec.policy.addresses import lookup_rows
 from seo_rec.search import row_means
@@ -240,7 +240,11 @@ def test_clusters_by_co_occurrence_group_ids_that_occur_alike(clicks: DataSet) -
 
 def test_clusters_need_rows() -> None:
     with pytest.raises(ValueError, match=r"tail 'co-occurrence' puts ids into clusters.*cluster"):
-        frequent(SCHEMAS["three"], counts(SCHEMAS["three"]), 500, 4, tail="co-occurrence")
+        frequent(
+            SCHEMAS["three"],
+            counts(SCHEMAS["three"]),
+            FrequentSettings(500, dim=4, tail="co-occurrence"),
+        )
 
 
 def test_a_small_budget_is_known_before_rows_are_read(clicks: DataSet) -> None:

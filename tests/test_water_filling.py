@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import laws
-from cases import SCHEMAS, counts
-from seo_rec.methods.frequent import frequent
+from cases import SCHEMAS, counts, told
+from seo_rec.methods.frequent import FrequentSettings, frequent
 from seo_rec.methods.water_filling import Problem, value_of_width, water_fill, water_filled
 from seo_rec.policy import Allowance, PolicyError
 
@@ -29,7 +29,7 @@ def test_one_width_and_equal_worth_is_frequent(
     for amount in (333, 1_000, 2_717, 9_999):
         allowance = Allowance(amount, unit, precision)
         try:
-            wanted = frequent(of, known, allowance, 4)
+            wanted = frequent(of, known, FrequentSettings(**told(allowance), dim=4))
         except PolicyError as error:
             with pytest.raises(PolicyError) as mine:
                 water_filled(of, known, allowance, (4,), equal)

@@ -42,6 +42,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from benchmarks.command import leave_nothing
 from benchmarks.pages.throughput import by_date, latest, plot, section
 from benchmarks.ranks.trainees import FED_ROWS, HASHED, THEIRS, TORCHREC, Recipe, Trainee
 from benchmarks.ranks.turns import cpu_of, in_turns, line_of, ratio_line, slowest
@@ -355,6 +356,7 @@ def missed(lines: list[Line]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
+    leave_nothing()
     quiet_libraries()
     with joined(args.against_torchrec) as here:
         lines = run(args, here)

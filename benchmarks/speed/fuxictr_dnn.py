@@ -24,6 +24,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -170,6 +171,8 @@ def main() -> None:
     os.dup2(2, 1)  # what FuxiCTR and Ray print must not mix with the answers
     logging.basicConfig(level=logging.ERROR, force=True)
     torch.set_num_threads(args.threads)
+    # `timeout` ends both processes; the folder goes first (benchmarks/command.py is not seen here)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(args.data, Path(folder), args.batch, args.dim, args.hidden)
         for line in sys.stdin:

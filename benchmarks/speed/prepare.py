@@ -49,7 +49,7 @@ VARIANTS = {
     ),
 }
 PREPARE = """
-import multiprocessing.forkserver, os, pathlib, re, resource, sys, time
+import os, pathlib, re, resource, sys, time
 if {one_core}:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
 from seo_rec.data.criteo import prepare_criteo
@@ -63,8 +63,7 @@ ids = sum(column.vocab_size for column in schema.features)
 # Not getrusage: its maximum is inherited from the parent process through exec.
 status = pathlib.Path("/proc/self/status").read_text()
 peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1])
-multiprocessing.forkserver._forkserver._stop()  # its processes are counted when it has ended
-others = resource.getrusage(resource.RUSAGE_CHILDREN)
+others = resource.getrusage(resource.RUSAGE_CHILDREN)  # of processes that have ended
 used = time.process_time() + others.ru_utime + others.ru_stime
 print(seconds, max(peak, others.ru_maxrss) * 1024, ids, used)
 """

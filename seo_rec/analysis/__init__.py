@@ -1,4 +1,9 @@
-"""What sharing rows does to encodings and to weights: section 4 of "Unified Embedding"."""
+"""What sharing rows does to encodings and to weights: section 4 of "Unified Embedding".
+
+In: a run folder, or a data set and settings. Out: figures and their data; no run folder is
+changed. Begin with :func:`inner_products` (encodings alone, nothing is trained), then
+:func:`orthogonality` (trains models); :mod:`~seo_rec.analysis.drift` compares two data sets.
+"""
 
 from __future__ import annotations
 

@@ -103,19 +103,7 @@ def drift(old: DataSet, new: DataSet, policy: Policy | None = None, rows: int = 
         DataError: The data sets have no column of ids in common, other rules, a label that is not 0
             or 1, or no training rows. Of several labels the first is looked at.
     """
-    for data in (old, new):
-        data.require_rows("train")
-        if data.schema.label_kind != BINARY:
-            data.require_binary("drift")
-    if old.schema.preparation != new.schema.preparation:
-        raise DataError(
-            f"{old.path} and {new.path} were prepared by different rules, so that their ids cannot "
-            "be compared; prepare both alike"
-        )
-    names = [{c.name for c in d.schema.features} for d in (old, new)]
-    columns = [c.name for c in old.schema.features if c.name in names[1]]
-    if not columns:
-        raise DataError(f"{old.path} and {new.path} have no column of ids in common")
+    columns, came, went = _common_columns(old, new)
     unseen, unknown, frequencies = {}, {}, {}
     for name in columns:
         (old_ids, old_counts), (ids, counts) = old.counts(name), new.counts(name)
@@ -137,7 +125,6 @@ def drift(old: DataSet, new: DataSet, policy: Policy | None = None, rows: int = 
         )
     ]
     tables = _tables(policy, old, new, columns) if policy else {}
-    came, went = (tuple(sorted(a - b)) for a, b in (names[::-1], names))
     gain = sum(max(0.0, worths[1][n] - _scaled(worths)[n]) for n in columns)
     measured: dict[str, Any] = {
         "unseen": unseen,
@@ -155,6 +142,31 @@ def drift(old: DataSet, new: DataSet, policy: Policy | None = None, rows: int = 
     }
     verdict, reasons = _judged(measured)
     return Drift(verdict=verdict, reasons=reasons, **measured)
+
+
+def _common_columns(
+    old: DataSet, new: DataSet
+) -> tuple[list[str], tuple[str, ...], tuple[str, ...]]:
+    """The columns of ids that both have, those that came and those that went.
+
+    Raises:
+        DataError: See :func:`drift`.
+    """
+    for data in (old, new):
+        data.require_rows("train")
+        if data.schema.label_kind != BINARY:
+            data.require_binary("drift")
+    if old.schema.preparation != new.schema.preparation:
+        raise DataError(
+            f"{old.path} and {new.path} were prepared by different rules, so that their ids cannot "
+            "be compared; prepare both alike"
+        )
+    names = [{c.name for c in d.schema.features} for d in (old, new)]
+    columns = [c.name for c in old.schema.features if c.name in names[1]]
+    if not columns:
+        raise DataError(f"{old.path} and {new.path} have no column of ids in common")
+    came, went = (tuple(sorted(a - b)) for a, b in (names[::-1], names))
+    return columns, came, went
 
 
 def open_old(path: Path, policy: Path | None = None) -> tuple[DataSet, Policy | None]:

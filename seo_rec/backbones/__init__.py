@@ -1,5 +1,10 @@
 """Backbones: from dense columns and embeddings to one logit per row.
 
+In: ``dense_BN`` and ``x_BE`` of a batch. Out: ``logits_B``. Each has a file of its own, and
+:func:`build_backbone` makes the one that the settings name. Begin with
+:mod:`~seo_rec.backbones.mlp`, the smallest. What several are made of is in
+:mod:`~seo_rec.backbones.layers`.
+
 ``BACKBONES`` names them. What can be set besides hidden layers and dropout is a small dataclass
 of the backbone's own (:mod:`seo_rec.settings`).
 """

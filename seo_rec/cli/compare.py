@@ -12,6 +12,7 @@ from seo_rec.cli import training_options as opt
 from seo_rec.cli.assignments import assigned_by_family
 from seo_rec.cli.automatic import automatic, floats_of, settled_options
 from seo_rec.cli.budget import budget, resolved
+from seo_rec.cli.budget_options import BUDGET_OPTIONS, BudgetOptions
 from seo_rec.cli.config import set_texts
 from seo_rec.cli.crosses import all_crossed
 from seo_rec.cli.options import (
@@ -25,7 +26,6 @@ from seo_rec.cli.options import (
     takes_settings,
 )
 from seo_rec.cli.running import run_folder, say_still_improving
-from seo_rec.cli.shared_options import BUDGET_OPTIONS, BudgetOptions
 from seo_rec.methods import SUFFIX, Mlet
 from seo_rec.settings import COMPARED_METHODS, FitSettings, ModelSettings, Training
 

@@ -29,7 +29,7 @@ from seo_rec.cli.workers import NoVocabulary, Processes, require_one_process, wo
 from seo_rec.places import is_url
 
 if TYPE_CHECKING:
-    from seo_rec.data.like import LikeLogs
+    from seo_rec.data.like import LogRules
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -110,19 +110,21 @@ def movielens(
     max_bad: par.MaxBad = None,
 ) -> None:
     """MovieLens 100k, 1M, 10M, 20M, 25M, 32M or latest; the label is a good rating."""
+    from seo_rec.data.like import LogRules
     from seo_rec.data.movielens_releases import prepare_release, release_in
 
     with reporting(out) as done:
         require_one_process("movielens")
-        own = pruning_of(min_count, None, vocabulary_size)
-        rules = None if like is None else _like_logs(context, like, release_in(raw), False)
+        rules = LogRules(pruning_of(min_count, None, vocabulary_size), rating_rule=rating_rule)
+        if like is not None:
+            rules = _like_logs(context, like, release_in(raw), False)
         schema = prepare_release(
             raw,
             out,
-            rating_rule=rating_rule if rules is None else rules.rating_rule,
+            rating_rule=rules.rating_rule,
             split=split_of(split, seed, fractions, trains=like is None),
-            pruning=own if rules is None else rules.pruning,
-            figures=None if rules is None else rules.figures,
+            pruning=rules.pruning,
+            figures=rules.figures,
             bad_rows=par.bad_rows(on_bad_row, max_bad),
             progress=True,
         )
@@ -162,18 +164,21 @@ def criteo(
 ) -> None:
     """Criteo click logs: 13 integers (log-transformed or embedded) and 26 categorical columns."""
     from seo_rec.data.criteo import prepare_criteo
+    from seo_rec.data.like import LogRules
 
     with reporting(out) as done:
         own = pruning_of(min_count, vocabulary_preset, vocabulary_size, not no_vocabulary)
-        rules = _like_logs(context, like, "criteo", no_vocabulary)
+        rules = LogRules(own, missing, embed_numeric)
+        if like is not None:
+            rules = _like_logs(context, like, "criteo", no_vocabulary)
         schema = prepare_criteo(
             raw,
             out,
-            embed_numeric=embed_numeric if rules is None else rules.embed_numeric,
-            missing=missing if rules is None else rules.missing,
+            embed_numeric=rules.embed_numeric,
+            missing=rules.missing,
             split=split_of(split, seed, fractions, trains=like is None),
-            pruning=own if rules is None else rules.pruning,
-            figures=None if rules is None else rules.figures,
+            pruning=rules.pruning,
+            figures=rules.figures,
             bad_rows=par.bad_rows(on_bad_row, max_bad),
             workers=workers_of(processes),
             progress=True,
@@ -207,19 +212,22 @@ def avazu(
 ) -> None:
     """Avazu click logs: 22 categorical columns; id is dropped, hour is the hour of the day."""
     from seo_rec.data.avazu import prepare_avazu
+    from seo_rec.data.like import LogRules
 
     with reporting(out) as done:
         if fractions is None and split == "random":
             fractions = "0.81,0.09,0.1"
         own = pruning_of(min_count, vocabulary_preset, vocabulary_size, not no_vocabulary)
-        rules = _like_logs(context, like, "avazu", no_vocabulary)
+        rules = LogRules(own, missing)
+        if like is not None:
+            rules = _like_logs(context, like, "avazu", no_vocabulary)
         schema = prepare_avazu(
             raw,
             out,
-            missing=missing if rules is None else rules.missing,
+            missing=rules.missing,
             split=split_of(split, seed, fractions, trains=like is None),
-            pruning=own if rules is None else rules.pruning,
-            figures=None if rules is None else rules.figures,
+            pruning=rules.pruning,
+            figures=rules.figures,
             bad_rows=par.bad_rows(on_bad_row, max_bad),
             workers=workers_of(processes),
             progress=True,
@@ -227,19 +235,15 @@ def avazu(
         done.append(schema)
 
 
-def _like_logs(
-    context: typer.Context, like: Path | None, dataset: str, no_vocabulary: bool
-) -> LikeLogs | None:
-    """The rules of the data of ``--like``; None without it."""
-    if like is None:
-        return None
+def _like_logs(context: typer.Context, like: Path, dataset: str, no_vocabulary: bool) -> LogRules:
+    """The rules of the data of ``--like``."""
     from seo_rec.data.dataset import open_data
-    from seo_rec.data.like import LikeLogs
+    from seo_rec.data.like import LogRules
 
     declared = {parameter.name for parameter in context.command.params}
     decided = [name for name in OF_LOGS if name in declared]
     refuse_ignored(context, decided, "--like", "data that are prepared without --like")
-    rules = LikeLogs.of(open_data(like), dataset)
+    rules = LogRules.of(open_data(like), dataset)
     counted = rules.pruning.counted and not no_vocabulary
     return replace(rules, pruning=replace(rules.pruning, counted=counted))
 

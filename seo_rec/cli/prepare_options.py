@@ -115,7 +115,7 @@ def reporting(out: Path) -> Iterator[list[Schema]]:
     try:
         yield done
     except DataError as error:
-        from seo_rec.data.ranks import SaidByFirstError
+        from seo_rec.data.launched_processes import SaidByFirstError
 
         if not isinstance(error, SaidByFirstError):
             typer.echo(f"error: {one_line(error)}", err=True)

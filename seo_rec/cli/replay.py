@@ -11,6 +11,7 @@ import typer
 
 from seo_rec.cli import parameters as par
 from seo_rec.cli import training_options as opt
+from seo_rec.cli.budget_options import PLAIN_METHOD, PlainMethodOptions
 from seo_rec.cli.following import OF_LABELS, OF_MODEL, fit_values, training_from
 from seo_rec.cli.options import (
     DATA,
@@ -22,7 +23,6 @@ from seo_rec.cli.options import (
     takes_settings,
 )
 from seo_rec.cli.running import run_folder
-from seo_rec.cli.shared_options import PLAIN_METHOD, PlainMethodOptions
 from seo_rec.cli.train import OF_METHOD, policy_of
 from seo_rec.methods import Mlet
 from seo_rec.multi_task import MultiTask

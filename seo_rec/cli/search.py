@@ -13,10 +13,10 @@ from seo_rec.cli import training_options as opt
 from seo_rec.cli.assignments import assigned, print_settings
 from seo_rec.cli.automatic import automatic, floats_of, settled_options
 from seo_rec.cli.budget import budget, resolved, size
+from seo_rec.cli.budget_options import SEARCH_BUDGET, TYPE_BY_SEARCH, SearchBudgetOptions
 from seo_rec.cli.config import set_texts
 from seo_rec.cli.options import SEARCH, is_typed, load_stack, refuse_ignored, takes_settings
 from seo_rec.cli.running import run_folder
-from seo_rec.cli.shared_options import SEARCH_BUDGET, TYPE_BY_SEARCH, SearchBudgetOptions
 from seo_rec.policy import DTYPES, Allowance
 from seo_rec.runs.decision import as_options, decided
 from seo_rec.runs.layout import POLICY_FILE

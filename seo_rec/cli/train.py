@@ -14,6 +14,7 @@ from seo_rec.cli import training_options as opt
 from seo_rec.cli.assignments import assigned
 from seo_rec.cli.automatic import automatic, settled_options
 from seo_rec.cli.budget import budget, resolved, size
+from seo_rec.cli.budget_options import PLAIN_METHOD, PlainMethodOptions
 from seo_rec.cli.config import set_texts
 from seo_rec.cli.crosses import crossed
 from seo_rec.cli.following import OF_LABELS, fit_values, following_run, training_from
@@ -28,7 +29,6 @@ from seo_rec.cli.options import (
     takes_settings,
 )
 from seo_rec.cli.running import run_folder, say_still_improving, test_figures
-from seo_rec.cli.shared_options import PLAIN_METHOD, PlainMethodOptions
 from seo_rec.methods import Mlet
 from seo_rec.multi_task import MultiTask
 from seo_rec.schema import QUALITY_NAMES
@@ -116,7 +116,7 @@ def train(
     else:
         following = following_run(context, opened, None if wanted is None else wanted.policy)
         training = with_storage(training, None, Start(earlier=following.earlier), out)
-        wanted = wanted or _of_run(context, following)
+        wanted = wanted or _of_run(following)
         kept = {**wanted.resolved, **fit_values(training.fit), **dict.fromkeys(OF_LABELS)}
     if idle:  # the plan and the weights of --config are for the policy that is not trained
         kept |= {idle: None, **dict.fromkeys(unused)}
@@ -210,7 +210,7 @@ def policy_of(
     return wanted
 
 
-def _of_run(context: typer.Context, following: Continued) -> Wanted:
+def _of_run(following: Continued) -> Wanted:
     """The renewed policy of the earlier run."""
     from seo_rec import recipes
 

@@ -13,10 +13,10 @@ from seo_rec.cli import parameters as par
 from seo_rec.cli import training_options as opt
 from seo_rec.cli.automatic import automatic, settled_options
 from seo_rec.cli.budget import size
+from seo_rec.cli.budget_options import PLAIN_METHOD, PlainMethodOptions
 from seo_rec.cli.config import command_options
 from seo_rec.cli.options import RUN, SEARCH, load_stack, takes_settings
 from seo_rec.cli.running import run_folder, test_figures
-from seo_rec.cli.shared_options import PLAIN_METHOD, PlainMethodOptions
 from seo_rec.cli.train import plain_method, policy_of
 from seo_rec.files import write_json
 from seo_rec.methods import Mlet

@@ -49,7 +49,7 @@ def prepare_avazu(
 
     Args:
         missing: an empty cell is a value of its own (``token``) or an empty bag (``empty``).
-        figures: of earlier data, whose rules these are (:class:`seo_rec.data.like.LikeLogs`).
+        figures: of earlier data, whose rules these are (:class:`seo_rec.data.like.LogRules`).
 
     Raises:
         DataError: the file is missing or damaged, the header is not Avazu's, or a row is bad.

@@ -63,7 +63,7 @@ def prepare_criteo(
             :func:`log_transform`.
         missing: an empty token (and with ``embed_numeric`` an empty integer) is a value of its
             own (``token``) or an empty bag (``empty``). A missing numeric value is 0.
-        figures: of earlier data, whose rules these are (:class:`seo_rec.data.like.LikeLogs`).
+        figures: of earlier data, whose rules these are (:class:`seo_rec.data.like.LogRules`).
 
     Raises:
         DataError: a file is missing or damaged, or a row is bad.

@@ -76,25 +76,26 @@ class LikeTable:
 
 
 @dataclass(frozen=True)
-class LikeLogs:
-    """How the rows of Criteo's, Avazu's or MovieLens' files were prepared, for later rows.
+class LogRules:
+    """How the rows of Criteo's, Avazu's or MovieLens' files are prepared.
 
     Args:
+        pruning: The ids that stay.
         missing: What becomes of a missing categorical value.
         embed_numeric: Whether Criteo's integers are categories.
-        pruning: The ids that stay.
-        figures: The fingerprint of the earlier data; these sources measure nothing else.
         rating_rule: How MovieLens' ratings become labels.
+        figures: The fingerprint of earlier data, whose rules these are; these sources measure
+            nothing else. None of rules that follow no data.
     """
 
-    missing: str
-    embed_numeric: bool
     pruning: Pruning
-    figures: Figures
+    missing: str = "token"
+    embed_numeric: bool = False
     rating_rule: str = "drop-3"
+    figures: Figures | None = None
 
     @classmethod
-    def of(cls, data: DataSet, dataset: str) -> LikeLogs:
+    def of(cls, data: DataSet, dataset: str) -> LogRules:
         """The rules of data that ``seo-rec prepare criteo``, ``avazu`` or ``movielens`` has made.
 
         Args:
@@ -116,11 +117,11 @@ class LikeLogs:
                 f"{data.path} has ids by another rule than this release gives; prepare it again"
             )
         return cls(
+            _pruning(data, [column.name for column in schema.features]),
             str(schema.options.get("missing", "token")),
             bool(schema.options.get("embed_numeric", False)),
-            _pruning(data, [column.name for column in schema.features]),
-            Figures({}, 1.0, data.fingerprint),
             str(schema.options.get("rating_rule", "drop-3")),
+            Figures({}, 1.0, data.fingerprint),
         )
 
 

@@ -51,7 +51,7 @@ def prepare_movielens(
     Args:
         rating_rule: ``drop-3`` leaves out rating 3 and calls 4 and 5 positive (739,012 rows);
             ``ge-3`` and ``ge-4`` keep all rows, positive from that rating on.
-        figures: of earlier data, whose rules these are (:class:`seo_rec.data.like.LikeLogs`).
+        figures: of earlier data, whose rules these are (:class:`seo_rec.data.like.LogRules`).
 
     Raises:
         DataError: a file is missing or a row is bad; or the split is temporal, which the order

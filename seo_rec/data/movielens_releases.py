@@ -119,7 +119,7 @@ def prepare_release(
         pruning: Of vocabularies.
         bad_rows: Whether a bad row ends it, or is left out and counted.
         progress: Whether a bar is drawn on a terminal.
-        figures: Of earlier data, whose rules these are (:class:`seo_rec.data.like.LikeLogs`).
+        figures: Of earlier data, whose rules these are (:class:`seo_rec.data.like.LogRules`).
 
     Raises:
         DataError: The folder holds no release, a file is missing or a row is bad.

@@ -17,14 +17,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from seo_rec.data.completion import finish, require_training_rows, schema_of
+from seo_rec.data.launched_processes import LaunchedProcesses
+from seo_rec.data.local_processes import LocalProcesses, LostProcessError
 from seo_rec.data.prepare import prepare
 from seo_rec.data.progress import ProgressBar
 from seo_rec.data.publish import published
-from seo_rec.data.ranks import Ranks
 from seo_rec.data.rawfile import BadRows
 from seo_rec.data.source import Assign, Source
 from seo_rec.data.split import Split
-from seo_rec.data.started import LostProcessError, Started
 from seo_rec.data.tally import Counted
 from seo_rec.data.tasks import Job
 from seo_rec.data.vocabulary import Pruning
@@ -123,12 +123,12 @@ def prepare_by(
     pruning.require_columns(source.embedded)
     place = Path(os.path.realpath(out))
     job = Job(source, parallel_folder(place), split, pruning, bad_rows)
-    ranks = Ranks(job, workers.rank, workers.world_size, workers.attempt)
+    launched = LaunchedProcesses(job, workers.rank, workers.world_size, workers.attempt)
     if workers.rank > 0:
-        return ranks.follow(place)
+        return launched.follow(place)
     free_place(out)
     is_job = workers.world_size > 1
-    group = ranks if is_job else Started(job, make, workers.processes)
+    group = launched if is_job else LocalProcesses(job, make, workers.processes)
     with kept_folder(place), _emptied(job, is_job), group, ProgressBar(progress) as bar:
         require_replaceable(place, job.work)
         schema = _prepare(job, group, bar)
@@ -136,7 +136,7 @@ def prepare_by(
         return schema
 
 
-def _prepare(job: Job, group: Started | Ranks, bar: ProgressBar) -> Schema:
+def _prepare(job: Job, group: LocalProcesses | LaunchedProcesses, bar: ProgressBar) -> Schema:
     """All tasks, then the schema; the data set is then in the work folder."""
     for stage in job.stages():
         bar.begin(stage[-1].kind, len(stage))

@@ -13,11 +13,9 @@ The folder appears at its place only when all of it is written.
 
 from __future__ import annotations
 
-import queue
 import shutil
-import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +30,7 @@ from seo_rec.data.integrity import file_checksums
 from seo_rec.data.progress import ProgressBar
 from seo_rec.data.publish import published
 from seo_rec.data.rawfile import BadRows, Intake
+from seo_rec.data.read_ahead import ReadAhead
 from seo_rec.data.shards import ShardWriter, read_shards
 from seo_rec.data.sketch import DistinctSketch
 from seo_rec.data.source import Assign, Source
@@ -43,7 +42,7 @@ from seo_rec.data.vocabulary import IdCounter, Pruning, write_kept, write_vocabu
 from seo_rec.files import new_folder
 from seo_rec.schema import SPLITS, DataError, Schema
 
-_AHEAD = 2
+_AHEAD = 2  # blocks
 
 
 def prepare(
@@ -194,36 +193,6 @@ def _write_vocabulary(
 
 def _ahead(items: Iterator[Any], stack: ExitStack) -> Iterator[Any]:
     """``items``, produced by a second thread a few steps ahead; ``stack`` stops the thread."""
-    slots: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=_AHEAD)
-    stopped = threading.Event()
-
-    def put(kind: str, value: Any) -> None:
-        while not stopped.is_set():
-            with suppress(queue.Full):
-                slots.put((kind, value), timeout=0.1)
-                return
-
-    def produce() -> None:
-        try:
-            for item in items:
-                put("item", item)
-                if stopped.is_set():
-                    return
-            put("end", None)
-        except BaseException as error:
-            put("error", error)
-
-    def stop() -> None:
-        stopped.set()
-        thread.join()
-
-    thread = threading.Thread(target=produce, name="prepare-reader", daemon=True)
-    thread.start()
-    stack.callback(stop)
-    while True:
-        kind, value = slots.get()
-        if kind == "end":
-            return
-        if kind == "error":
-            raise value
-        yield value
+    ahead = ReadAhead(items, _AHEAD)
+    stack.callback(ahead.close)
+    return iter(ahead)

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-THREAD_NAME = "seo-rec-stream"
+THREAD_NAME = "seo-rec-ahead"
 T = TypeVar("T")
 _Queue = queue.Queue[T | BaseException | None]
 
@@ -46,7 +46,7 @@ def _pump(items: Iterator[T], out: _Queue[T], stop: threading.Event) -> None:
             if stop.is_set():
                 return
         out.put(None)
-    except BaseException as error:  # raised again where the batches are asked for
+    except BaseException as error:  # raised again where the items are asked for
         out.put(error)
 
 

@@ -48,7 +48,9 @@ class Source:
     """Encoded rows to come, and what to say about them.
 
     Args:
+        dataset: the name of the data set, as ``schema.json`` keeps it.
         columns: (name, kind) in model order, without the label.
+        label: the column of the label.
         paths: the raw files, for the progress bar.
         read: yields tables that hold ``columns`` and the label in this order, typed as in
             :func:`arrow_schema`; files, bytes and bad rows are accounted in the Intake.

@@ -1,4 +1,12 @@
-"""Embedding modules: ``build(policy)`` stands where TorchRec has an ``EmbeddingBagCollection``."""
+"""Embedding modules: ``build(policy)`` stands where TorchRec has an ``EmbeddingBagCollection``.
+
+In: a policy, and then the ids of a batch (a ``KeyedJaggedTensor``). Out: ``x_BE``, the features'
+embeddings side by side. Begin with :class:`PolicyEmbedding` (:mod:`~seo_rec.embed.rows`), which
+names the steps: :mod:`~seo_rec.embed.cross` (columns to features), :mod:`~seo_rec.embed.remap`
+(ids to rows), the tables, :mod:`~seo_rec.embed.combine` (rows to one vector a feature).
+:mod:`~seo_rec.embed.batched`, :mod:`~seo_rec.embed.chunks`, :mod:`~seo_rec.embed.sparse` and
+:mod:`~seo_rec.embed.fused` are faster ways to read the same tables.
+"""
 
 from __future__ import annotations
 

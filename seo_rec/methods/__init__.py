@@ -1,7 +1,11 @@
 """Published ways to give features their embeddings: functions from a schema to a policy.
 
-Every function takes the columns of a data set and an exact budget in parameters (all floats that
-are stored), never exceeds it, and wastes less than one row of its narrowest table.
+In: the columns of a data set and a budget, in floats or in bytes. Out: a
+:class:`~seo_rec.policy.Policy`; nothing is trained and torch is not imported. Begin with
+:mod:`~seo_rec.methods.rows`, the simplest; :mod:`~seo_rec.methods.registry` finds a method by its
+name, and :mod:`~seo_rec.methods.sharing` says who shares tables.
+
+A budget is never exceeded, and less than one row of the narrowest table is left of it.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from seo_rec.methods.managed_collision import Batches, Counts, rows_by_id, shared_rows
 from seo_rec.methods.origin import lookup_seed, settings_provenance
-from seo_rec.policy import Allowance, Ids, Policy, allowance_of
+from seo_rec.policy import Ids, Policy
 from seo_rec.policy.addresses import hash_rows
 from seo_rec.policy.allowance import BudgetSettings
 from seo_rec.schema import Schema
@@ -114,14 +114,9 @@ class HotSketch:
 def cafe(
     schema: Schema,
     counts: Counts,
-    params: int | Allowance,
-    dim: int,
     batches: Batches,
+    settings: CafeSettings,
     *,
-    tail_share: float = 0.3,
-    slots: int = 4,
-    decay: float = 0.98,
-    interval: int = 10,
     seed: int = 0,
 ) -> Policy:
     """``x_f = T_f[u_f + i]`` for the i-th hot id of feature f, a hashed row of T_f for all others.
@@ -138,32 +133,21 @@ def cafe(
     Args:
         schema: The data set.
         counts: Training ids of every feature, ascending, and how often each occurs.
-        params: Budget in floats, or an allowance in bytes with the type of rows.
-        dim: Width of a row.
         batches: The ids of every feature, batch after batch, in the order of the training.
-        tail_share, slots, decay, interval: See :class:`CafeSettings`.
+        settings: The budget, the width of a row, and how the sketch forgets.
         seed: Salt of the hash functions.
 
     Raises:
         PolicyError: The budget has no room for a shared row of every feature; the message ends
             with the smallest one.
-        ValueError: A setting is not allowed.
     """
-    allowance = allowance_of(params)
-    s = CafeSettings(
-        **allowance.to_json(),
-        dim=dim,
-        tail_share=tail_share,
-        slots=slots,
-        decay=decay,
-        interval=interval,
-    )
+    s, allowance, dim = settings, settings.allowance, settings.dim
     names = [c.name for c in schema.features]
     known = [len(counts[n][0]) for n in names]
     row, of_id = allowance.row(dim), allowance.row(dim) + allowance.ids(1)
-    unknown = shared_rows(known, allowance, dim, int(tail_share * allowance.amount))
+    unknown = shared_rows(known, allowance, dim, int(s.tail_share * allowance.amount))
     hot = min((allowance.amount - sum(unknown) * row) // of_id, sum(known))
-    sketch = HotSketch(max(1, hot), slots)
+    sketch = HotSketch(max(1, hot), s.slots)
     salts = [lookup_seed(seed, n, "sketch") for n in names]
     for number, batch in enumerate(batches, 1):
         found = [np.unique(batch[n], return_counts=True) for n in names]
@@ -172,8 +156,8 @@ def cafe(
         ids = np.concatenate([i for i, _ in found])
         added = np.concatenate([n for _, n in found]).astype(np.float64)
         sketch.insert(feature, ids, added, np.concatenate(bucket))
-        if number % interval == 0:
-            sketch.scores *= decay
+        if number % s.interval == 0:
+            sketch.scores *= s.decay
     feature, ids = sketch.hottest(hot)
     kept = {n: np.sort(ids[feature == f]) for f, n in enumerate(names)}
     if len(ids) < hot:

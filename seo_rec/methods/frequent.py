@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from seo_rec.methods.origin import lookup_seed, settings_provenance
 from seo_rec.policy import (
-    Allowance,
     Codes,
     Feature,
     Ids,
@@ -21,7 +20,6 @@ from seo_rec.policy import (
     Policy,
     PolicyError,
     Table,
-    allowance_of,
     split_rows,
 )
 from seo_rec.policy.allowance import BudgetSettings
@@ -113,15 +111,8 @@ class Parts:
 def frequent(
     schema: Schema,
     counts: Counts,
-    params: int | Allowance,
-    dim: int,
+    settings: FrequentSettings,
     *,
-    chosen: str = "global",
-    tail: str = "row",
-    tail_share: float = 0.1,
-    bands: int = 4,
-    hot_dim: int = 0,
-    hot_share: float = 0.1,
     cluster: Cluster | None = None,
     seed: int = 0,
 ) -> Policy:
@@ -142,9 +133,7 @@ def frequent(
     Args:
         schema: The data set.
         counts: Training ids of every feature, ascending, and how often each occurs.
-        params: Budget in floats, or an allowance in bytes with the type of rows.
-        dim: Width of a row.
-        chosen, tail, tail_share, bands, hot_dim, hot_share: See :class:`FrequentSettings`.
+        settings: The budget, the width of a row, and what ids without a row of their own read.
         cluster: Called once with the ids of every feature and the number of clusters, where the
             tail has clusters. It gives the cluster of each of these ids, from 0, int64.
         seed: Salt of the hash functions.
@@ -155,19 +144,9 @@ def frequent(
     Raises:
         PolicyError: The budget has no room for the shared rows of every feature; the message ends
             with the smallest one.
-        ValueError: A setting is not allowed, or ``cluster`` is missing where ids are clustered.
+        ValueError: ``cluster`` is missing where ids are clustered.
     """
-    allowance = allowance_of(params)
-    s = FrequentSettings(
-        **allowance.to_json(),
-        dim=dim,
-        chosen=chosen,
-        tail=tail,
-        tail_share=tail_share,
-        bands=bands,
-        hot_dim=hot_dim,
-        hot_share=hot_share,
-    )
+    s = settings
     parts = _parts(schema, counts, s)
     if s.tail in CLUSTERED:
         parts = _clustered(parts, s, cluster)
@@ -180,7 +159,7 @@ def frequent(
     known = {name: np.sort(np.concatenate([p.kept, p.banded])) for name, p in parts.items()}
     origin = settings_provenance(schema, "frequent", s, seed)
     policy = Policy(tuple(tables), tuple(features), (), known, origin, codes)
-    return allowance.typed(policy)
+    return s.allowance.typed(policy)
 
 
 def _ranked(schema: Schema, counts: Counts, chosen: str) -> tuple[Ints, Ints]:

@@ -21,7 +21,6 @@ from seo_rec.policy import (
     Policy,
     PolicyError,
     Table,
-    allowance_of,
     split_rows,
 )
 from seo_rec.policy.allowance import BudgetSettings
@@ -130,14 +129,9 @@ class CollisionMap:
 def managed_collision(
     schema: Schema,
     counts: Counts,
-    params: int | Allowance,
-    dim: int,
     batches: Batches,
+    settings: ManagedCollisionSettings,
     *,
-    evict: str = "distance-lfu",
-    decay: float = 1.0,
-    interval: int = 10,
-    tail_share: float = 0.0,
     seed: int = 0,
 ) -> Policy:
     """``x_f = T_f[u_f + i]`` for the i-th id that the map of feature f holds after all batches.
@@ -150,10 +144,8 @@ def managed_collision(
     Args:
         schema: The data set.
         counts: Training ids of every feature, ascending, and how often each occurs.
-        params: Budget in floats, or an allowance in bytes with the type of rows.
-        dim: Width of a row.
         batches: The ids of every feature, batch after batch, in the order of the training.
-        evict, decay, interval, tail_share: See :class:`ManagedCollisionSettings`.
+        settings: The budget, the width of a row, and which ids stay.
         seed: Salt of the hash functions.
 
     Returns:
@@ -162,28 +154,19 @@ def managed_collision(
     Raises:
         PolicyError: The budget has no room for a shared row of every feature; the message ends
             with the smallest one.
-        ValueError: A setting is not allowed.
     """
-    allowance = allowance_of(params)
-    s = ManagedCollisionSettings(
-        **allowance.to_json(),
-        dim=dim,
-        evict=evict,
-        decay=decay,
-        interval=interval,
-        tail_share=tail_share,
-    )
+    s, allowance, dim = settings, settings.allowance, settings.dim
     names = [c.name for c in schema.features]
     known = [len(counts[n][0]) for n in names]
-    unknown = shared_rows(known, allowance, dim, int(tail_share * allowance.amount))
+    unknown = shared_rows(known, allowance, dim, int(s.tail_share * allowance.amount))
     rest = allowance.amount - sum(unknown) * allowance.row(dim)
     sizes = level(known, rest // (allowance.row(dim) + allowance.ids(1)))
-    maps = {n: CollisionMap(size, evict, decay) for n, size in zip(names, sizes, strict=True)}
+    maps = {n: CollisionMap(size, s.evict, s.decay) for n, size in zip(names, sizes, strict=True)}
     waiting: list[Mapping[str, Ids]] = []
     now = 0
     for now, batch in enumerate(batches, 1):
         waiting.append(batch)
-        if len(waiting) == interval:
+        if len(waiting) == s.interval:
             _choose(maps, waiting, now)
             waiting = []
     if waiting:

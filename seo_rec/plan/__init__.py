@@ -1,4 +1,11 @@
-"""Planning: a policy and a topology become a placement of every table's shards."""
+"""Planning: a policy and a topology become a placement of every table's shards.
+
+In: a policy, how many ids a row reads, and the machines (:mod:`~seo_rec.plan.topology`). Out: a
+:class:`Plan`, the file ``plan.json``, with a TorchRec ``ShardingPlan`` in it. Begin with
+:func:`plan_policy`: :mod:`~seo_rec.plan.attempt` carries out one choice of how to cut tables,
+:mod:`~seo_rec.plan.estimate` and :mod:`~seo_rec.plan.cost` say how long a step then takes, and the
+cheapest choice that fits the memory stays.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,10 @@
 A policy is plain frozen data with a JSON form (``docs/policy-format.md``). Methods and searches
 write it, the applier rewrites it; the embedding module, the planner, the exporter and the
 reports read it. Nothing else passes between a search and the training that uses its answer.
+
+In: tables and features, or a file. Out: :class:`Policy`, checked. Begin with
+:mod:`~seo_rec.policy.entries`, what a policy is made of; :mod:`~seo_rec.policy.addresses` computes
+the rows that an id reads, and :mod:`~seo_rec.policy.check` refuses what cannot be built.
 """
 
 from __future__ import annotations

@@ -1,5 +1,10 @@
 """The named runs: train one model, search a policy, compare methods, the demonstration.
 
+In: an opened data set, a policy or the name of a method, settings. Out: a run folder
+(:mod:`seo_rec.runs`) and its record. Begin with :func:`train`; :func:`search` decides a policy
+first, and :func:`compare`, :func:`frontier` and :func:`replay` call both. Commands do no more than
+call these functions.
+
 Every process of a launch calls them alike; rank 0 alone writes results.
 """
 

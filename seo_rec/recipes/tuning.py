@@ -298,13 +298,11 @@ def _ended(tuning: Tuning, subject: Subject, trials: Trials, out: Path, test: bo
                 budget=tuning.budget,
             )
         policy.save(out / POLICY_FILE)
-        write_json(out / TUNE_FILE, _record(tuning, trials, best, run, out))
+        write_json(out / TUNE_FILE, _record(tuning, trials, best, run))
     return Tuned(training, chosen.dim, policy, best.number, values, run)
 
 
-def _record(
-    tuning: Tuning, trials: Trials, best: FrozenTrial, run: Run | None, out: Path
-) -> dict[str, Any]:
+def _record(tuning: Tuning, trials: Trials, best: FrozenTrial, run: Run | None) -> dict[str, Any]:
     """What ``tune.json`` says: every trial, the best, and what mattered."""
     record: dict[str, Any] = finite(
         {

@@ -1,4 +1,9 @@
-"""Reports on runs: a table in the terminal, and one self-contained HTML page."""
+"""Reports on runs: a table in the terminal, and one self-contained HTML page.
+
+In: folders of finished runs, as :func:`seo_rec.runs.reading.read` finds them. Out: lines on the
+terminal, pictures, or a page; nothing is trained or changed. Begin with :func:`build`, which
+writes the page.
+"""
 
 from __future__ import annotations
 

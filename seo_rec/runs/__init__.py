@@ -1,5 +1,9 @@
 """Run folders: the names of their files, the records in them, who owns one, and reading them back.
 
+In: what a run was asked, and what came out of it. Out: files, and later records read from them.
+Begin with :mod:`~seo_rec.runs.layout`, the names; :func:`claim_run` opens a folder, and
+:mod:`~seo_rec.runs.reading` reads finished ones.
+
 Everything that trains or searches writes a run folder; everything that compares, reports or resumes
 reads one. What they agree on is defined here and nowhere else::
 

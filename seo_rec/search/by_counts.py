@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from seo_rec.data.dataset import DataSet
 from seo_rec.methods.frequent import CLUSTERED, Counts, FrequentSettings, frequent
+from seo_rec.methods.managed_collision import Batches
 from seo_rec.policy import Policy
 from seo_rec.policy.entries import FULL_BITS
+from seo_rec.schema import Schema
 from seo_rec.search.found import Found
 from seo_rec.search.id_batches import id_batches
 from seo_rec.search.row_means import cluster_by
 from seo_rec.train import Training
 
-BUDGET_FIELDS = ("params", "num_bytes", "precision", "id_bits")  # of settings
 
+class FromBatches(Protocol):
+    """A method that reads the ids of the training rows once, batch after batch.
 
-# Reads the ids of the training rows once, batch after batch; its arguments are (schema, counts,
-# budget, dim, batches), the fields of its settings by name, and the seed.
-FromBatches = Callable[..., Policy]
+    Args:
+        schema: The data set.
+        counts: Training ids of every feature, ascending, and how often each occurs.
+        batches: The ids of every feature, batch after batch.
+        settings: An instance of the method's own settings.
+        seed: Salt of the hash functions.
+    """
+
+    def __call__(
+        self, schema: Schema, counts: Counts, batches: Batches, settings: Any, *, seed: int
+    ) -> Policy: ...
 
 
 def counts_of(data: DataSet, id_bits: int = FULL_BITS) -> Counts:
@@ -38,17 +48,10 @@ def frequent_ids(
 ) -> Found:
     """The policy of :func:`seo_rec.methods.frequent` for a data set."""
     started, seed, cluster = time.perf_counter(), training.fit.seed, None
-    values = {k: v for k, v in vars(settings).items() if k not in BUDGET_FIELDS}
     if settings.tail in CLUSTERED:
         cluster = cluster_by(settings.tail, data, seed, settings.id_bits)
-    policy = frequent(
-        data.schema,
-        counts_of(data, settings.id_bits),
-        settings.allowance,
-        **values,
-        cluster=cluster,
-        seed=seed,
-    )
+    counts = counts_of(data, settings.id_bits)
+    policy = frequent(data.schema, counts, settings, cluster=cluster, seed=seed)
     return Found(policy, None, time.perf_counter() - started, 0, {})
 
 
@@ -64,13 +67,8 @@ def from_batches(
 ) -> Found:
     """The policy of a method that reads the batches of a training in their order."""
     started = time.perf_counter()
-    policy = _made(
-        make,
-        data,
-        settings,
-        training,
-        id_batches(data, training.fit.seed, id_bits=settings.id_bits),
-    )
+    batches = id_batches(data, training.fit.seed, id_bits=settings.id_bits)
+    policy = _made(make, data, settings, training, batches)
     return Found(policy, None, time.perf_counter() - started, 0, {})
 
 
@@ -80,8 +78,7 @@ def require_budget(make: FromBatches, data: DataSet, settings: Any, training: Tr
 
 
 def _made(
-    make: FromBatches, data: DataSet, settings: Any, training: Training, batches: Iterable[Any]
+    make: FromBatches, data: DataSet, settings: Any, training: Training, batches: Batches
 ) -> Policy:
-    values = {k: v for k, v in vars(settings).items() if k not in (*BUDGET_FIELDS, "dim")}
-    counts, seed = counts_of(data, settings.id_bits), training.fit.seed
-    return make(data.schema, counts, settings.allowance, settings.dim, batches, **values, seed=seed)
+    counts = counts_of(data, settings.id_bits)
+    return make(data.schema, counts, batches, settings, seed=training.fit.seed)

@@ -1,16 +1,19 @@
-"""What every search hands over, and how its memory is counted."""
+"""What every search takes and what it hands over, and how its memory is counted."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from seo_rec.data.crosses import CrossedData
+from seo_rec.data.dataset import DataSet
 from seo_rec.policy import Policy
-from seo_rec.train import SparseRows, inner_model, ranks
+from seo_rec.train import SparseRows, Training, inner_model, ranks
 from seo_rec.train.state import MEANS, local_tensors, optimizer_state, weights_of
 
 
@@ -43,6 +46,35 @@ class Found:
     decision: Mapping[str, Any] = field(default_factory=dict)
     candidates: Mapping[str, Policy] = field(default_factory=dict)
     searched: Policy | None = None
+
+
+class Decide(Protocol):
+    """Finds a policy.
+
+    Args:
+        data: The data set.
+        settings: An instance of the method's own settings.
+        training: Of the models that the search trains, if it trains any; the seed of the policy.
+        out: Folder for checkpoints, from which an interrupted search goes on; None: none.
+    """
+
+    def __call__(
+        self, data: DataSet, settings: Any, training: Training, out: Path | None = None
+    ) -> Found: ...
+
+
+class DecideCrossed(Protocol):
+    """Finds a policy that may have some of the proposed crosses as features.
+
+    Args:
+        data: The data set.
+        settings, training, out: As of :class:`Decide`.
+        wide: The data set with all proposed crosses, whose columns the policies read.
+    """
+
+    def __call__(
+        self, data: DataSet, settings: Any, training: Training, out: Path | None, wide: CrossedData
+    ) -> Found: ...
 
 
 def embedding_bytes(

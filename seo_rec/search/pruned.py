@@ -75,7 +75,7 @@ def whole_policy(
     return Policy(tables, features, (), {n: vocabularies[n] for n in names})
 
 
-def shared_rows(num_features: int, s: PrunedSettings) -> int:
+def cost_of_shared_rows(num_features: int, s: PrunedSettings) -> int:
     """What the shared row of every feature takes, in floats or bytes, with its codes."""
     allowance = s.allowance
     codes = s.blocks * allowance.codes(1) if s.blocks > 1 else 0
@@ -90,7 +90,7 @@ def require_shared_rows(num_features: int, s: PrunedSettings, optional: bool = F
         s: The budget and the blocks.
         optional: Whether there may be no budget.
     """
-    least, allowance = shared_rows(num_features, s), s.allowance
+    least, allowance = cost_of_shared_rows(num_features, s), s.allowance
     if allowance.amount < least and (allowance.amount or not optional):
         raise PolicyError(
             f"a budget of {allowance} is too small for the shared rows of {num_features} features; "
@@ -123,7 +123,7 @@ def best_cells(scores: Sequence[Scores], s: PrunedSettings) -> list[Kept]:
     allowance = s.allowance
     of_id = allowance.ids(1) + (s.blocks * allowance.codes(1) if s.blocks > 1 else 0)
     takes = np.cumsum(allowance.row(s.dim // s.blocks) + of_id * first)
-    room = allowance.amount - shared_rows(len(scores), s)
+    room = allowance.amount - cost_of_shared_rows(len(scores), s)
     kept = np.zeros(len(flat), bool)
     kept[order[: int(np.searchsorted(takes, room, side="right"))]] = True
     parts = np.split(kept, np.cumsum([score.size for score in scores])[:-1])

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from seo_rec.data.crosses import CrossedData
 from seo_rec.data.dataset import DataSet
 from seo_rec.methods import (
     METHOD_FAMILIES,
@@ -48,7 +47,7 @@ from seo_rec.search.checks import (
     with_one_layer,
 )
 from seo_rec.search.dimgrow import DimGrowSettings, dimgrow
-from seo_rec.search.found import Found
+from seo_rec.search.found import Decide, DecideCrossed, Found
 from seo_rec.search.magnitude import MagnitudeSettings, magnitude, require_magnitude
 from seo_rec.search.mixed_dimension import MixedDimensionSettings, mixed_dimension
 from seo_rec.search.no_search import NoSearchSettings, no_search
@@ -56,54 +55,16 @@ from seo_rec.search.optembed import OptEmbedSettings, optembed
 from seo_rec.search.pep import PepSettings, check_pep, pep, require_pep
 from seo_rec.search.seo import SeoSearch, check_seo, require_space, seo
 from seo_rec.search.sseds import SsedsSettings, sseds
-from seo_rec.search.values_at import dimgrow_at, plain_at, seo_at, space_at, two_level_at
+from seo_rec.search.values_at import (
+    ValuesAt,
+    dimgrow_at,
+    plain_at,
+    seo_at,
+    space_at,
+    two_level_at,
+)
 from seo_rec.settings import require_float32
 from seo_rec.train import Training, ranks
-
-
-class Decide(Protocol):
-    """Finds a policy.
-
-    Args:
-        data: The data set.
-        settings: An instance of the method's own settings.
-        training: Of the models that the search trains, if it trains any; the seed of the policy.
-        out: Folder for checkpoints, from which an interrupted search goes on; None: none.
-    """
-
-    def __call__(
-        self, data: DataSet, settings: Any, training: Training, out: Path | None = None
-    ) -> Found: ...
-
-
-class DecideCrossed(Protocol):
-    """Finds a policy that may have some of the proposed crosses as features.
-
-    Args:
-        data: The data set.
-        settings, training, out: As of :class:`Decide`.
-        wide: The data set with all proposed crosses, whose columns the policies read.
-    """
-
-    def __call__(
-        self, data: DataSet, settings: Any, training: Training, out: Path | None, wide: CrossedData
-    ) -> Found: ...
-
-
-class ValuesAt(Protocol):
-    """Says which settings of a method follow from the budget.
-
-    Args:
-        budget: In parameters (floats) or in bytes, and the precision of stored rows.
-        dim: Width of a feature's embedding, in floats.
-        training: Of the models that are trained.
-        in_comparison: See :meth:`Method.settings_at`.
-    """
-
-    def __call__(
-        self, budget: Allowance, dim: int, training: Training, in_comparison: bool
-    ) -> dict[str, Any]: ...
-
 
 # plain methods that stand for the policies of a search before they are known, the best one first
 STAND_INS = ("multi-size", "monolithic")

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from seo_rec.policy import Allowance
 from seo_rec.search.dimgrow import adapt_of
 from seo_rec.search.space import require
 from seo_rec.train import Training
+
+
+class ValuesAt(Protocol):
+    """Says which settings of a method follow from the budget.
+
+    Args:
+        budget: In parameters (floats) or in bytes, and the precision of stored rows.
+        dim: Width of a feature's embedding, in floats.
+        training: Of the models that are trained.
+        in_comparison: See :meth:`seo_rec.search.registry.Method.settings_at`.
+    """
+
+    def __call__(
+        self, budget: Allowance, dim: int, training: Training, in_comparison: bool
+    ) -> dict[str, Any]: ...
 
 
 def plain_at(

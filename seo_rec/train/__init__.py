@@ -1,4 +1,11 @@
-"""Training: ``fit`` a model on a stream, over one process or many; evaluate, save and resume."""
+"""Training: ``fit`` a model on a stream, over one process or many; evaluate, save and resume.
+
+In: a policy and an opened data set (:func:`fit_policy`), or a model, its streams and its
+optimizers (:func:`fit`). Out: the trained model, its metrics, and checkpoints in the run folder.
+Begin with :mod:`~seo_rec.train.policy_fit`, then :mod:`~seo_rec.train.loop`;
+:mod:`~seo_rec.train.sparse_rows` updates the rows that a batch has read and no others, and
+:mod:`~seo_rec.train.sharding` spreads tables over processes by a plan.
+"""
 
 from __future__ import annotations
 

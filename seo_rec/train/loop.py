@@ -21,7 +21,7 @@ from seo_rec.schema import QUALITY_NAMES, REGRESSION
 from seo_rec.settings import FitSettings
 from seo_rec.train.after_step import AfterStep
 from seo_rec.train.average import WeightAverage
-from seo_rec.train.checkpoint import claimed, load_tensors, rng_states, set_rng_states
+from seo_rec.train.checkpoint import claimed, load_tensors
 from seo_rec.train.evaluation import (
     LOWER,
     NOT_EVALUATED,
@@ -34,18 +34,16 @@ from seo_rec.train.evaluation import (
 )
 from seo_rec.train.lost_ranks import loss_said
 from seo_rec.train.outputs import RunFiles
-from seo_rec.train.progress import EpochLines, one_line
+from seo_rec.train.parts import Parts, earlier_steps_of
+from seo_rec.train.progress import EpochLines, figures_in
 from seo_rec.train.ranks import ranks, ranks_of
-from seo_rec.train.run_state import FitResult, Progress, named, named_in, position
+from seo_rec.train.run_state import FitResult, Progress, named, position
 from seo_rec.train.saved import Saved
 from seo_rec.train.schedule import set_learning_rates, total_steps
-from seo_rec.train.sparse_rows import sparse_rows
 from seo_rec.train.state import (
     copy_into,
     drop_caches,
     local_tensors,
-    make_room,
-    optimizer_state,
     weights_of,
 )
 from seo_rec.train.steps import Step, make_steps, without_autograd_notice
@@ -149,6 +147,7 @@ class _Fit:
         self.lines = EpochLines(title, settings.epochs, self.ranks.first, self.quality)
         self.started = time.perf_counter()
         self.mean = WeightAverage(model, settings.average, optimizers)
+        self.parts = Parts(model, optimizers, self.mean, self.after_step, train, self.ranks)
         self.folder = RunFiles(out, settings.keep, self.ranks) if out else None
         self.best: list[torch.Tensor] = []
         # of the weights to end with, unless they are in best/
@@ -198,7 +197,7 @@ class _Fit:
             "examples_per_s": state.loss_rows / seconds,
         }
         if self.ranks.first:
-            log.info("%s epoch %d: %s", self.title, state.epoch + 1, one_line(record))
+            log.info("%s epoch %d: %s", self.title, state.epoch + 1, figures_in(record))
         if self.val:
             self.lines.after(state.epoch, metrics.quality)
         state.epoch += 1
@@ -318,13 +317,6 @@ class _Fit:
         if not self.folder:
             return
         self.state.seconds = self._spent()
-        tensors = {
-            **named("model", weights_of(self.model)),
-            **named("optimizer", optimizer_state(self.model, self.optimizers)),
-            **named("average", self.mean.state),
-            **named("after_step", self.after_step.tensors()),
-            **rng_states(self.ranks),
-        }
         values: dict[str, Any] = {
             "progress": asdict(self.state),
             "stream": position(self.train, self.done),
@@ -334,7 +326,7 @@ class _Fit:
             values["earlier_steps"] = self.earlier_steps
         if self.kept_val:
             values["val"] = asdict(self.kept_val)
-        self.folder.checkpoints.save(self.state.step, tensors, values)
+        self.folder.checkpoints.save(self.state.step, self.parts.tensors(), values)
 
     def resume(self, first: Saved | None) -> None:
         """Go on from the newest checkpoint, or else from ``first``, if there is one."""
@@ -363,35 +355,9 @@ class _Fit:
         self.folder.drop_after(self.state.step)
 
     def _restore(self, saved: Saved) -> None:
-        self.after_step.before_load(saved.values["after_step"])
-        state_sizes = named_in(saved, "optimizer")
-        after = {
-            name: torch.zeros(size, dtype=dtype)
-            for name, (size, dtype) in saved.sizes.items()
-            if name.startswith("after_step.")
-        }
-        # fewer ranks may have written it, or ranks without a GPU
-        rng = {n: state for n, state in rng_states(self.ranks).items() if n in saved.sizes}
-        into = {
-            **named("model", weights_of(self.model)),
-            **named("optimizer", make_room(self.model, self.optimizers, state_sizes)),
-            **(means := named("average", self.mean.room(named_in(saved, "average")))),
-            **after,
-            **rng,
-        }
-        load_tensors(saved, into, self.ranks)
-        drop_caches(self.model)
-        set_rng_states(rng, self.ranks)
-        self.train.load_state_dict(saved.values["stream"])
-        tensors = {n.removeprefix("after_step."): t for n, t in after.items()}
-        self.after_step.load(tensors, saved.values["after_step"])
+        self.parts.load(saved)
         self.state = saved.record(Progress, "progress")
-        self.earlier_steps = int(saved.values.get("earlier_steps", 0))
-        steps = self.earlier_steps + self.state.step
-        for optimizer in sparse_rows(self.optimizers):
-            optimizer.steps = steps
-        read = {n.removeprefix("average."): t for n, t in means.items()}
-        self.mean.loaded(read, steps)
+        self.earlier_steps = earlier_steps_of(saved)
         kind = self._metrics_kind
         self.kept_val = saved.record(kind, "val") if "val" in saved.values else None
         self.started = time.perf_counter() - self.state.seconds

@@ -73,7 +73,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def one_line(record: Mapping[str, Any]) -> str:
+def figures_in(record: Mapping[str, Any]) -> str:
     """The figures of an epoch's record, for the log."""
     keys = ("train_loss", "val_auc", "val_log_loss", "val_r2", "val_mse", "examples_per_s")
     return ", ".join(f"{k} {record[k]:.5g}" for k in keys if k in record)

@@ -1,5 +1,9 @@
 """DimGrow: grow every feature's embedding column by column, as long as its columns matter.
 
+In: an opened data set and :class:`DimGrowSettings`. Out: :class:`~seo_rec.search.found.Found`.
+Begin with :func:`dimgrow` (:mod:`~seo_rec.search.dimgrow.search`);
+:mod:`~seo_rec.search.dimgrow.schedule` has what happens after every step.
+
 Letters: B batch, F features, V rows of a table, D columns in use over all features, H width of
 the adaptation layer.
 

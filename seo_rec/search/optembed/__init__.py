@@ -1,5 +1,10 @@
 """OptEmbed: which rows of every table to keep, and how wide each table is, from one supernet.
 
+In: an opened data set and :class:`OptEmbedSettings`. Out: :class:`~seo_rec.search.found.Found`.
+Begin with :func:`optembed` (:mod:`~seo_rec.search.optembed.search`);
+:mod:`~seo_rec.search.optembed.supernet` is the model, :mod:`~seo_rec.search.optembed.rows` and
+:mod:`~seo_rec.search.optembed.widths` decide.
+
 "OptEmbed: Learning Optimal Embedding Table for Click-through Rate Prediction".
 Letters: B batch, F features, V rows of a table, D full width, E = F D, Z = dense columns and E,
 C candidates.

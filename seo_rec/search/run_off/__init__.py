@@ -1,4 +1,10 @@
-"""The run-off between candidate policies on validation rows."""
+"""The run-off between candidate policies on validation rows.
+
+In: candidates (a name, a policy, where it came from), the data, and how long each may train. Out:
+:class:`Outcome`, the best policy and the scores of all. Begin with :func:`run_off`; with a limit
+:mod:`~seo_rec.search.run_off.halving` trains in rounds, and only the better candidates go on.
+:mod:`~seo_rec.search.run_off.plain` has candidates that need no search.
+"""
 
 from __future__ import annotations
 

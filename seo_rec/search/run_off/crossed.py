@@ -8,6 +8,7 @@ from typing import Any
 
 from seo_rec import methods
 from seo_rec.data.crosses import CrossedData
+from seo_rec.methods.frequent import FrequentSettings
 from seo_rec.policy import Policy, PolicyError
 from seo_rec.search.by_counts import counts_of
 from seo_rec.search.run_off.candidates import Candidate
@@ -64,7 +65,8 @@ def _shared(data: CrossedData, shape: Shape, lookups: int) -> Callable[[], Polic
 
 def _frequent(data: CrossedData, shape: Shape, width: int) -> Callable[[], Policy]:
     counts = counts_of(data, shape.allowance.id_bits)
-    return lambda: methods.frequent(data.schema, counts, shape.allowance, width, seed=shape.seed)
+    wanted = FrequentSettings(**shape.allowance.to_json(), dim=width)
+    return lambda: methods.frequent(data.schema, counts, wanted, seed=shape.seed)
 
 
 def crosses_of_candidate(candidate: Candidate) -> Sequence[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from seo_rec import methods
 from seo_rec.data.dataset import DataSet
+from seo_rec.methods.frequent import FrequentSettings
 from seo_rec.policy import Allowance, Feature, Policy, allowance_of
 from seo_rec.schema import Schema
 from seo_rec.search.by_counts import counts_of
@@ -107,7 +108,8 @@ def by_frequency(data: DataSet, shape: Shape) -> list[Candidate]:
     found = []
     for width in dict.fromkeys((shape.dim, shape.chunk_dim)):
         if len(counts) * shape.allowance.row(width) <= shape.allowance.amount:
-            policy = methods.frequent(data.schema, counts, shape.allowance, width, seed=shape.seed)
+            wanted = FrequentSettings(**shape.allowance.to_json(), dim=width)
+            policy = methods.frequent(data.schema, counts, wanted, seed=shape.seed)
             found.append(Candidate(f"trivial-frequent-{width}", policy))
     return found
 

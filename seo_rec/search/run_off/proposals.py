@@ -50,16 +50,14 @@ def _named(name: str, data: DataSet, shape: Shape) -> Policy:
 def _frequent(form: FrequentSettings, data: DataSet, shape: Shape) -> Policy:
     """``frequent`` in another form; widths count in sixteenths of the shape's ``dim``."""
     counts = counts_of(data, shape.allowance.id_bits)
-    return methods.frequent(
-        data.schema,
-        counts,
-        shape.allowance,
-        max(1, form.dim * shape.dim // 16),
+    wanted = FrequentSettings(
+        **shape.allowance.to_json(),
+        dim=max(1, form.dim * shape.dim // 16),
         chosen=form.chosen,
         tail=form.tail,
         hot_dim=form.hot_dim * shape.dim // 16,
-        seed=shape.seed,
     )
+    return methods.frequent(data.schema, counts, wanted, seed=shape.seed)
 
 
 def _by_name(name: str) -> Proposal:

@@ -1,5 +1,9 @@
 """SEO stage 1: learn which chunks of one shared table each feature should read.
 
+In: an opened data set and :class:`SeoSearch`. Out: :class:`~seo_rec.search.found.Found`. Begin
+with :func:`seo`, the search and its run-off; :mod:`~seo_rec.search.seo.attention` is the gate that
+learns, :mod:`~seo_rec.search.seo.selection` makes a policy of it.
+
 Letters: B batch, F features, C chunks of the shared table (N' in the paper), D width of a chunk.
 
 Readings of "Shared Embedding Optimization: A Two-Stage Approach" that had to be chosen, each an

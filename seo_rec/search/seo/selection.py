@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import torch
 
 from seo_rec.data.dataset import DataSet
-from seo_rec.methods import frequent
+from seo_rec.methods.frequent import FrequentSettings, frequent
 from seo_rec.policy import Policy, PolicyError
 from seo_rec.search.seo.settings import SeoSettings
 from seo_rec.search.space import SpaceSettings, open_space
@@ -86,7 +86,8 @@ def by_frequency(
     columns = tuple(c for c in schema.columns if c.name in kept)
     counts = {c.name: data.counts(c.name, settings.id_bits) for c in columns}
     part = replace(schema, columns=columns)
-    policy = frequent(part, counts, settings.allowance, width, seed=seed)
+    wanted = FrequentSettings(**settings.allowance.to_json(), dim=width)
+    policy = frequent(part, counts, wanted, seed=seed)
     dropped = tuple(c.name for c in schema.features if c.name not in kept)
     return replace(policy, dropped=dropped)
 

@@ -1,4 +1,4 @@
-"""Options that several commands have alike, and the one object that they are read into.
+"""The options of a budget and of a plain method, each read into one object by several commands.
 
 A command asks for the object in its signature; its decorator makes the options of the fields::
 

@@ -1,8 +1,9 @@
 """Processes of this machine that take one task of a preparation after the other.
 
 They are forks of a server, a process that imports the libraries once and runs nothing else, so that
-no thread of Arrow is copied. The server begins when :class:`Started` is entered. Meanwhile a thread
-of this process cuts the first file and takes its checksum. The server ends with this process.
+no thread of Arrow is copied. The server begins when :class:`LocalProcesses` is entered, and ends
+when it is left, unless it ran before. While it imports, a thread of this process cuts the first
+file and takes its checksum.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class LostProcessError(DataError):
 _job: Job | None = None  # of a process that was started here
 
 
-class Started:
+class LocalProcesses:
     """Processes of this machine, which are started here and take one task after the other."""
 
     def __init__(self, job: Job, make: Callable[[], Source], processes: int) -> None:
@@ -59,14 +60,17 @@ class Started:
         self._arguments = (dict(os.environ), threads, make, job.work, *rules)
         self._pool: ProcessPoolExecutor | None = None
         self._thread = ThreadPoolExecutor(1, "prepare-first-file")
+        self._own_server = False
 
-    def __enter__(self) -> Started:
-        start_server(self._job.source)
+    def __enter__(self) -> LocalProcesses:
+        self._own_server = start_server(self._job.source)
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._end()
         self._thread.shutdown(cancel_futures=True)
+        if self._own_server:
+            stop_server()
 
     def run(self, tasks: Sequence[Task], done: Callable[[int], None]) -> None:
         """Do the tasks, or those up to a bad piece.
@@ -131,18 +135,44 @@ def has_fork_server() -> bool:
     return FORK_SERVER in multiprocessing.get_all_start_methods()
 
 
-def start_server(source: Source) -> None:
+def start_server(source: Source) -> bool:
     """Start the server that processes are forked from, unless it runs; it is not waited for.
 
     A server that was started earlier may lack the module of the source. Its processes then import
     it.
+
+    Returns:
+        Whether it was started here.
     """
     if not has_fork_server():
-        return
+        return False
     from multiprocessing import forkserver
 
+    before = _server_id()
     forkserver.set_forkserver_preload(preloaded(source))
     forkserver.ensure_running()
+    return _server_id() != before
+
+
+def stop_server() -> None:
+    """End the server that was started here; the next process that needs one starts another.
+
+    Python itself ends it with the program only, and has no public name for this.
+    """
+    from multiprocessing import forkserver
+
+    number = _server_id()
+    assert number is not None
+    os.kill(number, signal.SIGTERM)  # it may still be importing
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
+def _server_id() -> int | None:
+    """The number of the server's process, None before one is started."""
+    from multiprocessing import forkserver
+
+    number: int | None = vars(forkserver._forkserver)["_forkserver_pid"]
+    return number
 
 
 def preloaded(source: Source) -> list[str]:

@@ -7,8 +7,8 @@ from dataclasses import fields
 
 import typer
 
+from seo_rec.cli.budget_options import BUDGET_OPTIONS, PLAIN_METHOD, PlainMethodOptions
 from seo_rec.cli.main import app
-from seo_rec.cli.shared_options import BUDGET_OPTIONS, PLAIN_METHOD, PlainMethodOptions
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 

@@ -20,7 +20,7 @@ class SaidByFirstError(DataError):
     """Rank 0 has failed, and its message says why."""
 
 
-class Ranks:
+class LaunchedProcesses:
     """This process among those of a launcher, which see each other's files and nothing else."""
 
     def __init__(self, job: Job, rank: int, world_size: int, attempt: str) -> None:
@@ -29,7 +29,7 @@ class Ranks:
         self._opened, self._failed = (job.work / f"{what}-{name}.json" for what in ("open", "end"))
         self._stops = job.work / "stops"
 
-    def __enter__(self) -> Ranks:
+    def __enter__(self) -> LaunchedProcesses:
         """Rank 0: forget the errors of an earlier start, and let the others begin."""
         for old in [*self._job.work.glob("open-*.json"), *self._job.work.glob("end-*.json")]:
             old.unlink()
