@@ -1,6 +1,23 @@
-"""``python -m seo_rec`` is ``seo-rec``, in this interpreter."""
+"""``seo-rec``, and ``python -m seo_rec`` in this interpreter."""
 
-from seo_rec.cli.main import main
+from __future__ import annotations
+
+import sys
+
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+
+
+def main() -> None:
+    """Load and run the command line; Ctrl-C while it loads ends it with one line, too."""
+    try:
+        from seo_rec.cli.main import main as command
+
+        command()
+    except KeyboardInterrupt:
+        left = "nothing was begun; the same command starts again"
+        print(f"\nstopped by Ctrl-C: {left}", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+
 
 if __name__ == "__main__":
     main()

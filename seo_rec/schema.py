@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from seo_rec.files import read_json, write_json
+from seo_rec.folders import but_is
 from seo_rec.places import place
 
 SCHEMA_VERSION = 1
@@ -328,9 +329,11 @@ def read_schema(data: Path | str) -> Schema:
     data = place(data)
     path = data / SCHEMA_FILE
     if not path.is_file():
+        if not data.exists():
+            raise DataError(f"{data}: no such folder; `seo-rec prepare` makes a prepared data set")
         raise DataError(
-            f"{data}: no {SCHEMA_FILE} here, so this is not a prepared data set; "
-            "make one with `seo-rec prepare`"
+            f"{data}: no {SCHEMA_FILE} here, so this is not a prepared data set{but_is(data)}; "
+            "`seo-rec prepare` makes one of raw files"
         )
     try:
         doc = read_json(path)

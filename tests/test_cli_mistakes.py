@@ -30,6 +30,7 @@ OWN += ["--backbone", "dcn-v2", "--interaction"]
             "either --policy FILE or --method NAME",
         ),
         (["train", "DATA", "--out", "o", "--method", "magic"], "method 'magic'; allowed: separate"),
+        (["train", "DATA", "--out", "o", "--method", "multisize"], "do you mean 'multi-size'? all"),
         (["train", "DATA", "--out", "o", "--method", "seo"], "method 'seo' needs a search; run"),
         (["train", "DATA", "--out", "o", "--policy", "p.json"], "p.json: no such policy file"),
         (["train", "DATA", "--out", "o", "--policy", "bad.json"], "bad.json:1:2: not valid JSON"),

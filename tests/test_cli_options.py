@@ -24,7 +24,7 @@ from seo_rec.backbones import (
     XDeepFMSettings,
 )
 from seo_rec.cli import training_options as opt
-from seo_rec.cli.main import app
+from seo_rec.cli.main import READING_ORDER, app
 from seo_rec.cli.search import TRAINING_OPTIONS
 from seo_rec.recipes.comparison_checks import check_comparison
 from seo_rec.runs import Run
@@ -93,6 +93,14 @@ def test_settings_of_a_backbone(backbone: str, given: str, wanted: Any) -> None:
     assert (
         ModelSettings(backbone, interaction=opt.interaction(backbone, given)).interaction == wanted
     )
+
+
+def test_the_help_lists_commands_in_the_order_in_which_they_are_needed() -> None:
+    context = typer.Context(GROUP)
+    listed = [n for n in GROUP.list_commands(context) if not GROUP.commands[n].hidden]
+    assert listed == list(READING_ORDER)
+    chain = ["prepare", "compare", "search", "train", "eval", "export", "predict", "serve"]
+    assert [name for name in listed if name in chain] == chain
 
 
 def test_the_help_names_every_backbone() -> None:

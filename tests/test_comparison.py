@@ -16,6 +16,7 @@ from seo_rec.model import ModelSettings
 from seo_rec.policy import Policy
 from seo_rec.recipes import Comparison, comparing
 from seo_rec.runs import Run, RunError, read_runs
+from seo_rec.schema import DataError
 from seo_rec.train import Training
 from small_recipes import FIT, NAMES_OF_CLICKS, OFF, SEO, SMALL
 
@@ -185,8 +186,17 @@ def test_every_seo_method_compares_at_the_budget(
     assert kept == apply.exact(searched, 1600)  # the paper's policy, whatever won the run-off
 
 
+def test_data_sets_of_other_columns_are_refused(tiny_data: DataSet, tmp_path: Path) -> None:
+    synthetic(tmp_path / "other", rows=300)
+    unlike = replace(comparison(tiny_data), data=(tiny_data, open_data(tmp_path / "other")))
+    with pytest.raises(DataError, match=r"other and .* differ in the columns .*splits of one tab"):
+        recipes.compare(unlike, tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
 def test_data_sets_take_turns_with_the_seeds(tiny_data: DataSet, tmp_path: Path) -> None:
-    synthetic(tmp_path / "other", rows=400, seed=9, strong=2, weak=2, noise=2, numeric=1)
+    like = {"strong": 2, "weak": 2, "noise": 2, "numeric": 1, "multivalent": 1}
+    synthetic(tmp_path / "other", rows=400, seed=9, **like)
     asked = comparison(tiny_data, methods=("monolithic",), seeds=3, first_seed=5)
     other = open_data(tmp_path / "other")
     runs = recipes.compare(replace(asked, data=(tiny_data, other)), tmp_path / "c")

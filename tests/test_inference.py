@@ -38,6 +38,9 @@ COLUMNS: dict[str, tuple[Callable[[int], str], str, str]] = {
     "millis": (lambda i: str(1_700_000_000_000 + 7 * (i % 50)), "date", "drop"),
     "when": (lambda i: f"2026{1 + i % 12:02d}15", "date", "drop"),
     "day_shop": (lambda i: f"2026{1 + i % 12:02d}{1 + i % 28:02d}-S{i % 3}", "date", "drop"),
+    "day_us": (lambda i: f"{1 + i % 12}/{1 + i % 28:02d}/2026", "date", "drop"),
+    "at_de": (lambda i: f"{1 + i % 28:02d}.{1 + i % 12:02d}.2026 {i % 24:02d}:30", "date", "drop"),
+    "release": (lambda i: f"{i % 12}.{i % 8}.{i % 5}", "id", "categorical"),
     "serial": (lambda i: f"20261{i % 20:05d}-S", "id", "categorical"),
     "key": (lambda i: f"k{i}", "row id", "drop"),
     "same": (lambda i: "x", "constant", "drop"),
@@ -66,6 +69,27 @@ def test_every_kind_of_column_is_told_and_kept(tmp_path: Path) -> None:
     assert all(e["reason"] for e in entries)
     features = {c.name for c in schema.columns if not c.name.endswith(" is missing")}
     assert features == {name for name, (_, _, kind) in COLUMNS.items() if kind != "drop"}
+
+
+@pytest.mark.parametrize(
+    "cell, plain",
+    [
+        ("$1,2{:02d}.50", True),
+        ("-{}%", True),
+        ("{},50 €", True),
+        ("USD {}", True),
+        ("1.2{:02d}.300,5", True),
+        ("#{}", False),
+        ("10.0.0.{}", False),
+        ("{}-12", False),
+    ],
+)
+def test_numbers_with_signs_are_ids_and_the_reason_says_how_they_become_numbers(
+    tmp_path: Path, cell: str, plain: bool
+) -> None:
+    raw = write(tmp_path / "t.csv", fee=lambda i: cell.format(i % 70))
+    (fee,) = [d for d in infer_table(raw, TableColumns("y")).decisions if d.name == "fee"]
+    assert (fee.kind, "written plainly, as 1234.5" in fee.reason) == ("categorical", plain)
 
 
 def test_parquet_columns_are_told_by_their_types(tmp_path: Path) -> None:

@@ -104,3 +104,22 @@ def test_a_notice_of_torch_about_a_line_of_ours_is_not_shown():
         warnings.warn_explicit(text, FutureWarning, "state.py", 1, module="seo_rec.train.state")
         warnings.warn_explicit("take this", FutureWarning, "state.py", 1, module="seo_rec")
     assert [str(w.message) for w in shown] == ["take this"]
+
+
+def test_ctrl_c_while_the_command_line_loads_is_one_line() -> None:
+    program = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'seo_rec.cli.options':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from seo_rec.__main__ import main\n"
+        "sys.argv = ['seo-rec', 'doctor']\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stderr.strip() == (
+        "stopped by Ctrl-C: nothing was begun; the same command starts again"
+    )

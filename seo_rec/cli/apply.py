@@ -34,7 +34,7 @@ def apply(
     ] = 0,
     bytes_: par.Bytes = None,
 ) -> None:
-    """Turn a searched policy into the compact model of SEO stage 2, at an exact budget.
+    """Bring a searched policy of shared chunks to an exact budget, as stage 2 of SEO does.
 
     Only a policy that was searched without a run-off needs it: what a run-off chose is at the
     budget already.

@@ -1,7 +1,7 @@
 """The command ``seo-rec``, put together from its commands; how it starts and how it fails.
 
-prepare | search | apply | plan | train | tune | replay | eval | export | predict | serve
-apply-delta | compare | frontier | analyze | drift | report | demo | doctor
+doctor | demo | prepare | compare | search | train | eval | report | tune | frontier | apply
+plan | export | predict | serve | apply-delta | replay | drift | analyze
 """
 
 from __future__ import annotations
@@ -51,6 +51,11 @@ from seo_rec.runs.claim import RunError
 from seo_rec.stack import StackError, without_training
 
 T = TypeVar("T")
+READING_ORDER = (
+    *("doctor", "demo", "prepare", "compare", "search", "train", "eval", "report", "tune"),
+    *("frontier", "apply", "plan", "export", "predict", "serve", "apply-delta", "replay", "drift"),
+    "analyze",
+)
 
 
 class _Stoppable(TyperGroup):
@@ -61,6 +66,11 @@ class _Stoppable(TyperGroup):
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         return super().parse_args(ctx, [local_argument(argument) for argument in args])
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        """In the order in which a newcomer needs them; further ones follow."""
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda n: READING_ORDER.index(n) if n in READING_ORDER else 99)
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         try:

@@ -25,7 +25,9 @@ def predict(
             rich_help_panel=DATA,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Parquet file of the scores.", rich_help_panel=DATA)],
+    out: Annotated[
+        Path, typer.Option(help="Parquet file to make for the scores.", rich_help_panel=DATA)
+    ],
     more: Annotated[
         list[Path] | None,
         typer.Argument(

@@ -19,15 +19,17 @@ def report(
             help="Folders of searches, trainings and comparisons.", rich_help_panel=DATA
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The page to write.", rich_help_panel=RUN)] = Path(
-        "report.html"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="The page to write, an HTML file.", rich_help_panel=RUN)
+    ] = Path("report.html"),
     force: Annotated[
         bool,
         typer.Option("--force", help="Replace a page that exists.", rich_help_panel=RUN),
     ] = False,
 ) -> None:
     """Write one self-contained HTML page about runs."""
+    if out.suffix not in ("", ".html", ".htm"):
+        raise ValueError(f"--out {out}: the page is HTML; allowed endings: .html, .htm or none")
     if out.exists() and not force:
         raise FileExistsError(f"{out} exists; give --force to replace it, or another --out")
     from seo_rec.runs.reading import read

@@ -32,8 +32,14 @@ LONG_TEXT = 6.0  # words of a cell on average, from which text is prose
 MOST_REPEATS = 0.01  # of the values of a row id; a few rows may be there twice
 WATCHED = 20_000  # ids of a column, at most, whose repeats are counted
 NAMED = "named by --kind"
+MARKED = "numbers with signs or commas; written plainly, as 1234.5, they can be numeric"
 _DATES = 1000  # distinct texts that are looked at
 _DATED = re.compile(r"(?:19|20)\d\d(-?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])(?!\d)")
+_YEAR_LAST = re.compile(r"\d{1,2}([/.-])\d{1,2}\1(?:19|20)\d\d(?!\d)")  # 12/31/2026 23:59
+_SIGN = r"(?:[$€£¥₹%]|USD|EUR|GBP)?"
+_MARKED = re.compile(  # a number with a sign or with commas
+    rf"[-+]?{_SIGN} ?[-+]?(?:\d{{1,3}}(?:[,.' ]\d{{3}})+|\d+)(?:[.,]\d+)? ?{_SIGN}"
+)
 
 _BOOLEANS = ({"true", "false"}, {"yes", "no"}, {"t", "f"}, {"y", "n"}, {"0", "1"})
 
@@ -242,8 +248,9 @@ def _date(facts: Facts, words: set[str]) -> Kind | None:
         texts = facts.texts[:_DATES] if facts.is_text else [""]
         if all(date_of(text) is not None for text in texts):
             return "drop", "date", f"ISO dates; {advice}"
-        if facts.is_text and all(_DATED.match(text) for text in texts):
-            return "drop", "date", "begins with a date; later ones have not been seen"
+        for form in (_DATED, _YEAR_LAST) if facts.is_text else ():
+            if all(form.match(text) for text in texts):
+                return "drop", "date", f"begins with a date; {advice}, written as 2026-12-31"
         return None
     low, high = float(numbers.min()), float(numbers.max())
     if (
@@ -305,7 +312,10 @@ def _text(facts: Facts, separator: str) -> Kind:
     words = float(np.average([len(text.split()) for text in texts], weights=facts.counts))
     if words >= LONG_TEXT and facts.distinct > 0.5 * (facts.rows - facts.missing):
         return "drop", "free text", f"{words:.0f} words in a cell on average, few cells alike"
-    return "categorical", "id", "text" if facts.numbers is None else "whole numbers"
+    if facts.numbers is not None:
+        return "categorical", "id", "whole numbers"
+    marked = all(_MARKED.fullmatch(text) for text in texts[:_DATES])
+    return "categorical", "id", MARKED if marked else "text"
 
 
 def _leading_zeros(facts: Facts) -> bool:

@@ -15,6 +15,8 @@ MAX_FILE_BYTES = 2**30
 
 def read_document(path: Path) -> Any:
     """The JSON value of a file; PolicyError names the place where it is no strict JSON."""
+    if path.is_dir():
+        raise PolicyError(f"{path}: a folder; name the policy file in it, as {path}/policy.json")
     if not path.is_file():
         raise PolicyError(f"{path}: no such policy file; `seo-rec search` writes one")
     if path.stat().st_size > MAX_FILE_BYTES:

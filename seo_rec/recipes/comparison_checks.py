@@ -10,6 +10,7 @@ from seo_rec.methods import METHOD_NAMES, MULTIPLEXED_NAMES, SUFFIX, PlainSettin
 from seo_rec.policy import PolicyError
 from seo_rec.recipes.comparison import Comparison
 from seo_rec.recipes.tuned_comparison import check_trials
+from seo_rec.schema import DataError
 from seo_rec.settings import HALVES
 from seo_rec.train import check_storage
 
@@ -34,6 +35,8 @@ def check_comparison(comparison: Comparison) -> None:
         raise ValueError(f"first_seed is {c.first_seed}; allowed: 0 or more")
     for data in c.data:
         data.require_rows("train", "val", "test", needed_by="a comparison of methods")
+    for data in c.data[1:]:
+        _check_alike(c.data[0], data)
     if twice := sorted({name for name in c.methods if c.methods.count(name) > 1}):
         raise ValueError(f"methods name {', '.join(twice)} more than once; allowed: each once")
     with_mlet = [m for m in c.methods if m.endswith(SUFFIX)]
@@ -44,6 +47,22 @@ def check_comparison(comparison: Comparison) -> None:
     check_trials(c)
     _check_settings(c)
     check_methods(c)
+
+
+def _check_alike(first: DataSet, other: DataSet) -> None:
+    """DataError unless two data sets have the same features and labels, as splits of one table.
+
+    Numeric columns may differ: a split without a missing number has no column that tells of one.
+    """
+    known, found = (
+        {c.name: c.kind for c in data.schema.features} | dict.fromkeys(data.schema.labels, "label")
+        for data in (first, other)
+    )
+    if other_names := sorted(n for n in {*known, *found} if known.get(n) != found.get(n)):
+        raise DataError(
+            f"{other.path} and {first.path} differ in the columns {', '.join(other_names)}; "
+            "allowed for one comparison: splits of one table, prepared alike but for --seed"
+        )
 
 
 def check_methods(comparison: Comparison) -> None:

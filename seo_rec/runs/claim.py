@@ -11,6 +11,7 @@ from typing import Any
 
 from seo_rec.documents import read_object
 from seo_rec.files import write_json
+from seo_rec.folders import but_is
 from seo_rec.runs.command_settings import write_command_settings
 from seo_rec.runs.layout import PERIODS_FOLDER, RUN_FILE
 
@@ -39,9 +40,9 @@ class RunError(RuntimeError):
 
 def unfinished(run: Path) -> RunError:
     """The error of a path that is not the folder of a finished training run."""
-    if not run.is_dir():
+    if not run.exists():
         return RunError(f"{run}: no such folder; name the folder of a finished training run")
-    return RunError(f"{run}: not a finished training run; `seo-rec train --resume` finishes it")
+    return RunError(f"{run}: not a finished training run{but_is(run)}")
 
 
 def claim_run(out: Path, asked: Mapping[str, Any], resume: bool) -> None:

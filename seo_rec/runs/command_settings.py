@@ -63,9 +63,11 @@ def read_command_settings(path: Path) -> CommandSettings:
     """Read a ``settings.json``.
 
     Raises:
-        ValueError: The file is not one; the message says why.
+        ValueError: The file is not one, or is a folder; the message says why.
         FileNotFoundError: There is no such file.
     """
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder; name the file in it, as {path}/{SETTINGS_FILE}")
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -350,7 +351,9 @@ def find(name: str) -> Method:
         return SEARCHES[name]
     plain = find_method(name)
     if plain is None:
-        raise ValueError(f"method {name!r}; allowed: {ALLOWED}")
+        near = get_close_matches(name, (*METHOD_NAMES, *SEARCHES), 1)
+        guess = f"do you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"method {name!r}; {guess}allowed: {ALLOWED}")
     decide = partial(_decide_plain, plain)
     return Method(
         name=name,

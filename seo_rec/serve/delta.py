@@ -21,6 +21,7 @@ from seo_rec.files import (
     write_bytes,
     write_json,
 )
+from seo_rec.folders import but_is
 from seo_rec.policy import PolicyError
 from seo_rec.policy.strict_json import integer, json_object, string
 from seo_rec.serve import layout
@@ -188,7 +189,10 @@ def _read_delta(folder: Path, called: Path) -> dict[str, Any]:
     """The document of a delta, whose form and files are checked; the user calls it ``called``."""
     path = folder / DELTA_FILE
     if not path.is_file():
-        raise PackageError(f"{called}: no {DELTA_FILE} here, so this is no delta")
+        raise PackageError(
+            f"{called}: no {DELTA_FILE} here, so this is no delta{but_is(folder)}; "
+            "`seo-rec export RUN --since PACKAGE` makes one"
+        )
     where = str(called / DELTA_FILE)
     try:
         doc = json_object(read_json(path), {"format", "version", "base", "kinds", "files"}, where)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seo_rec.files import checksum
+from seo_rec.folders import but_is
 from seo_rec.policy import Feature, Policy, PolicyError
 from seo_rec.policy.reading import read_parts
 from seo_rec.policy.strict_json import integer, json_object, parse_document, string
@@ -139,8 +140,8 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
     path = folder / layout.MANIFEST_FILE
     if not path.is_file():
         raise PackageError(
-            f"{folder}: no {layout.MANIFEST_FILE} here, so this is no package; `seo-rec export` "
-            "writes one"
+            f"{folder}: no {layout.MANIFEST_FILE} here, so this is no package{but_is(folder)}; "
+            "`seo-rec export` makes one of a finished training run"
         )
     where = str(path)
     try:

@@ -105,10 +105,11 @@ def predict_files(
         progress: Told the bytes read and the rows scored, now and then.
 
     Raises:
-        DataError: A file is missing or damaged, a column is missing, a row is bad, or the delimiter
-            is not one character or would be ignored.
+        DataError: A file is missing or damaged, a column is missing, a row is bad, the delimiter
+            is not one character or would be ignored, or ``out`` ends like another format.
         FileExistsError: Something is at ``out``.
     """
+    _require_parquet_name(out)
     if delimiter is not None:
         require_delimiter(delimiter)
     files = [existing_file(path) for path in paths]
@@ -142,9 +143,10 @@ def predict_split(
 
     Raises:
         DataError: The data were prepared by other rules or lack a column, the split has no rows,
-            or a shard is damaged, missing or left over.
+            a shard is damaged, missing or left over, or ``out`` ends like another format.
         FileExistsError: Something is at ``out``.
     """
+    _require_parquet_name(out)
     if split not in SPLITS:
         raise DataError(f"split {split!r}; allowed: {', '.join(SPLITS)}")
     _require_free(keep, predictor)
@@ -201,6 +203,14 @@ def score_columns(scores: Any, labels: Sequence[str]) -> dict[str, Any]:
     """Scores, float32 (B,) or (B, T), as Arrow columns by name."""
     parts = scores.T if labels else [scores]
     return {n: pa.array(part) for n, part in zip(score_names(labels), parts, strict=True)}
+
+
+def _require_parquet_name(out: Path) -> None:
+    """DataError if the name of a file of scores promises another format than Parquet."""
+    if out.suffix not in ("", ".parquet", ".pq"):
+        raise DataError(
+            f"--out {out}: scores are written as Parquet; allowed endings: .parquet, .pq or none"
+        )
 
 
 def _require_free(keep: Sequence[str], predictor: Predictor) -> None:

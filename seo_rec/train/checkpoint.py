@@ -203,8 +203,8 @@ class Checkpoints:
         if failed := [(r, text) for r, (_, text) in enumerate(answers) if text]:
             where = ranks_and_reason(failed) if self.ranks.world_size > 1 else failed[0][1]
             raise CheckpointError(
-                f"{final}: cannot be written ({where}); make room or choose another "
-                "--out, then --resume goes on from the checkpoint before it"
+                f"{final}: cannot be written ({where}); make room or choose another --out; the "
+                "command goes on from the checkpoint before it, with --resume where it has that"
             ) from failure
         return [found for found, _ in answers]
 

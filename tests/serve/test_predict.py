@@ -46,6 +46,16 @@ def rows(clicks) -> dict[str, list]:
     return columns
 
 
+@pytest.mark.parametrize("ending", [".csv", ".json", ".csv.gz"])
+@pytest.mark.parametrize("raw", [True, False], ids=["raw", "prepared"])
+def test_scores_do_not_take_the_name_of_another_format(clicks, seo_rec, tmp_path, raw, ending):
+    rows = clicks.raw if raw else clicks.data.path
+    done = seo_rec("predict", clicks.package, "--raw", rows, "--out", tmp_path / f"s{ending}")
+    assert done.code == 2
+    assert "written as Parquet; allowed endings: .parquet, .pq or none" in done.err
+    assert not [*tmp_path.iterdir()]
+
+
 def test_auc_of_a_prepared_split_is_that_of_eval(clicks, seo_rec, tmp_path):
     out = tmp_path / "scores.parquet"
     done = seo_rec("predict", clicks.package, "--raw", clicks.data.path, "--out", out)
