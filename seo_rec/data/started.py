@@ -65,6 +65,7 @@ class Started:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._job.abandon()
         self._end()
         self._thread.shutdown(cancel_futures=True)
 
@@ -106,6 +107,7 @@ class Started:
                 task = futures[future]
                 if task.kind == "read" and self._job.stops(task.number):
                     stopped = True
+                    self._job.abandon()
                     _cancel(futures)
         return not stopped
 
