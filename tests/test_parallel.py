@@ -10,11 +10,15 @@ import random
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +27,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from patience import PATIENCE
-from seo_rec.data import local_processes, numeric, parallel, pieces, shards, work
+from seo_rec.data import local_processes, numeric, parallel, pieces, rawfile, shards, work
 from seo_rec.data.avazu import HEADER, avazu_source
 from seo_rec.data.criteo import criteo_source
 from seo_rec.data.dataset import open_data
@@ -506,6 +510,89 @@ def test_processes_are_forks_of_a_server_and_see_what_this_one_sees(
     if server != "none":
         with pytest.raises(ProcessLookupError):
             os.kill(parent, 0)
+
+
+class SlowSum:
+    """A checksum that takes its time for every block in a thread, and counts them."""
+
+    blocks = 0
+
+    def update(self, _: bytes) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            SlowSum.blocks += 1
+            time.sleep(0.01)
+
+    def hexdigest(self) -> str:
+        return "0" * 64
+
+
+@pytest.fixture
+def slow_sum(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Checksums that a thread takes need about five seconds; returns the blocks of one."""
+    monkeypatch.setattr(SlowSum, "blocks", 0)
+    monkeypatch.setattr(rawfile, "hashlib", SimpleNamespace(sha256=SlowSum))
+    monkeypatch.setattr(rawfile, "_READ_BYTES", 10)
+    return 500
+
+
+@pytest.mark.parametrize("kind", ["hash", "cut"])
+def test_a_stop_does_not_wait_for_what_a_thread_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow_sum: int, kind: str
+) -> None:
+    """Of a large file, Ctrl-C would wait for minutes otherwise."""
+    raw = tmp_path / "raw.csv"
+    raw.write_bytes(b"y,u,t,x,m\n" + b"1,2,3,4,5\n" * (slow_sum - 1))
+    make = partial(table_source, [raw], COLUMNS)
+    job = Job(make(), tmp_path / "work", Split(), Pruning(), BadRows())
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 10)
+
+    def slow_rows(*of: Any) -> Iterator[int]:
+        for end in range(20, 5_000, 10):
+            SlowSum().update(b"")
+            yield end
+
+    monkeypatch.setattr(pieces, "_row_ends", slow_rows)
+
+    def interrupted() -> Iterator[Any]:
+        while not SlowSum.blocks:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(local_processes, "as_completed", lambda _: interrupted())
+    with pytest.raises(KeyboardInterrupt), local_processes.LocalProcesses(job, make, 2) as group:
+        group.run([Task(kind, 0)], print)
+    assert SlowSum.blocks < slow_sum // 2
+    assert not job.is_done(Task(kind, 0))
+
+
+class Here:
+    """Does what is submitted at once, in this thread."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def submit(self, _: Callable[[Task], None], task: Task) -> Future[None]:
+        self.job.perform(task)
+        done = Future[None]()
+        done.set_result(None)
+        return done
+
+
+def test_a_bad_row_is_named_before_the_checksum_of_its_file_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow_sum: int
+) -> None:
+    raw = tmp_path / "raw.csv"
+    raw.write_bytes(b"y,u,t,x,m\n2,bad,3,4,5\n" + b"1,2,3,4,5\n" * (slow_sum - 3))
+    make = partial(table_source, [raw], COLUMNS)
+    job = Job(make(), tmp_path / "work", Split(), Pruning(), BadRows())
+    job.perform(Task("cut", 0))
+    monkeypatch.setattr(local_processes.LocalProcesses, "_opened", lambda group: Here(group._job))
+    with local_processes.LocalProcesses(job, make, 2) as group:
+        group.run([Task("hash", 0), Task("read", 0)], print)
+    assert job.stops(0)
+    assert SlowSum.blocks < slow_sum // 2
+    assert not job.is_done(Task("hash", 0))
 
 
 def test_nothing_that_the_server_imports_starts_a_thread_of_arrow() -> None:

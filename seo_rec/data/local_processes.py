@@ -67,6 +67,7 @@ class LocalProcesses:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._job.abandon()
         self._end()
         self._thread.shutdown(cancel_futures=True)
         if self._own_server:
@@ -110,6 +111,7 @@ class LocalProcesses:
                 task = futures[future]
                 if task.kind == "read" and self._job.stops(task.number):
                     stopped = True
+                    self._job.abandon()
                     _cancel(futures)
         return not stopped
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -34,7 +35,12 @@ _LINE_END = re.compile(rb"[^\r\n]\r?\n")  # of a line that is not blank
 _SEARCH_BYTES = 1 << 20
 
 
-def cut(path: Path, quoted: str | None, piece_bytes: int | None = None) -> list[Piece]:
+def cut(
+    path: Path,
+    quoted: str | None,
+    piece_bytes: int | None = None,
+    between: Callable[[], None] = lambda: None,
+) -> list[Piece]:
     """The pieces of a raw file, in order.
 
     Args:
@@ -42,6 +48,7 @@ def cut(path: Path, quoted: str | None, piece_bytes: int | None = None) -> list[
         quoted: The delimiter of a text file that has a header and whose cells may be quoted; None:
             there is no header, and every line is a row.
         piece_bytes: The size of a piece of text, about; None means ``PIECE_BYTES``.
+        between: Is called for each piece of text that is found; an error of it ends the search.
 
     Raises:
         DataError: The file is missing or empty, or it is Parquet and damaged.
@@ -56,17 +63,18 @@ def cut(path: Path, quoted: str | None, piece_bytes: int | None = None) -> list[
     if not plain or size <= piece_bytes:
         return [Piece(path)]
     if quoted is None:
-        return _joined(Piece(path, 0, size), _line_ends(path, size, piece_bytes))
+        return _joined(Piece(path, 0, size), _line_ends(path, size, piece_bytes), between)
     header = _header_bytes(first, quoted)
     if header is None:
         return [Piece(path)]
     ends = _row_ends(path, quoted, max(piece_bytes, header))
-    return _joined(Piece(path, 0, size, header=header), ends)
+    return _joined(Piece(path, 0, size, header=header), ends, between)
 
 
-def _joined(whole: Piece, ends: Iterator[int]) -> list[Piece]:
+def _joined(whole: Piece, ends: Iterator[int], between: Callable[[], None]) -> list[Piece]:
     pieces, start = [], 0
-    for end in [*ends, whole.stop]:
+    for end in chain(ends, [whole.stop]):
+        between()
         if end is not None and end > start:
             pieces.append(replace(whole, start=start, stop=end))
             start = end

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -148,14 +148,21 @@ def existing_file(path: Path | str) -> Path:
     return path
 
 
-def file_sha256(path: Path, intake: Intake, counted: int = 0) -> None:
+def file_sha256(
+    path: Path, intake: Intake, counted: int = 0, between: Callable[[], None] = lambda: None
+) -> None:
     """Read a binary file once for its checksum and add it to the sources.
 
-    ``counted``: bytes of it that ``intake`` counts as read already.
+    Args:
+        path: The file.
+        intake: The account that it is added to.
+        counted: Bytes of it that ``intake`` counts as read already.
+        between: Is called for each block that is read; an error of it ends the reading.
     """
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as stream:
         while data := stream.read(_READ_BYTES):
+            between()
             digest.update(data)
             size += len(data)
     intake.bytes_read += size - counted

@@ -21,6 +21,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -75,10 +76,21 @@ def _move(path: Path, place: Path) -> None:
 class Job(Work):
     """A preparation as each of its processes sees it: its tasks in order, and how they are done."""
 
+    _abandoned = False
+
+    def abandon(self) -> None:
+        """End what other threads of this process read of raw files, without a record of it."""
+        self._abandoned = True
+
+    def _go_on(self) -> None:
+        if self._abandoned:
+            raise CancelledError
+
     def perform(self, task: Task) -> None:
         """Do a task, unless it has been done.
 
         Raises:
+            CancelledError: The job was abandoned.
             DataError: A raw file is missing or damaged.
             OSError: The system refuses a file.
         """
@@ -111,12 +123,13 @@ class Job(Work):
     def _cut(self, number: int) -> dict[str, Any]:
         assert self.source.quoted is not None
         path = self.source.paths[number]
-        pieces = [asdict(piece) for piece in cut(path, self.source.quoted(path))]
-        return {"pieces": [{k: v for k, v in p.items() if k != "path"} for p in pieces]}
+        pieces = cut(path, self.source.quoted(path), between=self._go_on)
+        entries = [asdict(piece) for piece in pieces]
+        return {"pieces": [{k: v for k, v in p.items() if k != "path"} for p in entries]}
 
     def _hash(self, number: int) -> dict[str, Any]:
         intake = Intake()
-        file_sha256(self.source.paths[number], intake)
+        file_sha256(self.source.paths[number], intake, between=self._go_on)
         return dict(intake.sources[0])
 
     def _read(self, number: int) -> dict[str, Any]:
