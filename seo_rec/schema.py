@@ -329,11 +329,10 @@ def read_schema(data: Path | str) -> Schema:
     data = place(data)
     path = data / SCHEMA_FILE
     if not path.is_file():
-        if not data.exists():
-            raise DataError(f"{data}: no such folder; `seo-rec prepare` makes a prepared data set")
+        found = f"so this is not a prepared data set{but_is(data)}"
+        found = found if data.exists() else "since there is no such folder"
         raise DataError(
-            f"{data}: no {SCHEMA_FILE} here, so this is not a prepared data set{but_is(data)}; "
-            "`seo-rec prepare` makes one of raw files"
+            f"{data}: no {SCHEMA_FILE} here, {found}; `seo-rec prepare` makes one of raw files"
         )
     try:
         doc = read_json(path)

@@ -8,7 +8,10 @@ from small_commands import Command
 
 CASES = [
     (["train", "FILE", "--method", "separate", "--out", "NEW"], "data set, but a file; `seo-rec p"),
-    (["train", "NONE", "--method", "separate", "--out", "NEW"], "none: no such folder; `seo-rec"),
+    (
+        ["train", "NONE", "--method", "separate", "--out", "NEW"],
+        "none: no schema.json here, since there is no such f",
+    ),
     (["train", "RUN", "--method", "separate", "--out", "NEW"], "but a finished training run; "),
     (["train", "DATA", "--policy", "SEARCH", "--out", "NEW"], "a folder; name the policy file in"),
     (["train", "DATA", "--config", "RUN", "--out", "NEW"], "a folder; name the file in it, as "),

@@ -248,9 +248,10 @@ def _date(facts: Facts, words: set[str]) -> Kind | None:
         texts = facts.texts[:_DATES] if facts.is_text else [""]
         if all(date_of(text) is not None for text in texts):
             return "drop", "date", f"ISO dates; {advice}"
-        for form in (_DATED, _YEAR_LAST) if facts.is_text else ():
-            if all(form.match(text) for text in texts):
-                return "drop", "date", f"begins with a date; {advice}, written as 2026-12-31"
+        if facts.is_text and all(_DATED.match(text) for text in texts):
+            return "drop", "date", "begins with a date; later ones have not been seen"
+        if facts.is_text and all(_YEAR_LAST.match(text) for text in texts):
+            return "drop", "date", f"begins with a date; {advice}, written as 2026-12-31"
         return None
     low, high = float(numbers.min()), float(numbers.max())
     if (
@@ -314,8 +315,7 @@ def _text(facts: Facts, separator: str) -> Kind:
         return "drop", "free text", f"{words:.0f} words in a cell on average, few cells alike"
     if facts.numbers is not None:
         return "categorical", "id", "whole numbers"
-    marked = all(_MARKED.fullmatch(text) for text in texts[:_DATES])
-    return "categorical", "id", MARKED if marked else "text"
+    return "categorical", "id", MARKED if all(map(_MARKED.fullmatch, texts[:_DATES])) else "text"
 
 
 def _leading_zeros(facts: Facts) -> bool:
