@@ -108,6 +108,22 @@ def test_fbgemm_reads_the_rows(dtype, dim):
     np.testing.assert_array_equal(served.numpy(), dequantize_rows(stored, dim, dtype))
 
 
+@integers
+def test_served_numbers_are_rounded_once(dtype):
+    """Whatever the scale and the offset are, subnormal numbers of float16 included."""
+    halves = np.arange(2**15, dtype=np.uint16).view(np.float16)
+    halves = halves[np.isfinite(halves)]
+    offsets = np.random.default_rng(0).permutation(np.concatenate([halves, -halves]))[: len(halves)]
+    most = 2 ** BITS[dtype] - 1
+    numbers = np.random.default_rng(1).integers(0, most + 1, (len(halves), 6))
+    packed = numbers if BITS[dtype] == 8 else numbers[:, ::2] + 16 * numbers[:, 1::2]
+    pairs = np.stack([halves, offsets], axis=1).astype("<f2")
+    stored = np.concatenate([packed.astype(np.uint8), pairs.view(np.uint8)], axis=1)
+    scale, offset = pairs.astype(np.float64).T[..., None]
+    wanted = (offset + scale * numbers).astype(np.float32)
+    np.testing.assert_array_equal(dequantize_rows(stored, 6, dtype), wanted)
+
+
 def test_four_bits_fill_bytes_from_below():
     """The last half byte of an odd width is zero, and a row of one float is its offset."""
     w = np.array([[0, 15, 1, 2, 3], [15, 0, 15, 0, 9]], np.float32)

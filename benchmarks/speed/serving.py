@@ -22,7 +22,8 @@ after the last call, and Python and its libraries are part of it.
     TorchRec, int8      the same collection by ``torchrec.quant``, fx-traced and scripted
 
 A third model has tables too large for caches, and for int8 to become floats: 26 of 100,000 rows.
-Each call then reads other rows, and ONNX Runtime alone is timed, with float32 and with int8.
+Each call then reads other rows, and the graph and the compiled code are timed, with float32 and
+with int8.
 
 PyTorch and TorchRec get row numbers that were hashed beforehand. Every way's logits are compared
 with the first way's before it is timed.
@@ -102,7 +103,7 @@ def write_packages(policy: Policy, folder: Path, *, large: bool = False) -> None
     }
     for precision in ("float32", "int8"):
         model = build_model(policy, 0, ModelSettings(hidden=HIDDEN, init_scale=0.1), 0).eval()
-        parts = package_parts(model, preparation, precision, about, ("onnx",) if large else FORMATS)
+        parts = package_parts(model, preparation, precision, about, FORMATS)
         (folder / precision).mkdir()
         write_package(folder / precision, parts)
         if precision == "float32" and not large:

@@ -42,9 +42,10 @@ WAYS = [
     "TorchRec, int8",
 ]
 
-LARGE_WAYS = ["onnxruntime", "onnxruntime, int8"]  # of a model with large tables
+# of a model with large tables
+LARGE_WAYS = ["onnxruntime", "onnxruntime, int8", "AOTI, C++", "AOTI, C++, int8"]
 LARGE = 64 << 20  # bytes of floats above which the graph reads int8 row by row
-SPREAD = 64  # batches of other rows, which take turns where tables are larger than caches
+SPREAD = 64  # times the rows of the largest batch take turns, where tables are larger than caches
 
 Ids = npt.NDArray[np.int64]
 Call = Callable[[], Any]
@@ -83,20 +84,26 @@ def ours(packages: Path, way: str) -> Callable[[int], Call]:
     folder = packages / folder_of(way)
     predictor = Predictor.load(folder, way.partition(",")[0], 1)
     policy = predictor.package.policy
-    floats = sum(t.num_rows * t.dim * 4 for t in policy.tables)
-    spread = SPREAD if floats > LARGE else 1
-    ids = ids_of(predictor.package, max(BATCHES) * spread)
+    ids = ids_of(predictor.package, max(BATCHES) * spread_of(predictor.package))
 
     def call(rows: int) -> Call:
         batches = []
-        for start in range(0, rows * spread, rows):
+        # no call reads the rows of an earlier one, as long as there are others
+        turns = len(ids) // rows if len(ids) > max(BATCHES) else 1
+        for start in range(0, min(turns, 2 * BATCHES[rows]) * rows, rows):
             part = ids[start : start + rows]
             columns = {n: Bags(part[:, i].copy()) for i, n in enumerate(policy.columns)}
             batches.append(Inputs(np.zeros((rows, 0), np.float32), columns))
-        turns = cycle(batches)
-        return lambda: predictor.scorer.logits(next(turns))
+        given = cycle(batches)
+        return lambda: predictor.scorer.logits(next(given))
 
     return call
+
+
+def spread_of(package: Package) -> int:
+    """How many times the rows of the largest batch the calls read."""
+    floats = sum(t.num_rows * t.dim * 4 for t in package.policy.tables)
+    return SPREAD if floats > LARGE else 1
 
 
 def hashed(package: Package, ids: Ids) -> Ids:
@@ -136,7 +143,7 @@ def theirs(packages: Path, way: str) -> Callable[[int], Call]:
 def compiled(packages: Path, program: Path, way: str) -> dict[str, Any]:
     """What the program in C++ says."""
     package = read_package(packages / folder_of(way))
-    folder, ids = package.path, ids_of(package, max(BATCHES))
+    folder, ids = package.path, ids_of(package, max(BATCHES) * spread_of(package))
     if "hashed" in way:
         folder, ids = packages / "hashed", hashed(package, ids)
     path = packages / "ids.bin"

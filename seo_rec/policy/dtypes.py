@@ -104,8 +104,10 @@ def dequantize_rows(stored_nr: Bytes, dim: int, dtype: str) -> Floats:
     if dtype == "int4":
         pairs = np.stack([numbers & np.uint8(15), numbers >> np.uint8(4)], axis=2)
         numbers = pairs.reshape(len(stored_nr), numbers.shape[1] * 2)[:, :dim]
-    scales = np.ascontiguousarray(tail).view("<f2").astype(np.float64)
-    return (scales[:, 1:] + scales[:, :1] * numbers).astype(np.float32)
+    scales = np.ascontiguousarray(tail).view("<f2").astype(np.float32)
+    rows = scales[:, :1] * numbers  # exact: 11 bits times 8, and no smaller than a float32 can be
+    rows += scales[:, 1:]
+    return rows
 
 
 def _integers(w_nd: Floats, dtype: str) -> Bytes:
