@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=[ANSWER, *PLAIN], help="some only")
     args = parser.parse_args()
     set_up(args.threads)
-    records = Records(RECORD, IDENTITY, writes=args.record)
+    records = Records(RECORD, IDENTITY, {"crosses": None}, writes=args.record)
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         data = planted_data(args.rows, seed, args.out)
         for method in args.methods:
