@@ -40,6 +40,15 @@ def test_with_few_places_the_best_shape_and_the_best_searched_one_begin() -> Non
     assert after_screening(ties, KINDS)[:3] == ["1x16", "chunks", "2x8"]
 
 
+def test_with_few_steps_a_searched_policy_with_stored_ids_begins_before_the_last_shape() -> None:
+    """Not one with crosses or divided by worth, which have their own places."""
+    order = after_screening(AUC, KINDS, few_steps=True)
+    assert order[:7] == ["1x16", "x", "4x4", "8x2", "crosses", "worth", "ids"]
+    assert order[7:] == ["2x8", "frequent", "qr", "chunks", "worth-2"]
+    without = replace(KINDS, by_id={"frequent", "worth", "worth-2"})
+    assert after_screening(AUC, without, few_steps=True)[6:8] == ["2x8", "frequent"]
+
+
 def test_three_shapes_go_on_where_there_are_five_places() -> None:
     """The best policy that stores ids goes on in any case, and then AUC decides."""
     assert after_finals(AUC, KINDS, 6, last=False)[:6] == [

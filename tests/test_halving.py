@@ -188,8 +188,10 @@ def test_finalists_do_not_leave_before_rows_have_grown() -> None:
     for steps, finals in ((50, [(8, 1), (6, 2)]), (49, [(7, 2)])):
         length = Length(12, steps, 512 * steps, 512)
         spent = length.whole // 3
-        found = rounds(31, length, 4.0, spent, early=early_steps(FitSettings(row_lr=4e-3))).finals
-        assert [(r.candidates, r.steps // steps) for r in found] == [*finals, (3, 6), (2, 12)]
+        found = rounds(31, length, 4.0, spent, early=early_steps(FitSettings(row_lr=4e-3)))
+        stages = [(r.candidates, r.steps // steps) for r in found.finals]
+        assert stages == [*finals, (3, 6), (2, 12)]
+        assert found.few_steps is (steps == 49)
 
 
 def test_short_trainings_have_higher_rates() -> None:
@@ -461,6 +463,31 @@ def test_slow_kinds_are_among_the_finalists(
     assert last[1].winner.name == "seo-3" and len(curve["seo-4"]) == 1  # one of a kind stays
     assert last[0].winner.name not in marked
     assert all(len(found.scores["seo-5"]["curve"]) > 1 for found in last.values())
+
+
+def test_with_few_steps_stored_ids_begin_in_place_of_the_last_shape(
+    monkeypatch: pytest.MonkeyPatch, tiny_data: DataSet, tmp_path: Path
+) -> None:
+    """A searched policy that stores ids is last in the short round, and wins."""
+    names = [f"trivial-{i}" for i in range(10)] + [f"seo-{i}" for i in range(6)]
+    quality = dict.fromkeys(names, 0.8) | {"seo-3": 2.0}
+    scripted(monkeypatch, tiny_data, quality, dict.fromkeys(names, 1.0) | {"seo-3": 60.0})
+    contest = sys.modules["seo_rec.search.run_off.contest"]
+    monkeypatch.setattr(contest.Contest, "_worth", lambda *_: {})
+    training = Training(TRAINING.model, FitSettings(epochs=8, batch_size=20))
+    spent = whole_length(tiny_data, training).whole // 2
+    known = plain_candidates(tiny_data, Shape(1600, 16, 8, 16, 0), RunOff())
+    marks: dict[str, dict[str, Any]] = {
+        "seo-3": {"policy": next(c.policy for c in known if c.family == "by-id")},
+        "seo-4": {"by_worth": True},
+        "seo-5": {"origin": {"crosses": ["a*b"]}},
+    }
+    candidates = [replace(c, **marks.get(c.name, {})) for c in policies(tiny_data, names, shared=4)]
+    outcome = run_off(tiny_data, candidates, RunOff(), training, tmp_path, spent)
+    curve = {name: score["curve"] for name, score in outcome.scores.items()}
+    assert min(names, key=lambda name: curve[name][0][1]) == "seo-3"
+    assert outcome.winner.name == "seo-3"
+    assert all(len(curve[name]) > 1 for name in ("seo-4", "seo-5"))
 
 
 def test_in_one_round_the_best_of_shared_chunks_is_the_one_to_beat(

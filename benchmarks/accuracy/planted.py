@@ -19,13 +19,14 @@ from seo_rec import recipes
 from seo_rec.cli.jobs import BUDGET, SYNTHETIC_ROWS, SYNTHETIC_WORLD, TRAINING
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.data.synthetic import synthetic
+from seo_rec.recipes.crossing import AUTO
 from seo_rec.runs import Run, describe
 from seo_rec.schema import SCHEMA_FILE
 from seo_rec.search import find
 from seo_rec.settings import FitSettings, Training
 
 RECORD = path_of("planted")
-IDENTITY = ("rows", "data_fingerprint", "params", "seed", "method", "rule")
+IDENTITY = ("rows", "data_fingerprint", "params", "seed", "method", "rule", "crosses")
 ANSWER = "seo"
 PLAIN = ("multi-size", "monolithic", "multi-size-4", "multi-size-8", "separate", "frequent")
 PARAMS, DIM = int(BUDGET["--params"]), 16
@@ -53,7 +54,7 @@ def planted_data(rows: int, seed: int, out: Path) -> DataSet:
 
 
 def asked_of(data: DataSet, rows: int, method: str, seed: int) -> Line:
-    """What a line is of; the rule of the run-off is a part of it, since answers depend on it."""
+    """What a line is of; of an answer also the rule of the run-off, and the option of crosses."""
     settings = find(ANSWER).settings_at(PARAMS, DIM, training_of(seed))
     return {
         "rows": rows,
@@ -62,6 +63,7 @@ def asked_of(data: DataSet, rows: int, method: str, seed: int) -> Line:
         "seed": seed,
         "method": method,
         "rule": settings.run_off.to_json()["rule"] if method == ANSWER else None,
+        "crosses": AUTO if method == ANSWER else None,
     }
 
 
@@ -73,7 +75,7 @@ def measured(data: DataSet, asked: Line, out: Path) -> Line:
     if method == ANSWER:
         settings = find(method).settings_at(PARAMS, DIM, training)
         place = folder.with_name(f"{folder.name}-search")
-        found = recipes.search(method, data, place, settings, training, resume=True)
+        found = recipes.search(method, data, place, settings, training, resume=True, crosses=AUTO)
         policy, halving = found.policy, found.record["halving"]
         read = (halving["rows"] + halving["elsewhere"]) / halving["one_training"]
         told = {"winner": found.winner, "trainings": round(read, 3)}
@@ -91,7 +93,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=[ANSWER, *PLAIN], help="some only")
     args = parser.parse_args()
     set_up(args.threads)
-    records = Records(RECORD, IDENTITY, writes=args.record)
+    records = Records(RECORD, IDENTITY, {"crosses": None}, writes=args.record)
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         data = planted_data(args.rows, seed, args.out)
         for method in args.methods:

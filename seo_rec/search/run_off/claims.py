@@ -15,6 +15,7 @@ from seo_rec.search.run_off.crossed import crosses_of_candidate
 
 SHAPES = 4  # plain shapes of hashed chunks that begin: 1, 2, 4 and 8 lookups of a feature
 SHAPES_ON = 3  # of these that go on together
+SHAPES_OF_FEW = 3  # shapes that have the first claims where trainings have few steps
 ROOM_FOR_SHAPES = 5  # places of a round in which they do
 LATE_GAIN = 0.001  # validation AUC that policies by id gain on hashed ones in the second half
 
@@ -51,7 +52,9 @@ def kinds_of(candidates: Sequence[Candidate]) -> Kinds:
     )
 
 
-def after_screening(auc: Mapping[str, float], kinds: Kinds) -> list[str]:
+def after_screening(
+    auc: Mapping[str, float], kinds: Kinds, *, few_steps: bool = False
+) -> list[str]:
     """All candidates in the order of their claim to begin a whole training.
 
     The best shape is first, then the best searched candidate, the three other shapes, the best one
@@ -59,18 +62,28 @@ def after_screening(auc: Mapping[str, float], kinds: Kinds) -> list[str]:
     and then the best other plain one of either family, hashed or by id. The others follow by AUC;
     ties go to the earlier candidate.
 
+    With few steps the short trainings are shortest, and policies that store ids rank lowest in
+    them. Then the best searched one with stored ids, without crosses and not divided by worth, has
+    a place after the best division by worth, and the last shape waits until after it.
+
     Args:
         auc: Validation AUC of the short trainings.
         kinds: The kinds of the candidates.
+        few_steps: Whether trainings have few steps (:attr:`Schedule.few_steps`).
     """
     ranked = _ranked(auc)
     shapes = [name for name in ranked if name in kinds.shared][:SHAPES]
     rest = [name for name in ranked if name not in kinds.shared]
     searched = [name for name in rest if name in kinds.searched]
     plain = [name for name in rest if name not in kinds.searched]
-    claims = [*shapes[:1], *searched[:1], *shapes[1:]]
-    for kind in (kinds.crossed, kinds.by_worth, plain):
+    first = SHAPES_OF_FEW if few_steps else SHAPES
+    claims = [*shapes[:1], *searched[:1], *shapes[1:first]]
+    for kind in (kinds.crossed, kinds.by_worth):
         claims += [name for name in rest if name in kind][:1]
+    if few_steps:
+        other = {n for n in kinds.by_id if n not in kinds.crossed and n not in kinds.by_worth}
+        claims += [name for name in searched if name in other][:1] + shapes[first:]
+    claims += plain[:1]
     for names in (searched, plain):
         of_ids = [[n for n in names if (n in kinds.by_id) is stored] for stored in (True, False)]
         claims += [name for family in of_ids for name in family[:1]]

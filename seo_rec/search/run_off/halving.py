@@ -101,7 +101,7 @@ class _Rounds:
                 _note(contest, before, now, number - 1)
                 return _ordered(contest, now)
             if stage is self.schedule.screening:
-                order = _screened(contest, now)
+                order = _screened(contest, now, few_steps=self.schedule.few_steps)
             else:
                 ending = number + 1 == len(stages)
                 waiting = [*order[stage.candidates :], *waiting] if number > 1 else []
@@ -170,10 +170,10 @@ def halve(contest: Contest, spent: int) -> tuple[list[str], dict[str, Any]]:
     return finalists, record
 
 
-def _screened(contest: Contest, names: Sequence[str]) -> list[str]:
+def _screened(contest: Contest, names: Sequence[str], *, few_steps: bool) -> list[str]:
     """The candidates in the order of their claim to begin, with their gains noted."""
     auc, kinds = _kinds(contest, names)
-    order = after_screening(auc, kinds)
+    order = after_screening(auc, kinds, few_steps=few_steps)
     contest.compare(names, order[0])
     return order
 

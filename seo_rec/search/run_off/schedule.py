@@ -87,11 +87,13 @@ class Schedule:
         finals: The rounds of the finalists, each of which goes on with the trainings of the round
             before: ``steps`` are those since the beginning.
         rows: Rows that all of them may read together.
+        few_steps: Whether the rounds of finalists are :data:`SHORT_FINALS`.
     """
 
     screening: Round | None
     finals: tuple[Round, ...]
     rows: int
+    few_steps: bool = False
 
     @property
     def rounds(self) -> tuple[Round, ...]:
@@ -196,7 +198,8 @@ def rounds(
     fewer = [(size, part) for size, part in finals if size < candidates]
     found = _finals(fewer, length, left * FINALS_SHARE)
     each = (left - _rows_of(found, length)) / candidates
-    return Schedule(Round(candidates, length.steps_within(each)), found, left)
+    screening = Round(candidates, length.steps_within(each))
+    return Schedule(screening, found, left, few_steps=form is SHORT_FINALS)
 
 
 def _finals(finals: Sequence[tuple[int, float]], length: Length, share: float) -> tuple[Round, ...]:
