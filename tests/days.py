@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from seo_rec.data.split import Split
 from seo_rec.data.table import TableColumns, prepare_table
+from seo_rec.data.vocabulary import Pruning
 
 ROWS = 600
 USERS = 40
@@ -38,12 +39,19 @@ def prepare_day(
     rows: int = ROWS,
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
     transform: str = "none",
+    counted: bool = True,
 ) -> Path:
     """Prepare the clicks of one day as a table of one's own."""
     raw = out.with_name(f"{out.name}.parquet")
     raw.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(day_table(day, rows), raw)
     columns = TableColumns("y", categorical, numeric, numeric_transform=transform)
-    prepare_table(raw, out, columns=columns, split=Split("random", 42, fractions))
+    prepare_table(
+        raw,
+        out,
+        columns=columns,
+        split=Split("random", 42, fractions),
+        pruning=Pruning(counted=counted),
+    )
     raw.unlink()
     return out

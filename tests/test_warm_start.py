@@ -21,6 +21,7 @@ from seo_rec.model import ModelSettings
 from seo_rec.policy import Policy
 from seo_rec.recipes.continuing import read_counts
 from seo_rec.runs import Run, RunError
+from seo_rec.schema import DataError
 from seo_rec.serve.delta import apply_delta
 from seo_rec.settings import DENSE_OPTIMIZER_NAMES, FitSettings, Training
 from seo_rec.train import warm_start
@@ -205,6 +206,20 @@ def test_without_changes_nothing_changes(hashed: Path, days: list[Path], tmp_pat
     after = first_checkpoint(hashed, days[1], tmp_path / "next")
     for name, tensor in after.items():
         assert torch.equal(tensor, before[name]), name
+
+
+def test_hashed_tables_go_on_without_vocabularies(
+    hashed: Path, days: list[Path], tmp_path: Path
+) -> None:
+    """They need none; what moves rows by their ids does, and says so."""
+    data = prepare_day(tmp_path / "day", 1, counted=False)
+    before = saved_tensors(hashed / "checkpoints")
+    after = first_checkpoint(hashed, data, tmp_path / "next")
+    for name, tensor in after.items():
+        assert torch.equal(tensor, before[name]), name
+    other = recipes.method_policy("monolithic", open_data(data), 160, 4, seed=1)
+    with pytest.raises(DataError, match="no vocabularies"):
+        recipes.continued(hashed, open_data(data), policy=other)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from seo_rec.documents import read_object
 from seo_rec.embed.cross import Columns
 from seo_rec.files import write_bytes
 from seo_rec.places import place
-from seo_rec.policy import Ids, Policy
+from seo_rec.policy import Feature, Ids, Policy
 from seo_rec.policy.addresses import counted_as, known_as
 from seo_rec.policy.candidates import with_candidates
 from seo_rec.policy.columns import ColumnChange, adapted
@@ -165,10 +165,15 @@ def feature_counts(data: DataSet, policy: Policy) -> dict[str, tuple[Ids, Any]]:
     features = {f.name: f for f in policy.features}
     crosses = [n for n in names if features[n].is_cross]
     columns = {n: features[n].columns[0] for n in names if n not in crosses}
-    there = {p.stem for p in (data.path / VOCABULARY_FOLDER).glob("*.parquet")}
+    there = _counted_columns(data)
     found = {n: data.counts(c) for n, c in columns.items() if c in there}
     found |= _mixed_counts(data, policy, crosses)
     return {n: counted_as(*found[n], features[n].id_bits) for n in names if n in found}
+
+
+def _counted_columns(data: DataSet) -> set[str]:
+    """The columns whose ids were counted when the data were prepared."""
+    return {p.stem for p in (data.path / VOCABULARY_FOLDER).glob("*.parquet")}
 
 
 def _mixed_counts(data: DataSet, policy: Policy, crosses: list[str]) -> dict[str, tuple[Ids, Any]]:
@@ -234,11 +239,7 @@ def write_counts(path: Path, counts: DecayedCounts) -> None:
 
 
 def read_counts(path: Path) -> DecayedCounts:
-    """What :func:`write_counts` wrote.
-
-    Raises:
-        ValueError: The file is damaged.
-    """
+    """What :func:`write_counts` wrote; ValueError if the file is damaged."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             names = [str(name) for name in arrays["names"]]
@@ -287,7 +288,9 @@ def _known(
     """
     known, stand_ins = {}, {}
     before = old.id_bits
-    of_crosses = _mixed_counts(data, new, _moved_crosses(old, new))
+    moved, there = _moved_hashed(old, new), _counted_columns(data)
+    of_crosses = _mixed_counts(data, new, [f.name for f in moved if f.is_cross])
+    needed = {f.columns[0] for f in moved} | there
     for f in new.features:
         if f.name not in before:
             continue
@@ -301,7 +304,9 @@ def _known(
             named[f.id_bits].append(counted[0])
         if f.name not in counts or f.id_bits != FULL_BITS:
             # with digests, ids of the day for lookups by their hash
-            of_day = of_crosses.get(f.name) if f.is_cross else data.counts(f.columns[0])
+            of_day = of_crosses.get(f.name)
+            if not f.is_cross and f.columns[0] in needed:
+                of_day = data.counts(f.columns[0])
             if of_day is not None:
                 of_ids, amounts = of_day
                 counted = counted if f.name in counts else counted_as(of_ids, amounts, f.id_bits)
@@ -317,21 +322,22 @@ def _known(
     return known, stand_ins
 
 
-def _moved_crosses(old: Policy, new: Policy) -> list[str]:
-    """Crosses of both policies whose rows move, and are found by the hash of a whole id in one.
+def _moved_hashed(old: Policy, new: Policy) -> list[Feature]:
+    """Features of both policies whose rows move, and are found by the hash of a whole id in one.
 
-    Their ids are in no vocabulary, so the rows of the day have to be read.
+    Ids of the day are needed for them. Those of crosses are in no vocabulary, so that rows have to
+    be read.
     """
     before = {f.name: f for f in old.features}
     moved = []
     for f in new.features:
         e = before.get(f.name)
-        if e is None or not f.is_cross or e.columns != f.columns:
+        if e is None or e.columns != f.columns:
             continue
         tables = [[p.table(k.table) for k in g.all_lookups] for p, g in ((old, e), (new, f))]
         hashed = not all(k.uses_index for k in (*e.all_lookups, *f.all_lookups))
         if hashed and (e.all_lookups != f.all_lookups or tables[0] != tables[1]):
-            moved.append(f.name)
+            moved.append(f)
     return moved
 
 

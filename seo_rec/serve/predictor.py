@@ -199,6 +199,8 @@ def as_table(rows: Any) -> Any:
             return pa.table({str(name): _array(name, values) for name, values in rows.items()})
         if hasattr(rows, "__arrow_c_stream__"):
             return pa.table(rows)
+    except RowError:
+        raise
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"the rows are not columns of equal length and type: {error}") from error
     raise DataError(
@@ -215,7 +217,18 @@ def _array(name: Any, values: Any) -> Any:
     try:
         return pa.array(values, from_pandas=True)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"column {name!r}: {error}") from error
+        raise _too_large(name, values) or DataError(f"column {name!r}: {error}") from error
+
+
+def _too_large(name: Any, values: Any) -> RowError | None:
+    """Where the first whole number is that no column can hold; None if there is none."""
+    for row, cell in enumerate(values):
+        for number in cell if isinstance(cell, list | tuple) else [cell]:
+            if type(number) is int and not -(2**63) <= number < 2**64:
+                why, fix = "a whole number beyond 64 bits", "give text, or correct the cell"
+                digits = str(number)[:24] if number.bit_length() < 4_000 else "thousands of digits"
+                return RowError(row, str(name), digits, why, fix)
+    return None
 
 
 def example_table(preparation: Preparation, examples: Mapping[str, list[str | None]]) -> Any:

@@ -22,6 +22,7 @@ from seo_rec.serve.server.arrow_messages import is_compressed
 
 JSON = "application/json"
 ARROW = "application/vnd.apache.arrow.stream"
+_SHOWN = 8  # names in a message
 MAX_TEXT = 10_000  # bytes of one value; the time of the hash grows with the longest value
 
 
@@ -120,7 +121,18 @@ def _json_body(content: bytes, preparation: Preparation, max_rows: int) -> Body:
     for name, factors in weights.items():
         _require_numbers(name, factors)
     read = {name: cells for name, cells in columns.items() if name in names}
+    if len(read) < len(names):
+        lacking, given = ([n for n in names if n not in read], list(columns))
+        raise RequestError(
+            422, f"the rows lack the columns {_few(lacking)}; given are {_few(given)}"
+        )
     return Body((_table if weights else rows_of)(read, preparation), weights)
+
+
+def _few(names: list[str]) -> str:
+    """The first names, shortened, and how many there are besides."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{[name[:20] for name in names[:_SHOWN]]}{more}"
 
 
 def _require_numbers(name: str, factors: list[Any]) -> None:
