@@ -17,7 +17,7 @@ import pytest
 
 # Before torch is imported, so that the processes that tests start have one thread too: they share
 # the cores with the other processes of the run, and behave alike however the run was started.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 
