@@ -14,6 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Before torch is imported, so that the processes that tests start have one thread too: they share
+# the cores with the other processes of the run, and behave alike however the run was started.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import torch
 
 from seo_rec.data.dataset import DataSet, open_data

@@ -50,14 +50,6 @@ if words[0] == "loaded":
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def threads() -> Iterator[None]:
-    """The server loads libraries for one thread: a process that wants others is no fork."""
-    with pytest.MonkeyPatch.context() as changes:
-        changes.setenv("OMP_NUM_THREADS", "1")
-        yield
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory with the module that the processes run."""
