@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.csv as pacsv
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -129,3 +130,25 @@ def test_an_error_of_a_node_is_no_content(hdfs: WebHdfs, tmp_path: Path) -> None
         prepare_table(f"{url}/a.csv", tmp_path / "out", columns=COLUMNS)
     assert "\n" not in str(caught.value)
     assert hdfs.failures == 0
+
+
+def test_a_hdfs_url_reaches_pyarrow_with_host_port_user_and_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder stands for the cluster, since Hadoop's own library is not installed here."""
+    fs = pytest.importorskip("fsspec.implementations.arrow").HadoopFileSystem
+    (tmp_path / "clicks").mkdir()
+    (tmp_path / "clicks/day").write_text("one")
+    asked: list[dict[str, object]] = []
+
+    def connect(**settings: object) -> pafs.FileSystem:
+        asked.append(settings)
+        return pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
+
+    monkeypatch.setattr(pafs, "HadoopFileSystem", connect)
+    fs.clear_instance_cache()
+    try:
+        assert place("hdfs://ann@node:9000/clicks/day").read_text() == "one"
+    finally:
+        fs.clear_instance_cache()  # no later test may meet the folder
+    assert [asked[0][key] for key in ("host", "port", "user")] == ["node", 9000, "ann"]
