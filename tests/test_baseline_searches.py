@@ -228,7 +228,9 @@ def test_a_search_writes_takes_and_refuses(tiny_data: DataSet, tmp_path: Path) -
             Training(SMALL, FIT),
             resume=True,
         )
-    with pytest.raises(ValueError, match=r"method 'dim'; allowed: .* dimgrow, "):
+    with pytest.raises(
+        ValueError, match=r"method 'dim'; do you mean 'dimgrow'\? allowed: .* dimgrow, "
+    ):
         recipes.search("dim", tiny_data, out, settings, Training(SMALL, FIT))
     with pytest.raises(ValueError, match="allowed: a SsedsSettings"):
         recipes.search("sseds", tiny_data, tmp_path / "o", settings, Training(SMALL, FIT))
@@ -336,7 +338,7 @@ def test_the_command(seo_rec: Callable[..., Any], tiny: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     "arguments, says",
     [
-        (("--method", "dim"), "method 'dim'; allowed: separate, "),
+        (("--method", "dim"), "method 'dim'; do you mean 'dimgrow'? allowed: separate, "),
         (("--method", "sseds", "--set", "alpha=1"), "--set 'alpha=1' of sseds; allowed, with def"),
         (("--method", "sseds", "--set", "keep"), "--set 'keep' of sseds; allowed, with defaults"),
         (("--method", "sseds", "--set", "keep=x"), "--set keep=x; allowed: a number"),

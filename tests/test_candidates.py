@@ -167,7 +167,7 @@ def test_the_mean_of_candidates_is_served_and_goes_on(
     assert not torch.allclose(found[-1], held[-1])
 
     # the next day: ids that are new to it continue what was served, and candidates their own rows
-    made = continued(run, days[3])
+    made = continued(run, days[3], mean_anew=False)
     new = means_of_users(days[3], made, training, tmp_path / "next")
     fresh = set(made.trained.vocabularies["user"].tolist()) - set(held)
     assert len(fresh) > 5

@@ -13,6 +13,7 @@ import pytest
 
 from seo_rec.data.dataset import open_data
 from seo_rec.plan import plan_policy, read_topology
+from seo_rec.planted import PLANTED_PARAMS
 from seo_rec.policy import Budget, Policy
 from seo_rec.runs import read_runs
 from seo_rec.search.run_off import plain
@@ -231,7 +232,7 @@ def test_the_demo(monkeypatch: pytest.MonkeyPatch, seo_rec: Command, tmp_path: P
     assert (out / "report.html").stat().st_size > 10_000
     runs = read_runs(out / "compare/results.jsonl")
     assert [r.method for r in runs] == list(COMPARED_METHODS)
-    assert all(r.embedding_params <= r.budget == 8000 for r in runs)
+    assert all(r.embedding_params <= r.budget == PLANTED_PARAMS for r in runs)
     monkeypatch.setattr(policy_fit, "fit", None)
     again = seo_rec(*demo)
     assert again.code == 0 and again.out == done.out

@@ -249,9 +249,10 @@ def test_hostile_files_are_refused(name, tmp_path):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    for path in (tmp_path / "no.json", tmp_path):
-        with pytest.raises(PolicyError, match="no such policy file; `seo-rec search` writes one"):
-            Policy.load(path)
+    with pytest.raises(PolicyError, match="no such policy file; `seo-rec search` writes one"):
+        Policy.load(tmp_path / "no.json")
+    with pytest.raises(PolicyError, match="a folder; name the policy file in it"):
+        Policy.load(tmp_path)
 
 
 def test_a_huge_file_is_refused_unread(tmp_path):

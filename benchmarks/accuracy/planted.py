@@ -16,50 +16,42 @@ from pathlib import Path
 from benchmarks.command import make_parser, set_up
 from benchmarks.record import Line, Records, outcome, path_of
 from seo_rec import recipes
-from seo_rec.cli.jobs import BUDGET, SYNTHETIC_ROWS, SYNTHETIC_WORLD, TRAINING
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.data.synthetic import synthetic
+from seo_rec.planted import PLANTED_FIT, PLANTED_PARAMS, PLANTED_ROWS, PLANTED_WORLD
 from seo_rec.recipes.crossing import AUTO
 from seo_rec.runs import Run, describe
 from seo_rec.schema import SCHEMA_FILE
 from seo_rec.search import find
-from seo_rec.settings import FitSettings, Training
+from seo_rec.settings import Training
 
 RECORD = path_of("planted")
 IDENTITY = ("rows", "data_fingerprint", "params", "seed", "method", "rule", "crosses")
 ANSWER = "seo"
 PLAIN = ("multi-size", "monolithic", "multi-size-4", "multi-size-8", "separate", "frequent")
-PARAMS, DIM = int(BUDGET["--params"]), 16
+DIM = 16
 
 
 def training_of(seed: int) -> Training:
     """The settings of the component, with a seed."""
-    rate = float(TRAINING["--lr"])
-    fit = FitSettings(
-        batch_size=int(TRAINING["--batch-size"]),
-        row_lr=rate,
-        dense_lr=rate,
-        row_l2=float(TRAINING["--l2"]),
-        epochs=int(TRAINING["--epochs"]),
-    )
-    return Training(fit=fit).with_seed(seed)
+    return Training(fit=PLANTED_FIT).with_seed(seed)
 
 
 def planted_data(rows: int, seed: int, out: Path) -> DataSet:
     """Data of the component's kind, made if they are not there."""
     folder = out / f"planted-{rows}-seed{seed}"
     if not (folder / SCHEMA_FILE).exists():
-        synthetic(folder, rows=rows, seed=seed, **SYNTHETIC_WORLD)
+        synthetic(folder, rows=rows, seed=seed, **PLANTED_WORLD)
     return open_data(folder)
 
 
 def asked_of(data: DataSet, rows: int, method: str, seed: int) -> Line:
     """What a line is of; of an answer also the rule of the run-off, and the option of crosses."""
-    settings = find(ANSWER).settings_at(PARAMS, DIM, training_of(seed))
+    settings = find(ANSWER).settings_at(PLANTED_PARAMS, DIM, training_of(seed))
     return {
         "rows": rows,
         "data_fingerprint": data.fingerprint,
-        "params": PARAMS,
+        "params": PLANTED_PARAMS,
         "seed": seed,
         "method": method,
         "rule": settings.run_off.to_json()["rule"] if method == ANSWER else None,
@@ -73,14 +65,14 @@ def measured(data: DataSet, asked: Line, out: Path) -> Line:
     folder = out / f"{data.path.name}-{method}"
     told: Line = {}
     if method == ANSWER:
-        settings = find(method).settings_at(PARAMS, DIM, training)
+        settings = find(method).settings_at(PLANTED_PARAMS, DIM, training)
         place = folder.with_name(f"{folder.name}-search")
         found = recipes.search(method, data, place, settings, training, resume=True, crosses=AUTO)
         policy, halving = found.policy, found.record["halving"]
         read = (halving["rows"] + halving["elsewhere"]) / halving["one_training"]
         told = {"winner": found.winner, "trainings": round(read, 3)}
     else:
-        policy = recipes.method_policy(method, data, PARAMS, DIM, seed=seed)
+        policy = recipes.method_policy(method, data, PLANTED_PARAMS, DIM, seed=seed)
     run: Run = recipes.train(data, policy, folder, training, method=method, resume=True)
     return {**outcome(run), **asked, **told, "tables": describe(policy)}
 
@@ -89,7 +81,7 @@ def main() -> None:
     parser = make_parser(__doc__, RECORD, "runs/planted")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--rows", type=int, default=SYNTHETIC_ROWS)
+    parser.add_argument("--rows", type=int, default=PLANTED_ROWS)
     parser.add_argument("--methods", nargs="*", default=[ANSWER, *PLAIN], help="some only")
     args = parser.parse_args()
     set_up(args.threads)

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy.at_bytes import STUDIES
-from benchmarks.accuracy.planted import PARAMS, planted_data, training_of
+from benchmarks.accuracy.planted import planted_data, training_of
 from benchmarks.command import make_parser, set_up
 from benchmarks.record import Line, Records, path_of, recorded_fit
 from seo_rec import recipes
-from seo_rec.cli.jobs import SYNTHETIC_ROWS
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.environment import stamp
+from seo_rec.planted import PLANTED_PARAMS, PLANTED_ROWS
 from seo_rec.policy import Allowance, allowance_of
 from seo_rec.policy.allowance import read_bytes
 from seo_rec.runs import command_line
@@ -158,7 +158,9 @@ def parts(args: Namespace) -> Iterator[Part]:
     if args.study == PLANTED:
         for seed in range(args.first_seed, args.first_seed + args.seeds):
             data = planted_data(args.rows, seed, args.out)
-            yield Part(PLANTED, data, allowance_of(PARAMS), shortened(training_of(seed), args))
+            yield Part(
+                PLANTED, data, allowance_of(PLANTED_PARAMS), shortened(training_of(seed), args)
+            )
         return
     study = STUDIES[args.study]
     training = shortened(Training(study.model, study.fit), args)
@@ -182,7 +184,7 @@ def main() -> None:
     parser.add_argument("--bytes", default="", help="budget, as 96k; default: the study's second")
     parser.add_argument("--seeds", type=int, default=3, help="of the planted data")
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--rows", type=int, default=SYNTHETIC_ROWS, help="of the planted data")
+    parser.add_argument("--rows", type=int, default=PLANTED_ROWS, help="of the planted data")
     parser.add_argument("--epochs", type=int, default=0, help="default: of the study")
     parser.add_argument(
         "--variants", nargs="*", default=[DEFAULT, EXHAUSTIVE], choices=VARIANTS, metavar="VARIANT"

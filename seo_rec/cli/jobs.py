@@ -7,35 +7,25 @@ success. Further options are passed on to ``seo-rec search`` and ``seo-rec train
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from seo_rec.documents import read_object
+from seo_rec.planted import PLANTED_FIT, PLANTED_PARAMS, PLANTED_ROWS, PLANTED_WORLD
 from seo_rec.runs.layout import POLICY_FILE, RUN_FILE, SEARCH_FILE
 from seo_rec.schema import SCHEMA_FILE
 
 ROOT = Path("runs/torchx")
-SYNTHETIC_ROWS = 30_000
-# Ten of sixteen columns are noise whose ids are as frequent as the others', and the budget has a
-# row for one id in fifteen: which columns share it decides how good the model is.
-SYNTHETIC_WORLD: Mapping[str, Any] = {
-    "strong_vocab": 60,
-    "rank": 2,
-    "weak": 2,
-    "weak_vocab": 20,
-    "noise": 10,
-    "noise_vocab": 400,
-}
-BUDGET = {"--params": "4800"}
+BUDGET = {"--params": str(PLANTED_PARAMS)}
 # Steps this small do not gain from a second thread, which makes them wait for each other.
 TRAINING = {
-    "--batch-size": "512",
-    "--lr": "4e-3",
-    "--l2": "3e-3",
-    "--epochs": "12",
+    "--batch-size": str(PLANTED_FIT.batch_size),
+    "--lr": str(PLANTED_FIT.row_lr),
+    "--l2": str(PLANTED_FIT.row_l2),
+    "--epochs": str(PLANTED_FIT.epochs),
     "--threads": "1",
 }
 FURTHER_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -48,7 +38,7 @@ def job_search(
     context: typer.Context,
     data: Data = None,
     out: Annotated[Path, typer.Option(help="Folder of the search.")] = ROOT / "search",
-    rows: Rows = SYNTHETIC_ROWS,
+    rows: Rows = PLANTED_ROWS,
 ) -> None:
     """Search a policy, on synthetic data unless told otherwise; run again to resume."""
     source = str(data or _synthetic(rows))
@@ -62,7 +52,7 @@ def job_applier(
     search: Annotated[Path, typer.Option(help="Folder of the search.")] = ROOT / "search",
     out: Annotated[Path, typer.Option(help="Folder of the applier's run.")] = ROOT / "applier",
     strategy: Annotated[str, typer.Option(help="exact or round-robin.")] = "exact",
-    rows: Rows = SYNTHETIC_ROWS,
+    rows: Rows = PLANTED_ROWS,
 ) -> None:
     """Apply a search's policy and train it from scratch; search first if there is none."""
     from seo_rec.apply import STRATEGIES, default_budget
@@ -115,7 +105,7 @@ def _synthetic(rows: int) -> Path:
     def make() -> None:
         if not (data / SCHEMA_FILE).exists():
             typer.echo(f"making the synthetic data set of {rows} rows in {data}")
-            synthetic(data, rows=rows, **SYNTHETIC_WORLD)
+            synthetic(data, rows=rows, **PLANTED_WORLD)
 
     ranks().on_first(make)
     return data

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from seo_rec.data.dataset import open_data
 from seo_rec.data.synthetic import synthetic
+from seo_rec.planted import PLANTED_FIT, PLANTED_PARAMS, PLANTED_ROWS, PLANTED_WORLD
 from seo_rec.recipes.comparing import compare
 from seo_rec.recipes.comparison import Comparison
 from seo_rec.runs import Run
 from seo_rec.schema import SCHEMA_FILE
 from seo_rec.search.run_off import RunOff
 from seo_rec.settings import COMPARED_METHODS
-from seo_rec.train import FitSettings, Training, agree, ranks
+from seo_rec.train import Training, agree, ranks
 
 
 def demo(out: Path | str, *, quick: bool = False, seed: int = 0) -> list[Run]:
     """Prepare synthetic data, search, train the answer and its rivals at one budget.
 
-    The data have features of very different worth, so that how they share the budget matters.
-    Called again it goes on where it stopped.
+    The data are those of :mod:`seo_rec.planted`, whose columns are of very different worth, so that
+    how they share the budget matters. Called again it goes on where it stopped.
 
     Args:
         out: Folder for the data, the comparison and the report.
@@ -32,26 +34,18 @@ def demo(out: Path | str, *, quick: bool = False, seed: int = 0) -> list[Run]:
 
     def prepare() -> None:
         if not (folder / SCHEMA_FILE).exists():
-            synthetic(folder, rows=8_000 if quick else 100_000, seed=seed + 1, progress=True)
+            rows = 8_000 if quick else PLANTED_ROWS
+            synthetic(folder, rows=rows, seed=seed + 1, progress=True, **PLANTED_WORLD)
 
     ranks().on_first(prepare)
-    fit = FitSettings(
-        epochs=2 if quick else 12,
-        patience=4,
-        batch_size=512,
-        row_lr=1e-3,
-        dense_lr=1e-3,
-        row_l2=3e-3,
-        log_every=50,
-    )
-    run_off = RunOff(epochs=1 if quick else 8, chunk_dims=(8,), trivial_lookups=(1, 2, 4), cost=0)
+    short = RunOff(epochs=1, chunk_dims=(8,), trivial_lookups=(1, 2, 4), cost=0)
     comparison = Comparison(
         data=(open_data(folder),),
         methods=COMPARED_METHODS,
-        params=8_000 if quick else 64_000,
-        seeds=1 if quick else 2,
+        params=PLANTED_PARAMS,
+        seeds=1 if quick else 3,
         first_seed=seed,
-        training=Training(fit=fit),
-        settings={"seo": {"run_off": run_off}},
+        training=Training(fit=replace(PLANTED_FIT, epochs=2) if quick else PLANTED_FIT),
+        settings={"seo": {"run_off": short}} if quick else {},
     )
     return compare(comparison, out / "compare")

@@ -48,6 +48,7 @@ from seo_rec.serve.cells import encode_column
 from seo_rec.serve.predictor import Predictor
 from seo_rec.serve.preparation import Preparation
 from seo_rec.serve.preparation_rules import Column
+from seo_rec.serve.scores_file import require_scores_file
 
 SCORE = "score"  # the column of the scores
 AHEAD = 2  # blocks that are read while others are scored
@@ -109,7 +110,7 @@ def predict_files(
             is not one character or would be ignored, or ``out`` ends like another format.
         FileExistsError: Something is at ``out``.
     """
-    _require_parquet_name(out)
+    require_scores_file(out)
     if delimiter is not None:
         require_delimiter(delimiter)
     files = [existing_file(path) for path in paths]
@@ -146,7 +147,7 @@ def predict_split(
             a shard is damaged, missing or left over, or ``out`` ends like another format.
         FileExistsError: Something is at ``out``.
     """
-    _require_parquet_name(out)
+    require_scores_file(out)
     if split not in SPLITS:
         raise DataError(f"split {split!r}; allowed: {', '.join(SPLITS)}")
     _require_free(keep, predictor)
@@ -154,7 +155,6 @@ def predict_split(
     opened.require_rules(preparation.rules, "the model of the package")
     if not opened.schema.num_rows.get(split):
         raise DataError(f"{data / split}: split {split!r} has no rows; choose another --split")
-    require_new_file(out)  # before every shard is read once
     opened.verify(split)
 
     def blocks() -> Iterator[Block]:
@@ -203,14 +203,6 @@ def score_columns(scores: Any, labels: Sequence[str]) -> dict[str, Any]:
     """Scores, float32 (B,) or (B, T), as Arrow columns by name."""
     parts = scores.T if labels else [scores]
     return {n: pa.array(part) for n, part in zip(score_names(labels), parts, strict=True)}
-
-
-def _require_parquet_name(out: Path) -> None:
-    """DataError if the name of a file of scores promises another format than Parquet."""
-    if out.suffix not in ("", ".parquet", ".pq"):
-        raise DataError(
-            f"--out {out}: scores are written as Parquet; allowed endings: .parquet, .pq or none"
-        )
 
 
 def _require_free(keep: Sequence[str], predictor: Predictor) -> None:
@@ -404,6 +396,4 @@ def _copied(column: Any) -> Any:
     """Cells as they are copied: text as strings."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if pa.types.is_binary(column.type):
-        return column.cast(pa.string())
-    return column
+    return column.cast(pa.string()) if pa.types.is_binary(column.type) else column

@@ -85,5 +85,5 @@ def test_a_full_disk_is_said_once_with_its_cause(
     assert statuses == [2, 2], lines
     (line,) = lines
     assert line.startswith("error: ") and "no space is left on the disk" in line
-    assert ("make room" in line and "--resume goes on" in line) or "starts again" in line
+    assert ("make room" in line and "with --resume" in line) or "starts again" in line
     assert ("step-" in line) == (kilobytes > 8)

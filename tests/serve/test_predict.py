@@ -52,7 +52,8 @@ def test_scores_do_not_take_the_name_of_another_format(clicks, seo_rec, tmp_path
     rows = clicks.raw if raw else clicks.data.path
     done = seo_rec("predict", clicks.package, "--raw", rows, "--out", tmp_path / f"s{ending}")
     assert done.code == 2
-    assert "written as Parquet; allowed endings: .parquet, .pq or none" in done.err
+    last = f".{ending.rpartition(chr(46))[2]}"
+    assert f"written as Parquet, and {last} is another format; name it .parquet" in done.err
     assert not [*tmp_path.iterdir()]
 
 

@@ -135,7 +135,8 @@ def test_refusals_and_broken_connections_are_failures():
         seen = run(seen_by_a_client)
     assert len(seen.answers) == 2 and seen.told_to_leave == 0
     assert len(seen.failures) == 2
-    assert seen.failures[0].startswith("429: b'busy'") and "Incomplete" in seen.failures[1]
+    assert seen.failures[0].startswith("429: b'busy'")
+    assert "Incomplete" in seen.failures[1] or "ConnectionReset" in seen.failures[1]
 
 
 def test_an_answer_that_is_no_score_is_an_error():
