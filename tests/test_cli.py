@@ -35,6 +35,7 @@ def test_search_apply_train(chain: Path) -> None:
     assert result["command"].startswith("seo-rec train ") and result["epochs"] == 1
 
 
+@pytest.mark.slow
 def test_nothing_but_the_result_in_a_pipe(chain: Path, tiny: Path, tmp_path: Path) -> None:
     """No progress bar and no library's notice where nobody watches; the result on one line."""
     command = ["train", tiny, "--policy", chain / "a.json", "--out", tmp_path / "t", *QUICK]
@@ -232,7 +233,7 @@ def test_the_demo(monkeypatch: pytest.MonkeyPatch, seo_rec: Command, tmp_path: P
     assert (out / "report.html").stat().st_size > 10_000
     runs = read_runs(out / "compare/results.jsonl")
     assert [r.method for r in runs] == list(COMPARED_METHODS)
-    assert all(r.embedding_params <= r.budget == PLANTED_PARAMS for r in runs)
+    assert all(r.num_bytes <= r.budget == 4 * PLANTED_PARAMS for r in runs)
     monkeypatch.setattr(policy_fit, "fit", None)
     again = seo_rec(*demo)
     assert again.code == 0 and again.out == done.out

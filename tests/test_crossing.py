@@ -295,6 +295,7 @@ def test_rows_are_divided_over_columns_and_crosses_together(planted: DataSet) ->
     assert by_worth_with_crosses(wide, [1e-3] * 6 + [0.0, -1.0, 0.0], settings) is None
 
 
+@pytest.mark.slow
 def test_the_search_divides_by_the_worth_of_crosses(
     planted: DataSet, tmp_path: Path, monkeypatch
 ) -> None:

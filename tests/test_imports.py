@@ -61,6 +61,7 @@ def run(seo_rec: Callable[..., Any], tiny: Path, tmp_path_factory: pytest.TempPa
     return out
 
 
+@pytest.mark.slow
 def test_a_report_needs_no_torch(run: Path, tmp_path: Path) -> None:
     """It says what it read before it loads what draws; collisions are counted without torch."""
     found = modules_of("report", run, "--out", tmp_path / "r.html")
@@ -74,6 +75,7 @@ def test_apply_loads_nothing_heavy(run: Path, tmp_path: Path) -> None:
     assert found == {"first": set(), "end": set()}
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_it_plans_before_it_loads_torch(run: Path, tmp_path: Path) -> None:
     found = modules_of("plan", run / "policy.json", "--topology", "2xcpu", "--out", tmp_path / "p")
     assert found["first"] == set() and found["end"] >= TORCH

@@ -48,10 +48,10 @@ def test_further_options_arrive(folder):
 
 def test_options_that_suit_the_made_up_data_give_way():
     """Each to the same option, the budget to any budget, and all of them to a file of settings."""
-    plain = ["--params", "4800", "--batch-size", "512", "--lr", "4e-3", "--l2", "3e-3"]
+    plain = ["--params", "4800", "--batch-size", "512", "--lr", "0.004", "--l2", "0.003"]
     assert _suited([], search=True) == [*plain, "--epochs", "12", "--threads", "1"]
     assert _suited(["--bytes", "9k", "--lr=1e-3"], search=True) == [
-        *("--batch-size", "512", "--l2", "3e-3", "--epochs", "12", "--threads", "1")
+        *("--batch-size", "512", "--l2", "0.003", "--epochs", "12", "--threads", "1")
     ]
     assert _suited(["--epochs", "1"], search=False) == [*plain[2:], "--threads", "1"]
     assert _suited(["--config", "mine.json"], search=True) == []

@@ -163,6 +163,7 @@ def test_the_kept_ids_stay_kept_from_day_to_day(days: Path, tmp_path: Path) -> N
         open_data(out).kept("u")
 
 
+@pytest.mark.slow
 def test_eval_and_predict_agree_on_the_new_day(
     days: Path, run: Path, seo_rec: Any, tmp_path: Path
 ) -> None:

@@ -435,6 +435,7 @@ def deadly_source(raw: list[Path], deaths: Path) -> Source:
     return replace(source, read=read)
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw, deaths, out = rows_of_files(tmp_path), tmp_path / "deaths", tmp_path / "out"
     deaths.write_text("")

@@ -92,7 +92,7 @@ def named(by: str, seconds: float) -> str:
 
 
 @pytest.mark.parametrize("by", ["hour", "day", "week"])
-@pytest.mark.parametrize("part_rows", [1 << 19, 100])
+@pytest.mark.parametrize("part_rows", [pytest.param(1 << 19, marks=pytest.mark.slow), 100])
 def test_periods_of_time_have_the_rows_of_the_calendar(
     timed: DataSet, by: str, part_rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

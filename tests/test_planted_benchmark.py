@@ -15,7 +15,7 @@ def test_the_settings_are_those_of_the_component() -> None:
     fit = planted.training_of(3).fit
     assert float(given["--l2"]) == fit.row_l2 and float(given["--lr"]) == fit.row_lr == fit.dense_lr
     assert (int(given["--epochs"]), int(given["--batch-size"])) == (fit.epochs, fit.batch_size)
-    assert int(given["--params"]) == planted.PARAMS and fit.seed == 3
+    assert int(given["--params"]) == planted.PLANTED_PARAMS and fit.seed == 3
 
 
 def test_what_a_line_is_of(tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ def test_a_data_set_gives_the_same_batches(store: str, local: Path) -> None:
     assert all(map(np.array_equal, far.counts("bag_0"), near.counts("bag_0")))
 
 
+@pytest.mark.slow
 def test_raw_files_and_results_may_be_there(store: str, tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()

@@ -221,6 +221,7 @@ def test_doctor_says_so_and_exits_with_1(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_command_on_a_wrong_stack_prints_the_sentence_and_no_trace(tmp_path):
     path = site_packages(tmp_path, {**RIGHT_CPU, "torchrec": "1.7.0"})
     done = run_with(path, command_line("search", "DATA", "--out", "RUN"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from seo_rec.data.dataset import open_data
 from seo_rec.data.synthetic import synthetic
 from seo_rec.planted import PLANTED_FIT, PLANTED_PARAMS, PLANTED_ROWS, PLANTED_WORLD
+from seo_rec.policy.entries import SHORT_BITS
 from seo_rec.recipes.comparing import compare
 from seo_rec.recipes.comparison import Comparison
 from seo_rec.runs import Run
@@ -42,7 +43,9 @@ def demo(out: Path | str, *, quick: bool = False, seed: int = 0) -> list[Run]:
     comparison = Comparison(
         data=(open_data(folder),),
         methods=COMPARED_METHODS,
-        params=PLANTED_PARAMS,
+        params=0,
+        num_bytes=4 * PLANTED_PARAMS,
+        id_bits=SHORT_BITS,
         seeds=1 if quick else 3,
         first_seed=seed,
         training=Training(fit=replace(PLANTED_FIT, epochs=2) if quick else PLANTED_FIT),

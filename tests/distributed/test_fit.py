@@ -344,6 +344,7 @@ def test_overlapping_steps_are_the_plain_steps(tiny_data: DataSet, optimizer: st
         assert pipelined == {"ShardedEmbeddingBagCollection", "PipelinedPostproc"}
 
 
+@pytest.mark.slow
 def test_a_run_of_overlapping_steps_is_the_plain_run(
     tiny_data: DataSet, tmp_path: Path, overlapping: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

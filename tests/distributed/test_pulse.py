@@ -42,6 +42,7 @@ def test_a_stopped_rank_is_named_and_how_to_go_on(
     assert re.search(rf": the checkpoint of step \d+ is kept in {out}; the same command", line)
 
 
+@pytest.mark.slow
 def test_a_main_thread_that_waits_for_something_else_is_ended_too(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -270,6 +270,7 @@ def test_where_folders_cannot_change_places(tmp_path, monkeypatch):
         exchange(tmp_path / "nothing", tmp_path)
 
 
+@pytest.mark.slow
 def test_command_line(clicks, seo_rec, tmp_path):
     """export --since, --tar and apply-delta: the run itself, so nothing but the manifest is new."""
     base = tmp_path / "int8"

@@ -360,6 +360,7 @@ def report(load: Load, capsys) -> None:
         print(f"\n6 clients: {rate:.0f} requests/s, p50 {p50:.1f} ms, p99 {p99:.1f} ms")
 
 
+@pytest.mark.slow
 def test_sighup_loads_the_package_anew(tmp_path):
     """With --reload 0 nothing but the signal does; the package is a symbolic link here."""
     paths = [small_package(tmp_path / str(seed), seed) for seed in (3, 4)]
