@@ -233,7 +233,7 @@ def test_the_demo(monkeypatch: pytest.MonkeyPatch, seo_rec: Command, tmp_path: P
     assert (out / "report.html").stat().st_size > 10_000
     runs = read_runs(out / "compare/results.jsonl")
     assert [r.method for r in runs] == list(COMPARED_METHODS)
-    assert all(r.num_bytes <= r.budget == 4 * PLANTED_PARAMS for r in runs)
+    assert all(r.num_bytes <= r.budget_bytes == 4 * PLANTED_PARAMS for r in runs)
     monkeypatch.setattr(policy_fit, "fit", None)
     again = seo_rec(*demo)
     assert again.code == 0 and again.out == done.out
