@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+from seo_rec.process import EXIT_INTERRUPTED
 
 
 def main() -> None:

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
+# 128 + the number of the signal, as a shell reports a process ended by it
+EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 PLAIN = "seo_rec_plain"  # the name of an error handler of encodings
 SPELLED = {"−": "-", "–": "-", "—": "-", "±": "+-", "×": "x", "…": "...", "≤": "<=", "≥": ">="}
 

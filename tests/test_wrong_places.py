@@ -4,6 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from seo_rec import folders, schema
+from seo_rec.runs import layout
+from seo_rec.serve.delta import DELTA_FILE
+from seo_rec.serve.layout import MANIFEST_FILE
 from small_commands import Command
 
 CASES = [
@@ -50,3 +54,10 @@ def test_a_report_is_not_written_under_the_name_of_another_format(
     done = seo_rec("report", tmp_path, "--out", tmp_path / "page.pdf")
     assert done.code == 2
     assert "the page is HTML; allowed endings: .html, .htm or none" in done.err
+
+
+def test_the_files_that_tell_are_those_that_are_written() -> None:
+    """The names stand in a floor below, which cannot read them where they are written."""
+    names = {v for n, v in vars(layout).items() if n.endswith("_FILE")}
+    names |= {schema.SCHEMA_FILE, MANIFEST_FILE, DELTA_FILE}
+    assert {name for name, _ in folders._KINDS} <= names

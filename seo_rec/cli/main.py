@@ -32,7 +32,7 @@ from seo_rec.cli.predict import apply_delta, predict
 from seo_rec.cli.prepare import app as prepare_app
 from seo_rec.cli.replay import replay
 from seo_rec.cli.report import report
-from seo_rec.cli.running import EXIT_TERMINATED, STOPS, stopped
+from seo_rec.cli.running import STOPS, stopped
 from seo_rec.cli.search import search
 from seo_rec.cli.serve import serve
 from seo_rec.cli.train import train
@@ -40,6 +40,7 @@ from seo_rec.cli.tune import tune
 from seo_rec.files import one_line, said
 from seo_rec.places import local_argument
 from seo_rec.process import (
+    EXIT_TERMINATED,
     leave,
     quiet_libraries,
     run_and_leave,

@@ -12,7 +12,7 @@ import typer
 
 from seo_rec.cli.config import command_options
 from seo_rec.files import NO_SPACE, NoSpaceError, is_full_disk
-from seo_rec.process import Terminated
+from seo_rec.process import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
 from seo_rec.runs import Run
 from seo_rec.runs.command_settings import command_settings
 from seo_rec.runs.layout import POLICY_FILE
@@ -20,8 +20,6 @@ from seo_rec.runs.stops import kept
 from seo_rec.schema import LOSS_NAMES, QUALITY_NAMES
 from seo_rec.settings import FitSettings
 
-# 128 + the number of the signal, as a shell reports a process ended by it
-EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 STOPS = (KeyboardInterrupt, Terminated)
 
 

@@ -42,7 +42,8 @@ def unfinished(run: Path) -> RunError:
     """The error of a path that is not the folder of a finished training run."""
     if not run.exists():
         return RunError(f"{run}: no such folder; name the folder of a finished training run")
-    return RunError(f"{run}: not a finished training run{but_is(run)}")
+    found = but_is(run) or "; name the folder that `seo-rec train --out` made"
+    return RunError(f"{run}: not a finished training run{found}")
 
 
 def claim_run(out: Path, asked: Mapping[str, Any], resume: bool) -> None:
