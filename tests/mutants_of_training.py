@@ -11,7 +11,7 @@ _DATA = (
         "if self._own_server:",
         "if False:",
         (
-            "tests/test_parallel.py::test_processes_are_forks_of_a_server_and_see_what_this_one_sees",
+            "tests/test_local_processes.py::test_processes_are_forks_of_a_server_and_see_what_this_one_sees",
         ),
     ),
     Mutant(
