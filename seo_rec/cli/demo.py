@@ -24,7 +24,7 @@ def demo(
         ),
     ] = False,
     seed: par.Seed = 0,
-    threads: par.Threads = 0,
+    threads: par.Threads = 1,  # steps this small do not gain from a second one
     config: par.Config = None,
 ) -> None:
     """The main job on synthetic data: prepare, search, apply, train, compare, report."""
