@@ -20,14 +20,15 @@ learning rate of the dense layers on every day after the first. ``by-id-anew`` i
 ``hashed-retrained`` and ``by-id-retrained`` train from scratch on all days so far instead, by id
 with as many rows as ``by-id``, for the most frequent ids so far; ``by-id-retrained-all`` has a row
 for every id so far, and so more bytes. All take one pass with the same settings. ``cost`` takes the
-CPU time of training on the last step in continuation of a run, and of training on all steps.
+CPU time of training on the last step in continuation of a run, and of training on all steps, in one
+pass and as ``seo-rec train`` does.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,8 @@ FLIGHTS = (
     "plane_manufacturer", "plane_model", "plane_engine", "plane_seats", "plane_type",
 )  # fmt: skip
 EVERYTHING = Split("temporal", fractions=(1.0, 0.0, 0.0))
+VALIDATED = (0.9, 0.1, 0.0)
+TURNS = 3  # of a warm day and of retraining, whose medians count
 SETTINGS: dict[str, dict[str, Any]] = {
     "steady": {"first": 4, "steps": 16, "rows": 32_768, "dim": 16, "params": 16_000},
     "uneven": {"first": 4, "steps": 16, "rows": 32_768, "dim": 16, "params": 16_000},
@@ -163,13 +166,15 @@ def _flights(data: Path, steps: int, rows: int) -> tuple[list[pa.Table], TableCo
     return found, TableColumns("late", FLIGHTS)
 
 
-def prepared(tables: Sequence[pa.Table], columns: TableColumns, out: Path) -> DataSet:
-    """These rows as one data set, all of them in the training split."""
+def prepared(
+    tables: Sequence[pa.Table], columns: TableColumns, out: Path, split: Split = EVERYTHING
+) -> DataSet:
+    """These rows as one data set; by default all of them are training rows."""
     if not out.exists():
         raw = out.with_name(f"{out.name}.parquet")
         raw.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.concat_tables(tables), raw)
-        prepare_table(raw, out, columns=columns, split=EVERYTHING)
+        prepare_table(raw, out, columns=columns, split=split)
         raw.unlink()
     return open_data(out)
 
@@ -258,22 +263,47 @@ def _retrained(what: Line, start: DataSet, later: list[DataSet], folder: Path, r
 
 
 def _cost(what: Line, start: DataSet, later: list[DataSet], folder: Path, rows: Any) -> Line:
-    """CPU seconds of a warm day and of retraining, both with a run folder; all days are alike."""
+    """CPU seconds of a warm day and of retraining, with run folders; all days are alike.
+
+    A warm day and one pass over all days take turns, so that the machine's speed and what a process
+    does only once weigh on both alike; the first turn is not counted. ``default_seconds`` is a
+    retraining as ``seo-rec train`` does it: with validation rows, to the best epoch.
+    """
     tables, columns = rows
     policy, runs = policy_of("by-id", start, what), folder / "cost"
     before = recipes.replay([start.path], runs / "before", training(what), policy=policy).last
-    began = time.process_time()
-    made = recipes.continued(before, later[-1])
-    warm = Start(earlier=made.earlier)
-    fit_policy(
-        later[-1], made.trained, training(what), out=runs / "warm", start=warm, validate=False
-    )
-    warm_seconds = time.process_time() - began
     whole = prepared(tables, columns, folder / "until" / str(len(tables)))
+
+    def warm(out: Path) -> None:
+        made = recipes.continued(before, later[-1])
+        begin = Start(earlier=made.earlier)
+        fit_policy(later[-1], made.trained, training(what), out=out, start=begin, validate=False)
+
+    def retrain(out: Path) -> None:
+        fit_policy(whole, policy, training(what), out=out, validate=False)
+
+    turns = [
+        (_seconds(warm, runs / f"warm-{i}"), _seconds(retrain, runs / f"whole-{i}"))
+        for i in range(what["turns"] + 1)
+    ]
+    split = prepared(tables, columns, folder / "validated", Split("temporal", fractions=VALIDATED))
+    usual = training(what)
+    usual = replace(usual, fit=replace(usual.fit, epochs=FitSettings().epochs))
+    default = _seconds(lambda out: fit_policy(split, policy, usual, out=out), runs / "default")
+    warm_seconds, seconds = (float(np.median(each)) for each in zip(*turns[1:], strict=True))
+    return {
+        "auc": [],
+        "log_loss": [],
+        "train_seconds": [warm_seconds, seconds],
+        "default_seconds": default,
+        "num_bytes": policy.num_bytes,
+    }
+
+
+def _seconds(action: Callable[[Path], object], out: Path) -> float:
     began = time.process_time()
-    fit_policy(whole, policy, training(what), out=runs / "whole", validate=False)
-    seconds = [warm_seconds, time.process_time() - began]
-    return {"auc": [], "log_loss": [], "train_seconds": seconds, "num_bytes": policy.num_bytes}
+    action(out)
+    return time.process_time() - began
 
 
 def wanted(options: argparse.Namespace) -> Iterator[Line]:
@@ -287,7 +317,7 @@ def wanted(options: argparse.Namespace) -> Iterator[Line]:
                 if options.rows is not None:
                     settings["rows"] = options.rows
                 if arm == "cost":
-                    settings["first"] = settings["steps"] - 1
+                    settings |= {"first": settings["steps"] - 1, "turns": TURNS}
                 if arm == "by-id-shared":
                     settings["shared"] = options.shared
                 if arm == "by-id-calm":
@@ -313,7 +343,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             line = recorded.add(one(what, options.data, options.out))
         if what["arm"] == "cost":
             day, whole = line["train_seconds"]
-            print(f"{what['stream']:9} a warm day {day:.1f} s, {what['steps']} days {whole:.1f} s")
+            days, usual = what["steps"], line["default_seconds"]
+            print(
+                f"{what['stream']:9} a warm day {day:.2f} s; one pass over {days} days "
+                f"{whole:.2f} s, {days * day / whole:.2f} days of it; validated {usual:.1f} s, "
+                f"{days * day / usual:.2f} days of it"
+            )
             continue
         print(
             f"{what['stream']:9} {what['arm']:20} {line['num_bytes']:10,} bytes, mean AUC "
