@@ -60,6 +60,7 @@ def test_a_killed_process_loses_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 
     deaths.write_text("\n".join("123456"))
     monkeypatch.setattr(local_processes, "DEATHS", 2)
+    monkeypatch.setattr(local_processes, "MEANWHILE", ())  # or this process is killed
     with pytest.raises(LostProcessError, match="the same command goes on"):
         prepare_by(Workers(2), make, out, **rules)
     work = tmp_path / ".out.parallel.part"
@@ -111,6 +112,7 @@ def test_processes_are_forks_of_a_server_and_see_what_this_one_sees(
         monkeypatch.setattr(local_processes, "has_fork_server", lambda: False)
     if server == "earlier":
         assert local_processes.start_server(table_source(raw, COLUMNS))
+    monkeypatch.setattr(local_processes, "MEANWHILE", ())
     monkeypatch.chdir(told)
     monkeypatch.setenv("SEO_REC_TOLD", "a")
     prepare_by(Workers(2), partial(telling_source, raw, told), tmp_path / "two", **rules)
@@ -186,24 +188,58 @@ class Here:
     """Does what is submitted at once, in this thread."""
 
     def __init__(self, job: Job) -> None:
-        self.job = job
+        self.job, self.tasks = job, list[Task]()
 
     def submit(self, _: Callable[[Task], None], task: Task) -> Future[None]:
+        self.tasks.append(task)
         self.job.perform(task)
         done = Future[None]()
         done.set_result(None)
         return done
 
 
+def opened(pool: object = None) -> Future[Any]:
+    """What waits for a pool of processes: it is there, or not yet if there is none."""
+    opening = Future[Any]()
+    if pool is not None:
+        opening.set_result(pool)
+    return opening
+
+
+def test_this_process_reads_while_the_others_are_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw, told = rows_of_files(tmp_path), tmp_path / "told"
+    told.mkdir()
+    make = partial(telling_source, raw, told)
+    job = Job(make(), tmp_path / "work", Split(), Pruning(), BadRows())
+    for number in range(len(raw)):
+        job.perform(Task("cut", number))
+    opening, others = opened(), Here(job)
+
+    def told_of(number: int) -> None:
+        if number == 2:
+            opening.set_result(others)
+
+    monkeypatch.setattr(local_processes.LocalProcesses, "_opened", lambda _: opening)
+    tasks = [Task("read", number) for number in range(len(raw))]
+    with local_processes.LocalProcesses(job, make, 2) as group:
+        group.run(tasks, told_of)
+    assert all(job.is_done(task) for task in tasks)
+    assert others.tasks == tasks[2:]
+
+
+@pytest.mark.parametrize("others_are_there", [True, False])
 def test_a_bad_row_is_named_before_the_checksum_of_its_file_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow_sum: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow_sum: int, others_are_there: bool
 ) -> None:
     raw = tmp_path / "raw.csv"
     raw.write_bytes(b"y,u,t,x,m\n2,bad,3,4,5\n" + b"1,2,3,4,5\n" * (slow_sum - 3))
     make = partial(table_source, [raw], COLUMNS)
     job = Job(make(), tmp_path / "work", Split(), Pruning(), BadRows())
     job.perform(Task("cut", 0))
-    monkeypatch.setattr(local_processes.LocalProcesses, "_opened", lambda group: Here(group._job))
+    opening = opened(Here(job) if others_are_there else None)
+    monkeypatch.setattr(local_processes.LocalProcesses, "_opened", lambda _: opening)
     with local_processes.LocalProcesses(job, make, 2) as group:
         group.run([Task("hash", 0), Task("read", 0)], print)
     assert job.stops(0)

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import (
     CancelledError,
     Future,
@@ -23,6 +23,7 @@ from concurrent.futures import (
 )
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ FORK_SERVER = "forkserver"
 # Arrow imports pandas, if it is installed, with the first array that it makes.
 LIBRARIES = ("pandas", "pyarrow.compute", "pyarrow.csv", "pyarrow.parquet")
 IN_THREAD = ("cut", "hash")  # kinds of which a thread of this process does the first task
+MEANWHILE = ("read",)  # kinds, all of short tasks, that this process does until others can
 
 
 class LostProcessError(DataError):
@@ -58,8 +60,8 @@ class LocalProcesses:
         threads = max(1, len(os.sched_getaffinity(0)) // processes)
         rules = (job.split, job.pruning, job.bad_rows)
         self._arguments = (dict(os.environ), threads, make, job.work, *rules)
-        self._pool: ProcessPoolExecutor | None = None
-        self._thread = ThreadPoolExecutor(1, "prepare-first-file")
+        self._opening: Future[ProcessPoolExecutor] | None = None
+        self._threads = ThreadPoolExecutor(2, "prepare")  # one waits for the server
         self._own_server = False
 
     def __enter__(self) -> LocalProcesses:
@@ -69,7 +71,7 @@ class LocalProcesses:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._job.abandon()
         self._end()
-        self._thread.shutdown(cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)
         if self._own_server:
             stop_server()
 
@@ -97,33 +99,66 @@ class LocalProcesses:
 
     def _run(self, tasks: Sequence[Task], before: int, done: Callable[[int], None]) -> bool:
         """Whether the tasks were done to the last one."""
-        futures: dict[Future[None], Task] = {}
-        for task in tasks:
-            if not futures and task.kind in IN_THREAD:
-                futures[self._thread.submit(self._job.perform, task)] = task
-            else:
-                futures[self._opened().submit(_perform, task)] = task
+        left, futures = list(tasks), dict[Future[None], Task]()
+        if left[0].kind in IN_THREAD:
+            task = left.pop(0)
+            futures[self._threads.submit(self._job.perform, task)] = task
+        number = before
+        for task in self._meanwhile(left):
+            self._job.perform(task)
+            left.remove(task)
+            number += 1
+            done(number)
+            if self._is_last(task):
+                self._stop(futures)
+                return False
+        if left:
+            pool = self._opened().result()
+            futures |= {pool.submit(_perform, task): task for task in left}
         stopped = False
-        for number, future in enumerate(as_completed(futures), before + 1):
+        for future in as_completed(futures):
             with suppress(CancelledError):
                 future.result()
+                number += 1
                 done(number)
-                task = futures[future]
-                if task.kind == "read" and self._job.stops(task.number):
+                if self._is_last(futures[future]):
                     stopped = True
-                    self._job.abandon()
-                    _cancel(futures)
+                    self._stop(futures)
         return not stopped
 
-    def _opened(self) -> ProcessPoolExecutor:
-        if self._pool is None:
-            context = multiprocessing.get_context(FORK_SERVER if has_fork_server() else "spawn")
-            self._pool = ProcessPoolExecutor(self._processes, context, _start, self._arguments)
-        return self._pool
+    def _meanwhile(self, tasks: Sequence[Task]) -> Iterator[Task]:
+        """Those of the tasks that this process does before the others are there, one by one."""
+        if tasks:
+            opening = self._opened()
+            mine = [task for task in tasks if task.kind in MEANWHILE]
+            yield from takewhile(lambda _: not opening.done(), mine)
+
+    def _is_last(self, task: Task) -> bool:
+        """Whether no task after this one, which is done, is needed: its piece is bad."""
+        return task.kind == "read" and self._job.stops(task.number)
+
+    def _stop(self, futures: Iterable[Future[None]]) -> None:
+        """End the tasks of this process, and begin none that waits."""
+        self._job.abandon()
+        for future in futures:
+            future.cancel()
+
+    def _opened(self) -> Future[ProcessPoolExecutor]:
+        """The processes, once the first of them is there."""
+        if self._opening is None:
+            self._opening = self._threads.submit(self._open)
+        return self._opening
+
+    def _open(self) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context(FORK_SERVER if has_fork_server() else "spawn")
+        pool = ProcessPoolExecutor(self._processes, context, _start, self._arguments)
+        pool.submit(os.getpid).result()
+        return pool
 
     def _end(self) -> None:
-        pool, self._pool = self._pool, None
-        if pool is not None:
+        opening, self._opening = self._opening, None
+        if opening is not None and opening.exception() is None:
+            pool = opening.result()
             processes = list((pool._processes or {}).values())
             pool.shutdown(wait=False, cancel_futures=True)
             for process in processes:
@@ -181,11 +216,6 @@ def preloaded(source: Source) -> list[str]:
     """Names of the modules that the server imports, none of which starts a thread of Arrow."""
     there = [m for m in (source.read.__module__, "seo_rec.cli.main") if m in sys.modules]
     return [*LIBRARIES, __name__, *(m for m in there if m.startswith("seo_rec."))]
-
-
-def _cancel(futures: dict[Future[None], Task]) -> None:
-    for future in futures:
-        future.cancel()
 
 
 def _start(
