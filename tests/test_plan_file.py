@@ -16,6 +16,9 @@ from benchmarks.ranks.planner import criteo_policy
 from cases import BUILDABLE
 from policy_documents import put
 from seo_rec.plan import Plan, PlanError, plan_policy, read_topology
+from seo_rec.policy.allowance import with_precision
+from seo_rec.settings import FitSettings, Training
+from seo_rec.train import storage_for
 
 SPEC = Path(__file__).resolve().parent.parent / "docs" / "plan-format.md"
 
@@ -254,6 +257,29 @@ def test_command_reads_rates(seo_rec, tmp_path, tiny):
         assert done.code == 0, done.err
         plans.append(Plan.load(out))
     assert plans[0].estimate != plans[1].estimate
+
+
+@pytest.mark.parametrize("l2", [[], ["--l2", "1e-4"], ["--l2-on", "all"], ["--l2-on", "read"]])
+def test_command_plans_the_type_that_train_takes(seo_rec, tmp_path, l2):
+    """L2 on all rows moves them in every step, so that ``auto`` keeps them in float32."""
+    policy = with_precision(BUILDABLE["multi-size-2"], "float16")
+    policy.save(tmp_path / "policy.json")
+    given = ["--row-optimizer", "rowwise_adagrad", *l2]
+    arguments = ["--topology", "2xcpu", "--out", tmp_path / "plan.json", *given]
+    done = seo_rec("plan", tmp_path / "policy.json", *arguments)
+    assert done.code == 0, done.err
+    options = dict(zip(given[::2], given[1::2], strict=True))
+    fit = FitSettings(
+        row_optimizer="rowwise_adagrad",
+        row_l2=float(options.get("--l2", 0)),
+        l2_on=options.get("--l2-on", "auto"),
+    )
+    taken = storage_for(policy, Training(fit=fit))
+    assert (taken.dtype == "float32") == (l2 in (["--l2", "1e-4"], ["--l2-on", "all"]))
+    assert f"trained in {taken.dtype}, {taken.why}" in done.out
+    plain = {"row_optimizer": "rowwise_adagrad", "storage": taken.dtype}
+    expected = plan_policy(policy, read_topology("2xcpu"), batch_size=8192, **plain)
+    assert Plan.load(tmp_path / "plan.json").estimate == expected.estimate
 
 
 @pytest.mark.parametrize(

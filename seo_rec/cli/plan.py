@@ -58,6 +58,14 @@ def plan(
         str,
         typer.Option(help="Type of the tables, as `seo-rec train --storage`.", rich_help_panel=RUN),
     ] = "auto",
+    l2: Annotated[
+        float,
+        typer.Option(help="L2 of the tables, as `seo-rec train --l2`.", min=0, rich_help_panel=RUN),
+    ] = 0.0,
+    l2_on: Annotated[
+        str,
+        typer.Option(help="What it acts on, as `seo-rec train --l2-on`.", rich_help_panel=RUN),
+    ] = "auto",
     compute_kernels: Annotated[
         str,
         typer.Option(
@@ -87,10 +95,13 @@ def plan(
         from seo_rec.train import storage_for
 
     data = open_data(rates) if rates else None
-    fit = FitSettings(row_optimizer=row_optimizer, storage=storage)
+    fit = FitSettings(row_optimizer=row_optimizer, storage=storage, row_l2=l2, l2_on=l2_on)
     devices = read_topology(topology, nodes)
     if storage == AUTO_STORAGE:
-        storage = storage_for(placed, Training(fit=fit), device=devices.device).dtype
+        chosen = storage_for(placed, Training(fit=fit), device=devices.device)
+        storage = chosen.dtype
+        if chosen.why:
+            typer.echo(f"tables are trained in {storage}, {chosen.why} (--storage)")
     found = plan_policy(
         placed,
         devices,
