@@ -125,18 +125,13 @@ def test_every_method_without_training(name: str, precision: str, tiny_data: Dat
 @pytest.mark.parametrize(
     "name",
     [
-        n if n == "sseds" else pytest.param(n, marks=pytest.mark.slow)
+        n if n in ("sseds", "optembed") else pytest.param(n, marks=pytest.mark.slow)
         for n in EVERY
-        if n not in UNTRAINED and n != "optembed"
+        if n not in UNTRAINED
     ],
 )
 def test_every_search(name: str, tiny_data: DataSet, tmp_path: Path) -> None:
     keeps_the_bytes(decided(name, tiny_data, Allowance(BYTES, "bytes", "int8"), tmp_path), "int8")
-
-
-def test_optembed_has_no_budget_in_bytes() -> None:
-    with pytest.raises(ValueError, match=r"num_bytes 9000 with optembed.*; allowed: params"):
-        find("optembed").settings_at(Allowance(9000, "bytes"), DIM, SHORT)
 
 
 @pytest.mark.parametrize("name", [n for n in UNTRAINED if find(n).budgeted])
