@@ -207,9 +207,7 @@ def test_optembed_searches_in_bytes(
     """Its answer is trained, packaged and compared at the bytes that were asked for."""
     budget = ["--bytes", "2k", "--precision", precision, "--dim", DIM, *QUICKLY]
     quick = ["--set", "generations=2"]
-    done = seo_rec(
-        "search", tiny, "--method", "optembed", *budget, *quick, "--out", tmp_path / "s"
-    )
+    done = seo_rec("search", tiny, "--method", "optembed", *budget, *quick, "--out", tmp_path / "s")
     assert done.code == 0, done.err
     policy = Policy.load(tmp_path / "s" / "policy.json")
     assert stored_types(policy) == [precision] and policy.vocabularies

@@ -30,9 +30,9 @@ class Evolution:
     """How candidates come about.
 
     ``rows``: of every feature's table; ``most``: the largest width; ``limit``: floats or bytes of
-    the rows of all tables together (0: no limit); ``generations``: the first, of random candidates, included; of each of
-    them ``mutations`` and ``crossovers`` new candidates (the first: their sum), from the
-    ``parents`` best; ``mutation_rate``: the chance of every width to be drawn anew.
+    the rows of all tables together (0: no limit); ``generations``: the first, of random candidates,
+    included; of each of them ``mutations`` and ``crossovers`` new candidates (the first: their
+    sum), from the ``parents`` best; ``mutation_rate``: the chance of every width to be drawn anew.
 
     Raises:
         PolicyError: width 1 everywhere exceeds the limit.

@@ -103,6 +103,4 @@ def _left_to_rows(left: Space, served: Sequence[int], allowance: Allowance) -> A
     names = [left.names[i] for i in served]
     ids = sum(len(left.vocabularies.get(name, ())) for name in names)
     codes = sum(len(left.codes.get(name, ())) for name in names)
-    return allowance.with_amount(
-        allowance.amount - allowance.ids(ids) - allowance.codes(codes)
-    )
+    return allowance.with_amount(allowance.amount - allowance.ids(ids) - allowance.codes(codes))
