@@ -112,7 +112,7 @@ def test_no_candidate_is_above_the_limit(limit: int) -> None:
 
 @pytest.mark.parametrize("precision, least", [("float16", 2 * 166), ("int8", 5 * 166)])
 def test_a_limit_in_bytes_counts_stored_rows(precision: str, least: int) -> None:
-    """A row of int8 has 4 bytes more than columns, so that wide rows take less than in proportion."""
+    """A row of int8 has 4 bytes more than columns: twice the width is not twice the bytes."""
     limit = Allowance(2 * least, "bytes", precision)
     plan = replace(PLAN, limit=limit, generations=20)
     asked, score = near((8,) * 6)

@@ -23,6 +23,7 @@ from seo_rec.policy import Policy
 from seo_rec.runs import RunError, reading
 from seo_rec.runs.decision import as_options
 from seo_rec.runs.halving import story
+from seo_rec.search.registry import SEARCHES
 from seo_rec.search.run_off import (
     PROPOSALS,
     Candidate,
@@ -35,7 +36,6 @@ from seo_rec.search.run_off import (
     whole_length,
 )
 from seo_rec.search.run_off.schedule import Length, early_steps, has_few_steps, haste, rounds
-from seo_rec.search.registry import SEARCHES
 from seo_rec.search.seo import SeoSearch
 from seo_rec.train import FitSettings, Trained, Training, eval_stream, evaluate, fit_policy
 

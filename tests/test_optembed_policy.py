@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from laws import counts_what_is_stored
 from seo_rec import recipes
 from seo_rec.data.dataset import DataSet
 from seo_rec.model import build_model
@@ -29,7 +30,6 @@ from seo_rec.search.optembed import search as searching
 from seo_rec.search.slicing import EXACT, SLICED
 from seo_rec.search.space import open_space
 from seo_rec.train import Start, Training, evaluate
-from laws import counts_what_is_stored
 from small_optembed import DIMS, FIT, ROWS, SETTINGS, SMALL, logits_of, searched_and_found, supernet
 
 # ---- the policy is the masked supernet ---------------------------------------------------

@@ -154,7 +154,7 @@ def has_short_finals(length: Length, fit: FitSettings) -> bool:
 
 
 def _finals_of(length: Length, early: int) -> tuple[tuple[int, float], ...]:
-    """The form of the rounds of finalists, none of which leaves after fewer steps than ``early``."""
+    """The form of the rounds of finalists, who leave after ``early`` steps at the earliest."""
     tenth = _whole_epochs(FINALS[0][1], length.epochs, length)
     return FINALS if tenth >= early else SHORT_FINALS
 
