@@ -6,8 +6,8 @@
 A variant is the search ``seo`` with a changed setting, and is compared with the default one of the
 same seed by the validation AUC of the answers. ``exhaustive`` trains every candidate in full, its
 attentions too. In bytes an id takes 4, as in the command, or 8 with ``--id-bits 64``, as in the
-lines that do not say it. Test rows are not read. Searches go to ``--out`` and are found again there,
-unfinished ones too; ``--record`` adds the lines that the record does not have yet.
+lines that do not say it. Test rows are not read. Searches go to ``--out`` and are found again
+there, unfinished ones too; ``--record`` adds the lines that the record does not have yet.
 """
 
 from __future__ import annotations
