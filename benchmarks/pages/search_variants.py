@@ -53,6 +53,7 @@ def _place(line: Line) -> tuple[object, ...]:
 
 def _told(place: tuple[object, ...]) -> str:
     study, rows, budget, unit, _, epochs, id_bits, _ = place
+    assert isinstance(id_bits, int)
     ids = f", ids of {id_bits // 8} bytes" if unit == BYTES else ""
     return f"{study}, {rows:,} rows, {budget:,} {unit}{ids}, {epochs} epochs"
 
