@@ -277,6 +277,13 @@ _SEARCH = (
         "[np.concatenate([[True], margin > -np.inf]) for margin in margins]",
         ("tests/test_optembed_policy.py::test_the_vocabulary_is_that_of_the_kept_rows",),
     ),
+    Mutant(
+        "optembed-takes-ids-as-free-in-bytes",
+        "seo_rec/search/optembed/rows.py",
+        "[row + an_id * (name in space.vocabularies) for name in space.names]",
+        "[row for name in space.names]",
+        ("tests/test_optembed_policy.py::test_rows_leave_the_budget_in_bytes_with_their_ids",),
+    ),
 )
 
 _SERVE = (

@@ -18,6 +18,7 @@ from seo_rec.search.optembed import (
     Supernet,
     optembed,
     search_supernet,
+    with_codes,
 )
 from seo_rec.search.optembed import search as searching
 from seo_rec.search.space import open_space
@@ -33,6 +34,8 @@ DIMS = OptEmbedSettings(max_dim=6, variant="dims", generations=3)
 
 def supernet(data: DataSet, settings: OptEmbedSettings, backbone: str = "mlp") -> Supernet:
     space = open_space(data, settings, 0)
+    if settings.prunes:
+        space = with_codes(space)
     whole = space.policy([settings.max_dim] * len(space.names))
     model = build_model(whole, 1, replace(SMALL, backbone=backbone), 0)
     return Supernet(model, space, settings, SharedDraws(0, Ranks()))

@@ -125,18 +125,13 @@ def test_every_method_without_training(name: str, precision: str, tiny_data: Dat
 @pytest.mark.parametrize(
     "name",
     [
-        n if n == "sseds" else pytest.param(n, marks=pytest.mark.slow)
+        n if n in ("sseds", "optembed") else pytest.param(n, marks=pytest.mark.slow)
         for n in EVERY
-        if n not in UNTRAINED and n != "optembed"
+        if n not in UNTRAINED
     ],
 )
 def test_every_search(name: str, tiny_data: DataSet, tmp_path: Path) -> None:
     keeps_the_bytes(decided(name, tiny_data, Allowance(BYTES, "bytes", "int8"), tmp_path), "int8")
-
-
-def test_optembed_has_no_budget_in_bytes() -> None:
-    with pytest.raises(ValueError, match=r"num_bytes 9000 with optembed.*; allowed: params"):
-        find("optembed").settings_at(Allowance(9000, "bytes"), DIM, SHORT)
 
 
 @pytest.mark.parametrize("name", [n for n in UNTRAINED if find(n).budgeted])
@@ -203,6 +198,32 @@ def test_a_training_is_scored_as_it_is_served(seo_rec: Command, tiny: Path, tmp_
     assert len(file) - 8 - int.from_bytes(file[:8], "little") == run.num_bytes
     (training,) = reading.read([out]).trainings
     assert (training.budget, training.unit) == (4000, "bytes")
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8", "int4"])
+def test_optembed_searches_in_bytes(
+    seo_rec: Command, tiny: Path, tmp_path: Path, precision: str
+) -> None:
+    """Its answer is trained, packaged and compared at the bytes that were asked for."""
+    budget = ["--bytes", "2k", "--precision", precision, "--dim", DIM, *QUICKLY]
+    quick = ["--set", "generations=2"]
+    done = seo_rec("search", tiny, "--method", "optembed", *budget, *quick, "--out", tmp_path / "s")
+    assert done.code == 0, done.err
+    policy = Policy.load(tmp_path / "s" / "policy.json")
+    assert stored_types(policy) == [precision] and policy.vocabularies
+    assert policy.budget is not None and policy.budget.num_bytes == 2000
+    assert 1800 < policy.num_bytes <= 2000
+    trained = ["train", tiny, "--policy", tmp_path / "s" / "policy.json", *QUICKLY]
+    done = seo_rec(*trained, "--out", tmp_path / "r")
+    assert done.code == 0, done.err
+    export_run(tmp_path / "r", tmp_path / "p", formats=())
+    file = (tmp_path / "p" / EMBEDDINGS_FILE).read_bytes()
+    assert len(file) - 8 - int.from_bytes(file[:8], "little") == policy.num_bytes
+    asked = ["compare", tiny, "--methods", "optembed", *budget, "--seeds", "1"]
+    done = seo_rec(*asked, "--set", "optembed.generations=2", "--out", tmp_path / "c")
+    assert done.code == 0, done.err
+    (run,) = reading.read([tmp_path / "c"]).trainings
+    assert (run.budget, run.unit) == (2000, "bytes")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seo_rec.policy import PolicyError
+from seo_rec.policy import Allowance, PolicyError
 from seo_rec.search.evolution import Candidate, Evolution, Evolved, evolve
 
 TARGET = (3, 7, 1, 8, 5, 2)
@@ -100,18 +100,44 @@ def test_a_space_that_is_used_up_ends_quietly() -> None:
 
 @pytest.mark.parametrize("limit", [166, 200, 500])
 def test_no_candidate_is_above_the_limit(limit: int) -> None:
-    plan = replace(PLAN, limit=limit, generations=20)
+    plan = replace(PLAN, limit=Allowance(limit), generations=20)
     asked, score = near((8,) * 6)
     best = evolve(plan, score).ranked(plan)[0]
     assert asked and max(plan.size(c) for c in asked) <= limit
     assert min(min(c) for c in asked) >= 1
     assert limit == 166 or plan.size(best) > 0.9 * limit
     with pytest.raises(PolicyError, match=r"budget of 165 .* takes 166"):
-        replace(PLAN, limit=165)
+        replace(PLAN, limit=Allowance(165))
+
+
+@pytest.mark.parametrize("precision, least", [("float16", 2 * 166), ("int8", 5 * 166)])
+def test_a_limit_in_bytes_counts_stored_rows(precision: str, least: int) -> None:
+    """A row of int8 has 4 bytes more than columns: twice the width is not twice the bytes."""
+    limit = Allowance(2 * least, "bytes", precision)
+    plan = replace(PLAN, limit=limit, generations=20)
+    asked, score = near((8,) * 6)
+    best = evolve(plan, score).ranked(plan)[0]
+    sizes = [sum(r * limit.row(d) for r, d in zip(PLAN.rows, c, strict=True)) for c in asked]
+    assert max(sizes) <= 2 * least and sizes == [plan.size(c) for c in asked]
+    assert plan.size(best) > 0.9 * 2 * least and min(min(c) for c in asked) >= 1
+    with pytest.raises(PolicyError, match=rf"budget of {least - 1} bytes, .* takes {least}"):
+        replace(PLAN, limit=limit.with_amount(least - 1))
+
+
+def test_a_state_from_before_limits_in_bytes_goes_on(tmp_path: Path) -> None:
+    state, plan = tmp_path / "state.json", replace(PLAN, limit=Allowance(700), generations=2)
+    evolve(plan, near(TARGET)[1], state)
+    assert json.loads(state.read_text())["plan"]["limit"] == 700
+    in_bytes = replace(plan, limit=Allowance(7000, "bytes", "int8"))
+    with pytest.raises(ValueError, match="state of another evolution"):
+        evolve(in_bytes, near(TARGET)[1], state)
+    state.unlink()
+    whole = evolve(in_bytes, near(TARGET)[1], state)
+    assert evolve(in_bytes, near(TARGET)[1], state).scores == whole.scores
 
 
 def test_what_goes_on_is_what_was_not_interrupted(tmp_path: Path) -> None:
-    plan = replace(PLAN, generations=12, limit=700)
+    plan = replace(PLAN, generations=12, limit=Allowance(700))
     _, score = near(TARGET)
     whole = evolve(plan, score, tmp_path / "whole.json")
     calls: list[int] = []

@@ -20,9 +20,10 @@ from seo_rec.data.dataset import DataSet
 from seo_rec.metrics import binary_metrics
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Policy
-from seo_rec.runs import reading
+from seo_rec.runs import RunError, reading
 from seo_rec.runs.decision import as_options
 from seo_rec.runs.halving import story
+from seo_rec.search.registry import SEARCHES
 from seo_rec.search.run_off import (
     PROPOSALS,
     Candidate,
@@ -179,6 +180,39 @@ def test_with_few_steps_every_candidate_is_trained_in_full(
     assert len(lines) <= 5 and "attentions included; each was trained in full." in lines[0]
     assert "in_full" not in off.to_json() | RunOff(cost=0, in_full=False).to_json()
     assert RunOff(in_full=False).to_json()["in_full"] is False
+
+
+def test_a_short_search_by_an_earlier_rule_is_not_resumed(
+    tiny_data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would go on with other claims. Nothing changed for long ones, whole ones and no limit."""
+
+    def stops(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(SEARCHES, "seo", replace(SEARCHES["seo"], decide=stops))
+    quick = replace(TRAINING, fit=replace(TRAINING.fit, row_lr=0.02))
+    cases = {
+        "short": (SEARCH, TRAINING),
+        "long": (SEARCH, quick),
+        "whole": (replace(SEARCH, run_off=RunOff()), TRAINING),
+        "unlimited": (replace(SEARCH, run_off=RunOff(cost=0)), TRAINING),
+        "alone": (replace(SEARCH, run_off=None), TRAINING),
+    }
+    for name, (search, training) in cases.items():
+        out = tmp_path / name
+        with pytest.raises(KeyboardInterrupt):
+            recipes.search("seo", tiny_data, out, search, training)
+        asked = json.loads((out / "run.json").read_text())
+        assert ("short_rule" in asked) is (name == "short")
+        asked.pop("short_rule", None)  # as the release before wrote it
+        (out / "run.json").write_text(json.dumps(asked))
+        refused = pytest.raises(RunError, match=r"earlier release, whose run.json lacks short_rule")
+        with refused if name == "short" else pytest.raises(KeyboardInterrupt):
+            recipes.search("seo", tiny_data, out, search, training, resume=True)
+    (tmp_path / "short/run.json").write_text(json.dumps(asked | {"short_rule": 1}))
+    with pytest.raises(RunError, match=r"holds another run \(it differs in .*short_rule"):
+        recipes.search("seo", tiny_data, tmp_path / "short", *cases["short"], resume=True)
 
 
 def test_finalists_do_not_leave_before_rows_have_grown() -> None:

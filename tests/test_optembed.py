@@ -265,6 +265,7 @@ def test_what_is_resumed_is_what_was_not_interrupted(
         ({"params": -1}, "params is -1"),
         ({"sparsity": 1.0}, "sparsity is 1.0; allowed: 0 (no target) to below 1"),
         ({"sparsity": 0.5, "params": 9}, "sparsity 0.5 with params 9; allowed: one of the two"),
+        ({"sparsity": 0.5, "num_bytes": 9}, "sparsity 0.5 with num_bytes 9; allowed: one of the"),
     ],
 )
 def test_settings_out_of_range(wrong: dict[str, Any], says: str) -> None:

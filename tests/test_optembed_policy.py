@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from laws import counts_what_is_stored
 from seo_rec import recipes
 from seo_rec.data.dataset import DataSet
 from seo_rec.model import build_model
-from seo_rec.policy import Policy, PolicyError
+from seo_rec.policy import Policy, PolicyError, stored_types
 from seo_rec.search.optembed import (
     OptEmbedSettings,
     Supernet,
@@ -274,6 +275,88 @@ def test_a_budget_that_is_too_small_is_refused_before_training(
     monkeypatch.undo()
     found = optembed(tiny_data, replace(settings, params=least), Training(SMALL, FIT))
     assert found.policy.num_params <= least
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8", "int4"])
+@pytest.mark.parametrize(
+    "settings, num_bytes",
+    [
+        (SETTINGS, 160),
+        (SETTINGS, 700),
+        (replace(SETTINGS, alpha=0.0, id_bits=32), 1_500),
+        (replace(ROWS, alpha=0.0), 900),
+        (replace(DIMS, id_bits=32), 4_000),
+        (replace(SETTINGS, pruned="shared", address="hash", hash_rows=20), 1_200),
+    ],
+)
+def test_a_budget_in_bytes_is_kept_and_filled(
+    tiny_data: DataSet, settings: OptEmbedSettings, num_bytes: int, precision: str
+) -> None:
+    """Rows with scales, ids and codes count; no further column of any table fits."""
+    asked = replace(settings, num_bytes=num_bytes, precision=precision)
+    policy = optembed(tiny_data, asked, Training(SMALL, FIT)).policy
+    assert policy.num_bytes <= num_bytes and stored_types(policy) == [precision]
+    counts_what_is_stored(policy)
+    assert {f.id_bits for f in policy.features if f.name in policy.vocabularies} <= {asked.id_bits}
+    row = asked.allowance.row
+    further = [t.num_rows * (row(t.dim + 1) - row(t.dim)) for t in policy.tables if t.dim < 6]
+    if settings.variant != "rows":
+        assert num_bytes - policy.num_bytes < min(further, default=num_bytes)
+
+
+@pytest.mark.parametrize("id_bits, id_bytes", [(64, 8), (32, 4)])
+def test_rows_leave_the_budget_in_bytes_with_their_ids(
+    tiny_data: DataSet, id_bits: int, id_bytes: int
+) -> None:
+    """Of int8 rows of 4 columns, with a scale and an id, as many as fit beside the shared ones."""
+    settings = replace(SETTINGS, num_bytes=600, precision="int8", id_bits=id_bits)
+    model = supernet(tiny_data, settings)
+    with torch.no_grad():
+        for table in model.tables:
+            table.normal_()
+        model.thresholds_F.uniform_(-1, 1)
+    kept = kept_rows(model)
+    margins = [model.margins(i).detach().numpy() for i in range(7)]
+    inside = np.concatenate([m[1:][k[1:]] for m, k in zip(margins, kept, strict=True)])
+    outside = np.concatenate([m[1:][~k[1:]] for m, k in zip(margins, kept, strict=True)])
+    row = 4 + 4
+    assert len(inside) == (600 - 7 * row) // (row + id_bytes) and all(k[0] for k in kept)
+    assert inside.min() > outside.max()
+
+
+def test_a_code_takes_no_id_of_the_budget_in_bytes(tiny_data: DataSet) -> None:
+    """All codes are stored whatever is kept, and rows that codes say are kept without an id."""
+    settings = replace(SETTINGS, address="hash", hash_rows=20, num_bytes=900, precision="int8")
+    model = supernet(tiny_data, settings)
+    space = model.space
+    with torch.no_grad():
+        model.thresholds_F.fill_(-1)  # no row is below it
+    rows = dict(zip(space.names, (k[1:].sum() for k in kept_rows(model)), strict=True))
+    codes = sum(c.size for c in space.codes.values())
+    used = 7 * 8 + 4 * codes + sum(n * (8 + 8 * (i in space.vocabularies)) for i, n in rows.items())
+    assert codes and space.vocabularies and 0 <= 900 - used < 8 + 8
+
+
+@pytest.mark.parametrize(
+    "settings, least",
+    [
+        (SETTINGS, 8 * 8 + 8),
+        (replace(SETTINGS, id_bits=32), 8 * 8 + 4),
+        (ROWS, 8 * 10 + 8),
+        (replace(SETTINGS, address="hash", hash_rows=1), 8 * 8 + 4 * 7),
+    ],
+)
+def test_bytes_that_are_too_few_are_refused_before_training(
+    tiny_data: DataSet, settings: OptEmbedSettings, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(settings, num_bytes=least, precision="int8")
+    monkeypatch.delattr(searching, "fit")
+    says = rf"a budget of {least - 1} bytes, rows as int8.*take {least}, the smallest feasible"
+    with pytest.raises(PolicyError, match=says):
+        optembed(tiny_data, replace(settings, num_bytes=least - 1), Training(SMALL, FIT))
+    monkeypatch.undo()
+    found = optembed(tiny_data, settings, Training(SMALL, FIT))
+    assert found.policy.num_bytes <= least
 
 
 @pytest.mark.parametrize(

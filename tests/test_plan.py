@@ -32,10 +32,10 @@ from seo_rec.plan import (
 from seo_rec.plan.cost import PHASES, RESERVED, ROW_OPTIMIZERS, Prices
 from seo_rec.plan.estimate import default_placements, estimate
 from seo_rec.plan.planner import CLEARLY_SHORTER
-from seo_rec.plan.topology import topology_json
 from seo_rec.policy import Array, Feature, Lookup, Policy, Table
 from seo_rec.schema import Column, Schema
 from seo_rec.train.distributed import check_widths, kernels
+from topology_documents import document_of
 
 GPUS = read_topology("8xH100-80GB")
 
@@ -437,7 +437,7 @@ def test_topologies(tmp_path: Path):
     for name in PRESETS:
         topology = read_topology(f"2x{name}")
         path = tmp_path / "t.json"
-        path.write_text(json.dumps(topology_json(topology)))
+        path.write_text(json.dumps(document_of(topology)))
         assert read_topology(str(path)) == topology
         assert read_topology(str(path), 3).world_size == 6
 
@@ -459,7 +459,7 @@ def test_bad_topologies(text, message):
 
 
 def test_bad_topology_files(tmp_path: Path):
-    path, good = tmp_path / "t.json", topology_json(GPUS)
+    path, good = tmp_path / "t.json", document_of(GPUS)
     for change, message in (
         ({"memory_bytes": 0}, "memory_bytes 0; allowed: above 0"),
         ({"memory_bytes": "80 GB"}, "memory_bytes must be a int"),

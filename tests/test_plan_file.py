@@ -19,6 +19,7 @@ from seo_rec.plan import Plan, PlanError, plan_policy, read_topology
 from seo_rec.policy.allowance import with_precision
 from seo_rec.settings import FitSettings, Training
 from seo_rec.train import storage_for
+from topology_documents import document_of
 
 SPEC = Path(__file__).resolve().parent.parent / "docs" / "plan-format.md"
 
@@ -205,11 +206,10 @@ def test_command_says_what_is_outside_the_gpus(seo_rec, tmp_path):
 def test_command_takes_hit_rates_from_the_data(seo_rec, tmp_path, tiny):
     """GPUs of 3 MB for 8 MB of tables, and a data set that says how often each id occurs."""
     from seo_rec.methods import separate
-    from seo_rec.plan.topology import topology_json
     from seo_rec.schema import read_schema
 
     separate(read_schema(tiny), 2_000_000, 16).save(tmp_path / "policy.json")
-    gpus = topology_json(read_topology("2xH100-80GB")) | {"memory_bytes": 3_000_000}
+    gpus = document_of(read_topology("2xH100-80GB")) | {"memory_bytes": 3_000_000}
     (tmp_path / "gpus.json").write_text(json.dumps(gpus))
     arguments = ["plan", tmp_path / "policy.json", "--topology", tmp_path / "gpus.json"]
     arguments += ["--batch", "64", "--row-optimizer", "sgd"]

@@ -18,7 +18,7 @@ from seo_rec import apply, methods, recipes
 from seo_rec.data.dataset import DataSet
 from seo_rec.metrics import Metrics, auc_gain, binary_metrics
 from seo_rec.policy import Policy
-from seo_rec.search.run_off import Candidate, RunOff, contest, plain
+from seo_rec.search.run_off import Candidate, RunOff, contest, plain, run_off
 from seo_rec.search.seo import search_space, select
 from seo_rec.train import Trained, Training
 from small_recipes import FIT, OFF, SEO, SMALL, policy_of
@@ -214,7 +214,7 @@ def scripted_run_off(
         Candidate(n, methods.monolithic(data.schema, 16 * (i + 1), 16), n.startswith("seo"))
         for i, n in enumerate(quality)
     ]
-    outcome = contest.run_off(data, candidates, rules, Training(SMALL, FIT), out / "scores")
+    outcome = run_off(data, candidates, rules, Training(SMALL, FIT), out / "scores")
     says_what_was_decided(outcome)
     return outcome.winner.name, outcome.scores, logits
 
@@ -284,7 +284,7 @@ def test_equal_candidates_are_trained_once(
         Candidate("seo-x", policy_of(tiny_data, 800), True),
         Candidate("seo-y", replace(policy), True),
     ]
-    outcome = contest.run_off(tiny_data, candidates, OFF, Training(SMALL, FIT), tmp_path / "scores")
+    outcome = run_off(tiny_data, candidates, OFF, Training(SMALL, FIT), tmp_path / "scores")
     assert sorted(trainings) == ["seo-x", "trivial-2x8"]
     assert outcome.scores["seo-y"] == {"same_as": "trivial-2x8", "params": 1600}
     assert outcome.winner.name in ("trivial-2x8", "seo-x")
@@ -301,5 +301,5 @@ def test_the_logits_of_a_candidate_are_whole_or_absent(
     monkeypatch.setattr(np, "save", dies)
     candidates = [Candidate("x", policy_of(tiny_data))]
     with pytest.raises(KeyboardInterrupt):
-        contest.run_off(tiny_data, candidates, OFF, Training(SMALL, FIT), tmp_path / "s")
+        run_off(tiny_data, candidates, OFF, Training(SMALL, FIT), tmp_path / "s")
     assert (tmp_path / "s").is_dir() and not list(tmp_path.glob("s/*"))

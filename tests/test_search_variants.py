@@ -88,6 +88,13 @@ def test_the_table_sets_variants_beside_the_default_of_the_same_seed() -> None:
     assert "\N{MINUS SIGN}0.00100" in rows["tuned"]
     (alone,) = (r for r in found if "3 epochs" in r)
     assert alone.endswith("| — |")
+    in_bytes = {"unit": "bytes", "fit": {"epochs": 5, "seed": 0}}
+    short = line_of("tuned", 0, 0.8, **in_bytes, id_bits=32)
+    others = [
+        r for r in page.region([line_of("default", 0, 0.7, **in_bytes), short]) if "5 ep" in r
+    ]
+    assert ["ids of 8 bytes" in r for r in others] == [True, False]  # as lines that do not say it
+    assert others[1].endswith("| — |") and "ids of 4 bytes" in others[1]
     (told,) = (r for r in found if r.startswith("*"))
     assert "seed 1: the answer of the limited search is 0.00030 of validation AUC below" in told
     assert "and 0.00000 below the best of 2 candidates, all trained in full" in told

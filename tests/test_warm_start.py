@@ -26,7 +26,7 @@ from seo_rec.serve.delta import apply_delta
 from seo_rec.settings import DENSE_OPTIMIZER_NAMES, FitSettings, Training
 from seo_rec.train import warm_start
 from seo_rec.train.checkpoint import Checkpoints, load_tensors
-from seo_rec.train.warm_start import ADAM_STATE
+from seo_rec.train.kept_state import ADAM_STATE
 from tests.days import prepare_day
 
 MODEL = ModelSettings(hidden=(8,))

@@ -5,8 +5,9 @@
 
 A variant is the search ``seo`` with a changed setting, and is compared with the default one of the
 same seed by the validation AUC of the answers. ``exhaustive`` trains every candidate in full, its
-attentions too. Test rows are not read. Searches go to ``--out`` and are found again there,
-unfinished ones too; ``--record`` adds the lines that the record does not have yet.
+attentions too. In bytes an id takes 4, as in the command, or 8 with ``--id-bits 64``, as in the
+lines that do not say it. Test rows are not read. Searches go to ``--out`` and are found again
+there, unfinished ones too; ``--record`` adds the lines that the record does not have yet.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from seo_rec.environment import stamp
 from seo_rec.planted import PLANTED_PARAMS, PLANTED_ROWS
 from seo_rec.policy import Allowance, allowance_of
 from seo_rec.policy.allowance import read_bytes
+from seo_rec.policy.entries import FULL_BITS, ID_BITS, SHORT_BITS
 from seo_rec.runs import command_line
 from seo_rec.search import Found, find
 from seo_rec.search.run_off import ROOM_FOR_ALL
@@ -44,7 +46,9 @@ IDENTITY = (
     "fit",
     "model",
     "rule",
+    "id_bits",
 )
+USUAL = {"id_bits": FULL_BITS}  # of lines from before there was a choice
 METHOD, DIM = "seo", 16
 PLANTED, DEFAULT, EXHAUSTIVE = "planted", "default", "exhaustive"
 
@@ -116,13 +120,15 @@ class Part:
             "fit": recorded_fit(training.fit),
             "model": training.model.as_json(),
             "rule": off.to_json()["rule"],
+            "id_bits": self.allowance.id_bits,
         }
 
     def measured(self, variant: str, out: Path) -> Line:
         """Search, or find the search again in ``out``; its line."""
         training, settings = self.training_of(variant), self.settings(variant)
         epochs = training.fit.epochs
-        name = f"{self.data.path.name}-{self.allowance.amount}-{epochs}-{variant}"
+        whole = "-id64" * (self.allowance.in_bytes and self.allowance.id_bits == FULL_BITS)
+        name = f"{self.data.path.name}-{self.allowance.amount}-{epochs}-{variant}{whole}"
         crosses = VARIANTS[variant].crosses
         found = recipes.search(
             METHOD, self.data, out / name, settings, training, resume=True, crosses=crosses
@@ -166,7 +172,7 @@ def parts(args: Namespace) -> Iterator[Part]:
     training = shortened(Training(study.model, study.fit), args)
     amount = read_bytes(args.bytes) if args.bytes else study.budgets[1]
     for seed, path in enumerate(args.data, args.first_seed):
-        allowance = Allowance(amount, "bytes", MOSTLY)
+        allowance = Allowance(amount, "bytes", MOSTLY, args.id_bits)
         yield Part(args.study, open_data(path), allowance, training.with_seed(seed))
 
 
@@ -185,6 +191,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="of the planted data")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=PLANTED_ROWS, help="of the planted data")
+    parser.add_argument("--id-bits", type=int, default=SHORT_BITS, choices=ID_BITS)
     parser.add_argument("--epochs", type=int, default=0, help="default: of the study")
     parser.add_argument(
         "--variants", nargs="*", default=[DEFAULT, EXHAUSTIVE], choices=VARIANTS, metavar="VARIANT"
@@ -193,7 +200,7 @@ def main() -> None:
     if args.study != PLANTED and not args.data:
         parser.error(f"--data is missing; allowed: prepared splits of {args.study}")
     set_up(args.threads)
-    records = Records(RECORD, IDENTITY, writes=args.record)
+    records = Records(RECORD, IDENTITY, USUAL, writes=args.record)
     for part in parts(args):
         for variant in args.variants:
             asked = part.asked(variant)

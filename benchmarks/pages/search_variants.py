@@ -6,12 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from benchmarks.accuracy.search_variants import DEFAULT, EXHAUSTIVE, RECORD
+from benchmarks.accuracy.search_variants import DEFAULT, EXHAUSTIVE, RECORD, USUAL
 from benchmarks.pages.cells import Runs, by_seed, in_words, mean, paired, seeds_in_words
 from benchmarks.pages.markdown import Column, table
 from benchmarks.record import Line, read
+from seo_rec.policy.allowance import BYTES
 
-PLACE = ("study", "rows", "budget", "unit", "rule", "epochs")
+PLACE = ("study", "rows", "budget", "unit", "rule", "epochs", "id_bits")
 Group = tuple[tuple[object, ...], str]
 
 
@@ -46,13 +47,15 @@ def region(lines: Sequence[Line] | None = None) -> list[str]:
 def _place(line: Line) -> tuple[object, ...]:
     """What variants must have in common to be compared; the backbone may be the variant."""
     fit = {k: v for k, v in line["fit"].items() if k != "seed"}
-    values = {**line, "epochs": line["fit"]["epochs"]}
+    values = {**USUAL, **line, "epochs": line["fit"]["epochs"]}
     return (*(values[name] for name in PLACE), json.dumps(fit, sort_keys=True))
 
 
 def _told(place: tuple[object, ...]) -> str:
-    study, rows, budget, unit, _, epochs, _ = place
-    return f"{study}, {rows:,} rows, {budget:,} {unit}, {epochs} epochs"
+    study, rows, budget, unit, _, epochs, id_bits, _ = place
+    assert isinstance(id_bits, int)
+    ids = f", ids of {id_bits // 8} bytes" if unit == BYTES else ""
+    return f"{study}, {rows:,} rows, {budget:,} {unit}{ids}, {epochs} epochs"
 
 
 def _answers(runs: Runs) -> str:

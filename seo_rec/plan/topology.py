@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 from seo_rec.plan.placement import PlanError
 
@@ -156,13 +155,6 @@ def read_topology(text: str, nodes: int = 1) -> Topology:
         topology = replace(PRESETS[found[2]], name=text, local_size=int(found[1] or 1))
     name = topology.name if nodes == 1 else f"{nodes} x {topology.name}"
     return replace(topology, nodes=nodes, name=name)
-
-
-def topology_json(topology: Topology) -> dict[str, Any]:
-    """The document of a topology file; ``nodes`` is an option of the command and not in it."""
-    document = asdict(topology)
-    del document["nodes"]
-    return {"format": FORMAT, "version": VERSION, **document}
 
 
 def _load(path: Path) -> Topology:

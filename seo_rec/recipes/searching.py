@@ -79,6 +79,7 @@ def search(
         data.require_binary(f"search {method}")
         data.require_rows("train", "val", needed_by=f"the search {method}")
         data.check_validation(warn=here.first)
+    asked |= entry.rules(data, settings, training)
 
     def begin() -> bool:
         claim_run(out, asked, resume)

@@ -14,10 +14,15 @@ from seo_rec.settings import require_dense
 from seo_rec.train import Training, ranks, require_memory
 
 Check = Callable[[DataSet, Any, Training], object]
+Rules = Callable[[DataSet, Any, Training], dict[str, int]]
 
 
 def no_check(data: DataSet, settings: Any, training: Training) -> None:
     return None
+
+
+def no_rule(data: DataSet, settings: Any, training: Training) -> dict[str, int]:
+    return {}
 
 
 def check_dimgrow(data: DataSet, settings: DimGrowSettings, training: Training) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from seo_rec.files import write_json
-from seo_rec.policy import PolicyError
+from seo_rec.policy import Allowance, PolicyError
 from seo_rec.search.progress import Progress
 
 Candidate = tuple[int, ...]
@@ -29,10 +29,10 @@ ATTEMPTS = 100  # in a row at a candidate that is not known yet
 class Evolution:
     """How candidates come about.
 
-    ``rows``: of every feature's table; ``most``: the largest width; ``limit``: floats of all tables
-    together (0: no limit); ``generations``: the first, of random candidates, included; of each of
-    them ``mutations`` and ``crossovers`` new candidates (the first: their sum), from the
-    ``parents`` best; ``mutation_rate``: the chance of every width to be drawn anew.
+    ``rows``: of every feature's table; ``most``: the largest width; ``limit``: floats or bytes of
+    the rows of all tables together (0: no limit); ``generations``: the first, of random candidates,
+    included; of each of them ``mutations`` and ``crossovers`` new candidates (the first: their
+    sum), from the ``parents`` best; ``mutation_rate``: the chance of every width to be drawn anew.
 
     Raises:
         PolicyError: width 1 everywhere exceeds the limit.
@@ -40,7 +40,7 @@ class Evolution:
 
     rows: tuple[int, ...]
     most: int
-    limit: int = 0
+    limit: Allowance = Allowance(0)
     generations: int = 30
     mutations: int = 10
     crossovers: int = 10
@@ -49,15 +49,16 @@ class Evolution:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.limit and self.limit < sum(self.rows):
+        least = self.size((1,) * len(self.rows))
+        if self.limit.amount and self.limit.amount < least:
             raise PolicyError(
-                f"a budget of {self.limit} parameters; one column of each of {len(self.rows)} "
-                f"tables takes {sum(self.rows)}"
+                f"a budget of {self.limit} for rows; one column of each of {len(self.rows)} "
+                f"tables takes {least}"
             )
 
     def size(self, candidate: Candidate) -> int:
-        """Floats of the tables at these widths."""
-        return sum(r * d for r, d in zip(self.rows, candidate, strict=True))
+        """Floats of the tables at these widths, or bytes of their rows if the limit is in bytes."""
+        return sum(r * self.limit.row(d) for r, d in zip(self.rows, candidate, strict=True))
 
     # ---- new candidates ----------------------------------------------------------------
 
@@ -80,13 +81,13 @@ class Evolution:
 
     def fitted(self, candidate: Candidate, rng: np.random.Generator) -> Candidate:
         """``candidate`` within the limit: columns are taken away at random, floats alike."""
-        widths, rows = list(candidate), np.array(self.rows)
-        excess = self.size(candidate) - self.limit if self.limit else 0
+        widths, rows, limit = list(candidate), np.array(self.rows), self.limit
+        excess = self.size(candidate) - limit.amount if limit.amount else 0
         while excess > 0:
             share = np.cumsum(rows * (np.array(widths) > 1))
             i = int(np.searchsorted(share, rng.integers(share[-1]), side="right"))
             widths[i] -= 1
-            excess -= self.rows[i]
+            excess -= self.rows[i] * (limit.row(widths[i] + 1) - limit.row(widths[i]))
         return tuple(widths)
 
     def offspring(self, known: Sequence[Candidate], generation: int) -> list[Candidate]:
@@ -183,7 +184,9 @@ def evolved_so_far(plan: Evolution, state: Path | None) -> Evolved:
 
 
 def _plain(plan: Evolution) -> dict[str, Any]:
-    return {**asdict(plan), "rows": list(plan.rows)}
+    """JSON values; a limit in floats is its number, as in states of before there were others."""
+    limit = plan.limit.to_json() if plan.limit.in_bytes else plan.limit.amount
+    return {**asdict(plan), "rows": list(plan.rows), "limit": limit}
 
 
 def _read(state: Path, plan: Evolution) -> Evolved:

@@ -40,9 +40,11 @@ from seo_rec.search.cce_tables import CceSettings
 from seo_rec.search.changes import with_changes
 from seo_rec.search.checks import (
     Check,
+    Rules,
     check_dimgrow,
     check_optembed,
     no_check,
+    no_rule,
     require_first_columns,
     require_room,
     with_one_layer,
@@ -54,7 +56,7 @@ from seo_rec.search.mixed_dimension import MixedDimensionSettings, mixed_dimensi
 from seo_rec.search.no_search import NoSearchSettings, no_search
 from seo_rec.search.optembed import OptEmbedSettings, optembed
 from seo_rec.search.pep import PepSettings, check_pep, pep, require_pep
-from seo_rec.search.seo import SeoSearch, check_seo, require_space, seo
+from seo_rec.search.seo import SeoSearch, check_seo, require_space, rule_of_short, seo
 from seo_rec.search.sseds import SsedsSettings, sseds
 from seo_rec.search.values_at import (
     ValuesAt,
@@ -90,6 +92,8 @@ class Method:
             opened (ValueError or PolicyError).
         require_feasible: PolicyError if it is known before any training that no policy fits the
             budget, TooLargeError if the tables of the search do not fit into memory.
+        rules: Numbers of the rules that it follows on such data, beside those that its settings
+            say. A search by other ones is another search, and not resumed.
         whole_rows: Whether its budget is a whole number of rows of the width ``dim``.
         ignores: Fields of the fit settings that deciding does not read although it trains.
         automatic: Whether the batch and the L2 of a search may follow the data, because that was
@@ -111,6 +115,7 @@ class Method:
     searches: bool = True
     check: Check = no_check
     require_feasible: Check = no_check
+    rules: Rules = no_rule
     whole_rows: bool = False
     ignores: tuple[str, ...] = ()
     automatic: bool = False
@@ -189,6 +194,7 @@ def _seo(name: str, fixed: Mapping[str, Any]) -> Method:
         sharded=True,
         check=check_seo,
         require_feasible=require_space,
+        rules=rule_of_short,
         whole_rows=True,
         automatic=True,
         fixed=fixed,

@@ -33,6 +33,7 @@ from seo_rec.train.checkpoint import (
 from seo_rec.train.columns import ParameterMove, backbone_moves
 from seo_rec.train.earlier import Carried, Earlier, columns_of, mean_starts_anew
 from seo_rec.train.earlier_tensors import Source, Tensors
+from seo_rec.train.kept_state import KeptState
 from seo_rec.train.optimizers import optimizers_of
 from seo_rec.train.ranks import ranks
 from seo_rec.train.run_state import Progress, first_values
@@ -43,7 +44,6 @@ from seo_rec.train.unknown_rows import mean_row, present_means, unknown_rows
 
 BAGS = "embedding.ebc.embedding_bags."
 FLAT = "embedding.flat."
-ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -131,10 +131,7 @@ class _WarmStart:
             policy, data.num_numeric, training.model, fit.seed, storage=fit.storage
         )
         self.optimizers = optimizers_of(self.model, fit)
-        self.parameters = dict(self.model.named_parameters())
-        self.owners = {
-            id(p): o for o in self.optimizers.values() for g in o.param_groups for p in g["params"]
-        }
+        self.kept = KeptState(self.model, self.optimizers)
         saved = None if earlier.state is None else open_checkpoint(earlier.state)
         self.state = None if saved is None else Tensors(saved)
         self.best = self.state if earlier.is_last_best else Tensors(open_checkpoint(earlier.best))
@@ -277,7 +274,7 @@ class _WarmStart:
         start, found = f"optimizer.{old}.", {}
         for full, (size, dtype) in self.state.saved.sizes.items():
             key = full.removeprefix(start)
-            if full.startswith(start) and "." not in key and self._keeps(name, key):
+            if full.startswith(start) and "." not in key and self.kept.keeps(name, key):
                 if not size:
                     shape = size
                 else:
@@ -285,27 +282,7 @@ class _WarmStart:
                     per_row = per_row and name in self.keys
                     shape = torch.Size((len(weight), 1)) if per_row else weight.shape
                 found[f"{name}.{key}"] = (shape, dtype)
-        # Adam takes up a whole state or makes its own; Adagrad's count of steps alone is neither
-        whole = not self._is_adams(name) or len(found) == len(ADAM_STATE)
-        return found if whole else {}
-
-    def _keeps(self, name: str, key: str) -> bool:
-        """Whether the new run's optimizer of a parameter has a state of this name.
-
-        torch's Adam makes its state at the first step, the other optimizers at once.
-        """
-        if self._is_adams(name):
-            return key in ADAM_STATE
-        optimizer, parameter = self._optimizer_of(name)
-        return optimizer is not None and key in optimizer.state[parameter]
-
-    def _is_adams(self, name: str) -> bool:
-        return isinstance(self._optimizer_of(name)[0], torch.optim.Adam)
-
-    def _optimizer_of(self, name: str) -> tuple[torch.optim.Optimizer | None, torch.Tensor]:
-        """The optimizer that moves a parameter, and the parameter."""
-        parameter = self.parameters[name]
-        return self.owners.get(id(parameter)), parameter
+        return found if self.kept.is_whole(name, len(found)) else {}
 
     def _fill_mean(self) -> None:
         """Running means go on; where there are none to continue, they start at the weights."""

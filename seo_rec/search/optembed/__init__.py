@@ -21,12 +21,13 @@ Readings of the paper that had to be chosen, and what differs:
   its own (``"shared"``). Training the policy trains it in both cases, and it counts in the budget.
 * Where a feature has a row per id, the policy stores the ids that are left as its vocabulary,
   which takes less space than a code for every id. Where it is hashed, codes say which row a hash
-  has; each of them takes a float of the budget.
+  has; each of them takes a float, or 4 bytes, of the budget.
 * A feature of which no row is left is dropped, unless its shared row is a vector.
 * The norm is taken over all D columns, whatever the widths of the sample.
 * A budget is not part of the method, nor is a target sparsity. With one, rows of the smallest
   ``|e_v|_1 - t_f`` go until the others could be ``KEPT_WIDTH`` wide, candidates above the
-  budget lose columns, and the best one is widened in proportion until the budget is filled.
+  budget lose columns, and the best one is widened in proportion until the budget is filled. In
+  bytes a row is counted as it is stored, with its id; the supernet is trained in float32.
 * The best candidate is that of all generations; of equal AUC the smaller.
 * Several processes hold the whole supernet each and train it on their rows, with the widths that
   one process would draw for them (unless dropout draws numbers in between). Each scores its share

@@ -23,17 +23,20 @@ KEPT_WIDTH = 4  # columns that a budget leaves to the mean feature when it takes
 def kept_rows(model: Supernet) -> Kept:
     """Rows that the policy has, of every feature bool (V,): those that count, and the shared one.
 
-    With a budget, of the rows above their thresholds those that are furthest above.
+    With a budget, of the rows above their thresholds those that are furthest above, as many as fit
+    with their ids at the mean width that is left to them: the thresholds of all features rise alike
+    until the budget holds.
     """
     s, space = model.settings, model.space
     if not s.prunes:
         return [np.ones(r, bool) for r in space.rows]
     margins = [model.margins(i).cpu().numpy()[1:] for i in range(len(space.names))]
-    if s.params:
-        rows = (s.params - _num_codes(space)) // _width_with_rows(s) - len(margins)
+    if s.amount:
         every = np.concatenate(margins)
         order = np.argsort(-every, kind="stable")
-        every[order[rows:]] = -np.inf
+        costs = np.repeat(_costs_of_rows(space, s), [len(m) for m in margins])
+        room = s.amount - _cost_without_ids(space, s)
+        every[order[np.cumsum(costs[order]) > room]] = -np.inf
         margins = np.split(every, np.cumsum([len(m) for m in margins])[:-1])
     return [np.concatenate([[True], margin > 0]) for margin in margins]
 
@@ -41,6 +44,18 @@ def kept_rows(model: Supernet) -> Kept:
 def _width_with_rows(s: OptEmbedSettings) -> int:
     """The mean width that the rows which are kept must leave room for."""
     return min(s.max_dim, KEPT_WIDTH) if s.narrows else s.max_dim
+
+
+def _costs_of_rows(space: Space, s: OptEmbedSettings) -> list[int]:
+    """What a further row of every feature takes of the budget, with the id that reads it."""
+    row, an_id = s.allowance.row(_width_with_rows(s)), s.allowance.ids(1)
+    return [row + an_id * (name in space.vocabularies) for name in space.names]
+
+
+def _cost_without_ids(space: Space, s: OptEmbedSettings) -> int:
+    """What the shared rows of all features and the codes take of the budget."""
+    rows = len(space.names) * s.allowance.row(_width_with_rows(s))
+    return rows + s.allowance.codes(_num_codes(space))
 
 
 def with_budget(space: Space, s: OptEmbedSettings) -> OptEmbedSettings:
@@ -53,18 +68,18 @@ def with_budget(space: Space, s: OptEmbedSettings) -> OptEmbedSettings:
 
 def require_budget(space: Space, s: OptEmbedSettings) -> None:
     """PolicyError unless a policy within the budget exists, whatever the training finds."""
-    if not s.params:
+    if not s.amount:
         return
     if not s.prunes:
-        space.require_columns(s.params)
+        space.require_columns(s.amount)
         return
-    width, codes = _width_with_rows(s), _num_codes(space)
-    least = (len(space.names) + 1) * width + codes
-    if s.params < least:
+    least = _cost_without_ids(space, s) + max(_costs_of_rows(space, s))
+    if s.amount < least:
         raise PolicyError(
-            f"a budget of {s.params} parameters; a row of {width} for the pruned ids of each of "
-            f"{len(space.names)} features, one of an id, and {codes} codes of hashed features take "
-            f"{least}, the smallest feasible budget; raise it, or lower sparsity"
+            f"a budget of {s.allowance}; a row of {_width_with_rows(s)} for the pruned ids of each "
+            f"of {len(space.names)} features, one of an id, and {_num_codes(space)} codes of "
+            f"hashed features take {least}, the smallest feasible budget; raise it, or lower "
+            "sparsity"
         )
 
 

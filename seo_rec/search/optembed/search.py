@@ -101,7 +101,7 @@ def optembed(
     space, numeric = model.space, len(model.space.schema.numeric)
     left = pruned_space(space, searched.kept)
     origin = space.origin("optembed", dims, asdict(settings))
-    room = s.params if s.fill and s.weights == "none" else 0
+    room = s.amount if s.fill and s.weights == "none" else 0
     policy = left.policy(dims, room, origin)
     weights: dict[str, torch.Tensor] = {}
     if s.weights == "trained" and loses_dense_vectors(dims, numeric, model_settings, s.max_dim):

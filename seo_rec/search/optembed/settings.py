@@ -29,7 +29,7 @@ class OptEmbedSettings(SpaceSettings):
         crossovers: Crossovers in each generation.
         mutation_rate: Probability that a mutant changes the width of a feature.
         parents: The best candidates, of which the next generation is made.
-        sparsity: Instead of params, the share of the floats at max_dim to save; 0 saves none.
+        sparsity: Instead of a budget, the share of the floats at max_dim to save; 0 saves none.
         fill: Whether the widths found are widened in proportion until the budget is used up.
         weights: Weights that training may start from: none, the supernet's initial or trained ones.
     """
@@ -50,11 +50,6 @@ class OptEmbedSettings(SpaceSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_bytes:
-            raise ValueError(
-                f"num_bytes {self.num_bytes} with optembed, which chooses rows before it knows "
-                "their width; allowed: params, a budget in floats"
-            )
         require(self.variant in VARIANTS, "variant", self.variant, ", ".join(VARIANTS))
         require(self.alpha >= 0, "alpha", self.alpha, "0 or more")
         require(self.threshold_lr > 0, "threshold_lr", self.threshold_lr, "above 0")
@@ -68,9 +63,10 @@ class OptEmbedSettings(SpaceSettings):
         rate = self.mutation_rate
         require(0 < rate <= 1, "mutation_rate", rate, "above 0, to 1")
         require(0 <= self.sparsity < 1, "sparsity", self.sparsity, "0 (no target) to below 1")
-        if self.sparsity and self.params:
+        if self.sparsity and self.amount:
+            budget = "num_bytes" if self.num_bytes else "params"
             raise ValueError(
-                f"sparsity {self.sparsity} with params {self.params}; allowed: one of the two"
+                f"sparsity {self.sparsity} with {budget} {self.amount}; allowed: one of the two"
             )
         require(self.weights in WEIGHTS, "weights", self.weights, ", ".join(WEIGHTS))
         for name in _UNUSED.get(self.variant, ()):

@@ -14,9 +14,11 @@ import torch
 
 from seo_rec.data.stream import Stream
 from seo_rec.metrics import binary_metrics
+from seo_rec.policy import Allowance
 from seo_rec.search.evolution import Candidate, Evolution, Evolved, evolve, evolved_so_far
 from seo_rec.search.optembed.rows import pruned_space
 from seo_rec.search.optembed.supernet import Kept, Supernet
+from seo_rec.search.space import Space
 from seo_rec.train import ranks
 
 
@@ -65,11 +67,11 @@ def search_widths(
     if not s.narrows:
         widest = of_all([s.max_dim] * len(served))
         return widest, score(model, val, [widest])[0], Evolved()
-    codes = [model.space.codes.get(model.space.names[i], ()) for i in served]
+    left, most = pruned_space(model.space, kept), [s.max_dim] * len(kept)
     plan = Evolution(
-        tuple(int(kept[i].sum()) for i in served),
+        tuple(left.rows[i] for i in served),
         s.max_dim,
-        s.params and s.params - sum(map(len, codes)),
+        _left_to_rows(left, served, s.allowance),
         s.generations,
         s.mutations,
         s.crossovers,
@@ -87,9 +89,18 @@ def search_widths(
     )
     best = evolved.ranked(plan)[0]
     found = of_all(best)
-    if s.params and s.fill:
-        left, most = pruned_space(model.space, kept), [s.max_dim] * len(kept)
-        filled = tuple(left.fill([float(d) for d in found], s.params, most))
+    if s.amount and s.fill:
+        filled = tuple(left.fill([float(d) for d in found], s.amount, most))
         if filled != found:
             return filled, score(model, val, [filled])[0], evolved
     return found, evolved.scores[evolved.candidates.index(best)], evolved
+
+
+def _left_to_rows(left: Space, served: Sequence[int], allowance: Allowance) -> Allowance:
+    """What ids and codes of the features that are served leave of the budget to their rows."""
+    if not allowance.amount:
+        return allowance
+    names = [left.names[i] for i in served]
+    ids = sum(len(left.vocabularies.get(name, ())) for name in names)
+    codes = sum(len(left.codes.get(name, ())) for name in names)
+    return allowance.with_amount(allowance.amount - allowance.ids(ids) - allowance.codes(codes))

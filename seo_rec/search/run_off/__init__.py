@@ -9,17 +9,23 @@ In: candidates (a name, a policy, where it came from), the data, and how long ea
 from __future__ import annotations
 
 from seo_rec.search.run_off.candidates import Candidate
-from seo_rec.search.run_off.contest import Outcome, run_off, whole_length
+from seo_rec.search.run_off.contest import whole_length
 from seo_rec.search.run_off.crossed import crossed_candidates
+from seo_rec.search.run_off.outcome import Outcome, run_off
 from seo_rec.search.run_off.plain import Shape, by_chunks, plain_candidates, side_by_side
 from seo_rec.search.run_off.proposals import PROPOSALS, Proposal, proposed
-from seo_rec.search.run_off.schedule import attention_epochs, has_few_steps
-from seo_rec.search.run_off.settings import ROOM_FOR_ALL, RULE, RunOff
+from seo_rec.search.run_off.schedule import (
+    attention_epochs,
+    has_few_steps,
+    has_short_finals,
+)
+from seo_rec.search.run_off.settings import ROOM_FOR_ALL, RULE, SHORT_RULE, RunOff
 
 __all__ = [
     "PROPOSALS",
     "ROOM_FOR_ALL",
     "RULE",
+    "SHORT_RULE",
     "Candidate",
     "Outcome",
     "Proposal",
@@ -29,6 +35,7 @@ __all__ = [
     "by_chunks",
     "crossed_candidates",
     "has_few_steps",
+    "has_short_finals",
     "plain_candidates",
     "proposed",
     "run_off",

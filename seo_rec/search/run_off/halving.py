@@ -11,15 +11,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seo_rec.search.progress import say
 from seo_rec.search.run_off.claims import Kinds, after_finals, after_screening, kinds_of
+from seo_rec.search.run_off.contest import Contest
 from seo_rec.search.run_off.schedule import Length, Schedule, early_steps, rounds
 from seo_rec.train.progress import duration
-
-if TYPE_CHECKING:
-    from seo_rec.search.run_off.contest import Contest
 
 
 class _Rounds:

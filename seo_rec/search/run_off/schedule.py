@@ -143,6 +143,22 @@ def has_few_steps(length: Length, fit: FitSettings) -> bool:
     return fifth < early_steps(fit) and length.whole <= SMALL
 
 
+def has_short_finals(length: Length, fit: FitSettings) -> bool:
+    """Whether a tenth of a training is too short to tell finalists apart (:data:`SHORT_FINALS`).
+
+    Args:
+        length: One whole training.
+        fit: Its settings.
+    """
+    return _finals_of(length, early_steps(fit)) is SHORT_FINALS
+
+
+def _finals_of(length: Length, early: int) -> tuple[tuple[int, float], ...]:
+    """The form of the rounds of finalists, who leave after ``early`` steps at the earliest."""
+    tenth = _whole_epochs(FINALS[0][1], length.epochs, length)
+    return FINALS if tenth >= early else SHORT_FINALS
+
+
 def attention_epochs(epochs: int, widths: int, cost: float) -> int:
     """Epochs of each attention that is searched: one at least.
 
@@ -188,7 +204,7 @@ def rounds(
     if candidates * length.whole <= left:
         return Schedule(None, (Round(candidates, length.steps),), left)
     times = max(1, math.floor(cost / FINALS_AT))
-    form = FINALS if _whole_epochs(FINALS[0][1], length.epochs, length) >= early else SHORT_FINALS
+    form = _finals_of(length, early)
     finals = [(min(candidates, times * size), part) for size, part in form]
     if not goes_on:
         finals = finals[-1:]

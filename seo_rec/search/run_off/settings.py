@@ -10,6 +10,7 @@ from seo_rec.settings import Training
 
 # of a run-off's candidates and winner, without and with a limit; a change is another search
 RULE, LIMITED_RULE = 5, 11
+SHORT_RULE = 2  # besides, where a tenth of a training is too short; the first was not recorded
 ROOM_FOR_ALL = 1000.0  # a limit in which every candidate and attention is trained in full
 
 

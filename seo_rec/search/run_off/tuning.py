@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from seo_rec.runs.decision import as_options
 from seo_rec.search.progress import say
 from seo_rec.search.run_off.candidates import Candidate
+from seo_rec.search.run_off.contest import Contest
 from seo_rec.search.run_off.schedule import Length
 from seo_rec.settings import FitSettings
-
-if TYPE_CHECKING:
-    from seo_rec.search.run_off.contest import Contest
 
 L2 = (0.0, 3e-4, 1e-3, 3e-3, 1e-2)  # besides the one that was given
 RATES = (1.0, 2.5)  # times the rates that were given

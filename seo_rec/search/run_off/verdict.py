@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from seo_rec.search.run_off.contest import Contest
 from seo_rec.search.run_off.crossed import crosses_of_candidate
-
-if TYPE_CHECKING:
-    from seo_rec.search.run_off.contest import Contest
 
 
 def over_no_crosses(contest: Contest, names: Sequence[str], winner: str) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from seo_rec.search.seo.attention import (
     search_space,
 )
 from seo_rec.search.seo.division import by_worth, by_worth_with_crosses, divided
-from seo_rec.search.seo.search import check_seo, require_space, seo
+from seo_rec.search.seo.search import check_seo, require_space, rule_of_short, seo
 from seo_rec.search.seo.searched import Searched, search_attention
 from seo_rec.search.seo.selection import by_frequency, by_id, select
 from seo_rec.search.seo.settings import AUTO, MOSTLY, SeoSearch, SeoSettings
@@ -61,6 +61,7 @@ __all__ = [
     "logit_step",
     "make_gate",
     "require_space",
+    "rule_of_short",
     "search_attention",
     "search_space",
     "select",

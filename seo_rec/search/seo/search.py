@@ -20,12 +20,15 @@ from seo_rec.search.found import Found
 from seo_rec.search.progress import Progress, say
 from seo_rec.search.run_off import (
     ROOM_FOR_ALL,
+    SHORT_RULE,
     Candidate,
+    RunOff,
     Shape,
     attention_epochs,
     by_chunks,
     crossed_candidates,
     has_few_steps,
+    has_short_finals,
     plain_candidates,
     proposed,
     run_off,
@@ -113,7 +116,7 @@ def seo(
 def _with_room(settings: SeoSearch, length: Length, training: Training) -> SeoSearch:
     """The settings; with room for whole trainings of all candidates, where these have few steps."""
     off = settings.run_off
-    if off is None or not (off.cost and off.in_full and has_few_steps(length, training.fit)):
+    if off is None or not _is_in_full(off, length, training):
         return settings
     say(
         f"a training has {length.steps} steps, too few for rounds to rank candidates by: every "
@@ -121,6 +124,24 @@ def _with_room(settings: SeoSearch, length: Length, training: Training) -> SeoSe
         f"(run_off.in_full=false keeps to {off.cost:g} times one training)"
     )
     return replace(settings, run_off=replace(off, cost=max(off.cost, ROOM_FOR_ALL)))
+
+
+def _is_in_full(off: RunOff, length: Length, training: Training) -> bool:
+    return bool(off.cost and off.in_full and has_few_steps(length, training.fit))
+
+
+def rule_of_short(data: DataSet, settings: SeoSearch, training: Training) -> dict[str, int]:
+    """The rule of a search whose rounds of finalists are few; nothing of other searches.
+
+    It is counted apart from :meth:`RunOff.to_json`'s, which all searches with a limit have.
+    """
+    off = settings.run_off
+    if off is None or not off.cost:
+        return {}
+    length = whole_length(data, off.shortened(training))
+    if _is_in_full(off, length, training) or not has_short_finals(length, training.fit):
+        return {}
+    return {"short_rule": SHORT_RULE}
 
 
 def _search_alone(data: DataSet, settings: SeoSearch, training: Training, out: Path) -> Found:
