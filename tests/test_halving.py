@@ -35,6 +35,7 @@ from seo_rec.search.run_off import (
     run_off,
     whole_length,
 )
+from seo_rec.search.run_off.halving import halve
 from seo_rec.search.run_off.schedule import Length, early_steps, has_few_steps, haste, rounds
 from seo_rec.search.seo import SeoSearch
 from seo_rec.train import FitSettings, Trained, Training, eval_stream, evaluate, fit_policy
@@ -264,6 +265,37 @@ def test_candidates_of_short_rounds_are_trained_at_these_rates(
                 contest.train("a")
     rates = [(f.row_lr, f.dense_lr) for f in fits]
     assert rates == [(3e-2, 3e-3), pytest.approx((7e-2, 1.4e-3)), (1e-2, 1e-3), (5e-2, 1e-3)]
+
+
+def test_large_tables_of_auto_are_not_taken_for_adams(
+    monkeypatch: pytest.MonkeyPatch, tiny_data: DataSet, tmp_path: Path
+) -> None:
+    """Neither in the rates of short trainings nor in the steps after which finalists may leave."""
+    trained = sys.modules["seo_rec.search.run_off.contest"]
+    policy = methods.monolithic(tiny_data.schema, 64, 16)
+    found = []
+
+    def fit_policy(data: DataSet, policy: Policy, training: Training, **more: Any) -> Trained:
+        found.append(training.fit.row_lr)
+        raise KeyboardInterrupt
+
+    def rounds(*of: Any, early: int, **more: Any) -> None:
+        found.append(early)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trained, "fit_policy", fit_policy)
+    monkeypatch.setattr("seo_rec.search.run_off.halving.rounds", rounds)
+    training = Training(fit=FitSettings(max_steps=10, row_lr=1e-2))
+    for large in (False, True):
+        largest = policy.num_params - large
+        monkeypatch.setattr("seo_rec.settings.LARGEST_DENSE", largest)
+        contest = trained.Contest(tiny_data, [Candidate("a", policy)], RunOff(), training, tmp_path)
+        contest.set_length(contest.once, short=True)
+        with pytest.raises(KeyboardInterrupt):
+            contest.train("a")
+        with pytest.raises(KeyboardInterrupt):
+            halve(contest, 0)
+    assert found == [3e-2, 20, 1e-2, 1]
 
 
 def test_a_short_training_is_not_taken_for_one_at_the_given_rates(

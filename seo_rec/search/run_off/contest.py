@@ -24,6 +24,7 @@ from seo_rec.search.run_off.kept import Floats, Score, read_logits, read_score
 from seo_rec.search.run_off.schedule import Length, haste
 from seo_rec.search.run_off.settings import RunOff
 from seo_rec.search.worth import worth_of_features
+from seo_rec.settings import settled
 from seo_rec.train import (
     FitSettings,
     Training,
@@ -85,6 +86,11 @@ class Contest:
         """From now on candidates are compared by trainings like ``once``."""
         self.short, self.goes_on = short, goes_on
         self.once, self.again = once, once.with_seed(once.fit.seed + SECOND_SEED)
+
+    @property
+    def floats(self) -> int:
+        """Of the tables of the largest candidate, by which ``auto`` chooses their optimizer."""
+        return max(candidate.policy.num_params for candidate in self.candidates.values())
 
     def different(self) -> list[str]:
         """Candidates that are not equal to an earlier one; the others are noted as equal."""
@@ -151,10 +157,10 @@ class Contest:
         stem = f"{name}{length}-seed{training.fit.seed}"
         return self.folder / f"{stem}.json", self.folder / f"{stem}.npy"
 
-    def _hastened(self, fit: FitSettings) -> FitSettings:
+    def _hastened(self, fit: FitSettings, policy: Policy) -> FitSettings:
         if not self.short:
             return fit
-        factor = haste(fit)
+        factor = haste(settled(fit, policy.num_params))
         return replace(fit, row_lr=factor * fit.row_lr, dense_lr=factor * fit.dense_lr)
 
     def _is_scored(self, name: str, training: Training) -> bool:
@@ -169,7 +175,7 @@ class Contest:
             changes: dict[str, Any] = dict(self.changes.get(name, {}))
             if self.at_last and name in self.ends:
                 changes["max_steps"] = self.ends[name]
-            own = replace(training, fit=self._hastened(replace(training.fit, **changes)))
+            own = replace(training, fit=self._hastened(replace(training.fit, **changes), policy))
             place = self.folder / f"{name}{TRAINING}" if self.goes_on else None
             trained = fit_policy(self.data, policy, own, out=place, title=title)
             if training.model.mlet is None:

@@ -17,6 +17,7 @@ from seo_rec.search.progress import say
 from seo_rec.search.run_off.claims import Kinds, after_finals, after_screening, kinds_of
 from seo_rec.search.run_off.contest import Contest
 from seo_rec.search.run_off.schedule import Length, Schedule, early_steps, rounds
+from seo_rec.settings import settled
 from seo_rec.train.progress import duration
 
 
@@ -33,7 +34,7 @@ class _Rounds:
             self.cost,
             spent,
             goes_on=self.goes_on,
-            early=early_steps(self.whole.fit),
+            early=early_steps(settled(self.whole.fit, contest.floats)),
         )
         self.pace = _Pace(self.schedule.rows)
         self.read = 0

@@ -110,7 +110,9 @@ def haste(fit: FitSettings) -> float:
     keep their rates.
 
     Args:
-        fit: The settings of the training, with its ``max_steps``; 0, no limit, changes nothing.
+        fit: The settings of the training, with its ``max_steps``; 0, no limit, changes nothing. An
+            optimizer of ``auto`` counts as Adam, which it is for small tables
+            (:func:`seo_rec.settings.settled`).
     """
     adam = fit.row_optimizer in ("auto", "adam", "lazy_adam")
     if not (fit.max_steps and adam and fit.dense_optimizer == "adam"):
