@@ -122,7 +122,11 @@ def _papers() -> dict[str, list[str]]:
 
 
 def _halving() -> dict[str, list[str]]:
-    return {"planted": planted.region(), "search variants": search_variants.region()}
+    return {"planted": planted.region()}
+
+
+def _settings() -> dict[str, list[str]]:
+    return {"search variants": search_variants.region()}
 
 
 def _churn_lines() -> list[dict[str, object]]:
@@ -153,6 +157,7 @@ PAGES = {
     "at-bytes": Page(MEASURED / "at-bytes.md", at_bytes.regions),
     "at-bytes-tables": Page(MEASURED / "at-bytes-tables.md", at_bytes.tables),
     "at-bytes-earlier": Page(MEASURED / "at-bytes-earlier.md", at_bytes.earlier),
+    "at-bytes-settings": Page(MEASURED / "at-bytes-settings.md", _settings),
     "serving": Page(MEASURED / "serving.md", serving.regions),
     "scoring": Page(MEASURED / "scoring.md", lambda: {"scoring": scoring.region()}),
     "speed": Page(MEASURED / "speed.md", speed.regions),
