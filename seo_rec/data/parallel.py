@@ -179,11 +179,11 @@ def _emptied(job: Job, is_job: bool) -> Iterator[None]:
         is_job: Whether a launcher has started the processes.
     """
     asked, request = job.work / "request.json", job.request()
-    if not asked.exists() or read_json(asked) != request:
-        for old in job.work.iterdir():
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
-        write_json(asked, request)
     try:
+        if not asked.exists() or read_json(asked) != request:
+            for old in job.work.iterdir():
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+            write_json(asked, request)
         yield
     except BaseException as error:
         final = DataError if is_job else BaseException
