@@ -244,6 +244,12 @@ def test_a_zip_archive_holds_one_file_and_is_a_source_as_it_is(tmp_path: Path) -
         (PLAIN.replace(",", "\t").encode(), r"give --delimiter \$'\\t'"),
         (PLAIN.replace(",", ":").encode(), "give --delimiter ':'"),
         (PLAIN.replace(",", " ").encode(), "give --delimiter ' '"),
+        (PLAIN.replace(",", "\x01").encode(), r"give --delimiter \$'\\x01'"),
+        (
+            PLAIN.replace(",", "::").encode(),
+            "between '::' .* as sed 's/::/;/g' does, and name --del",
+        ),
+        (b"Y;U\n0;a\n1;b\n", r"no columns \['y'.*\]; the header has ';' .*: give --delimiter ';'"),
     ],
 )
 def test_files_of_another_kind_are_told_apart(tmp_path: Path, content: bytes, message: str) -> None:
