@@ -198,7 +198,7 @@ def test_misfits_are_refused(days: list[Path], by_id: Policy, whole: Path, tmp_p
     with pytest.raises(DataError, match=r"other columns than .* \(item\)"):
         replay([days[0], other], tmp_path / "out", TRAINING, policy=by_id)
     log = prepare_day(tmp_path / "log", 1, transform="log")
-    with pytest.raises(DataError, match="prepared by other rules"):
+    with pytest.raises(DataError, match=r"prepared by other rules than .* \(.+: .* --like /"):
         replay([days[0], log], tmp_path / "out", TRAINING, policy=by_id)
     with pytest.raises(ValueError, match="give one of them"):
         replay(days, tmp_path / "out", TRAINING)

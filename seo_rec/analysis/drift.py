@@ -23,7 +23,7 @@ from seo_rec.policy import Ids, Policy
 from seo_rec.policy.addresses import known_as, lookup_rows
 from seo_rec.runs import RunError
 from seo_rec.runs.layout import POLICY_FILE, RUN_FILE
-from seo_rec.schema import BINARY, SCHEMA_FILE, DataError
+from seo_rec.schema import BINARY, SCHEMA_FILE, DataError, other_rules
 
 Floats = npt.NDArray[np.float64]
 
@@ -156,10 +156,12 @@ def _common_columns(
         data.require_rows("train")
         if data.schema.label_kind != BINARY:
             data.require_binary("drift")
-    if old.schema.preparation != new.schema.preparation:
+    rules, others = old.schema.preparation, new.schema.preparation
+    if said := other_rules({**dict.fromkeys(others), **rules}, others):
         raise DataError(
-            f"{old.path} and {new.path} were prepared by different rules, so that their ids cannot "
-            "be compared; prepare both alike"
+            f"{new.path} was prepared by other rules than {old.path} ({said}), so that they cannot "
+            f"be compared; prepare a table with `seo-rec prepare table --like {old.path}`, and "
+            "other data with the same options"
         )
     names = [{c.name for c in d.schema.features} for d in (old, new)]
     columns = [c.name for c in old.schema.features if c.name in names[1]]
