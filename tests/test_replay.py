@@ -212,6 +212,20 @@ def test_misfits_are_refused(days: list[Path], by_id: Policy, whole: Path, tmp_p
         replay([days[0], changed], tmp_path / "copy", TRAINING, policy=by_id, resume=True)
 
 
+def test_a_first_day_of_few_rows_is_told_where_tables_are_by_id(
+    tmp_path: Path, seo_rec: Any
+) -> None:
+    for i, rows in enumerate((60, 400, 500)):
+        prepare_day(tmp_path / "days" / f"day-{i}", i, rows=rows, fractions=(1.0, 0.0, 0.0))
+    command = ("replay", tmp_path / "days", "--dim", 4, "--hidden", "8", "--batch-size", 64)
+    note = "note: the first day has 60 training rows, and the others 450 in the median; tables by"
+    done = seo_rec(*command, "--method", "collisionless", "--out", tmp_path / "by_id")
+    assert done.code == 0 and note in done.err, done.err
+    hashed = ("--method", "monolithic", "--params", 160)
+    done = seo_rec(*command, *hashed, "--out", tmp_path / "hashed")
+    assert done.code == 0 and "note: the first day" not in done.err, done.err
+
+
 def test_the_command(days: list[Path], tmp_path: Path, seo_rec: Any) -> None:
     method = ("--method", "monolithic", "--params", 160, "--dim", 4)
     options = ("--by", "day", "--batch-size", 64, "--hidden", "8", *method)
