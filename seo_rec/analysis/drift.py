@@ -30,6 +30,7 @@ Floats = npt.NDArray[np.float64]
 ROWS = 200_000  # of each data set whose labels are looked at
 HELD_OUT = 5  # every fifth of these rows is held out
 SMOOTHING = 20.0  # rows of the label rate added to an id's own
+MOST_TOLD = 3  # columns of a reason that are named
 NOTABLE = 0.05  # a share, or a distance above the one of chance, that is worth an action
 SHUFFLE = 0x5EED
 # What searches gained, as shares of the worth that moved: least, mean and most in the cases of
@@ -350,12 +351,15 @@ def _scaled(worths: list[dict[str, float]]) -> dict[str, float]:
 def _judged(found: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     """The verdict and its reasons."""
     reasons, verdict = [], "keep"
-    unknown = {n: s for n, s in found["unknown"].items() if s > NOTABLE}
-    for name, share in sorted(unknown.items(), key=lambda item: -item[1]):
+    unknown = sorted((-s, n) for n, s in found["unknown"].items() if s > NOTABLE)
+    if unknown:
         verdict = "renew"
+        told = [f"{-share:.1%} of the reads of {name}" for share, name in unknown[:MOST_TOLD]]
+        if more := len(unknown) - len(told):
+            told.append(f"over {NOTABLE:.0%} of {more} more")
         reasons.append(
-            f"{share:.1%} of the reads of {name} are ids without a row of their own; go on with "
-            "`seo-rec train --from`, which renews its vocabulary"
+            f"ids without a row of their own are {', '.join(told)}; go on with `seo-rec train "
+            "--from`, which renews the vocabularies"
         )
     for name in found["new_columns"]:
         verdict = "search"
