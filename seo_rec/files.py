@@ -50,6 +50,21 @@ def is_full_disk(error: BaseException | None) -> bool:
     return False
 
 
+@contextmanager
+def full_disk_at(path: Path | str) -> Iterator[None]:
+    """Within the block an error for want of space names ``path``; of several blocks the outermost.
+
+    Raises:
+        NoSpaceError: The disk is full; writers as pyarrow's do not say where.
+    """
+    try:
+        yield
+    except OSError as error:
+        if is_full_disk(error):
+            raise NoSpaceError(f"{path}: {NO_SPACE}; make room or choose another place") from error
+        raise
+
+
 def said(error: OSError) -> str:
     """What the system refused, where and what to do, in words for the user."""
     if isinstance(error, NoSpaceError):
@@ -109,17 +124,18 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     It has a hidden name beside ``path``, and is on disk before it takes that place.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        sync(temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with full_disk_at(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            sync(temporary)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -229,7 +245,7 @@ def new_folder(path: Path | str) -> Iterator[Path]:
         OSError: No folder can be put at ``path``, such as on a mount point.
     """
     given, path = path, free_place(path)
-    with hidden_folder(path) as temporary:
+    with full_disk_at(given), hidden_folder(path) as temporary:
         require_replaceable(path, temporary)
         yield temporary
         take_place(temporary, path, given)

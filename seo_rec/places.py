@@ -21,6 +21,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import unquote
 
+from seo_rec.extras import installing
+
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer as Buffer
 
@@ -253,10 +255,9 @@ class RemotePath:
         except PermissionError as error:
             raise RemoteError(f"{self}: access is denied; check your credentials") from error
         except ImportError as error:
-            extra = EXTRAS[self._protocol]
             raise RemoteError(
-                f"{self}: {_one_line(error)}; install what {self._protocol}:// needs with "
-                f"`pip install 'seo-rec[{extra}]'`"
+                f"{self}: {_one_line(error)}; install what {self._protocol}:// needs: "
+                f"{installing(EXTRAS[self._protocol])}"
             ) from error
         except Exception as error:  # of any class: each store's library has its own
             why = _one_line(error) or type(error).__name__

@@ -17,6 +17,8 @@ from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution
 from types import ModuleType
 
+from seo_rec.extras import installing
+
 
 @dataclass(frozen=True)
 class Triple:
@@ -50,7 +52,6 @@ TRAINING = (
     "torch", "torchrec", "fbgemm_gpu", "torchx", "scipy", "sklearn", "matplotlib", "jinja2",
     "tensorboard", "tqdm", "optuna",
 )  # fmt: skip
-INSTALL = "pip install 'seo-rec[train]'"
 
 
 class StackError(ImportError):
@@ -204,7 +205,7 @@ def without_training(error: ModuleNotFoundError) -> str | None:
     name = (error.name or "").partition(".")[0]
     if name not in TRAINING:
         return None
-    return f"{name} is not installed, and this command needs it: {INSTALL}"
+    return f"{name} is not installed, and this command needs it: {installing('train')}"
 
 
 class _Refuse(MetaPathFinder):

@@ -14,7 +14,7 @@ from scipy.spatial import distance
 
 from benchmarks.accuracy import drift as benchmark
 from benchmarks.record import read
-from seo_rec.analysis.drift import REALISED, drift, jensen_shannon, moved, worth
+from seo_rec.analysis.drift import REALISED, _judged, drift, jensen_shannon, moved, worth
 from seo_rec.data.dataset import DataSet, open_data
 from seo_rec.data.split import Split
 from seo_rec.data.table import TableColumns, prepare_table
@@ -125,6 +125,17 @@ def test_other_columns_ask_for_a_search(old: DataSet, tmp_path: Path) -> None:
     assert drift(old, more).verdict == drift(more, old).verdict == "search"
 
 
+def test_many_columns_of_unknown_ids_are_one_reason() -> None:
+    still = {"new_columns": (), "lost_columns": (), "worth_moved": 0.0, "worth_by_chance": 0.0}
+    shares = {"a": 0.06, "b": 0.5, "c": 0.05, "d": 0.9, "e": 0.3, "f": 0.2}
+    verdict, reasons = _judged({**still, "unknown": shares})
+    assert verdict == "renew" and reasons[0].startswith(
+        "ids without a row of their own are 90.0% of the reads of d, 50.0% of the reads of b, "
+        "30.0% of the reads of e, over 5% of 2 more; go on with `seo-rec train --from`"
+    )
+    assert len(reasons) == len(_judged({**still, "unknown": {}})[1]) + 1
+
+
 def test_the_command(old: DataSet, tmp_path: Path, seo_rec: Any) -> None:
     new = prepared(tmp_path / "new", shift=20, seed=1)
     by_id(old).save(tmp_path / "policy.json")
@@ -176,5 +187,5 @@ def test_other_rules_are_refused(old: DataSet, tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1, 2] * 50, "y": [0, 1] * 50}), raw)
     columns = TableColumns("y", ("a",), missing="empty")
     prepare_table(raw, tmp_path / "new", columns=columns)
-    with pytest.raises(DataError, match="different rules"):
+    with pytest.raises(DataError, match=r"other rules than .* \(.+\), so that .* --like /"):
         drift(old, open_data(tmp_path / "new"))

@@ -16,7 +16,15 @@ import pytest
 
 from cases import SCHEMAS
 from seo_rec import files
-from seo_rec.files import append_line, new_folder, said, write_json, write_text
+from seo_rec.files import (
+    NoSpaceError,
+    append_line,
+    new_folder,
+    said,
+    whole_file,
+    write_json,
+    write_text,
+)
 from seo_rec.schema import Column, DataError, Schema, read_schema
 
 
@@ -183,6 +191,17 @@ def test_a_mount_point_is_refused_before_anything_is_written(tmp_path, monkeypat
         pytest.fail("the block was entered")
     assert "name a folder below it" in said(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["mounted"]
+
+
+@pytest.mark.parametrize("writing", [whole_file, new_folder], ids=["file", "folder"])
+def test_a_full_disk_is_told_with_its_place(writing, tmp_path):
+    """Libraries as pyarrow say what failed and not where."""
+    with pytest.raises(NoSpaceError) as caught, writing(tmp_path / "out"):
+        raise OSError(errno.ENOSPC, "Error writing bytes to file")
+    assert said(caught.value) == (
+        f"{tmp_path / 'out'}: no space is left on the disk; make room or choose another place"
+    )
+    assert left_behind(tmp_path) == []
 
 
 def test_an_empty_folder_is_still_there_after_an_error(tmp_path):

@@ -86,7 +86,7 @@ def comparison(
 def test_budgets_are_whole_rows_and_parts_of_the_collisionless_size(tiny_data: DataSet) -> None:
     full = collisionless_rows(tiny_data) * 16
     assert full == recipes.method_policy("collisionless", tiny_data, 1, 16).num_params
-    assert recipes.read_budgets("1605, 800,0.5x", tiny_data, 16) == tuple(
+    assert recipes.read_budgets("1605, 0.8k,0.5x", tiny_data, 16) == tuple(
         sorted((1600, 800, full // 2 // 16 * 16), reverse=True)
     )
     for text, wrong in (

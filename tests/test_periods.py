@@ -121,6 +121,20 @@ def test_periods_of_time_have_the_rows_of_the_calendar(
     assert len({open_data(p).fingerprint for p in found}) == len(found)
 
 
+def test_days_written_as_numbers_are_cut_as_the_same_dates(tmp_path: Path) -> None:
+    """``prepare table`` calls 20240131 a date, so a replay takes it for one."""
+    seconds = random_times() // DAY * DAY
+    numbers = np.array([float(datetime.fromtimestamp(s, UTC).strftime("%Y%m%d")) for s in seconds])
+    for by in ("day", "week"):
+        wanted, found = (
+            cut(prepared(tmp_path / by / kind, times), tmp_path / by / kind / "cut", Periods(by))
+            for kind, times in (("seconds", seconds), ("numbers", numbers))
+        )
+        assert [p.name for p in found] == [p.name for p in wanted] and len(found) > 5
+        for a, b in zip(found, wanted, strict=True):
+            assert rows_of(a)["number"] == rows_of(b)["number"]
+
+
 def test_rows_are_cut_in_their_order(timed: DataSet, tmp_path: Path) -> None:
     """By time where there is one, and else as they lie in the file."""
     found = cut(timed, tmp_path / "timed", Periods("rows", 250))
@@ -162,12 +176,22 @@ MISFITS: dict[str, tuple[Callable[[Path], DataSet], Periods, str]] = {
     "no dates": (
         lambda p: prepared(p, 20_260_100 + np.arange(ROWS) % 28),
         Periods("week"),
-        "from 20260100 to 20260127, and --by week needs dates or seconds from 1970",
+        "from 20260100 to 20260127, and --by week needs dates, days as",
+    ),
+    "hours of days": (
+        lambda p: prepared(p, 20_260_101 + np.arange(ROWS) % 28),
+        Periods("hour"),
+        "'t' are whole days, so hours are unknown",
+    ),
+    "days and others": (
+        lambda p: prepared(p, 20_260_101.0 + np.arange(ROWS) % 32),
+        Periods("day"),
+        "from 20260101 to 20260132, and --by day needs dates, days as 20261127 or seconds",
     ),
     "milliseconds": (
         lambda p: prepared(p, random_times() * 1000),
         Periods("day"),
-        "needs dates or seconds",
+        "needs dates, days as 20261127 or seconds",
     ),
     "one week": (
         lambda p: prepared(p, START + 2 * DAY + np.arange(ROWS)),

@@ -244,6 +244,12 @@ def test_a_zip_archive_holds_one_file_and_is_a_source_as_it_is(tmp_path: Path) -
         (PLAIN.replace(",", "\t").encode(), r"give --delimiter \$'\\t'"),
         (PLAIN.replace(",", ":").encode(), "give --delimiter ':'"),
         (PLAIN.replace(",", " ").encode(), "give --delimiter ' '"),
+        (PLAIN.replace(",", "\x01").encode(), r"give --delimiter \$'\\x01'"),
+        (
+            PLAIN.replace(",", "::").encode(),
+            "between '::' .* as sed 's/::/;/g' does, and name --del",
+        ),
+        (b"Y;U\n0;a\n1;b\n", r"no columns \['y'.*\]; the header has ';' .*: give --delimiter ';'"),
     ],
 )
 def test_files_of_another_kind_are_told_apart(tmp_path: Path, content: bytes, message: str) -> None:
@@ -354,7 +360,7 @@ def test_a_place_that_cannot_be_written_to_is_said_at_the_start(
     ("number", "message"),
     [
         (errno.EROFS, "F: Read-only file system; choose a place that can be written to"),
-        (errno.ENOSPC, "no space is left on the disk"),
+        (errno.ENOSPC, "OUT: no space is left on the disk; make room or choose another place"),
         (errno.EFBIG, "F: File too large; raise the limit on the size of files"),
         (errno.EIO, "F: Input/output error"),
     ],
@@ -374,6 +380,7 @@ def test_what_the_system_refuses_is_one_line(
     command = ["prepare", "table", "--raw", raw, "--label", "y", "--categorical", "u"]
     done = seo_rec(*command, "--fractions", "1,0,0", "--out", tmp_path / "out")
     assert done.code == 2
+    message = message.replace("OUT", str(tmp_path / "out"))
     assert done.err.startswith(f"error: {message}") and done.err.count("\n") == 1
     assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
 

@@ -198,7 +198,7 @@ def test_misfits_are_refused(days: list[Path], by_id: Policy, whole: Path, tmp_p
     with pytest.raises(DataError, match=r"other columns than .* \(item\)"):
         replay([days[0], other], tmp_path / "out", TRAINING, policy=by_id)
     log = prepare_day(tmp_path / "log", 1, transform="log")
-    with pytest.raises(DataError, match="prepared by other rules"):
+    with pytest.raises(DataError, match=r"prepared by other rules than .* \(.+: .* --like /"):
         replay([days[0], log], tmp_path / "out", TRAINING, policy=by_id)
     with pytest.raises(ValueError, match="give one of them"):
         replay(days, tmp_path / "out", TRAINING)
@@ -210,6 +210,20 @@ def test_misfits_are_refused(days: list[Path], by_id: Policy, whole: Path, tmp_p
     changed = prepare_day(tmp_path / "days" / "day-2", 5)
     with pytest.raises(RunError, match="has scored other data under this name"):
         replay([days[0], changed], tmp_path / "copy", TRAINING, policy=by_id, resume=True)
+
+
+def test_a_first_day_of_few_rows_is_told_where_tables_are_by_id(
+    tmp_path: Path, seo_rec: Any
+) -> None:
+    for i, rows in enumerate((60, 400, 500)):
+        prepare_day(tmp_path / "days" / f"day-{i}", i, rows=rows, fractions=(1.0, 0.0, 0.0))
+    command = ("replay", tmp_path / "days", "--dim", 4, "--hidden", "8", "--batch-size", 64)
+    note = "note: the first day has 60 training rows, and the others 450 in the median; tables by"
+    done = seo_rec(*command, "--method", "collisionless", "--out", tmp_path / "by_id")
+    assert done.code == 0 and note in done.err, done.err
+    hashed = ("--method", "monolithic", "--params", 160)
+    done = seo_rec(*command, *hashed, "--out", tmp_path / "hashed")
+    assert done.code == 0 and "note: the first day" not in done.err, done.err
 
 
 def test_the_command(days: list[Path], tmp_path: Path, seo_rec: Any) -> None:

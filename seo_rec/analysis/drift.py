@@ -23,13 +23,14 @@ from seo_rec.policy import Ids, Policy
 from seo_rec.policy.addresses import known_as, lookup_rows
 from seo_rec.runs import RunError
 from seo_rec.runs.layout import POLICY_FILE, RUN_FILE
-from seo_rec.schema import BINARY, SCHEMA_FILE, DataError
+from seo_rec.schema import BINARY, SCHEMA_FILE, DataError, other_rules
 
 Floats = npt.NDArray[np.float64]
 
 ROWS = 200_000  # of each data set whose labels are looked at
 HELD_OUT = 5  # every fifth of these rows is held out
 SMOOTHING = 20.0  # rows of the label rate added to an id's own
+MOST_TOLD = 3  # columns of a reason that are named
 NOTABLE = 0.05  # a share, or a distance above the one of chance, that is worth an action
 SHUFFLE = 0x5EED
 # What searches gained, as shares of the worth that moved: least, mean and most in the cases of
@@ -156,10 +157,12 @@ def _common_columns(
         data.require_rows("train")
         if data.schema.label_kind != BINARY:
             data.require_binary("drift")
-    if old.schema.preparation != new.schema.preparation:
+    rules, others = old.schema.preparation, new.schema.preparation
+    if said := other_rules({**dict.fromkeys(others), **rules}, others):
         raise DataError(
-            f"{old.path} and {new.path} were prepared by different rules, so that their ids cannot "
-            "be compared; prepare both alike"
+            f"{new.path} was prepared by other rules than {old.path} ({said}), so that they cannot "
+            f"be compared; prepare a table with `seo-rec prepare table --like {old.path}`, and "
+            "other data with the same options"
         )
     names = [{c.name for c in d.schema.features} for d in (old, new)]
     columns = [c.name for c in old.schema.features if c.name in names[1]]
@@ -348,12 +351,15 @@ def _scaled(worths: list[dict[str, float]]) -> dict[str, float]:
 def _judged(found: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     """The verdict and its reasons."""
     reasons, verdict = [], "keep"
-    unknown = {n: s for n, s in found["unknown"].items() if s > NOTABLE}
-    for name, share in sorted(unknown.items(), key=lambda item: -item[1]):
+    unknown = sorted((-s, n) for n, s in found["unknown"].items() if s > NOTABLE)
+    if unknown:
         verdict = "renew"
+        told = [f"{-share:.1%} of the reads of {name}" for share, name in unknown[:MOST_TOLD]]
+        if more := len(unknown) - len(told):
+            told.append(f"over {NOTABLE:.0%} of {more} more")
         reasons.append(
-            f"{share:.1%} of the reads of {name} are ids without a row of their own; go on with "
-            "`seo-rec train --from`, which renews its vocabulary"
+            f"ids without a row of their own are {', '.join(told)}; go on with `seo-rec train "
+            "--from`, which renews the vocabularies"
         )
     for name in found["new_columns"]:
         verdict = "search"

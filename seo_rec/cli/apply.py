@@ -28,7 +28,9 @@ def apply(
     params: Annotated[
         int,
         typer.Option(
-            help="Budget in parameters (floats); 0 takes the budget that the policy records.",
+            parser=par.number_of_params,
+            metavar="NUMBER",
+            help="Budget in parameters (floats), as 96k; 0 takes the one that the policy records.",
             rich_help_panel=BUDGET,
         ),
     ] = 0,

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from seo_rec import __version__, stack
+from seo_rec.extras import installing
 
 Status = Literal["ok", "absent", "wrong"]
 MARKS: dict[Status, str] = {"ok": "[green]ok[/]", "absent": "[dim]-[/]", "wrong": "[red]WRONG[/]"}
@@ -156,7 +157,7 @@ def findings() -> list[Finding]:
     """All lines of the report. Probing stops at a wrong stack, which cannot be loaded."""
     lines = list(_versions())
     if stack.read().is_absent:
-        text = f"this installation scores packages; to train: {stack.INSTALL}"
+        text = f"this installation scores packages; to train: {installing('train')}"
         return [*lines, Finding("stack", "verdict", text, "absent")]
     verdict = stack.problem(stack.read())
     if verdict:

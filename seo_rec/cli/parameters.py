@@ -27,10 +27,33 @@ Out = Annotated[
     Path,
     typer.Option(help="Folder of the run; made, never overwritten.", rich_help_panel=RUN),
 ]
+
+
+def number_of_params(text: str | int) -> int:
+    """The value of ``--params``, as 96000 or 96k; of ``--config`` it is a number.
+
+    Raises:
+        BadParameter: It is no whole number.
+    """
+    from seo_rec.policy import PolicyError
+    from seo_rec.policy.allowance import read_params
+
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return read_params(str(text))
+    except PolicyError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 Params = Annotated[
     int | None,
     typer.Option(
-        help="Budget in parameters (floats); by default one is proposed.",
+        parser=number_of_params,
+        metavar="NUMBER",
+        help="Budget in parameters (floats), as 96k; by default one is proposed.",
         rich_help_panel=BUDGET,
         show_default=False,
     ),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,6 +32,9 @@ from seo_rec.settings import FitSettings, ModelSettings, Training
 
 if TYPE_CHECKING:
     from seo_rec.recipes import Day
+    from seo_rec.schema import Schema
+
+FEW = 4  # times the rows of the first day, beyond which a usual day has far more
 
 REPLAY_OPTIONS = FromSettings(
     FitSettings,
@@ -110,6 +115,8 @@ def replay(
     wanted, resolved = None, dict[str, object]()
     if from_ is None:
         wanted = policy_of(context, open_data(days[0]), method_options, fit.seed)
+        if wanted.policy.vocabularies:
+            _say_small_first([open_data(day).schema for day in days])
         training = with_storage(training, wanted.policy, out=out)
         resolved = {**wanted.resolved, "storage": training.fit.storage}
     else:
@@ -139,6 +146,18 @@ def replay(
     for label, auc in done.mean_auc_by_label.items():
         typer.echo(f"label {label}: mean AUC {auc:.5f}")
     typer.echo(f"{out}: mean AUC {done.mean_auc:.5f} of {scored} days; the model is {done.last}")
+
+
+def _say_small_first(days: Sequence[Schema]) -> None:
+    """Say on stderr that the first day has few rows, since no later one adds rows to the tables."""
+    first, *later = (schema.num_rows["train"] for schema in days)
+    if later and FEW * first < (usual := int(median(later))):
+        typer.echo(
+            f"note: the first day has {first:,} training rows, and the others {usual:,} in the "
+            "median; tables by id stay as large as its ids need. A run on more rows can be the "
+            "start (--from), or data that begin with a whole period",
+            err=True,
+        )
 
 
 def _say(day: Day) -> None:

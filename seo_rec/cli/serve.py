@@ -9,6 +9,7 @@ import typer
 
 from seo_rec.cli import parameters as par
 from seo_rec.cli.options import RUN, FromSettings, Option, takes_settings
+from seo_rec.extras import installing
 from seo_rec.settings import ServerSettings
 
 _NEEDED = ("fastapi", "uvicorn", "prometheus_client")
@@ -37,7 +38,7 @@ def serve(
 ) -> None:
     """Score raw rows over HTTP, until SIGTERM."""
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
-        raise ValueError(f"{', '.join(missing)} not installed: pip install 'seo-rec[server]'")
+        raise ValueError(f"{', '.join(missing)} not installed: {installing('server')}")
     from seo_rec.serve.server.live import LivePackage
     from seo_rec.serve.server.running import listening
     from seo_rec.serve.server.running import serve as run

@@ -45,6 +45,7 @@ _NUMBER = re.compile(r"[ \t]*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?[ \t]
 _NAN = re.compile(r"[ \t]*[-+]?nan[ \t]*", re.I)
 
 
+COMMON = ("::", ",", ";", "\t", "|")  # between the cells of text files
 UTF8_FIX = "convert the file to UTF-8, as by iconv -f latin1 -t utf-8"
 
 
@@ -175,6 +176,30 @@ def require_delimiter(sign: str, where: str = "delimiter") -> None:
             f"{where} is {sign!r}; allowed: one ASCII character other than a quote and a line end, "
             "as in --delimiter ';' (a tab in bash: --delimiter $'\\t')"
         )
+
+
+def other_delimiter(names: Sequence[str], sign: str) -> str:
+    """What to do about a header that was read as one name and has another sign in it.
+
+    Args:
+        names: The columns that ``sign`` makes of the header.
+        sign: The delimiter.
+
+    Returns:
+        The end of a message; nothing if there are several names, or one without such a sign.
+    """
+    found = [other for other in COMMON if other != sign and other in names[0]]
+    if len(names) > 1 or not found:
+        return ""
+    return f"; the header has {found[0]!r} and no {sign!r}: {delimiter_fix(found[0])}"
+
+
+def delimiter_fix(sign: str) -> str:
+    """How a file whose cells have ``sign`` between them is read, as typed in bash."""
+    if len(sign) > 1:
+        return f"put one character in its place, as sed 's/{sign}/;/g' does, and name --delimiter"
+    typed = f"'{sign}'" if sign.isprintable() else f"$'\\x{ord(sign):02x}'"
+    return f"give --delimiter {typed}".replace("\\x09", "\\t")
 
 
 def split_header(

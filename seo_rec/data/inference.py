@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from seo_rec.data.sample import Sample
 from seo_rec.data.split import splitmix64
-from seo_rec.data.times import date_of, day_of
+from seo_rec.data.times import date_of, day_of, days_as_seconds
 from seo_rec.data.tokens import Ids, categorical_ids, is_text, without_id_in_lists
 from seo_rec.schema import DataError
 
@@ -265,10 +265,7 @@ def _date(facts: Facts, words: set[str]) -> Kind | None:
         if 1e9 * unit <= low and high < 2e9 * unit:
             days = f"{day_of(low / unit)} to {day_of(high / unit)}"
             return "drop", "date", f"epoch {unit_name}, {days}; {advice}"
-    year, month, day = numbers // 10_000, numbers // 100 % 100, numbers % 100
-    if ((year >= 1900) & (year <= 2100) & (month >= 1) & (month <= 12)).all() and (
-        (day >= 1) & (day <= 31)
-    ).all():
+    if np.isfinite(days_as_seconds(numbers)).all():
         return "drop", "date", f"numbers as in 20261127; {advice}"
     return None
 

@@ -30,6 +30,7 @@ from seo_rec.data.tasks import Job
 from seo_rec.data.vocabulary import Pruning
 from seo_rec.files import (
     free_place,
+    full_disk_at,
     kept_folder,
     parallel_folder,
     read_json,
@@ -129,7 +130,13 @@ def prepare_by(
     free_place(out)
     is_job = workers.world_size > 1
     group = launched if is_job else LocalProcesses(job, make, workers.processes)
-    with kept_folder(place), _emptied(job, is_job), group, ProgressBar(progress) as bar:
+    with (
+        full_disk_at(out),
+        kept_folder(place),
+        _emptied(job, is_job),
+        group,
+        ProgressBar(progress) as bar,
+    ):
         require_replaceable(place, job.work)
         schema = _prepare(job, group, bar)
         take_place(job.work / "data", place, out)
@@ -172,11 +179,11 @@ def _emptied(job: Job, is_job: bool) -> Iterator[None]:
         is_job: Whether a launcher has started the processes.
     """
     asked, request = job.work / "request.json", job.request()
-    if not asked.exists() or read_json(asked) != request:
-        for old in job.work.iterdir():
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
-        write_json(asked, request)
     try:
+        if not asked.exists() or read_json(asked) != request:
+            for old in job.work.iterdir():
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+            write_json(asked, request)
         yield
     except BaseException as error:
         final = DataError if is_job else BaseException

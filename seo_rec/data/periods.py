@@ -25,6 +25,7 @@ from seo_rec.data.sketch import DistinctSketch
 from seo_rec.data.spread import Spread
 from seo_rec.data.tally import flat_ids
 from seo_rec.data.time_order import in_order
+from seo_rec.data.times import days_as_seconds
 from seo_rec.data.vocabulary import IdCounter, write_kept, write_vocabulary
 from seo_rec.documents import read_object
 from seo_rec.files import new_folder, write_json
@@ -71,11 +72,13 @@ class Periods:
         """The number of the period of each row.
 
         Args:
-            times: The times of the rows, seconds from 1970-01-01; only their number counts by rows.
+            times: The times of the rows, seconds from 1970-01-01 or days written as 20261127; only
+                their number counts by rows.
             first: The number of the first of these rows.
         """
         if self.by == "rows":
             return np.arange(first, first + len(times)) // self.rows
+        times = np.where(times < DATES[0], days_as_seconds(times), times)
         shift = -MONDAY if self.by == "week" else 0
         return np.floor((times + shift) / SECONDS[self.by]).astype(np.int64)
 
@@ -183,13 +186,14 @@ def _require_resolution(data: DataSet, times: Numbers, periods: Periods) -> None
         return
     where = f"{data.path}: the times in column {data.schema.time!r}"
     first, last = float(times.min()), float(times.max())
-    if not (DATES[0] <= first and last < DATES[1]):
+    are_days = bool(np.isfinite(days_as_seconds(times)).all())
+    if not are_days and not (DATES[0] <= first and last < DATES[1]):
         raise DataError(
             f"{where} are numbers from {first:.10g} to {last:.10g}, and --by {periods.by} needs "
-            "dates or seconds from 1970-01-01; prepare the table with such a column, or give "
-            "--by rows --rows N"
+            "dates, days as 20261127 or seconds from 1970-01-01; prepare the table with such a "
+            "column, or give --by rows --rows N"
         )
-    if periods.by == "hour" and not (times % SECONDS["day"]).any():
+    if periods.by == "hour" and (are_days or not (times % SECONDS["day"]).any()):
         raise DataError(
             f"{where} are whole days, so hours are unknown; allowed: --by day, week or rows"
         )

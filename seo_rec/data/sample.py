@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from seo_rec.data.delimited import Field, Layout, read_blocks, split_header
+from seo_rec.data.delimited import (
+    Field,
+    Layout,
+    other_delimiter,
+    read_blocks,
+    split_header,
+)
 from seo_rec.data.parquet import open_parquet, plain_types
 from seo_rec.data.rawfile import BadRows, Intake, is_parquet, text_blocks
 from seo_rec.schema import DataError
@@ -126,10 +132,7 @@ def _text_rows(path: Path, delimiter: str | None, rows: int, intake: Intake) -> 
             break
     if not tables:
         why = f"the first one: {intake.examples[0]}" if intake.examples else "it has a header only"
-        other = [c for c in ";|\t," if c != sign and len(names) == 1 and c in names[0]]
-        if other:
-            shown = "$'\\t'" if other[0] == "\t" else f"'{other[0]}'"
-            why += f"; the header has {other[0]!r} and no {sign!r}: give --delimiter {shown}"
+        why += other_delimiter(names, sign)
         raise DataError(f"{path}: no row of it can be read; {why}")
     return pa.concat_tables(tables).unify_dictionaries(), left >= 0
 

@@ -13,7 +13,14 @@ import pyarrow as pa
 
 from seo_rec.data.cells import encode_text, layout_of
 from seo_rec.data.columns import TableColumns
-from seo_rec.data.delimited import read_blocks, require_delimiter, split_header
+from seo_rec.data.delimited import (
+    COMMON,
+    delimiter_fix,
+    other_delimiter,
+    read_blocks,
+    require_delimiter,
+    split_header,
+)
 from seo_rec.data.inference import Decision, Watch, infer
 from seo_rec.data.parallel import Workers, prepare_by
 from seo_rec.data.parquet_rows import parquet_rows
@@ -235,17 +242,19 @@ def _require_delimiter(
     header = delimiter.join(names)
     if set(columns.used) <= set(names):
         return
-    signs = [sign for sign in dict.fromkeys(",;\t|" + header) if not sign.isalnum()]
+    signs = [sign for sign in dict.fromkeys((*COMMON, *header)) if not sign.isalnum()]
     for other in signs:
         if not other.isascii() or other in "\"'\r\n_":
             continue
         parts = [name.strip().strip('"') for name in header.split(other)]
         if other != delimiter and set(columns.used) <= set(parts):
-            shown = "$'\\t'" if other == "\t" else f"'{other}'"
             raise DataError(
                 f"{path}: line 1: the header has these columns between {other!r} and not between "
-                f"{delimiter!r}; give --delimiter {shown}"
+                f"{delimiter!r}; {delimiter_fix(other)}"
             )
+    if advice := other_delimiter(names, delimiter):
+        absent = [name for name in columns.used if name not in names]
+        raise DataError(f"{path}: line 1: no columns {absent}{advice}")
 
 
 # ---- their rows --------------------------------------------------------------------------------

@@ -71,6 +71,21 @@ def times(column: Any) -> npt.NDArray[np.float64]:
     return np.array([np.nan if x is None else x for x in known_texts], np.float64)
 
 
+def days_as_seconds(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Seconds from 1970-01-01 to days written as 20261127; NaN for numbers that are none.
+
+    Args:
+        numbers: Any numbers; days are from 1900 to 2100.
+    """
+    inside = (numbers >= 1900_00_00) & (numbers <= 2100_12_31) & (np.floor(numbers) == numbers)
+    whole = np.where(inside, numbers, 0).astype(np.int64)
+    year, month, day = whole // 10_000, whole // 100 % 100, whole % 100
+    months = ((year - 1970) * 12 + month - 1).astype("datetime64[M]")
+    days = months.astype("datetime64[D]") + (day - 1)
+    real = inside & (month >= 1) & (month <= 12) & (days.astype("datetime64[M]") == months)
+    return np.where(real, days.astype(np.int64) * 86_400.0, np.nan)
+
+
 def day_of(seconds: float) -> str:
     """The date, in UTC, of so many seconds from 1970-01-01."""
     return datetime.fromtimestamp(seconds, UTC).date().isoformat()

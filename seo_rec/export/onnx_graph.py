@@ -14,6 +14,7 @@ from seo_rec.export.indices import use_doubles
 from seo_rec.export.program import quietly
 from seo_rec.export.twin import Twin, example_inputs
 from seo_rec.export.unsigned import use_unsigned
+from seo_rec.extras import installing
 from seo_rec.serve.tensors import tensor_places
 
 OPSET = 20
@@ -90,7 +91,7 @@ def exported(twin: Twin) -> Any:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise OnnxError(
-            "the graph needs onnx and onnxscript: pip install 'seo-rec[onnx]', or export "
+            f"the graph needs onnx and onnxscript: {installing('onnx')}, or export "
             "without it by --format none"
         ) from error
     example, shapes = example_inputs(twin.signature)

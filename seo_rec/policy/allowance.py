@@ -14,7 +14,7 @@ from seo_rec.policy.policy import Policy
 
 FLOATS, BYTES = "parameters", "bytes"
 CODE_BYTES = 4
-_NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kKMG]?)(i?)B?")
+_NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kKMG]?)(i?)")
 _POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3}
 _LARGEST = 2**62
 
@@ -230,13 +230,27 @@ def read_bytes(text: str) -> int:
     Raises:
         PolicyError: No such number, not whole bytes, or less than one.
     """
-    read = _NUMBER.fullmatch(text.strip())
+    text = text.strip()
+    return _read(text, text.removesuffix("B"), "bytes")
+
+
+def read_params(text: str) -> int:
+    """``96k`` as a number of parameters, with the signs of :func:`read_bytes` and no B.
+
+    Raises:
+        PolicyError: No such number, not a whole one, or less than one.
+    """
+    return _read(text, text.strip(), "parameters")
+
+
+def _read(text: str, number: str, unit: str) -> int:
+    read = _NUMBER.fullmatch(number)
     found = Fraction(0)
     if read and not (read[3] and not read[2]):
         found = Fraction(read[1]) * (1024 if read[3] else 1000) ** _POWERS[read[2]]
     if found.denominator != 1 or not 1 <= found <= _LARGEST:
         raise PolicyError(
-            f"{text!r} is no number of bytes; allowed: a whole number of 1 or more, with k, M or G "
-            "(powers of 1000) or Ki, Mi or Gi (powers of 1024) behind it, as 384k or 1.5Mi"
+            f"{text!r} is no number of {unit}; allowed: a whole number of 1 or more, with k, M or "
+            "G (powers of 1000) or Ki, Mi or Gi (powers of 1024) behind it, as 384k or 1.5Mi"
         )
     return int(found)

@@ -23,7 +23,7 @@ from seo_rec.data.dataset import DataSet, require_opened
 from seo_rec.documents import read_object
 from seo_rec.files import write_json
 from seo_rec.methods import SUFFIX
-from seo_rec.policy.allowance import read_bytes
+from seo_rec.policy.allowance import read_bytes, read_params
 from seo_rec.policy.entries import FULL_BITS, SHORT_BITS
 from seo_rec.process import Terminated
 from seo_rec.recipes.comparing import run_comparison
@@ -62,7 +62,7 @@ def read_budgets(text: str, data: DataSet, dim: int) -> tuple[int, ...]:
     budgets = []
     for part in filter(None, (p.strip() for p in text.split(","))):
         try:
-            asked = float(part[:-1]) * full if part.endswith("x") else float(int(part))
+            asked = float(part[:-1]) * full if part.endswith("x") else read_params(part)
         except ValueError:
             raise ValueError(
                 f"--budgets has {part!r}; allowed: parameters, or as 0.1x a multiple of the "

@@ -62,7 +62,7 @@ from seo_rec.runs.layout import (
     SCORES_FOLDER,
     day_folder,
 )
-from seo_rec.schema import SPLITS, DataError, Schema
+from seo_rec.schema import SPLITS, DataError, Schema, other_rules
 from seo_rec.settings import Training
 from seo_rec.train import (
     Start,
@@ -334,8 +334,12 @@ def _require_alike(schemas: Sequence[Schema], days: Sequence[Path]) -> None:
                 f"{path}: the labels {', '.join(schema.labels)}, and {days[0]} has "
                 f"{', '.join(labels)}; prepare all days with the same labels in the same order"
             )
-        if schema.preparation != schemas[0].preparation:
-            raise DataError(f"{path}: prepared by other rules than {days[0]}; prepare both alike")
+        rules = {**dict.fromkeys(schema.preparation), **schemas[0].preparation}
+        if said := other_rules(rules, schema.preparation):
+            raise DataError(
+                f"{path}: prepared by other rules than {days[0]} ({said}); prepare a table with "
+                f"`seo-rec prepare table --like {days[0]}`, and other data with the same options"
+            )
         if not schema.num_rows.get("train"):
             raise DataError(f"{path}: split train has no rows; prepare it with some (--fractions)")
 

@@ -164,8 +164,9 @@ def _computed(column: Any, rule: Column) -> tuple[Ids, npt.NDArray[np.bool_]]:
     null = np.isnan(values)
     values = np.where(null, 0.0, values)
     if rule.rule == "bucket":
-        bad = (np.abs(values) > LARGEST) | (values != np.floor(values))
-        why, fix = "not a whole number", "correct or null the cell"
+        below = values < -(2.0**63)  # no 64 bits hold it; a large one has a small bucket
+        bad = below | (values > LARGEST) | (values != np.floor(values))
+        why, fix = "not a whole number from -2^63", "correct or null the cell"
     else:
         bad = null | (values < 1e7) | (values >= 1e8) | (values != np.floor(values))
         bad |= np.where(bad, 0, values) % 100 > 23

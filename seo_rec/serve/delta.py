@@ -14,6 +14,7 @@ import numpy as np
 
 from seo_rec.files import (
     checksum,
+    full_disk_at,
     hidden_folder,
     new_folder,
     sync,
@@ -134,7 +135,7 @@ def apply_delta(package: Path | str, delta: Path | str, out: Path | str | None =
             with new_folder(out) as made:
                 _build(old, changes, made, (package, delta))
             return Path(out)
-        with hidden_folder(package) as made:
+        with full_disk_at(package), hidden_folder(package) as made:
             _build(old, changes, made, (package, delta))
             os.chmod(made, 0o755)
             exchange(made, package)

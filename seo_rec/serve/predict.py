@@ -22,6 +22,7 @@ from seo_rec.data.delimited import (
     Field,
     Layout,
     is_utf8,
+    other_delimiter,
     read_blocks,
     require_delimiter,
     require_utf8,
@@ -259,7 +260,7 @@ class _Reader:
             names, blocks = _known_header(blocks, text.headers, sign, path)
         else:
             names, blocks = split_header(blocks, path, sign)
-        self._require(names, path)
+        self._require(names, path, other_delimiter(names, sign))
         kinds = {c.name: _field_kind(c) for c in self.preparation.columns}
         kinds |= {name: "token" for name in self.keep if name not in kinds}
         layout = Layout(
@@ -306,11 +307,11 @@ class _Reader:
             return error.column, row.get(error.column, error.value), error.why, error.fix
         return None
 
-    def _require(self, names: Sequence[str], path: Path) -> None:
+    def _require(self, names: Sequence[str], path: Path, advice: str = "") -> None:
         try:
             self.preparation.require_in(names)
         except DataError as error:
-            raise DataError(f"{path}: {error}") from error
+            raise DataError(f"{path}: {error}{advice}") from error
         _require_kept(self.keep, names, path)
 
     # ---- Parquet ----

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
@@ -20,6 +21,7 @@ from test_delta import bytes_of
 from test_package import bytes_without_header
 
 from cases import BACKBONES, BAGS, BUILDABLE, POLICIES, batch
+from patience import PATIENCE
 from seo_rec.export import package_parts
 from seo_rec.export.twin import Twin
 from seo_rec.model import ModelSettings, RecModel
@@ -210,6 +212,38 @@ def test_the_server_goes_on_from_one_label_to_two(tmp_path):
     assert two["labels"] == list(LABELS)
     assert [x["name"] for x in two["outputs"]] == ["score_click", "score_buy"]
     np.testing.assert_allclose(two["scores"], [[x["data"][0] for x in two["outputs"]]])
+
+
+def test_a_reload_without_memory_is_logged_and_the_next_one_taken(tmp_path, monkeypatch, caplog):
+    path = tmp_path / "package"
+    written(path, "regression")
+    service = Service(LivePackage(path, "numpy"), ServerSettings(reload=0.01), Metrics())
+    looks = iter([RuntimeError("can't start new thread"), True, True])
+    loads = iter([MemoryError(), True])
+
+    def step(of):
+        found = next(of, False)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(service.live, "has_changed", lambda: step(looks))
+    monkeypatch.setattr(service.live, "reload", lambda: step(loads))
+
+    async def watched() -> None:
+        task = asyncio.create_task(service.watch())
+        while not task.done() and not any("serving" in line for line in caplog.messages):
+            await asyncio.sleep(0.01)
+        assert not task.done(), task.exception()
+        task.cancel()
+
+    with caplog.at_level(logging.INFO, "seo_rec.progress"):
+        asyncio.run(asyncio.wait_for(watched(), PATIENCE))
+    assert caplog.messages == [
+        f"{path}: cannot look for a new package: RuntimeError: can't start new thread",
+        "the new package is not served: MemoryError",
+        f"serving package {service.live.version}",
+    ]
 
 
 # ---- machine code, and all policies in one -----------------------------------------------------

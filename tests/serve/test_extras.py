@@ -1,4 +1,4 @@
-"""``pip install 'seo-rec[serve]'`` scores packages, and brings no library of the training.
+"""``pip install '.[serve]'`` scores packages, and brings no library of the training.
 
 First with the libraries of this environment, where all that the extra does not ask for is blocked;
 then, in a slow test, with the wheel in an environment of its own.
@@ -92,7 +92,8 @@ def check(found: list[tuple[int, str, str]], commands: list[list[str]], scored: 
         last = err.splitlines()[-1]
         assert last.startswith("error: ") and "Traceback" not in err, (words, err)
         assert last.endswith(
-            "not installed, and this command needs it: pip install 'seo-rec[train]'"
+            "not installed, and this command needs it: pip install '.[train]' in the folder of "
+            "the repository"
         )
 
 
@@ -130,7 +131,9 @@ def test_doctor_of_a_machine_that_serves(monkeypatch):
     found = {(line.section, line.name): line for line in doctor.findings()}
     assert [line for line in found.values() if line.status == "wrong"] == []
     assert found["versions", "torch"].status == "absent"
-    assert "pip install 'seo-rec[train]'" in found["stack", "verdict"].value
+    assert (
+        "pip install '.[train]' in the folder of the repository" in found["stack", "verdict"].value
+    )
 
 
 @pytest.mark.slow

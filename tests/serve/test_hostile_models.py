@@ -177,7 +177,7 @@ def test_mutated_requests(kind, served):
 
     def read(of: Predictor) -> Body:
         if kind in (JSON, ARROW):
-            return read_body(kind, bad, of.preparation, 100)
+            return read_body(kind, bad, of.preparation, 100, 1 << 20)
         return read_request(bad, length, of.preparation, (), 100)[0]
 
     for i in range(150):

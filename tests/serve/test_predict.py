@@ -323,7 +323,7 @@ def test_bad_rows_of_parquet(clicks, seo_rec, tmp_path):
         (("--keep", "score"), "--keep score; allowed: each column once, and not 'score'"),
         (("--on-bad-row", "ignore"), "on-bad-row is 'ignore'; allowed: error, skip"),
         (("--engine", "gpu"), "engine 'gpu'; allowed: auto, onnxruntime, numpy"),
-        (("--delimiter", ";"), "the rows lack the columns"),
+        (("--delimiter", ";"), "the header has ',' and no ';': give --delimiter ','"),
         (("--delimiter", "||"), "delimiter is '||'; allowed: one ASCII character"),
         (("--delimiter", "é"), "delimiter is 'é'; allowed: one ASCII character"),
         (("--delimiter", ""), "delimiter is ''; allowed: one ASCII character"),

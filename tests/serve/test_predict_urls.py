@@ -105,6 +105,8 @@ def test_the_extra_that_is_missing_is_named(clicks, seo_rec, tmp_path, monkeypat
     done = seo_rec(
         "predict", clicks.package, "--raw", "s3://b/raw.csv", "--out", tmp_path / "out.parquet"
     )
-    assert done.code == 2 and "pip install 'seo-rec[s3]'" in done.err, done.err
-    with pytest.raises(RemoteError, match=r"pip install 'seo-rec\[gs\]'"):
+    assert done.code == 2 and "pip install '.[s3]' in the folder of the repository" in done.err, (
+        done.err
+    )
+    with pytest.raises(RemoteError, match=r"pip install '\.\[gs\]'"):
         Predictor.load("gs://b/package")

@@ -221,6 +221,15 @@ def test_numbers_that_are_not_finite(bad):
     assert found.dense_BN.tolist() == [[0], [0], [3]]
 
 
+@pytest.mark.parametrize("below", [-1e19, -3e38])
+def test_a_bucket_of_a_number_that_64_bits_do_not_hold(below):
+    rule = Preparation("table", "y", {}, (Column("x", "categorical", "bucket"),))
+    found = rule.encode(pa.table({"x": [-(2.0**63), 1e19, 3.4e38]})).columns["x"].ids
+    assert found[1:].tolist() == [1913, 7871]
+    with pytest.raises(RowError, match=r"row 1, column 'x': not a whole number from -2\^63, got"):
+        rule.encode(pa.table({"x": [0.0, below]}))
+
+
 def test_fractions_are_no_ids():
     with pytest.raises(RowError, match=r"row 2, column 'c': not a whole number, got '1\.5'"):
         ids_of(pa.array([1.0, 2.0, 1.5]))

@@ -23,8 +23,8 @@ def stream(table, compression=None, rows=None, version=pa.ipc.MetadataVersion.V5
     return sink.getvalue().to_pybytes()
 
 
-def read(kind, content, max_rows=100):
-    return read_body(kind, content, PREPARATION, max_rows)
+def read(kind, content, max_rows=100, max_body=1 << 20):
+    return read_body(kind, content, PREPARATION, max_rows, max_body)
 
 
 def columns_of(**changed) -> bytes:
@@ -155,6 +155,23 @@ def test_refused(name):
     assert refused.value.status == status
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize("column", ["user", "item"], ids=["dictionary", "lists"])
+def test_booleans_count_with_their_size_in_memory(column):
+    """Eight of them come in a byte of the body, and each takes a byte, then an id."""
+    truths = pa.array([True] * 80_000)
+    array = (
+        pa.DictionaryArray.from_arrays(pa.array([0, 1, 2, 3]), truths)
+        if column == "user"
+        else pa.ListArray.from_arrays([0, 1, 2, 3, 80_000], truths)
+    )
+    content = with_column(column, array)
+    assert len(content) < 40_000
+    assert len(read(ARROW, content, max_body=80_000)) == 4
+    with pytest.raises(RequestError, match="80000 booleans of a byte each; allowed: 40000") as no:
+        read(ARROW, content, max_body=40_000)
+    assert no.value.status == 413
 
 
 def test_long_cells_of_short_values_are_read():

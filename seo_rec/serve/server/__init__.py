@@ -1,4 +1,4 @@
-"""Scores over HTTP; needs the extra ``seo-rec[server]``, and no torch.
+"""Scores over HTTP; needs the extra ``server``, and no torch.
 
 In: a package, and requests with rows of raw cells. Out: answers with scores. Begin with
 :mod:`~seo_rec.serve.server.app`, the routes; :mod:`~seo_rec.serve.server.bodies` reads requests,

@@ -55,7 +55,9 @@ class Body:
         return len(self.rows)
 
 
-def read_body(kind: str, content: bytes, preparation: Preparation, max_rows: int) -> Body:
+def read_body(
+    kind: str, content: bytes, preparation: Preparation, max_rows: int, max_body: int
+) -> Body:
     """The rows of a body.
 
     Args:
@@ -63,15 +65,16 @@ def read_body(kind: str, content: bytes, preparation: Preparation, max_rows: int
         content: The body.
         preparation: Which columns are read; others are left out.
         max_rows: How many rows a request may have.
+        max_body: How many bytes its booleans may have, of which eight come in one byte of Arrow.
 
     Raises:
-        RequestError: With status 400 if the body has another form, 413 if it has too many rows,
-            415 for another media type, and 422 if its columns cannot be scored.
+        RequestError: With status 400 if the body has another form, 413 if it has too many rows or
+            booleans, 415 for another media type, and 422 if its columns cannot be scored.
     """
     if kind == JSON:
         return _json_body(content, preparation, max_rows)
     if kind == ARROW:
-        table = _arrow_table(content, preparation, max_rows)
+        table = _arrow_table(content, preparation, max_rows, max_body)
         return Body(preparation.few_rows.read(table) or checked(table, preparation), {})
     raise RequestError(415, f"Content-Type is {kind[:80]!r}; allowed: {JSON}, {ARROW}")
 
@@ -197,19 +200,26 @@ def require_few_rows(rows: int, max_rows: int) -> None:
 # ---- Arrow ---------------------------------------------------------------------------------
 
 
-def _arrow_table(content: bytes, preparation: Preparation, max_rows: int) -> Any:
+def _arrow_table(content: bytes, preparation: Preparation, max_rows: int, max_body: int) -> Any:
     names = {c.name: c for c in preparation.columns}
     try:
         if is_compressed(content):
             raise RequestError(400, "the Arrow stream is compressed; write it uncompressed")
         with pa.ipc.open_stream(content) as reader:
-            schema, batches, rows = reader.schema, [], 0
+            schema, batches, rows, truths = reader.schema, [], 0, 0
             for field in schema:
                 if field.name in names:
                     _require_known_type(field, names[field.name])
             for batch in reader:
                 rows += batch.num_rows
                 require_few_rows(rows, max_rows)
+                truths += sum(
+                    _booleans(a) for f, a in zip(schema, batch, strict=True) if f.name in names
+                )
+                if truths > max_body:
+                    raise RequestError(
+                        413, f"{truths} booleans of a byte each; allowed: {max_body} bytes"
+                    )
                 batch.validate(full=True)
                 batches.append(batch)
         table = pa.Table.from_batches(batches, schema)
@@ -222,7 +232,7 @@ def _arrow_table(content: bytes, preparation: Preparation, max_rows: int) -> Any
 
 
 def _require_known_type(field: Any, column: Column) -> None:
-    """RequestError unless no cell of this type can hold more values than the body has bytes."""
+    """RequestError unless no cell of this type can hold more values than the body has bits."""
     kind, t = field.type, pa.types
     lists = t.is_list(kind) or t.is_large_list(kind)
     if lists if column.kind == "multivalent" else t.is_dictionary(kind):
@@ -235,6 +245,16 @@ def _require_known_type(field: Any, column: Column) -> None:
             f"column {field.name!r} has the type {field.type}; allowed: numbers, booleans and "
             "text; for a multivalent column also lists of them, for the others dictionaries",
         )
+
+
+def _booleans(array: Any) -> int:
+    """How many booleans an array has, those in its lists or in its dictionary included."""
+    t = pa.types
+    if t.is_list(array.type) or t.is_large_list(array.type):
+        array = array.values
+    elif t.is_dictionary(array.type):
+        array = array.dictionary
+    return len(array) if t.is_boolean(array.type) else 0
 
 
 # ---- both ----------------------------------------------------------------------------------

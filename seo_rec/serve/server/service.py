@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+from seo_rec.files import first_line
 from seo_rec.schema import DataError
 from seo_rec.serve.bags import Floats
 from seo_rec.serve.layout import PackageError
@@ -75,9 +76,9 @@ class Service:
         Raises:
             RequestError: The body is bad; the message says where and why.
         """
-        most = self.settings.max_rows
+        rows, size = self.settings.max_rows, self.settings.max_body
         return await self.score_rows(
-            len(body), lambda of: read_body(kind, body, of.preparation, most)
+            len(body), lambda of: read_body(kind, body, of.preparation, rows, size)
         )
 
     async def score_rows(
@@ -110,9 +111,9 @@ class Service:
         async with self._reload:
             try:
                 changed = await asyncio.to_thread(self.live.reload)
-            except (PackageError, DataError, OSError) as error:
+            except Exception as error:  # a lack of memory too: the package before is served on
                 self.metrics.reloads.labels("failed").inc()
-                LOG.warning(f"the new package is not served: {error}")
+                LOG.warning(f"the new package is not served: {_why(error)}")
                 return
             if changed:
                 self.metrics.reloads.labels("loaded").inc()
@@ -120,8 +121,24 @@ class Service:
                 LOG.info(f"serving package {self.live.version}")
 
     async def watch(self) -> None:
-        """Reload whenever the files of the package change, until cancelled."""
+        """Reload whenever the files of the package change, until cancelled.
+
+        A look that fails, as where no thread can be started, is logged, and the next one is taken.
+        """
         while True:
             await asyncio.sleep(self.settings.reload)
-            if await asyncio.to_thread(self.live.has_changed):
+            try:
+                changed = await asyncio.to_thread(self.live.has_changed)
+            except Exception as error:
+                LOG.warning(f"{self.live.path}: cannot look for a new package: {_why(error)}")
+                continue
+            if changed:
                 await self.reload()
+
+
+def _why(error: Exception) -> str:
+    """The message of an error; one that is not written for users comes with its class."""
+    if isinstance(error, PackageError | DataError | OSError):
+        return str(error)
+    name, line = type(error).__name__, first_line(error)
+    return name if line == name else f"{name}: {line}"
