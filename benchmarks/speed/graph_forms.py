@@ -189,8 +189,8 @@ def normalization(writer: Any) -> Any:
     return writer.add("BatchNormalization", [numbers, *parts], epsilon=0.0)
 
 
-def _by_view(writer: Any) -> tuple[Any, Any]:
-    """``scaled`` and float32 (n) offsets, both halves read out of the rows as float16."""
+def view(writer: Any) -> Any:
+    """Both halves by ``GatherElements`` from a view of the rows as float16."""
     pairs = writer.stored.const_value.numpy().view(np.float16)
     width = pairs.shape[1]
     rows = writer.add("Reshape", [writer.rows, writer.constant([1, -1])])
@@ -200,20 +200,8 @@ def _by_view(writer: Any) -> tuple[Any, Any]:
     found = writer.add("GatherElements", [writer.constant(pairs.reshape(-1)), places], axis=0)
     scale, offset = writer.add("Split", [writer._floats(found)], 2, axis=0, num_outputs=2)
     numbers, _ = _split(writer)
-    return _scaled(writer, numbers, scale), offset
-
-
-def view(writer: Any) -> Any:
-    """Both halves by ``GatherElements`` from a view of the rows as float16."""
-    scaled, offset = _by_view(writer)
-    return _moved(writer, scaled, writer.add("Reshape", [offset, writer.constant([1, -1])]))
-
-
-def view_added(writer: Any) -> Any:
-    """As :func:`view`, and the offset by ``Add``."""
-    scaled, offset = _by_view(writer)
-    offset = writer.add("Reshape", [offset, writer.constant([-1, 1])])
-    return writer.add("Add", [scaled, offset])
+    offset = writer.add("Reshape", [offset, writer.constant([1, -1])])
+    return _moved(writer, _scaled(writer, numbers, scale), offset)
 
 
 def integers(writer: Any) -> Any:
@@ -272,7 +260,6 @@ ROWS: Mapping[str, RowReader] = {
     "whole rows in `DequantizeLinear`": whole,
     "scale and offset in a `BatchNormalization`": normalization,
     "scale and offset from a view as float16": view,
-    "as before, and the offset by `Add`": view_added,
     "places of the halves by `MatMulInteger`": integers,
     "numbers, scales and offsets apart": apart,
     "offsets added by the first layer": folded,
