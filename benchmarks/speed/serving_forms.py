@@ -170,7 +170,7 @@ def operators(rounds: int) -> str:
     """What a step costs, in Markdown."""
     found: dict[str, list[float]] = {}
     sessions = {
-        (name, steps): opened(forms.chain(name, steps), forms.UNCHANGED)
+        (name, steps): opened(forms.chain(name, steps), forms.unchanged())
         for name in forms.STEPS
         for steps in (5, 45)
     }
