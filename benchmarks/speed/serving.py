@@ -120,11 +120,9 @@ def write_packages(policy: Policy, folder: Path, *, large: bool = False) -> None
 def write_without_hash(model: RecModel, parts: Parts, folder: Path) -> None:
     """The graphs of a package without the hash, in ``hashed``; they take row numbers."""
     signature = signature_of(parts.policy, parts.preparation)
-    twin = Twin(parts.policy, parts.embeddings, model.backbone, signature)
-    block: Any = twin.single
-    block.addresses.forward = lambda rows_BK: rows_BK
-    lookups = tuple(f"{f.name} {j}" for f in parts.policy.features for j in range(len(f.lookups)))
-    twin.signature = replace(signature, columns=lookups)
+    twin = without_hash(
+        Twin(parts.policy, parts.embeddings, model.backbone, signature), parts.policy
+    )
     files = {
         name: (folder / "float32" / name).read_bytes()
         for name in (EMBEDDINGS_FILE, BACKBONE_WEIGHTS_FILE)
@@ -134,6 +132,15 @@ def write_without_hash(model: RecModel, parts: Parts, folder: Path) -> None:
         graphs[AOTI_FILE] = aoti_bytes(twin)
     for name, content in {**files, **graphs}.items():
         write_bytes(folder / "hashed" / name, content)
+
+
+def without_hash(twin: Twin, policy: Policy) -> Twin:
+    """The twin, changed: its matrix holds the row of every lookup in place of ids."""
+    block: Any = twin.single
+    block.addresses.forward = lambda rows_BK: rows_BK
+    lookups = tuple(f"{f.name} {j}" for f in policy.features for j in range(len(f.lookups)))
+    twin.signature = replace(twin.signature, columns=lookups)
+    return twin
 
 
 def build(folder: Path) -> Path:

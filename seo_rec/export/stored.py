@@ -45,22 +45,19 @@ def half_parts() -> Floats:
 class Stored(nn.Module):
     """The stored tensors as buffers, and the floats of their rows.
 
-    The bytes of rows of int8 and int4 are there a second time as float16 numbers, of which the last
-    two are the scale and the offset of the row; in a package both are one piece of its file. Only
-    rows of an odd number of bytes have no such form; their scales are put together from bytes.
+    The bytes of rows of int8 and int4 are seen as float16 numbers too, of which the last two are
+    the scale and the offset of the row. The graph has that view, not another buffer, because
+    compiled code holds each buffer by itself. Rows of an odd number of bytes have no such view;
+    their scales are put together from bytes.
     """
 
     def __init__(self, stored: Mapping[str, Array]) -> None:
         super().__init__()
         self.keys: dict[str, str] = {}
-        self.paired: dict[str, str] = {}
         for name, value in stored.items():
             if not name.startswith("project."):
                 self.keys[name] = key = name.replace(".", "_")
                 self.register_buffer(key, _tensor(value))
-                if value.dtype == np.uint8 and value.ndim == 2 and value.shape[1] % 2 == 0:
-                    self.paired[name] = f"{key}_pairs"
-                    self.register_buffer(f"{key}_pairs", _tensor(value).view(torch.float16))
         self.register_buffer("halves", torch.from_numpy(half_parts()))
         self.as_placeholders = False
 
@@ -90,8 +87,8 @@ class Stored(nn.Module):
             numbers = numbers.int()
             pairs = torch.stack([numbers & 15, not_negative(numbers, 4)], dim=-1)
             numbers = pairs.flatten(-2)[..., : group.dim]
-        if group.tensor in self.paired:
-            pairs = nn.functional.embedding(rows, self.get_buffer(self.paired[group.tensor]))
+        if found.shape[-1] % 2 == 0:
+            pairs = nn.functional.embedding(rows, self.tensor(group.tensor).view(torch.float16))
             scale, offset = pairs[..., -2:].float().split(1, dim=-1)
         else:
             scale, offset = self._scale_and_offset(found)

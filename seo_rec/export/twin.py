@@ -69,8 +69,7 @@ class Twin(nn.Module):
 
     def sources(self) -> dict[str, tuple[str, str]]:
         """Of every number of a package's files, by its name here: the file and the tensor."""
-        stored = [*self.rows.keys.items(), *self.rows.paired.items()]
-        found = {f"rows.{key}": (EMBEDDINGS_FILE, name) for name, key in stored}
+        found = {f"rows.{key}": (EMBEDDINGS_FILE, name) for name, key in self.rows.keys.items()}
         for key in self.projections:
             found[f"projections.{key}"] = (EMBEDDINGS_FILE, f"project.{key}")
         weights = [*self.backbone.named_parameters(), *self.backbone.named_buffers()]

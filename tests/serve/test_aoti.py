@@ -65,6 +65,22 @@ def test_machine_code_gives_the_golden_scores_at_every_batch_size(kind, compiled
     np.testing.assert_allclose(found, golden.scores[empty : empty + 1], rtol=0, atol=1e-6)
 
 
+@needs_compiler
+@pytest.mark.slow
+def test_machine_code_holds_rows_of_int8_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("seo_rec.export.package.program_of", linear_program)
+    policy = POLICIES["mixed-dims"]
+    preparation = preparation_for(policy, kind="categorical")
+    parts = package_parts(trained(policy, LINEAR), preparation, "int8", ABOUT, ("aoti",))
+    write_package(tmp_path / "package", parts)
+    predictor = load_compiled(tmp_path / "package", trust_code=True)
+    golden = predictor.package.golden
+    found = predictor.score(golden.inputs)
+    np.testing.assert_allclose(found, golden.scores, rtol=0, atol=1e-6)
+    rows = parts.embeddings["rows.int8.8"].tobytes()
+    assert (tmp_path / "package" / AOTI_FILE).read_bytes().count(rows) == 1
+
+
 @pytest.fixture(scope="module")
 def program(tmp_path_factory) -> Path:
     """The example of the documentation, built by the command that it names."""

@@ -9,6 +9,7 @@ from served import as_inputs, is_single, model_logits, parts_of
 
 from at_length import at_length
 from cases import BACKBONES, BAGS, BUILDABLE, POLICIES, batch
+from seo_rec.export.stored import Stored
 from seo_rec.export.twin import Twin
 from seo_rec.serve.signature import signature_of
 
@@ -53,6 +54,16 @@ def test_every_type(name, precision):
         wanted = model_logits(model, columns, inputs.dense_BN)
         found = twin_logits(parts, model, inputs)
         np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_rows_are_held_once(precision):
+    """Compiled code holds every buffer by itself, so a second view of rows would be a copy."""
+    parts, _ = parts_of(POLICIES["mixed-dims"], precision=precision, kind="categorical")
+    rows = Stored(parts.embeddings)
+    held = {name: value for name, value in rows.named_buffers() if name != "halves"}
+    stored = [x for name, x in parts.embeddings.items() if not name.startswith("project.")]
+    assert sum(x.nbytes for x in held.values()) == sum(x.nbytes for x in stored)
 
 
 @pytest.mark.parametrize("num_dense", [0, 3])
