@@ -4,6 +4,9 @@ SHELL := /bin/bash
 
 STACK ?= auto
 OUT ?= runs/demo
+# Python keeps the bytecode it has compiled even where the surroundings say not to: without it, each
+# process that the tests start compiles the libraries anew, seconds of which the test has no use.
+unexport PYTHONDONTWRITEBYTECODE
 # Processes that run the tests side by side.
 WORKERS ?= $(shell nproc)
 # The first Python that is new enough; override with `make PYTHON=/path/to/python demo`.
