@@ -4,8 +4,8 @@ SHELL := /bin/bash
 
 STACK ?= auto
 OUT ?= runs/demo
-# Python keeps the bytecode it has compiled even where the surroundings say not to: without it, each
-# process that the tests start compiles the libraries anew, seconds of which the test has no use.
+# Python keeps what it has compiled, even where the surroundings ask it not to (images of containers
+# often do): without that each process of a test compiles all libraries anew, which takes seconds.
 unexport PYTHONDONTWRITEBYTECODE
 # Processes that run the tests side by side.
 WORKERS ?= $(shell nproc)
