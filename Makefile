@@ -4,6 +4,9 @@ SHELL := /bin/bash
 
 STACK ?= auto
 OUT ?= runs/demo
+# Python keeps what it has compiled, even where the surroundings ask it not to (images of containers
+# often do): without that each process of a test compiles all libraries anew, which takes seconds.
+unexport PYTHONDONTWRITEBYTECODE
 # Processes that run the tests side by side.
 WORKERS ?= $(shell nproc)
 # The first Python that is new enough; override with `make PYTHON=/path/to/python demo`.

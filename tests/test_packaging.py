@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sysconfig
 import tomllib
@@ -123,6 +124,23 @@ def test_what_is_installed_beside_fails_the_set_up_and_ends_with_it(monkeypatch,
     with pytest.raises(KeyboardInterrupt), installer.installed_beside():
         raise KeyboardInterrupt
     assert started[0].returncode == -9
+
+
+def test_make_keeps_bytecode_where_the_surroundings_ask_it_not_to():
+    """Else each of the processes that tests start compiles all libraries anew."""
+    if shutil.which("make") is None:
+        pytest.skip("needs make")
+    rule = "told:; @echo [$$PYTHONDONTWRITEBYTECODE]"
+    surroundings = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    told = subprocess.run(
+        ["make", "--silent", "--no-print-directory", f"--eval={rule}", "told"],
+        cwd=ROOT,
+        env=surroundings,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout == "[]\n"
 
 
 def test_folders_named_like_well_known_packages_do_not_hide_them():
