@@ -165,6 +165,14 @@ OWN += ["--backbone", "dcn-v2", "--interaction"]
             ["train", "DATA", "--out", "o", "--policy", "p.json", "--dim", "8", "--params", "9"],
             "--dim, --params with --policy would be ignored; allowed with --method",
         ),
+        (
+            ["train", "DATA", "--out", "o", "--method", "separate", "--seed", "1e20"],
+            "Invalid value for '--seed': Input should be a valid integer, got '1e20'.",
+        ),
+        (
+            ["prepare", "synthetic", "--out", "o", "--noise", "nan"],
+            "Invalid value for '--noise': Input should be a valid integer, got 'nan'.",
+        ),
         (["explain"], "No such command 'explain'"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",

@@ -78,7 +78,7 @@ def test_data_of_another_shape_is_refused(trained: Path, tmp_path: Path) -> None
     with pytest.raises(DataError, match="bag_0"):
         recipes.evaluate_served(trained, open_data(tmp_path / "without-bag"), "test")
     synthetic(tmp_path / "numbers", rows=300, numeric=3, multivalent=1, **other)
-    with pytest.raises(RunError, match=r"1 numeric columns.* has 3"):
+    with pytest.raises(RunError, match=r"1 numeric columns \['.*'\] and .* has 3 \[.*; prepare"):
         recipes.evaluate_served(trained, open_data(tmp_path / "numbers"), "test")
 
 

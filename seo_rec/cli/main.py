@@ -79,6 +79,16 @@ class _Stoppable(TyperGroup):
         except STOPS as stop:
             left = "nothing of this command is kept; the same command starts again"
             raise stopped(stop, left) from None
+        except typer.BadParameter as error:
+            raise _with_value(error) from error.__cause__
+
+
+def _with_value(error: typer.BadParameter) -> typer.BadParameter:
+    """``error``, which also says what was given; typer says what is allowed."""
+    found = getattr(error.__cause__, "errors", list)()
+    if found and "input" in found[0]:
+        error.message = f"{error.message.partition(',')[0]}, got {found[0]['input']!r:.60}."
+    return error
 
 
 app = typer.Typer(

@@ -21,6 +21,31 @@ _MAGIC = {
 }
 
 
+_UNREAD = {
+    "packed by lz4": re.compile(rb"\x04\x22\x4d\x18"),
+    "packed by compress": re.compile(rb"\x1f\x9d"),
+    "a 7z archive": re.compile(rb"7z\xbc\xaf\x27\x1c"),
+    "a RAR archive": re.compile(rb"Rar!\x1a\x07"),
+    "a tar archive": re.compile(rb".{257}ustar", re.DOTALL),
+    "an Arrow file": re.compile(rb"ARROW1\x00\x00"),
+    "an ORC file": re.compile(rb"ORC.{0,500}\x00", re.DOTALL),
+    "an Avro file": re.compile(rb"Obj\x01"),
+    "an HDF5 file": re.compile(rb"\x89HDF\r\n\x1a\n"),
+    "an SQLite database": re.compile(rb"SQLite format 3\x00"),
+    "JSON": re.compile(rb"\s*(\[\s*)?\{\s*\"[^\n]*\"\s*:"),
+}
+
+
+def require_text(path: Path, start: bytes) -> None:
+    """DataError if text that begins with ``start`` is a file of a kind that is not read."""
+    kind = next((kind for kind, magic in _UNREAD.items() if magic.match(start)), None)
+    if kind is not None:
+        raise DataError(
+            f"{path}: is {kind}; allowed: Parquet, and delimited text that is plain or packed by "
+            "gzip, bzip2, xz, zstd or zip; unpack or convert it first"
+        )
+
+
 def packing(start: bytes) -> str | None:
     """The kind of compression of a file that begins so; None if it is none of those known."""
     return next((kind for kind, magic in _MAGIC.items() if magic.match(start)), None)

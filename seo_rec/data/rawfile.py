@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from seo_rec.data.packed import decompressed, packing, unzipped
+from seo_rec.data.packed import decompressed, packing, require_text, unzipped
 from seo_rec.data.quotes import Rows, whole_rows
 from seo_rec.places import place
 from seo_rec.schema import DataError
@@ -325,6 +325,7 @@ def _plain_text(path: Path, pieces: Iterator[bytes], longest: int) -> Iterator[b
             break
         first += piece
     head = first[:1024]
+    require_text(path, head)
     zeros = max(head[::2].count(0), head[1::2].count(0))
     if head[:2] in (b"\xff\xfe", b"\xfe\xff") or zeros > len(head) / 4:
         raise DataError(f"{path}: line 1: the file is UTF-16 or UTF-32; convert it to UTF-8 first")

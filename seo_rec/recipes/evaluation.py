@@ -212,7 +212,9 @@ def stream_of(run: Path, data: DataSet, split: str) -> Stream:
     wanted, names = asked["num_dense"], [c.name for c in data.schema.numeric]
     if wanted != data.num_numeric:
         raise RunError(
-            f"{run} was trained on {wanted} numeric columns and {data.path} has {data.num_numeric}"
+            f"{run} was trained on {wanted} numeric columns{_listed(asked.get('numeric'))} and "
+            f"{data.path} has {data.num_numeric}{_listed(names)}; prepare the data with the same "
+            "columns in the same order"
         )
     if asked.get("numeric", names) != names:  # runs of earlier releases know their number only
         raise RunError(
@@ -221,6 +223,11 @@ def stream_of(run: Path, data: DataSet, split: str) -> Stream:
         )
     data.require_rules(asked.get("preparation", {}), str(run))
     return eval_stream(data, split, Policy.load(run / POLICY_FILE).columns)
+
+
+def _listed(names: list[str] | None) -> str:
+    """`` ['a', 'b']``; nothing without names, which runs of earlier releases did not record."""
+    return f" {names}" if names else ""
 
 
 def _labels(run: Path, model: Mapping[str, Any]) -> tuple[str, ...]:
