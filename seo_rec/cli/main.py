@@ -85,7 +85,7 @@ class _Stoppable(TyperGroup):
 
 def _with_value(error: typer.BadParameter) -> typer.BadParameter:
     """``error``, which also says what was given; typer says what is allowed."""
-    found = getattr(error.__cause__, "errors", list)()
+    found: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
     if found and "input" in found[0]:
         error.message = f"{error.message.partition(',')[0]}, got {found[0]['input']!r:.60}."
     return error
