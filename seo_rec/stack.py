@@ -17,8 +17,6 @@ from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution
 from types import ModuleType
 
-from seo_rec.extras import installing
-
 
 @dataclass(frozen=True)
 class Triple:
@@ -205,6 +203,8 @@ def without_training(error: ModuleNotFoundError) -> str | None:
     name = (error.name or "").partition(".")[0]
     if name not in TRAINING:
         return None
+    from seo_rec.extras import installing  # here, since the set-up reads this file alone
+
     return f"{name} is not installed, and this command needs it: {installing('train')}"
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 import tomllib
 import venv
@@ -124,6 +125,20 @@ def test_what_is_installed_beside_fails_the_set_up_and_ends_with_it(monkeypatch,
     with pytest.raises(KeyboardInterrupt), installer.installed_beside():
         raise KeyboardInterrupt
     assert started[0].returncode == -9
+
+
+def test_the_set_up_reads_what_fits_together_before_anything_is_installed(tmp_path):
+    """``packaging/install.py`` reads a file of the package, which cannot be imported then."""
+    code = "import runpy, sys; print(len(runpy.run_path(sys.argv[1])['TRIPLES']))"
+    file = ROOT / "seo_rec" / "stack.py"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, file],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert int(done.stdout) == len(stack.TRIPLES)
 
 
 def test_make_keeps_bytecode_where_the_surroundings_ask_it_not_to():
