@@ -62,7 +62,7 @@ DIGESTS = (
     ),
     Mutant(
         "counts-of-ids-meet-vocabularies-of-digests",
-        "seo_rec/recipes/continuing.py",
+        "seo_rec/recipes/id_counts.py",
         "counted_as(*found[n], features[n].id_bits) for n in names",
         "found[n] for n in names",
         ("tests/test_digest_days.py::test_counts_are_of_digests_and_decay",),

@@ -19,8 +19,9 @@ from seo_rec.policy import Feature, Lookup, Policy, Table
 from seo_rec.policy.addresses import lookup_rows
 from seo_rec.policy.candidates import candidate_features, left_out, with_candidates
 from seo_rec.policy.renewal import KEPT_BESIDE, bounded
-from seo_rec.recipes.continuing import continued, read_counts
+from seo_rec.recipes.continuing import continued
 from seo_rec.recipes.evaluation import load_model, load_trained
+from seo_rec.recipes.id_counts import read_counts
 from seo_rec.recipes.training import asked_for
 from seo_rec.runs import RunError, claim_run
 from seo_rec.runs.layout import (

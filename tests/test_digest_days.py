@@ -19,7 +19,7 @@ from seo_rec.data.shards import read_shards
 from seo_rec.policy import Allowance, Feature, Lookup, Policy, Table
 from seo_rec.policy.addresses import known_as, lookup_rows
 from seo_rec.policy.preimages import ids_of_digests
-from seo_rec.recipes.continuing import counts_of_run, read_counts, write_counts
+from seo_rec.recipes.id_counts import counts_of_run, read_counts, write_counts
 from seo_rec.recipes.replaying import unknown_shares
 from seo_rec.train import warm_start
 from seo_rec.train.carrying import row_moves

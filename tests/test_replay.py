@@ -18,7 +18,7 @@ from seo_rec.data.stream import Stream
 from seo_rec.metrics import binary_metrics
 from seo_rec.model import ModelSettings, build_model
 from seo_rec.policy import Policy
-from seo_rec.recipes import continuing, replaying
+from seo_rec.recipes import id_counts, replaying
 from seo_rec.recipes.evaluation import load_trained
 from seo_rec.recipes.replayed import read_replay
 from seo_rec.recipes.replaying import replay
@@ -161,7 +161,7 @@ def test_a_replay_killed_anywhere_goes_on_to_the_same_bits(
     monkeypatch.setattr(Stream, "__iter__", iterate)
     for module, name in ((replaying, "write_json"), (replaying, "write_counts")):
         monkeypatch.setattr(module, name, burning(getattr(module, name), burn))
-    monkeypatch.setattr(continuing, "write_bytes", burning(continuing.write_bytes, burn))
+    monkeypatch.setattr(id_counts, "write_bytes", burning(id_counts.write_bytes, burn))
     expected, two, last = timeless(whole)[:2], days[:2], "days/day-2/best"
     reference = tmp_path / "reference"
     replay(two, reference, TRAINING, policy=by_id)

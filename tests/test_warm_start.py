@@ -19,7 +19,7 @@ from seo_rec.export.package import export_run
 from seo_rec.methods import Mlet
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Policy
-from seo_rec.recipes.continuing import read_counts
+from seo_rec.recipes.id_counts import read_counts
 from seo_rec.runs import Run, RunError
 from seo_rec.schema import DataError
 from seo_rec.serve.delta import apply_delta

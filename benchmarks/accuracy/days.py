@@ -51,7 +51,7 @@ from seo_rec.metrics import binary_metrics
 from seo_rec.model import ModelSettings
 from seo_rec.policy import Policy
 from seo_rec.policy.renewal import renewed
-from seo_rec.recipes.continuing import feature_counts
+from seo_rec.recipes.id_counts import feature_counts
 from seo_rec.runs import command_line
 from seo_rec.settings import FitSettings, Training
 from seo_rec.train import Start, eval_stream, evaluate, fit_policy

@@ -24,14 +24,9 @@ from seo_rec.metrics import binary_metrics, labels_metrics
 from seo_rec.policy import Policy
 from seo_rec.policy.addresses import known_as
 from seo_rec.policy.renewal import SHARED, indexed_features, require_share
-from seo_rec.recipes.continuing import (
-    DECAY,
-    Continued,
-    continued,
-    first_counts,
-    write_counts,
-)
+from seo_rec.recipes.continuing import DECAY, Continued, continued
 from seo_rec.recipes.evaluation import load_trained, stream_of
+from seo_rec.recipes.id_counts import first_counts, write_counts
 from seo_rec.recipes.outcome import Scores, record_of, stored_policy
 from seo_rec.recipes.replayed import (
     Day,

@@ -19,8 +19,9 @@ from seo_rec.model import ModelSettings
 from seo_rec.multi_task import MultiTask
 from seo_rec.policy import Allowance, Policy
 from seo_rec.policy.allowance import BYTES
-from seo_rec.recipes.continuing import Continued, carried_lines, first_counts, write_counts
+from seo_rec.recipes.continuing import Continued, carried_lines
 from seo_rec.recipes.evaluation import load_model, named_weights
+from seo_rec.recipes.id_counts import first_counts, write_counts
 from seo_rec.recipes.outcome import record_of, scores_of, stored_policy, worse_than_label_rate
 from seo_rec.recipes.searching import signed
 from seo_rec.runs import Run, SearchCost, claim_run, precision_note
