@@ -36,6 +36,7 @@ EXTRAS = {
 }
 # pathlib makes one slash of the two behind the colon
 _URL = re.compile(rf"({'|'.join(EXTRAS)}):/+(.*)", re.DOTALL)
+_ANY_URL = re.compile(r"([a-z][a-z0-9+.-]+):/.*", re.DOTALL)
 _FILE_URL = re.compile(
     r"(?P<option>--[a-z-]+=)?file:(?://(?P<host>[^/]*)(?=/|$)|(?=/))(?P<path>.*)", re.DOTALL
 )
@@ -72,6 +73,15 @@ def place(path: Path | str) -> Path:
     if found is None:
         return Path(local_argument(str(path)))
     return cast(Path, RemotePath(found[1], found[2].rstrip("/")))
+
+
+def store_advice(path: Path | str | RemotePath) -> str:
+    """What to add where a file is missing, if its path is a URL of no store that can be read."""
+    found = None if is_url(path) else _ANY_URL.fullmatch(str(path))
+    if found is None:
+        return ""
+    known = ", ".join(f"{name}://" for name in EXTRAS)
+    return f"; {found[1]}:// is no store that is read: allowed are {known}"
 
 
 def local_argument(text: str) -> str:

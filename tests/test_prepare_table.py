@@ -159,6 +159,11 @@ def test_table_headers_are_checked(tmp_path: Path) -> None:
         prepare_table(twice, tmp_path / "out", columns=columns)
     with pytest.raises(DataError, match=r"no columns \['z'\]; allowed: y, a"):
         prepare_table(a, tmp_path / "out", columns=TableColumns("y", categorical=("z",)))
+    for label, word in (("y => 1", "'y => 1' is no rule for a label"), ("z >= 1", "group ...)")):
+        with pytest.raises(DataError) as caught:
+            prepare_table(a, tmp_path / "out", columns=TableColumns(label, categorical=("a",)))
+        assert ("is no rule" in str(caught.value)) is (label == "y => 1")
+        assert word in str(caught.value)
     with pytest.raises(DataError, match="named more than once"):
         TableColumns("y", categorical=("a",), numeric=("a",))
     with pytest.raises(DataError, match="vocabulary file"):

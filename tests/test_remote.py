@@ -128,6 +128,16 @@ def test_a_url_is_told_from_a_path_however_it_arrives() -> None:
     assert len({place("hdfs://n:9000/d"), place("hdfs://n:9000/d")}) == 1
 
 
+def test_a_url_of_no_store_is_told_so(tmp_path: Path) -> None:
+    columns = TableColumns("y", categorical=("a",))
+    with pytest.raises(
+        DataError, match=r"foo:/b/x\.csv: no such file; .*; foo:// is no store .*gs:"
+    ):
+        prepare_table(Path("foo://b/x.csv"), tmp_path / "out", columns=columns)
+    with pytest.raises(DataError, match=r"given as --raw$"):
+        prepare_table(tmp_path / "x.csv", tmp_path / "out", columns=columns)
+
+
 def test_a_file_url_is_a_path(tmp_path: Path) -> None:
     for text, wanted in (
         ("file:///a/b.csv", "/a/b.csv"),

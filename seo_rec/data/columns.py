@@ -11,7 +11,7 @@ from typing import Any
 
 from seo_rec.data.inference import Decision
 from seo_rec.data.numeric import BUCKETS, INDICATOR, NumericPlan
-from seo_rec.data.roles import LabelRule, label_rule
+from seo_rec.data.roles import LabelRule, label_rule, rule_advice
 from seo_rec.data.source import require_missing_rule
 from seo_rec.data.tokens import VALUE_RULE
 from seo_rec.schema import BINARY, LABEL_KINDS, REGRESSION, DataError
@@ -225,6 +225,7 @@ class TableColumns:
             raise DataError(
                 f"{path}: no columns {absent}; allowed: {', '.join(names)}; correct the option "
                 "(--label, --categorical, --numeric, --multivalent, --time, --weight, --group ...)"
+                f"{rule_advice(self.label) if self.label_column in absent else ''}"
             )
         twice = sorted({name for name in self.used if list(names).count(name) > 1})
         if twice:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from seo_rec.data.packed import decompressed, packing, require_text, unzipped
 from seo_rec.data.quotes import Rows, whole_rows
-from seo_rec.places import place
+from seo_rec.places import place, store_advice
 from seo_rec.schema import DataError
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def existing_file(path: Path | str) -> Path:
     """``path`` if it is a file that is not empty; DataError otherwise."""
     path = place(path)
     if not path.exists():
-        raise DataError(f"{path}: no such file; check the path given as --raw")
+        raise DataError(f"{path}: no such file; check the path given as --raw{store_advice(path)}")
     if path.is_dir():
         raise DataError(f"{path}: is a folder, a file is needed; name the file as --raw")
     if not path.is_file():

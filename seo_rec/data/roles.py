@@ -91,6 +91,18 @@ def label_rule(text: str) -> LabelRule | None:
     return LabelRule(column, sign, value if number is None else number)
 
 
+def rule_advice(text: str) -> str:
+    """What to add where a label names no column, if it was meant as a rule and is none."""
+    rule = label_rule(text)
+    meant = re.search("[<>=]", text) is not None
+    if not meant or (rule is not None and rule.column[-1] not in "<>=!"):
+        return ""
+    return (
+        f"; {text!r} is no rule for a label: that is a column, then >=, <=, >, <, == or !=, then a "
+        "number, and after == or != also a text, as 'rating >= 4'"
+    )
+
+
 def weight_of(cell: str) -> float | None:
     """The weight that a cell holds; None if it holds none."""
     number = _number(cell)
