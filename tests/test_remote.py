@@ -193,7 +193,7 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
     registry = __import__("fsspec.registry", fromlist=["registry"])
     monkeypatch.delitem(registry._registry, "gs", raising=False)  # another test may have used it
-    with pytest.raises(RemoteError, match=r"pip install 'seo-rec\[gs\]'"):
+    with pytest.raises(RemoteError, match=r"pip install '\.\[gs\]'"):
         open_data("gs://bucket/data")
 
 

@@ -27,7 +27,11 @@ def small(policy: Policy) -> Policy:
 @pytest.mark.parametrize("made", [serving.shared, serving.separate])
 def test_forms_of_the_hash(made, tmp_path):
     ways = serving_forms.hash_forms(small(made()), tmp_path / "package")
-    serving_forms.require_equal(ways, 0)
+    # weights that are not packed beforehand are added up in another order
+    packed = {name: way for name, way in ways.items() if "no prepacked weights" not in name}
+    assert 0 < len(packed) < len(ways)
+    serving_forms.require_equal(packed, 0)
+    serving_forms.require_equal(ways, 1e-6)
     before = ways[serving_forms.BEFORE].session
     steps = {name: len(graph_of(tmp_path / "package", name)) for name in ("model", "all")}
     assert steps["all"] == steps["model"] - (4 if made is serving.shared else 2)
