@@ -11,8 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -227,6 +229,50 @@ def test_this_process_reads_while_the_others_are_not_there(
         group.run(tasks, told_of)
     assert all(job.is_done(task) for task in tasks)
     assert others.tasks == tasks[2:]
+
+
+class Pool(Here):
+    """The same, and can be ended."""
+
+    _processes = None
+
+    def shutdown(self, **_: Any) -> None:
+        pass
+
+
+def test_a_checksum_that_is_being_taken_does_not_hold_up_processes_that_are_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is it taken a second time beside the first."""
+    raw = rows_of_files(tmp_path)[:1]
+    make = partial(table_source, raw, COLUMNS)
+    job = Job(make(), tmp_path / "work", Split(), Pruning(), BadRows())
+    job.perform(Task("cut", 0))
+    perform, begun, read = job.perform, list[Task](), threading.Event()
+
+    def slow(task: Task) -> None:
+        if task.kind == "hash" and not job.is_done(task):
+            begun.append(task)
+            assert read.wait(10)
+        perform(task)
+
+    def opened(_: object) -> Pool:
+        if next(times) == 0:
+            raise BrokenProcessPool
+        return Pool(job)
+
+    def told_of(_: int) -> None:
+        if job.is_done(Task("read", 0)):
+            read.set()
+
+    times = count()
+    monkeypatch.setattr(job, "perform", slow)
+    monkeypatch.setattr(local_processes, "MEANWHILE", ())
+    monkeypatch.setattr(local_processes.LocalProcesses, "_open", opened)
+    with local_processes.LocalProcesses(job, make, 2) as group:
+        group.run([Task("hash", 0), Task("read", 0)], told_of)
+    assert begun == [Task("hash", 0)]
+    assert job.is_done(Task("hash", 0))
 
 
 @pytest.mark.parametrize("others_are_there", [True, False])

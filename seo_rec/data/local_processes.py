@@ -2,8 +2,8 @@
 
 They are forks of a server, a process that imports the libraries once and runs nothing else, so that
 no thread of Arrow is copied. The server begins when :class:`LocalProcesses` is entered, and ends
-when it is left, unless it ran before. While it imports, a thread of this process cuts the first
-file and takes its checksum.
+when it is left, unless it ran before. While it imports, this process reads pieces, and a thread of
+it cuts the first file and takes its checksum.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ class LocalProcesses:
         rules = (job.split, job.pruning, job.bad_rows)
         self._arguments = (dict(os.environ), threads, make, job.work, *rules)
         self._opening: Future[ProcessPoolExecutor] | None = None
-        self._threads = ThreadPoolExecutor(2, "prepare")  # one waits for the server
+        # one task at a time, whatever is tried again; the processes do not wait for it
+        self._thread = ThreadPoolExecutor(1, "prepare-first-file")
+        self._opener = ThreadPoolExecutor(1, "prepare-processes")
         self._own_server = False
 
     def __enter__(self) -> LocalProcesses:
@@ -71,7 +73,8 @@ class LocalProcesses:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._job.abandon()
         self._end()
-        self._threads.shutdown(cancel_futures=True)
+        self._thread.shutdown(cancel_futures=True)
+        self._opener.shutdown(cancel_futures=True)
         if self._own_server:
             stop_server()
 
@@ -102,7 +105,7 @@ class LocalProcesses:
         left, futures = list(tasks), dict[Future[None], Task]()
         if left[0].kind in IN_THREAD:
             task = left.pop(0)
-            futures[self._threads.submit(self._job.perform, task)] = task
+            futures[self._thread.submit(self._job.perform, task)] = task
         number = before
         for task in self._meanwhile(left):
             self._job.perform(task)
@@ -146,7 +149,7 @@ class LocalProcesses:
     def _opened(self) -> Future[ProcessPoolExecutor]:
         """The processes, once the first of them is there."""
         if self._opening is None:
-            self._opening = self._threads.submit(self._open)
+            self._opening = self._opener.submit(self._open)
         return self._opening
 
     def _open(self) -> ProcessPoolExecutor:

@@ -218,7 +218,9 @@ def _arrow_table(content: bytes, preparation: Preparation, max_rows: int, max_bo
                 )
                 if truths > max_body:
                     raise RequestError(
-                        413, f"{truths} booleans of a byte each; allowed: {max_body} bytes"
+                        413,
+                        f"{truths} booleans of a byte each; allowed: {max_body} bytes "
+                        "(--max-body); send fewer rows in a request",
                     )
                 batch.validate(full=True)
                 batches.append(batch)
